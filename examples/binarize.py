@@ -16,10 +16,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    TrainingArguments,
 )
 
-from homodistil_hf import BinarizationTrainer, export_packed, multiply_bits, to_binary
+from homodistil_hf import BinarizationArguments, BinarizationTrainer, export_packed, multiply_bits, to_binary
 
 
 def main() -> None:
@@ -45,7 +44,7 @@ def main() -> None:
     )
     collate = DataCollatorWithPadding(tokenizer)
     student = to_binary(teacher, activation_bits=options.activation_bits)
-    args = TrainingArguments(
+    args = BinarizationArguments(
         output_dir=f"{options.output_dir}/training",
         max_steps=options.max_steps,
         learning_rate=1e-3,
@@ -53,7 +52,7 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
     )
-    BinarizationTrainer(teacher, model=student, args=args, train_dataset=rows, data_collator=collate).train()
+    BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=rows, data_collator=collate).train()
     export_packed(student, folder, tokenizer=tokenizer)
     print(f"{folder}: {(folder / 'model.safetensors').stat().st_size:,} bytes of weights")
 

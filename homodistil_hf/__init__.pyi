@@ -10,6 +10,7 @@ from .methods.baselines.one_shot import OneShotTrainer as OneShotTrainer
 from .methods.binarization.binarizing import to_binary as to_binary
 from .methods.binarization.bit_products import multiply_bits as multiply_bits
 from .methods.binarization.folder import export_packed as export_packed
+from .methods.binarization.trainer import BinarizationArguments as BinarizationArguments
 from .methods.binarization.trainer import BinarizationTrainer as BinarizationTrainer
 from .methods.embedding.model import load_embedding_model as load_embedding_model
 from .methods.embedding.pairs import tokenize_pairs as tokenize_pairs

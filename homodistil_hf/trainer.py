@@ -10,9 +10,11 @@ One optimizer step, in order:
 4. clipping and the optimizer's step: Trainer's;
 5. log, evaluate, save: Trainer's, so that a student is never measured before a step at its widths.
 
-What every trainer of a student beside its teacher does is told in `training.distillation_trainer`.
+`training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, and
+`training/exact_trainer.py` the loop and the checkpoints.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping
@@ -97,7 +99,7 @@ class HomoDistilTrainer(DistillationTrainer):
     # One optimizer step
 
     def begin_step(self) -> None:
-        """Before a step: if the schedule asks, choose masks and slice off what they drop."""
+        """If the schedule asks, choose masks and slice off the units that they drop."""
         step = self.state.global_step
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
         if masks is None:
@@ -127,33 +129,34 @@ class HomoDistilTrainer(DistillationTrainer):
             model: the student as it is wrapped.
             inputs: a batch with labels.
             return_outputs: also return the student's output.
-            num_items_in_batch: unused; predictions, tokens and pairs of the step are counted beforehand.
+            num_items_in_batch: predictions, tokens and pairs of the whole step, int64 `(3,)`; None: of this batch.
 
         Returns:
             `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
         """
-        terms, outputs = self.loss_terms(model, inputs)
-        loss = self.accounted(self.distillation.total(terms), terms, model)
-        return (loss, outputs) if return_outputs else loss
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; with `num_scoring_batches=0` a step's gradients become scores.
-
-        S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3).
+        """Forward and backward of one micro-batch; after the last one of a step, `on_gradients` scores the units.
 
         Args:
             model: the student as it is wrapped.
             inputs: one micro-batch.
-            num_items_in_batch: passed on.
+            num_items_in_batch: what the whole step counts, for `compute_loss`.
 
         Returns:
             `torch.Tensor`: the loss, detached.
         """
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.has_complete_gradients and not self.args.num_scoring_batches:
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def on_gradients(self) -> None:
+        """With `num_scoring_batches=0`: turn a step's complete, unclipped gradients into scores.
+
+        S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3).
+        """
+        if not self.args.num_scoring_batches:
             scaler = self.accelerator.scaler
             self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
-        return loss
 
     # Start, end and checkpoints
 
@@ -175,14 +178,11 @@ class HomoDistilTrainer(DistillationTrainer):
         whose gradients are not finite is left out; a FloatingPointError where all are.
         """
         self.model.eval()
-        batches, num_seen, num_scored = iter(self.get_train_dataloader()), 0, 0
-        while num_seen < self.args.num_scoring_batches:
-            fetched, _ = self.get_batch_samples(batches, 1, self.args.device)
-            if not fetched:
-                break
+        num_seen = num_scored = 0
+        for inputs, counts in itertools.islice(self.first_batches(), self.args.num_scoring_batches):
             num_seen += 1
             with self.accelerator.autocast(), self.distillation.own_term_alone():
-                loss = self.compute_loss(self.model, self._prepare_inputs(fetched[0]))
+                loss = self.compute_loss(self.model, inputs, num_items_in_batch=counts)
             loss.backward()  # not accelerate's: a scaler's first factor overflows float16, and no step lowers it
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             for gradient in gradients:
@@ -191,7 +191,6 @@ class HomoDistilTrainer(DistillationTrainer):
                 self.pruner.score()
                 num_scored += 1
             self.model.zero_grad(set_to_none=True)
-        self.batch_counts = None
         if num_seen and not num_scored:
             raise FloatingPointError(
                 f"none of num_scoring_batches={num_seen} gave finite gradients, so units can't be scored; check the "
@@ -214,12 +213,12 @@ class HomoDistilTrainer(DistillationTrainer):
         """Also how far pruning has come."""
         return super().state_to_save() | {"pruner": self.pruner.state_dict()}
 
-    def scores_to_save(self) -> dict[str, torch.Tensor]:
+    def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""
         return self.pruner.state_tensors()
 
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Also the state of another metric."""
+        """Also refuse the scores of another metric."""
         super().check_state(state, folder)
         self.pruner.check_metric(state["pruner"])
 
@@ -243,7 +242,8 @@ def _rotate_student(trainer: DistillationTrainer) -> None:
     layers = rotated_layers(trainer.kept, trainer.plan) if rotates else []
     if not layers:
         return
-    moments = head_moments(trainer.model, trainer.first_batches(num_tokens=_NUM_ROTATION_TOKENS), layers)
+    batches = (inputs for inputs, _ in trainer.first_batches(num_tokens=_NUM_ROTATION_TOKENS))
+    moments = head_moments(trainer.model, batches, layers)
     if trainer.args.world_size > 1:
         device = trainer.args.device
         moments = {layer: trainer.accelerator.reduce(found.to(device)) for layer, found in moments.items()}

@@ -86,6 +86,14 @@ class ExactArguments(TrainingArguments):
     no_part: ClassVar[dict[str, str]] = {}
     """Settings of a parent class without effect in this one → what to do instead; only their default is accepted."""
 
+    without_later_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("max_bad_steps", "overwrite_output_dir", "per_device_train_batch_size", "per_device_eval_batch_size"),
+            *("gradient_accumulation_steps", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
+        }
+    )
+    """Settings with which a run may be resumed differently: they act before the first step, or not on the weights."""
+
     max_bad_steps: int = setting(20, "Stop after this many steps in a row with non-finite gradients, ≥ 1.", least=1)
     overwrite_output_dir: bool = setting(False, "Train into a folder that is not empty, without resuming.")
 
@@ -143,6 +151,8 @@ class DistillationArguments(ExactArguments):
         ValueError: as [`ExactArguments`]; all factors of the loss are 0; two learning-rate curves.
     """
 
+    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student"}
+
     student: str | None = setting(
         None,
         "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan (216-9x24-528), JSON.",
@@ -182,6 +192,7 @@ class DistillationArguments(ExactArguments):
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
         super().__post_init__()
+        _refuse_other_optimizers(self)
         _refuse_compiling(self)
         _refuse_two_curves(self)
         weights = self.loss_weights()
@@ -230,6 +241,10 @@ class HomoDistilTrainingArguments(DistillationArguments):
 
     ```
     """
+
+    without_later_effect: ClassVar = DistillationArguments.without_later_effect | {
+        *("projection_init", "rotate_heads", "importance_metric"),
+    }
 
     # Parameters that control the loss
     mlm_weight: float = setting(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
@@ -363,6 +378,9 @@ def _refuse_unsupported(args: ExactArguments) -> None:
             words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
             remedy = _REMEDIES.get(name, _USE_DDP)
             raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
+
+
+def _refuse_other_optimizers(args: DistillationArguments) -> None:
     optimizer = OptimizerNames(args.optim).value
     if optimizer not in SLICEABLE_OPTIMIZERS:
         raise ValueError(

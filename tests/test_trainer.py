@@ -289,8 +289,9 @@ def test_units_scored_first_are_chosen_as_if_cut_at_once(make_trainer, tmp_path)
 def test_batches_without_finite_gradients_are_not_scored(make_trainer, tmp_path):
     def scored(broken: tuple[int, ...], name: str) -> HomoDistilTrainer:
         trainer = make_trainer(num_scoring_batches=2, rotate_heads=False, output_dir=str(tmp_path / name))
-        compute_loss, calls = trainer.compute_loss, iter(range(100))
-        trainer.compute_loss = lambda *given: compute_loss(*given) * (math.nan if next(calls) in broken else 1.0)
+        compute_loss = trainer.compute_loss
+        factors = (math.nan if call in broken else 1.0 for call in range(100))
+        trainer.compute_loss = lambda *given, **named: compute_loss(*given, **named) * next(factors)
         trainer.start_student()
         return trainer
 
@@ -595,8 +596,8 @@ def test_a_step_is_counted_on_a_device_without_float64(make_trainer):
     trainer = make_trainer()
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(2)])
     with fake_device(has_float64=False):
-        batches, num_predictions = trainer.get_batch_samples(iter([batch]), 1, DEVICE)
-    assert (len(batches), num_predictions.dtype, num_predictions.device) == (1, torch.int64, DEVICE)
+        batches, counts = trainer.get_batch_samples(iter([batch]), 1, DEVICE)
+    assert (len(batches), counts.shape, counts.dtype, counts.device) == (1, (3,), torch.int64, DEVICE)
 
 
 @pytest.mark.slow

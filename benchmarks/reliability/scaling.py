@@ -30,7 +30,7 @@ from benchmarks.reliability.scaling_paper import COUNTS_BYTES, steps_of_a_run
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, trainer
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.plans.resolve import resolve_plan
-from homodistil_hf.training import distillation_trainer
+from homodistil_hf.training import exact_trainer
 from homodistil_hf.training import ranks as wrapping
 
 RESULTS = Path("docs/results/scaling.json")
@@ -86,7 +86,7 @@ class Traffic:
         """Count the calls of `torch.distributed` from now on; DDP's own reductions go through a hook."""
         for name, position in COUNTED.items():
             setattr(distributed, name, self._counting(getattr(distributed, name), position))
-        for module in (wrapping, distillation_trainer):
+        for module in (wrapping, exact_trainer):
             module.settle_buckets = self._hooked(module.settle_buckets)
         trainer.check_same_masks = self.counted_as("digest")(trainer.check_same_masks)
 
@@ -103,10 +103,10 @@ class Traffic:
 
     def _hooked(self, settle_buckets: Callable[..., None]) -> Callable[..., None]:
         @wraps(settle_buckets)
-        def hooked(wrapper: DistributedDataParallel, device: torch.device) -> None:
+        def hooked(wrapper: DistributedDataParallel, smallest_inputs: dict[str, torch.Tensor]) -> None:
             wrapper.register_comm_hook(None, lambda _, bucket: self.reduce_bucket(bucket))
             with self.counted_as("wrap"):
-                settle_buckets(wrapper, device)
+                settle_buckets(wrapper, smallest_inputs)
 
         return hooked
 

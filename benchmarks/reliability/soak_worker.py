@@ -26,7 +26,7 @@ from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
 from homodistil_hf.pruning.scores import PlatonScores
-from homodistil_hf.training import distillation_trainer, publishing, run_folder
+from homodistil_hf.training import distillation_trainer, exact_trainer, run_folder
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 Call = Callable[[], Any]
@@ -81,7 +81,7 @@ MOMENTS: dict[str, Moment] = {
         torch, "save", half_written, where="optimizer.pt", most_calls=2
     ),
     "checkpoint: half of the scores": Moment(
-        distillation_trainer, "save_file", half_written, where=checkpoint.SCORES_FILE, most_calls=2
+        exact_trainer, "save_file", half_written, where=checkpoint.SCORES_FILE, most_calls=2
     ),
     "checkpoint: no manifest": Moment(run_folder, "write_manifest", before, most_calls=2),
     "checkpoint: half a manifest": Moment(run_folder, "write_manifest", half_written, most_calls=2),
@@ -108,7 +108,7 @@ PHASES: tuple[tuple[str, Any, str], ...] = (
     ("evaluation", DistillationTrainer, "evaluation_loop"),
     ("checkpoint", DistillationTrainer, "_save_checkpoint"),
     ("rotation", run_folder, "rotate"),
-    ("export", publishing, "export_student"),
+    ("export", distillation_trainer, "export_student"),
 )
 """What a worker is doing, as (name, owner, function); between them it is at what "training" or "start" stands for."""
 

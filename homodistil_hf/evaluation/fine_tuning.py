@@ -325,10 +325,16 @@ def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
 
 
 def training_arguments(
-    folder: str, settings: FineTuningSettings, seed: int, *, num_rows: int, **others: Any
-) -> TrainingArguments:
-    """The arguments of a fine-tuning on so many rows; `others` are further `TrainingArguments`."""
-    arguments = TrainingArguments(
+    folder: str,
+    settings: FineTuningSettings,
+    seed: int,
+    *,
+    num_rows: int,
+    arguments_class: type[TrainingArguments] = TrainingArguments,
+    **others: Any,
+) -> Any:
+    """Settings of a fine-tuning on so many rows; `others` are fields of `arguments_class`."""
+    arguments = arguments_class(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.candidates()[0],

@@ -1,7 +1,7 @@
 """A chain of binarizations on a task's rows: the float model, then fewer and fewer bits, each the next one's teacher.
 
-Which stages are done shows in the folder, so a run that was killed at any moment goes on in its stage. Rows, steps and
-metrics are those of fine-tuning; what one stage learns from is told in `methods/binarization.py`.
+The folder shows which stages are done, so a run that was killed at any moment goes on in its stage. Rows, steps and
+metrics are those of fine-tuning; `methods/binarization/trainer.py` trains one stage.
 """
 
 import json
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
 from ..evaluation.evaluated_model import load_model
@@ -22,7 +21,7 @@ from ..evaluation.fine_tuning import collator_of, training_arguments
 from ..evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import sorted_checkpoints
+from ..files.checkpoints import last_verified, sorted_checkpoints
 from ..files.folders import publish, recover, remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
@@ -30,7 +29,7 @@ from ..files.strict_json import read_json_object, write_json
 from ..methods.binarization.binarizing import to_binary
 from ..methods.binarization.folder import BITS, export_packed
 from ..methods.binarization.task_rows import task_rows
-from ..methods.binarization.trainer import BinarizationTrainer
+from ..methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
 from ..models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 
 BIT = "bit"
@@ -168,7 +167,7 @@ def _stage(
     if done.is_dir():
         return type(student).from_pretrained(done, dtype="float32")
     collate = collator_of(tokenizer)
-    arguments: TrainingArguments = training_arguments(
+    arguments: BinarizationArguments = training_arguments(
         str(folder),
         settings,
         settings.seed,
@@ -179,20 +178,17 @@ def _stage(
         logging_strategy="steps",
         logging_steps=50,
         disable_tqdm=False,
+        arguments_class=BinarizationArguments,
     )
-    trainer = BinarizationTrainer(teacher, model=student, args=arguments, train_dataset=rows, data_collator=collate)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(folder))
-    if not all(tensor.isfinite().all() for tensor in student.parameters()):
-        raise FloatingPointError(f"stage in {folder} diverged; lower learning_rate={settings.learning_rate:g}")
+    checkpoint = last_verified(folder)
+    if checkpoint is None:
+        remove_folder(folder)  # without a whole checkpoint nothing in it is of use
+    trainer = BinarizationTrainer(student, arguments, teacher_model=teacher, train_dataset=rows, data_collator=collate)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.check_finite()
     staged = folder / f".{MODEL_FOLDER}"
     trainer.accelerator.unwrap_model(student).save_pretrained(staged)
     publish(staged, done)
-    for checkpoint in sorted_checkpoints(folder):
-        remove_folder(checkpoint)
+    for finished in sorted_checkpoints(folder):
+        remove_folder(finished)
     return student.eval()
-
-
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest that was written to its end: Trainer writes `trainer_state.json` last."""
-    whole = [one for one in sorted_checkpoints(folder) if (one / TRAINER_STATE_NAME).is_file()]
-    return str(whole[0]) if whole else None

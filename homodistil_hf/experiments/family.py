@@ -225,7 +225,7 @@ def _train_member(member: RunConfig, sources: Sources, say: Say, *, previous: Pa
     start = None if previous is None else steps.load_start(previous)
     trainer = steps.make_trainer(member, say, sources=sources, start=start)
     if previous is not None:
-        trainer.method_settings = {**trainer.method_settings, "started_as": previous.name}  # for the card
+        trainer.facts_of_start = {"started_as": previous.name}
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)

@@ -1,6 +1,6 @@
-"""What is refused before a trainer is made: arguments, output folder, data; and the data's order, pinned.
+"""Validation of arguments, output folder, data and batches, and of the settings that a run is resumed with.
 
-Beside that, what a run looks at as it goes: the shape of each batch, and with which settings it is resumed.
+`pin_data_order` also fixes the settings on which the order of the data depends.
 """
 
 import copy
@@ -24,17 +24,12 @@ from ..training_args import DistillationArguments, ExactArguments, with_settings
 logger = logging.getLogger(__name__)
 
 _NUM_ROWS = 10_000
-"""Rows of a table that are looked at: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
+"""Rows of a table that are checked: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
 
-_WITHOUT_LATER_EFFECT = {
-    *("student", "projection_init", "rotate_heads", "importance_metric"),  # checked by themselves, or of the start
-    *("max_bad_steps", "overwrite_output_dir", "per_device_train_batch_size", "per_device_eval_batch_size"),
-    *("gradient_accumulation_steps", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
-}
 _OF_TRAINER = (
     *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", "num_train_epochs"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "train_sampling_strategy", "optim", "optim_args"),
-    *("adam_beta1", "weight_decay", "max_grad_norm"),
+    *("learning_rate", "warmup_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
 )
 """Settings of Trainer that change the steps to come; `torch_compile` makes masks be chosen at fewer moments."""
 
@@ -48,7 +43,7 @@ _LOADING = (
 
 
 class FolderSettings(Protocol):
-    """Settings about the folder of a run, of whatever class."""
+    """The settings of a run's folder, which `TrainingArguments` has."""
 
     output_dir: Any
     overwrite_output_dir: bool
@@ -60,7 +55,7 @@ class FolderSettings(Protocol):
         """Whether this process writes."""
 
 
-def own_arguments(args: Any, arguments_class: type[DistillationArguments]) -> Any:
+def own_arguments(args: Any, arguments_class: type[ExactArguments]) -> Any:
     """The run's own copy of its settings, as nothing is written into the caller's object.
 
     Args:
@@ -117,10 +112,10 @@ def refuse_settings_without_part(args: DistillationArguments, task: Task, *, mas
 
 
 def pin_data_order(args: TrainingArguments) -> None:
-    """Make which rows a step sees a function of the settings alone, on any number of ranks; changes `args` in place.
+    """Make the rows of a step a function of the settings alone, on any number of ranks; changes `args` in place.
 
     Raises:
-        ValueError: a setting that would draw rows from a global state, or share them by the number of ranks.
+        ValueError: a setting by which rows would depend on a global state or on the number of ranks.
     """
     loading = args.accelerator_config
     if args.train_sampling_strategy not in ("random", "sequential"):
@@ -157,7 +152,7 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """Sorted names of what is in an output folder; what a killed process was writing is not counted."""
+    """Sorted names in an output folder, without the staging folder that a killed process leaves."""
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
     return sorted(name for name in names if name != STAGING_NAME)
 
@@ -173,11 +168,11 @@ def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
 
 
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
-    """Look at the data before training starts.
+    """Check the data before training starts.
 
     Args:
-        data: argument name → data set, or a mapping of them; None is fine, and streams can't be looked at.
-        tokenizer: checked against the teacher's vocabulary when it is one.
+        data: argument name → data set, or a mapping of them; None and streams are let pass.
+        tokenizer: checked against the teacher's vocabulary if it is a tokenizer.
         config: the student's configuration.
 
     Raises:
@@ -206,7 +201,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         )
     try:
         longest = _longest(rows, first)
-    except (TypeError, NotImplementedError) as error:  # Arrow's word for what has no length
+    except (TypeError, NotImplementedError) as error:  # Arrow raises the latter for values without a length
         raise ValueError(
             f"{name} has a row with input_ids={short_repr(first['input_ids'])}; expected a list of token ids "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
@@ -215,7 +210,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
 
 
 def _longest(rows: Any, first: Any) -> int:
-    """Tokens of the longest of a table's first rows; of any other data set only the first row is looked at."""
+    """Tokens of the longest of a table's first rows; for any other data set those of its first row."""
     if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
         head = rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]
         return pc.max(pc.list_value_length(head["input_ids"])).as_py() or 0
@@ -231,13 +226,13 @@ def _check_length(name: str, length: int, config: Any) -> None:
 
 
 def check_batch(batch: Mapping[str, Any], config: Any) -> None:
-    """Refuse sequences over the teacher's positions: `input_ids` `(B, T)`, whose shape no device is waited for."""
+    """Refuse sequences over the teacher's positions; reads the shape of `input_ids` `(B, T)`, so no device waits."""
     if "input_ids" in batch:
         _check_length("a batch", batch["input_ids"].shape[-1], config)
 
 
 def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
-    """Refuse a training batch without the labels that a task needs, or with such of a wrong type."""
+    """Refuse a training batch without the labels that a task needs, or with labels of a wrong type."""
     missing = [name for name in task.required_labels if name not in batch]
     if missing:
         raise ValueError(
@@ -255,21 +250,17 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
 def settings_that_matter(args: ExactArguments) -> dict[str, Any]:
     """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value."""
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
-    own = {
-        name
-        for kind in type(args).__mro__
-        if issubclass(kind, ExactArguments)
-        for name in vars(kind)["__annotations__"]
-    }
-    return {
-        name: values[name]
-        for name in sorted({*own, *_OF_TRAINER} - _WITHOUT_LATER_EFFECT - {unread})
-        if name in values
-    }
+    own = {name for kind in type(args).__mro__ for name in vars(kind).get("__annotations__", ()) if _is_ours(kind)}
+    names = {*own, *_OF_TRAINER} - args.without_later_effect - {unread}
+    return {name: values[name] for name in sorted(names & values.keys())}
+
+
+def _is_ours(kind: type) -> bool:
+    return issubclass(kind, ExactArguments)
 
 
 def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Warn of each setting that a run is resumed with, but was not begun with; names of one side only are let pass."""
+    """Warn of each setting whose value differs from the checkpoint's; names of one side only are let pass."""
     for name in now:
         if name in saved and now[name] != saved[name]:
             logger.warning(

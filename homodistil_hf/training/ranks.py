@@ -1,11 +1,11 @@
-"""What ranks do together: checks that all pass or fail, the same masks, and DDP around a student that is sliced.
+"""Ranks acting together: checks that pass or fail on all ranks, equal masks, and DDP around a student that is sliced.
 
 A check that fails on one rank only would leave the others waiting in a collective call, so every check here fails on
-all of them. The arithmetic of rows is not here.
+all of them. The arithmetic of rows is in `rows.py`.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -43,7 +43,7 @@ def on_every_rank(check: Callable[[], T]) -> T:
 
 
 def leave_process_group() -> None:
-    """End the process group of this process, and with it its threads; nothing where there is none.
+    """End the process group of this process and its threads; without a group nothing happens.
 
     Wrapped models hold the group in reference cycles, so it outlives `destroy_process_group` until those are
     collected. A thread of it that is still there when the interpreter ends may abort the process.
@@ -63,7 +63,7 @@ def check_launch(args: TrainingArguments) -> None:
 
 
 def check_whole_model(name: str, model: nn.Module) -> None:
-    """Refuse a model of shards or on several devices: units are scored and removed on whole parameters."""
+    """Refuse a sharded model, or one on several devices: units are scored and removed on whole parameters."""
     remedy = "load it whole, and launch with torchrun or accelerate launch: DDP gives each rank a copy"
     parameters = dict(model.named_parameters())
     shards = [parameter for parameter, tensor in parameters.items() if isinstance(tensor, DTensor)]
@@ -79,12 +79,12 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, outp
 
     Args:
         accelerator: of the run.
-        digest: of all choices of masks so far, on this rank.
+        digest: digest of all choices of masks so far, on this rank.
         step: completed steps.
-        output_dir: of the run.
+        output_dir: the run's folder, for the message.
 
     Raises:
-        RuntimeError: some rank has others; on every rank.
+        RuntimeError: some rank has other masks; raised on every rank.
     """
     digests = accelerator.gather(torch.tensor(list(digest), device=accelerator.device)[None])
     if not bool((digests == digests[0]).all()):
@@ -94,11 +94,11 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, outp
         )
 
 
-def wrap_again(wrapped: nn.Module, accelerator: Accelerator) -> None:
+def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
     """Let DDP, if a model is wrapped in it, reduce the parameters that its module has now. Collective.
 
-    The same object begins anew: Trainer's loop holds it, and with a second one the first would keep the old
-    parameters and twice their size in gradient buckets to the end of the run.
+    The same object is initialised again. Trainer's loop holds it, so beside a second one the first would keep the old
+    parameters, and twice their size in gradient buckets, to the end of the run. Arguments as [`settle_buckets`].
     """
     if (wrapper := _ddp_in(wrapped)) is None:
         return
@@ -108,21 +108,26 @@ def wrap_again(wrapped: nn.Module, accelerator: Accelerator) -> None:
     wrapper.__init__(wrapper.module, device_ids=device_ids, **settings)  # type: ignore[misc]
     if handler is not None:
         handler.register_comm_hook(wrapper)
-    settle_buckets(wrapper, device)
+    settle_buckets(wrapper, smallest_inputs)
 
 
-def settle_buckets(wrapped: nn.Module, device: torch.device) -> None:
+def settle_buckets(wrapped: nn.Module, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
     """Let DDP lay out its buckets before the first step instead of after it. Collective.
 
-    DDP orders them anew by the order in which the first backward pass gave gradients, and where a gradient lies
-    decides in which order ranks are added up. A resumed run wraps its model at another step than the run that it
-    goes on with, so it would differ in the last bits (on three ranks or more).
+    DDP reorders its buckets once, by the order in which the first backward pass gave gradients. The place of a
+    gradient decides in which order ranks are added up. A resumed run wraps its model at another step than the
+    uninterrupted run, so without this call it would differ in the last bits (on three ranks or more).
+
+    Args:
+        wrapped: the model as Trainer has wrapped it.
+        smallest_inputs: one short row, on the model's device; its loss is never computed.
     """
     wrapper = _ddp_in(wrapped)
-    if wrapper is None or wrapper.static_graph:
+    if wrapper is None or wrapper.static_graph or wrapper.find_unused_parameters:  # the last never reorders
         return
+    device = next(iter(smallest_inputs.values())).device
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-        wrapper(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device))
+        wrapper(**smallest_inputs)
     trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
     torch.stack([0.0 * parameter.sum() for parameter in trained]).sum().backward()
     wrapper.zero_grad(set_to_none=True)

@@ -1,7 +1,7 @@
-"""Which rows a rank has: the same ones in a step on any number of ranks with the same global batch.
+"""Rows of a step: the same on any number of ranks with the same global batch.
 
-accelerate deals micro-batches of a table out to the ranks in turn. A stream of many files it would share by file, so
-that another number of ranks meant another order, and repeat rows at its end; both are mended here.
+accelerate deals micro-batches of a table out to the ranks in turn. It would share a stream of many files by file, so
+the number of ranks would change the order, and it would repeat rows at the stream's end. `WholeBatches` prevents both.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +13,9 @@ from transformers.trainer_utils import has_length
 
 
 class WholeBatches(IterableDataset):
-    """A stream without the rows at its end that are too few for a micro-batch on every rank.
+    """A stream cut to a whole number of micro-batches on every rank.
 
-    Each rank reads all of it and keeps its own micro-batches. With loader workers each cuts off the end of its share.
+    Each rank reads the whole stream and keeps its own micro-batches. Each loader worker cuts its own share.
 
     Args:
         stream: rows, always in the same order.
@@ -43,17 +43,37 @@ class WholeBatches(IterableDataset):
                 rows = []
 
     def __len__(self) -> int:
-        """Rows, for a stream that knows how many it has."""
+        """Number of rows, if the stream has a length."""
         return len(self.stream) // self.num_rows * self.num_rows
 
     def set_epoch(self, epoch: int) -> None:
-        """Hand the number of the pass on to a stream that is shuffled by it."""
+        """Pass the epoch on to a stream that shuffles by it."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
 
 
+def check_has_steps(num_steps: int | None, rows_per_step: int) -> None:
+    """Refuse a table that has fewer rows than one step; None, the unknown number of steps of a stream, passes."""
+    if num_steps == 0:
+        raise ValueError(
+            f"train_dataset has fewer rows than the {rows_per_step} of a step (per_device_train_batch_size × "
+            "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
+        )
+
+
+def check_took_steps(num_steps: int, rows_per_step: int) -> None:
+    """Refuse to end a run that has taken no step, because its stream was too short."""
+    if num_steps == 0:
+        raise ValueError(
+            "the run ended after 0 steps: train_dataset gave fewer rows than a step has "
+            f"({rows_per_step} = per_device_train_batch_size × gradient_accumulation_steps × ranks; with "
+            "dataloader_num_workers each worker of a stream needs its own whole micro-batches); give more rows, "
+            "a smaller batch, or fewer workers"
+        )
+
+
 def check_evaluation_stream(dataset: Any, num_ranks: int) -> None:
-    """Refuse a stream to evaluate on that ranks can't share evenly: one without a length."""
+    """Refuse to evaluate on a stream that ranks can't share evenly, as it has no length."""
     if isinstance(dataset, IterableDataset) and num_ranks > 1 and not has_length(dataset):
         raise ValueError(
             f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by {num_ranks} ranks; make it "
@@ -62,7 +82,7 @@ def check_evaluation_stream(dataset: Any, num_ranks: int) -> None:
 
 
 def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:
-    """Rows of a rank's last evaluation batch that repeat none: accelerate fills it up with the first rows.
+    """Rows of a rank's last evaluation batch that are not repeated: accelerate fills the batch up with the first rows.
 
     Example:
     ```python

@@ -1,6 +1,6 @@
 """The folder of a run: claimed by one run, with checkpoints that are complete or absent.
 
-A checkpoint is written aside, its manifest last, and then renamed. What is in it is the trainer's business.
+A checkpoint is written aside, its manifest last, and then renamed. `exact_trainer.py` decides what it holds.
 """
 
 import logging
@@ -32,11 +32,11 @@ from .ranks import on_every_rank
 logger = logging.getLogger(__name__)
 
 Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
-"""What `train` may be asked to go on with."""
+"""Values of `resume_from_checkpoint`."""
 
 
 class RunFolder:
-    """`output_dir` as one run sees it; every rank has one, all name the same folder, and all can write there."""
+    """`output_dir` of one run; every rank has an object of its own for the same folder, and can write there."""
 
     def __init__(self, args: FolderSettings):
         self.args = args
@@ -45,7 +45,7 @@ class RunFolder:
         self.earlier_files = existing_files(args.output_dir)
 
     def claim(self) -> None:
-        """Take the folder for a new run; refuses other files, or removes checkpoints that may be overwritten."""
+        """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
         check_free(self.args, self.earlier_files)
         # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
         is_remover = self.args.should_save and self.earlier_files
@@ -54,10 +54,10 @@ class RunFolder:
             remove_folder(checkpoint)
 
     def last_good_before(self, first_bad_step: int) -> Path | None:
-        """The newest checkpoint from before a row of bad steps, if possible one that a good step left.
+        """The newest checkpoint from before a row of bad steps, if possible one that a good step followed.
 
-        Weights may be finite and yet so large that nothing can be computed with them: a step that was done with them
-        shows that it can.
+        Weights may be finite and yet too large to compute with. A good step after the checkpoint shows that they are
+        not.
         """
         output_dir = self.args.output_dir
         earlier = last_checkpoint(output_dir, before_step=first_bad_step - 1)
@@ -67,7 +67,7 @@ class RunFolder:
 
     @contextmanager
     def staging(self, checkpoint: Path, *, wait: Any) -> Iterator[Path]:
-        """What is saved in the folder that this yields becomes the checkpoint; on all ranks, rank 0 writes."""
+        """Yield a folder whose files become the checkpoint at the end; called on all ranks, rank 0 writes."""
         aside = checkpoint.parent / STAGING_NAME
         staged = aside / checkpoint.name
         with self._explaining_failures(checkpoint):
@@ -89,7 +89,7 @@ class RunFolder:
                     shutil.rmtree(aside, ignore_errors=True)
 
     def rotate(self, run_dir: Path, keep: Sequence[str | Path | None]) -> None:
-        """Remove what `save_total_limit` says, on the main process, but never what is to be kept."""
+        """Remove checkpoints beyond `save_total_limit`, on the main process, but never those to keep."""
         if self.args.should_save:
             rotate(run_dir, limit=self.args.save_total_limit, keep=[Path(path) for path in keep if path])
 
@@ -112,12 +112,12 @@ class RunFolder:
     # Going on
 
     def resolve(self, requested: Requested) -> str | None:
-        """The checkpoint that a run is to go on with, checked against its manifest before any of its files is opened.
+        """The folder of the requested checkpoint, checked against its manifest before any of its files is opened.
 
-        The folder is the same on all ranks; None to start anew.
+        It is the same on all ranks; None to start anew.
 
         Raises:
-            ValueError: there is none, or it is damaged, on some rank.
+            ValueError: there is no such checkpoint, or it is damaged, on some rank.
         """
         if requested is None or requested is False:
             return None
@@ -155,7 +155,7 @@ def verified_checkpoint(requested: str | bool | None, output_dir: str) -> Verifi
 
 
 def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
-    """Refuse to resume from a checkpoint that holds only the model, not these files of optimizer and scheduler."""
+    """Refuse to resume from a checkpoint that lacks one of these files, as it holds only the model."""
     for name in names:
         if not os.path.isfile(os.path.join(folder, name)):
             raise ValueError(
@@ -165,21 +165,27 @@ def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
 
 
 def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str | Path) -> None:
-    """Refuse a checkpoint of another run: of another `method`, `plan` or `full`, the widths at the start."""
+    """Refuse a checkpoint of another run: of another `method`, or of another `plan` or `full` if the run has them.
+
+    Args:
+        state: of the checkpoint.
+        own: of the run; `full` are the widths at its start.
+        folder: of the checkpoint.
+    """
     remedies = {
         "method": "resume with that method, or name another output_dir",
         "plan": "resume with the same student, or start a new run from the exported checkpoint",
         "full": "resume with the model that the run began with",
     }
     for name, remedy in remedies.items():
-        if state[name] != own[name]:
+        if name in own and state.get(name) != own[name]:
             what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
-            here, there = short_repr(own[name]), short_repr(state[name])
+            here, there = short_repr(own[name]), short_repr(state.get(name))
             raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
 
 
 def check_moments(optimizer: Any, folder: str | Path) -> None:
-    """Refuse an optimizer's state, just loaded, whose tensors are of other shapes than their parameters."""
+    """Refuse an optimizer's loaded state whose tensors have other shapes than their parameters."""
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         for name, value in optimizer.state.get(parameter, {}).items():
             if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:

@@ -5,16 +5,19 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from run_traces import logs_of
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, TrainingArguments
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from homodistil_hf.cli import main
+from homodistil_hf.evaluation.fine_tuning import collator_of, training_arguments
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
-from homodistil_hf.experiments.binarization import BinarizationSettings, _last_whole_checkpoint, binarize_chain
+from homodistil_hf.experiments.binarization import BinarizationSettings, binarize_chain
+from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
-from homodistil_hf.methods.binarization.trainer import BinarizationTrainer
+from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
 from homodistil_hf.models.tokenizers import load_tokenizer
 
 
@@ -119,28 +122,83 @@ class Killed(Exception):
     pass
 
 
-def test_a_chain_that_was_killed_goes_on(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.experiments.binarization._SAVE_STEPS", 2)
+@pytest.fixture
+def killed_chain(rows, tmp_path, monkeypatch):
+    """A whole chain in `whole`, and in `run` one that was killed in its second stage, after checkpoint-2."""
+    monkeypatch.setattr("homodistil_hf.experiments.binarization._SAVE_STEPS", 1)
     whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
     step, seen = BinarizationTrainer.training_step, []
 
     def killed(self, *args, **kwargs):
         seen.append(self.state.global_step)
-        if len(seen) == 4 + 4:
+        if len(seen) == 4 + 3:
             raise Killed
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(BinarizationTrainer, "training_step", killed)
-    with pytest.raises(Killed):
-        binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
-    monkeypatch.setattr(BinarizationTrainer, "training_step", step)
-    again = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows)
-    results = binarize_chain(again, lambda line: None)
-    assert {name: results[name] for name in ("stage-1", "stage-2")} == {
-        name: whole[name] for name in ("stage-1", "stage-2")
-    }
+    with monkeypatch.context() as patched:
+        patched.setattr(BinarizationTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+    return whole, BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows)
+
+
+def assert_same_chain(results, whole, tmp_path):
+    assert [results[f"stage-{number}"] for number in (1, 2)] == [whole[f"stage-{number}"] for number in (1, 2)]
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_chain_that_was_killed_goes_on(killed_chain, tmp_path):
+    whole, again = killed_chain
+    assert last_checkpoint(tmp_path / "run" / "stage-2").name == "checkpoint-2"
+    assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
+
+
+def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monkeypatch):
+    whole, again = killed_chain
+    stage = tmp_path / "run" / "stage-2"
+    with open(stage / "checkpoint-2" / "optimizer.pt", "r+b") as file:
+        file.write(b"damaged")
+    train, started = BinarizationTrainer.train, []
+
+    def watched(self, resume_from_checkpoint):
+        with pytest.raises(ValueError, match=r"optimizer\.pt is damaged .*last good checkpoint, .*checkpoint-1"):
+            train(self, "last")
+        started.append(resume_from_checkpoint.folder)
+        return train(self, resume_from_checkpoint)
+
+    monkeypatch.setattr(BinarizationTrainer, "train", watched)
+    results = binarize_chain(again, lambda line: None)
+    assert started == [stage / "checkpoint-1"]
+    assert_same_chain(results, whole, tmp_path)
+
+
+def test_a_stage_without_a_whole_checkpoint_starts_anew(killed_chain, tmp_path):
+    whole, again = killed_chain
+    for checkpoint in (tmp_path / "run" / "stage-2").glob("checkpoint-*"):
+        (checkpoint / "manifest.json").unlink()
+    assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
+
+
+def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
+    """The order of rows grouped by length comes from the global generator, in a later pass too."""
+    settings = BinarizationSettings(output_dir="unused", **rows | {"max_train_steps": 10, "batch_size": 16})
+    teacher = AutoModelForSequenceClassification.from_pretrained(rows["model"])
+    data = Dataset.from_list(
+        [{"input_ids": [5 + number % 40] * (3 + number % 9), "length": 3 + number % 9} for number in range(64)]
+    )
+    found = []
+    for name, checkpoint in (("whole", None), ("resumed", tmp_path / "whole" / "checkpoint-6")):
+        saving = {"save_strategy": "steps", "save_steps": 6, "logging_strategy": "steps", "logging_steps": 1}
+        args = training_arguments(str(tmp_path / name), settings, 0, num_rows=64, **saving)
+        collate = collator_of(load_tokenizer(rows["model"]))
+        student = to_binary(teacher, activation_bits=1, dropout=0.1)
+        trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data, data_collator=collate)
+        trainer.train(checkpoint and str(checkpoint))
+        found.append((logs_of(trainer, after_step=6), student.state_dict()))
+    assert found[0][0] == found[1][0]
+    for name, tensor in found[0][1].items():
+        assert torch.equal(tensor, found[1][1][name]), name
 
 
 @pytest.mark.parametrize(
@@ -178,14 +236,6 @@ def test_chains_that_would_fail_late_are_refused_early(rows, tmp_path, monkeypat
     assert not run.exists()
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(tmp_path):
-    for step in (5, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    assert _last_whole_checkpoint(tmp_path) is None
-    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
-    assert _last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
-
-
 def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
     """Labels are in the batches, and models' forward methods take any argument: Trainer must divide all the same."""
     teacher = AutoModelForSequenceClassification.from_pretrained(rows["model"])
@@ -195,8 +245,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
         student = to_binary(teacher, activation_bits=1)
         calibrate(student, {"input_ids": torch.tensor([row["input_ids"] for row in data])})
         scales = {name: one.clone() for name, one in student.state_dict().items()}
-        args = TrainingArguments(
-            str(tmp_path / "out"),
+        args = BinarizationArguments(
+            str(tmp_path / f"out{size}"),
             max_steps=1,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=8 // size,
@@ -206,9 +256,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
             learning_rate=1.0,
             max_grad_norm=0.0,
             weight_decay=0.0,
+            disable_tqdm=True,
         )
-        trainer = BinarizationTrainer(teacher, model=student, args=args, train_dataset=data)
-        trainer.callback_handler.callbacks.clear()
+        trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data)
         trainer.train()
         found.append({name: one - scales[name] for name, one in student.state_dict().items()})
     name = "bert.encoder.layer.1.output.dense.weight"
@@ -219,8 +269,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
 def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
     teacher = make_teacher("question_answering")
     student = to_binary(teacher, activation_bits=1)
-    args = TrainingArguments(str(tmp_path), report_to="none", learning_rate=1e-3, weight_decay=0.1)
-    groups = BinarizationTrainer(teacher, model=student, args=args).create_optimizer().param_groups
+    args = BinarizationArguments(str(tmp_path), report_to="none", learning_rate=1e-3, weight_decay=0.1)
+    groups = BinarizationTrainer(student, args, teacher_model=teacher).create_optimizer().param_groups
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     given = [[names[id(one)] for one in group["params"]] for group in groups]
     assert sorted(name for of_group in given for name in of_group) == sorted(names.values())
@@ -244,7 +294,9 @@ def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
 def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     teacher = make_teacher("question_answering")
     student = to_binary(teacher, activation_bits=1).eval()
-    trainer = BinarizationTrainer(teacher, model=student, args=TrainingArguments(str(tmp_path), report_to="none"))
+    trainer = BinarizationTrainer(
+        student, BinarizationArguments(str(tmp_path), teacher_model=teacher, report_to="none")
+    )
     tokens = torch.randint(5, 90, (2, 9))
     calibrate(student, {"input_ids": tokens})
     mask = torch.ones_like(tokens)

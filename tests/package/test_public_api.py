@@ -11,6 +11,7 @@ import homodistil_hf.evaluation
 from homodistil_hf.models.architectures import ARCHITECTURES
 
 PUBLIC_NAMES = [
+    "BinarizationArguments",
     "BinarizationTrainer",
     "DistillationArguments",
     "EmbeddingDistilArguments",

@@ -19,7 +19,7 @@ def state_of(trainer: HomoDistilTrainer) -> dict[str, Any]:
     for index, values in optimizer["state"].items():
         state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     groups = [(len(group["params"]), group["lr"]) for group in optimizer["param_groups"]]
-    state |= {f"pruner.{name}": tensor for name, tensor in trainer.scores_to_save().items()}
+    state |= {f"pruner.{name}": tensor for name, tensor in trainer.tensors_to_save().items()}
     return state | {
         "groups": groups,
         "student": trainer.state_to_save(),

@@ -1,4 +1,4 @@
-"""The base that all trainers share: what it takes over from Trainer, and nothing of pruning."""
+"""The bases that trainers share: the private methods of Trainer that they override, and nothing of pruning."""
 
 import inspect
 
@@ -9,9 +9,12 @@ from transformers import Trainer
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.distillation.objective import DistillationLoss
+from homodistil_hf.methods.binarization.trainer import BinarizationTrainer
 from homodistil_hf.methods.registry import METHODS
-from homodistil_hf.training import distillation_trainer
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
+from homodistil_hf.training import distillation_trainer, exact_trainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
+from homodistil_hf.training.exact_trainer import ExactTrainer
 from homodistil_hf.training_args import LOSS_TERMS
 
 PRIVATE = [
@@ -28,34 +31,38 @@ PRIVATE = [
 """Private methods of Trainer that are overridden: each may change with any of its versions. No more than these."""
 
 
-def overridden(trainer_class: type) -> list[str]:
-    """Private methods of Trainer that a class of this package has its own of."""
-    classes = trainer_class.__mro__[: trainer_class.__mro__.index(Trainer)]
+def overridden(trainer_class: type, base: type) -> list[str]:
+    """Private methods of Trainer that a class, or one between it and its base, overrides."""
+    classes = trainer_class.__mro__[: trainer_class.__mro__.index(base)]
     names = {name for own in classes for name in vars(own) if name.startswith("_") and not name.startswith("__")}
     return sorted(names & vars(Trainer).keys())
 
 
-def test_private_methods_of_trainer_that_are_overridden():
-    assert overridden(DistillationTrainer) == PRIVATE
-    for trainer_class in METHODS.values():
-        assert overridden(trainer_class) == PRIVATE
+def test_private_methods_of_trainer_are_overridden_in_one_class():
+    assert overridden(ExactTrainer, Trainer) == PRIVATE
+    for trainer_class in (DistillationTrainer, SelfDistillTrainer, BinarizationTrainer, *METHODS.values()):
+        assert overridden(trainer_class, ExactTrainer) == []
 
 
 def test_the_reason_stands_in_the_first_line_of_each():
     for name in PRIVATE:
-        source = inspect.getsource(vars(DistillationTrainer)[name])
+        source = inspect.getsource(vars(ExactTrainer)[name])
         body = source.partition(":\n")[2]
         assert body.lstrip().startswith("# "), name
 
 
-def test_one_class_stands_between_homodistil_and_trainer():
-    assert HomoDistilTrainer.__mro__ == (HomoDistilTrainer, DistillationTrainer, Trainer, object)
+def test_two_classes_stand_between_homodistil_and_trainer():
+    assert HomoDistilTrainer.__mro__ == (HomoDistilTrainer, DistillationTrainer, ExactTrainer, Trainer, object)
 
 
-def test_the_base_knows_nothing_of_pruning():
-    names = [name for name in vars(distillation_trainer) if "prun" in name.lower()]
-    assert names == []
-    assert "pruner" not in inspect.getsource(distillation_trainer)
+def test_the_bases_know_nothing_of_pruning():
+    for base in (distillation_trainer, exact_trainer):
+        assert [name for name in vars(base) if "prun" in name.lower()] == []
+        assert "pruner" not in inspect.getsource(base)
+
+
+def test_the_exact_trainer_knows_no_teacher():
+    assert "teacher" not in inspect.getsource(ExactTrainer)
 
 
 class Widening(DistillationTrainer):

@@ -163,7 +163,7 @@ def test_skipped_steps_and_tokens_are_in_facts_and_survive_a_resume(make_trainer
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
     resumed.train(str(tmp_path / "run" / f"checkpoint-{BAD}"))
     assert_same_run(resumed, whole)
-    training = resumed.publisher.run_facts()["training"]
+    training = resumed.run_facts()["training"]
     assert (training["num_bad_steps"], training["num_skipped_tokens"]) == (2, 2 * NUM_TOKENS)
     state = json.loads((tmp_path / "run" / f"checkpoint-{BAD}" / "pruning_state.json").read_text(encoding="utf-8"))
     assert state["logs"]["num_skipped_tokens"] == 2 * NUM_TOKENS

@@ -1,52 +1,113 @@
 """Binarization beside a teacher: soft targets and all layers' hidden states (BiT, NeurIPS 2022, arXiv 2205.13016).
 
 L = KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k): the paper's soft cross-entropy, less its constant, and states of one width.
-One stage of a chain; what begins as what, and the next one, isn't here.
+This file trains one stage; `experiments/binarization.py` chains them.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, TrainerCallback
 
 from ...distillation.losses import hidden_error, prediction_terms, regression_terms
+from ...files.field_checks import setting
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
+from ...training.checks import own_arguments
+from ...training.exact_trainer import ExactTrainer
+from ...training.run_folder import RunFolder
+from ...training_args import ExactArguments
 from .binarizing import calibrate
 
 
-class BinarizationTrainer(Trainer):
-    """A stock `Trainer` of a model of bits beside the model that it was made from.
+@dataclass
+class BinarizationArguments(ExactArguments):
+    """Settings of a stage of binarization: those of any run that resumes bit for bit."""
+
+    dataloader_drop_last: bool = setting(
+        False, "Trainer's; few rows are all used, the last batch of a pass is smaller."
+    )
+
+
+class BinarizationTrainer(ExactTrainer):
+    """Trains a model of bits beside the model that it was made from; else `transformers.Trainer`, resumed bit for bit.
 
     Args:
-        teacher: of the same head, layers and hidden size; float, or of more bits.
-        kwargs: as in `transformers.Trainer`; `model` is what [`models.binarizing.to_binary`] gives.
+        model: what is trained, made by [`to_binary`].
+        args: the settings, which are copied.
+        teacher_model: what `model` was made from: same head, layers and hidden size; float, or of more bits.
+        train_dataset: tokenized rows; labels are not used.
+        eval_dataset: rows held out.
+        processing_class: tokenizer; saved with checkpoints.
+        data_collator: as in `transformers.Trainer`.
+        compute_metrics: as in `transformers.Trainer`.
+        callbacks: as in `transformers.Trainer`.
+        optimizers: as in `transformers.Trainer`.
 
     Raises:
         ValueError: a teacher of other layers, hidden size or labels, or of several labels a row.
     """
 
-    def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean of its batch, so Trainer divides by the steps
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+    method = "binarization"
+
+    arguments_class = BinarizationArguments
+    args: BinarizationArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: BinarizationArguments,
+        *,
+        teacher_model: PreTrainedModel,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Any = None,
+        compute_metrics: Callable[..., Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        super().__init__(
+            model,
+            own_arguments(args, BinarizationArguments),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.run_folder = RunFolder(self.args)
+        self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
         for name in ("num_hidden_layers", "hidden_size", "num_labels"):
-            own, others = getattr(self.model.config, name), getattr(teacher.config, name)
+            own, others = getattr(self.model.config, name), getattr(teacher_model.config, name)
             if own != others:
                 raise ValueError(f"teacher has {name}={others}, the student {own}; take the model it was made from")
-        if teacher.config.problem_type == "multi_label_classification":
+        if teacher_model.config.problem_type == "multi_label_classification":
             raise ValueError("teacher has problem_type='multi_label_classification', which has no loss here")
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As `Trainer.train`; a run that begins takes the scales of activations from its first batch."""
-        if not resume_from_checkpoint:
-            with torch.random.fork_rng():  # the order of the rows must not depend on who has looked at them
-                first = self._prepare_inputs(next(iter(self.get_train_dataloader())))
-            calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def start_student(self) -> None:
+        """Take the scales of activations from the first batch."""
+        with torch.random.fork_rng():  # the order of the rows must not depend on this look at them
+            torch.manual_seed(self.args.seed)
+            first = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+        calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
+
+    def begin_epoch(self) -> None:
+        """Make the order of a pass a function of seed and pass: rows grouped by length use the global generator."""
+        torch.manual_seed(self.args.seed + self.epoch_number)
+        super().begin_epoch()
+
+    def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Rows and tokens of a batch, int64 `(2,)`; padding doesn't count."""
+        num_tokens = _mask_of(inputs).sum(dtype=torch.int64)
+        return torch.stack([torch.full_like(num_tokens, len(inputs["input_ids"])), num_tokens])
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As `Trainer`'s; scales and thresholds of activations do not decay and have a rate of their own."""
+        """As Trainer's; scales and thresholds of activations do not decay and have a rate of their own."""
         optimizer = super().create_optimizer(*args, **kwargs)
         quantizers = [module for module in self.model.modules() if isinstance(module, ElasticQuantizer)]
         own = [one for module in quantizers for one in module.parameters() if one.requires_grad]
@@ -61,17 +122,31 @@ class BinarizationTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a batch; labels are not used. Arguments and return as `Trainer.compute_loss`."""
+        """This micro-batch's share of the loss of its step, or in evaluation the loss of the batch.
+
+        Labels are not used.
+
+        Args:
+            model: as it is wrapped for training.
+            inputs: a batch.
+            return_outputs: also return the logits.
+            num_items_in_batch: rows and tokens of the whole step, int64 `(2,)`; not used in evaluation.
+        """
         read = {name: tensor for name, tensor in inputs.items() if name not in _LABELS}
-        mask_BT = read.setdefault("attention_mask", torch.ones_like(read["input_ids"]))
+        mask_BT = read["attention_mask"] = _mask_of(inputs)
+        counts = num_items_in_batch if model.training and num_items_in_batch is not None else self.count(inputs)
+        num_rows, num_tokens = counts.unbind()
         with torch.no_grad(), self.accelerator.autocast():
             taught = self.teacher(**read, output_hidden_states=True)
         found = model(**read, output_hidden_states=True)
         kl = sum(self._kl(found[name], taught[name], mask_BT, name) for name in _LOGITS if name in found)
         states = zip(taught["hidden_states"], found["hidden_states"], strict=True)
         hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
-        num_predictions = mask_BT.sum() if "logits" in found and found["logits"].dim() == 3 else len(mask_BT)
-        loss = kl / num_predictions + hidden / mask_BT.sum()
+        num_predictions = num_tokens if "logits" in found and found["logits"].dim() == 3 else num_rows
+        terms = {"kl": kl / num_predictions, "hidden": hidden / num_tokens}
+        loss = terms["kl"] + terms["hidden"]
+        if model.training:
+            loss = self.accounted(loss, terms, model)
         return (loss, {name: found[name] for name in _LOGITS if name in found}) if return_outputs else loss
 
     def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:
@@ -90,3 +165,8 @@ QUANTIZERS_RATE = 10.0
 _OUT_OF_REACH = -1e4  # a logit whose probability is 0 in any type
 _LOGITS = ("logits", "start_logits", "end_logits")
 _LABELS = ("labels", "start_positions", "end_positions")
+
+
+def _mask_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    mask_BT = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask_BT is None else mask_BT

@@ -78,7 +78,10 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         activation = default_activation(self.teacher_source) if self.teacher_source else None
         if activation is not None:  # exports carry it in the place that every version of the library reads
             self.model.config.sentence_transformers = {"activation_fn": activation}
-        self.held_out = ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
+
+    def make_evaluation(self) -> HeldOutEvaluation:
+        """The measurement of scores."""
+        return ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Scores and states; arguments and return as [`DistillationTrainer.make_distillation`]."""

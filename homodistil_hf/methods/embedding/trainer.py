@@ -34,7 +34,6 @@ from ...models.widths import WidthPlan
 from ...plans.recipe import MEASURED_HIDDEN_SIZE, NARROWEST
 from ...trainer import HomoDistilTrainer
 from ...training.pair import Start
-from ...training.publishing import Publisher
 from ...training_args import LOSS_TERMS, PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
@@ -187,9 +186,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
-        self.publisher = EmbeddingPublisher(self)
+
+    def make_evaluation(self) -> VectorEvaluation:
+        """The measurement of vectors."""
         distillation: Any = self.distillation
-        self.held_out = VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
+        return VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
@@ -293,13 +294,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         would fit those texts and no others.
         """
         distillation: Any = self.distillation
-        counts, asked = self.batch_counts, self.num_asked_to_stop
         sums: Any = None
         num_texts = 0
         self.model.eval()
         pooling = self.embedding_model.settings.pooling
-        for batch in self.first_batches(num_texts=NUM_FIT_TEXTS):
-            num_texts += int(cast(torch.Tensor, self.batch_counts)[0])
+        for batch, counts in self.first_batches(num_texts=NUM_FIT_TEXTS):
+            num_texts += int(counts[0])
             mask_BT = batch.get("attention_mask")
             forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
             own, target = (
@@ -317,7 +317,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         ridge = max(1e-3, 0.1 * (len(products) / num_texts) ** 2)
         distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
         logger.info("the map into the teacher's space is fitted to %d channels", len(products))
-        self.batch_counts, self.num_asked_to_stop = counts, asked
         self.model.train()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -330,6 +329,26 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
                 f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
             )
         return metrics
+
+    def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
+        """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
+        if format != "standard":
+            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
+        weight = cast(EmbeddingDistillation, self.distillation).dense.weight.detach().cpu()
+        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        dense.load_state_dict({"weight": weight})
+        student: Any = self.dense_student(format=format, allow_partial=allow_partial)
+        teacher, output = self.embedding_model, self.args.output
+        axes = None
+        if output == "student":
+            model = dataclasses.replace(student_model(student, dense, teacher), dense=())
+        elif output == "teacher":
+            model = student_model(student, dense, teacher)
+        else:
+            axes = self.model.get_submodule(PROJECTIONS).get_buffer("axes").detach().cpu()
+            model = student_model(student, dense, reduced(teacher, axes))
+        settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
+        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)
 
 
 def check_output(output: str | int, model: EmbeddingModel) -> None:
@@ -358,28 +377,3 @@ def embedding_learning_rate(hidden_size: int) -> float:
     ```
     """
     return LEARNING_RATE * MEASURED_HIDDEN_SIZE / max(hidden_size, NARROWEST)
-
-
-class EmbeddingPublisher(Publisher):
-    """Exports of an embedding model are folders of sentence-transformers."""
-
-    def write_export(self, folder: Path, format: str = "standard", *, allow_partial: bool = False) -> None:
-        """Write the student to a folder; arguments as [`Publisher.write_export`]."""
-        if format != "standard":
-            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
-        trainer = self.trainer
-        weight = trainer.distillation.dense.weight.detach().cpu()
-        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        dense.load_state_dict({"weight": weight})
-        student = trainer.dense_student(format=format, allow_partial=allow_partial)
-        teacher, output = trainer.embedding_model, trainer.args.output
-        axes = None
-        if output == "student":
-            model = dataclasses.replace(student_model(student, dense, teacher), dense=())
-        elif output == "teacher":
-            model = student_model(student, dense, teacher)
-        else:
-            axes = trainer.model.get_submodule(PROJECTIONS).axes.detach().cpu()
-            model = student_model(student, dense, reduced(teacher, axes))
-        settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
-        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)

@@ -110,7 +110,7 @@ def _train_round(
         return read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
     own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
     teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / _ROUND_MODEL))
-    trainer = SelfDistillTrainer(load(), own, teacher=teacher, **data)
+    trainer = SelfDistillTrainer(load(), own, teacher_model=teacher, **data)
     trainer.train(last_verified(folder) if args.resume_from_checkpoint else None)
     trainer.check_finite()
     if trainer.eval_dataset is not None:

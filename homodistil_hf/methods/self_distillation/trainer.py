@@ -5,67 +5,40 @@ and trains on the same rows, the model of the round before its teacher:
 
 L = masked loss(masked x) + w · ‖h_student(x) − stopgrad h_teacher(x)‖²
 
-with h the last layer's first state on unmasked input, and w = 1. Here is one such round; `experiments/rounds.py`
-chains them. Nothing is pruned. The masked loss and the states are computed in `distillation/masked_models.py`.
+with h the last layer's first state on unmasked input, and w = 1. This file trains one round; `rounds.py` chains them,
+and `masked_models.py` computes the masked loss and the states. Nothing is pruned.
 """
 
-import copy
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from datasets import IterableDataset
 from torch import nn
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    ViTMAEConfig,
-    set_seed,
-)
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
 
 from ...data.masking import SeededMasks, masking_collator
+from ...files.field_checks import setting
 from ...files.messages import short_repr
-from ...files.strict_json import is_int, is_number, read_json_object, write_json
-from ...models.saved_student import first_nonfinite_tensor
-from ...training.checks import check_data, pin_data_order, warn_of_other_settings
-from ...training.evaluation_loop import gathered
+from ...training.checks import check_data, own_arguments, pin_data_order
+from ...training.exact_trainer import ExactTrainer
 from ...training.ranks import check_launch
-from ...training.run_folder import Requested, RunFolder, check_moments, check_resumable
-from ...training.step_log import StepLog
+from ...training.run_folder import RunFolder
+from ...training_args import ExactArguments
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
 
 SELF_DISTILLATION = "self_distillation"
 """Name by which configs choose it."""
-LOGS_FILE = "step_log.json"
-_SETTINGS_THAT_MATTER = (
-    *("distillation_weight", "compared_states", "mlm_probability", "seed", "data_seed", "bf16", "fp16"),
-    *("learning_rate", "warmup_steps", "lr_scheduler_type", "max_steps", "num_train_epochs", "optim", "weight_decay"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "gradient_accumulation_steps", "train_batch_size"),
-)
 _REMEDIES = {
-    "auto_find_batch_size": "set per_device_train_batch_size and gradient_accumulation_steps yourself",
-    "label_smoothing_factor": "the masked loss has its own labels; leave it out",
-    "fsdp": "use DDP (torchrun or accelerate launch)",
-    "deepspeed": "use DDP (torchrun or accelerate launch)",
     "torch_compile": "leave it off: half of each step is outside what would be compiled",
-    "ignore_data_skip": "a resumed run would see other data than the uninterrupted one; leave it out",
     "push_to_hub": "leave it out, and push OUTPUT_DIR/student with `hf upload`",
-    "use_liger_kernel": "its fused losses would replace the masked loss; leave it out",
 }
 
 
 @dataclass
-class SelfDistillationArguments(TrainingArguments):
+class SelfDistillationArguments(ExactArguments):
     """Settings of further pre-training with self-distillation, on top of all that `TrainingArguments` has.
 
     Raises:
@@ -81,140 +54,109 @@ class SelfDistillationArguments(TrainingArguments):
     ```
     """
 
-    num_rounds: int = field(
-        default=1,
-        metadata={
-            "help": "Rounds of self-distillation after round 0, ≥ 1, each from the initial weights; the paper's."
-        },
+    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"num_rounds", "remove_unused_columns"}
+
+    num_rounds: int = setting(
+        1, "Rounds of self-distillation after round 0, ≥ 1, each from the initial weights; the paper's.", least=1
     )
-    distillation_weight: float = field(
-        default=1.0, metadata={"help": "Factor ≥ 0 of the squared distance to the teacher's states; the paper's."}
+    distillation_weight: float = setting(
+        1.0, "Factor ≥ 0 of the squared distance to the teacher's states; the paper's.", range="[0, inf)"
     )
-    compared_states: Literal["first", "all"] = field(
-        default="first",
-        metadata={"help": "first: of [CLS], as in the paper; all: the mean over a row's tokens, a variant of ours."},
+    compared_states: Literal["first", "all"] = setting(
+        "first", "first: of [CLS], as in the paper; all: the mean over a row's tokens, a variant of ours."
     )
-    mlm_probability: float = field(
-        default=0.15, metadata={"help": "Share in (0, 1) of a text's tokens to predict; believed, as BERT's."}
-    )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Train into a folder that is not empty, without resuming."}
+    mlm_probability: float = setting(
+        0.15, "Share in (0, 1) of a text's tokens to predict; believed, as BERT's.", range="(0, 1)"
     )
 
     # TrainingArguments with other defaults
-    learning_rate: float = field(
-        default=1.5e-4, metadata={"help": "Peak learning rate; the paper's for images, only believed for text."}
+    learning_rate: float = setting(1.5e-4, "Peak learning rate; the paper's for images, only believed for text.")
+    adam_beta2: float = setting(0.95, "Adam's β2; the paper's for images, only believed for text.")
+    weight_decay: float = setting(0.01, "AdamW's; the paper's for images, only believed for text.")
+    per_device_train_batch_size: int = setting(
+        64, "Rows of a micro-batch on each device; the paper's batch for images, 128 for text.", least=1
     )
-    adam_beta2: float = field(
-        default=0.95, metadata={"help": "Adam's β2; the paper's for images, only believed for text."}
-    )
-    weight_decay: float = field(
-        default=0.01, metadata={"help": "AdamW's; the paper's for images, only believed for text."}
-    )
-    per_device_train_batch_size: int = field(
-        default=64,
-        metadata={"help": "Rows of a micro-batch on each device; the paper's batch for images, 128 for text."},
-    )
-    num_train_epochs: float = field(
-        default=100.0, metadata={"help": "Passes of each round; the paper's for text (images: max_steps=20000)."}
-    )
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Trainer's; every batch is a whole one."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Trainer's; the collators choose their columns themselves."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "DDP's search for unused parameters; every parameter is used here."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Trainer's filter; it synchronises every micro-step and isn't needed here."}
-    )
+    num_train_epochs: float = setting(100.0, "Passes of each round; the paper's for text (images: max_steps=20000).")
+    remove_unused_columns: bool = setting(False, "Trainer's; the collators choose their columns themselves.")
 
     def __post_init__(self) -> None:
-        if not is_int(self.num_rounds) or self.num_rounds < 1:
-            raise ValueError(
-                f"num_rounds={short_repr(self.num_rounds)} is not a whole number of at least 1; for further "
-                "pre-training "
-                "alone use SelfDistillTrainer without a teacher"
-            )
-        weight, share = self.distillation_weight, self.mlm_probability
-        if not is_number(weight) or not 0 <= weight < math.inf:
-            raise ValueError(f"distillation_weight={short_repr(weight)} is outside [0, inf); the default is 1.0")
-        if not is_number(share) or not 0 < share < 1:
-            raise ValueError(f"mlm_probability={short_repr(share)} is outside (0, 1); the default is 0.15")
-        if self.compared_states not in ("first", "all"):
-            raise ValueError(f"compared_states={short_repr(self.compared_states)} is not one of first, all")
         for name, remedy in _REMEDIES.items():
             if value := getattr(self, name, None):
                 raise ValueError(f"{name}={short_repr(value)} is not supported by SelfDistillTrainer; {remedy}")
-        if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         super().__post_init__()
 
 
-class SelfDistillTrainer(Trainer):
+class SelfDistillTrainer(ExactTrainer):
     """One round: masked training of a model, beside a teacher if there is one; else `transformers.Trainer`.
 
-    Masks and the order of rows depend on nothing but the settings, so a resumed round is the uninterrupted one, to
+    Masks and the order of rows depend on nothing but the settings, so a resumed round equals the uninterrupted one to
     the last bit. Evaluations measure the masked loss alone, always with the same masks.
 
     Args:
         model: what is trained: a masked-LM model of a known architecture, or a `ViTMAEForPreTraining`.
-        args: the settings; `num_rounds` is not used here.
-        teacher: who it learns from, of the same class; taken over, frozen. None: plain further pre-training.
+        args: the settings, which are copied; `num_rounds` is not used here.
+        teacher_model: who it learns from, of the same class; taken over, frozen. Default: plain further pre-training.
+        train_dataset: rows with `input_ids` or `pixel_values`; an `example_id` is what their masks are drawn from.
+        eval_dataset: rows held out.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.
         data_collator: default: [`MaskedLMCollator`] or [`MaskedImageCollator`].
-        kwargs: as in `transformers.Trainer` (`train_dataset`, `eval_dataset`, `callbacks`, …). Rows have `input_ids`
-            or `pixel_values`, and may have an `example_id` that their masks are drawn from.
+        callbacks: as in `transformers.Trainer`.
+        optimizers: as in `transformers.Trainer`.
 
     Raises:
         ValueError: another kind of model, a teacher that can't be compared with it, empty or foreign data.
     """
 
+    method = SELF_DISTILLATION
+    arguments_class = SelfDistillationArguments
     args: SelfDistillationArguments
-    data_collator: Any
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: SelfDistillationArguments,
         *,
-        teacher: PreTrainedModel | None = None,
+        teacher_model: PreTrainedModel | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         processing_class: Any = None,
         data_collator: Any = None,
-        **kwargs: Any,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
     ):
+        args = own_arguments(args, SelfDistillationArguments)
         check_launch(args)
         pin_data_order(args)
         self.modality = modality_of(model)
-        check_corpus(kwargs, processing_class, model.config, args)
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        check_corpus(data, processing_class, model.config, args)
         if data_collator is None:
             data_collator = _collator(self.modality, processing_class, args)
         self.teacher = None
-        if teacher is not None and args.distillation_weight > 0:  # else it would be asked for nothing
-            _check_pair(teacher, model)
-            self.teacher = teacher.eval().requires_grad_(False).to(args.device)
+        if teacher_model is not None and args.distillation_weight > 0:  # else it would be asked for nothing
+            _check_pair(teacher_model, model)
+            self.teacher = teacher_model.eval().requires_grad_(False).to(args.device)
         self.run_folder = RunFolder(args)
-        self.step_log = StepLog()
-        self.resumed_from: str | None = None
-        self.epoch_number = 0
-        super().__init__(model, args, processing_class=processing_class, data_collator=data_collator, **kwargs)
-        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-        self.add_callback(_Moments(self))
+        super().__init__(
+            model,
+            args,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            **data,
+        )
 
-    # One step
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """As Trainer's; counts predictions and rows over all micro-batches and ranks."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(2, dtype=torch.int64, device=device)
-        for batch in batches:
-            counts += self._counts(batch).to(device)
-        return batches, self.accelerator.reduce(counts)
-
-    def _counts(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Predictions and rows of a batch, int64 `(2,)`."""
         num_predictions = self.modality.num_predictions(inputs)
         return torch.stack([num_predictions, torch.full_like(num_predictions, _num_rows(inputs))])
+
+    def smallest_inputs(self) -> dict[str, torch.Tensor]:
+        """One token, or one image."""
+        if not isinstance(self.modality, MaskedPatches):
+            return super().smallest_inputs()
+        return {"pixel_values": torch.zeros(1, *_image_shape(self.model.config), device=self.args.device)}
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -227,7 +169,7 @@ class SelfDistillTrainer(Trainer):
             return_outputs: not supported, as nothing asks for outputs.
             num_items_in_batch: predictions and rows of the step, int64 `(2,)`; None: those of this batch.
         """
-        counts = self._counts(inputs) if num_items_in_batch is None else num_items_in_batch
+        counts = self.count(inputs) if num_items_in_batch is None else num_items_in_batch
         num_predictions, num_rows = counts.to(self.args.device).clamp(min=1).float().unbind()
         with self.accelerator.autocast():
             terms = {"masked": self.modality.loss_sum(model, self.model, inputs) / num_predictions}
@@ -238,8 +180,7 @@ class SelfDistillTrainer(Trainer):
         loss = terms["masked"]
         if "state" in terms:
             loss = loss + self.args.distillation_weight * terms["state"]
-        self.step_log.take_in({"loss": loss} | {f"loss_{name}": term for name, term in terms.items()})
-        return loss * self.accelerator.num_processes  # DDP averages gradients
+        return self.accounted(loss, terms, model)
 
     def _state_error(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
@@ -248,133 +189,12 @@ class SelfDistillTrainer(Trainer):
         is_first = self.args.compared_states == "first"
         return state_error(student_BTH, teacher_BTH, inputs.get("attention_mask"), first_only=is_first)
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """As Trainer's; after the last micro-batch of a step its terms are noted for the logs."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            self.step_log.close_step()
-        return loss
-
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
-        """The masked loss of one batch, whatever is asked for: nothing is predicted but what is masked."""
+        """The masked loss of one batch; no logits are returned."""
         with torch.no_grad():
             return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As Trainer's, with all rows and the masks of the first pass."""
-        collator, drops = self.data_collator, self.args.dataloader_drop_last
-        if isinstance(collator, SeededMasks):
-            self.data_collator = _first_masks(collator)
-        self.args.dataloader_drop_last = False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator, self.args.dataloader_drop_last = collator, drops
-
-    # A round from its first step to its last
-
-    def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or go on where a checkpoint stopped.
-
-        Args:
-            resume_from_checkpoint: a folder; True or `"last"` for the newest one in `output_dir`; None to start anew.
-            args: as in `Trainer.train`.
-            kwargs: as in `Trainer.train`.
-
-        Raises:
-            ValueError: no checkpoint or a damaged one, or a new run in a folder that holds files.
-            FloatingPointError: weights are not finite any more.
-        """
-        self.resumed_from = self.run_folder.resolve(resume_from_checkpoint)
-        if self.resumed_from is None:
-            self.run_folder.claim()
-        else:
-            check_resumable(self.resumed_from, (OPTIMIZER_NAME, SCHEDULER_NAME))
-        set_seed(self.args.seed)  # whatever was drawn since this trainer was made
-        return super().train(self.resumed_from, *args, **kwargs)
-
-    def begin_training(self) -> None:
-        """The optimizer is there and Trainer has reset its averages: go on with those of a checkpoint."""
-        self.step_log, self.epoch_number = StepLog(), int(self.state.epoch or 0)
-        if self.resumed_from is None:
-            return
-        check_moments(self.optimizer, self.resumed_from)
-        path = Path(self.resumed_from) / LOGS_FILE
-        saved = read_json_object(path, str(path))
-        warn_of_other_settings(self._settings(), saved["settings"])
-        place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
-        self.step_log.load_state_dict(saved["logs"], **place, device=self.args.device)
-
-    def begin_epoch(self) -> None:
-        """A pass over the data begins: it gets masks of its own."""
-        if isinstance(self.data_collator, SeededMasks):
-            self.data_collator.set_epoch(self.epoch_number)
-        self.epoch_number += 1
-
-    def _settings(self) -> dict[str, Any]:
-        values = self.args.to_dict() | {"train_batch_size": self.args.train_batch_size}
-        return {name: values[name] for name in _SETTINGS_THAT_MATTER}
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log every term of the loss beside Trainer's own logs; its running loss would not survive a resume."""
-        if "loss" in logs and "learning_rate" in logs:
-            logs |= self.step_log.averages(self.accelerator.reduce)
-        if "train_loss" in logs:
-            logs["train_loss"] = self.step_log.mean_loss(self.accelerator.reduce)
-        super().log(logs, start_time)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Trainer writes straight into checkpoint-N and rotates before all of it is there.
-        self.check_finite()
-        run_dir = Path(super()._get_output_dir(trial))
-        checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        logs = self.step_log.state_dict(partial(gathered, self.accelerator))
-        with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.state.best_model_checkpoint == str(staged):
-                self.state.best_model_checkpoint = str(checkpoint)
-            if self.args.should_save:
-                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-                write_json(staged / LOGS_FILE, {"settings": self._settings(), "logs": logs})
-        self.run_folder.rotate(run_dir, keep=[checkpoint, self.state.best_model_checkpoint])
-        self.accelerator.wait_for_everyone()
-
-    def _get_output_dir(self, trial: Any) -> str:
-        # Where Trainer writes a checkpoint is the folder in which it is staged.
-        return self.run_folder.staged_in or super()._get_output_dir(trial)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # Trainer only warns of weights that it doesn't find, and ViTMAE's are saved under other names than it has.
-        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype="float32")
-        self.model.load_state_dict(saved.state_dict())
-
-    def _load_best_model(self) -> None:
-        # For the same reason.
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
-
-    def check_finite(self) -> None:
-        """Refuse, by a FloatingPointError, weights of which nothing more can come."""
-        if name := first_nonfinite_tensor(self.model, None, {}):
-            raise FloatingPointError(
-                f"{name} is not finite at the end of step {self.state.global_step}; lower learning_rate="
-                f"{self.args.learning_rate}"
-            )
-
-
-class _Moments(TrainerCallback):
-    """The moments of a round that Trainer offers as callbacks only."""
-
-    def __init__(self, trainer: SelfDistillTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin_training()
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin_epoch()
 
 
 # What is refused
@@ -419,10 +239,14 @@ def _check_images(name: str, images: Any, config: Any) -> None:
             f"{name} has rows of {', '.join(map(str, first))}, but no pixel_values; make them with the model's image "
             "processor"
         )
-    size = config.image_size
-    expected = (config.num_channels, *((size, size) if isinstance(size, int) else size))
+    expected = _image_shape(config)
     if (shape := tuple(torch.as_tensor(first["pixel_values"]).shape)) != expected:
         raise ValueError(f"{name} has pixel_values of shape {shape}, the model takes {expected}; resize the images")
+
+
+def _image_shape(config: Any) -> tuple[int, ...]:
+    size = config.image_size
+    return (config.num_channels, *((size, size) if isinstance(size, int) else size))
 
 
 def _check_pair(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
@@ -439,12 +263,6 @@ def _collator(modality: Any, processor: Any, args: SelfDistillationArguments) ->
     if isinstance(modality, MaskedPatches):
         return MaskedImageCollator(modality.num_patches, seed=args.seed)
     return masking_collator(processor, mlm_probability=args.mlm_probability, seed=args.seed)
-
-
-def _first_masks(collator: SeededMasks) -> SeededMasks:
-    first = copy.deepcopy(collator)
-    first.set_epoch(0)
-    return first
 
 
 def _num_rows(inputs: Mapping[str, torch.Tensor]) -> int:

@@ -109,7 +109,7 @@ def test_with_weight_0_a_round_is_plain_further_pre_training(kind, source, argum
     name, found = source[kind], []
     for folder, teacher, weight in (("plain", None, 1.0), ("weightless", load_initial(name), 0.0)):
         args = arguments(folder, distillation_weight=weight)
-        trainer = SelfDistillTrainer(load_initial(name), args, teacher=teacher, **data_of(kind))
+        trainer = SelfDistillTrainer(load_initial(name), args, teacher_model=teacher, **data_of(kind))
         trainer.train()
         found.append(trainer.model.state_dict())
     assert_equal(*found)
@@ -121,7 +121,7 @@ def test_with_weight_0_a_round_is_plain_further_pre_training(kind, source, argum
 def test_a_teacher_equal_to_its_student_adds_0(kind, compared, arguments):
     model = make_teacher(**NO_DROPOUT) if kind == TEXT else make_image_model()
     args = arguments(compared_states=compared)
-    trainer = SelfDistillTrainer(model, args, teacher=copy.deepcopy(model), **data_of(kind))
+    trainer = SelfDistillTrainer(model, args, teacher_model=copy.deepcopy(model), **data_of(kind))
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch_of(trainer))
     assert trainer.step_log.step_terms["loss_state"] == 0
@@ -135,7 +135,7 @@ def test_the_term_of_text_is_what_a_slow_loop_computes(compared, arguments):
     rows = [{"input_ids": list(row["input_ids"])[:length]} for row, length in blocks]
     args = arguments(compared_states=compared, distillation_weight=0.25)
     data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
-    trainer = SelfDistillTrainer(model, args, teacher=teacher, **data)
+    trainer = SelfDistillTrainer(model, args, teacher_model=teacher, **data)
     inputs = trainer.data_collator(rows)
     loss = trainer.compute_loss(model.train(), dict(inputs))
     distances = []
@@ -157,7 +157,7 @@ def test_the_term_of_text_is_what_a_slow_loop_computes(compared, arguments):
 def test_the_term_of_images_sees_every_patch(compared, arguments):
     model, teacher = make_image_model(), randomized(make_image_model(), seed=7)
     args = arguments(compared_states=compared)
-    trainer = SelfDistillTrainer(model, args, teacher=teacher, train_dataset=make_images())
+    trainer = SelfDistillTrainer(model, args, teacher_model=teacher, train_dataset=make_images())
     inputs = batch_of(trainer)
     trainer.compute_loss(model.train(), dict(inputs))
     states = []
@@ -183,7 +183,7 @@ def test_the_term_of_images_sees_every_patch(compared, arguments):
 def test_no_gradient_reaches_the_teacher(kind, source, arguments):
     teacher = randomized(load_initial(source[kind]), seed=5)
     before = copy.deepcopy(teacher.state_dict())
-    trainer = SelfDistillTrainer(load_initial(source[kind]), arguments(), teacher=teacher, **data_of(kind))
+    trainer = SelfDistillTrainer(load_initial(source[kind]), arguments(), teacher_model=teacher, **data_of(kind))
     trainer.train()
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     assert not teacher.training
@@ -195,7 +195,7 @@ def test_the_teacher_is_asked_once_a_batch(kind, source, arguments):
     teacher, calls = randomized(load_initial(source[kind]), seed=5), []
     teacher.base_model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     args = arguments(gradient_accumulation_steps=2, max_steps=2)
-    SelfDistillTrainer(load_initial(source[kind]), args, teacher=teacher, **data_of(kind)).train()
+    SelfDistillTrainer(load_initial(source[kind]), args, teacher_model=teacher, **data_of(kind)).train()
     assert calls == [False] * 4
 
 
@@ -211,7 +211,9 @@ def test_one_batch_and_its_parts_give_one_step(kind, arguments):
             max_steps=3,
             optim="sgd",
         )
-        trainer = SelfDistillTrainer(model, args, teacher=randomized(copy.deepcopy(model), seed=7), **data_of(kind))
+        trainer = SelfDistillTrainer(
+            model, args, teacher_model=randomized(copy.deepcopy(model), seed=7), **data_of(kind)
+        )
         trainer.train()
         found.append((trainer.model.state_dict(), trainer.state.log_history))
     for name, tensor in found[0][0].items():
@@ -231,7 +233,7 @@ args = SelfDistillationArguments(
     output_dir=sys.argv[1], per_device_train_batch_size=int(sys.argv[2]), max_steps=3, learning_rate=1e-2, optim="sgd",
     logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
 data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
-trainer = SelfDistillTrainer(model, args, teacher=randomized(copy.deepcopy(model), seed=7), **data)
+trainer = SelfDistillTrainer(model, args, teacher_model=randomized(copy.deepcopy(model), seed=7), **data)
 trainer.train()
 if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -260,7 +262,7 @@ def test_two_ranks_are_one(tmp_path):
 def test_a_round_runs_under_bfloat16(kind, arguments):
     model = make_teacher(**NO_DROPOUT) if kind == TEXT else make_image_model()
     args = arguments(bf16=True, max_steps=3)
-    trainer = SelfDistillTrainer(model, args, teacher=copy.deepcopy(model), **data_of(kind))
+    trainer = SelfDistillTrainer(model, args, teacher_model=copy.deepcopy(model), **data_of(kind))
     trainer.train()
     first, last = trainer.state.log_history[0], trainer.state.log_history[-2]
     assert first["loss_state"] == 0
@@ -275,7 +277,7 @@ def test_an_evaluation_measures_the_masked_loss_alone_and_always_alike(kind, sou
     model = load_initial(source[kind])
     data = data_of(kind)
     data["eval_dataset"] = [data["train_dataset"][row] for row in range(11)]  # drops nothing
-    trainer = SelfDistillTrainer(model, arguments(per_device_eval_batch_size=11), teacher=teacher, **data)
+    trainer = SelfDistillTrainer(model, arguments(per_device_eval_batch_size=11), teacher_model=teacher, **data)
     before = trainer.evaluate()["eval_loss"]
     trainer.data_collator.set_epoch(3)
     assert trainer.evaluate()["eval_loss"] == before
@@ -484,7 +486,7 @@ def test_teachers_of_another_shape_are_refused(initial, arguments):
         SelfDistillTrainer(
             load_initial(initial),
             arguments(),
-            teacher=make_teacher(hidden_size=16, num_attention_heads=2),
+            teacher_model=make_teacher(hidden_size=16, num_attention_heads=2),
             **data_of(TEXT),
         )
 

@@ -1,0 +1,489 @@
+"""A `transformers.Trainer` whose resumed runs equal uninterrupted ones to the last bit.
+
+This file holds every override of a private method of Trainer; the first line of each gives the reason. So a new
+version of transformers can break this file and no other. It knows no teacher, no loss and no pruning. A subclass gives
+its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends in `accounted`), and what checkpoints
+hold (`state_to_save`, `tensors_to_save`, `read_state`).
+
+`run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
+SIGTERM, and `rows.py` and `ranks.py` make rows and ranks agree.
+"""
+
+import copy
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate.data_loader import DataLoaderAdapter
+from accelerate.optimizer import AcceleratedOptimizer
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+
+from ..data.masking import SeededMasks
+from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_checkpoint
+from ..files.folders import naming_the_file
+from ..files.strict_json import read_json_object, write_json
+from ..models.saved_student import first_nonfinite_tensor
+from ..training_args import ExactArguments
+from .checks import settings_that_matter, warn_of_other_settings
+from .evaluation_loop import gathered
+from .ranks import settle_buckets
+from .rows import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps
+from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
+from .sigterm import StopRequest, start_worker
+from .step_log import StepLog
+
+logger = logging.getLogger(__name__)
+
+_FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
+
+
+class ExactTrainer(Trainer):
+    """Trains in whole steps, skips steps whose gradients are not finite, and resumes bit for bit.
+
+    Arguments are those of `transformers.Trainer`; `args` is an [`ExactArguments`]. A subclass makes the `run_folder`,
+    before it loads any model where it can, so that an unusable folder is refused at once.
+    """
+
+    method: ClassVar[str]
+    """Name of the method, which checkpoints hold; a checkpoint of another method is refused."""
+    args: ExactArguments
+    model: PreTrainedModel | Any
+    lr_scheduler: Any
+    data_collator: Any
+    model_wrapped: nn.Module
+    run_folder: RunFolder
+    stop_request = StopRequest()
+    is_stopping = False
+    num_asked_to_stop: torch.Tensor | int = 0
+    has_started = False
+    resumed_from: str = ""
+    resumed_logs: Mapping[str, Any] | None = None
+    epoch_number = 0
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
+        self.loss_is_scaled_for_ga = True
+        self.step_log = StepLog()
+        # First in line, so that users' callbacks see the step as it ends.
+        self.callback_handler.callbacks.insert(0, _Moments(self))
+
+    # What a subclass decides
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model has its final shape; only checkpoints of such a model can be the best one."""
+        return True
+
+    def start_student(self) -> None:
+        """Make the model of a new run ready for its first step; a resumed run gets it from the checkpoint."""
+
+    def prepare_batch(self, batch: Any) -> Any:
+        """Check one micro-batch and return it as `count` and `compute_loss` take it."""
+        return batch
+
+    def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the terms of the loss are averaged over, in one batch: int64 of shape `(n,)`, e.g. rows and tokens.
+
+        `compute_loss` gets the sum over all micro-batches and ranks of a step as `num_items_in_batch`.
+        """
+        raise NotImplementedError
+
+    def num_tokens(self, counts: torch.Tensor) -> int:
+        """Tokens of a step by its counts, for the log of skipped steps; 0 where nobody asks for them."""
+        return 0
+
+    def on_gradients(self) -> None:
+        """Called once a step: gradients are complete, finite, averaged over ranks and not clipped yet."""
+
+    def evaluation_collator(self) -> Any:
+        """The collator of evaluations: the training's, with the masks of epoch 0 if it draws masks."""
+        if not isinstance(self.data_collator, SeededMasks):
+            return self.data_collator
+        collator = copy.deepcopy(self.data_collator)
+        collator.set_epoch(0)
+        return collator
+
+    def smallest_inputs(self) -> dict[str, torch.Tensor]:
+        """One short row that the model can read; see [`settle_buckets`]."""
+        return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=self.args.device)}
+
+    def extra_logs(self) -> dict[str, float]:
+        """Values that training logs report beside the terms of the loss; none by default."""
+        return {}
+
+    # One optimizer step
+
+    @property
+    def rows_per_step(self) -> int:
+        """The global batch: rows an optimizer step, over all micro-batches and ranks."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Fetch the micro-batches of one step, and sum what they count over all of them and all ranks.
+
+        A finished run that is resumed gets no batch.
+        """
+        is_done = 0 < self.state.max_steps <= self.state.global_step and self.is_in_train
+        batches = [] if is_done else self.whole_step(epoch_iterator, num_batches)
+        if not batches:
+            return [], None
+        counts = torch.stack([self.count(batch).to(device) for batch in batches]).sum(0)
+        # One more number travels along, so that all ranks hear of a SIGTERM without a message of its own.
+        is_asked = counts.new_full((1,), int(self.stop_request.is_made))
+        totals = self.accelerator.reduce(torch.cat([counts, is_asked]))
+        self.num_asked_to_stop = totals[-1]
+        return batches, totals[:-1]
+
+    def whole_step(self, batches: Iterator[Any], num_batches: int) -> list[Any]:
+        """The next so many micro-batches, prepared; none if fewer are left, as a step needs all of them."""
+        fetched = list(itertools.islice(batches, num_batches))
+        return [self.prepare_batch(batch) for batch in fetched] if len(fetched) == num_batches else []
+
+    def accounted(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
+        """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients."""
+        if model.training:
+            self.step_log.take_in({"loss": loss} | {f"loss_{name}": term for name, term in terms.items()})
+            # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
+            loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
+        return loss * self.accelerator.num_processes
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one micro-batch; the last one of a step calls `on_gradients`.
+
+        A step whose gradients are not finite is skipped.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.accelerator.sync_gradients:
+            return loss
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        # Read back together: each time the host waits for the device.
+        asked = torch.as_tensor(self.num_asked_to_stop, device=norm.device)
+        is_finite, self.num_asked_to_stop = torch.stack([norm.isfinite(), asked]).tolist()
+        if is_finite:
+            self.step_log.close_step()
+            self.on_gradients()
+        else:
+            self._skip_step(num_items_in_batch)
+        return loss
+
+    def _skip_step(self, counts: torch.Tensor | None) -> None:
+        """Keep the optimizer from a step whose gradients are not finite; one too many in a row ends the run."""
+        num_tokens = 0 if counts is None else self.num_tokens(counts)
+        self.step_log.skip_step(num_tokens)
+        step, in_row = self.state.global_step + 1, self.step_log.num_bad_steps_in_row
+        logger.warning(
+            "step %d is skipped: gradients are not finite (%d in a row), %d tokens", step, in_row, num_tokens
+        )
+        if self.accelerator.scaler is None:
+            self.model.zero_grad(set_to_none=True)  # an optimizer leaves parameters without gradients alone
+        else:
+            # A gradient scaler skips the step itself; it looks at single gradients, which may be finite where their
+            # norm is not.
+            next(p.grad for p in self.model.parameters() if p.grad is not None).fill_(math.inf)
+        if in_row > self.args.max_bad_steps:
+            raise FloatingPointError(
+                f"gradients were not finite for {in_row} steps in a row (max_bad_steps={self.args.max_bad_steps}); "
+                "lower learning_rate or check the data. Last good checkpoint: "
+                f"{self.run_folder.last_good_before(step - in_row + 1)}"
+            )
+
+    def check_finite(self) -> None:
+        """Refuse, by a FloatingPointError, a run that ended with weights or gradients that are not finite."""
+        name = first_nonfinite_tensor(self.model, None, {})
+        # With a gradient scaler a last step may be skipped only because the scale was tried too high.
+        if name is None and self.step_log.num_bad_steps_in_row and self.accelerator.scaler is None:
+            name = "the gradient"
+        if name is not None:
+            raise FloatingPointError(
+                f"{name} is not finite at the end of step {self.state.global_step}; lower learning_rate="
+                f"{self.args.learning_rate:g}"
+            )
+
+    @property
+    def bare_optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer without accelerate's wrapper; None before there is one."""
+        return self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
+
+    # A run from its first step to its last
+
+    def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, or go on where a checkpoint stopped.
+
+        At SIGTERM the step is finished, a checkpoint saved, and the process ends with status 143.
+
+        Args:
+            resume_from_checkpoint: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one
+                in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
+            args: as in `Trainer.train`.
+            kwargs: as in `Trainer.train`.
+
+        Raises:
+            ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer; a new run in a
+                folder that held files before this trainer was made; or data that are not enough for one step.
+            FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
+        """
+        folder = self.run_folder.resolve(resume_from_checkpoint)
+        self.resumed_logs = None
+        if folder is None:
+            self.run_folder.claim()
+            if not self.has_started:
+                self.start_student()
+                self.has_started = True
+        set_seed(self.args.seed)  # whatever was drawn since this trainer was made
+        with StopRequest() as self.stop_request:
+            result = super().train(folder, *args, **kwargs)
+        if self.stop_request.is_made:
+            self.stop_request.leave()
+        check_took_steps(self.state.global_step, self.rows_per_step)
+        return result._replace(training_loss=result.metrics["train_loss"])
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
+        num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
+        check_has_steps(num_steps, self.rows_per_step)
+        values = super().set_initial_training_values(args, dataloader)
+        if num_steps is None:
+            return values
+        # Trainer counts micro-batches at the end of a pass that are too few for a step as one more step. Here they
+        # are left out, so passes, steps and rows all follow from the number of whole steps.
+        _, _, num_examples, _, rows_per_step, _, _ = values
+        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
+        num_epochs, num_rows = math.ceil(max_steps / num_steps), max_steps * self.rows_per_step
+        num_batches = num_steps * args.gradient_accumulation_steps
+        return num_epochs, num_steps, num_examples, num_rows, rows_per_step, num_batches, max_steps
+
+    def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any) -> Any:
+        # The length of a stream is known only when it ends, so Trainer counts all its passes as one. The saved epoch
+        # is exact: the number of whole passes, and the batches of the present one as a share of the whole run's.
+        epochs, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
+        if self.resumed_logs is None or has_length(self.train_dataset):
+            return epochs, batches
+        epochs = int(self.state.epoch)
+        num_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
+        return epochs, round((self.state.epoch - epochs) * num_batches)
+
+    def begin_training(self) -> None:
+        """Called when the length of the run is known, the optimizer is loaded, and Trainer has reset its averages."""
+        self._initial_global_step = 0  # newer versions count this session's steps only, older ones all: see log
+        self.is_stopping = False
+        self.step_log = StepLog()
+        self.epoch_number = int(self.state.epoch or 0)
+        if self.resumed_logs is not None:
+            # load_state_dict accepts moments of any shape silently, and they step silently.
+            check_moments(self.optimizer, self.resumed_from)
+            place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
+            self.step_log.load_state_dict(self.resumed_logs, **place, device=self.args.device)
+        settle_buckets(self.model_wrapped, self.smallest_inputs())
+
+    def begin_epoch(self) -> None:
+        """Called before each pass over the data: it gets masks of its own."""
+        if isinstance(self.data_collator, SeededMasks):
+            self.data_collator.set_epoch(self.epoch_number)
+        self.epoch_number += 1
+
+    def begin_step(self) -> None:
+        """Called before the first micro-batch of a step; subclasses change the model here."""
+
+    def end_step(self) -> None:
+        """Called at the end of a step, before log, evaluate and save."""
+        follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
+        if self.accelerator.optimizer_step_was_skipped and follows_steps:
+            self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
+        self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_asked_to_stop)
+        if self.is_stopping:
+            self.control.should_save = self.control.should_training_stop = True
+
+    def end_epoch(self) -> None:
+        """Called at the end of a pass, or after the step at which a rank was asked to stop: then all ranks leave."""
+        if self.is_stopping:
+            # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
+            step = self.state.global_step
+            logger.warning("SIGTERM: checkpoint-%d is saved; go on with resume_from_checkpoint='last'", step)
+            self.stop_request.leave()
+
+    def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between
+        # would leave half of one.
+        if self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
+            self.run_folder.rotate(Path(self._get_output_dir(trial)), keep=[best])
+        return super()._finalize_training(trial, *args, **kwargs)
+
+    # Data
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
+        # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
+        if not kwargs.get("is_training"):
+            check_evaluation_stream(dataset, self.args.world_size)
+            kept = self.data_collator, self.args.dataloader_drop_last
+            self.data_collator, self.args.dataloader_drop_last = self.evaluation_collator(), False
+            try:
+                return super()._get_dataloader(dataset, *args, **kwargs)
+            finally:
+                self.data_collator, self.args.dataloader_drop_last = kept
+        if isinstance(dataset, IterableDataset):
+            dataset = WholeBatches(dataset, num_rows=self.args.train_batch_size * self.args.world_size)
+        loader = super()._get_dataloader(dataset, *args, **kwargs)
+        # Accelerate hands attributes of the loader that it wraps out, but not in.
+        inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
+        if self.args.dataloader_num_workers:
+            inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
+        return loader
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
+        # the answer also decides whether to save, and SIGTERM asks for a checkpoint.
+        return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
+
+    # Logs
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with every term of the loss and `extra_logs` beside Trainer's own training logs."""
+        if "loss" in logs and "learning_rate" in logs:  # of Trainer: one of the user's own may come on one rank only
+            del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
+            logs |= self.step_log.averages(self.accelerator.reduce)
+            logs |= self.extra_logs()
+        if "train_loss" in logs:
+            logs["train_loss"] = self.step_log.mean_loss(self.accelerator.reduce)
+        if self.resumed_logs is not None and "train_runtime" in logs:
+            # Rates count the steps of this session only, whatever part of the run was resumed.
+            share = 1 - self.resumed_logs["global_step"] / max(1, self.state.global_step)
+            logs |= {name: share * value for name, value in logs.items() if name.endswith("_per_second")}
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; the Hub token is in none of the files."""
+        token, self.args.hub_token = self.args.hub_token, None  # else it would be in training_args.bin
+        try:
+            super().save_model(output_dir, _internal_call=True)
+        finally:
+            self.args.hub_token = token
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Trainer writes straight into checkpoint-N, pushes and rotates before all of it is there.
+        step = self.state.global_step
+        if name := first_nonfinite_tensor(self.model, self.bare_optimizer, self.tensors_to_save()):
+            raise FloatingPointError(
+                f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
+                f"learning_rate. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
+            )
+        run_dir = Path(super()._get_output_dir(trial))
+        checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        logs = self.step_log.state_dict(partial(gathered, self.accelerator))
+        with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(checkpoint)
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                self.write_state(staged, logs | {"global_step": step})
+        # In a row of bad steps the newest checkpoint may be beyond repair, so one from before the row stays too.
+        num_bad_steps = self.step_log.num_bad_steps_in_row
+        good = self.run_folder.last_good_before(step - num_bad_steps + 1) if num_bad_steps else None
+        self.run_folder.rotate(run_dir, keep=[checkpoint, self.state.best_model_checkpoint, good])
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # Where Trainer writes a checkpoint is the folder in which it is staged.
+        return self.run_folder.staged_in or super()._get_output_dir(trial)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Trainer pushes a checkpoint while it is still staged; _save_checkpoint asks again once it is complete.
+        if self.run_folder.staged_in is None:
+            self.push_checkpoint(Path(checkpoint_folder))
+
+    def push_checkpoint(self, checkpoint: Path) -> None:
+        """Push a complete checkpoint to the Hub, as Trainer does."""
+        super()._push_from_checkpoint(str(checkpoint))
+
+    def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
+        """Add `tensors_to_save`, `state_to_save` and the running averages to a staged checkpoint."""
+        if tensors := self.tensors_to_save():
+            with naming_the_file(folder, file=SCORES_FILE):
+                save_file(tensors, folder / SCORES_FILE)
+        write_json(folder / STATE_FILE, self.state_to_save() | {"logs": dict(logs)}, sort_keys=True)
+
+    def tensors_to_save(self) -> dict[str, torch.Tensor]:
+        """Tensors beside those of model and optimizer that a checkpoint holds, by name; on the CPU."""
+        return {}
+
+    def state_to_save(self) -> dict[str, Any]:
+        """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
+        settings = settings_that_matter(self.args) | {"rows_per_step": self.rows_per_step}
+        return {"method": self.method, "settings": settings}
+
+    def read_state(self, folder: Path) -> dict[str, Any]:
+        """Bring the model back to a verified checkpoint; subclasses bring back what they added.
+
+        Returns:
+            `dict`: what `state_to_save` gave, and `logs`.
+
+        Raises:
+            ValueError: the checkpoint is of another run or method, or its parameters are not the model's.
+        """
+        path = folder / STATE_FILE
+        state = read_json_object(path, str(path))
+        self.check_state(state, folder)
+        # Trainer only warns of missing weights, and some models are saved under other names than they have in memory.
+        saved = type(self.model).from_pretrained(folder, dtype="float32")
+        self.model.load_state_dict(saved.state_dict())
+        return state
+
+    def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Refuse a checkpoint of another run by a ValueError, and warn of other settings; `state` is its content."""
+        own = self.state_to_save()
+        check_same_run(state, own, folder)
+        warn_of_other_settings(own["settings"], state["settings"])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Trainer would load weights into a model of other widths. The optimizer doesn't exist yet.
+        check_resumable(resume_from_checkpoint, (OPTIMIZER_NAME, SCHEDULER_NAME))
+        self.resumed_from = resume_from_checkpoint
+        self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
+        self.has_started = True
+
+    def _load_best_model(self) -> None:
+        # The best model may have other widths than the last one, and its files may have been damaged since.
+        check_manifest(self.state.best_model_checkpoint)
+        self.read_state(Path(self.state.best_model_checkpoint))
+
+
+class _Moments(TrainerCallback):
+    """Calls the trainer at the moments that Trainer offers to callbacks only."""
+
+    def __init__(self, trainer: ExactTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_epoch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_epoch()
