@@ -18,7 +18,7 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
         help: one line for `--help`: unit, range and effect.
         limits: `range`: an interval of numbers such as `"[0, 1)"`; `least` and `most`: bounds of whole numbers;
             `choices`, which a `Literal` type hint lists as well; `text`: what a string that isn't empty names. They
-            hold for each entry of a tuple. `None` is allowed where the hint has it.
+            hold for each entry of a tuple. `None` is allowed where the hint has it; other names are notes.
     """
     return field(default=default, metadata={"help": _Help(help, limits)})
 

@@ -73,7 +73,7 @@ _NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class GradientFreeSettings:
-    """Settings of [`prune_gradient_free`]; `origin` in a field's metadata is that of its default.
+    """Settings of [`prune_gradient_free`]; each field has the `origin` of its default.
 
     Raises:
         ValueError: a value is out of range.

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 
 from homodistil_hf import GradientFreeSettings, export_student, prune_gradient_free, verify_export
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
+from homodistil_hf.files.field_checks import limits_of
 from homodistil_hf.methods.gradient_free.pruning import (
     export_facts,
     filter_scores,
@@ -318,7 +319,7 @@ def test_activations_that_are_not_finite_are_told(model):
         ({"tolerance": float("nan")}, "tolerance=nan is outside"),
         ({"max_iterations": 0}, "max_iterations=0 is not a whole number of at least 1"),
         ({"max_rescaling_tokens": 2.5}, "max_rescaling_tokens=2.5 is not a whole number of at least"),
-        ({"rescaling": True}, "rescaling=True is unknown"),
+        ({"rescaling": True}, "rescaling=True is not one of least_squares, none"),
         ({"dtype": "float16"}, "dtype='float16' is not one of auto, bfloat16, float32"),
     ],
 )
@@ -330,7 +331,7 @@ def test_settings_are_checked(values, message):
 def test_the_page_lists_every_setting_with_its_origin():
     page = (Path(__file__).parents[3] / "docs" / "gradient_free.md").read_text(encoding="utf-8")
     for entry in dataclasses.fields(GradientFreeSettings):
-        assert f"| `{entry.name}` | `{entry.default}` | {entry.metadata['origin']} |" in page
+        assert f"| `{entry.name}` | `{entry.default}` | {limits_of(entry)['origin']} |" in page
 
 
 def test_a_model_by_name_is_loaded(model, tmp_path):
