@@ -15,7 +15,6 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from .model import EmbeddingModel, pooled
-from .teacher_vectors import VECTOR
 
 TEMPERATURE = 0.05
 """Of similarities between vectors, before the softmax."""
@@ -117,15 +116,13 @@ class EmbeddingDistillation(DistillationLoss):
             `(terms, outputs)`: `vector`, `relational`, `hidden` and `embedding`, and while units are scored `probe`
             (Σ v·z_s with the directions v of the batch) → this batch's share of the average over the global batch.
         """
-        known_BD = inputs.get(VECTOR)
-        inputs = self.task.with_positions({name: value for name, value in inputs.items() if name != VECTOR})
+        inputs = self.task.with_positions(inputs)
         num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
-        forward["output_hidden_states"] = self.needs_states
+        forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         mask_BT = inputs.get("attention_mask")
-        if known_BD is None or self.needs_states:
-            teacher = self.teacher(**forward)
-            known_BD = self.model.vectors(teacher.last_hidden_state, mask_BT).clone()
+        teacher = self.teacher(**forward)
+        known_BD = self.model.vectors(teacher.last_hidden_state, mask_BT).clone()
         student = model(**forward)
         student_BD, own_BD = self.mapped_and_own(student.last_hidden_state, mask_BT)
         teacher_BD = F.normalize(known_BD, dim=-1)
@@ -136,22 +133,11 @@ class EmbeddingDistillation(DistillationLoss):
         if self.weights[self.task.name]:
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
         terms = {name: term / num_texts for name, term in terms.items()}
-        if self.needs_states:
+        if forward["output_hidden_states"]:
             with autocast():
                 errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
             terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         return terms, student
-
-    @property
-    def needs_states(self) -> bool:
-        """Whether the loss compares hidden states or embeddings, for which the teacher must run in every step."""
-        return bool(self.weights["hidden"] or self.weights["embedding"])
-
-    def teacher_vectors(self, inputs: Inputs) -> torch.Tensor:
-        """The teacher's vectors of a batch, `(B, D)`, of length 1."""
-        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
-        vectors_BD = self.model.vectors(self.teacher(**forward).last_hidden_state, inputs.get("attention_mask"))
-        return F.normalize(vectors_BD, dim=-1)
 
     def mapped_and_own(
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None

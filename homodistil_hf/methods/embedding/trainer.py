@@ -9,14 +9,12 @@ import copy
 import dataclasses
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
-from datasets import Dataset
 from torch import nn
 
 from ...distillation.teacher import FrozenTeacher
@@ -35,7 +33,6 @@ from .folder import export_embedding_model, student_model
 from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .objective import EmbeddingDistillation, fit_dense
-from .teacher_vectors import VECTOR, with_vectors
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
@@ -199,39 +196,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.fit_map()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As [`DistillationTrainer.train`], with the teacher's vectors made beforehand where no state is compared.
-
-        The map is fitted once more to the states that the student ends with.
-        """
-        self._make_teacher_vectors()
+        """As [`DistillationTrainer.train`]; the map is fitted once more, to the states that the student ends with."""
         result = super().train(*args, **kwargs)
         if self.method_settings["output"] != "student":
             self.fit_map()
         return result
-
-    def _make_teacher_vectors(self) -> None:
-        """Put the teacher's vectors beside the texts, if they are all that is asked of it and none is made in vain."""
-        rows, distillation = self.train_dataset, cast(EmbeddingDistillation, self.distillation)
-        if not isinstance(rows, Dataset) or VECTOR in rows.column_names or distillation.needs_states:
-            return
-        args, num_rows = self.args, len(rows)
-        wanted = (
-            args.max_steps * self.rows_per_step if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_rows)
-        )
-        if wanted < num_rows and args.train_sampling_strategy != "sequential":
-            return  # no text is read twice, and which ones are is drawn as they are read
-        key = f"{distillation.model.sha256} {distillation.teacher.dtype}"
-
-        def vectors_of(given: list[dict[str, Any]]) -> torch.Tensor:
-            batch = self.data_collator(given)
-            forward = {name: batch[name].to(args.device) for name in ("input_ids", "attention_mask")}
-            return distillation.teacher_vectors(forward)
-
-        with args.main_process_first(desc="making the teacher's vectors"):
-            sizes = {"batch_size": args.train_batch_size, "num_rows": min(wanted, num_rows)}
-            self.train_dataset = with_vectors(rows, vectors_of, key=key, **sizes)
-        self._set_signature_columns_if_needed()  # the encoder takes no vector
-        self._signature_columns = [*self._signature_columns, VECTOR]
 
     @torch.no_grad()
     def fit_map(self) -> None:
