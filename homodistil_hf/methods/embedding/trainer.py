@@ -50,8 +50,8 @@ LEAST_SPREAD = 0.1
 class EmbeddingDistilTrainer(HomoDistilTrainer):
     """Prunes the encoder of an embedding model and distils its vectors; needs unlabelled texts alone.
 
-    L = w_vector·Σ‖z_s − z_t‖² + w_relational·KL of similarities + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k)
-    + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
+    L = w_vector·Σ‖z_s − z_t‖² + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e),
+    averaged over texts, or tokens.
 
     Args:
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher` the
@@ -59,7 +59,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         args: the run's settings; masked words, classes, KL and attention have no part in the loss.
         teacher: who the student learns from; default: `model`.
         vector_weight: ≥ 0.
-        relational_weight: ≥ 0.
         output: `teacher`: vectors in its space. `student`: shorter ones in a space of its own; the map is thrown away
             after the training. A whole number N: those of the teacher along its N principal axes.
         layers: how many of the teacher's layers the student has, spread evenly, or which, rising, from 0; they are as
@@ -98,7 +97,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         *,
         teacher: str | Path | EmbeddingModel | None = None,
         vector_weight: float = VECTOR_WEIGHT,
-        relational_weight: float = 0.0,
         output: str | int = "teacher",
         layers: int | Sequence[int] | None = None,
         data_collator: Any = None,
@@ -107,15 +105,16 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.start: Any = None if teacher is None else model
         whole: Any = model if teacher is None else teacher
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
-        weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
-        _check_settings(args, vector=vector_weight, relational=relational_weight)
+        _check_settings(args, vector_weight)
         settle_embedding_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
         check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
                 f"layers={shown(layers)}: a student that starts as another one has that one's; leave it out"
             )
-        self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
+        self.method_settings = {"vector_weight": vector_weight, "output": output}
+        if layers is not None:
+            self.method_settings["layers"] = layers
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
         if data_collator is None:
             dimension = self.embedding_model.dimension if isinstance(output, str) else output
@@ -145,7 +144,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         weights |= {"probe": 0.0, "vector": self.method_settings["vector_weight"]}
-        weights |= {"relational": self.method_settings["relational_weight"]}
         # Copies: exports are written from the caller's model, on the CPU.
         layers = tuple(
             dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
@@ -258,8 +256,9 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
         raise ValueError(f"output={shown(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
 
 
-def _check_settings(args: HomoDistilTrainingArguments, **weights: float) -> None:
-    check_loss_weights(weights | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
+def _check_settings(args: HomoDistilTrainingArguments, vector_weight: float) -> None:
+    weights = {"vector": vector_weight, "hidden": args.hidden_weight, "embedding": args.embedding_weight}
+    check_loss_weights(weights)
     check_pruned_at_once(args, "embedding models")
     if args.attention_weight:
         raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")

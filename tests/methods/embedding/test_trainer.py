@@ -37,7 +37,6 @@ def full_plan():
 def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
     trainer = make_embedding_trainer(learning_rate=None)
     assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
-    assert trainer.distillation.weights["relational"] == 0.0
 
 
 @pytest.mark.parametrize("dense", [None, 5])
@@ -49,7 +48,7 @@ def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, de
     assert (found["eval_cosine"], found["eval_neighbours"]) == (pytest.approx(1.0), 1.0)
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
-    for name in ("vector", "relational", "hidden", "embedding"):
+    for name in ("vector", "hidden", "embedding"):
         assert terms[f"loss_{name}"] == pytest.approx(0.0, abs=1e-9), name
 
 
@@ -59,11 +58,11 @@ def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
     assert trainer.kept == trainer.plan
     assert trainer.distillation.dense.weight.shape == (32, 16)
     steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
-    for name in ("vector", "relational", "hidden", "embedding"):
+    for name in ("vector", "hidden", "embedding"):
         first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
         assert 0 < last < first, name
     assert {name for name in steps[0] if name.startswith("loss_")} == {
-        f"loss_{name}" for name in ("vector", "relational", "hidden", "embedding")
+        f"loss_{name}" for name in ("vector", "hidden", "embedding")
     }
     end = trainer.held_out_metrics
     assert set(end) >= {"cosine", "neighbours", "neighbours_in_index", "spread", "kept_fraction_hidden"}
@@ -300,9 +299,8 @@ def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(output="student", max_steps=40)
     trainer.train()
     steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
-    for name in ("vector", "relational"):
-        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
-        assert 0 < last < first, name
+    first, last = (sum(entry["loss_vector"] for entry in part) for part in (steps[:5], steps[-5:]))
+    assert 0 < last < first
     exported = load_embedding_model(trainer.export(tmp_path / "student"))
     assert (exported.dimension, exported.dense) == (16, ())
     assert_same_vectors(trainer, exported)
@@ -367,7 +365,7 @@ def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
         ({"attention_weight": 1.0}, "attention_weight=1.0 has no part in this loss"),
         (
             {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},
-            "vector_weight, relational_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
+            "vector_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
         ),
     ],
 )
