@@ -264,9 +264,6 @@ class HomoDistilTrainingArguments(DistillationArguments):
     )
 
     # Parameters that control pruning
-    width_allocation: Literal["local", "global"] = setting(
-        "local", "local: each layer reaches the plan's widths; global: heads and FFN compete across layers."
-    )
     pruning_start_fraction: float = setting(
         0.0, "Share in [0, 1) of all steps before the first unit is dropped.", range="[0, 1]"
     )

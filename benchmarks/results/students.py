@@ -1,5 +1,6 @@
 """What was measured, as tables of students of sweeps, of fine-tuned models and of short runs; no statistics."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -50,9 +51,13 @@ class Results:
         known = setting_names() - {"method"}
         files = (file for file in sorted(sweeps_folder.glob("*.json")) if file.stem != "smoke")
         sweeps = {file.stem: read_sweep(file, known) for file in files}
-        records = {
-            name: in_order(sweep.cells, read_records(folder / f"{name}.jsonl")) for name, sweep in sweeps.items()
-        }
+        records = {}
+        for name, sweep in sweeps.items():
+            found = list(read_records(folder / f"{name}.jsonl"))
+            known = {cell.name for cell in sweep.cells}
+            removed = [as_cell(record) for record in found if record["cell"] not in known]
+            sweeps[name] = dataclasses.replace(sweep, cells=(*sweep.cells, *removed))
+            records[name] = in_order(sweeps[name].cells, found)
         return cls(folder, sweeps, records)
 
     def json(self, name: str) -> Any:

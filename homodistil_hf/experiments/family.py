@@ -86,7 +86,6 @@ def _check_settings(settings: RunConfig) -> None:
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
     for name, value, is_possible, remedy in (
         *((name, value, False, remedy) for name, value, remedy in student_run(settings).chain_problems(settings)),
-        ("width_allocation", training.width_allocation, training.width_allocation == "local", "use 'local'"),
         ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
         (
             "resume_from_checkpoint",

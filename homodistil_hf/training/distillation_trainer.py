@@ -107,6 +107,8 @@ class DistillationTrainer(ExactTrainer):
     """The teacher's layer for each of the student's, where the teacher has more."""
     told_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
     """Held-out metrics of student and teacher that a run's results report."""
+    started_as: str | None = None
+    """Folder name of the student that this one started as, in a family; for the card."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 

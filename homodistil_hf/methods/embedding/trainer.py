@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import itertools
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 from accelerate.utils import broadcast
-from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -40,7 +38,6 @@ from .folder import export_embedding_model, student_model
 from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .objective import EmbeddingDistillation, fit_dense
-from .teacher_vectors import VECTOR, with_vectors
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
@@ -74,7 +71,6 @@ class EmbeddingDistilArguments(HomoDistilTrainingArguments):
     vector_weight: float = setting(
         VECTOR_WEIGHT, "Factor ≥ 0 of the squared distance between vectors, a text.", range="[0, inf)"
     )
-    relational_weight: float = setting(0.0, "Factor ≥ 0 of the KL of similarities between texts.", range="[0, inf)")
     output: str = setting(
         "teacher",
         "Vectors: teacher (in its space), student (shorter, a space of its own), or N: along the teacher's N first "
@@ -102,8 +98,8 @@ def _number_in(value: Any) -> Any:
 class EmbeddingDistilTrainer(HomoDistilTrainer):
     """Prunes the encoder of an embedding model and distils its vectors; needs unlabelled texts alone.
 
-    L = w_vector·Σ‖z_s − z_t‖² + w_relational·KL of similarities + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k)
-    + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
+    L = w_vector·Σ‖z_s − z_t‖² + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e),
+    averaged over texts, or tokens.
 
     Args:
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher_model`
@@ -254,39 +250,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.fit_map()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As [`DistillationTrainer.train`], with the teacher's vectors made beforehand where no state is compared.
-
-        The map is fitted once more to the states that the student ends with.
-        """
-        self._make_teacher_vectors()
+        """As [`DistillationTrainer.train`]; the map is fitted once more, to the states that the student ends with."""
         result = super().train(*args, **kwargs)
         if self.args.output != "student":
             self.fit_map()
         return result
-
-    def _make_teacher_vectors(self) -> None:
-        """Put the teacher's vectors beside the texts, if they are all that is asked of it and none is made in vain."""
-        rows, distillation = self.train_dataset, cast(EmbeddingDistillation, self.distillation)
-        if not isinstance(rows, Dataset) or VECTOR in rows.column_names or distillation.needs_states:
-            return
-        args, num_rows = self.args, len(rows)
-        wanted = (
-            args.max_steps * self.rows_per_step if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_rows)
-        )
-        if wanted < num_rows and args.train_sampling_strategy != "sequential":
-            return  # no text is read twice, and which ones are is drawn as they are read
-        key = f"{distillation.model.sha256} {distillation.teacher.dtype}"
-
-        def vectors_of(given: list[dict[str, Any]]) -> torch.Tensor:
-            batch = self.data_collator(given)
-            forward = {name: batch[name].to(args.device) for name in ("input_ids", "attention_mask")}
-            return distillation.teacher_vectors(forward)
-
-        with args.main_process_first(desc="making the teacher's vectors"):
-            sizes = {"batch_size": args.train_batch_size, "num_rows": min(wanted, num_rows)}
-            self.train_dataset = with_vectors(rows, vectors_of, key=key, **sizes)
-        self._set_signature_columns_if_needed()  # the encoder takes no vector
-        self._signature_columns = [*self._signature_columns, VECTOR]
 
     @torch.no_grad()
     def fit_map(self) -> None:
