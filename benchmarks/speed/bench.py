@@ -5,7 +5,7 @@
 
 The second form records cases in docs/results/speed.json, the first case with a bar chart; other cases keep what the
 file has. The first takes 10 minutes on 2 quiet cores. With 24 GB of memory the one of BERT-base needs
-MALLOC_ARENA_MAX=1: its arms share one process.
+MALLOC_ARENA_MAX=1: its variants share one process.
 """
 
 import json
@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     SHIPPED: {"student": "216-9x24-528", "batch_size": 16, "rounds": 9, "points": 4},
     "bert-base-bfloat16": BERT_BASE | {"rounds": 5, "points": 4},
     "teacher6x384-bfloat16-attention": OLDER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
-    "teacher6x384-bfloat16-platon": OLDER | {"importance_metric": "platon", "with_opponents": False, "points": 3},
+    "teacher6x384-bfloat16-platon": OLDER | {"importance_metric": "platon", "with_baselines": False, "points": 3},
     "teacher6x384-bfloat16-512": OLDER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
     GROWTH: OLDER,
 }
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write all numbers as JSON")
     parser.add_argument("--chart", type=Path, help="draw the parts of a step (needs matplotlib)")
     settings, options = parser.parse_args_into_dataclasses(args=words)
-    keep_memory()  # as the command line does, for all arms
+    keep_memory()  # as the command line does, for all variants
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for case in options.cases:
         print(f"\n# {case}\n", flush=True)

@@ -18,9 +18,9 @@ import torch._inductor.config
 from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
 
-from benchmarks.speed import arms
+from benchmarks.speed import variants
+from benchmarks.speed.interleaved import GatedRun
 from benchmarks.speed.settings import BenchSettings, make_workload
-from benchmarks.speed.turns import GatedRun
 from benchmarks.speed.whole_run import summary, way_of
 from homodistil_hf.files.provenance import machine_facts
 
@@ -47,12 +47,12 @@ def measure(*, is_dynamic: bool) -> dict[str, Any]:
     places, work = way_of(SETTINGS).places, make_workload(SETTINGS, num_steps=SETTINGS.points * STEPS_A_WIDTH + 1)
     first, others, num_graphs = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        run = GatedRun("compiled", arms.our_trainer(SETTINGS, work, next(iter(places.values())), Path(folder)))
+        run = GatedRun("compiled", variants.our_trainer(SETTINGS, work, next(iter(places.values())), Path(folder)))
         try:
             for place in places.values():
                 if place.plan != run.trainer.kept:
-                    arms.choice_seconds(run.trainer, place.plan)
-                seconds = [run.turn() for _ in range(STEPS_A_WIDTH)]
+                    variants.choice_seconds(run.trainer, place.plan)
+                seconds = [run.advance() for _ in range(STEPS_A_WIDTH)]
                 first.append(seconds[0])
                 others += seconds[1:]
                 num_graphs.append(counters["stats"]["unique_graphs"])

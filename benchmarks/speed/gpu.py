@@ -22,7 +22,7 @@ from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench
 
 RECIPE = BERT_BASE | {"compiled": True}
-MEASURED = {"points": 6, "rounds": 10, "warmup_rounds": 3, "with_opponents": False}
+MEASURED = {"points": 6, "rounds": 10, "warmup_rounds": 3, "with_baselines": False}
 NO_CUDA = (
     "no CUDA device: nothing is measured. Run this on one, or try it out with --device cpu, a small --shape and a "
     "small --sequences_a_step."
@@ -48,7 +48,7 @@ def main(words: list[str] | None = None) -> int:
         sizes = {"batch_size": batch_size, "accumulation_steps": options.sequences_a_step // batch_size}
         try:
             results = run_bench(replace(settings, **sizes))
-            print(f"{format_bench(results)}\n\n{verdict(results)}", flush=True)
+            print(f"{format_bench(results)}\n\n{comparison(results)}", flush=True)
         except torch.OutOfMemoryError as error:
             results = {"out_of_memory": str(error)}
             print(f"does not fit: {error}", flush=True)
@@ -57,8 +57,8 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def verdict(results: dict[str, Any]) -> str:
-    ours, start = results["schedule"]["ours"], results["arms"]["ours, start"]
+def comparison(results: dict[str, Any]) -> str:
+    ours, start = results["schedule"]["ours"], results["variants"]["ours, start"]
     given = results["settings"]
     return (
         f"whole recipe, {given['max_steps']:,} steps of {given['accumulation_steps'] * given['batch_size']:,} × "

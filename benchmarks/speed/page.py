@@ -20,7 +20,7 @@ from benchmarks.speed.growth import format_growth
 from benchmarks.speed.measure import step_shape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
-from benchmarks.speed.whole_run import FULL_WIDTH, LOOPS, ONE_SHOT, OPPONENTS, PLAIN, START, STRONG, mean_cost, way_of
+from benchmarks.speed.whole_run import BASELINES, FULL_WIDTH, LOOPS, ONE_SHOT, PLAIN, START, STRONG, mean_cost, way_of
 from homodistil_hf.training.setup import MOST_COMPILED_WIDTHS
 
 DOCS = Path("docs")
@@ -83,7 +83,7 @@ def answer(results: Mapping[str, Any]) -> str:
         f"tokens a second: {', '.join(beside)}.** Scores, masks and slicing take "
         f"{results['schedule']['pruning']['fraction']:.1%} of the time."
     )
-    if missing := [name for name in OPPONENTS if name not in results["arms"]]:
+    if missing := [name for name in BASELINES if name not in results["variants"]]:
         text += (
             f" Not measured in this record: {' and '.join(missing)}; `python -m benchmarks.speed.bench --cases "
             f"{SHIPPED}` measures all on the shipped configuration, on a machine that does nothing else."
@@ -125,9 +125,9 @@ def opponents_goals(results: Mapping[str, Any]) -> list[Goal]:
 
 def base_goals(results: Mapping[str, Any]) -> list[Goal]:
     """BERT-base's shapes."""
-    start, gained = results["arms"][START], results["schedule"]["ours"]["speedups"][FULL_WIDTH]
+    start, gained = results["variants"][START], results["schedule"]["ours"]["speedups"][FULL_WIDTH]
     share, ceiling = start["useful_flops_fraction"], narrowing_ceiling(results)
-    memory = start["peak_memory_bytes"] / results["arms"][PLAIN]["peak_memory_bytes"]
+    memory = start["peak_memory_bytes"] / results["variants"][PLAIN]["peak_memory_bytes"]
     narrowing, goal = "whole schedule from BERT-base to homobert-tiny, × a student that stays as wide", "≥ 2.2×"
     flops = "useful FLOPs at BERT-base shapes, kept fraction 1, of the matrix products' limit"
     return [
@@ -162,7 +162,7 @@ def narrowing_ceiling(results: Mapping[str, Any]) -> float:
 
 def why_narrowing_gains_less(results: Mapping[str, Any]) -> str:
     """What keeps a run below that ceiling, from the profile."""
-    ours = {name: arm for name, arm in results["arms"].items() if name not in OPPONENTS}
+    ours = {name: variant for name, variant in results["variants"].items() if name not in BASELINES}
     last_name, last = list(ours.items())[-1]
     shares = {part: seconds / sum(last["part_seconds"].values()) for part, seconds in last["part_seconds"].items()}
     gain = results["schedule"]["ours"]["speedups"][FULL_WIDTH]["median"]
@@ -186,9 +186,9 @@ def pruning_share(results: Mapping[str, Any]) -> float:
     """Of all places: scores in every step, choices of masks and slicing spread over all steps."""
     extra, schedule = results["schedule"]["pruning"], results["schedule"]["ours"]["seconds"]["median"]
     shares = [
-        (arm["part_seconds"]["scores"] + arm["part_seconds"]["masks"]) / sum(arm["part_seconds"].values())
-        for name, arm in results["arms"].items()
-        if name not in OPPONENTS
+        (variant["part_seconds"]["scores"] + variant["part_seconds"]["masks"]) / sum(variant["part_seconds"].values())
+        for name, variant in results["variants"].items()
+        if name not in BASELINES
     ]
     return max(shares) + extra["choices_seconds"] / schedule
 
@@ -257,8 +257,8 @@ def cases(speed: Mapping[str, Any]) -> str:
     """All cases, a line each."""
     rows = []
     for name, results in speed.items():
-        ours = [arm for arm in results["arms"] if arm not in OPPONENTS]
-        rates = [spread(results["arms"][arm]["tokens_per_second"], "{:,.0f}") for arm in (START, ours[-1])]
+        ours = [variant for variant in results["variants"] if variant not in BASELINES]
+        rates = [spread(results["variants"][variant]["tokens_per_second"], "{:,.0f}") for variant in (START, ours[-1])]
         whole = results["schedule"]["ours"]
         ratios = [spread(whole["speedups"].get(other), "{:.2f}") for other in (PLAIN, FULL_WIDTH)]
         rows.append((name, *rates, spread(whole["tokens_per_second"], "{:,.0f}"), *ratios))

@@ -14,10 +14,10 @@ from benchmarks.speed.profiles import PARTS
 from benchmarks.speed.settings import SHAPES, BenchSettings
 from benchmarks.speed.tables import draw_parts, format_bench
 from benchmarks.speed.whole_run import (
+    BASELINES,
     FULL_WIDTH,
     LOOPS,
     ONE_SHOT,
-    OPPONENTS,
     PLAIN,
     START,
     STRONG,
@@ -44,35 +44,35 @@ def test_all_arms_start_with_the_same_losses(results):
 
 
 def test_every_arm_is_measured(results):
-    assert set(results["arms"]) == {*OPPONENTS, *way_of(BenchSettings(**TINY)).places}
-    for facts in results["arms"].values():
+    assert set(results["variants"]) == {*BASELINES, *way_of(BenchSettings(**TINY)).places}
+    for facts in results["variants"].values():
         assert len(facts["step_seconds"]["values"]) == 2
         assert facts["tokens_per_second"]["median"] > 0
         assert facts["useful_flops_fraction"]["median"] > 0
         assert facts["peak_memory_bytes"] > 0
         assert tuple(facts["part_seconds"]) == PARTS
     for loop in LOOPS:
-        assert results["arms"][loop]["speedups"][loop]["values"] == [1.0, 1.0]
+        assert results["variants"][loop]["speedups"][loop]["values"] == [1.0, 1.0]
 
 
 def test_places_lead_from_the_teachers_widths_to_the_target(results):
     own = BenchSettings(**TINY)
-    *_, last = (facts for name, facts in results["arms"].items() if name not in OPPONENTS)
+    *_, last = (facts for name, facts in results["variants"].items() if name not in BASELINES)
     assert last["plan"] == own.target.to_dict()
-    assert results["arms"][ONE_SHOT]["plan"] == own.target.to_dict()
-    plans = [results["arms"][name]["plan"] for name in (START, *LOOPS)]
+    assert results["variants"][ONE_SHOT]["plan"] == own.target.to_dict()
+    plans = [results["variants"][name]["plan"] for name in (START, *LOOPS)]
     assert plans == 3 * [own.full.to_dict()]
     assert last["encoder_macs"] == encoder_macs(own.target, own.length)
 
 
 def test_one_shots_whole_run_has_its_scoring_in_it(results):
-    steps = 100 * results["arms"][ONE_SHOT]["step_seconds"]["median"]
+    steps = 100 * results["variants"][ONE_SHOT]["step_seconds"]["median"]
     assert results["schedule"][ONE_SHOT]["seconds"]["median"] > steps
 
 
 def test_results_are_json_and_a_table(results):
     text = format_bench(json.loads(json.dumps(results)))
-    assert all(name in text for name in results["arms"])
+    assert all(name in text for name in results["variants"])
     assert "loss_attention" in text
     assert f"Scores and {results['schedule']['pruning']['num_choices']} choices of masks, with the slicing" in text
 
@@ -158,10 +158,10 @@ def test_every_recorded_case_is_possible(case):
 def test_the_command_prints_writes_and_draws(tmp_path, capsys):
     flags = [f"--{name}={value}" for name, value in (TINY | {"points": 2, "rounds": 1}).items()]
     files = [f"--output={tmp_path / 'speed.json'}", f"--chart={tmp_path / 'speed.png'}"]
-    assert main([*flags, *files, "--no_with_opponents"]) == 0
+    assert main([*flags, *files, "--no_with_baselines"]) == 0
     printed = capsys.readouterr().out
     assert "× never narrower" in printed
-    assert STRONG not in json.loads((tmp_path / "speed.json").read_text())["arms"]
+    assert STRONG not in json.loads((tmp_path / "speed.json").read_text())["variants"]
     assert (tmp_path / "speed.png").is_file()
 
 

@@ -1,6 +1,6 @@
 """What students of an embedding model are good for: pairs and retrieval, alone and in their teacher's index.
 
-    python -m benchmarks.embedding_tasks --model DIR --data DATA --students half=DIR quarter=DIR
+    python -m benchmarks.studies.embedding_tasks --model DIR --data DATA --students half=DIR quarter=DIR
 
 DIR is a folder of sentence-transformers, DATA one as `homodistil evaluate --task embedding --data_dir` takes it.
 Writes docs/results/embedding_tasks.json and its table in docs/embeddings.md.

@@ -1,9 +1,9 @@
 """Teachers of other architectures, trained here from nothing, as no public checkpoint could be loaded; their students.
 
-    python -m benchmarks.architectures teacher --architecture modernbert --text FILE … --output_dir FOLDER
-    python -m benchmarks.architectures teacher --architecture roberta --start BERT --max_steps 900 --text …
-    homodistil sweep benchmarks/architectures.json
-    python -m benchmarks.architectures table
+    python -m benchmarks.studies.architectures teacher --architecture modernbert --text FILE … --output_dir FOLDER
+    python -m benchmarks.studies.architectures teacher --architecture roberta --start BERT --max_steps 900 --text …
+    homodistil sweep benchmarks/studies/architectures.json
+    python -m benchmarks.studies.architectures table
 
 A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights; or a
 RoBERTa the layers of a BERT, and for each of its tokens the mean of that one's pieces, as from nothing it would take

@@ -1,12 +1,12 @@
 """Text: F1 after fine-tuning of the first weights and of further pre-trained ones, by steps, a row each.
 
-    python -m benchmarks.further_pretraining.text --data DATA --tasks acl_arc scierc --seeds 0 1 2 3 4 --num_steps 200
-    python -m benchmarks.further_pretraining.text --data DATA --tasks acl_arc --num_steps 200 --student macs=0.25
+    python -m benchmarks.studies.further_pretraining_text --data DATA --tasks acl_arc scierc --seeds 0 1 2 3 4 --num_steps 200
+    python -m benchmarks.studies.further_pretraining_text --data DATA --tasks acl_arc --num_steps 200 --student macs=0.25
 
 DATA has `teacher/`, a masked-LM BERT, and `domain/TASK/{train,validation,test}.parquet` with `text` and `label`. Each
-arm is fine-tuned alike, its rate chosen with the first seed on held-out training rows among the same. Rates of the
+variant is fine-tuned alike, its rate chosen with the first seed on held-out training rows among the same. Rates of the
 further pre-training are cells of their own, to be chosen by the validation rows. Rows that are there are not run
-again. With `--student` each arm's model is a teacher first: what is fine-tuned is a student, distilled from it on the
+again. With `--student` each variant's model is a teacher first: what is fine-tuned is a student, distilled from it on the
 task's text and as much general text.
 """
 
@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.further_pretraining.study import ARMS, INITIAL, RECORD, Cell, cells_of, distance, run_study
+from benchmarks.studies.further_pretraining import INITIAL, RECORD, VARIANTS, Cell, cells_of, distance, run_study
 from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.fine_tuning import predict
@@ -37,7 +37,7 @@ METRICS = {"chemprot": "micro", "acl_arc": "macro", "scierc": "macro", "twitter_
 """Data set → the F1 that is customary for it."""
 BATCH_SIZE, ROW_LENGTH = 16, 128
 RATES, STUDENT_RATES = (1e-4, 2e-4), (2e-4, 4e-4)
-"""Of the fine-tuning, searched alike for all arms; smaller models take larger ones."""
+"""Of the fine-tuning, searched alike for all variants; smaller models take larger ones."""
 DROPOUT = 0.0
 """Of the fine-tuning, which is too short for more."""
 
@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4], help="of the further pre-training")
     parser.add_argument("--fine_tuning_steps", type=int, default=None, help="at most; default: the evaluations' own")
     parser.add_argument("--batch_size", type=int, default=16, help="of the fine-tuning")
-    parser.add_argument("--student", help="distil each arm's model to these widths first, such as macs=0.25")
+    parser.add_argument("--student", help="distil each variant's model to these widths first, such as macs=0.25")
     parser.add_argument("--distilling_steps", type=int, default=500)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/further_pretraining"))
     parser.add_argument("--record", type=Path, default=RECORD)
@@ -72,9 +72,9 @@ def _options() -> argparse.Namespace:
 def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) -> dict[str, Any]:
     """Pre-train unless that is done, fine-tune, and measure: F1, distance from the first weights, settings chosen."""
     model = adapted = initial = str(data / "teacher")
-    if cell["arm"] != INITIAL:
+    if cell["variant"] != INITIAL:
         folder = output_dir / "-".join(str(cell[name]) for name in ("task", "num_steps", "rate", "seed"))
-        model = adapted = str(further_pre_trained(cell, initial, data, folder) / ARMS[cell["arm"]])
+        model = adapted = str(further_pre_trained(cell, initial, data, folder) / VARIANTS[cell["variant"]])
     if cell["student"]:
         model = distilled(cell, adapted, data, output_dir / "distilled")
     tuned = output_dir / "fine_tuned"
@@ -100,7 +100,7 @@ def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) ->
 
 
 def further_pre_trained(cell: Cell, initial: str, data: Path, folder: Path) -> Path:
-    """Both arms' models of a number of steps, a rate and a seed, in one folder; goes on where it was."""
+    """Both variants' models of a number of steps, a rate and a seed, in one folder; goes on where it was."""
     tokenizer = AutoTokenizer.from_pretrained(initial)
     texts = Dataset.from_parquet(str(data / "domain" / cell["task"] / "train.parquet")).select_columns("text")
     args = SelfDistillationArguments(

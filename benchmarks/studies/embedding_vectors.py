@@ -1,6 +1,6 @@
 """What it saves to make a teacher's vectors once: the same short run three ways, in turns.
 
-    python -m benchmarks.embedding_vectors --model DIR --data DATA --steps 60
+    python -m benchmarks.studies.embedding_vectors --model DIR --data DATA --steps 60
 
 In every step: the teacher runs beside its student. Made: all vectors are made before the first step, as in a first
 run. Found: they are there, as in the next run on these texts. Seconds are of `train()` alone, scoring and fitting of
@@ -18,8 +18,8 @@ from typing import Any
 
 import datasets
 
-from benchmarks.embeddings import PAGE, sentences, trainer_of
 from benchmarks.marked_pages import fill_in
+from benchmarks.studies.embeddings import PAGE, sentences, trainer_of
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.methods.embedding.teacher_vectors import VECTOR
 from homodistil_hf.tables import markdown_table
@@ -54,7 +54,7 @@ def main() -> None:
 
 def timed(way: str, options: argparse.Namespace, texts: dict[str, str]) -> float:
     """Seconds of one run."""
-    cell = {"arm": "vectors alone", "macs": options.macs, "steps": options.steps, "rate": 5e-4, "seed": 0}
+    cell = {"variant": "vectors alone", "macs": options.macs, "steps": options.steps, "rate": 5e-4, "seed": 0}
     trainer, _ = trainer_of(cell, options, texts)
     if way == WAYS[0]:
         trainer._make_teacher_vectors = lambda: None

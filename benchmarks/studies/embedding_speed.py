@@ -1,6 +1,6 @@
 """Size and speed of embedding models side by side, and what int8 costs: torch, ONNX Runtime, ONNX Runtime with int8.
 
-    python -m benchmarks.embedding_speed --data DATA --models teacher=DIR half=DIR quarter=DIR
+    python -m benchmarks.studies.embedding_speed --data DATA --models teacher=DIR half=DIR quarter=DIR
 
 Each DIR is a folder of sentence-transformers, DATA has `glue/stsb`: its development pairs are what is encoded, and
 what quality is measured on. Writes docs/results/embedding_speed.json and its table in docs/embeddings.md, in minutes

@@ -1,4 +1,4 @@
-"""Small embedding models by sentence-transformers' own means, for `benchmarks.embeddings` to compare with.
+"""Small embedding models by sentence-transformers' own means, for `benchmarks.studies.embeddings` to compare with.
 
 Layers are left out of a copy of the teacher, or an encoder of a narrow student's shape starts from random weights;
 both learn the teacher's vectors with the library's Trainer, as its documentation of distillation advises. Needs the

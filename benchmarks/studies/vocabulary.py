@@ -1,7 +1,7 @@
 """Smaller vocabularies of a real model: what of held-out text they cover, and what a student of one is worth.
 
-python -m benchmarks.vocabulary table --model DIR --text FILE … --held_out FILE …       # minutes
-python -m benchmarks.vocabulary students --trimmed RUN --whole RUN --held_out FILE …    # two finished runs of distill
+python -m benchmarks.studies.vocabulary table --model DIR --text FILE … --held_out FILE …       # minutes
+python -m benchmarks.studies.vocabulary students --trimmed RUN --whole RUN --held_out FILE …    # two finished runs of distill
 
 The second compares two students of one teacher, one trimmed with its teacher before it was distilled, the other
 afterwards, with the same tokens: on the same blocks of text, against the same teacher. Both write their tables into

@@ -1,9 +1,9 @@
 """One bit a weight: what parts of the method, activations' bits and narrow students are worth; how fast bits multiply.
 
-    python -m benchmarks.binarization ladder --data_dir DIR --work_dir DIR      # hours; goes on where it stopped
-    python -m benchmarks.binarization bits --tasks stsb --data_dir DIR --work_dir DIR
-    python -m benchmarks.binarization narrow --student DIR --data_dir DIR --work_dir DIR
-    python -m benchmarks.binarization kernel                                    # minutes, on a quiet machine
+    python -m benchmarks.studies.binarization ladder --data_dir DIR --work_dir DIR      # hours; goes on where it stopped
+    python -m benchmarks.studies.binarization bits --tasks stsb --data_dir DIR --work_dir DIR
+    python -m benchmarks.studies.binarization narrow --student DIR --data_dir DIR --work_dir DIR
+    python -m benchmarks.studies.binarization kernel                                    # minutes, on a quiet machine
 
 `WORK_DIR/TASK` is the encoder, fine-tuned for a GLUE task (`DATA_DIR/TASK/train.parquet`); `narrow` fine-tunes the
 student beside it, and binarizes both. All write docs/results/binarization.json and their tables in

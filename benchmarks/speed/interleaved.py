@@ -2,7 +2,7 @@
 
 Every trainer runs its own `train()` in a thread of its own. A callback holds it where a step begins; the main thread
 lets exactly one of them go on until it arrives at its next step. So what is timed is the trainer's real loop, data
-loading, logging and callbacks included, and arms can be interleaved step by step.
+loading, logging and callbacks included, and variants can be interleaved step by step.
 """
 
 import random
@@ -18,10 +18,10 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 
-class Arm(Protocol):
+class Interleaved(Protocol):
     """Whatever takes turns."""
 
-    def turn(self) -> float:
+    def advance(self) -> float:
         """Do one thing once and return its seconds."""
 
 
@@ -73,7 +73,7 @@ class GatedRun:
         self._training.add_done_callback(lambda _: self._gate.arrived.release())
         self._wait()
 
-    def turn(self, within: AbstractContextManager | None = None) -> float:
+    def advance(self, within: AbstractContextManager | None = None) -> float:
         """Let the trainer do one optimizer step, up to the beginning of the next, and return its seconds.
 
         `within` is entered in the trainer's thread before the step and left after it, untimed.
@@ -102,14 +102,14 @@ class GatedRun:
             raise RuntimeError(f"{self.name} ended after {self.trainer.state.global_step} steps; give it more data")
 
 
-def interleave(arms: Mapping[str, Arm], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
-    """Let all arms take turns, in an order that is drawn anew every round; returns the seconds of the timed turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    names = list(arms)
+def interleave(variants: Mapping[str, Interleaved], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
+    """Let all variants take turns, in an order that is drawn anew every round; returns the seconds of the timed turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
     for round_number in range(warmup_rounds + rounds):
         random.Random(round_number).shuffle(names)
         for name in names:
-            duration = arms[name].turn()
+            duration = variants[name].advance()
             if round_number >= warmup_rounds:
                 seconds[name].append(duration)
     return seconds

@@ -1,11 +1,11 @@
 """Images: accuracy after fine-tuning of the first weights and of further pre-trained ones, by steps, a row each.
 
-    python -m benchmarks.further_pretraining.images --data DATA --seeds 0 1 2 3 4 --num_steps 500 2000
+    python -m benchmarks.studies.further_pretraining_images --data DATA --seeds 0 1 2 3 4 --num_steps 500 2000
 
 DATA has `images/cifar10_part/{train,test}.parquet` with `image` and `label`. A small ViT is trained from nothing as a
 masked auto-encoder on half of the classes: the first weights. The other half is the target: further pre-training on
 its images, then fine-tuning on its labels, with the rate that is best on held-out images for the first seed of each
-arm.
+variant.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.further_pretraining.study import ARMS, INITIAL, RECORD, Cell, cells_of, distance, run_study
+from benchmarks.studies.further_pretraining import INITIAL, RECORD, VARIANTS, Cell, cells_of, distance, run_study
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.methods.self_distillation.rounds import RUN_FILE, load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
@@ -127,11 +127,11 @@ def _pre_training(folder: Path, num_steps: int, rate: float, *, seed: int) -> Se
 def measured(cell: Cell, rate: float | None, *, initial: str, data: Path, output_dir: Path) -> dict[str, Any]:
     """Pre-train unless that is done, fine-tune, and measure: accuracy, distance from the first weights, the rate."""
     model, rows, seed = initial, _rows(data, cell["num_images"]), cell["seed"]
-    if cell["arm"] != INITIAL:
+    if cell["variant"] != INITIAL:
         folder = output_dir / "-".join(str(cell[name]) for name in ("num_images", "num_steps", "rate", "seed"))
         args = _pre_training(folder, cell["num_steps"], cell["rate"], seed=seed)
         self_distill(initial, args, train_dataset=rows["train"].remove_columns("labels"))
-        model = str(folder / ARMS[cell["arm"]])
+        model = str(folder / VARIANTS[cell["variant"]])
     tried = partial(
         fine_tuned, model, rows["train"], cell["fine_tuning_steps"], seed=seed, folder=output_dir / "tuned"
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.results.levers import ARMS, HiddenWeightFalls, go_through, score_ffn_by_r2d2, units_left
+from benchmarks.results.changes import VARIANTS, HiddenWeightFalls, go_through, score_ffn_by_r2d2, units_left
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.models.units import encoder_groups
@@ -49,7 +49,7 @@ def test_each_way_can_end_with_the_units_of_the_other(make_trainer, tmp_path):
 
 
 def test_the_settings_of_every_arm_are_valid():
-    for settings in ARMS.values():
+    for settings in VARIANTS.values():
         run_of({"teacher": "x", "student": "macs=0.5", "train_data": ["x"], "output_dir": "x"} | settings, "the test")
 
 

@@ -1,8 +1,8 @@
 """What a change to the method or its settings is worth: short runs beside each other, a row each.
 
-    python -m benchmarks.results.levers at_once every_step --seeds 0 1 2 --max_steps 500
+    python -m benchmarks.results.changes at_once every_step --seeds 0 1 2 --max_steps 500
 
-Rows go to docs/results/levers.json; those that are there are not run again. `at_once_through_masks` and
+Rows go to docs/results/changes.json; those that are there are not run again. `at_once_through_masks` and
 `every_step_through_masks` tell masks and path apart: the first takes the units that gradual pruning with scores of
 every step ends with from the teacher at once, the second goes gradually to the units that are chosen at once.
 """
@@ -32,12 +32,12 @@ from homodistil_hf.models.units import UnitTensors, encoder_groups
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
-RECORD = Path("docs/results/levers.json")
+RECORD = Path("docs/results/changes.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
 _GRADUAL = {"pruning_end_fraction": 0.3}
 _EVERY_STEP = _GRADUAL | {"num_scoring_batches": 0}
-ARMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "at_once": {},
     "gradual": _GRADUAL,
     "gradual_end_0.1": {"pruning_end_fraction": 0.1},
@@ -65,27 +65,27 @@ _SHAPES = {
     "narrow_attention": {"1/4": "240-8x24-488", "1/8": "168-6x24-304"},
     "narrower_attention": {"1/4": "264-6x24-528", "1/8": "184-8x20-208"},
 }
-"""Arm → size → widths with as many MACs as those of SIZES; a stock BERT pads them."""
+"""Variant → size → widths with as many MACs as those of SIZES; a stock BERT pads them."""
 _EMBEDDING_RATES = {"embeddings_0.3": 0.3}
-"""Arm → learning rate of the embeddings, by that of all else."""
+"""Variant → learning rate of the embeddings, by that of all else."""
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
-"""Arm → whose units it ends with."""
+"""Variant → whose units it ends with."""
 _FALLS = {"hidden_falls_to_3": 3.0}
-"""Arm → `hidden_weight` at the end; it falls as the learning rate does."""
+"""Variant → `hidden_weight` at the end; it falls as the learning rate does."""
 _QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "overwrite_output_dir": True}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", choices=ARMS)
+    parser.add_argument("variants", nargs="+", choices=VARIANTS)
     parser.add_argument("--size", choices=SIZES, default="1/4")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--max_steps", type=int, default=500)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/levers"))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/changes"))
     options = parser.parse_args()
     for seed in options.seeds:
-        for arm in options.arms:
-            cell = {"arm": arm, "size": options.size, "seed": seed, "max_steps": options.max_steps}
+        for variant in options.variants:
+            cell = {"variant": variant, "size": options.size, "seed": seed, "max_steps": options.max_steps}
             if cell not in [{name: row[name] for name in cell} for row in _rows()]:
                 row = cell | run(cell, options.output_dir)
                 write_json(RECORD, {"rows": [*_rows(), row]})  # read anew: another process may have added some
@@ -98,24 +98,24 @@ def _rows() -> list[dict[str, Any]]:
 def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """Train one student and evaluate it; the units that it is left with are kept beside it."""
     since, folder = time.perf_counter(), _folder(cell, output_dir)
-    settings = ARMS[cell["arm"]] | {name: cell[name] for name in ("seed", "max_steps")}
-    if cell["arm"] == "same_compute":
+    settings = VARIANTS[cell["variant"]] | {name: cell[name] for name in ("seed", "max_steps")}
+    if cell["variant"] == "same_compute":
         settings["max_steps"] = as_many_steps(SIZES[cell["size"]], cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
-    student = _SHAPES.get(cell["arm"], SIZES)[cell["size"]]
+    student = _SHAPES.get(cell["variant"], SIZES)[cell["size"]]
     values = read_json_object(BASE, str(BASE)) | {"student": student} | _QUIET | settings
     config = run_of(values | {"output_dir": str(folder)}, "the study")
     trainer = make_trainer(config, print)
     kept = units_left(trainer)
-    if (other := _THROUGH.get(cell["arm"])) is not None:
-        go_through(trainer, torch.load(_folder({**cell, "arm": other}, output_dir) / "units.pt"), kept)
-    if cell["arm"] == "ffn_by_r2d2":
+    if (other := _THROUGH.get(cell["variant"])) is not None:
+        go_through(trainer, torch.load(_folder({**cell, "variant": other}, output_dir) / "units.pt"), kept)
+    if cell["variant"] == "ffn_by_r2d2":
         score_ffn_by_r2d2(trainer)
-    if cell["arm"] == "sampled_words":
+    if cell["variant"] == "sampled_words":
         score_by_sampled_words(trainer)
-    if (factor := _EMBEDDING_RATES.get(cell["arm"])) is not None:
+    if (factor := _EMBEDDING_RATES.get(cell["variant"])) is not None:
         give_embeddings_a_rate(trainer, factor)
-    if (last := _FALLS.get(cell["arm"])) is not None:
+    if (last := _FALLS.get(cell["variant"])) is not None:
         trainer.add_callback(HiddenWeightFalls(trainer, last))
     results = train_to_the_end(trainer, config, None, since=since)
     torch.save(kept, folder / "units.pt")
@@ -140,7 +140,7 @@ def as_many_steps(student: str, num_steps: int) -> int:
 
 def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:
     size = cell["size"].replace("/", "-")
-    return output_dir / f"{cell['arm']},{size},{cell['max_steps']},{cell['seed']}"
+    return output_dir / f"{cell['variant']},{size},{cell['max_steps']},{cell['seed']}"
 
 
 def units_left(trainer: DistillationTrainer) -> UnitTensors:

@@ -1,10 +1,10 @@
-"""Pruning without labels or gradients: its kernel on a real model, its time and memory, its quality beside opponents.
+"""Pruning without labels or gradients: its kernel on a real model, its time and memory, its quality beside baselines.
 
-python -m benchmarks.gradient_free kernel --model DIR                      # a minute
-python -m benchmarks.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
-python -m benchmarks.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
+python -m benchmarks.studies.gradient_free kernel --model DIR                      # a minute
+python -m benchmarks.studies.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
+python -m benchmarks.studies.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
 
-All write their tables into docs/gradient_free.md, but for those of another device or record. The opponent with
+All write their tables into docs/gradient_free.md, but for those of another device or record. The baseline with
 labels is written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled
 samples of (∂loss/∂mask)², at masks of one.
 """
@@ -72,7 +72,7 @@ RANKINGS = {
     "R2D2": GradientFreeSettings(ranking="r2d2", **MEANS),
     "R2D2, norms": GradientFreeSettings(ranking="r2d2", **NORMS),
 }
-ARMS = (
+VARIANTS = (
     "random",
     "magnitude",
     "D2",
@@ -82,8 +82,8 @@ ARMS = (
     f"R2D2, norms{RESCALED}",
     f"R2D2{RESCALED}{FOREIGN}",
 )
-ARMS += (FISHER, FISHER + RESCALED)
-RECOVERED_ARMS = tuple(f"{arm}{RECOVERED}" for arm in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
+VARIANTS += (FISHER, FISHER + RESCALED)
+RECOVERED_VARIANTS = tuple(f"{variant}{RECOVERED}" for variant in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
 Batches = list[dict[str, torch.Tensor]]
 
 
@@ -112,7 +112,7 @@ def fisher_scores(model: PreTrainedModel, batches: Batches, dtype: torch.dtype =
 
 
 class Sample:
-    """Rows for one model, and what is measured on them, by matrix products of one type, for all arms and budgets."""
+    """Rows for one model, and what is measured on them, by matrix products of one type, for all variants and budgets."""
 
     def __init__(self, model: PreTrainedModel, batches: Batches, seed: int, dtype: str = "auto"):
         self.model, self.batches, self.seed, self.dtype = to_student(model).eval(), batches, seed, dtype
@@ -147,12 +147,12 @@ class Sample:
         return gradient_free.filter_scores(self.model, measured, settings)
 
 
-def pruned(sample: Sample, arm: str, macs: float) -> PreTrainedModel:
-    """The model of one arm at one budget."""
-    ranking = arm.removesuffix(FOREIGN).removesuffix(RESCALED)
+def pruned(sample: Sample, variant: str, macs: float) -> PreTrainedModel:
+    """The model of one variant at one budget."""
+    ranking = variant.removesuffix(FOREIGN).removesuffix(RESCALED)
     student = copy.deepcopy(sample.model)
     settings = RANKINGS.get(ranking, GradientFreeSettings())
-    products = sample.statistics(settings.activation).products if RESCALED in arm else None
+    products = sample.statistics(settings.activation).products if RESCALED in variant else None
     damping = settings.damping
     gradient_free.prune_filters(student, sample.scores_of(ranking), macs, products=products, damping=damping)
     return student
@@ -230,7 +230,7 @@ def teacher_row(name: str, task: Task, teacher: PreTrainedModel, settings: Squad
 
 
 def run_quality(options: argparse.Namespace) -> None:
-    """One row a (task, share, arm, seed), written as it comes; rows that are there are not measured again."""
+    """One row a (task, share, variant, seed), written as it comes; rows that are there are not measured again."""
     path = options.record
     results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -246,15 +246,17 @@ def run_quality(options: argparse.Namespace) -> None:
             results["rows"][key] = teacher_row(name, task, teacher, settings)
         for seed in options.seeds:
             own, other = (lazy_sample(teacher, source, tokenizer, options, seed) for source in (task, foreign))
-            for macs, arm in itertools.product(options.macs, options.arms):
-                key = f"{name}, {macs:g}, {arm}, seed {seed}"
-                if key in results["rows"] or (arm in ("magnitude", "R2") and seed != options.seeds[0]):
+            for macs, variant in itertools.product(options.macs, options.variants):
+                key = f"{name}, {macs:g}, {variant}, seed {seed}"
+                if key in results["rows"] or (variant in ("magnitude", "R2") and seed != options.seeds[0]):
                     continue  # weights alone rank the same whatever the samples
-                student = pruned((other if arm.endswith(FOREIGN) else own)(), arm.removesuffix(RECOVERED), macs)
-                if arm.endswith(RECOVERED):
+                student = pruned(
+                    (other if variant.endswith(FOREIGN) else own)(), variant.removesuffix(RECOVERED), macs
+                )
+                if variant.endswith(RECOVERED):
                     rows = drawn(task.rows, 10_000, seed=seed)
                     fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
-                told = {"task": name, "macs": macs, "arm": arm, "seed": seed, "dtype": dtype}
+                told = {"task": name, "macs": macs, "variant": variant, "seed": seed, "dtype": dtype}
                 results["rows"][key] = told | {"score": task.score(student)}
                 write_json(path, results)
                 print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
@@ -264,23 +266,26 @@ def run_quality(options: argparse.Namespace) -> None:
 
 
 def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores × 100 of each arm over the seeds of its samples, and what it keeps of the teachers' on average."""
-    table = pd.DataFrame(rows.values()).fillna({"arm": "fine-tuned"})
-    teachers = table[table["arm"] == "fine-tuned"].set_index("task")["score"]
-    arms = [(1.0, "fine-tuned"), *((macs, arm) for macs in (0.7, 0.6) for arm in ARMS + RECOVERED_ARMS)]
+    """Scores × 100 of each variant over the seeds of its samples, and what it keeps of the teachers' on average."""
+    table = pd.DataFrame(rows.values()).fillna({"variant": "fine-tuned"})
+    teachers = table[table["variant"] == "fine-tuned"].set_index("task")["score"]
+    variants = [
+        (1.0, "fine-tuned"),
+        *((macs, variant) for macs in (0.7, 0.6) for variant in VARIANTS + RECOVERED_VARIANTS),
+    ]
     cells = []
-    for macs, arm in arms:
-        found = table[(table["macs"] == macs) & (table["arm"] == arm)].groupby("task")["score"]
+    for macs, variant in variants:
+        found = table[(table["macs"] == macs) & (table["variant"] == variant)].groupby("task")["score"]
         if len(found):
             kept = f"{fmean(found.mean() / teachers[found.mean().index]):.1%}" if len(found) == len(teachers) else "–"
             scores = dict(iter(found))
             told = [f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index]
-            cells.append([f"{macs:.0%}", arm, *told, kept])
+            cells.append([f"{macs:.0%}", variant, *told, kept])
     return "\n".join(markdown_table(["MACs", "", *teachers.index, "kept"], cells))
 
 
 def timed(
-    arm: str, config: BertConfig, num_samples: int, length: int = 128, device: str = "cpu", dtype: str = "float32"
+    variant: str, config: BertConfig, num_samples: int, length: int = 128, device: str = "cpu", dtype: str = "float32"
 ) -> dict[str, float]:
     """Seconds, and the process's peak of memory above what it held before; to be run in a process of its own."""
     torch.manual_seed(0)
@@ -288,32 +293,32 @@ def timed(
     tokens = torch.randint(config.vocab_size, (num_samples, length))
     batches = [{"input_ids": part, "labels": torch.zeros(len(part)).long()} for part in tokens.split(32)]
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    pruned(Sample(model, batches, 0, dtype), arm, 0.6)
+    pruned(Sample(model, batches, 0, dtype), variant, 0.6)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"time_s": round(time.perf_counter() - start, 1), "peak_above_model_mb": round(peak / 1024)}
 
 
 def run_speed(options: argparse.Namespace) -> None:
-    results: dict[str, Any] = {"machine": machine_facts(), "num_samples": options.num_samples, "arms": {}}
+    results: dict[str, Any] = {"machine": machine_facts(), "num_samples": options.num_samples, "variants": {}}
     on_cpu = options.device == "cpu"
     path = RESULTS / f"gradient_free_speed{'' if on_cpu else f'_{options.device}'}.json"
     dtypes = ["float32"] + ["bfloat16"] * multiplies_bfloat16(torch.device(options.device))
-    for arm, dtype in itertools.product(options.arms, dtypes):
+    for variant, dtype in itertools.product(options.variants, dtypes):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
             given = {"config": BertConfig(), "num_samples": options.num_samples, "device": options.device}
-            found = own_process.submit(timed, arm, dtype=dtype, **given).result()
-        results["arms"][f"{arm}, {dtype}"] = found
-        print(f"{arm}, {dtype}: {found}", flush=True)
+            found = own_process.submit(timed, variant, dtype=dtype, **given).result()
+        results["variants"][f"{variant}, {dtype}"] = found
+        print(f"{variant}, {dtype}: {found}", flush=True)
         write_json(path, results)
     if on_cpu:
         fill_in(PAGE, {"speed": speed_table(results)})
 
 
 def speed_table(results: Mapping[str, Any]) -> str:
-    """Seconds and memory of each arm."""
+    """Seconds and memory of each variant."""
     cells = [
-        [arm, f"{found['time_s']:.0f} s", f"{found['peak_above_model_mb'] / 1000:.1f} GB"]
-        for arm, found in results["arms"].items()
+        [variant, f"{found['time_s']:.0f} s", f"{found['peak_above_model_mb'] / 1000:.1f} GB"]
+        for variant, found in results["variants"].items()
     ]
     return "\n".join(markdown_table(["", "time", "memory above the model"], cells))
 
@@ -357,7 +362,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", help="quality: folder with the tasks' rows")
     parser.add_argument("--tasks", nargs="+", default=["stsb", "sst2", "mrpc", "qnli", "squad"])
     parser.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.6])
-    parser.add_argument("--arms", nargs="+", choices=ARMS + RECOVERED_ARMS, default=list(ARMS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS + RECOVERED_VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)), help="of the samples")
     parser.add_argument("--num_samples", type=int, default=2048)
     parser.add_argument("--device", default="cpu", help="speed: such as cuda; its memory is not measured")

@@ -1,6 +1,6 @@
 """What studies of further pre-training share: cells, a row each, and how far weights have gone.
 
-The arms: the first weights; further pre-trained on the training rows; the same with one round of self-distillation.
+The variants: the first weights; further pre-trained on the training rows; the same with one round of self-distillation.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from homodistil_hf.methods.self_distillation.rounds import load_initial
 from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/studies/further_pretraining.jsonl")  # of no sweep
-ARMS = {"further": "round-0/model", "self_distilled": "student"}
-"""Arm → where its model is in the folder of a run."""
+VARIANTS = {"further": "round-0/model", "self_distilled": "student"}
+"""Variant → where its model is in the folder of a run."""
 INITIAL = "initial"
 WORDS = {INITIAL: "fine-tuned only", "further": "further pre-trained", "self_distilled": "self-distilled"}
 PAGE = Path("docs/self_distillation.md")
@@ -29,11 +29,13 @@ Cell = dict[str, Any]
 
 
 def cells_of(tasks: Iterable[str], num_steps: Iterable[int], rates: Iterable[float], **given: Any) -> list[Cell]:
-    """The first weights of each task, then both arms for all lengths and rates of the further pre-training."""
+    """The first weights of each task, then both variants for all lengths and rates of the further pre-training."""
     tasks = list(tasks)
-    cells: list[Cell] = [{"task": task, "arm": INITIAL, "num_steps": 0, "rate": 0.0} | given for task in tasks]
-    every = itertools.product(tasks, num_steps, rates, ARMS)
-    return cells + [{"task": task, "arm": arm, "num_steps": n, "rate": rate} | given for task, n, rate, arm in every]
+    cells: list[Cell] = [{"task": task, "variant": INITIAL, "num_steps": 0, "rate": 0.0} | given for task in tasks]
+    every = itertools.product(tasks, num_steps, rates, VARIANTS)
+    return cells + [
+        {"task": task, "variant": variant, "num_steps": n, "rate": rate} | given for task, n, rate, variant in every
+    ]
 
 
 def run_study(
@@ -43,7 +45,7 @@ def run_study(
 
     Args:
         cells: of [`cells_of`].
-        seeds: one after the other, so that an interrupted study has every arm.
+        seeds: one after the other, so that an interrupted study has every variant.
         record: JSON lines.
         measure: takes a cell with its seed, and the rate of fine-tuning that another seed has chosen, if one has.
     """
@@ -63,14 +65,16 @@ def run_study(
 
 
 def study_table(rows: Iterable[Cell]) -> str:
-    """A row an arm, length and rate: test scores × 100 of each task, and the mean distances from the first weights."""
+    """A row a variant, length and rate: test scores × 100 of each task, and the mean distances from the first weights."""
     table = pd.DataFrame([{"student": ""} | {name: value for name, value in row.items() if value} for row in rows])
     table = table.fillna({"num_steps": 0, "rate": 0.0, "distance": 0.0}).astype({"num_steps": int})
     tasks = list(dict.fromkeys(table["task"]))
     cells = []
-    for (student, num_steps, rate, arm), of_arm in table.groupby(["student", "num_steps", "rate", "arm"], sort=True):
-        words = [WORDS[str(arm)], str(student) or "–", str(num_steps), f"{rate:g}" if rate else "–"]
-        by_task = [of_arm[of_arm["task"] == task] for task in tasks]
+    for (student, num_steps, rate, variant), of_variant in table.groupby(
+        ["student", "num_steps", "rate", "variant"], sort=True
+    ):
+        words = [WORDS[str(variant)], str(student) or "–", str(num_steps), f"{rate:g}" if rate else "–"]
+        by_task = [of_variant[of_variant["task"] == task] for task in tasks]
         cells.append(words + [_score(found) if len(found) else "–" for found in by_task])
     return "\n".join(markdown_table(["", "student", "steps a round", "rate", *tasks], cells))
 

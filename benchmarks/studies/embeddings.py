@@ -1,10 +1,10 @@
 """Students of a real embedding model: which widths, layers and terms keep what, a row a run.
 
-    python -m benchmarks.embeddings --model DIR --data DATA --arms width "layers 0 1 5" --macs 0.5 --seeds 0
-    python -m benchmarks.embeddings --model DIR --data DATA --macs 0.25 --steps 300 --rates 5e-4
+    python -m benchmarks.studies.embeddings --model DIR --data DATA --variants width "layers 0 1 5" --macs 0.5 --seeds 0
+    python -m benchmarks.studies.embeddings --model DIR --data DATA --macs 0.25 --steps 300 --rates 5e-4
 
 DIR is a folder of sentence-transformers (all-MiniLM-L6-v2), DATA has `corpora/{wikipedia,books}/*.parquet` and
-`glue/stsb`. Each arm is trained on the same sentences, one a row, and measured on STS-B's development pairs and on
+`glue/stsb`. Each variant is trained on the same sentences, one a row, and measured on STS-B's development pairs and on
 held-out sentences. Rows that are there are not run again; the table goes to docs/embeddings.md.
 """
 
@@ -24,9 +24,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks import embedding_opponents
-from benchmarks.further_pretraining.study import rows_of
 from benchmarks.marked_pages import fill_in
+from benchmarks.studies import embedding_baselines
+from benchmarks.studies.further_pretraining import rows_of
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.records import Spread
@@ -44,7 +44,7 @@ RECORD, PAGE = Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddi
 LIBRARY, FITTED, GRADUAL = "library", "fitted", "gradual"
 VECTORS_ALONE = {"hidden_weight": 0.0, "embedding_weight": 0.0, "vector_weight": 1.0, "relational_weight": 0.0}
 LAYERS_0_1_5 = {"layers": [0, 1, 5]}
-ARMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "width": {},
     "layers 0 1 5": LAYERS_0_1_5,
     "layers 0 1 2 5": {"layers": [0, 1, 2, 5]},
@@ -64,13 +64,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "library, layers 0 2 4": {LIBRARY: [0, 2, 4]},
     "library, random weights": {LIBRARY: None},
 }
-"""Arm → settings that differ from `width`: all layers, narrower, by the defaults. Those of the library are trained by
+"""Variant → settings that differ from `width`: all layers, narrower, by the defaults. Those of the library are trained by
 sentence-transformers: layers of the teacher, or the shape of `width`, drawn anew."""
-STUDENTS = ("width", "layers 0 1 5", "layers 0 1 2 5", "layers 0 5", *(arm for arm in ARMS if arm.startswith(LIBRARY)))
+STUDENTS = (
+    "width",
+    "layers 0 1 5",
+    "layers 0 1 2 5",
+    "layers 0 5",
+    *(variant for variant in VARIANTS if variant.startswith(LIBRARY)),
+)
 """Arms that are told as students; the others tell what a term, a score or the map brings."""
 TERMS_STEPS, TERMS_MACS = 300, 0.25
 _MEASURES = ("stsb", "cosine", "neighbours")
-_CELL = ["macs", "arm", "steps"]
+_CELL = ["macs", "variant", "steps"]
 _OWN = ("layers", "output", "relational_weight", "vector_weight")
 BATCH_SIZE, MAX_LENGTH = 64, 64
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -80,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.25])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4])
@@ -88,9 +94,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/embeddings"))
     options = parser.parse_args()
     texts = {split: sentences(options, split) for split in ("train", "validation")}
-    given = itertools.product(options.seeds, options.macs, options.rates, options.arms)
-    for seed, macs, rate, arm in given:
-        cell = {"arm": arm, "macs": macs, "rate": rate, "steps": options.steps, "seed": seed}
+    given = itertools.product(options.seeds, options.macs, options.rates, options.variants)
+    for seed, macs, rate, variant in given:
+        cell = {"variant": variant, "macs": macs, "rate": rate, "steps": options.steps, "seed": seed}
         if any(cell.items() <= row.items() for row in rows_of(RECORD)):
             continue
         row = cell | measured(cell, options, texts) | {"machine": machine_facts()}
@@ -125,9 +131,9 @@ def stsb_alone(options: argparse.Namespace) -> Path:
 
 
 def measured(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> dict[str, Any]:
-    """Train one arm, and measure it beside its teacher."""
+    """Train one variant, and measure it beside its teacher."""
     since = time.perf_counter()
-    folder = (by_library if LIBRARY in ARMS[cell["arm"]] else by_us)(cell, options, texts)
+    folder = (by_library if LIBRARY in VARIANTS[cell["variant"]] else by_us)(cell, options, texts)
     time_s = round(time.perf_counter() - since, 1)
     told = evaluate_embedding(
         folder,
@@ -150,16 +156,18 @@ def measured(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str,
 def by_us(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:
     """Train by this package on the texts; the student's folder."""
     trainer, folder = trainer_of(cell, options, texts)
-    fit, when = trainer.fit_map, ARMS[cell["arm"]].get(FITTED, ("start", "end"))
+    fit, when = trainer.fit_map, VARIANTS[cell["variant"]].get(FITTED, ("start", "end"))
     trainer.fit_map = lambda: fit() if ("end" if trainer.state.global_step else "start") in when else None
-    trainer.args.pruning_end_fraction = ARMS[cell["arm"]].get(GRADUAL, 0.0)  # the package refuses other shares than 0
+    trainer.args.pruning_end_fraction = VARIANTS[cell["variant"]].get(
+        GRADUAL, 0.0
+    )  # the package refuses other shares than 0
     trainer.train()
     return trainer.export(folder / STUDENT_FOLDER)
 
 
 def trainer_of(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> tuple[Any, Path]:
     """A run of this package, not started, and its folder."""
-    changed = ARMS[cell["arm"]]
+    changed = VARIANTS[cell["variant"]]
     folder = options.output_dir / "run"
     values = {name: value for name, value in changed.items() if name not in (*_OWN, FITTED, GRADUAL)} | {
         "teacher": options.model,
@@ -187,14 +195,14 @@ def trainer_of(cell: dict[str, Any], options: argparse.Namespace, texts: dict[st
 
 def by_library(cell: dict[str, Any], options: argparse.Namespace, texts: dict[str, str]) -> Path:
     """Train by sentence-transformers on the same texts; the student's folder."""
-    layers = ARMS[cell["arm"]][LIBRARY]
-    shape = by_us(cell | {"arm": "width", "steps": 1}, options, texts) if layers is None else None
+    layers = VARIANTS[cell["variant"]][LIBRARY]
+    shape = by_us(cell | {"variant": "width", "steps": 1}, options, texts) if layers is None else None
     lines = Path(texts["train"]).read_text(encoding="utf-8").split("\n\n")
     lines = [line for line in lines if len(line) >= LEAST_CHARACTERS]
     random.Random(cell["seed"]).shuffle(lines)
     folder: Path = options.output_dir / LIBRARY
     shutil.rmtree(folder, ignore_errors=True)
-    embedding_opponents.train(
+    embedding_baselines.train(
         folder,
         teacher=options.model,
         layers=layers,
@@ -215,14 +223,14 @@ def tables(rows: Iterator[dict[str, Any]]) -> dict[str, str]:
     runs = pd.DataFrame(rows)
     runs = pd.concat([runs, 100 * runs["agreement"].apply(pd.Series)], axis=1)
     runs["stsb"], runs["teacher_stsb"] = 100 * runs["stsb"], 100 * runs["teacher_stsb"]
-    runs["order"] = runs["arm"].map(list(ARMS).index)
+    runs["order"] = runs["variant"].map(list(VARIANTS).index)
     runs = runs.sort_values(["macs", "steps", "order", "rate"], ascending=[False, True, True, True], kind="stable")
     cells = runs.groupby([*_CELL, "rate"], sort=False).agg(lambda found: list(found)).reset_index()
     cells["likeness"] = cells["neighbours"].map(statistics.fmean)  # a space of its own has no cosine
     best = cells.loc[cells.groupby(_CELL, sort=False)["likeness"].idxmax()]
-    is_term = ~cells["arm"].isin(STUDENTS[1:]) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
+    is_term = ~cells["variant"].isin(STUDENTS[1:]) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
     rates = cells.groupby(_CELL, sort=False).filter(lambda found: len(found) > 1)
-    told = {"students": best[best["arm"].isin(STUDENTS)], "terms": cells[is_term], "rates": rates}
+    told = {"students": best[best["variant"].isin(STUDENTS)], "terms": cells[is_term], "rates": rates}
     return {name: _table(found) for name, found in told.items()}
 
 
@@ -236,7 +244,12 @@ def _told(cell: Any) -> list[str]:
     scores = [f"{Spread.of(values):.1f}" if values else "–" for values in found.values()]
     kept = statistics.fmean(cell["stsb"]) / statistics.fmean(cell["teacher_stsb"])
     size = statistics.fmean(cell["num_parameters"]) / 1e6
-    setting = [f"{statistics.fmean(cell['kept_macs']):.2f}", cell["arm"], f"{cell['rate']:g}", f"{cell['steps']:,}"]
+    setting = [
+        f"{statistics.fmean(cell['kept_macs']):.2f}",
+        cell["variant"],
+        f"{cell['rate']:g}",
+        f"{cell['steps']:,}",
+    ]
     return [*setting, scores[0], f"{kept:.1%}", *scores[1:], f"{size:.1f} M"]
 
 

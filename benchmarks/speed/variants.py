@@ -1,6 +1,6 @@
-"""What is measured side by side: the opponents, and our trainer held at places of its schedule.
+"""What is measured side by side: the baselines, and our trainer held at places of its schedule.
 
-An arm of ours is a real `HomoDistilTrainer` whose student has the widths of one place and stays there, so that all its
+A variant of ours is a real `HomoDistilTrainer` whose student has the widths of one place and stays there, so that all its
 steps cost alike; what moves a student on (choosing masks, slicing off what they drop) is timed on its own.
 """
 
