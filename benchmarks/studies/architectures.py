@@ -1,13 +1,13 @@
-"""Teachers of other architectures, trained here from nothing, as no public checkpoint could be loaded; their students.
+"""Teachers of other architectures, trained here as no public checkpoint could be loaded, and their students.
 
     python -m benchmarks.studies.architectures teacher --architecture modernbert --text FILE … --output_dir FOLDER
     python -m benchmarks.studies.architectures teacher --architecture roberta --start BERT --max_steps 900 --text …
     homodistil sweep benchmarks/studies/architectures.json
     python -m benchmarks.studies.architectures table
 
-A teacher gets a byte-level BPE tokenizer of its own and the stock masked-LM class, small, from random weights; or a
-RoBERTa the layers of a BERT, and for each of its tokens the mean of that one's pieces, as from nothing it would take
-hours to learn more than how frequent words are. The table is written into docs/architectures.md.
+A teacher gets a byte-level BPE tokenizer of its own and the small stock masked-LM class. It starts from random
+weights. A RoBERTa can start from a BERT's layers, each of its tokens from the mean of the BERT's pieces: from random
+weights it would take hours to learn more than the frequency of words.
 """
 
 import argparse
@@ -20,19 +20,18 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
-from benchmarks.marked_pages import fill_in
+from benchmarks.quiet import QUIET
+from benchmarks.studies.study import Study
 from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.sweep.folder import read_records
 from homodistil_hf.files.caches import keep_datasets_here
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.tables import markdown_table
 
-RECORD, PAGE = Path("docs/results/architectures.json"), Path("docs/architectures.md")
 ROW_LENGTH, BATCH_SIZE, VOCABULARY = 128, 32, 12_000
 SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
 SPECIAL |= {"cls_token": "<s>", "sep_token": "</s>"}
@@ -61,11 +60,9 @@ def train_teacher(options: argparse.Namespace) -> None:
         seed=0,
         per_device_train_batch_size=BATCH_SIZE,
         bf16=multiplies_bfloat16(torch.device("cpu")),
-        save_strategy="no",
         logging_steps=100,
-        disable_tqdm=True,
-        report_to="none",
         overwrite_output_dir=True,
+        **QUIET,
     )
     SelfDistillTrainer(model, args, train_dataset=blocks, processing_class=tokenizer).train()
     model.save_pretrained(options.output_dir / "teacher")
@@ -150,11 +147,11 @@ def write_table(options: argparse.Namespace) -> None:
         }
         for record in sorted(read_records(options.sweep / "results.jsonl"), key=lambda record: record["cell"])
     ]
-    write_json(RECORD, {"rows": rows, "machine": machine_facts()})
-    fill_in(PAGE, {"runs": students_table(rows)})
+    STUDY.write({"rows": rows, "machine": machine_facts()})
+    STUDY.show()
 
 
-def students_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def students_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row a cell of the sweep: held-out KL as it falls."""
     steps = sorted({int(step) for row in rows for step in row["kl"]})
     cells = []
@@ -165,9 +162,14 @@ def students_table(rows: Sequence[Mapping[str, Any]]) -> str:
         sizes = " → ".join(f"{number / 1e6:.1f} M" for number in row["num_parameters"])
         cells.append([f"`{architecture}`", "gradually" if way else "at once", *curve, words, sizes])
     header = ["architecture", "pruned", *(f"KL, step {step}" for step in steps), "right words", "parameters"]
-    return "\n".join(markdown_table(header, cells))
+    return markdown_table(header, cells)
 
 
+STUDY = Study(
+    Path("docs/results/architectures.json"),
+    Path("docs/architectures.md"),
+    lambda record: {"runs": students_table(record["rows"])},
+)
 RUNS = {"teacher": train_teacher, "table": write_table}
 
 

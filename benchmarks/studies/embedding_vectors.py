@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 
 from benchmarks.marked_pages import fill_in
-from benchmarks.studies.embeddings import PAGE, sentences, trainer_of
+from benchmarks.studies.embeddings import STUDY, sentences, trainer_of
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.methods.embedding.teacher_vectors import VECTOR
 from homodistil_hf.tables import markdown_table
@@ -49,7 +49,7 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in ("macs", "steps")}
     record = {"settings": settings, "seconds": seconds, "machine": machine_facts()}
     RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    fill_in(PAGE, {"vectors": vectors_table(record)})
+    fill_in(STUDY.page, {"vectors": vectors_table(record)})
 
 
 def timed(way: str, options: argparse.Namespace, texts: dict[str, str]) -> float:

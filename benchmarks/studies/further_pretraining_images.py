@@ -30,10 +30,19 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.studies.further_pretraining import INITIAL, RECORD, VARIANTS, Cell, cells_of, distance, run_study
+from benchmarks.quiet import QUIET
+from benchmarks.studies.further_pretraining import (
+    INITIAL,
+    VARIANTS,
+    Cell,
+    cells_of,
+    distance,
+    pre_training,
+    run_study,
+)
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
-from homodistil_hf.methods.self_distillation.rounds import RUN_FILE, load_initial, self_distill
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
 
 TASK = "cifar10_part"
 SHAPE = {"image_size": 32, "patch_size": 4, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6}
@@ -41,22 +50,12 @@ SHAPE |= {"intermediate_size": 768}
 DECODER = {"decoder_hidden_size": 96, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 3}
 DECODER |= {"decoder_intermediate_size": 384}
 NUM_SOURCE_CLASSES, NUM_HELD_OUT = 5, 500
-BATCH_SIZE, FINE_TUNING_BATCH_SIZE, FINE_TUNING_RATES = 64, 32, (1e-4, 3e-4, 6e-4)
+FINE_TUNING_BATCH_SIZE, FINE_TUNING_RATES = 32, (1e-4, 3e-4, 6e-4)
+BATCHES = {"per_device_train_batch_size": 64, "overwrite_output_dir": True}
 SOURCE_RATE = 1e-3
 
 
 def main() -> None:
-    options = _options()
-    initial = options.output_dir / "initial"
-    if not (initial / "config.json").is_file():
-        train_initial(initial, options.data, options.source_steps)
-    given = {name: getattr(options, name) for name in ("num_images", "fine_tuning_steps")}
-    cells = cells_of([TASK], options.num_steps, options.rates, **given)
-    study = partial(measured, initial=str(initial), data=options.data, output_dir=options.output_dir)
-    run_study(cells, options.seeds, options.record, study)
-
-
-def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -66,8 +65,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-4], help="of the further pre-training")
     parser.add_argument("--fine_tuning_steps", type=int, default=1000)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/further_pretraining_images"))
-    parser.add_argument("--record", type=Path, default=RECORD)
-    return parser.parse_args()
+    options = parser.parse_args()
+    initial = options.output_dir / "initial"
+    if not (initial / "config.json").is_file():
+        train_initial(initial, options.data, options.source_steps)
+    given = {name: getattr(options, name) for name in ("num_images", "fine_tuning_steps")}
+    cells = cells_of([TASK], options.num_steps, options.rates, **given)
+    study = partial(measured, initial=str(initial), data=options.data, output_dir=options.output_dir)
+    run_study(cells, options.seeds, study)
 
 
 def pixels(data: Path, split: str, *, is_target: bool) -> Dataset:
@@ -100,28 +105,11 @@ def train_initial(folder: Path, data: Path, num_steps: int) -> None:
     model = ViTMAEForPreTraining(ViTMAEConfig(**SHAPE, **DECODER, mask_ratio=0.75, norm_pix_loss=True))
     with_columns = pixels(data, "train", is_target=False).remove_columns("labels")
     scratch = folder.with_name("initial-training")
-    args = _pre_training(scratch, num_steps, SOURCE_RATE, seed=0)
+    args = pre_training(scratch, num_steps, SOURCE_RATE, seed=0, **BATCHES)
     SelfDistillTrainer(model, args, train_dataset=with_columns).train()
     model.save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     shutil.rmtree(scratch)
-
-
-def _pre_training(folder: Path, num_steps: int, rate: float, *, seed: int) -> SelfDistillationArguments:
-    return SelfDistillationArguments(
-        output_dir=str(folder),
-        max_steps=num_steps,
-        learning_rate=rate,
-        seed=seed,
-        per_device_train_batch_size=BATCH_SIZE,
-        bf16=multiplies_bfloat16(torch.device("cpu")),
-        save_strategy="no",
-        logging_steps=100,
-        disable_tqdm=True,
-        report_to="none",
-        overwrite_output_dir=True,
-        resume_from_checkpoint="last" if (folder / RUN_FILE).is_file() else None,
-    )
 
 
 def measured(cell: Cell, rate: float | None, *, initial: str, data: Path, output_dir: Path) -> dict[str, Any]:
@@ -129,7 +117,7 @@ def measured(cell: Cell, rate: float | None, *, initial: str, data: Path, output
     model, rows, seed = initial, _rows(data, cell["num_images"]), cell["seed"]
     if cell["variant"] != INITIAL:
         folder = output_dir / "-".join(str(cell[name]) for name in ("num_images", "num_steps", "rate", "seed"))
-        args = _pre_training(folder, cell["num_steps"], cell["rate"], seed=seed)
+        args = pre_training(folder, cell["num_steps"], cell["rate"], seed=seed, **BATCHES)
         self_distill(initial, args, train_dataset=rows["train"].remove_columns("labels"))
         model = str(folder / VARIANTS[cell["variant"]])
     tried = partial(
@@ -160,11 +148,9 @@ def fine_tuned(model: str, rows: Dataset, num_steps: int, *, rate: float, seed: 
         per_device_train_batch_size=FINE_TUNING_BATCH_SIZE,
         per_device_eval_batch_size=100,
         bf16=multiplies_bfloat16(torch.device("cpu")),
-        save_strategy="no",
         logging_strategy="no",
-        disable_tqdm=True,
-        report_to="none",
         use_cpu=True,
+        **QUIET,
     )
     trainer = Trainer(classifier, args, train_dataset=rows)
     trainer.train()

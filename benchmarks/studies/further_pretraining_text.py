@@ -1,13 +1,12 @@
 """Text: F1 after fine-tuning of the first weights and of further pre-trained ones, by steps, a row each.
 
-    python -m benchmarks.studies.further_pretraining_text --data DATA --tasks acl_arc scierc --seeds 0 1 2 3 4 --num_steps 200
-    python -m benchmarks.studies.further_pretraining_text --data DATA --tasks acl_arc --num_steps 200 --student macs=0.25
+    python -m benchmarks.studies.further_pretraining_text --data DATA --tasks acl_arc scierc --num_steps 200
+    python -m benchmarks.studies.further_pretraining_text --data DATA --tasks acl_arc --student macs=0.25
 
 DATA has `teacher/`, a masked-LM BERT, and `domain/TASK/{train,validation,test}.parquet` with `text` and `label`. Each
-variant is fine-tuned alike, its rate chosen with the first seed on held-out training rows among the same. Rates of the
-further pre-training are cells of their own, to be chosen by the validation rows. Rows that are there are not run
-again. With `--student` each variant's model is a teacher first: what is fine-tuned is a student, distilled from it on the
-task's text and as much general text.
+variant is fine-tuned alike; its rate is chosen with the first seed on held-out training rows. Rates of the further
+pre-training are cells of their own, to be chosen by the validation rows. With `--student` a student is distilled from
+each variant's model, on the task's text and as much general text, and fine-tuned in its place.
 """
 
 import argparse
@@ -19,9 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.studies.further_pretraining import INITIAL, RECORD, VARIANTS, Cell, cells_of, distance, run_study
+from benchmarks.quiet import QUIET
+from benchmarks.studies.further_pretraining import (
+    INITIAL,
+    VARIANTS,
+    Cell,
+    cells_of,
+    distance,
+    pre_training,
+    run_study,
+)
 from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.fine_tuning import predict
@@ -30,8 +39,7 @@ from homodistil_hf.evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, fin
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import distill
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
-from homodistil_hf.methods.self_distillation.rounds import RUN_FILE, self_distill
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
+from homodistil_hf.methods.self_distillation.rounds import self_distill
 
 METRICS = {"chemprot": "micro", "acl_arc": "macro", "scierc": "macro", "twitter_emotion": "macro"}
 """Data set → the F1 that is customary for it."""
@@ -43,17 +51,6 @@ DROPOUT = 0.0
 
 
 def main() -> None:
-    options = _options()
-    given = {name: getattr(options, name) for name in ("fine_tuning_steps", "batch_size", "student")}
-    if options.student:
-        given["distilling_steps"] = options.distilling_steps
-    cells = cells_of(options.tasks, options.num_steps, options.rates, **given)
-    run_study(
-        cells, options.seeds, options.record, partial(measured, data=options.data, output_dir=options.output_dir)
-    )
-
-
-def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", choices=METRICS, default=list(METRICS))
@@ -65,8 +62,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--student", help="distil each variant's model to these widths first, such as macs=0.25")
     parser.add_argument("--distilling_steps", type=int, default=500)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/further_pretraining"))
-    parser.add_argument("--record", type=Path, default=RECORD)
-    return parser.parse_args()
+    options = parser.parse_args()
+    given = {name: getattr(options, name) for name in ("fine_tuning_steps", "batch_size", "student")}
+    given |= {"distilling_steps": options.distilling_steps} if options.student else {}
+    cells = cells_of(options.tasks, options.num_steps, options.rates, **given)
+    run_study(cells, options.seeds, partial(measured, data=options.data, output_dir=options.output_dir))
 
 
 def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) -> dict[str, Any]:
@@ -74,7 +74,8 @@ def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) ->
     model = adapted = initial = str(data / "teacher")
     if cell["variant"] != INITIAL:
         folder = output_dir / "-".join(str(cell[name]) for name in ("task", "num_steps", "rate", "seed"))
-        model = adapted = str(further_pre_trained(cell, initial, data, folder) / VARIANTS[cell["variant"]])
+        further_pre_train(cell, initial, data, folder)
+        model = adapted = str(folder / VARIANTS[cell["variant"]])
     if cell["student"]:
         model = distilled(cell, adapted, data, output_dir / "distilled")
     tuned = output_dir / "fine_tuned"
@@ -99,33 +100,21 @@ def measured(cell: Cell, rate: float | None, *, data: Path, output_dir: Path) ->
     return scores | facts | {"metric": f"{METRICS[cell['task']]}_f1", "distance": distance(initial, adapted)}
 
 
-def further_pre_trained(cell: Cell, initial: str, data: Path, folder: Path) -> Path:
-    """Both variants' models of a number of steps, a rate and a seed, in one folder; goes on where it was."""
+def further_pre_train(cell: Cell, initial: str, data: Path, folder: Path) -> None:
+    """Train both variants' models of a number of steps, a rate and a seed, in one folder."""
     tokenizer = AutoTokenizer.from_pretrained(initial)
     texts = Dataset.from_parquet(str(data / "domain" / cell["task"] / "train.parquet")).select_columns("text")
-    args = SelfDistillationArguments(
-        output_dir=str(folder),
-        max_steps=cell["num_steps"],
-        learning_rate=cell["rate"],
-        seed=cell["seed"],
-        per_device_train_batch_size=BATCH_SIZE,
-        bf16=multiplies_bfloat16(torch.device("cpu")),
-        save_steps=200,
-        save_total_limit=1,
-        logging_steps=50,
-        disable_tqdm=True,
-        report_to="none",
-        resume_from_checkpoint="last" if (folder / RUN_FILE).is_file() else None,
-    )
+    saving = {"save_strategy": "steps", "save_steps": 200, "save_total_limit": 1}
+    batches = {"per_device_train_batch_size": BATCH_SIZE}
+    args = pre_training(folder, cell["num_steps"], cell["rate"], seed=cell["seed"], **saving, **batches)
     blocks = tokenize_to_blocks(texts, tokenizer, max_seq_length=ROW_LENGTH)
     self_distill(initial, args, train_dataset=blocks, processing_class=tokenizer)
-    return folder
 
 
 def distilled(cell: Cell, teacher: str, data: Path, folder: Path) -> str:
-    """A student of a teacher, by the defaults; its folder."""
+    """Distil a student of a teacher by the defaults; returns its folder."""
     texts = ("domain", cell["task"], "train.parquet"), ("corpora", "wikipedia", "validation.parquet")
-    values = {
+    values = QUIET | {
         "teacher": teacher,
         "student": cell["student"],
         "train_data": [str(data.joinpath(*parts)) for parts in texts],
@@ -135,10 +124,6 @@ def distilled(cell: Cell, teacher: str, data: Path, folder: Path) -> str:
         "output_dir": str(folder),
         "overwrite_output_dir": True,
         "bf16": multiplies_bfloat16(torch.device("cpu")),
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "report_to": "none",
     }
     distill(run_of(values, "the study"), print)
     return str(folder / STUDENT_FOLDER)
@@ -152,18 +137,7 @@ def f1_of(folder: Path, data: Path, task: str, split: str) -> float:
     classes = [int(name) for name in model.config.id2label.values()]  # the rows' labels, by number of the logit
     own = GlueTask("own", ("text",), num_labels=len(classes))
     logits_RC, labels_R = predict(model, encode(rows, own, tokenizer, ROW_LENGTH), tokenizer)
-    return f1(np.array(classes)[logits_RC.argmax(-1)], labels_R, average=METRICS[task])
-
-
-def f1(given: np.ndarray, wanted: np.ndarray, *, average: str) -> float:
-    """F1 of class numbers, micro (of single labels: the accuracy) or macro over the classes that occur in either."""
-    if average == "micro":
-        return float(np.mean(given == wanted))
-    shares = []
-    for label in np.union1d(given, wanted):
-        both = np.sum((given == label) & (wanted == label))
-        shares.append(2 * both / (np.sum(given == label) + np.sum(wanted == label)))
-    return float(np.mean(shares))
+    return float(f1_score(labels_R, np.array(classes)[logits_RC.argmax(-1)], average=METRICS[task]))
 
 
 if __name__ == "__main__":

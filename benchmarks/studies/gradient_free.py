@@ -1,12 +1,11 @@
-"""Pruning without labels or gradients: its kernel on a real model, its time and memory, its quality beside baselines.
+"""Pruning without labels or gradients: its kernel on a real model, time and memory, quality beside baselines.
 
 python -m benchmarks.studies.gradient_free kernel --model DIR                      # a minute
 python -m benchmarks.studies.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
-python -m benchmarks.studies.gradient_free quality --model DIR --data_dir DIR      # hours; goes on where it stopped
+python -m benchmarks.studies.gradient_free quality --model DIR --data_dir DIR      # hours; resumes
 
-All write their tables into docs/gradient_free.md, but for those of another device or record. The baseline with
-labels is written from the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over labelled
-samples of (∂loss/∂mask)², at masks of one.
+The baseline with labels follows the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over
+labelled samples of (∂loss/∂mask)², at masks of one.
 """
 
 import argparse
@@ -29,7 +28,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from benchmarks.marked_pages import fill_in
+from benchmarks.studies.study import Study
 from homodistil_hf.data.samples import drawn
 from homodistil_hf.distillation.teacher import multiplies_bfloat16, resolve_teacher_dtype
 from homodistil_hf.evaluation.fine_tuning import (
@@ -47,7 +46,7 @@ from homodistil_hf.evaluation.squad.data import load_squad
 from homodistil_hf.evaluation.squad.evaluate import answer_questions, grade, training_windows
 from homodistil_hf.evaluation.squad.windows import SquadSettings
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.methods.gradient_free import pruning as gradient_free
 from homodistil_hf.methods.gradient_free.activations import FilterStatistics, check_samples
 from homodistil_hf.methods.gradient_free.pruning import GradientFreeSettings
@@ -57,9 +56,7 @@ from homodistil_hf.models.loading import load_teacher
 from homodistil_hf.models.units import UnitTensors
 from homodistil_hf.tables import markdown_table
 
-RESULTS = Path("docs/results")
-RECORD = RESULTS / "gradient_free_quality.json"
-PAGE = Path("docs/gradient_free.md")
+RESULTS, PAGE = Path("docs/results"), Path("docs/gradient_free.md")
 RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text"
 RECOVERED = ", then distilled"
 OTHER_TEXT = "sst2"  # whose rows serve other tasks; MRPC's serve it
@@ -72,18 +69,10 @@ RANKINGS = {
     "R2D2": GradientFreeSettings(ranking="r2d2", **MEANS),
     "R2D2, norms": GradientFreeSettings(ranking="r2d2", **NORMS),
 }
-VARIANTS = (
-    "random",
-    "magnitude",
-    "D2",
-    "R2",
-    "R2D2",
-    f"R2D2{RESCALED}",
-    f"R2D2, norms{RESCALED}",
-    f"R2D2{RESCALED}{FOREIGN}",
-)
+R2D2 = f"R2D2{RESCALED}"
+VARIANTS = ("random", "magnitude", "D2", "R2", "R2D2", R2D2, f"R2D2, norms{RESCALED}", f"{R2D2}{FOREIGN}")
 VARIANTS += (FISHER, FISHER + RESCALED)
-RECOVERED_VARIANTS = tuple(f"{variant}{RECOVERED}" for variant in ("random", f"R2D2{RESCALED}", FISHER + RESCALED))
+RECOVERED_VARIANTS = tuple(f"{variant}{RECOVERED}" for variant in ("random", R2D2, FISHER + RESCALED))
 Batches = list[dict[str, torch.Tensor]]
 
 
@@ -112,28 +101,19 @@ def fisher_scores(model: PreTrainedModel, batches: Batches, dtype: torch.dtype =
 
 
 class Sample:
-    """Rows for one model, and what is measured on them, by matrix products of one type, for all variants and budgets."""
+    """Rows for one model with their statistics and scores, by matrix products of one type."""
 
     def __init__(self, model: PreTrainedModel, batches: Batches, seed: int, dtype: str = "auto"):
         self.model, self.batches, self.seed, self.dtype = to_student(model).eval(), batches, seed, dtype
-        self.scores: dict[str, UnitTensors] = {}
-        self.measured: dict[str, FilterStatistics] = {}
+        self.statistics, self.scores = cache(self._statistics), cache(self._scores)  # for all variants and budgets
 
-    def statistics(self, activation: str) -> FilterStatistics:
+    def _statistics(self, activation: str) -> FilterStatistics:
         """Averages of activations of one kind, and their products."""
-        if activation not in self.measured:
-            samples = check_samples(self.batches, self.model)
-            settings = GradientFreeSettings(activation=activation, dtype=self.dtype)
-            self.measured[activation] = gradient_free.filter_statistics(self.model, samples, settings)
-        return self.measured[activation]
+        settings = GradientFreeSettings(activation=activation, dtype=self.dtype)
+        return gradient_free.filter_statistics(self.model, check_samples(self.batches, self.model), settings)
 
-    def scores_of(self, ranking: str) -> UnitTensors:
-        """Scores of all filters; the batches carry labels, which Fisher alone looks at."""
-        if ranking not in self.scores:
-            self.scores[ranking] = self._scores_of(ranking)
-        return self.scores[ranking]
-
-    def _scores_of(self, ranking: str) -> UnitTensors:
+    def _scores(self, ranking: str) -> UnitTensors:
+        """Scores of all filters; of the batches' labels only Fisher makes use."""
         matrices = second_matrices(self.model)
         if ranking == "random":
             draw = torch.Generator().manual_seed(self.seed)
@@ -150,16 +130,15 @@ class Sample:
 def pruned(sample: Sample, variant: str, macs: float) -> PreTrainedModel:
     """The model of one variant at one budget."""
     ranking = variant.removesuffix(FOREIGN).removesuffix(RESCALED)
-    student = copy.deepcopy(sample.model)
     settings = RANKINGS.get(ranking, GradientFreeSettings())
     products = sample.statistics(settings.activation).products if RESCALED in variant else None
-    damping = settings.damping
-    gradient_free.prune_filters(student, sample.scores_of(ranking), macs, products=products, damping=damping)
+    student = copy.deepcopy(sample.model)
+    gradient_free.prune_filters(student, sample.scores(ranking), macs, products=products, damping=settings.damping)
     return student
 
 
 class Task(NamedTuple):
-    """Training rows with labels, tokenized; what one answer for all and a model score on dev rows; a head to train."""
+    """A task: training rows, tokenized; the score of a model and of one answer for all rows; a head to train."""
 
     rows: Dataset
     num_dev_rows: int
@@ -198,18 +177,43 @@ def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSetting
     return Task(rows, len(dev_rows), constant_score(data), squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
 
 
-def sample_batches(task: Task, tokenizer: Any, num_samples: int, seed: int) -> Batches:
-    rows = drawn(task.rows, num_samples, seed=seed).sort("length").remove_columns("length")
-    return [dict(tokenizer.pad(rows[first : first + 32], return_tensors="pt")) for first in range(0, len(rows), 32)]
+def run_quality(options: argparse.Namespace) -> None:
+    """One row a (task, share, variant, seed), written as it comes; rows that are recorded are not measured again."""
+    study = QUALITY if options.record is None else replace(QUALITY, record=options.record, tables=lambda record: {})
+    results = {"machine": machine_facts(), "rows": {}} | study.read()
+    rows, tokenizer = results["rows"], AutoTokenizer.from_pretrained(options.model)
+    settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
+    results |= {"recovery": asdict(RECOVERY), "num_samples": options.num_samples}
+    task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, options.max_dev_rows))
+
+    def measure_once(key: str, measure: Callable[[], dict[str, Any]]) -> None:
+        if key not in rows:
+            rows[key] = measure()
+            study.write(results)
+            print(f"{key}: {rows[key]['score']:.4f}", flush=True)
+
+    for name in options.tasks:
+        task = task_of(name)
+        teacher = teacher_of(task, options.work_dir / name, options.model, tokenizer, settings)
+        measure_once(f"{name}, fine-tuned", partial(teacher_row, name, task, teacher, settings))
+        for seed in options.seeds:
+            draw = partial(sample_of, teacher=teacher, tokenizer=tokenizer, options=options, seed=seed)
+            sample = cache(lambda source, draw=draw: draw(task_of(source)))
+            for macs, variant in itertools.product(options.macs, options.variants):
+                if variant in ("magnitude", "R2") and seed != options.seeds[0]:
+                    continue  # weights alone rank the same whatever the samples
+                facts = {"task": name, "macs": macs, "variant": variant, "seed": seed}
+                measure = partial(variant_row, facts, task, teacher, tokenizer, sample)
+                measure_once(f"{name}, {macs:g}, {variant}, seed {seed}", measure)
+    study.show()
 
 
-def lazy_sample(
-    teacher: PreTrainedModel, task: Task, tokenizer: Any, options: argparse.Namespace, seed: int
-) -> Callable[[], Sample]:
-    """Rows of a task for a teacher, drawn when they are asked for."""
-    return cache(
-        lambda: Sample(teacher, sample_batches(task, tokenizer, options.num_samples, seed), seed, options.dtype)
-    )
+def sample_of(task: Task, teacher: PreTrainedModel, tokenizer: Any, options: argparse.Namespace, seed: int) -> Sample:
+    """Rows of a task for a teacher."""
+    rows = drawn(task.rows, options.num_samples, seed=seed).sort("length").remove_columns("length")
+    batches = (rows[first : first + 32] for first in range(0, len(rows), 32))
+    padded = [dict(tokenizer.pad(batch, return_tensors="pt")) for batch in batches]
+    return Sample(teacher, padded, seed, options.dtype)
 
 
 def teacher_of(task: Task, folder: Path, model: str, tokenizer: Any, settings: SquadSettings) -> PreTrainedModel:
@@ -221,67 +225,42 @@ def teacher_of(task: Task, folder: Path, model: str, tokenizer: Any, settings: S
 
 
 def teacher_row(name: str, task: Task, teacher: PreTrainedModel, settings: SquadSettings) -> dict[str, Any]:
-    """What is recorded of a fine-tuned model; tells if it has learned nothing."""
+    """The row of a fine-tuned model; prints a warning if it has learned nothing."""
     score, floor = task.score(teacher), task.constant_score
     if score <= floor:
         print(f"{name}: no better than one answer for all rows; delete its folder and row, and take a lower rate")
-    told = {"task": name, "macs": 1.0, "score": score, "constant_score": floor, "num_dev_rows": task.num_dev_rows}
-    return told | {"fine_tuning": asdict(settings)}
+    facts = {"task": name, "macs": 1.0, "score": score, "constant_score": floor, "num_dev_rows": task.num_dev_rows}
+    return facts | {"fine_tuning": asdict(settings)}
 
 
-def run_quality(options: argparse.Namespace) -> None:
-    """One row a (task, share, variant, seed), written as it comes; rows that are there are not measured again."""
-    path = options.record
-    results = read_json_object(path, str(path)) if path.is_file() else {"machine": machine_facts(), "rows": {}}
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
-    results |= {"recovery": asdict(RECOVERY), "num_samples": options.num_samples}
-    dtype = str(resolve_teacher_dtype(options.dtype, torch.device("cpu"))).removeprefix("torch.")
-    limit = options.max_dev_rows
-    task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, limit))
-    for name in options.tasks:
-        task, foreign = task_of(name), task_of("mrpc" if name == OTHER_TEXT else OTHER_TEXT)
-        teacher = teacher_of(task, options.work_dir / name, options.model, tokenizer, settings)
-        if (key := f"{name}, fine-tuned") not in results["rows"]:
-            results["rows"][key] = teacher_row(name, task, teacher, settings)
-        for seed in options.seeds:
-            own, other = (lazy_sample(teacher, source, tokenizer, options, seed) for source in (task, foreign))
-            for macs, variant in itertools.product(options.macs, options.variants):
-                key = f"{name}, {macs:g}, {variant}, seed {seed}"
-                if key in results["rows"] or (variant in ("magnitude", "R2") and seed != options.seeds[0]):
-                    continue  # weights alone rank the same whatever the samples
-                student = pruned(
-                    (other if variant.endswith(FOREIGN) else own)(), variant.removesuffix(RECOVERED), macs
-                )
-                if variant.endswith(RECOVERED):
-                    rows = drawn(task.rows, 10_000, seed=seed)
-                    fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
-                told = {"task": name, "macs": macs, "variant": variant, "seed": seed, "dtype": dtype}
-                results["rows"][key] = told | {"score": task.score(student)}
-                write_json(path, results)
-                print(f"{key}: {results['rows'][key]['score']:.4f}", flush=True)
-    write_json(path, results)
-    if path == RECORD:
-        fill_in(PAGE, {"quality": quality_table(results["rows"])})
+def variant_row(
+    facts: dict[str, Any], task: Task, teacher: PreTrainedModel, tokenizer: Any, sample: Callable[[str], Sample]
+) -> dict[str, Any]:
+    """Prune by a variant, distil afterwards where it says so, and score."""
+    name, variant, seed = facts["task"], facts["variant"], facts["seed"]
+    other = "mrpc" if name == OTHER_TEXT else OTHER_TEXT
+    source = sample(other if variant.endswith(FOREIGN) else name)
+    student = pruned(source, variant.removesuffix(RECOVERED), facts["macs"])
+    if variant.endswith(RECOVERED):
+        rows = drawn(task.rows, 10_000, seed=seed)
+        fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
+    dtype = str(resolve_teacher_dtype(source.dtype, torch.device("cpu"))).removeprefix("torch.")
+    return facts | {"dtype": dtype, "score": task.score(student)}
 
 
-def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores × 100 of each variant over the seeds of its samples, and what it keeps of the teachers' on average."""
+def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Scores × 100 of each variant over the seeds of its samples, and the mean share of the teachers' it keeps."""
     table = pd.DataFrame(rows.values()).fillna({"variant": "fine-tuned"})
     teachers = table[table["variant"] == "fine-tuned"].set_index("task")["score"]
-    variants = [
-        (1.0, "fine-tuned"),
-        *((macs, variant) for macs in (0.7, 0.6) for variant in VARIANTS + RECOVERED_VARIANTS),
-    ]
     cells = []
-    for macs, variant in variants:
+    for macs, variant in [(1.0, "fine-tuned"), *itertools.product((0.7, 0.6), VARIANTS + RECOVERED_VARIANTS)]:
         found = table[(table["macs"] == macs) & (table["variant"] == variant)].groupby("task")["score"]
         if len(found):
             kept = f"{fmean(found.mean() / teachers[found.mean().index]):.1%}" if len(found) == len(teachers) else "–"
             scores = dict(iter(found))
-            told = [f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index]
-            cells.append([f"{macs:.0%}", variant, *told, kept])
-    return "\n".join(markdown_table(["MACs", "", *teachers.index, "kept"], cells))
+            shown = [f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index]
+            cells.append([f"{macs:.0%}", variant, *shown, kept])
+    return markdown_table(["MACs", "", *teachers.index, "kept"], cells)
 
 
 def timed(
@@ -300,8 +279,6 @@ def timed(
 
 def run_speed(options: argparse.Namespace) -> None:
     results: dict[str, Any] = {"machine": machine_facts(), "num_samples": options.num_samples, "variants": {}}
-    on_cpu = options.device == "cpu"
-    path = RESULTS / f"gradient_free_speed{'' if on_cpu else f'_{options.device}'}.json"
     dtypes = ["float32"] + ["bfloat16"] * multiplies_bfloat16(torch.device(options.device))
     for variant, dtype in itertools.product(options.variants, dtypes):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own_process:
@@ -309,18 +286,20 @@ def run_speed(options: argparse.Namespace) -> None:
             found = own_process.submit(timed, variant, dtype=dtype, **given).result()
         results["variants"][f"{variant}, {dtype}"] = found
         print(f"{variant}, {dtype}: {found}", flush=True)
-        write_json(path, results)
-    if on_cpu:
-        fill_in(PAGE, {"speed": speed_table(results)})
+    if options.device == "cpu":
+        SPEED.write(results)
+        SPEED.show()
+    else:
+        write_json(RESULTS / f"gradient_free_speed_{options.device}.json", results)
 
 
-def speed_table(results: Mapping[str, Any]) -> str:
+def speed_table(results: Mapping[str, Any]) -> list[str]:
     """Seconds and memory of each variant."""
     cells = [
         [variant, f"{found['time_s']:.0f} s", f"{found['peak_above_model_mb'] / 1000:.1f} GB"]
         for variant, found in results["variants"].items()
     ]
-    return "\n".join(markdown_table(["", "time", "memory above the model"], cells))
+    return markdown_table(["", "time", "memory above the model"], cells)
 
 
 def run_kernel(options: argparse.Namespace) -> None:
@@ -338,12 +317,8 @@ def run_kernel(options: argparse.Namespace) -> None:
                 row |= {f"{rule}: updates": masking.num_iterations, f"{rule}: R2": spread(ranks)}
                 row[f"{rule}: Spearman"] = round(float(torch.corrcoef(order)[0, 1]), 2)
             rows.append(row)
-    write_json(RESULTS / "gradient_free_kernel.json", rows)
-    fill_in(PAGE, {"kernel": kernel_table(rows)})
-
-
-def kernel_table(rows: list[dict[str, Any]]) -> str:
-    return "\n".join(markdown_table(list(rows[0]), [list(map(str, row.values())) for row in rows]))
+    KERNEL.write(rows)
+    KERNEL.show()
 
 
 def spread(values: torch.Tensor) -> str:
@@ -352,6 +327,15 @@ def spread(values: torch.Tensor) -> str:
     return " / ".join(f"{float(ordered[int(share * (len(ordered) - 1))]):.2g}" for share in (0.05, 0.5, 0.95))
 
 
+KERNEL = Study(
+    RESULTS / "gradient_free_kernel.json",
+    PAGE,
+    lambda rows: {"kernel": markdown_table(list(rows[0]), [list(map(str, row.values())) for row in rows])},
+)
+SPEED = Study(RESULTS / "gradient_free_speed.json", PAGE, lambda record: {"speed": speed_table(record)})
+QUALITY = Study(
+    RESULTS / "gradient_free_quality.json", PAGE, lambda record: {"quality": quality_table(record["rows"])}
+)
 RUNS = {"kernel": run_kernel, "speed": run_speed, "quality": run_quality}
 
 
@@ -367,20 +351,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, default=2048)
     parser.add_argument("--device", default="cpu", help="speed: such as cuda; its memory is not measured")
     parser.add_argument("--max_dev_rows", type=int, default=1500, help="quality: scored, at most, the same for all")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "bfloat16", "float32"),
-        help="quality: of the passes over the samples",
-    )
-    parser.add_argument("--record", type=Path, default=RECORD, help="quality: JSON file")
+    parser.add_argument("--dtype", default="auto", help="quality: of passes over the samples; or bfloat16, float32")
+    parser.add_argument("--record", type=Path, help="quality: another JSON file, of which the page gets no table")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="quality: of the teachers' fine-tuning")
     parser.add_argument("--max_train_steps", type=int, default=850, help="quality: of the teachers' fine-tuning")
     parser.add_argument(
-        "--work_dir",
-        type=Path,
-        default=Path("runs/gradient_free"),
-        help="quality: TASK/ is the teacher, made if missing",
+        "--work_dir", type=Path, default=Path("runs/gradient_free"), help="quality: TASK/ is a teacher"
     )
     options = parser.parse_args(arguments)
     RUNS[options.run](options)

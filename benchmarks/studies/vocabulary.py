@@ -1,11 +1,10 @@
-"""Smaller vocabularies of a real model: what of held-out text they cover, and what a student of one is worth.
+"""Smaller vocabularies of a real model: their share of held-out text, and the worth of a student of one.
 
 python -m benchmarks.studies.vocabulary table --model DIR --text FILE … --held_out FILE …       # minutes
-python -m benchmarks.studies.vocabulary students --trimmed RUN --whole RUN --held_out FILE …    # two finished runs of distill
+python -m benchmarks.studies.vocabulary students --trimmed RUN --whole RUN --held_out FILE …    # two finished runs
 
-The second compares two students of one teacher, one trimmed with its teacher before it was distilled, the other
-afterwards, with the same tokens: on the same blocks of text, against the same teacher. Both write their tables into
-docs/vocabulary.md.
+The second compares two students of one teacher, with the same tokens, on the same blocks of text, against the same
+teacher: one trimmed with its teacher before it was distilled, the other afterwards.
 """
 
 import argparse
@@ -17,14 +16,14 @@ from typing import Any
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from benchmarks.marked_pages import fill_in
+from benchmarks.studies.study import Study
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.experiments.trim import TRIMMED_FOLDER, TrimSource, plan_trimming, trim_to_folder
 from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.files.tensors import WEIGHTS_FILE, load_tensors
 from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import widths_of
@@ -33,7 +32,6 @@ from homodistil_hf.tables import markdown_table
 from homodistil_hf.vocabulary.counting import count_tokens
 from homodistil_hf.vocabulary.trimming import trim_tokenizer
 
-RESULTS, PAGE = Path("docs/results/vocabulary.json"), Path("docs/vocabulary.md")
 SIZES = ("keep=8192", "keep=12288", "keep=16384", "keep=20480", "keep=24576", "min_count=5")
 BYTES = 4  # of a parameter in float32
 
@@ -67,7 +65,7 @@ def run_table(options: argparse.Namespace) -> None:
 
 
 def length(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of all documents."""
+    """Number of tokens of all documents."""
     return sum(len(TextPacker(tokenizer, 0, "text").encode(part["text"])) for part in documents.iter(1000))
 
 
@@ -121,43 +119,39 @@ def glue_files(run: Path, tasks: list[str], seeds: list[int]) -> dict[str, list[
 
 
 def save(found: dict[str, Any]) -> None:
-    """Add results to the record, and their tables to the page."""
-    known = read_json_object(RESULTS, str(RESULTS)) if RESULTS.is_file() else {}
-    known |= found | {"machine": machine_facts()}
-    write_json(RESULTS, known)
-    fill_in(PAGE, {name: TABLES[name](known[name]) for name in TABLES if name in known})
+    """Add results to the record."""
+    STUDY.write(STUDY.read() | found | {"machine": machine_facts()})
 
 
-def coverage_table(rows: list[dict[str, Any]]) -> str:
+def coverage_table(rows: list[dict[str, Any]]) -> list[str]:
     """Vocabularies by size."""
     cells = [
-        [
-            f"`{row['vocabulary']}`",
-            f"{row['num_tokens']:,}",
-            f"{row['coverage']:.1%}",
-            f"+{row['growth']:.1%}",
-            *(f"{row['saved_parameters'][name] * BYTES / 1e6:.1f} MB" for name in ("teacher", "quarter")),
-        ]
+        [f"`{row['vocabulary']}`", f"{row['num_tokens']:,}", f"{row['coverage']:.1%}", f"+{row['growth']:.1%}"]
+        + [f"{row['saved_parameters'][name] * BYTES / 1e6:.1f} MB" for name in ("teacher", "quarter")]
         for row in sorted(rows, key=lambda row: row["num_tokens"])
     ]
     header = ["vocabulary", "tokens", "held-out tokens kept", "longer text", "saved, teacher", "saved, 1/4 student"]
-    return "\n".join(markdown_table(header, cells))
+    return markdown_table(header, cells)
 
 
-def students_table(rows: dict[str, dict[str, Any]]) -> str:
+def students_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Students side by side."""
     cells = []
     for name, row in rows.items():
-        words = (
-            [f"{row['kl']:.3f}", f"{row['agreement']:.1%}", f"{row['mlm_accuracy']:.1%}"] if "kl" in row else ["–"] * 3
-        )
+        metrics = {"kl": ".3f", "agreement": ".1%", "mlm_accuracy": ".1%"}
+        words = [format(row[metric], shape) if metric in row else "–" for metric, shape in metrics.items()]
         glue = f"{row['glue_mean']:.3f}" if "glue_mean" in row else "–"
         cells.append([name, *words, glue, f"{row['num_parameters'] / 1e6:.1f} M", f"{row['size_bytes'] / 1e6:.1f} MB"])
     header = ["student", "KL, nats", "same word as teacher", "right word", "GLUE mean", "parameters", "float32"]
-    return "\n".join(markdown_table(header, cells))
+    return markdown_table(header, cells)
 
 
-TABLES = {"table": coverage_table, "students": students_table}
+TABLES: dict[str, Any] = {"table": coverage_table, "students": students_table}
+STUDY = Study(
+    Path("docs/results/vocabulary.json"),
+    Path("docs/vocabulary.md"),
+    lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
+)
 RUNS = {"table": run_table, "students": run_students}
 
 
@@ -176,6 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max_seq_length", type=int, default=128)
     options = parser.parse_args(arguments)
     RUNS[options.run](options)
+    STUDY.show()
 
 
 if __name__ == "__main__":
