@@ -1,33 +1,29 @@
-"""What a change to the method or its settings is worth: short runs beside each other, a row each.
+"""The worth of a change to the method or its settings: short runs beside each other, a row each.
 
     python -m benchmarks.results.changes at_once every_step --seeds 0 1 2 --max_steps 500
 
-Rows go to docs/results/changes.json; those that are there are not run again. `at_once_through_masks` and
+Rows go to docs/results/changes.json; those that are recorded are not run again. `at_once_through_masks` and
 `every_step_through_masks` tell masks and path apart: the first takes the units that gradual pruning with scores of
 every step ends with from the teacher at once, the second goes gradually to the units that are chosen at once.
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
+from benchmarks.quiet import QUIET
 from benchmarks.speed.measure import step_shape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.whole_run import course
-from homodistil_hf.data.masking import IGNORED_LABEL
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, write_json
-from homodistil_hf.methods.gradient_free.activations import check_samples
-from homodistil_hf.methods.gradient_free.pruning import GradientFreeSettings, filter_scores, filter_statistics
 from homodistil_hf.models.units import UnitTensors, encoder_groups
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -37,7 +33,7 @@ BASE = Path("examples/configs/wikibooks_quarter.json")
 SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
 _GRADUAL = {"pruning_end_fraction": 0.3}
 _EVERY_STEP = _GRADUAL | {"num_scoring_batches": 0}
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any] | None] = {
     "at_once": {},
     "gradual": _GRADUAL,
     "gradual_end_0.1": {"pruning_end_fraction": 0.1},
@@ -54,30 +50,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rate_0.0011": {"learning_rate": 1.1e-3},
     "rate_0.0044": {"learning_rate": 4.4e-3},
     "mask_0.15": {"mlm_probability": 0.15},
-    "hidden_falls_to_3": {},
-    "ffn_by_r2d2": {},
-    "sampled_words": {},
-    "embeddings_0.3": {},
+    "hidden_falls_to_3": None,
+    "ffn_by_r2d2": None,
+    "sampled_words": None,
+    "embeddings_0.3": None,
     "narrow_attention": {},
     "narrower_attention": {},
 }
+"""Variant → settings that differ from the defaults; None where the record has rows that commit 7db6fe1 trained."""
 _SHAPES = {
     "narrow_attention": {"1/4": "240-8x24-488", "1/8": "168-6x24-304"},
     "narrower_attention": {"1/4": "264-6x24-528", "1/8": "184-8x20-208"},
 }
 """Variant → size → widths with as many MACs as those of SIZES; a stock BERT pads them."""
-_EMBEDDING_RATES = {"embeddings_0.3": 0.3}
-"""Variant → learning rate of the embeddings, by that of all else."""
 _THROUGH = {"at_once_through_masks": "every_step", "every_step_through_masks": "at_once"}
 """Variant → whose units it ends with."""
-_FALLS = {"hidden_falls_to_3": 3.0}
-"""Variant → `hidden_weight` at the end; it falls as the learning rate does."""
-_QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "overwrite_output_dir": True}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="+", choices=VARIANTS)
+    parser.add_argument("variants", nargs="+", choices=[name for name, given in VARIANTS.items() if given is not None])
     parser.add_argument("--size", choices=SIZES, default="1/4")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--max_steps", type=int, default=500)
@@ -98,25 +90,17 @@ def _rows() -> list[dict[str, Any]]:
 def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """Train one student and evaluate it; the units that it is left with are kept beside it."""
     since, folder = time.perf_counter(), _folder(cell, output_dir)
-    settings = VARIANTS[cell["variant"]] | {name: cell[name] for name in ("seed", "max_steps")}
+    settings = (VARIANTS[cell["variant"]] or {}) | {name: cell[name] for name in ("seed", "max_steps")}
     if cell["variant"] == "same_compute":
         settings["max_steps"] = as_many_steps(SIZES[cell["size"]], cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
     student = _SHAPES.get(cell["variant"], SIZES)[cell["size"]]
-    values = read_json_object(BASE, str(BASE)) | {"student": student} | _QUIET | settings
-    config = run_of(values | {"output_dir": str(folder)}, "the study")
+    values = read_json_object(BASE, str(BASE)) | {"student": student} | QUIET | settings
+    config = run_of(values | {"output_dir": str(folder), "overwrite_output_dir": True}, "the study")
     trainer = make_trainer(config, print)
     kept = units_left(trainer)
     if (other := _THROUGH.get(cell["variant"])) is not None:
         go_through(trainer, torch.load(_folder({**cell, "variant": other}, output_dir) / "units.pt"), kept)
-    if cell["variant"] == "ffn_by_r2d2":
-        score_ffn_by_r2d2(trainer)
-    if cell["variant"] == "sampled_words":
-        score_by_sampled_words(trainer)
-    if (factor := _EMBEDDING_RATES.get(cell["variant"])) is not None:
-        give_embeddings_a_rate(trainer, factor)
-    if (last := _FALLS.get(cell["variant"])) is not None:
-        trainer.add_callback(HiddenWeightFalls(trainer, last))
     results = train_to_the_end(trainer, config, None, since=since)
     torch.save(kept, folder / "units.pt")
     metrics = {name: results["evaluation"][name] for name in ("kl", "mlm_loss", "mlm_accuracy")}
@@ -165,73 +149,6 @@ def go_through(trainer: HomoDistilTrainer, units: UnitTensors, kept: UnitTensors
         return {name: values / values.max().clamp(min=1e-30) + 2 * stays[name] for name, values in own().items()}
 
     trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
-
-
-def score_ffn_by_r2d2(trainer: HomoDistilTrainer) -> None:
-    """Let gradient-free pruning choose the FFN neurons, on the inputs of the same batches; all else scores as ever."""
-    own, settings = trainer.pruner.unit_scores, GradientFreeSettings(rescaling="none")
-
-    def unit_scores() -> UnitTensors:
-        batches = itertools.islice(trainer.get_train_dataloader(), trainer.args.num_scoring_batches)
-        samples = check_samples(batches, trainer.model)
-        measured = filter_statistics(trainer.model.eval(), samples, settings)
-        return own() | filter_scores(trainer.model, measured, settings)
-
-    trainer.pruner.unit_scores = unit_scores  # type: ignore[method-assign]
-
-
-def score_by_sampled_words(trainer: HomoDistilTrainer) -> None:
-    """Let the words that the masked-LM loss of the scores asks for be drawn from the teacher's own predictions.
-
-    Σ_y p(y)·(∂ log p(y)/∂θ)² is the curvature of KL(teacher ‖ student) in a student that still is its teacher.
-    """
-    score, prepare = trainer._score_units, trainer._prepare_inputs
-
-    @torch.no_grad()
-    def drawn(inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = prepare(inputs)
-        masked_BT = inputs["labels"] != IGNORED_LABEL
-        logits_BTV = trainer.model(inputs["input_ids"], inputs.get("attention_mask")).logits
-        words_P = logits_BTV[masked_BT].softmax(-1).multinomial(1).squeeze(1)
-        return inputs | {"labels": inputs["labels"].masked_scatter(masked_BT, words_P)}
-
-    def score_units() -> None:
-        trainer._prepare_inputs = drawn  # type: ignore[method-assign]
-        score()
-        trainer._prepare_inputs = prepare
-
-    trainer._score_units = score_units  # type: ignore[method-assign]
-
-
-def give_embeddings_a_rate(trainer: HomoDistilTrainer, factor: float) -> None:
-    """Let the tables of words, positions and segments learn at `factor` times the rate of all else."""
-    create = trainer.create_optimizer
-
-    def create_optimizer(*args: Any) -> torch.optim.Optimizer:
-        optimizer = create(*args)
-        tables = {id(values) for name, values in trainer.model.named_parameters() if "embeddings.weight" in name}
-        for group in list(optimizer.param_groups):
-            own = [values for values in group["params"] if id(values) in tables]
-            group["params"] = [values for values in group["params"] if id(values) not in tables]
-            if own:
-                optimizer.add_param_group({**group, "params": own, "lr": factor * group["lr"]})
-        return optimizer
-
-    trainer.create_optimizer = create_optimizer
-
-
-class HiddenWeightFalls(TrainerCallback):
-    """Let the weight of the hidden error fall to another one as the learning rate falls to 0 from its peak."""
-
-    def __init__(self, trainer: DistillationTrainer, last: float):
-        self.trainer, self.last, self.peak = trainer, last, 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the weight of the step that comes."""
-        rate = self.trainer.lr_scheduler.get_last_lr()[0]
-        self.peak = max(self.peak, rate)
-        share = rate / self.peak if rate < self.peak else 1.0  # the first rate of a warm-up is 0
-        self.trainer.distillation.weights["hidden"] = self.last + share * (args.hidden_weight - self.last)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A family, each member trained from the one before, beside runs of their own: trained and recorded.
+"""Train and record a family, each member from the one before, beside runs of their own.
 
     python -m benchmarks.results.family --output_dir runs/family
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quiet import QUIET
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import distill
 from homodistil_hf.experiments.family import FAMILY_FILE, distill_family
@@ -21,7 +22,7 @@ RECORD = Path("docs/results/family.json")
 BASE = Path("examples/sweeps/sizes.json")
 STUDENTS = ("macs=0.5", "macs=0.25", "macs=0.125")
 CHAIN, ALONE, AS_MANY = "from the one before", "alone", "alone, as many tokens as the family so far"
-_OTHERS = {"eval_strategy": "no", "save_steps": 50, "disable_tqdm": True, "per_device_train_batch_size": 16}
+_OTHERS = QUIET | {"save_strategy": "steps", "save_steps": 50, "per_device_train_batch_size": 16}
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""How fast training is on this machine, beside the loops that users write and beside one-shot pruning.
+"""The speed of training on this machine, beside the loops that users write and beside one-shot pruning.
 
     python -m benchmarks.speed.bench --shape bert-base --student homobert-tiny --dtype float32 --output speed.json
     python -m benchmarks.speed.bench --cases teacher6x384-bfloat16
+    python -m benchmarks.speed.bench --cases gpu-1024 gpu-2048 gpu-4096            # on a CUDA device
 
-The second form records cases in docs/results/speed.json, the first case with a bar chart; other cases keep what the
-file has. The first takes 10 minutes on 2 quiet cores. With 24 GB of memory the one of BERT-base needs
-MALLOC_ARENA_MAX=1: its variants share one process.
+The first form takes 10 minutes on 2 quiet cores. The others record cases in docs/results/speed.json, the first case
+with a bar chart; other cases of the file stay. With 24 GB of memory the case of BERT-base needs MALLOC_ARENA_MAX=1:
+its variants share one process. The cases of a GPU are the whole recipe, 28,000 steps of 4,096 × 128 tokens, by the
+size of a micro-batch.
 """
 
 import json
@@ -39,6 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
     "teacher6x384-bfloat16-512": OLDER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
     GROWTH: OLDER,
 }
+GPU = {"compiled": True, "device": "cuda", "points": 6, "rounds": 10, "warmup_rounds": 3, "with_baselines": False}
+for _size in (1024, 2048, 4096):
+    CASES[f"gpu-{_size}"] = BERT_BASE | GPU | {"batch_size": _size, "accumulation_steps": 4096 // _size}
 
 
 def main(words: Sequence[str] | None = None) -> int:

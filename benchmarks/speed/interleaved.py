@@ -1,8 +1,8 @@
-"""Several trainers in one process that take turns, one optimizer step each.
+"""Several trainers in one process whose optimizer steps are interleaved.
 
 Every trainer runs its own `train()` in a thread of its own. A callback holds it where a step begins; the main thread
-lets exactly one of them go on until it arrives at its next step. So what is timed is the trainer's real loop, data
-loading, logging and callbacks included, and variants can be interleaved step by step.
+lets exactly one of them go on until it arrives at its next step. So the timed code is the trainer's real loop, with
+data loading, logging and callbacks.
 """
 
 import random
@@ -19,18 +19,18 @@ from transformers import Trainer, TrainerCallback
 
 
 class Interleaved(Protocol):
-    """Whatever takes turns."""
+    """One of several things that are timed by turns."""
 
     def advance(self) -> float:
-        """Do one thing once and return its seconds."""
+        """Do one thing once; returns its seconds."""
 
 
 class _Stopped(Exception):
-    """No error: how a trainer is told to leave its loop from the middle."""
+    """Ends the loop of a trainer in the middle; no error."""
 
 
 class _Gate(TrainerCallback):
-    """Stands where a step begins: the batch has been fetched, nothing has been computed."""
+    """Holds a trainer where a step begins: the batch has been fetched, nothing has been computed."""
 
     def __init__(self, synchronize: Callable[[], None]):
         self.synchronize = synchronize
@@ -58,7 +58,7 @@ class _Gate(TrainerCallback):
 
 
 class GatedRun:
-    """A training that goes on only when it is its turn; the trainer is not started, its data lasts for all turns."""
+    """A training that goes on step by step; the trainer is not started, and its data lasts for all steps."""
 
     def __init__(self, name: str, trainer: Trainer):
         self.name = name
@@ -74,7 +74,7 @@ class GatedRun:
         self._wait()
 
     def advance(self, within: AbstractContextManager | None = None) -> float:
-        """Let the trainer do one optimizer step, up to the beginning of the next, and return its seconds.
+        """Let the trainer do one optimizer step, up to the beginning of the next; returns its seconds.
 
         `within` is entered in the trainer's thread before the step and left after it, untimed.
         """
@@ -103,7 +103,7 @@ class GatedRun:
 
 
 def interleave(variants: Mapping[str, Interleaved], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
-    """Let all variants take turns, in an order that is drawn anew every round; returns the seconds of the timed turns."""
+    """Advance all variants once a round, in an order drawn for each round; returns the seconds of the timed rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
     for round_number in range(warmup_rounds + rounds):

@@ -8,7 +8,7 @@ from transformers import BertConfig
 
 from benchmarks import marked_pages
 from benchmarks.reliability import page as write_reliability
-from benchmarks.reliability import scaling_paper
+from benchmarks.reliability import scaling as scaling_paper
 from homodistil_hf.plans.resolve import resolve_plan
 
 ROOT = Path(__file__).parents[3]
