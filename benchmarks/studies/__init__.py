@@ -1,1 +1,1 @@
-"""What was measured once: scripts that write a record and the tables of a page; only the pages are tested."""
+"""What was measured once: scripts that write a record, and page.py; tests compare the pages with the records only."""

@@ -1,4 +1,4 @@
-"""What every study does with what it measured: it writes a record, then the tables of a page from it."""
+"""A study: a record, and the tables of a page that follow from it."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.marked_pages import filled
-from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json, write_json
 
 
@@ -37,12 +36,6 @@ class Study:
     def write(self, content: Any) -> None:
         """Write the whole record."""
         write_json(self.record, content)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row to JSON lines, with the machine."""
-        self.record.parent.mkdir(parents=True, exist_ok=True)
-        with self.record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "machine": machine_facts()}) + "\n")
 
     def show(self) -> None:
         """Write the tables into the page."""

@@ -1,19 +1,10 @@
 """Every page has the tables of its study's record."""
 
-import importlib
 from pathlib import Path
 
 import pytest
 
-from benchmarks import studies
-from benchmarks.studies.study import Study
-
-STUDIES = {
-    f"{file.stem}.{name}": value
-    for file in sorted(Path(studies.__path__[0]).glob("*.py"))
-    for name, value in vars(importlib.import_module(f"{studies.__name__}.{file.stem}")).items()
-    if isinstance(value, Study) and (value.tables.__module__ == f"{studies.__name__}.{file.stem}")
-}
+from benchmarks.studies.page import STUDIES
 
 
 @pytest.mark.parametrize("name", STUDIES)
