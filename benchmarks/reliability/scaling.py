@@ -42,14 +42,8 @@ from homodistil_hf.training_args import PRUNING_KINDS
 RESULTS = Path("docs/results/scaling.json")
 WORLD_SIZES = (1, 2, 4)
 GLOBAL_BATCH, SEQUENCE_LENGTH, NUM_ROWS, VOCAB_SIZE = 16, 32, 200, 1000
-TEACHER = BertConfig(
-    vocab_size=VOCAB_SIZE,
-    hidden_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    intermediate_size=512,
-    max_position_embeddings=SEQUENCE_LENGTH,
-)
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+TEACHER = BertConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=SEQUENCE_LENGTH, **SHAPE)
 STUDENT = "64-4x16-200"
 PAPER_SETTINGS = {"num_steps": 30, "interval_steps": 2, "start_fraction": 0.1, "end_fraction": 0.7, "multiple": 8}
 NUM_STREAM_STEPS = 6
@@ -178,16 +172,9 @@ class CountingTrainer(HomoDistilTrainer):
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         plan, end_s = self.kept, time.perf_counter()
         super().end_step()
-        self.steps.append(
-            {
-                "step": self.state.global_step - 1,
-                "num_parameters": trained,
-                "seconds": end_s - self.started_s,
-                "finish_seconds": time.perf_counter() - end_s,
-                "sliced": self.kept != plan,
-                "traffic": self.traffic.take(),
-            }
-        )
+        step = {"step": self.state.global_step - 1, "num_parameters": trained, "seconds": end_s - self.started_s}
+        step |= {"finish_seconds": time.perf_counter() - end_s, "sliced": self.kept != plan}
+        self.steps.append(step | {"traffic": self.traffic.take()})
 
 
 class CountingCollator(MaskedLMCollator):
@@ -251,34 +238,25 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: Path) -> None:
         os.environ |= {name: str(value) for name, value in names.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         traffic.watch()
-    trainer, collator = make_trainer(folder / f"table {num_ranks}", num_ranks, traffic)
+    trainer, collator = make_trainer(folder / f"table {num_ranks}", num_ranks, traffic, blocks())
     trainer.train()
     rows, stream_rows = collator.num_rows, [0]
-    streamed, collator = make_trainer(
-        folder / f"stream {num_ranks}",
-        num_ranks,
-        traffic,
-        train_dataset=counted_stream(stream_rows),
-        max_steps=NUM_STREAM_STEPS,
-    )
+    stream, steps = counted_stream(stream_rows), {"max_steps": NUM_STREAM_STEPS}
+    streamed, collator = make_trainer(folder / f"stream {num_ranks}", num_ranks, traffic, stream, **steps)
     streamed.train()
-    found = {
-        "rank": rank,
-        "steps": trainer.steps,
-        "rows": {"table": rows, "stream": stream_rows[0], "stream_batches": collator.num_rows},
-    }
+    counts = {"table": rows, "stream": stream_rows[0], "stream_batches": collator.num_rows}
+    found = {"rank": rank, "steps": trainer.steps, "rows": counts}
     (folder / f"{num_ranks}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     if num_ranks > 1:
         distributed.destroy_process_group()
 
 
 def make_trainer(
-    folder: Path, num_ranks: int, traffic: Traffic, **settings: Any
+    folder: Path, num_ranks: int, traffic: Traffic, data: Dataset | IterableDataset, **settings: Any
 ) -> tuple[CountingTrainer, CountingCollator]:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{index}" for index in range(5, VOCAB_SIZE)]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
     collator = CountingCollator(tokenizer)
-    data = settings.pop("train_dataset", None)
     defaults = {
         "output_dir": str(folder),
         "student": STUDENT,
@@ -297,7 +275,7 @@ def make_trainer(
         BertForMaskedLM(TEACHER),
         HomoDistilTrainingArguments(**defaults | settings),
         traffic=traffic,
-        train_dataset=blocks() if data is None else data,
+        train_dataset=data,
         processing_class=tokenizer,
         data_collator=collator,
     )

@@ -1,11 +1,11 @@
 """Pruning without labels or gradients: its kernel on a real model, time and memory, quality beside baselines.
 
-python -m benchmarks.studies.gradient_free kernel --model DIR                      # a minute
-python -m benchmarks.studies.gradient_free speed [--device cuda]                   # BERT-base shape, random weights
-python -m benchmarks.studies.gradient_free quality --model DIR --data_dir DIR      # hours; resumes
+    python -m benchmarks.studies.gradient_free kernel --model DIR       # a minute
+    python -m benchmarks.studies.gradient_free speed [--device cuda]    # BERT-base shape, random weights
 
 The baseline with labels follows the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over
-labelled samples of (∂loss/∂mask)², at masks of one.
+labelled samples of (∂loss/∂mask)², at masks of one. The rows on quality, after hours of fine-tuning, are of
+benchmarks/gradient_free.py at commit 7db6fe1.
 """
 
 import argparse
@@ -13,38 +13,22 @@ import copy
 import itertools
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
-from datasets import Dataset
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from benchmarks.studies.study import Study
-from homodistil_hf.data.samples import drawn
 from homodistil_hf.distillation.teacher import multiplies_bfloat16, resolve_teacher_dtype
-from homodistil_hf.evaluation.fine_tuning import (
-    GlueSettings,
-    fine_tune,
-    fresh_answerer,
-    fresh_classifier,
-    predict,
-    start_at_mean,
-)
-from homodistil_hf.evaluation.glue.data import GLUE_TASKS, encode, load_glue
-from homodistil_hf.evaluation.metrics import constant_score, load_metric, task_score
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.evaluation.squad.data import load_squad
-from homodistil_hf.evaluation.squad.evaluate import answer_questions, grade, training_windows
-from homodistil_hf.evaluation.squad.windows import SquadSettings
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.methods.gradient_free import pruning as gradient_free
@@ -59,8 +43,6 @@ from homodistil_hf.tables import markdown_table
 RESULTS, PAGE = Path("docs/results"), Path("docs/gradient_free.md")
 RESCALED, FISHER, FOREIGN = " + rescaling", "Fisher, with labels", ", other text"
 RECOVERED = ", then distilled"
-OTHER_TEXT = "sst2"  # whose rows serve other tasks; MRPC's serve it
-RECOVERY = GlueSettings(learning_rate=1e-4, max_train_steps=200)
 MEANS = {"activation": "mean", "d2_normalization": "range"}  # the likely reading of the paper
 NORMS = {"activation": "norm", "d2_normalization": "sum"}  # the default
 RANKINGS = {
@@ -135,117 +117,6 @@ def pruned(sample: Sample, variant: str, macs: float) -> PreTrainedModel:
     student = copy.deepcopy(sample.model)
     gradient_free.prune_filters(student, sample.scores(ranking), macs, products=products, damping=settings.damping)
     return student
-
-
-class Task(NamedTuple):
-    """A task: training rows, tokenized; the score of a model and of one answer for all rows; a head to train."""
-
-    rows: Dataset
-    num_dev_rows: int
-    constant_score: float
-    score: Callable[[PreTrainedModel], float]
-    fresh: Callable[[PreTrainedModel], PreTrainedModel]
-
-
-def task_called(name: str, data_dir: str, tokenizer: Any, settings: SquadSettings, max_dev_rows: int) -> Task:
-    if name in GLUE_TASKS:
-        described, glue = GLUE_TASKS[name], load_glue(name, data_dir)
-        glue = replace(glue, dev={"validation": drawn(glue.dev["validation"], max_dev_rows, seed=0)})
-        dev = encode(glue.dev["validation"], described, tokenizer, 128)
-
-        def score(model: PreTrainedModel) -> float:
-            logits, labels = predict(model, dev, tokenizer)
-            answers = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
-            return task_score(name, load_metric(name).compute(predictions=answers, references=labels))
-
-        def fresh(encoder: PreTrainedModel) -> PreTrainedModel:
-            classifier = fresh_classifier(encoder, described.num_labels, dropout=0.1, seed=0)
-            if described.num_labels == 1:
-                start_at_mean(classifier, glue.train["label"][:])
-            return classifier
-
-        rows = encode(glue.train, described, tokenizer, 128)
-        return Task(rows, len(dev), constant_score(glue), score, fresh)
-    data = load_squad(name, data_dir)
-    data = replace(data, dev={"validation": drawn(data.dev["validation"], max_dev_rows, seed=0)})
-    dev_rows = data.dev["validation"]
-
-    def squad_score(model: PreTrainedModel) -> float:
-        return task_score(name, grade(name, dev_rows, answer_questions(model, dev_rows, tokenizer, settings)))
-
-    rows = training_windows(data.train, tokenizer, settings)
-    return Task(rows, len(dev_rows), constant_score(data), squad_score, partial(fresh_answerer, dropout=0.1, seed=0))
-
-
-def run_quality(options: argparse.Namespace) -> None:
-    """One row a (task, share, variant, seed), written as it comes; rows that are recorded are not measured again."""
-    study = QUALITY if options.record is None else replace(QUALITY, record=options.record, tables=lambda record: {})
-    results = {"machine": machine_facts(), "rows": {}} | study.read()
-    rows, tokenizer = results["rows"], AutoTokenizer.from_pretrained(options.model)
-    settings = SquadSettings(learning_rate=options.learning_rate, max_train_steps=options.max_train_steps)
-    results |= {"recovery": asdict(RECOVERY), "num_samples": options.num_samples}
-    task_of = cache(lambda name: task_called(name, options.data_dir, tokenizer, settings, options.max_dev_rows))
-
-    def measure_once(key: str, measure: Callable[[], dict[str, Any]]) -> None:
-        if key not in rows:
-            rows[key] = measure()
-            study.write(results)
-            print(f"{key}: {rows[key]['score']:.4f}", flush=True)
-
-    for name in options.tasks:
-        task = task_of(name)
-        teacher = teacher_of(task, options.work_dir / name, options.model, tokenizer, settings)
-        measure_once(f"{name}, fine-tuned", partial(teacher_row, name, task, teacher, settings))
-        for seed in options.seeds:
-            draw = partial(sample_of, teacher=teacher, tokenizer=tokenizer, options=options, seed=seed)
-            sample = cache(lambda source, draw=draw: draw(task_of(source)))
-            for macs, variant in itertools.product(options.macs, options.variants):
-                if variant in ("magnitude", "R2") and seed != options.seeds[0]:
-                    continue  # weights alone rank the same whatever the samples
-                facts = {"task": name, "macs": macs, "variant": variant, "seed": seed}
-                measure = partial(variant_row, facts, task, teacher, tokenizer, sample)
-                measure_once(f"{name}, {macs:g}, {variant}, seed {seed}", measure)
-    study.show()
-
-
-def sample_of(task: Task, teacher: PreTrainedModel, tokenizer: Any, options: argparse.Namespace, seed: int) -> Sample:
-    """Rows of a task for a teacher."""
-    rows = drawn(task.rows, options.num_samples, seed=seed).sort("length").remove_columns("length")
-    batches = (rows[first : first + 32] for first in range(0, len(rows), 32))
-    padded = [dict(tokenizer.pad(batch, return_tensors="pt")) for batch in batches]
-    return Sample(teacher, padded, seed, options.dtype)
-
-
-def teacher_of(task: Task, folder: Path, model: str, tokenizer: Any, settings: SquadSettings) -> PreTrainedModel:
-    """A fine-tuned model from its folder, made of an encoder where it is missing."""
-    if not folder.is_dir():
-        fresh = task.fresh(load_teacher(model).base_model)
-        fine_tune(fresh, task.rows, tokenizer, settings=settings, seed=0).model.save_pretrained(folder)
-    return load_teacher(str(folder)).eval()
-
-
-def teacher_row(name: str, task: Task, teacher: PreTrainedModel, settings: SquadSettings) -> dict[str, Any]:
-    """The row of a fine-tuned model; prints a warning if it has learned nothing."""
-    score, floor = task.score(teacher), task.constant_score
-    if score <= floor:
-        print(f"{name}: no better than one answer for all rows; delete its folder and row, and take a lower rate")
-    facts = {"task": name, "macs": 1.0, "score": score, "constant_score": floor, "num_dev_rows": task.num_dev_rows}
-    return facts | {"fine_tuning": asdict(settings)}
-
-
-def variant_row(
-    facts: dict[str, Any], task: Task, teacher: PreTrainedModel, tokenizer: Any, sample: Callable[[str], Sample]
-) -> dict[str, Any]:
-    """Prune by a variant, distil afterwards where it says so, and score."""
-    name, variant, seed = facts["task"], facts["variant"], facts["seed"]
-    other = "mrpc" if name == OTHER_TEXT else OTHER_TEXT
-    source = sample(other if variant.endswith(FOREIGN) else name)
-    student = pruned(source, variant.removesuffix(RECOVERED), facts["macs"])
-    if variant.endswith(RECOVERED):
-        rows = drawn(task.rows, 10_000, seed=seed)
-        fine_tune(student, rows, tokenizer, settings=RECOVERY, seed=seed, teacher=teacher)
-    dtype = str(resolve_teacher_dtype(source.dtype, torch.device("cpu"))).removeprefix("torch.")
-    return facts | {"dtype": dtype, "score": task.score(student)}
 
 
 def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -336,28 +207,16 @@ SPEED = Study(RESULTS / "gradient_free_speed.json", PAGE, lambda record: {"speed
 QUALITY = Study(
     RESULTS / "gradient_free_quality.json", PAGE, lambda record: {"quality": quality_table(record["rows"])}
 )
-RUNS = {"kernel": run_kernel, "speed": run_speed, "quality": run_quality}
+RUNS = {"kernel": run_kernel, "speed": run_speed}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=RUNS)
-    parser.add_argument("--model", help="kernel, quality: folder or Hub name of an encoder")
-    parser.add_argument("--data_dir", help="quality: folder with the tasks' rows")
-    parser.add_argument("--tasks", nargs="+", default=["stsb", "sst2", "mrpc", "qnli", "squad"])
-    parser.add_argument("--macs", nargs="+", type=float, default=[0.7, 0.6])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS + RECOVERED_VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)), help="of the samples")
+    parser.add_argument("--model", help="kernel: folder or Hub name of an encoder")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--num_samples", type=int, default=2048)
     parser.add_argument("--device", default="cpu", help="speed: such as cuda; its memory is not measured")
-    parser.add_argument("--max_dev_rows", type=int, default=1500, help="quality: scored, at most, the same for all")
-    parser.add_argument("--dtype", default="auto", help="quality: of passes over the samples; or bfloat16, float32")
-    parser.add_argument("--record", type=Path, help="quality: another JSON file, of which the page gets no table")
-    parser.add_argument("--learning_rate", type=float, default=1e-4, help="quality: of the teachers' fine-tuning")
-    parser.add_argument("--max_train_steps", type=int, default=850, help="quality: of the teachers' fine-tuning")
-    parser.add_argument(
-        "--work_dir", type=Path, default=Path("runs/gradient_free"), help="quality: TASK/ is a teacher"
-    )
     options = parser.parse_args(arguments)
     RUNS[options.run](options)
 

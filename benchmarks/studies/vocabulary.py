@@ -1,30 +1,24 @@
 """Smaller vocabularies of a real model: their share of held-out text, and the worth of a student of one.
 
-python -m benchmarks.studies.vocabulary table --model DIR --text FILE … --held_out FILE …       # minutes
-python -m benchmarks.studies.vocabulary students --trimmed RUN --whole RUN --held_out FILE …    # two finished runs
+    python -m benchmarks.studies.vocabulary table --model DIR --text FILE … --held_out FILE …       # minutes
 
-The second compares two students of one teacher, with the same tokens, on the same blocks of text, against the same
-teacher: one trimmed with its teacher before it was distilled, the other afterwards.
+The students, trained for hours, were compared by benchmarks/vocabulary.py at commit 7db6fe1: with the same tokens, on
+the same blocks of text, against the same teacher; one trimmed with its teacher before it was distilled, the other
+afterwards.
 """
 
 import argparse
-import itertools
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.studies.study import Study
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.packing import TextPacker
-from homodistil_hf.evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
-from homodistil_hf.experiments.trim import TRIMMED_FOLDER, TrimSource, plan_trimming, trim_to_folder
-from homodistil_hf.export.student_in_folder import STUDENT_FOLDER
+from homodistil_hf.experiments.trim import TrimSource, plan_trimming
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.files.tensors import WEIGHTS_FILE, load_tensors
 from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
@@ -61,66 +55,13 @@ def run_table(options: argparse.Namespace) -> None:
             }
         )
         print(rows[-1], flush=True)
-    save({"table": rows})
+    STUDY.write(STUDY.read() | {"table": rows, "machine": machine_facts()})
+    STUDY.show()
 
 
 def length(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens of all documents."""
     return sum(len(TextPacker(tokenizer, 0, "text").encode(part["text"])) for part in documents.iter(1000))
-
-
-def run_students(options: argparse.Namespace) -> None:
-    """Two students of one trimmed teacher, measured alike."""
-    teacher = options.trimmed / TRIMMED_FOLDER
-    settings = DiscrepancySettings(
-        tuple(options.held_out),
-        max_eval_blocks=options.max_eval_blocks,
-        pseudo_perplexity_blocks=0,
-        max_seq_length=options.max_seq_length,
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        tokens = Path(scratch) / "tokens.txt"
-        tokens.write_text("\n".join(AutoTokenizer.from_pretrained(teacher).get_vocab()), encoding="utf-8")
-        late = Path(scratch) / "late"
-        source = TrimSource(str(options.whole / STUDENT_FOLDER), str(tokens), options.held_out)
-        trim_to_folder(source, late, print)
-        folders = {"trimmed first": options.trimmed / STUDENT_FOLDER, "trimmed afterwards": late}
-        rows = {}
-        for name, folder in folders.items():
-            found = evaluate_discrepancy(folder, teacher=teacher, settings=settings, output_dir=Path(scratch) / name)
-            rows[name] = {metric: found["discrepancy"][metric] for metric in ("kl", "agreement", "mlm_accuracy")}
-            rows[name] |= size_of(folder)
-    rows["not trimmed"] = size_of(options.whole / STUDENT_FOLDER)
-    found = {run: glue_files(run, options.tasks, options.seeds) for run in (options.trimmed, options.whole)}
-    for one, other in zip(*(itertools.chain(*tasks.values()) for tasks in found.values()), strict=True):
-        ways = [each["conditions"] | {"max_train_samples": each["num_train_rows"]} for each in (one, other)]
-        if ways[0] != ways[1]:
-            raise ValueError(f"{one['task']} was measured in two ways: {ways[0]} and {ways[1]}; measure one again")
-    for name, run in (("trimmed first", options.trimmed), ("not trimmed", options.whole)):
-        scores = {task: sum(each["score"] for each in seeds) / len(seeds) for task, seeds in found[run].items()}
-        rows[name] |= {"glue": scores, "glue_mean": sum(scores.values()) / len(scores)}
-    print(rows)
-    save({"students": rows})
-
-
-def size_of(folder: Path) -> dict[str, Any]:
-    """Parameters of an export, and bytes of its weights."""
-    file = folder / WEIGHTS_FILE
-    num_parameters = sum(tensor.numel() for tensor in load_tensors(file).values())
-    return {"num_parameters": num_parameters, "size_bytes": file.stat().st_size}
-
-
-def glue_files(run: Path, tasks: list[str], seeds: list[int]) -> dict[str, list[dict[str, Any]]]:
-    """Task → what `homodistil evaluate` found of a run, a file a seed."""
-    folder = run / "evaluations" / STUDENT_FOLDER
-    folder = folder if folder.is_dir() else folder.parent  # of a sweep's cell
-    files = {task: [folder / f"{task}.seed-{seed}.json" for seed in seeds] for task in tasks}
-    return {task: [read_json_object(file, str(file)) for file in names] for task, names in files.items()}
-
-
-def save(found: dict[str, Any]) -> None:
-    """Add results to the record."""
-    STUDY.write(STUDY.read() | found | {"machine": machine_facts()})
 
 
 def coverage_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -152,25 +93,16 @@ STUDY = Study(
     Path("docs/vocabulary.md"),
     lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
 )
-RUNS = {"table": run_table, "students": run_students}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", choices=RUNS)
-    parser.add_argument("--model", help="table: folder or Hub name")
-    parser.add_argument("--text", nargs="+", help="table: text whose tokens are counted")
+    parser.add_argument("run", choices=["table"])
+    parser.add_argument("--model", required=True, help="folder or Hub name")
+    parser.add_argument("--text", nargs="+", required=True, help="text whose tokens are counted")
     parser.add_argument("--vocabularies", nargs="+", default=list(SIZES))
     parser.add_argument("--held_out", nargs="+", required=True)
-    parser.add_argument("--trimmed", type=Path, help='students: folder of a run with "vocabulary"')
-    parser.add_argument("--whole", type=Path, help="students: folder of the same run without it")
-    parser.add_argument("--tasks", nargs="+", default=["cola", "sst2", "mrpc", "rte", "stsb"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the fine-tunings that evaluate made")
-    parser.add_argument("--max_eval_blocks", type=int, default=256)
-    parser.add_argument("--max_seq_length", type=int, default=128)
-    options = parser.parse_args(arguments)
-    RUNS[options.run](options)
-    STUDY.show()
+    run_table(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
