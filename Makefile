@@ -69,7 +69,7 @@ quality: $(VENV)/.installed-dev  ## check style, types and the import contract, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PAGES = speed.page reliability.page results.page
+PAGES = speed.page reliability.page results.page studies.page
 pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
 	$(BIN)/python docs/floors.py
 	$(BIN)/python docs/architectures.py

@@ -1,12 +1,12 @@
-"""Feed hostile input to everything that reads what others wrote, and write down how each case ended.
+"""Feed hostile input to everything that reads files of others, and record how each case ended.
 
     python -m benchmarks.reliability.fuzz --cases 100000 --seed 0 --results docs/results/fuzz.json
     python -m benchmarks.reliability.fuzz --seed 0 --only plans --case 4711
 
 A case ends in success or in one of this package's own errors: a `ValueError`, `OSError` or `FloatingPointError` from a
 `raise` statement of ours (an `OSError` of the system counts where it names its file). All else is a failure, and so is
-a case that takes too long or too much memory; each is printed as the line that repeats it. Cases are numbered, and
-what a number means follows from the seed alone: a run that was stopped goes on where its results file ends.
+a case that takes too long or too much memory; each is printed as the line that repeats it. Cases are numbered: a
+number and the seed give the same case on any machine.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -44,7 +44,6 @@ GOOD = ("successes", "own_errors")
 MEMORY_LIMIT_MB = 1024  # more than this on top, by one case, is a failure
 ADDRESS_SPACE_GB = 16  # and this is where the system stops it
 LONGEST_MESSAGE = 5000
-SAVE_EVERY_S = 30
 
 
 def main() -> None:
@@ -52,17 +51,20 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1000, help="of all targets together, or of the one in --only")
     parser.add_argument("--seed", type=int, default=0)
     # Absolute, as cases run in a folder of their own.
-    parser.add_argument("--results", type=lambda name: Path(name).resolve(), help="JSON; a run in it is continued")
+    parser.add_argument("--results", type=lambda name: Path(name).resolve(), help="JSON file to write")
     parser.add_argument("--only", choices=sorted(TARGETS))
     parser.add_argument("--case", type=int, help="run this one case and show where it went wrong; needs --only")
     options = parser.parse_args()
     quiet()
     if options.case is not None:
         sys.exit(show_case(options.only, options.seed, options.case))
-    results = read_results(options.results, options.seed)
-    for name, num_cases in shares(options.cases, options.only).items():
-        fuzz(name, num_cases, results, options.results)
-    save(results, options.results)
+    targets = {name: fuzz(name, num, options.seed) for name, num in shares(options.cases, options.only).items()}
+    results: dict[str, Any] = {"machine": machine_facts(), "seed": options.seed, "targets": targets}
+    for name in ("cases", *GOOD):
+        results[name] = sum(found[name] for found in targets.values())
+    results["num_failures"] = sum(len(found["failures"]) for found in targets.values())
+    if options.results:
+        options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     sys.exit(int(results["num_failures"] > 0))
 
 
@@ -74,45 +76,27 @@ def shares(num_cases: int, only: str | None = None) -> dict[str, int]:
     return {name: max(1, -(-num_cases * target.share // total)) for name, target in TARGETS.items()}
 
 
-def fuzz(name: str, num_cases: int, results: dict[str, Any], file: Path | None) -> None:
-    """Run the cases of one target that its results do not have yet."""
-    empty = {"cases": 0, "successes": 0, "own_errors": 0, "failures": [], "seconds": 0.0}
-    found = results["targets"].setdefault(name, empty | {"slowest_s": 0.0, "largest_growth_mb": 0.0})
-    saved = time.monotonic()
+def fuzz(name: str, num_cases: int, seed: int) -> dict[str, Any]:
+    """Run cases of one target; returns their numbers by outcome, and the lines that repeat failures."""
+    counts: Counter[str] = Counter(dict.fromkeys(GOOD, 0))
+    failures = []
     with sandbox() as folder:
-        case = partial(TARGETS[name].case, folder)
-        while found["cases"] < num_cases:
-            number, start = found["cases"], time.monotonic()
-            outcome, growth_mb = run_case(case, name, results["seed"], number)
-            seconds = time.monotonic() - start
-            found["cases"] += 1
-            if outcome in GOOD:
-                found[outcome] += 1
-            else:
-                line = f"python -m benchmarks.reliability.fuzz --seed {results['seed']} --only {name} --case {number}"
-                found["failures"].append(f"{line}  # {outcome}")
-                print(found["failures"][-1], flush=True)
-            found["seconds"] = round(found["seconds"] + seconds, 4)
-            found["slowest_s"] = round(max(found["slowest_s"], seconds), 3)
-            found["largest_growth_mb"] = round(max(found["largest_growth_mb"], growth_mb), 1)
+        for number in range(num_cases):
+            outcome = run_case(partial(TARGETS[name].case, folder), name, seed, number)
+            counts[outcome] += 1
+            if outcome not in GOOD:
+                line = f"python -m benchmarks.reliability.fuzz --seed {seed} --only {name} --case {number}"
+                failures.append(f"{line}  # {outcome}")
+                print(failures[-1], flush=True)
             if number % 50 == 49:
                 shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                saved = time.monotonic()
-                save(results, file)
-    save(results, file)
-    print(
-        f"{name}: {found['cases']:,} cases: {found['successes']:,} successes, {found['own_errors']:,} own errors, "
-        f"{len(found['failures'])} failures; {found['seconds']:.1f} s, slowest {found['slowest_s']} s, "
-        f"grew by {found['largest_growth_mb']} MB at most",
-        flush=True,
-    )
+    found = {"cases": num_cases} | {kind: counts[kind] for kind in GOOD}
+    print(f"{name}: {found}, {len(failures)} failures", flush=True)
+    return found | {"failures": failures}
 
 
-def run_case(
-    case: Callable[[Random], None], name: str, seed: int, number: int, *, show: bool = False
-) -> tuple[str, float]:
-    """How one case ended, and by how many MB the process grew above all that it ever was."""
+def run_case(case: Callable[[Random], None], name: str, seed: int, number: int, *, show: bool = False) -> str:
+    """Run one case; returns how it ended."""
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = dict(os.environ)
     try:
@@ -123,17 +107,15 @@ def run_case(
         outcome = f"hang: more than {TARGETS[name].limit_s:g} s"
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 — all that there is: to find those that slip through is the point
-        outcome = "own_errors" if is_own(error) else told(error)
+    except BaseException as error:  # noqa: BLE001 — the fuzzer looks for any error that slips through
+        outcome = "own_errors" if is_own(error) else described(error)
         if show:
             traceback.print_exc()
     finally:
         os.environ.clear()
         os.environ.update(environment)
     growth_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kb) / 1024
-    if growth_mb > MEMORY_LIMIT_MB:
-        outcome = f"memory: {growth_mb:.0f} MB"
-    return outcome, growth_mb
+    return f"memory: {growth_mb:.0f} MB" if growth_mb > MEMORY_LIMIT_MB else outcome
 
 
 def draw_of(name: str, seed: int, number: int) -> Random:
@@ -156,7 +138,7 @@ def is_own(error: BaseException) -> bool:
     return (ours and raised) or (isinstance(error, OSError) and bool(error.filename))
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     place = f"{frame.f_globals.get('__name__')}:{line}"
     return f"{type(error).__name__} in {place}: {str(error)[:160]!r}"
@@ -215,28 +197,9 @@ def show_case(name: str | None, seed: int, number: int) -> int:
     if name is None:
         raise SystemExit("--case needs --only")
     with sandbox() as folder:
-        outcome, _ = run_case(partial(TARGETS[name].case, folder), name, seed, number, show=True)
+        outcome = run_case(partial(TARGETS[name].case, folder), name, seed, number, show=True)
     print(outcome)
     return int(outcome not in GOOD)
-
-
-def read_results(file: Path | None, seed: int) -> dict[str, Any]:
-    if file is not None and file.is_file():
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if results["seed"] != seed:
-            raise SystemExit(f"{file} holds a run with --seed {results['seed']}; name another file")
-        return results
-    return {"machine": machine_facts(), "seed": seed, "targets": {}}
-
-
-def save(results: dict[str, Any], file: Path | None) -> None:
-    targets = results["targets"].values()
-    for name in ("cases", "successes", "own_errors"):
-        results[name] = sum(found[name] for found in targets)
-    results["num_failures"] = sum(len(found["failures"]) for found in targets)
-    results["seconds"] = round(sum(found["seconds"] for found in targets), 1)
-    if file is not None:
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import Any
 from transformers import BertConfig
 
 from benchmarks.marked_pages import fill_in
-from benchmarks.reliability.scaling_paper import steps_of_a_run
+from benchmarks.reliability.scaling import steps_of_a_run
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.tables import markdown_table
 
 PAGE = Path("docs/reliability.md")
 FOLDER = Path("docs/results")
@@ -24,7 +25,7 @@ def main() -> None:
 
 
 def text_of(name: str) -> str:
-    """The figures of a file."""
+    """The text of a record."""
     return SECTIONS[name](json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
@@ -120,8 +121,7 @@ def rank_table(worlds: dict[str, Any]) -> str:
 
 
 def table(header: str, rows: list[list[Any]]) -> str:
-    lines = [header, " | ".join(["---"] * (header.count("|") + 1)), *(" | ".join(map(str, row)) for row in rows)]
-    return "\n".join(f"| {line} |".replace("|  |", "| |") for line in lines)
+    return "\n".join(markdown_table(header.split(" | "), [list(map(str, row)) for row in rows]))
 
 
 def mean(values: list[float]) -> float:

@@ -12,8 +12,9 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -26,36 +27,64 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from benchmarks.reliability.scaling_paper import COUNTS_BYTES, steps_of_a_run
+from benchmarks.quiet import QUIET
+from benchmarks.speed.whole_run import course
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, trainer
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.cost import count_parameters
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.training import exact_trainer
 from homodistil_hf.training import ranks as wrapping
+from homodistil_hf.training_args import PRUNING_KINDS
 
 RESULTS = Path("docs/results/scaling.json")
 WORLD_SIZES = (1, 2, 4)
 GLOBAL_BATCH, SEQUENCE_LENGTH, NUM_ROWS, VOCAB_SIZE = 16, 32, 200, 1000
-TEACHER = BertConfig(
-    vocab_size=VOCAB_SIZE,
-    hidden_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    intermediate_size=512,
-    max_position_embeddings=SEQUENCE_LENGTH,
-)
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+TEACHER = BertConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=SEQUENCE_LENGTH, **SHAPE)
 STUDENT = "64-4x16-200"
-PAPER_SETTINGS = {
-    "num_steps": 30,
-    "interval_steps": 2,
-    "start_fraction": 0.1,
-    "end_fraction": 0.7,
-    "multiple": 8,
-}
+PAPER_SETTINGS = {"num_steps": 30, "interval_steps": 2, "start_fraction": 0.1, "end_fraction": 0.7, "multiple": 8}
 NUM_STREAM_STEPS = 6
+COUNTS_BYTES = 32  # 4 int64
 BUFFER_BYTES = 2 * 8 * SEQUENCE_LENGTH  # int64 position and token type of each position
 COUNTED = {"all_reduce": 0, "all_gather": 1, "all_gather_into_tensor": 1, "broadcast": 0, "_broadcast_coalesced": 1}
 """Collective call → which argument holds what this rank gives."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The student at one step: trained parameters with projections; whether the step before sliced it."""
+
+    num_parameters: int
+    plan: WidthPlan
+    sliced: bool
+
+
+def steps_of_a_run(config: BertConfig, target: WidthPlan, settings: Mapping[str, Any]) -> list[Step]:
+    """Follow the schedule without training.
+
+    Args:
+        config: the teacher's.
+        target: the plan.
+        settings: `num_steps`, `interval_steps`, `start_fraction`, `end_fraction`, `multiple`.
+    """
+    window = (settings["start_fraction"], settings["end_fraction"])
+    schedule = PruningSchedule(dict.fromkeys(PRUNING_KINDS, window), settings["interval_steps"], settings["num_steps"])
+    stretches = course(widths_of(config), target, schedule, multiple=settings["multiple"])
+    steps: list[Step] = []
+    for stretch in stretches:
+        size = trained_parameters(config, stretch.plan)
+        steps.append(Step(size, stretch.plan, sliced=bool(steps)))
+        steps += [Step(size, stretch.plan, sliced=False)] * (stretch.num_steps - 1)
+    return steps
+
+
+def trained_parameters(config: BertConfig, plan: WidthPlan) -> int:
+    """Parameters of a masked-LM student and of its projections to the teacher's hidden size."""
+    projections = (len(plan.layers) + 1) * plan.hidden_size * config.hidden_size
+    return count_parameters(plan, config, head="masked_lm") + projections
 
 
 class Traffic:
@@ -143,16 +172,9 @@ class CountingTrainer(HomoDistilTrainer):
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         plan, end_s = self.kept, time.perf_counter()
         super().end_step()
-        self.steps.append(
-            {
-                "step": self.state.global_step - 1,
-                "num_parameters": trained,
-                "seconds": end_s - self.started_s,
-                "finish_seconds": time.perf_counter() - end_s,
-                "sliced": self.kept != plan,
-                "traffic": self.traffic.take(),
-            }
-        )
+        step = {"step": self.state.global_step - 1, "num_parameters": trained, "seconds": end_s - self.started_s}
+        step |= {"finish_seconds": time.perf_counter() - end_s, "sliced": self.kept != plan}
+        self.steps.append(step | {"traffic": self.traffic.take()})
 
 
 class CountingCollator(MaskedLMCollator):
@@ -216,34 +238,25 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: Path) -> None:
         os.environ |= {name: str(value) for name, value in names.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         traffic.watch()
-    trainer, collator = make_trainer(folder / f"table {num_ranks}", num_ranks, traffic)
+    trainer, collator = make_trainer(folder / f"table {num_ranks}", num_ranks, traffic, blocks())
     trainer.train()
     rows, stream_rows = collator.num_rows, [0]
-    streamed, collator = make_trainer(
-        folder / f"stream {num_ranks}",
-        num_ranks,
-        traffic,
-        train_dataset=counted_stream(stream_rows),
-        max_steps=NUM_STREAM_STEPS,
-    )
+    stream, steps = counted_stream(stream_rows), {"max_steps": NUM_STREAM_STEPS}
+    streamed, collator = make_trainer(folder / f"stream {num_ranks}", num_ranks, traffic, stream, **steps)
     streamed.train()
-    found = {
-        "rank": rank,
-        "steps": trainer.steps,
-        "rows": {"table": rows, "stream": stream_rows[0], "stream_batches": collator.num_rows},
-    }
+    counts = {"table": rows, "stream": stream_rows[0], "stream_batches": collator.num_rows}
+    found = {"rank": rank, "steps": trainer.steps, "rows": counts}
     (folder / f"{num_ranks}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     if num_ranks > 1:
         distributed.destroy_process_group()
 
 
 def make_trainer(
-    folder: Path, num_ranks: int, traffic: Traffic, **settings: Any
+    folder: Path, num_ranks: int, traffic: Traffic, data: Dataset | IterableDataset, **settings: Any
 ) -> tuple[CountingTrainer, CountingCollator]:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{index}" for index in range(5, VOCAB_SIZE)]
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
     collator = CountingCollator(tokenizer)
-    data = settings.pop("train_dataset", None)
     defaults = {
         "output_dir": str(folder),
         "student": STUDENT,
@@ -253,19 +266,16 @@ def make_trainer(
         "pruning_start_fraction": PAPER_SETTINGS["start_fraction"],
         "pruning_end_fraction": PAPER_SETTINGS["end_fraction"],
         "width_multiple": PAPER_SETTINGS["multiple"],
-        "save_strategy": "no",
         "logging_steps": 10,
-        "report_to": "none",
         "teacher_dtype": "float32",
-        "disable_tqdm": True,
         "use_cpu": True,
-    }
+    } | QUIET
     torch.manual_seed(0)
     trainer = CountingTrainer(
         BertForMaskedLM(TEACHER),
         HomoDistilTrainingArguments(**defaults | settings),
         traffic=traffic,
-        train_dataset=blocks() if data is None else data,
+        train_dataset=data,
         processing_class=tokenizer,
         data_collator=collator,
     )

@@ -10,7 +10,7 @@ from homodistil_hf.plans.advice import Measured
 def advice_points(results: Results) -> list[Measured]:
     """One for each size and budget."""
     students = results.of(DEFAULTS, TOKENS)
-    groups = students[students["arm"].isin(SIZES)].groupby(["shape", "num_tokens"], sort=False)
+    groups = students[students["variant"].isin(SIZES)].groupby(["shape", "num_tokens"], sort=False)
     return [_point(group, results) for _, group in groups]
 
 
@@ -18,7 +18,7 @@ def _point(group: pd.DataFrame, results: Results) -> Measured:
     first = group.iloc[0]
     kl = "kl" if group["all_kl"].isna().any() else "all_kl"
     found = results.fine_tuned
-    is_its = (found["arm"] == first["arm"]) & (found["way"] == BY_TEACHER) & (found["axes"] == first["axes"])
+    is_its = (found["variant"] == first["variant"]) & (found["way"] == BY_TEACHER) & (found["axes"] == first["axes"])
     kept = {name: round(float(values.mean()), 4) for name, values in found[is_its][["kept", "above"]].items()}
     return Measured(
         encoder_macs=round(first["encoder_macs"], 2),

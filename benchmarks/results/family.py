@@ -1,4 +1,4 @@
-"""A family, each member trained from the one before, beside runs of their own: trained and recorded.
+"""Train and record a family, each member from the one before, beside runs of their own.
 
     python -m benchmarks.results.family --output_dir runs/family
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quiet import QUIET
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import distill
 from homodistil_hf.experiments.family import FAMILY_FILE, distill_family
@@ -21,7 +22,7 @@ RECORD = Path("docs/results/family.json")
 BASE = Path("examples/sweeps/sizes.json")
 STUDENTS = ("macs=0.5", "macs=0.25", "macs=0.125")
 CHAIN, ALONE, AS_MANY = "from the one before", "alone", "alone, as many tokens as the family so far"
-_OTHERS = {"eval_strategy": "no", "save_steps": 50, "disable_tqdm": True, "per_device_train_batch_size": 16}
+_OTHERS = QUIET | {"save_strategy": "steps", "save_steps": 50, "per_device_train_batch_size": 16}
 
 
 def main() -> None:
@@ -31,9 +32,11 @@ def main() -> None:
     options = parser.parse_args()
     base = base_settings()
     runs = []
-    for arm, students, num_steps in _runs(options.max_steps):
-        folder = options.output_dir / f"{arm.split(',')[0].replace(' ', '-')}-{students[-1]}-{num_steps}"
-        runs += list(_rows(arm, students, _run(base, folder, students, num_steps), base | {"max_steps": num_steps}))
+    for variant, students, num_steps in _runs(options.max_steps):
+        folder = options.output_dir / f"{variant.split(',')[0].replace(' ', '-')}-{students[-1]}-{num_steps}"
+        runs += list(
+            _rows(variant, students, _run(base, folder, students, num_steps), base | {"max_steps": num_steps})
+        )
         facts = {"settings": base, "max_steps": options.max_steps, "machine": machine_facts(), "runs": runs}
         write_json(RECORD, facts)
 
@@ -70,13 +73,18 @@ def _run(base: Mapping[str, Any], folder: Path, students: Sequence[str], num_ste
 
 
 def _rows(
-    arm: str, students: Sequence[str], results: Mapping[str, Any], settings: Mapping[str, Any]
+    variant: str, students: Sequence[str], results: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     tokens_a_step = settings["per_device_train_batch_size"] * settings["max_seq_length"]
     teacher, *models = results["models"]
     for student, model, run in zip(students, models, results.get("members", [results]), strict=True):
         yield {
-            **{"arm": arm, "student": student, "plan": run["plan"], "num_tokens": run["num_steps"] * tokens_a_step},
+            **{
+                "variant": variant,
+                "student": student,
+                "plan": run["plan"],
+                "num_tokens": run["num_steps"] * tokens_a_step,
+            },
             **{name: model[name] for name in ("num_parameters", "encoder_macs", "kl", "mlm_loss", "mlm_accuracy")},
             **{"teacher_macs": teacher["encoder_macs"], "seconds": run["time_s"]},
         }

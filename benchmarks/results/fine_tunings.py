@@ -1,7 +1,7 @@
 """What fine-tuned students keep of their teacher's scores on GLUE: plainly, and beside the fine-tuned teacher.
 
     homodistil sweep examples/sweeps/sizes.json
-    python -m benchmarks.results.fine_tunings runs/sweeps/sizes --arms half quarter eighth --run_seeds 0
+    python -m benchmarks.results.fine_tunings runs/sweeps/sizes --variants half quarter eighth --run_seeds 0
 
 The teacher is fine-tuned first, then each student twice: as `homodistil finetune` does it with the fine-tuned teacher,
 and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given; what
@@ -39,7 +39,7 @@ PLAIN, BY_TEACHER = "plain", "by the teacher"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
-    parser.add_argument("--arms", nargs="+", required=True)
+    parser.add_argument("--variants", nargs="+", required=True)
     parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--data_dir", default="../shared/data/glue", help="folder with cola/, …")
@@ -54,7 +54,7 @@ def main() -> None:
     own, settings = (
         GlueSettings(seeds=(0,), learning_rates=rates or (), **named) for rates in (given.teacher_rates, given.rates)
     )
-    teacher, *students = models_of(given.sweep_folder, given.arms, given.run_seeds)
+    teacher, *students = models_of(given.sweep_folder, given.variants, given.run_seeds)
     kept = teacher.evaluations.parent / "fine_tuned"
     _write(given.results, scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
     for student in students:
@@ -72,7 +72,7 @@ def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings,
     found = evaluate_tasks(evaluated, rows, measure, settings=settings, say=partial(print, flush=True))["tasks"]
     rates = {task: found[task]["conditions"]["learning_rate"] for task in tasks}
     scores = {task: found[task]["scores"][0] for task in tasks}
-    place = {"arm": model.arm, "axes": model.axes, "seed": model.seed, "way": way}
+    place = {"variant": model.variant, "axes": model.axes, "seed": model.seed, "way": way}
     tried = {task: _tried(evaluated.results, task) for task in tasks}
     found = {"scores": scores, "learning_rates": rates, "tried": {task: one for task, one in tried.items() if one}}
     return place | found | {"machine": machine_facts()}
@@ -109,14 +109,14 @@ def _write(results: Path, model: dict[str, Any]) -> None:
     kept = {name: known.get(name, {}) | model[name] for name in ("scores", "learning_rates", "tried")}
     told[place(model)] = model | kept
     in_order = sorted(
-        told.values(), key=lambda one: (one["arm"] != TEACHER, one["arm"], one["axes"], one["seed"] or 0)
+        told.values(), key=lambda one: (one["variant"] != TEACHER, one["variant"], one["axes"], one["seed"] or 0)
     )
     write_text(results, json.dumps({"models": in_order}, indent=1) + "\n")
 
 
 def place(model: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Arm, other axes, seed and way of fine-tuning of a model."""
-    return model["arm"], model["axes"], model["seed"], model["way"]
+    """Variant, other axes, seed and way of fine-tuning of a model."""
+    return model["variant"], model["axes"], model["seed"], model["way"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The claims on all held-out text: students of a sweep on every block of it, with masks of their own.
 
     homodistil sweep examples/sweeps/sizes.json
-    python -m benchmarks.results.held_out runs/sweeps/sizes --arms half quarter eighth
+    python -m benchmarks.results.held_out runs/sweeps/sizes --variants half quarter eighth
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
 chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
@@ -26,11 +26,13 @@ MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_ma
 
 
 def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -> dict[str, Any]:
-    """Arm, other axes and seed of a student, and what `MEASURED` names, beside its teacher."""
+    """Variant, other axes and seed of a student, and what `MEASURED` names, beside its teacher."""
     settings = {"eval_data": eval_data, "mask_seed": mask_seed} | EVERY_BLOCK
     places = {"teacher": teacher, "output_dir": model.evaluations}
     found = evaluate_discrepancy(model.folder, settings=settings, say=print, **places)["discrepancy"]
-    return {"arm": model.arm, "axes": model.axes, "seed": model.seed} | {name: found[name] for name in MEASURED}
+    return {"variant": model.variant, "axes": model.axes, "seed": model.seed} | {
+        name: found[name] for name in MEASURED
+    }
 
 
 def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -43,22 +45,22 @@ def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, 
 
 
 def place(model: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Arm, other axes and seed of a student."""
-    return model["arm"], model["axes"], model["seed"]
+    """Variant, other axes and seed of a student."""
+    return model["variant"], model["axes"], model["seed"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
-    parser.add_argument("--arms", nargs="+", required=True)
+    parser.add_argument("--variants", nargs="+", required=True)
     parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
     parser.add_argument("--mask_seed", type=int, default=1234)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     results = given.results or Path("docs/results/held_out", f"{given.sweep_folder.name}.json")
-    teacher, *students = models_of(given.sweep_folder, given.arms, given.run_seeds)
+    teacher, *students = models_of(given.sweep_folder, given.variants, given.run_seeds)
     records = trained(read_records(SweepFolder(given.sweep_folder).records))
-    settings = next(one["settings"] for one in records if one["arm"] in given.arms)
+    settings = next(one["settings"] for one in records if one["arm"] in given.variants)
     results.parent.mkdir(parents=True, exist_ok=True)
     facts = {"sweep": given.sweep_folder.name, "mask_seed": given.mask_seed}
     facts |= {"num_chosen_on": settings["max_eval_blocks"]}

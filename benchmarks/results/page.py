@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
+from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS, REFERENCE
 from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
-from benchmarks.results.verdicts import CONFIDENCE, MIN_SEEDS, REFERENCE
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import draw
 from homodistil_hf.experiments.sweep.cells import TEACHER
@@ -137,8 +137,8 @@ def _sweep(sweep: Any, records: list[Record]) -> str:
     return " ".join(words)
 
 
-def _counted(arms: Mapping[str, int]) -> str:
-    return ", ".join(f"`{arm}`" + f" × {count}" * (count > 1) for arm, count in arms.items())
+def _counted(variants: Mapping[str, int]) -> str:
+    return ", ".join(f"`{variant}`" + f" × {count}" * (count > 1) for variant, count in variants.items())
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
@@ -148,18 +148,20 @@ def _machine(machine: Mapping[str, Any]) -> str:
 def commands(results: Results) -> Iterable[str]:
     """What measured the students that sweeps had left, and the rest."""
     for name, found in results.on_all_text.items():
-        arms = dict.fromkeys(model["arm"] for model in found["models"])
-        yield f"held_out runs/sweeps/{name} --arms {' '.join(arms)}"
+        variants = dict.fromkeys(model["variant"] for model in found["models"])
+        yield f"held_out runs/sweeps/{name} --variants {' '.join(variants)}"
     tuned = (results.json("fine_tunings") or {"models": []})["models"]
     for sweep, with_axes in ((DEFAULTS, False), (TOKENS, True)):
-        if students := [model for model in tuned if model["arm"] != TEACHER and bool(model["axes"]) is with_axes]:
-            teachers = [model for model in tuned if model["arm"] == TEACHER]
+        if students := [model for model in tuned if model["variant"] != TEACHER and bool(model["axes"]) is with_axes]:
+            teachers = [model for model in tuned if model["variant"] == TEACHER]
             yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}"
-    yield from (name for name in ("levers", "family", "constant_predictions", "student_latency") if results.json(name))
+    yield from (
+        name for name in ("changes", "family", "constant_predictions", "student_latency") if results.json(name)
+    )
 
 
 def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]]) -> str:
-    options = [f"--arms {' '.join(dict.fromkeys(model['arm'] for model in students))} --run_seeds 0"]
+    options = [f"--variants {' '.join(dict.fromkeys(model['variant'] for model in students))} --run_seeds 0"]
     for name, those in (("teacher_rates", teachers), ("rates", students)):
         rates = {rate for model in those for rate in model["learning_rates"].values()}
         options += [f"--{name} {rate:g}" for rate in rates if len(rates) == 1]
@@ -171,14 +173,14 @@ def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequen
 def draw_all(tables: Tables) -> None:
     """Draw KL against parameters, after two budgets of tokens."""
     long = tables.results.of(DEFAULTS)
-    long = long[long["arm"].isin(SIZES)]
+    long = long[long["variant"].isin(SIZES)]
     if long.empty:
         return
     parameters = {
         row["size"]: row["record"]["models"]["student"]["num_parameters"] / 1e6 for _, row in long.iterrows()
     }
     short = tables.results.short_runs
-    short = short[(short["arm"] == REFERENCE) & short["size"].isin(list(parameters))]
+    short = short[(short["variant"] == REFERENCE) & short["size"].isin(list(parameters))]
     lines = {"2 million tokens": long, "1 million tokens": short}
     points = {
         name: sorted((parameters[size], Spread.of(values)) for size, values in table.groupby("size")["kl"])

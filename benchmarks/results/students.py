@@ -16,13 +16,13 @@ from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import setting_names
 from homodistil_hf.experiments.sweep.cells import TEACHER, Sweep
-from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, read_records, trained
+from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, as_cell, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import Record, chosen, seed_of
 from homodistil_hf.experiments.sweep.tables import in_order
 
 SIZES = {"half": "1/2", "quarter": "1/4", "eighth": "1/8"}
-"""Arm of the sweep `sizes` → its students' share of their teacher's encoder MACs."""
+"""Variant of the sweep `sizes` → its students' share of their teacher's encoder MACs."""
 ROWS = {"half": "1/2", "quarter": "1/4", "compact_quarter": "1/4, compact", "eighth": "1/8"}
 """The same with those that only the compact export keeps as they are."""
 DEFAULTS, TOKENS = "sizes", "tokens"
@@ -32,7 +32,7 @@ HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out te
 
 _SIZE_TOLERANCE = 0.15
 _COLUMNS = (
-    *("sweep", "arm", "axes", "seed", "digest", "shape", "encoder_macs", "size"),
+    *("sweep", "variant", "axes", "seed", "digest", "shape", "encoder_macs", "size"),
     *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "minutes", "record"),
 )
 
@@ -70,7 +70,7 @@ class Results:
         """One row a student and sweep; `accuracy_kept` is a share of its teacher's, `record` is the whole record."""
         rows = [_row(name, record) for name, records in self.records.items() for record in trained(records)]
         table = pd.DataFrame(rows, columns=_COLUMNS)
-        return table.merge(self._on_all_text, how="left", on=["sweep", "arm", "axes", "seed"])
+        return table.merge(self._on_all_text, how="left", on=["sweep", "variant", "axes", "seed"])
 
     def of(self, *sweeps: str) -> pd.DataFrame:
         """Students of some sweeps; where a sweep searches an axis, those of its best values."""
@@ -96,11 +96,11 @@ class Results:
         models = (self.json("fine_tunings") or {"models": []})["models"]
         table = pd.DataFrame(
             [{**model, **model["scores"], "mean": fmean(model["scores"].values())} for model in models],
-            columns=None if models else ["arm", "axes", "seed", "way", "mean"],
+            columns=None if models else ["variant", "axes", "seed", "way", "mean"],
         )
-        keys, defaults = ["arm", "axes", "seed"], self.students[self.students["sweep"].isin([DEFAULTS, TOKENS])]
+        keys, defaults = ["variant", "axes", "seed"], self.students[self.students["sweep"].isin([DEFAULTS, TOKENS])]
         table = table.merge(defaults[[*keys, "num_tokens"]], how="left", on=keys)
-        teacher = table[table["arm"] == TEACHER]["mean"].mean()
+        teacher = table[table["variant"] == TEACHER]["mean"].mean()
         return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
 
     @cached_property
@@ -111,9 +111,9 @@ class Results:
 
     @cached_property
     def short_runs(self) -> pd.DataFrame:
-        """The rows of benchmarks/results/levers.py."""
-        rows = (self.json("levers") or {"rows": []})["rows"]
-        return pd.DataFrame(rows, columns=None if rows else ["size", "arm", "seed", "max_steps", "kl"])
+        """The rows of benchmarks/results/changes.py."""
+        rows = (self.json("changes") or {"rows": []})["rows"]
+        return pd.DataFrame(rows, columns=None if rows else ["size", "variant", "seed", "max_steps", "kl"])
 
     @property
     def on_all_text(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Results:
 
     @cached_property
     def _on_all_text(self) -> pd.DataFrame:
-        keys = ["sweep", "arm", "axes", "seed"]
+        keys = ["sweep", "variant", "axes", "seed"]
         rows = [
             [sweep, *(model[name] for name in (*keys[1:], *HELD_OUT))]
             for sweep, found in self.on_all_text.items()
@@ -158,7 +158,8 @@ def size_of(fraction: float) -> str:
 def _row(sweep: str, record: Record) -> dict[str, Any]:
     found = record["evaluation"]
     return {
-        **{name: record[name] for name in ("arm", "digest", "num_tokens")},
+        **{name: record[name] for name in ("digest", "num_tokens")},
+        "variant": record["arm"],  # what a sweep calls it
         **{name: found[name] for name in ("kl", "mlm_accuracy")},
         "sweep": sweep,
         "axes": other_axes(record),

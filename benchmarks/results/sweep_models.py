@@ -14,31 +14,31 @@ from homodistil_hf.experiments.sweep.statistics import SEED, Record, seed_of
 class Model:
     """A teacher or student of a sweep, to be measured once more."""
 
-    arm: str
+    variant: str
     axes: str  # but for the seed, as in the cell's name: "max_steps=500"; mostly empty
     seed: int | None  # of the student's run
     folder: Path  # of its weights
     evaluations: Path  # where what is measured is written
 
 
-def models_of(sweep_folder: Path, arms: Sequence[str], seeds: Sequence[int] | None = None) -> list[Model]:
-    """The teacher, then all students of some arms, of the runs with these seeds or of all."""
+def models_of(sweep_folder: Path, variants: Sequence[str], seeds: Sequence[int] | None = None) -> list[Model]:
+    """The teacher, then all students of some variants, of the runs with these seeds or of all."""
     sweep = SweepFolder(sweep_folder)
     records = [
         record
         for record in trained(read_records(sweep.records))
-        if record["arm"] in arms and (seeds is None or seed_of(record) in seeds)
+        if record["arm"] in variants and (seeds is None or seed_of(record) in seeds)
     ]
     folders = {record["cell"]: sweep.run(as_cell(record)) for record in records}
-    absent = [arm for arm in arms if arm not in {record["arm"] for record in records}]
+    absent = [variant for variant in variants if variant not in {record["arm"] for record in records}]
     absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
     if absent:
         raise ValueError(
-            f"arms={list(arms)}: {sweep_folder} has no student of {', '.join(absent)}; run the sweep first"
+            f"variants={list(variants)}: {sweep_folder} has no student of {', '.join(absent)}; run the sweep first"
         )
     teacher = Path(records[0]["settings"][TEACHER])
     students = []
-    for record in sorted(records, key=lambda record: (arms.index(record["arm"]), seed_of(record))):
+    for record in sorted(records, key=lambda record: (variants.index(record["arm"]), seed_of(record))):
         parts = [folders[record["cell"]] / name for name in ("student", "evaluations")]
         students.append(Model(record["arm"], other_axes(record), seed_of(record), *parts))
     return [Model(TEACHER, "", None, teacher, sweep_folder / TEACHER / "evaluations"), *students]

@@ -6,19 +6,19 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.results.changes import SIZES as SHORT_SIZES
+from benchmarks.results.changes import VARIANTS, as_many_steps
+from benchmarks.results.comparisons import REFERENCE, Difference, noise_of, paired
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
-from benchmarks.results.levers import ARMS, as_many_steps
-from benchmarks.results.levers import SIZES as SHORT_SIZES
 from benchmarks.results.students import DEFAULTS, ROWS, TOKENS, Results, setting_of, shape_of
-from benchmarks.results.verdicts import REFERENCE, Difference, noise_of, paired
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
-from homodistil_hf.experiments.sweep.folder import as_cell, trained
+from homodistil_hf.experiments.sweep.folder import trained
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
-BASE = "homodistil"  # what an arm of the ablations differs from
-PAPERS = "every_step"  # what the rivals stand beside
+BASE = "homodistil"  # what a variant of the ablations differs from
+PAPERS = "every_step"  # what the baselines stand beside
 
 _TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 _ON_ALL_TEXT = {"all_kl": "KL, nats", "all_agreement": "agreement", "all_mlm_accuracy": "accuracy"}
@@ -35,8 +35,8 @@ class Tables:
         """What teacher and students with today's defaults cost and keep."""
         latency = (self.results.json("student_latency") or {}).get("processor_time", {})
         rows, teacher = [], None
-        for arm, size in ROWS.items():
-            students = self.of(DEFAULTS, arm)
+        for variant, size in ROWS.items():
+            students = self.of(DEFAULTS, variant)
             if students.empty:
                 rows.append([size, *"–––", NOT_RUN, *"–––"])
                 continue
@@ -44,7 +44,7 @@ class Tables:
             teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "0", "100%", "100%", "–"]
             own = costs.get("compact", costs["student"])
             rows.append([size, *_costs(own, latency.get(students["shape"].iloc[0]))])
-            rows[-1] += [spread(students["kl"]), *self._kept(arm), f"{students['minutes'].min():.0f}"]
+            rows[-1] += [spread(students["kl"]), *self._kept(variant), f"{students['minutes'].min():.0f}"]
         headings = ["encoder MACs", "parameters", "MB", "ms", "KL, nats", "GLUE kept", "above the constant", "minutes"]
         return markdown_table(headings, [*([teacher] if teacher else []), *rows])
 
@@ -65,20 +65,20 @@ class Tables:
         ]
         return markdown_table(["goal", "reached", ""], rows)
 
-    def rivals(self) -> list[str]:
+    def baselines(self) -> list[str]:
         """Other methods by KL, less the paper's."""
-        own, students = self.of("rivals", PAPERS), self.results.of("rivals")
-        groups = [group for _, group in students.groupby("arm", sort=False)]
+        own, students = self.of("baselines", PAPERS), self.results.of("baselines")
+        groups = [group for _, group in students.groupby("variant", sort=False)]
         default, rows = self.of(DEFAULTS, "quarter"), []
         if not default.empty:
             kept = spread(default["accuracy_kept"], ".1%")
             rows.append(["the default", default["shape"].iloc[0], spread(default["kl"]), "", kept])
         for group in sorted(groups, key=lambda group: group["kl"].mean()):
-            arm = group["arm"].iloc[0]
-            gap = "" if arm == PAPERS else str(self.difference(group, own))
-            rows.append([f"`{arm}`", group["shape"].iloc[0], spread(group["kl"]), gap])
+            variant = group["variant"].iloc[0]
+            gap = "" if variant == PAPERS else str(self.difference(group, own))
+            rows.append([f"`{variant}`", group["shape"].iloc[0], spread(group["kl"]), gap])
             rows[-1] += [spread(group["accuracy_kept"], ".1%")]
-        rows += [[f"`{arm}`", "can't exist", *"–––"] for arm in self.results.impossible("rivals")]
+        rows += [[f"`{variant}`", "can't exist", *"–––"] for variant in self.results.impossible("baselines")]
         return _table(["method", "shape", "KL, nats", f"less `{PAPERS}`", "accuracy kept"], rows)
 
     def tokens(self) -> list[str]:
@@ -93,11 +93,11 @@ class Tables:
     def half_the_rate(self) -> str:
         """KL of the longest run at half of its learning rate."""
         students = self.results.of(TOKENS)
-        return spread(students[students["arm"] == "half_the_rate"]["kl"])
+        return spread(students[students["variant"] == "half_the_rate"]["kl"])
 
     def _budgets(self) -> pd.DataFrame:
         students = self.results.of(DEFAULTS, TOKENS)
-        return students[students["arm"] == "quarter"]
+        return students[students["variant"] == "quarter"]
 
     def _longest(self) -> pd.DataFrame:
         """Students of the largest budget of the sweep of tokens."""
@@ -123,9 +123,9 @@ class Tables:
     def on_all_text(self) -> list[str]:
         """Students with today's defaults on all held-out text."""
         rows = []
-        for arm, size in ROWS.items():
+        for variant, size in ROWS.items():
             for budget, group in self.results.of(DEFAULTS, TOKENS).dropna(subset="all_kl").groupby("num_tokens"):
-                own = group[group["arm"] == arm]
+                own = group[group["variant"] == variant]
                 figures = [spread(own[metric]) for metric in _ON_ALL_TEXT]
                 rows += [[size, f"{budget / 1e6:.2f} M", *figures]] if len(own) else []
         return _table(["encoder MACs", "tokens", *_ON_ALL_TEXT.values()], rows)
@@ -134,13 +134,15 @@ class Tables:
         """Each task's score of the teacher and its students, and what they keep of the mean."""
         rows = []
         found = self.results.fine_tuned
-        for arm, size in {TEACHER: "1", **ROWS}.items():
-            for (budget, way), group in found[found["arm"] == arm].groupby(["num_tokens", "way"], dropna=False):
+        for variant, size in {TEACHER: "1", **ROWS}.items():
+            for (budget, way), group in found[found["variant"] == variant].groupby(
+                ["num_tokens", "way"], dropna=False
+            ):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
-                words = ["–", "teacher"] if arm == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
+                words = ["–", "teacher"] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
                 rows.append([size, *words, *scores, *_shares(group)])
         if rows and (constant := self.results.json("constant_predictions")):
-            share = self.results.floor / found[found["arm"] == TEACHER]["mean"].mean()
+            share = self.results.floor / found[found["variant"] == TEACHER]["mean"].mean()
             scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASKS), self.results.floor)]
             rows.append(["–", "–", "the same for every row", *scores, f"{share:.1%}", "0%"])
         names = [_TASK_NAMES[task] for task in TASKS]
@@ -161,7 +163,7 @@ class Tables:
         """What learning rates of fine-tunings scored on held-out training rows."""
         models = (self.results.json("fine_tunings") or {"models": []})["models"]
         found = {
-            (ROWS.get(model["arm"], model["arm"]), model["way"], task): scores
+            (ROWS.get(model["variant"], model["variant"]), model["way"], task): scores
             for model in models
             for task, scores in model.get("tried", {}).items()
         }
@@ -177,51 +179,51 @@ class Tables:
         ]
         return _table(["encoder MACs", "", "held-out rows of", *rates], rows)
 
-    def _fine_tuned(self, arm: str, way: str) -> pd.DataFrame:
+    def _fine_tuned(self, variant: str, way: str) -> pd.DataFrame:
         found = self.results.fine_tuned
-        return found[(found["arm"] == arm) & (found["axes"] == "") & (found["way"] == way)]
+        return found[(found["variant"] == variant) & (found["axes"] == "") & (found["way"] == way)]
 
-    def _kept(self, arm: str) -> list[str]:
-        return _shares(self._fine_tuned(arm, BY_TEACHER))
+    def _kept(self, variant: str) -> list[str]:
+        return _shares(self._fine_tuned(variant, BY_TEACHER))
 
     def ablations(self) -> list[str]:
         """Each variant of gradual pruning: what it changes, and its KL less that of the way as it is."""
         planned = {cell.arm: cell for cell in self.results.sweeps["ablations"].cells}
         ran = {record["arm"]: as_cell(record) for record in self.results.records["ablations"]}
         base, rows = self.of("ablations", BASE), []
-        for arm in planned:
-            one = self.of("ablations", arm)
-            if arm != BASE:
+        for variant in planned:
+            one = self.of("ablations", variant)
+            if variant != BASE:
                 gap = _or_not_run(str(self.difference(one, base)))
-                cells = ran if {arm, BASE} <= ran.keys() else planned
-                rows.append([f"`{arm}`", _changes(cells[arm], cells[BASE]), spread(one["kl"]), gap])
+                cells = ran if {variant, BASE} <= ran.keys() else planned
+                rows.append([f"`{variant}`", _changes(cells[variant], cells[BASE]), spread(one["kl"]), gap])
         return _table(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
 
     def short_runs(self) -> list[str]:
-        """The rows of benchmarks/results/levers.py: each arm's KL, and that less the KL of the defaults."""
+        """The rows of benchmarks/results/changes.py: each variant's KL, and that less the KL of the defaults."""
         table = self.results.short_runs
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[int, int], list[str]] = {}
         for (num_steps, size), group in table.groupby(["max_steps", "size"], sort=False) if sizes else ():
-            for index, arm in enumerate(ARMS):
-                one = group[group["arm"] == arm]
+            for index, variant in enumerate(VARIANTS):
+                one = group[group["variant"] == variant]
                 if one.empty:
                     continue
-                gap = self.difference(one, group[group["arm"] == REFERENCE])
-                name = f"`{arm}`" + f" − `{REFERENCE}`" * (arm != REFERENCE)
+                gap = self.difference(one, group[group["variant"] == REFERENCE])
+                name = f"`{variant}`" + f" − `{REFERENCE}`" * (variant != REFERENCE)
                 cells = rows.setdefault((-num_steps, index), [f"{num_steps:,}", name, *"–" * len(sizes)])
-                cells[2 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (arm != REFERENCE)
+                cells[2 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (variant != REFERENCE)
         cells_in_order = [cells for _, cells in sorted(rows.items())]
         return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells_in_order)
 
-    def short_gap(self, num_steps: str, size: str, arm: str, other: str = REFERENCE) -> str:
-        """Of short runs of one length and size, the KL of one arm less another's."""
-        return _or_not_run(str(Difference(self._short_values(num_steps, size, arm, other), self.noise_of_kl)))
+    def short_gap(self, num_steps: str, size: str, variant: str, other: str = REFERENCE) -> str:
+        """Of short runs of one length and size, the KL of one variant less another's."""
+        return _or_not_run(str(Difference(self._short_values(num_steps, size, variant, other), self.noise_of_kl)))
 
-    def _short_values(self, num_steps: str, size: str, arm: str, other: str) -> list[float]:
+    def _short_values(self, num_steps: str, size: str, variant: str, other: str) -> list[float]:
         table = self.results.short_runs
         table = table[(table["max_steps"] == int(num_steps)) & (table["size"] == size)]
-        one, base = (table[table["arm"] == name] for name in (arm, other))
+        one, base = (table[table["variant"] == name] for name in (variant, other))
         return paired(one, base)
 
     def more_steps(self, size: str) -> str:
@@ -244,16 +246,16 @@ class Tables:
     def family(self) -> list[str]:
         """Each size as a member of a family and alone, in the words of its record."""
         record = self.results.json("family") or {"runs": []}
-        arms = list(dict.fromkeys(run["arm"] for run in record["runs"]))
+        variants = list(dict.fromkeys(run["variant"] for run in record["runs"]))
         rows = []
-        for first in (run for run in record["runs"] if run["arm"] == arms[0]):
-            runs = {run["arm"]: run for run in record["runs"] if run["student"] == first["student"]}
+        for first in (run for run in record["runs"] if run["variant"] == variants[0]):
+            runs = {run["variant"]: run for run in record["runs"] if run["student"] == first["student"]}
             kls = [
-                f"{runs[arm]['kl']:.3f} ({runs[arm]['num_tokens'] / 1e6:.2f} M)" if arm in runs else "–"
-                for arm in arms
+                f"{runs[variant]['kl']:.3f} ({runs[variant]['num_tokens'] / 1e6:.2f} M)" if variant in runs else "–"
+                for variant in variants
             ]
             rows.append([f"{first['encoder_macs'] / first['teacher_macs']:.3f}", *kls])
-        return _table(["encoder MACs", *arms], rows)
+        return _table(["encoder MACs", *variants], rows)
 
     def noise(self) -> str:
         """What a difference of one seed must exceed."""
@@ -272,13 +274,13 @@ class Tables:
         found = [model["num_blocks"] for one in self.results.on_all_text.values() for model in one["models"]]
         return f"{max(found):,}" if found else f"({NOT_RUN})"
 
-    def of(self, sweep: str, arm: str) -> pd.DataFrame:
-        """The students of an arm, of a search those of the best value."""
+    def of(self, sweep: str, variant: str) -> pd.DataFrame:
+        """The students of a variant, of a search those of the best value."""
         students = self.results.of(sweep)
-        return students[students["arm"] == arm]
+        return students[students["variant"] == variant]
 
     def difference(self, one: pd.DataFrame, other: pd.DataFrame) -> Difference:
-        """The KL of students of one arm less that of another's."""
+        """The KL of students of one variant less that of another's."""
         return Difference(paired(one, other), self.noise_of_kl)
 
 
@@ -317,7 +319,7 @@ def _costs(costs: Mapping[str, Any], latency: Mapping[str, float] | None) -> lis
 
 
 def _changes(cell: Cell, base: Cell) -> str:
-    """The settings in which an arm of a sweep differs from another."""
+    """The settings in which a variant of a sweep differs from another."""
     given = [one.settings for one in (cell, base)]
     values = {name: [one.get(name, "default") for one in given] for name in dict.fromkeys([*given[0], *given[1]])}
     method = [f"`method={cell.method}`"] if cell.method != base.method else []

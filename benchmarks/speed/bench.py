@@ -1,11 +1,13 @@
-"""How fast training is on this machine, beside the loops that users write and beside one-shot pruning.
+"""The speed of training on this machine, beside the loops that users write and beside one-shot pruning.
 
     python -m benchmarks.speed.bench --shape bert-base --student homobert-tiny --dtype float32 --output speed.json
     python -m benchmarks.speed.bench --cases teacher6x384-bfloat16
+    python -m benchmarks.speed.bench --cases gpu-1024 gpu-2048 gpu-4096            # on a CUDA device
 
-The second form records cases in docs/results/speed.json, the first case with a bar chart; other cases keep what the
-file has. The first takes 10 minutes on 2 quiet cores. With 24 GB of memory the one of BERT-base needs
-MALLOC_ARENA_MAX=1: its arms share one process.
+The first form takes 10 minutes on 2 quiet cores. The others record cases in docs/results/speed.json, the first case
+with a bar chart; other cases of the file stay. With 24 GB of memory the case of BERT-base needs MALLOC_ARENA_MAX=1:
+its variants share one process. The cases of a GPU are the whole recipe, 28,000 steps of 4,096 × 128 tokens, by the
+size of a micro-batch.
 """
 
 import json
@@ -35,10 +37,13 @@ CASES: dict[str, dict[str, Any]] = {
     SHIPPED: {"student": "216-9x24-528", "batch_size": 16, "rounds": 9, "points": 4},
     "bert-base-bfloat16": BERT_BASE | {"rounds": 5, "points": 4},
     "teacher6x384-bfloat16-attention": OLDER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
-    "teacher6x384-bfloat16-platon": OLDER | {"importance_metric": "platon", "with_opponents": False, "points": 3},
+    "teacher6x384-bfloat16-platon": OLDER | {"importance_metric": "platon", "with_baselines": False, "points": 3},
     "teacher6x384-bfloat16-512": OLDER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
     GROWTH: OLDER,
 }
+GPU = {"compiled": True, "device": "cuda", "points": 6, "rounds": 10, "warmup_rounds": 3, "with_baselines": False}
+for _size in (1024, 2048, 4096):
+    CASES[f"gpu-{_size}"] = BERT_BASE | GPU | {"batch_size": _size, "accumulation_steps": 4096 // _size}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -47,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write all numbers as JSON")
     parser.add_argument("--chart", type=Path, help="draw the parts of a step (needs matplotlib)")
     settings, options = parser.parse_args_into_dataclasses(args=words)
-    keep_memory()  # as the command line does, for all arms
+    keep_memory()  # as the command line does, for all variants
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for case in options.cases:
         print(f"\n# {case}\n", flush=True)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed import arms
+from benchmarks.speed import variants
+from benchmarks.speed.interleaved import GatedRun, interleave
 from benchmarks.speed.profiles import allocations_of, gradients_of, gradients_recorded, peak_above
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.tables import spread, table
-from benchmarks.speed.turns import GatedRun, interleave
 from benchmarks.speed.whole_run import START, ratios, summary, way_of
 from homodistil_hf.distillation.vocabulary_loss import Decoder, decoded_terms
 from homodistil_hf.files.provenance import machine_facts
@@ -21,13 +21,13 @@ from homodistil_hf.files.provenance import machine_facts
 
 @dataclass(frozen=True)
 class _Repeated:
-    """Several steps a turn, so that all arms see as many tokens."""
+    """Several steps a turn, so that all variants see as many tokens."""
 
     run: GatedRun
     num_steps: int
 
-    def turn(self) -> float:
-        return sum(self.run.turn() for _ in range(self.num_steps))
+    def advance(self) -> float:
+        return sum(self.run.advance() for _ in range(self.num_steps))
 
 
 def run_growth(
@@ -52,7 +52,7 @@ def _batch_growth(settings: BenchSettings, batch_sizes: Sequence[int]) -> dict[s
             for size in batch_sizes:
                 own = replace(settings, batch_size=size)
                 work = make_workload(own, num_steps=turns * (largest // size) + 2)
-                trainer = arms.our_trainer(own, work, place, Path(folder) / str(size))
+                trainer = variants.our_trainer(own, work, place, Path(folder) / str(size))
                 runs[str(size)] = _Repeated(GatedRun(f"batch {size}", trainer), largest // size)
             seconds = interleave(runs, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
         finally:

@@ -84,7 +84,7 @@ class LimitProbe:
         self.dtype, self.device = dtype, device
         self.flops_per_second: list[float] = []
 
-    def turn(self) -> float:
+    def advance(self) -> float:
         """Seconds that the linear layers of a whole step take at this turn's speed; the rate itself is kept."""
         seconds, flops = 0.0, 0
         for product in self.forwards | self.teachers:

@@ -1,4 +1,4 @@
-"""One benchmark from settings to numbers: builds the arms, lets them take turns, adds up the whole schedule."""
+"""One benchmark from settings to numbers: builds the variants, lets them take turns, adds up the whole schedule."""
 
 import statistics
 import tempfile
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed import arms
+from benchmarks.speed import variants
+from benchmarks.speed.interleaved import GatedRun, Interleaved, interleave
 from benchmarks.speed.limits import LimitProbe, StepShape
 from benchmarks.speed.profiles import PARTS, launches, part_seconds, peak_bytes
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
-from benchmarks.speed.turns import Arm, GatedRun, interleave
 from benchmarks.speed.whole_run import (
     LOOPS,
     ONE_SHOT,
@@ -38,7 +38,7 @@ _PROFILED_STEPS = 3
 
 
 def run_bench(settings: BenchSettings) -> dict[str, Any]:
-    """Measure; JSON values `machine`, `settings`, `losses`, `arms`, `limits`, `pruning`, `schedule`."""
+    """Measure; JSON values `machine`, `settings`, `losses`, `variants`, `limits`, `pruning`, `schedule`."""
     way = way_of(settings)
     with profile(activities=[ProfilerActivity.CPU]):
         pass  # the first session must be this thread's
@@ -53,18 +53,18 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
 
 def _start(settings: BenchSettings, way: Way, folder: Path) -> dict[str, GatedRun]:
     if settings.compiled:
-        # All arms run the same code at widths of their own; beyond the limit they would not be compiled.
+        # All variants run the same code at widths of their own; beyond the limit they would not be compiled.
         torch._dynamo.config.recompile_limit = 64
     work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
     runs: dict[str, GatedRun] = {}
     for number, (name, place) in enumerate(way.places.items()):
-        trainer = arms.our_trainer(settings, work, place, folder / str(number))
+        trainer = variants.our_trainer(settings, work, place, folder / str(number))
         if runs:
-            arms.share_teacher(trainer, runs[START].trainer)
+            variants.share_teacher(trainer, runs[START].trainer)
         runs[name] = GatedRun(name, trainer)
-    if settings.with_opponents:
-        opponents = {STRONG: arms.strong_loop, PLAIN: arms.plain_loop, ONE_SHOT: arms.one_shot_trainer}
-        for name, make in opponents.items():
+    if settings.with_baselines:
+        baselines = {STRONG: variants.strong_loop, PLAIN: variants.plain_loop, ONE_SHOT: variants.one_shot_trainer}
+        for name, make in baselines.items():
             runs[name] = GatedRun(name, make(settings, work, folder / name))
     return runs
 
@@ -74,16 +74,21 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     for name in runs.keys() & LOOPS:
         runs[name].trainer.prune_to(settings.target)  # its masks are multiplied from here on
     probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items()}
-    participants: dict[str, Arm] = {**runs, **probes}
+    participants: dict[str, Interleaved] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
     rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
-    results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses, "arms": {}}
+    results: dict[str, Any] = {
+        "machine": machine_facts(),
+        "settings": asdict(settings),
+        "losses": losses,
+        "variants": {},
+    }
     for name, run in runs.items():
         own_plan = settings.target if name == ONE_SHOT else settings.full
         place = way.places.get(name, Stretch(0, own_plan))
         useful = settings.accumulation_steps * step_shape(settings, place.plan).useful_flops
         limits = rates.get(f"limit, {name}", rates[f"limit, {START}"])
-        results["arms"][name] = {
+        results["variants"][name] = {
             "plan": place.plan.to_dict(),
             "encoder_macs": encoder_macs(place.plan, settings.length),
             "step_seconds": summary(seconds[name]),
@@ -95,16 +100,16 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
             **({"num_launches": launches(run)} if settings.device == "cuda" else {}),
         }
     results["limits"] = {name: summary(values) for name, values in rates.items()}
-    results["pruning"] = _pruning_costs(runs, way, results["arms"])
+    results["pruning"] = _pruning_costs(runs, way, results["variants"])
     results["schedule"] = whole_schedule(settings, way, seconds, results["pruning"])
     return results
 
 
 def _first_losses(runs: Mapping[str, GatedRun]) -> dict[str, dict[str, float]]:
-    """Every term at the first step, of the arms that start with the same weights and widths."""
+    """Every term at the first step, of the variants that start with the same weights and widths."""
     found = {}
     for name, run in runs.items():
-        run.turn()
+        run.advance()
         if name in (START, *LOOPS):
             (entry,) = run.trainer.state.log_history
             found[name] = {key: value for key, value in entry.items() if key.startswith("loss")}
@@ -137,7 +142,7 @@ def _pruning_costs(runs: Mapping[str, GatedRun], way: Way, facts: Mapping[str, A
         share = (parts["scores"] + parts["masks"]) / sum(parts.values())
         costs[name] = {"scores_seconds": share * facts[name]["step_seconds"]["median"]}
         if place.plan in following:
-            costs[name]["choice_seconds"] = arms.choice_seconds(runs[name].trainer, following[place.plan])
+            costs[name]["choice_seconds"] = variants.choice_seconds(runs[name].trainer, following[place.plan])
     if ONE_SHOT in runs:
         costs[ONE_SHOT] = {"start_seconds": runs[ONE_SHOT].trainer.start_seconds}
     return costs

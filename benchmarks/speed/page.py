@@ -20,17 +20,18 @@ from benchmarks.speed.growth import format_growth
 from benchmarks.speed.measure import step_shape
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
-from benchmarks.speed.whole_run import FULL_WIDTH, LOOPS, ONE_SHOT, OPPONENTS, PLAIN, START, STRONG, mean_cost, way_of
+from benchmarks.speed.whole_run import BASELINES, FULL_WIDTH, LOOPS, ONE_SHOT, PLAIN, START, STRONG, mean_cost, way_of
 from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS
+from homodistil_hf.tables import markdown_table
 
 DOCS = Path("docs")
 RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
 BASE, PLATON = "bert-base-bfloat16", "teacher6x384-bfloat16-platon"
 GPU_MISSING = """\
-Not measured: no CUDA device was at hand. `python -m benchmarks.speed.gpu` measures BERT-base with batches of
-1,024–4,096 × 128 in bfloat16 with compiled teacher and student at seven places of the schedule, the share of the
-device's measured matrix-product limit, and the hours of the whole recipe; the tests run it on a CPU with tiny sizes.\
+Not measured: no CUDA device was at hand. `python -m benchmarks.speed.bench --cases gpu-1024 gpu-2048 gpu-4096`
+measures BERT-base with these micro-batches × 128 in bfloat16, teacher and student compiled, at six places of the
+schedule, the share of the device's measured matrix-product limit, and the hours of the whole recipe.\
 """
 
 
@@ -46,6 +47,7 @@ class Goal(NamedTuple):
 def main() -> None:
     speed, latency = read("speed.json"), read("latency.json")
     growth = speed.pop(GROWTH)
+    on_gpu = {name: speed.pop(name) for name in list(speed) if name.startswith("gpu-")}
     performance = {
         "answer": answer(speed[SHIPPED]),
         "goals": goals(speed, growth, latency),
@@ -56,7 +58,7 @@ def main() -> None:
         "shipped": shipped(speed[SHIPPED]),
         "cases": cases(speed),
         "growth": format_growth(growth),
-        "gpu": on_gpu(read("gpu_schedule.json")) if (RESULTS / "gpu_schedule.json").is_file() else GPU_MISSING,
+        "gpu": "\n\n".join(map(format_bench, on_gpu.values())) or GPU_MISSING,
     }
     fill_in(DOCS / "performance.md", performance)
     fill_in(DOCS / "latency.md", {"figures": latencies(latency)})
@@ -83,7 +85,7 @@ def answer(results: Mapping[str, Any]) -> str:
         f"tokens a second: {', '.join(beside)}.** Scores, masks and slicing take "
         f"{results['schedule']['pruning']['fraction']:.1%} of the time."
     )
-    if missing := [name for name in OPPONENTS if name not in results["arms"]]:
+    if missing := [name for name in BASELINES if name not in results["variants"]]:
         text += (
             f" Not measured in this record: {' and '.join(missing)}; `python -m benchmarks.speed.bench --cases "
             f"{SHIPPED}` measures all on the shipped configuration, on a machine that does nothing else."
@@ -125,9 +127,9 @@ def opponents_goals(results: Mapping[str, Any]) -> list[Goal]:
 
 def base_goals(results: Mapping[str, Any]) -> list[Goal]:
     """BERT-base's shapes."""
-    start, gained = results["arms"][START], results["schedule"]["ours"]["speedups"][FULL_WIDTH]
+    start, gained = results["variants"][START], results["schedule"]["ours"]["speedups"][FULL_WIDTH]
     share, ceiling = start["useful_flops_fraction"], narrowing_ceiling(results)
-    memory = start["peak_memory_bytes"] / results["arms"][PLAIN]["peak_memory_bytes"]
+    memory = start["peak_memory_bytes"] / results["variants"][PLAIN]["peak_memory_bytes"]
     narrowing, goal = "whole schedule from BERT-base to homobert-tiny, × a student that stays as wide", "≥ 2.2×"
     flops = "useful FLOPs at BERT-base shapes, kept fraction 1, of the matrix products' limit"
     return [
@@ -162,7 +164,7 @@ def narrowing_ceiling(results: Mapping[str, Any]) -> float:
 
 def why_narrowing_gains_less(results: Mapping[str, Any]) -> str:
     """What keeps a run below that ceiling, from the profile."""
-    ours = {name: arm for name, arm in results["arms"].items() if name not in OPPONENTS}
+    ours = {name: variant for name, variant in results["variants"].items() if name not in BASELINES}
     last_name, last = list(ours.items())[-1]
     shares = {part: seconds / sum(last["part_seconds"].values()) for part, seconds in last["part_seconds"].items()}
     gain = results["schedule"]["ours"]["speedups"][FULL_WIDTH]["median"]
@@ -186,9 +188,9 @@ def pruning_share(results: Mapping[str, Any]) -> float:
     """Of all places: scores in every step, choices of masks and slicing spread over all steps."""
     extra, schedule = results["schedule"]["pruning"], results["schedule"]["ours"]["seconds"]["median"]
     shares = [
-        (arm["part_seconds"]["scores"] + arm["part_seconds"]["masks"]) / sum(arm["part_seconds"].values())
-        for name, arm in results["arms"].items()
-        if name not in OPPONENTS
+        (variant["part_seconds"]["scores"] + variant["part_seconds"]["masks"]) / sum(variant["part_seconds"].values())
+        for name, variant in results["variants"].items()
+        if name not in BASELINES
     ]
     return max(shares) + extra["choices_seconds"] / schedule
 
@@ -257,21 +259,13 @@ def cases(speed: Mapping[str, Any]) -> str:
     """All cases, a line each."""
     rows = []
     for name, results in speed.items():
-        ours = [arm for arm in results["arms"] if arm not in OPPONENTS]
-        rates = [spread(results["arms"][arm]["tokens_per_second"], "{:,.0f}") for arm in (START, ours[-1])]
+        ours = [variant for variant in results["variants"] if variant not in BASELINES]
+        rates = [spread(results["variants"][variant]["tokens_per_second"], "{:,.0f}") for variant in (START, ours[-1])]
         whole = results["schedule"]["ours"]
         ratios = [spread(whole["speedups"].get(other), "{:.2f}") for other in (PLAIN, FULL_WIDTH)]
         rows.append((name, *rates, spread(whole["tokens_per_second"], "{:,.0f}"), *ratios))
     header = ("case", "tokens/s, first step", "last step", "whole schedule", f"× {PLAIN}", "× never narrower")
     return table(header, rows)
-
-
-def on_gpu(gpu: Mapping[str, Any]) -> str:
-    """The whole recipe on a GPU."""
-    return "\n\n".join(
-        f"**batch {size}**\n\n{results.get('out_of_memory') or format_bench(results)}"
-        for size, results in gpu["batch_sizes"].items()
-    )
 
 
 # Latency
@@ -281,34 +275,32 @@ def latencies(results: Mapping[str, Any]) -> str:
     """Tables of what was recorded."""
     machine = results["machine"]
     versions = machine["versions"]
+    cells = [cell_of(cell) for cell in results["cells"]]
+    headings = ["backend", "batch", "length", f"{TEACHER}, ms", f"{STUDENT}, ms", "speed-up", "quartiles", "load"]
     lines = [
         f"{machine['processor']}, {machine['num_threads']} threads of {machine['num_cores']} cores, torch "
         f"{versions['torch']}, onnxruntime {versions['onnxruntime']}. *Load* is how many processes wanted those cores "
         "while it was measured; above the number of cores, other work took part of both models' time.",
         "",
-        f"| backend | batch | length | {TEACHER}, ms | {STUDENT}, ms | speed-up | quartiles | load |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(cell_line(cell) for cell in results["cells"]),
+        *markdown_table(headings, cells),
         "",
         "ONNX Runtime at batch 1, length 128 on one core, by **processor time**, which other work hardly changes:",
         "",
         one_core_line(results["one_core"]),
         "",
-        f"| operator | {TEACHER}, ms | {STUDENT}, ms |",
-        "| --- | --- | --- |",
-        *operator_lines(results["operators_ms"]),
+        *markdown_table(["operator", f"{TEACHER}, ms", f"{STUDENT}, ms"], operators(results["operators_ms"])),
     ]
     return "\n".join(lines)
 
 
-def cell_line(cell: Mapping[str, Any]) -> str:
-    place = f"| {cell['backend']} | {cell['batch_size']} | {cell['length']} |"
+def cell_of(cell: Mapping[str, Any]) -> list[str]:
+    place = [str(cell[name]) for name in ("backend", "batch_size", "length")]
     if "skipped" in cell:
-        return f"{place} {cell['skipped']} | | | | |"
-    medians = (f"{cell['latency'][name]['median_ms']:.2f}" for name in (TEACHER, STUDENT))
+        return [*place, cell["skipped"], *[""] * 4]
+    medians = [f"{cell['latency'][name]['median_ms']:.2f}" for name in (TEACHER, STUDENT)]
     ratio = cell["speed_up"][STUDENT]
     quartiles = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
-    return f"{place} {' | '.join(medians)} | {ratio['ratio']:.2f}× | {quartiles} | {cell['load_average']} |"
+    return [*place, *medians, f"{ratio['ratio']:.2f}×", quartiles, str(cell["load_average"])]
 
 
 def one_core_line(one_core: Mapping[str, Any]) -> str:
@@ -320,10 +312,10 @@ def one_core_line(one_core: Mapping[str, Any]) -> str:
     )
 
 
-def operator_lines(operators: Mapping[str, Mapping[str, float]]) -> list[str]:
-    teacher, student = operators[TEACHER], operators[STUDENT]
+def operators(found: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    teacher, student = found[TEACHER], found[STUDENT]
     shown = [name for name in student if student[name] >= 0.01 * sum(student.values())]
-    return [f"| {name} | {teacher.get(name, 0):.2f} | {student[name]:.2f} |" for name in shown]
+    return [[name, f"{teacher.get(name, 0):.2f}", f"{student[name]:.2f}"] for name in shown]
 
 
 if __name__ == "__main__":

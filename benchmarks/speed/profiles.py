@@ -13,8 +13,8 @@ from accelerate.utils import is_compiled_module
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import Trainer
 
+from benchmarks.speed.interleaved import GatedRun
 from benchmarks.speed.reference import PlainLoop
-from benchmarks.speed.turns import GatedRun
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -133,7 +133,7 @@ def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
 
 def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[profile, float]:
     session = profile(**{"activities": [ProfilerActivity.CPU]} | settings)
-    return session, run.turn(within=session)
+    return session, run.advance(within=session)
 
 
 def _events(session: Any) -> list[Any]:

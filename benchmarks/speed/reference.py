@@ -1,4 +1,4 @@
-"""The opponents: the distillation with structured pruning that users of Hugging Face write today, in two `Trainer`s.
+"""The baselines: the distillation with structured pruning that users of Hugging Face write today, in two `Trainer`s.
 
 Both train a stock `BertForMaskedLM` beside another one, take scores from gradients and multiply masks onto the weights
 to the end: same terms, same precision, same schedule as `HomoDistilTrainer`, but no narrower matrix. [`PlainLoop`]

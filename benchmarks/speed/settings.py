@@ -46,20 +46,20 @@ class BenchSettings:
     batch_size: int = _flag(32, "sequences a batch")
     length: int = _flag(128, "tokens a sequence")
     accumulation_steps: int = _flag(1, "batches a step")
-    dtype: str = _flag("bfloat16", "matrix products of all arms: bfloat16 or float32")
+    dtype: str = _flag("bfloat16", "matrix products of all variants: bfloat16 or float32")
     device: str = _flag("cpu", "cpu or cuda")
     mlm_probability: float = _trainers("mlm_probability", "share of the tokens that are predicted")
-    attention_weight: float = _flag(0.0, "factor of the attention term in all arms; 0 is off")
-    importance_metric: str = _trainers("importance_metric", "how our arms score units; the loops: sensitivity")
-    rounds: int = _flag(7, "timed steps of every arm")
-    warmup_rounds: int = _flag(2, "steps of every arm before those")
+    attention_weight: float = _flag(0.0, "factor of the attention term in all variants; 0 is off")
+    importance_metric: str = _trainers("importance_metric", "how our variants score units; the loops: sensitivity")
+    rounds: int = _flag(7, "timed steps of every variant")
+    warmup_rounds: int = _flag(2, "steps of every variant before those")
     points: int = _flag(5, "places of the schedule that are measured, ≥ 2")
     max_steps: int = _flag(1000, "steps of the run that is summed up")
     pruning_end_fraction: float = _flag(0.3, "share of them at which the plan is reached")
     pruning_interval_steps: int = _trainers("pruning_interval_steps", "steps between two choices of masks")
     multiple: int = _trainers("width_multiple", "hidden and FFN widths in between are rounded to this")
-    compiled: bool = _flag(False, "run our arms under torch.compile")
-    with_opponents: bool = _flag(True, "measure the opponents too: two loops, and one-shot pruning")
+    compiled: bool = _flag(False, "run our variants under torch.compile")
+    with_baselines: bool = _flag(True, "measure the baselines too: two loops, and one-shot pruning")
     seed: int = _flag(0, "of weights, token ids, data order and masks")
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class Workload:
-    """Models (stock, float32) and data that all arms of one benchmark share."""
+    """Models (stock, float32) and data that all variants of one benchmark share."""
 
     teacher: BertForMaskedLM
     start: BertForMaskedLM

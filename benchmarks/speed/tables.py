@@ -11,8 +11,8 @@ from homodistil_hf.tables import markdown_table, padded
 
 def format_bench(results: Mapping[str, Any]) -> str:
     """All tables of what `run_bench` gave; medians, with the quartiles in brackets."""
-    sections = [_title(results["settings"]), _losses(results["losses"]), _arms(results)]
-    return "\n\n".join([*sections, _schedule(results["schedule"]), _parts(results["arms"])])
+    sections = [_title(results["settings"]), _losses(results["losses"]), _variants(results)]
+    return "\n\n".join([*sections, _schedule(results["schedule"]), _parts(results["variants"])])
 
 
 def _title(settings: Mapping[str, Any]) -> str:
@@ -25,28 +25,28 @@ def _title(settings: Mapping[str, Any]) -> str:
 
 
 def _losses(losses: Mapping[str, Mapping[str, float]]) -> str:
-    """The first step's losses, which all arms must agree on."""
+    """The first step's losses, which all variants must agree on."""
     names = sorted({name for terms in losses.values() for name in terms})
-    rows = [(arm, *(f"{terms[name]:.6g}" for name in names)) for arm, terms in losses.items()]
+    rows = [(variant, *(f"{terms[name]:.6g}" for name in names)) for variant, terms in losses.items()]
     return table(("first step", *names), rows)
 
 
-def _arms(results: Mapping[str, Any]) -> str:
+def _variants(results: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            spread(arm["tokens_per_second"], "{:,.0f}"),
-            *(spread(arm["speedups"].get(loop), "{:.2f}") for loop in LOOPS),
-            spread(arm["useful_flops_fraction"], "{:.0%}"),
-            f"{arm['peak_memory_bytes'] / 1e6:,.0f} MB",
+            spread(variant["tokens_per_second"], "{:,.0f}"),
+            *(spread(variant["speedups"].get(loop), "{:.2f}") for loop in LOOPS),
+            spread(variant["useful_flops_fraction"], "{:.0%}"),
+            f"{variant['peak_memory_bytes'] / 1e6:,.0f} MB",
         )
-        for name, arm in results["arms"].items()
+        for name, variant in results["variants"].items()
     ]
     limits = [
         (name, *[""] * (1 + len(LOOPS)), f"{spread(rates, '{:,.0f}', scale=1e-9)} GFLOP/s", "")
         for name, rates in results["limits"].items()
     ]
-    header = ("arm", "tokens/s", *(f"× {loop}" for loop in LOOPS), "useful FLOPs / limit", "peak memory")
+    header = ("variant", "tokens/s", *(f"× {loop}" for loop in LOOPS), "useful FLOPs / limit", "peak memory")
     return table(header, rows + limits)
 
 
@@ -71,12 +71,12 @@ def _schedule(schedule: Mapping[str, Any]) -> str:
     )
 
 
-def _parts(arms: Mapping[str, Any]) -> str:
-    names = list(next(iter(arms.values()))["part_seconds"])
+def _parts(variants: Mapping[str, Any]) -> str:
+    names = list(next(iter(variants.values()))["part_seconds"])
     rows = []
-    for arm, facts in arms.items():
+    for variant, facts in variants.items():
         total = sum(facts["part_seconds"].values())
-        rows.append((arm, *(f"{facts['part_seconds'][name] / total:.1%}" for name in names)))
+        rows.append((variant, *(f"{facts['part_seconds'][name] / total:.1%}" for name in names)))
     return table(("share of a step", *names), rows)
 
 
@@ -95,17 +95,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_parts(results: Mapping[str, Any], file: Path) -> None:
-    """Draw the parts of every arm's step, stacked; needs matplotlib (the extra `report`)."""
+    """Draw the parts of every variant's step, stacked; needs matplotlib (the extra `report`)."""
     from matplotlib.figure import Figure
 
-    arms = results["arms"]
-    figure = Figure(figsize=(9, 1.2 + 0.5 * len(arms)), dpi=110)
+    variants = results["variants"]
+    figure = Figure(figsize=(9, 1.2 + 0.5 * len(variants)), dpi=110)
     axes = figure.subplots()
-    left = dict.fromkeys(arms, 0.0)
+    left = dict.fromkeys(variants, 0.0)
     for part in PARTS:
-        milliseconds = [1000 * facts["part_seconds"][part] for facts in arms.values()]
-        axes.barh(list(arms), milliseconds, left=list(left.values()), label=part)
-        left = {name: left[name] + value for name, value in zip(arms, milliseconds, strict=True)}
+        milliseconds = [1000 * facts["part_seconds"][part] for facts in variants.values()]
+        axes.barh(list(variants), milliseconds, left=list(left.values()), label=part)
+        left = {name: left[name] + value for name, value in zip(variants, milliseconds, strict=True)}
     axes.invert_yaxis()
     axes.set_xlabel("ms a step (profiled, median)")
     axes.set_title(_title(results["settings"]).partition(", sensitivity")[0], fontsize="medium")

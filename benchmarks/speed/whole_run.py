@@ -21,7 +21,7 @@ from homodistil_hf.pruning.schedule import PruningSchedule
 START, FULL_WIDTH = "ours, start", "ours, never narrower"
 STRONG, PLAIN, ONE_SHOT = "strong loop", "plain loop", "one-shot"
 LOOPS = (STRONG, PLAIN)
-OPPONENTS = (*LOOPS, ONE_SHOT)
+BASELINES = (*LOOPS, ONE_SHOT)
 """What our trainer is measured beside; the loops keep their widths, one-shot pruning has the plan's from the start."""
 
 
@@ -102,11 +102,11 @@ def whole_schedule(
     Args:
         settings: of the benchmark.
         way: what was measured, and what for.
-        seconds: arm → seconds of its timed steps.
+        seconds: variant → seconds of its timed steps.
         pruning: place → what pruning costs there, in seconds; of one-shot pruning what it does before the first step.
 
     Returns:
-        `dict` of JSON values: `pruning`, and for every arm `seconds`, `tokens_per_second` and `speedups`.
+        `dict` of JSON values: `pruning`, and for every variant `seconds`, `tokens_per_second` and `speedups`.
     """
     extra = _pruning_seconds(way, pruning, settings.length)
     rounds = [{name: values[turn] for name, values in seconds.items()} for turn in range(settings.rounds)]
@@ -114,7 +114,7 @@ def whole_schedule(
         "ours": [extra["choices_seconds"] + _seconds_of_steps(way, times, settings.length) for times in rounds],
         FULL_WIDTH: [settings.max_steps * times[START] for times in rounds],
     }
-    for name in OPPONENTS:
+    for name in BASELINES:
         if name in seconds:
             before = pruning.get(name, {}).get("start_seconds", 0.0)
             totals[name] = [before + settings.max_steps * times[name] for times in rounds]

@@ -11,7 +11,7 @@ from benchmarks.results.tables import Tables
 
 def results_of(folder: Path, **sweeps: list[dict[str, Any]]) -> Results:
     """The results that have just these records; on all held-out text what `write_results` wrote."""
-    names = ("sizes", "tokens", "rivals", "shapes", "ablations")
+    names = ("sizes", "tokens", "baselines", "shapes", "ablations")
     records = {name: [] for name in names} | sweeps
     return Results(folder, {name: sweep_of(found) for name, found in records.items()}, records)
 

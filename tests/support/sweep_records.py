@@ -11,13 +11,20 @@ MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system
 
 
 def record(
-    arm: str, kl: float, *, seed: int = 0, accuracy: float = 0.3, macs: int = 250, num_steps: int = 10, **settings: Any
+    variant: str,
+    kl: float,
+    *,
+    seed: int = 0,
+    accuracy: float = 0.3,
+    macs: int = 250,
+    num_steps: int = 10,
+    **settings: Any,
 ) -> dict[str, Any]:
     """A finished cell: 100,000 tokens a step, 1,000 tokens a second."""
     axes = settings.pop("axes", {})
-    method, heads = settings.pop("method", arm), settings.pop("heads", 8)
+    method, heads = settings.pop("method", variant), settings.pop("heads", 8)
     values = {"student": f"macs={macs / 1000}", "max_steps": num_steps, "seed": seed, **settings, **axes}
-    cell = Cell(arm, {**axes, "seed": seed}, method, values)
+    cell = Cell(variant, {**axes, "seed": seed}, method, values)
     costs = {"num_parameters": 4_000_000, "num_encoder_parameters": 1, "encoder_macs": macs, "size_bytes": 1}
     return record_head(cell) | {
         "status": "done",
@@ -45,9 +52,9 @@ METHODS = [
 ]
 
 
-def short_run(arm: str, kl: float, *, seed: int = 0, size: str = "1/4", max_steps: int = 500) -> dict[str, Any]:
-    """A row of benchmarks/results/levers.py."""
-    return {"arm": arm, "size": size, "seed": seed, "max_steps": max_steps, "kl": kl}
+def short_run(variant: str, kl: float, *, seed: int = 0, size: str = "1/4", max_steps: int = 500) -> dict[str, Any]:
+    """A row of benchmarks/results/changes.py."""
+    return {"variant": variant, "size": size, "seed": seed, "max_steps": max_steps, "kl": kl}
 
 
 NOISY = [
@@ -59,12 +66,12 @@ NOISY = [
 
 
 def write_short_runs(folder: Path, rows: Any = NOISY) -> None:
-    (folder / "levers.json").write_text(json.dumps({"rows": list(rows)}))
+    (folder / "changes.json").write_text(json.dumps({"rows": list(rows)}))
 
 
-def fine_tuned(arm: str, way: str = "plain", seed: int | None = 0, **scores: float) -> dict[str, Any]:
+def fine_tuned(variant: str, way: str = "plain", seed: int | None = 0, **scores: float) -> dict[str, Any]:
     """A model of benchmarks/results/fine_tunings.py."""
-    place = {"arm": arm, "axes": "", "seed": None if arm == TEACHER else seed, "way": way}
+    place = {"variant": variant, "axes": "", "seed": None if variant == TEACHER else seed, "way": way}
     tasks = ("cola", "sst2", "mrpc", "rte", "stsb")
     return place | {"scores": dict.fromkeys(tasks, 0.5) | scores, "learning_rates": dict.fromkeys(tasks, 3e-4)}
 
@@ -86,11 +93,11 @@ def add_record(folder: Path, one: dict[str, Any]) -> None:
     write_records(file, {known["cell"]: known for known in (*read_records(file), one)}.values())
 
 
-def model(arm: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:
+def model(variant: str, seed: int, kl: float, axes: str = "") -> dict[str, Any]:
     counts = {"num_blocks": 1000, "num_masked_tokens": 20_000}
     found = {"kl": kl, "agreement": 0.7, "mlm_accuracy": 0.4, "mlm_loss": 3.0}
     machine = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "versions": {"torch": "2"}}
-    return {"arm": arm, "axes": axes, "seed": seed, "machine": machine} | found | counts
+    return {"variant": variant, "axes": axes, "seed": seed, "machine": machine} | found | counts
 
 
 def write_results(folder: Path, sweep: str, models: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from transformers import BertConfig
 
 from benchmarks import marked_pages
 from benchmarks.reliability import page as write_reliability
-from benchmarks.reliability import scaling_paper
+from benchmarks.reliability import scaling
 from homodistil_hf.plans.resolve import resolve_plan
 
 ROOT = Path(__file__).parents[3]
@@ -50,16 +50,10 @@ def test_a_page_without_the_place_is_an_error():
 
 def test_the_paper_sends_less_as_the_student_shrinks():
     config = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
-    settings = {
-        "num_steps": 50,
-        "interval_steps": 5,
-        "start_fraction": 0.2,
-        "end_fraction": 0.8,
-        "multiple": 8,
-    }
+    settings = {"num_steps": 50, "interval_steps": 5, "start_fraction": 0.2, "end_fraction": 0.8, "multiple": 8}
     target = resolve_plan("macs=0.25", config, multiple=8)
-    steps = scaling_paper.steps_of_a_run(config, target, settings)
+    steps = scaling.steps_of_a_run(config, target, settings)
     sizes = [step.num_parameters for step in steps]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == sum(step.sliced for step in steps) + 1 > 2
-    assert sizes[-1] == scaling_paper.trained_parameters(config, target)
+    assert sizes[-1] == scaling.trained_parameters(config, target)

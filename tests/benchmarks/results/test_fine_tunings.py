@@ -21,17 +21,17 @@ from homodistil_hf.experiments.sweep.folder import record_head, write_record
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
-def add_student(sweep_folder: Path, teacher: Path, arm: str, seed: int) -> None:
+def add_student(sweep_folder: Path, teacher: Path, variant: str, seed: int) -> None:
     """A cell that is done, whose student is a model of its own."""
-    cell = Cell(arm, {"seed": seed}, "homodistil", {"teacher": str(teacher), "seed": seed})
+    cell = Cell(variant, {"seed": seed}, "homodistil", {"teacher": str(teacher), "seed": seed})
     write_record(sweep_folder / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
     write_teacher(sweep_folder / cell.name / "student", max_position_embeddings=128, intermediate_size=16)
 
 
-def run(monkeypatch: Any, folder: Path, *arms: str, seeds: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
+def run(monkeypatch: Any, folder: Path, *variants: str, seeds: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
     """The models of the file that the command writes."""
     results = folder / "fine_tunings.json"
-    argv = ["fine_tunings.py", folder / "sweep", "--arms", *arms, "--run_seeds", *seeds, "--tasks", "rte"]
+    argv = ["fine_tunings.py", folder / "sweep", "--variants", *variants, "--run_seeds", *seeds, "--tasks", "rte"]
     argv += ["--data_dir", folder / "data", "--results", results, "--max_train_steps", "4"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
     fine_tunings.main()
@@ -46,15 +46,15 @@ def _best(scores: dict[str, float]) -> float:
 def folder(tmp_path):
     teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
     write_task(tmp_path / "data", "rte")
-    for arm, seed in (("half", 0), ("quarter", 0), ("quarter", 1)):
-        add_student(tmp_path / "sweep", teacher, arm, seed)
+    for variant, seed in (("half", 0), ("quarter", 0), ("quarter", 1)):
+        add_student(tmp_path / "sweep", teacher, variant, seed)
     return tmp_path
 
 
 def test_each_student_is_fine_tuned_both_ways_once(monkeypatch, folder):
     models = run(monkeypatch, folder, "quarter")
     places = [("teacher", None, "plain"), ("quarter", 0, "by the teacher"), ("quarter", 0, "plain")]
-    assert [(model["arm"], model["seed"], model["way"]) for model in models] == places
+    assert [(model["variant"], model["seed"], model["way"]) for model in models] == places
     assert all(model["scores"].keys() == model["learning_rates"].keys() == {"rte"} for model in models)
     assert all(model["tried"]["rte"].keys() == {"0.0001", "0.0003", "0.0006"} for model in models)
     assert all(model["learning_rates"]["rte"] == _best(model["tried"]["rte"]) for model in models)
@@ -63,7 +63,7 @@ def test_each_student_is_fine_tuned_both_ways_once(monkeypatch, folder):
     assert run(monkeypatch, folder, "quarter") == models
     assert {file: file.stat().st_mtime_ns for file in written} == written
     more = run(monkeypatch, folder, "half")
-    assert [model["arm"] for model in more] == ["teacher", "half", "half", "quarter", "quarter"]
+    assert [model["variant"] for model in more] == ["teacher", "half", "half", "quarter", "quarter"]
 
 
 def test_the_teacher_of_a_task_is_the_one_that_was_scored(monkeypatch, folder):

@@ -18,17 +18,17 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch, tmp_path):
     teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
     settings = {"teacher": str(teacher), "eval_data": [str(write_text(tmp_path / "eval.txt"))], "max_eval_blocks": 2}
-    for arm, seed in (("homodistil", 0), ("homodistil", 1), ("one_shot", 0)):
-        cell = Cell(arm, {"seed": seed}, arm, settings | {"seed": seed})
+    for variant, seed in (("homodistil", 0), ("homodistil", 1), ("one_shot", 0)):
+        cell = Cell(variant, {"seed": seed}, variant, settings | {"seed": seed})
         write_record(tmp_path / "sweep" / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
         write_teacher(tmp_path / "sweep" / cell.name / "student", num_hidden_layers=1, max_position_embeddings=128)
     results = tmp_path / "held_out" / "sizes.json"
-    argv = ["held_out.py", tmp_path / "sweep", "--arms", "homodistil", "one_shot", "--results", results]
+    argv = ["held_out.py", tmp_path / "sweep", "--variants", "homodistil", "one_shot", "--results", results]
     monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
     runpy.run_path(str(BENCHMARKS / "results" / "held_out.py"))["main"]()
     content = json.loads(results.read_text())
     models = content["models"]
-    assert [(model["arm"], model["seed"]) for model in models] == [
+    assert [(model["variant"], model["seed"]) for model in models] == [
         ("homodistil", 0),
         ("homodistil", 1),
         ("one_shot", 0),

@@ -20,7 +20,7 @@ from sweep_records import (
 
 from benchmarks.results import page
 from benchmarks.results.advice import advice_points
-from benchmarks.results.levers import ARMS, SIZES
+from benchmarks.results.changes import SIZES, VARIANTS
 from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
 from homodistil_hf.experiments.sweep.folder import trained, write_record
@@ -80,14 +80,14 @@ def test_every_figure_that_the_words_ask_for_is_of_an_arm_that_a_sweep_has(commi
     words = (CHECKOUT / "benchmarks" / "results" / "page.md").read_text(encoding="utf-8")
     for name, *given in map(str.split, re.findall(r"\{tables\[([^\]]+)\]\}", words)):
         assert hasattr(committed, name)
-        arms = {
+        variants = {
             cell.arm
             for sweep in given
             if sweep in committed.results.sweeps
             for cell in committed.results.sweeps[sweep].cells
         }
-        short = {*SIZES, *ARMS, "500"} if name in ("short_gap", "more_steps") else set()
-        assert set(given) <= {*committed.results.sweeps, *arms, "all_kl", *short}, (name, given)
+        short = {*SIZES, *VARIANTS, "500"} if name in ("short_gap", "more_steps") else set()
+        assert set(given) <= {*committed.results.sweeps, *variants, "all_kl", *short}, (name, given)
 
 
 def test_every_record_is_of_a_sweep_that_is_told(committed):
@@ -144,12 +144,12 @@ def test_a_readme_without_marks_is_refused(write, tmp_path):
 
 
 def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
-    arms = {
+    variants = {
         "homodistil": (0.5, {}),
         "no_kl": (0.7, {"kl_weight": 0}),
         "platon": (0.51, {"importance_metric": "platon"}),
     }
-    ablations = [record(arm, kl, method="homodistil", **settings) for arm, (kl, settings) in arms.items()]
+    ablations = [record(variant, kl, method="homodistil", **settings) for variant, (kl, settings) in variants.items()]
     ablations[1]["machine"] = MACHINE | {"processor": "another"}
     sizes = [record("quarter", kl, method="homodistil", seed=seed) for seed, kl in enumerate((0.50, 0.52, 0.54))]
     for name, records in (("sizes", sizes), ("ablations", ablations)):
@@ -202,7 +202,7 @@ def test_advice_holds_what_is_kept_on_tasks_and_all_text(write, tmp_path):
     beside = fine_tuned("quarter", "by the teacher", cola=0.25)  # 0.45 beside 0.6
     write_fine_tunings(tmp_path / "results", fine_tuned("teacher", cola=1.0), beside)
     rates = "--teacher_rates 0.0003 --rates 0.0003"
-    command = f'fine_tunings runs/sweeps/sizes --arms quarter --run_seeds 0 {rates} --ways "by the teacher"'
+    command = f'fine_tunings runs/sweeps/sizes --variants quarter --run_seeds 0 {rates} --ways "by the teacher"'
     assert f"    python -m benchmarks.results.{command}\n" in write()
     short, long = read_advice(tmp_path / "advice.json")[1]
     assert (short.kl, short.glue_kept) == (0.45, 0.75)

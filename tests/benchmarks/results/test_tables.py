@@ -17,7 +17,7 @@ from sweep_records import (
     write_short_runs,
 )
 
-from benchmarks.results.levers import SIZES as SHORT_SIZES
+from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.student_latency import configs
 from benchmarks.results.students import Results
 from benchmarks.results.tables import Tables
@@ -111,9 +111,9 @@ def test_rivals_stand_by_their_distance_with_the_best_rate_of_each(tmp_path):
         record("distilbert", 0.1) | {"status": "impossible", "reason": "no"},
     ]
     results = results_of(tmp_path)
-    sweeps = {**results.sweeps, "rivals": sweep_of(runs, choose=Choice("learning_rate", "kl", ("arm",)))}
-    tables = Tables(Results(tmp_path, sweeps, {**results.records, "rivals": runs}))
-    assert rows_of(tables.rivals()) == [
+    sweeps = {**results.sweeps, "baselines": sweep_of(runs, choose=Choice("learning_rate", "kl", ("arm",)))}
+    tables = Tables(Results(tmp_path, sweeps, {**results.records, "baselines": runs}))
+    assert rows_of(tables.baselines()) == [
         "| `every_step` | 192-8x24-704 | 0.500 |  | 60.0% |",
         "| `scratch` | 192-8x24-704 | 2.000 | +1.500, **worse** | 60.0% |",
         "| `distilbert` | can't exist | – | – | – |",
@@ -177,9 +177,11 @@ def test_ablations_stand_beside_the_way_that_they_change(tmp_path):
 
 def test_short_runs_stand_beside_the_defaults(tmp_path):
     kls = {"every_step": 0.5, "at_once": 0.6, "mask_0.15": 0.4}
-    rows = [short_run(arm, kl, max_steps=1000) for arm, kl in kls.items()]
+    rows = [short_run(variant, kl, max_steps=1000) for variant, kl in kls.items()]
     noisy = [
-        short_run(arm, kl, seed=s, size="x") for arm in ("at_once", "unclipped") for s, kl in enumerate((1, 1.01, 1))
+        short_run(variant, kl, seed=s, size="x")
+        for variant in ("at_once", "unclipped")
+        for s, kl in enumerate((1, 1.01, 1))
     ]
     write_short_runs(tmp_path, [*rows, rows[1] | {"size": "1/8"}, *noisy[:5], noisy[5] | {"kl": 1.001}])
     tables = tables_of(tmp_path)
@@ -213,9 +215,9 @@ def test_rates_are_means_over_seeds_with_the_best_in_bold():
 
 
 def test_a_family_stands_beside_runs_of_their_own(tmp_path):
-    def run(arm, student, macs, kl, num_tokens):
+    def run(variant, student, macs, kl, num_tokens):
         return {
-            "arm": arm,
+            "variant": variant,
             "student": student,
             "encoder_macs": macs,
             "teacher_macs": 1000,
@@ -237,6 +239,6 @@ def test_a_family_stands_beside_runs_of_their_own(tmp_path):
 
 def test_what_there_is_no_record_of_is_not_run_yet():
     tables = tables_of(NOWHERE)
-    for name in ("tokens", "shapes", "glue", "short_runs", "rates", "family", "on_all_text", "rivals"):
+    for name in ("tokens", "shapes", "glue", "short_runs", "rates", "family", "on_all_text", "baselines"):
         assert getattr(tables, name)() == ["Not run yet."], name
     assert tables.noise() == tables.short_gap("500", "1/4", "gradual") == "not run yet"

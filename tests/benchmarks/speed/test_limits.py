@@ -40,7 +40,7 @@ def test_products_are_all_linear_layers():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_probe_measures_a_rate_a_turn(dtype):
     probe = LimitProbe(SHAPE, dtype=dtype, device=torch.device("cpu"))
-    seconds = [probe.turn() for _ in range(3)]
+    seconds = [probe.advance() for _ in range(3)]
     flops = sum(3 * n * p.flops for p, n in SHAPE.forward_products().items())
     flops += sum(n * p.flops for p, n in SHAPE.teacher_products().items())
     assert probe.flops_per_second == pytest.approx([flops / value for value in seconds])

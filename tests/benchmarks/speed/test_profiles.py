@@ -7,6 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import profiles
+from benchmarks.speed.interleaved import GatedRun
 from benchmarks.speed.profiles import (
     PARTS,
     allocations_of,
@@ -18,7 +19,6 @@ from benchmarks.speed.profiles import (
     peak_above,
     peak_bytes,
 )
-from benchmarks.speed.turns import GatedRun
 from homodistil_hf.distillation.teacher import FrozenTeacher
 
 MB = 1_000_000
@@ -76,7 +76,7 @@ def test_ranges_count_without_what_lies_within_them():
 @pytest.fixture
 def run(make_trainer):
     run = GatedRun("profiled", make_trainer(max_steps=8, pruning_interval_steps=8))
-    run.turn()
+    run.advance()
     yield run
     run.close()
 

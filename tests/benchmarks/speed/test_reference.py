@@ -7,7 +7,7 @@ import pytest
 import torch
 from bench_shapes import SHAPE
 
-from benchmarks.speed import arms
+from benchmarks.speed import variants
 from benchmarks.speed.settings import BenchSettings, make_workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -18,7 +18,7 @@ def settings(**changes):
     return BenchSettings(shape=json.dumps(SHAPE), **defaults | changes)
 
 
-@pytest.fixture(params=itertools.product((arms.plain_loop, arms.strong_loop), (0.0, 1.0)))
+@pytest.fixture(params=itertools.product((variants.plain_loop, variants.strong_loop), (0.0, 1.0)))
 def pair(request, tmp_path):
     """A loop and our trainer after one step on the same batch."""
     make_loop, attention_weight = request.param
@@ -29,7 +29,7 @@ def pair(request, tmp_path):
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     trainers = (
         make_loop(own, work, tmp_path / "loop"),
-        arms.our_trainer(own, work, Stretch(1, own.full), tmp_path / "ours"),
+        variants.our_trainer(own, work, Stretch(1, own.full), tmp_path / "ours"),
     )
     for scores in trainers[1].pruner.scores.state.values():
         scores.zero_()  # random, to bring a student to any place
@@ -54,7 +54,7 @@ def test_scores_are_ours(pair):
             torch.testing.assert_close(loop.unit_scores[name], scores, rtol=1e-3, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("make_loop", [arms.plain_loop, arms.strong_loop])
+@pytest.mark.parametrize("make_loop", [variants.plain_loop, variants.strong_loop])
 def test_masks_follow_the_schedule_and_are_multiplied(make_loop, tmp_path):
     own = settings(pruning_interval_steps=2, pruning_end_fraction=0.5, student="macs=0.3")
     trainer = make_loop(own, make_workload(own, num_steps=12), tmp_path)
@@ -73,7 +73,7 @@ def test_masks_follow_the_schedule_and_are_multiplied(make_loop, tmp_path):
 def test_a_held_trainer_keeps_its_widths_and_its_work(place, tmp_path):
     own = settings(pruning_interval_steps=1)
     plan = {"start": own.full, "half": WidthPlan.uniform(24, 2, LayerWidths(4, 6, 48)), "end": own.target}[place]
-    trainer = arms.our_trainer(own, make_workload(own, num_steps=12), Stretch(1, plan), tmp_path)
+    trainer = variants.our_trainer(own, make_workload(own, num_steps=12), Stretch(1, plan), tmp_path)
     before = {name: scores.clone() for name, scores in trainer.pruner.scores.state.items()}
     trainer.train()
     assert trainer.pruner.kept == trainer.kept == plan
@@ -86,9 +86,9 @@ def test_teachers_share_their_memory(tmp_path):
     own = settings(dtype="bfloat16")
     work = make_workload(own, num_steps=2)
     place = Stretch(1, own.full)
-    one, other = (arms.our_trainer(own, work, place, tmp_path / name) for name in ("one", "other"))
+    one, other = (variants.our_trainer(own, work, place, tmp_path / name) for name in ("one", "other"))
     expected = one.distillation.teacher(input_ids=torch.ones(1, 4, dtype=torch.long)).logits
-    arms.share_teacher(one, other)
+    variants.share_teacher(one, other)
     theirs = {
         p.data_ptr() for form in ("exact", "fast") for p in getattr(other.distillation.teacher, form).parameters()
     }
@@ -99,7 +99,7 @@ def test_teachers_share_their_memory(tmp_path):
 
 def test_the_strong_loop_does_no_more_than_it_must(tmp_path):
     own = settings(dtype="bfloat16", student="macs=0.3")
-    trainer = arms.strong_loop(own, make_workload(own, num_steps=12), tmp_path)
+    trainer = variants.strong_loop(own, make_workload(own, num_steps=12), tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     predicted = batch["labels"] != -100
     logits, states = trainer.teach({"input_ids": batch["input_ids"]}, predicted)
@@ -114,7 +114,7 @@ def test_the_strong_loop_does_no_more_than_it_must(tmp_path):
 
 def test_one_shot_is_as_narrow_as_the_plan_and_its_scoring_is_timed(tmp_path):
     own = settings(max_steps=2)
-    trainer = arms.one_shot_trainer(own, make_workload(own, num_steps=12), tmp_path)
+    trainer = variants.one_shot_trainer(own, make_workload(own, num_steps=12), tmp_path)
     trainer.train()
     assert trainer.kept == own.target
     assert trainer.start_seconds > 0

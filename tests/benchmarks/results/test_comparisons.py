@@ -1,4 +1,4 @@
-"""The rule of the results page, by hand: noise, thresholds, verdicts."""
+"""The rule of the results page, by hand: noise, thresholds, comparisons."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.results.verdicts import Difference, Noise, noise_of, paired, pooled
+from benchmarks.results.comparisons import Difference, Noise, noise_of, paired, pooled
 
 # The differences of gradual are .10, .08, .12, of unclipped .01, .00, .02: variances .0004 and .0001, pooled .00025.
 STD = math.sqrt(0.00025)
@@ -14,8 +14,8 @@ KLS = {"at_once": (0.50, 0.52, 0.54), "gradual": (0.60, 0.60, 0.66), "unclipped"
 
 
 def runs(**kls: Any) -> pd.DataFrame:
-    rows = [(arm, "1/4", 500, seed, kl) for arm, found in kls.items() for seed, kl in enumerate(found)]
-    return pd.DataFrame(rows, columns=["arm", "size", "max_steps", "seed", "kl"])
+    rows = [(variant, "1/4", 500, seed, kl) for variant, found in kls.items() for seed, kl in enumerate(found)]
+    return pd.DataFrame(rows, columns=["variant", "size", "max_steps", "seed", "kl"])
 
 
 def test_noise_is_that_of_paired_differences_to_the_defaults():
@@ -23,7 +23,7 @@ def test_noise_is_that_of_paired_differences_to_the_defaults():
     assert (noise.std, noise.freedom) == (pytest.approx(STD), 4)
     assert noise.threshold() == pytest.approx(2.776 * STD, rel=1e-3)  # of four degrees of freedom
     assert noise.threshold(4) == pytest.approx(noise.threshold() / 2)
-    assert noise_of(runs(**{arm: found[:2] for arm, found in KLS.items()})) == Noise()
+    assert noise_of(runs(**{variant: found[:2] for variant, found in KLS.items()})) == Noise()
     assert noise_of(runs(gradual=KLS["gradual"])) == noise_of(runs()) == Noise()
 
 

@@ -1,8 +1,8 @@
-"""Several trainers in one process that take turns, one optimizer step each.
+"""Several trainers in one process whose optimizer steps are interleaved.
 
 Every trainer runs its own `train()` in a thread of its own. A callback holds it where a step begins; the main thread
-lets exactly one of them go on until it arrives at its next step. So what is timed is the trainer's real loop, data
-loading, logging and callbacks included, and arms can be interleaved step by step.
+lets exactly one of them go on until it arrives at its next step. So the timed code is the trainer's real loop, with
+data loading, logging and callbacks.
 """
 
 import random
@@ -18,19 +18,19 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 
-class Arm(Protocol):
-    """Whatever takes turns."""
+class Interleaved(Protocol):
+    """One of several things that are timed by turns."""
 
-    def turn(self) -> float:
-        """Do one thing once and return its seconds."""
+    def advance(self) -> float:
+        """Do one thing once; returns its seconds."""
 
 
 class _Stopped(Exception):
-    """No error: how a trainer is told to leave its loop from the middle."""
+    """Ends the loop of a trainer in the middle; no error."""
 
 
 class _Gate(TrainerCallback):
-    """Stands where a step begins: the batch has been fetched, nothing has been computed."""
+    """Holds a trainer where a step begins: the batch has been fetched, nothing has been computed."""
 
     def __init__(self, synchronize: Callable[[], None]):
         self.synchronize = synchronize
@@ -58,7 +58,7 @@ class _Gate(TrainerCallback):
 
 
 class GatedRun:
-    """A training that goes on only when it is its turn; the trainer is not started, its data lasts for all turns."""
+    """A training that goes on step by step; the trainer is not started, and its data lasts for all steps."""
 
     def __init__(self, name: str, trainer: Trainer):
         self.name = name
@@ -73,8 +73,8 @@ class GatedRun:
         self._training.add_done_callback(lambda _: self._gate.arrived.release())
         self._wait()
 
-    def turn(self, within: AbstractContextManager | None = None) -> float:
-        """Let the trainer do one optimizer step, up to the beginning of the next, and return its seconds.
+    def advance(self, within: AbstractContextManager | None = None) -> float:
+        """Let the trainer do one optimizer step, up to the beginning of the next; returns its seconds.
 
         `within` is entered in the trainer's thread before the step and left after it, untimed.
         """
@@ -102,14 +102,14 @@ class GatedRun:
             raise RuntimeError(f"{self.name} ended after {self.trainer.state.global_step} steps; give it more data")
 
 
-def interleave(arms: Mapping[str, Arm], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
-    """Let all arms take turns, in an order that is drawn anew every round; returns the seconds of the timed turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    names = list(arms)
+def interleave(variants: Mapping[str, Interleaved], *, rounds: int, warmup_rounds: int) -> dict[str, list[float]]:
+    """Advance all variants once a round, in an order drawn for each round; returns the seconds of the timed rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
     for round_number in range(warmup_rounds + rounds):
         random.Random(round_number).shuffle(names)
         for name in names:
-            duration = arms[name].turn()
+            duration = variants[name].advance()
             if round_number >= warmup_rounds:
                 seconds[name].append(duration)
     return seconds

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.speed.turns import GatedRun, interleave
+from benchmarks.speed.interleaved import GatedRun, interleave
 
 
 class Recorder:
-    """An arm that writes down when it was its turn."""
+    """A variant that writes down when it was its turn."""
 
     def __init__(self, name, turns):
         self.name, self.turns = name, turns
 
-    def turn(self):
+    def advance(self):
         self.turns.append(self.name)
         return float(len(self.turns))
 
@@ -60,7 +60,7 @@ def test_a_turn_is_one_step_of_one_trainer(runs):
     log = []
     one, other = runs("one", log), runs("other", log)
     assert log == []
-    durations = [one.turn(), other.turn(), one.turn()]
+    durations = [one.advance(), other.advance(), one.advance()]
     assert [(name, step) for name, step, _, _ in log] == [("one", 1), ("other", 1), ("one", 2)]
     assert {thread.split("_")[0] for _, _, thread, _ in log} == {"one", "other"}
     assert {threads for _, _, _, threads in log} == {torch.get_num_threads()}
@@ -77,23 +77,23 @@ def test_what_a_step_runs_within_is_entered_in_its_thread(runs):
         seen.append("left")
 
     run = runs("profiled")
-    run.turn(within())
-    run.turn()
+    run.advance(within())
+    run.advance()
     assert [name.split("_")[0] for name in seen] == ["profiled", "left"]
 
 
 def test_a_training_that_is_over_says_so(runs):
     run = runs("short")
     for _ in range(3):
-        run.turn()
+        run.advance()
     with pytest.raises(RuntimeError, match="short ended after 4 steps; give it more data"):
-        run.turn()
+        run.advance()
 
 
 def test_errors_of_the_training_reach_the_main_thread(runs):
     run = runs("failing")
-    run.turn()
+    run.advance()
     run.trainer.data_collator = None
     run.trainer.pruner.scores = None
     with pytest.raises(AttributeError, match="update"):
-        run.turn()
+        run.advance()

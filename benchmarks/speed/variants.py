@@ -1,7 +1,7 @@
-"""What is measured side by side: the opponents, and our trainer held at places of its schedule.
+"""The variants of a benchmark: the baselines, and our trainer held at places of its schedule.
 
-An arm of ours is a real `HomoDistilTrainer` whose student has the widths of one place and stays there, so that all its
-steps cost alike; what moves a student on (choosing masks, slicing off what they drop) is timed on its own.
+A variant of ours is a real `HomoDistilTrainer`. Its student has the widths of one place and keeps them, so that all
+its steps cost alike; choosing masks and slicing off what they drop is timed on its own.
 """
 
 import copy
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from benchmarks.quiet import QUIET
 from benchmarks.speed.reference import PlainLoop, StrongLoop
 from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
@@ -113,9 +114,7 @@ def _arguments(settings: BenchSettings, folder: Path) -> dict[str, Any]:
         "use_cpu": settings.device == "cpu",
         "seed": settings.seed,
         "data_seed": settings.seed,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
+        **QUIET,
         "logging_first_step": True,  # a warm-up step; all later ones are as in any run
     }
 

@@ -1,4 +1,4 @@
-"""The statistics of the page: differences seed by seed, the noise that they must exceed, and the verdict."""
+"""The statistics of the page: differences seed by seed, the noise that they must exceed, and the comparison."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from scipy.stats import t as student_t
 from homodistil_hf.evaluation.records import Spread
 
 REFERENCE = "at_once"
-"""The arm of short runs that has today's defaults."""
+"""The variant of short runs that has today's defaults."""
 
 CONFIDENCE = 0.95
 MIN_SEEDS = 3
@@ -38,7 +38,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm's KL less another's, one a seed that both have, and what follows by the noise of such ones."""
+    """One variant's KL less another's, one a seed that both have, and what follows by the noise of such ones."""
 
     values: Sequence[float]
     noise: Noise = Noise()
@@ -56,7 +56,7 @@ class Difference:
 
 
 def paired(one: pd.DataFrame, other: pd.DataFrame) -> list[float]:
-    """One arm's KL less another's, for each seed that both have."""
+    """One variant's KL less another's, for each seed that both have."""
     return (one.set_index("seed")["kl"] - other.set_index("seed")["kl"]).dropna().tolist()
 
 
@@ -67,12 +67,12 @@ def paired_threshold(differences: Sequence[float]) -> float:
 
 
 def noise_of(short_runs: pd.DataFrame) -> Noise:
-    """The noise of a difference, by the rule of the page: of all arms of short runs that have several seeds."""
+    """The noise of a difference, by the rule of the page: of all variants of short runs that have several seeds."""
     groups = []
     for _, runs in short_runs.groupby(["size", "max_steps"]):
-        arms = dict(iter(runs.groupby("arm")))
-        reference = arms.pop(REFERENCE, None)
-        groups += [] if reference is None else [paired(one, reference) for one in arms.values()]
+        variants = dict(iter(runs.groupby("variant")))
+        reference = variants.pop(REFERENCE, None)
+        groups += [] if reference is None else [paired(one, reference) for one in variants.values()]
     return pooled(group for group in groups if len(group) >= MIN_SEEDS)
 
 

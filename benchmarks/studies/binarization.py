@@ -1,0 +1,145 @@
+"""One bit a weight: the worth of the method's parts, of activations' bits and of narrow students; the speed of bits.
+
+    python -m benchmarks.studies.binarization kernel    # minutes, on a quiet machine
+
+The other rows, after hours of training, and the picture are of benchmarks/binarization.py at commit 7db6fe1.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.nn import functional
+from transformers import BertConfig, BertForSequenceClassification
+
+from benchmarks.studies.study import Study
+from homodistil_hf.evaluation.records import Spread
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
+from homodistil_hf.methods.binarization.bit_products import multiply_bits
+from homodistil_hf.models.architectures.modeling_binarybert import PackedLinear
+from homodistil_hf.plans.latency.timing import figures, time_in_turns
+from homodistil_hf.tables import markdown_table
+
+PICTURE = Path("docs/results/studies/binarization.png")
+FLOAT = "float"
+RUNGS = ("one set, one step", "+ two sets", "+ elastic", "+ multi-distillation")
+LINEARS = {"attention": (768, 768), "FFN, first": (768, 3072), "FFN, second": (3072, 768)}
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def run_kernel(options: argparse.Namespace) -> dict[str, Any]:
+    """BERT-base's linear layers and a whole forward pass: float32, bits unpacked to float32, bits multiplied."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(num_hidden_layers=options.num_layers)).eval()
+    timed = partial(time_in_turns, num_rounds=options.num_rounds)
+    found: dict[str, Any] = {}
+    for rows in options.rows:
+        tokens = torch.randint(1000, 30_000, (max(1, rows // 128), min(rows, 128)))
+        binary = to_binary(model, activation_bits=1).eval()
+        calibrate(binary, {"input_ids": tokens})
+        unpacked, packed = to_packed(binary), to_packed(binary)
+        if not multiply_bits(packed):
+            raise ValueError("bits can't be multiplied here, as there is no C compiler; install one")
+        layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
+        with torch.inference_mode():
+            for name, (inputs, outputs) in LINEARS.items():
+                layer = next(one for one in layers if (one.in_features, one.out_features) == (inputs, outputs))
+                values, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+                float32 = partial(functional.linear, values, weight, layer.bias)
+                passes = {"float32": float32, "bits": partial(layer, values)}
+                found[f"{name} {inputs} → {outputs}, {rows} tokens"] = figures(timed(passes))
+            forms = {"float32": model, "bits": packed, "bits, unpacked": unpacked}
+            passes = {name: partial(form, input_ids=tokens) for name, form in forms.items()}
+            found[f"the whole model, {rows} tokens"] = figures(timed(passes))
+    return {"num_threads": torch.get_num_threads(), "num_layers": options.num_layers, "cases": found}
+
+
+def ladder_table(rows: Rows) -> list[str]:
+    """Scores × 100 of each rung over its seeds, and the share that it keeps of the float models' mean."""
+    table = pd.DataFrame(rows.values())
+    tasks = list(dict.fromkeys(table["task"]))
+    floats = {task: table[table["task"] == task][FLOAT].iloc[0] for task in tasks}
+    cells = [[FLOAT, *(f"{100 * floats[task]:.1f}" for task in tasks), "100.0%"]]
+    for name in RUNGS:
+        found = {task: table[(table["task"] == task) & (table["rung"] == name)]["score"].tolist() for task in tasks}
+        scores = [f"{Spread.of([100 * score for score in found[task]]):.1f}" if found[task] else "–" for task in tasks]
+        kept = fmean(map(fmean, found.values())) / fmean(floats.values()) if all(found.values()) else None
+        cells.append([name, *scores, "–" if kept is None else f"{kept:.1%}"])
+    return markdown_table(["", *tasks, "mean kept"], cells)
+
+
+def bits_table(rows: Rows) -> list[str]:
+    """Scores × 100 by the bits of activations and the steps, most bits first."""
+    in_order = sorted(rows.values(), key=lambda row: (row["task"], -row["bits"], row["max_train_steps"]))
+    cells = [
+        [row["task"], str(row["bits"]), f"{row['max_train_steps']:,}"]
+        + [f"{100 * row[name]:.1f}" for name in ("score", FLOAT)]
+        for row in in_order
+    ]
+    return markdown_table(["task", "bits of activations", "steps", "score", FLOAT], cells)
+
+
+def narrow_rows(rows: Rows) -> pd.DataFrame:
+    """A row a task, model and form."""
+    found = []
+    for key, row in rows.items():
+        task, name = key.split(", ")
+        forms = {FLOAT: (row[FLOAT], row["float_bytes"]), "bits": (row["score"], row["size_bytes"])}
+        for form, (score, size) in forms.items():
+            facts = {"task": task, "model": f"{name}, {form}", "score": score, "size_mb": size / 1e6}
+            found.append(facts | {"latency_ms": row["latency"][form]["median_ms"]})
+    return pd.DataFrame(found)
+
+
+def narrow_table(rows: Rows) -> list[str]:
+    """A row a model: each task's score; means of bytes and latency, as models differ in their heads alone."""
+    cells, table = [], narrow_rows(rows)
+    for name, found in table.groupby("model", sort=False):
+        scores = [f"{100 * score:.1f}" for score in found["score"]]
+        cells.append([str(name), *scores, f"{found['size_mb'].mean():.1f}", f"{found['latency_ms'].mean():.1f}"])
+    lines = markdown_table(["model", *table["task"].unique(), "MB", "ms a sequence of 128"], cells)
+    return [f"![Scores against size and latency](results/studies/{PICTURE.name})", "", *lines]
+
+
+def kernel_table(found: Mapping[str, Any]) -> list[str]:
+    """Median milliseconds, and the ratio of the medians, with quartiles of the rounds' ratios."""
+    cells = []
+    for name, case in found["cases"].items():
+        times = [f"{case['latency'][form]['median_ms']:.2f}" for form in ("float32", "bits")]
+        ratio = "{ratio:.2f} ({lower_quartile:.2f} – {upper_quartile:.2f})".format(**case["speed_up"]["bits"])
+        cells.append([name, *times, ratio])
+    return markdown_table(["", "float32, ms", "bits, ms", "× as fast"], cells)
+
+
+TABLES: dict[str, Callable[[Any], list[str]]] = {
+    "ladder": ladder_table,
+    "bits": bits_table,
+    "narrow": narrow_table,
+    "kernel": kernel_table,
+}
+STUDY = Study(
+    Path("docs/results/binarization.json"),
+    Path("docs/binarization.md"),
+    lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=["kernel"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[128, 1024], help="tokens at once")
+    parser.add_argument("--num_rounds", type=int, default=15, help="timed rounds")
+    parser.add_argument("--num_layers", type=int, default=12, help="of the whole model")
+    found = run_kernel(parser.parse_args(arguments))
+    STUDY.write(STUDY.read() | {"kernel": found, "machine, kernel": machine_facts()})
+    STUDY.show()
+
+
+if __name__ == "__main__":
+    main()
