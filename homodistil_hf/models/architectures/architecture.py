@@ -214,7 +214,6 @@ class Architecture:
         takes_added_masks: whether attention masks may come as what is added to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds something to the products of queries and keys.
         dropouts: the configuration's rates of dropout.
-        earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
     name: str
@@ -247,7 +246,6 @@ class Architecture:
     takes_added_masks: bool = True
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    earlier_code: tuple[str, ...] = ()
 
     @property
     def student_type(self) -> str:

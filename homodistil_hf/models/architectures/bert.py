@@ -61,10 +61,6 @@ BERT = Architecture(
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
-    earlier_code=(
-        "ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",
-        "513cc965b663f195f12da290d120d7e973636fff5e8204a9bfed1e96d0f9e50b",
-    ),
 )
 
 
