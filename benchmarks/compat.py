@@ -144,7 +144,7 @@ def table(entries: list[dict[str, Any]]) -> str:
         packages = {name.replace("-", "_"): version.partition("+")[0] for name, version in entry["packages"].items()}
         tests = [f"{entry[name]:,}" for name in ("passed", "skipped", "failed")]
         shown = [packages[name] for name in COLUMNS]
-        rows.append([entry["versions"], entry["python"], *short_repr, *tests, entry["commit"]])
+        rows.append([entry["versions"], entry["python"], *shown, *tests, entry["commit"]])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -13,7 +13,7 @@ from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
 from benchmarks.results.students import DEFAULTS, ROWS, TOKENS, Results, setting_of, shape_of
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
-from homodistil_hf.experiments.sweep.folder import trained
+from homodistil_hf.experiments.sweep.folder import as_cell, trained
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"

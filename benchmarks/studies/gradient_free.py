@@ -130,7 +130,7 @@ def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
             kept = f"{fmean(found.mean() / teachers[found.mean().index]):.1%}" if len(found) == len(teachers) else "–"
             scores = dict(iter(found))
             shown = [f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index]
-            cells.append([f"{macs:.0%}", variant, *short_repr, kept])
+            cells.append([f"{macs:.0%}", variant, *shown, kept])
     return markdown_table(["MACs", "", *teachers.index, "kept"], cells)
 
 

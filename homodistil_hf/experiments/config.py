@@ -14,21 +14,6 @@ from ..methods.registry import METHODS, RUNS, method_for, run_named
 from ..methods.run import Run
 from ..methods.run_arguments import RunArguments, RunConfig
 
-_A_FAMILY = 'give student a list, such as ["macs=0.5", "macs=0.25"]: each member is trained from the one before'
-_NO_GUARD = "the guard is gone, as no recorded run gained by it; leave it out"
-REMOVED_SETTINGS = {
-    "snapshots": _A_FAMILY,
-    "snapshot_recovery_steps": _A_FAMILY,
-    "compaction_threshold": "units are removed as soon as they are dropped; leave it out",
-    "activation_budget_mb": "use gradient_accumulation_steps or gradient_checkpointing",
-    "discrepancy_guard": _NO_GUARD,
-    "guard_ratio": _NO_GUARD,
-    "guard_floor_nats": _NO_GUARD,
-    "guard_patience_steps": _NO_GUARD,
-    "guard_smoothing": _NO_GUARD,
-}
-"""Settings that earlier versions had, and what to do instead."""
-
 
 def parse_run(words: Sequence[str]) -> RunConfig:
     """Read the settings of a run from `[CONFIG.json] [--key value …]`.
@@ -60,12 +45,6 @@ def setting_names() -> set[str]:
 
 def _read(values: Mapping[str, Any], label: str, flags: Sequence[str]) -> RunConfig:
     run = _run_for(values, flags)
-    for name in values:
-        if name in REMOVED_SETTINGS:
-            raise ValueError(f"{label} has {name}, which is no setting any more; {REMOVED_SETTINGS[name]}")
-    for word in flags:
-        if (name := word.removeprefix("--").partition("=")[0].replace("-", "_")) in REMOVED_SETTINGS:
-            raise ValueError(f"--{name} is no setting any more; {REMOVED_SETTINGS[name]}")
     return run.read(values, label, flags)
 
 

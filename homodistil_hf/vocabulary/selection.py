@@ -56,11 +56,6 @@ class Vocabulary:
             return cls(text, tokens=tuple(line for line in lines if line))
         raise ValueError(f"vocabulary={short_repr(text)} is no vocabulary; expected {_EXPECTED}")
 
-    @property
-    def needs_counts(self) -> bool:
-        """Whether text must be read for the choice."""
-        return self.tokens is None
-
 
 def select(
     vocabulary: Vocabulary,
