@@ -30,7 +30,7 @@ from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.tables import markdown_table
-from homodistil_hf.vocabulary.counting import count_tokens
+from homodistil_hf.vocabulary.selection import count_tokens
 from homodistil_hf.vocabulary.trimming import trim_tokenizer
 
 RESULTS, PAGE = Path("docs/results/vocabulary.json"), Path("docs/vocabulary.md")

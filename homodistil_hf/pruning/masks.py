@@ -27,7 +27,7 @@ def scheduled_plan(
 
     Every width falls from full to target with its kind's progress, rounded to the nearest step: a multiple of hidden
     channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of masks
-    removes at most one step more than the schedule since the choice before, and the last cut is no larger than the
+    removes at most one step more than the schedule since the choice before. The last cut is no larger than the
     others. The target itself is reached exactly.
 
     Args:
