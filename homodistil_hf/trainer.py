@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
 _CHOICE_SETTINGS = (
-    *("width_allocation", "width_multiple", "num_scoring_batches"),
+    *("width_multiple", "num_scoring_batches"),
     *("sensitivity_smoothing", "uncertainty_smoothing"),
 )
 """Settings of how units are chosen; another `importance_metric` is refused."""

@@ -110,10 +110,6 @@ class HomoDistilTrainingArguments(TrainingArguments):
             "(216-9x24-528), JSON."
         },
     )
-    width_allocation: Literal["local", "global"] = field(
-        default="local",
-        metadata={"help": "local: each layer reaches the plan's widths; global: heads and FFN compete across layers."},
-    )
     width_multiple: int = field(
         default=8, metadata={"help": "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1."}
     )

@@ -50,7 +50,6 @@ NO_NUMBERS = ("0.5", True, [0.5])
 COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20, "gradient_accumulation_steps": 1}
 COUNTS |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 8}
 CHOICES = {
-    "width_allocation": "local, global",
     "projection_init": "identity, random",
     "teacher_dtype": "auto, float32, bfloat16, float16",
     "importance_metric": "sensitivity, platon, magnitude, movement",
@@ -366,7 +365,7 @@ def test_every_setting_has_one_line_of_help():
 
 
 def test_settings_survive_json_and_the_command_line():
-    args = make_args(student="homobert-tiny", ffn_end_fraction=0.75, width_allocation="global", student_dropout=0.1)
+    args = make_args(student="homobert-tiny", ffn_end_fraction=0.75, student_dropout=0.1)
     values = {name: value for name, value in json.loads(args.to_json_string()).items() if name in OWN_FIELDS}
     again = make_args(**values)
     assert {name: getattr(again, name) for name in OWN_FIELDS} == {name: getattr(args, name) for name in OWN_FIELDS}

@@ -1,5 +1,6 @@
 """What was measured, as tables of students of sweeps, of fine-tuned models and of short runs; no statistics."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import field_types
 from homodistil_hf.experiments.sweep.cells import METHOD_SETTINGS, TEACHER, Sweep
-from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, read_records, trained
+from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, as_cell, read_records, trained
 from homodistil_hf.experiments.sweep.reading import read_sweep
 from homodistil_hf.experiments.sweep.statistics import Record, chosen, seed_of
 from homodistil_hf.experiments.sweep.tables import in_order
@@ -46,13 +47,20 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path, sweeps_folder: Path) -> "Results":
-        """Read all records of sweeps that have a file; any may be missing."""
+        """Read all records of sweeps that have a file; any may be missing.
+
+        Records of cells that a file no longer has come last: their setting was removed.
+        """
         known = field_types().keys() - {"method", METHOD_SETTINGS}
         files = (file for file in sorted(sweeps_folder.glob("*.json")) if file.stem != "smoke")
         sweeps = {file.stem: read_sweep(file, known) for file in files}
-        records = {
-            name: in_order(sweep.cells, read_records(folder / f"{name}.jsonl")) for name, sweep in sweeps.items()
-        }
+        records = {}
+        for name, sweep in sweeps.items():
+            found = list(read_records(folder / f"{name}.jsonl"))
+            known = {cell.name for cell in sweep.cells}
+            removed = [as_cell(record) for record in found if record["cell"] not in known]
+            sweeps[name] = dataclasses.replace(sweep, cells=(*sweep.cells, *removed))
+            records[name] = in_order(sweeps[name].cells, found)
         return cls(folder, sweeps, records)
 
     def json(self, name: str) -> Any:

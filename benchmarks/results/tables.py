@@ -13,7 +13,7 @@ from benchmarks.results.students import DEFAULTS, ROWS, TOKENS, Results, setting
 from benchmarks.results.verdicts import REFERENCE, Difference, noise_of, paired
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
-from homodistil_hf.experiments.sweep.folder import trained
+from homodistil_hf.experiments.sweep.folder import as_cell, trained
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
@@ -186,13 +186,15 @@ class Tables:
 
     def ablations(self) -> list[str]:
         """Each variant of gradual pruning: what it changes, and its KL less that of the way as it is."""
-        cells = {cell.arm: cell for cell in self.results.sweeps["ablations"].cells}
+        planned = {cell.arm: cell for cell in self.results.sweeps["ablations"].cells}
+        ran = {record["arm"]: as_cell(record) for record in self.results.records["ablations"]}
         base, rows = self.of("ablations", BASE), []
-        for arm, cell in cells.items():
+        for arm in planned:
             one = self.of("ablations", arm)
             if arm != BASE:
                 gap = _or_not_run(str(self.difference(one, base)))
-                rows.append([f"`{arm}`", _changes(cell, cells[BASE]), spread(one["kl"]), gap])
+                cells = ran if {arm, BASE} <= ran.keys() else planned
+                rows.append([f"`{arm}`", _changes(cells[arm], cells[BASE]), spread(one["kl"]), gap])
         return _table(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
 
     def short_runs(self) -> list[str]:

@@ -98,7 +98,6 @@ def _check_settings(settings: RunConfig) -> None:
             layers is None,
             "name one student, or no layers",
         ),
-        ("width_allocation", training.width_allocation, training.width_allocation == "local", "use 'local'"),
         ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
         (
             "resume_from_checkpoint",

@@ -121,56 +121,6 @@ def _comparable(scores: torch.Tensor) -> torch.Tensor:
     return scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
 
 
-def compete_across_layers(plan: WidthPlan, scores: UnitTensors, *, multiple: int, max_heads: int) -> WidthPlan:
-    """Let heads and FFN neurons of all layers compete for the plan's totals (`width_allocation="global"`).
-
-    FFN neurons compete in blocks of `multiple`: block k of a layer is its k-th best `multiple` neurons, and the last
-    block to win is cut to what the budget leaves. Every layer keeps at least one head and one block. Head sizes and
-    the hidden size stay the plan's.
-
-    Args:
-        plan: widths whose sums over layers are the budgets.
-        scores: float32 importance a unit, comparable across layers.
-        multiple: FFN block, ≥ 1.
-        max_heads: heads that an exported layer can hold, see [`WidthPlan.padded`].
-
-    Returns:
-        [`WidthPlan`] with the same sums, as far as the layers and `max_heads` leave that much.
-    """
-    num_layers = len(plan.layers)
-    head_budget = sum(layer.num_attention_heads for layer in plan.layers)
-    ffn_budget = sum(layer.intermediate_size for layer in plan.layers)
-    scores = _on_cpu(scores)
-    ffn_block = max(1, min(multiple, ffn_budget // num_layers))
-    heads = [_ranked_blocks(scores[head_group(scores, i)], size=1)[:max_heads] for i in range(num_layers)]
-    ffn = [_ranked_blocks(scores[f"ffn.{i}"], size=ffn_block) for i in range(num_layers)]
-    widths = zip(_share_out(heads, head_budget), _share_out(ffn, ffn_budget), plan.layers, strict=True)
-    layers = (LayerWidths(num_heads, layer.head_dim, ffn_size) for num_heads, ffn_size, layer in widths)
-    return dataclasses.replace(plan, layers=tuple(layers))
-
-
-def _ranked_blocks(scores: torch.Tensor, *, size: int) -> list[tuple[float, int]]:
-    """`(mean score, units)` of one layer's blocks, best first; the last block may have fewer units."""
-    values = _comparable(scores).double().sort(descending=True).values
-    return [(float(block.mean()), len(block)) for block in values.split(size)]
-
-
-def _share_out(blocks: list[list[tuple[float, int]]], budget: int) -> list[int]:
-    """How many units each layer gets when the best blocks are chosen up to `budget` units, at least one a layer."""
-    contested = sorted(
-        (-value, layer, rank, size)
-        for layer, ranked in enumerate(blocks)
-        for rank, (value, size) in enumerate(ranked)
-        if rank > 0
-    )
-    widths = [ranked[0][1] for ranked in blocks]
-    left = budget - sum(widths)
-    for _, layer, _, size in contested:
-        widths[layer] += max(0, min(size, left))
-        left -= size
-    return widths
-
-
 def mask_digest(masks: UnitTensors) -> bytes:
     """Return the SHA-256 of all masks, 32 bytes, to compare ranks.
 

@@ -16,8 +16,8 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.units import UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, widths_of
 from .compaction import compact
-from .masks import choose_masks, compete_across_layers, full_masks, mask_digest, scheduled_plan
-from .schedule import PruningSchedule, kept_fraction
+from .masks import choose_masks, full_masks, mask_digest, scheduled_plan
+from .schedule import PruningSchedule
 from .scores import METRICS, PlatonScores, SensitivityScores
 
 
@@ -27,14 +27,12 @@ class PruningSettings:
 
     Args:
         metric: `sensitivity`, `platon`, `magnitude` or `movement`.
-        width_allocation: `local` or `global`.
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
         uncertainty_smoothing: β2 in [0, 1).
     """
 
     metric: str = "sensitivity"
-    width_allocation: str = "local"
     multiple: int = 8
     sensitivity_smoothing: float = 0.85
     uncertainty_smoothing: float = 0.95
@@ -101,7 +99,9 @@ class Pruner:
         if self.plan_reached or not schedule.is_due(step):
             return None
         progress = schedule.progress(step)
-        plan = self._plan_at(progress)
+        plan = scheduled_plan(
+            self.full, self.target, progress=progress, kept=self.kept, multiple=self.settings.multiple
+        )
         self.plan_reached = all(value == 1 for value in progress.values())
         return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
 
@@ -145,27 +145,6 @@ class Pruner:
         self._check_sizes(tensors)
         self.plan_reached = state["plan_reached"]
         self.scores.state = {name: values.to(self.model.device) for name, values in tensors.items()}
-
-    def _plan_at(self, progress: Mapping[str, float]) -> WidthPlan:
-        kept, multiple = self.kept, self.settings.multiple
-        if self.settings.width_allocation == "local":
-            return scheduled_plan(self.full, self.target, progress=progress, kept=kept, multiple=multiple)
-        # Budgets are sums over layers, so a layer may be above the uniform schedule; only head sizes and the hidden
-        # size are bounded by what each layer still has.
-        layers = tuple(
-            dataclasses.replace(widths, head_dim=now.head_dim)
-            for widths, now in zip(self.full.layers, kept.layers, strict=True)
-        )
-        ceiling = dataclasses.replace(kept, layers=layers)
-        budget = scheduled_plan(self.full, self.target, progress=progress, kept=ceiling, multiple=multiple)
-        most_heads = self._most_heads(progress["attention"])
-        plan = compete_across_layers(budget, self.unit_scores(), multiple=multiple, max_heads=most_heads)
-        return dataclasses.replace(plan, hidden_size=min(plan.hidden_size, kept.hidden_size))
-
-    def _most_heads(self, progress: float) -> int:
-        most = max(layer.num_attention_heads for layer in self.full.layers)
-        exportable = self.target.padded().layers[0].num_attention_heads
-        return max(exportable, round(most * kept_fraction(progress, exportable / most)))
 
     def check_metric(self, state: Mapping[str, Any]) -> None:
         """Refuse, with `ValueError` and without a change, a state whose scores are of another metric."""

@@ -35,23 +35,6 @@ def pruning_progress(step: float, start_step: float, end_step: float) -> float:
     return 1.0 - (1.0 - (step - start_step) / (end_step - start_step)) ** 3
 
 
-def kept_fraction(progress: float, final_fraction: float) -> float:
-    """Return the share of a group's units that is kept, in [r_f, 1].
-
-    Args:
-        progress: p(t) in [0, 1].
-        final_fraction: r_f in (0, 1].
-
-    Example:
-    ```python
-    >>> kept_fraction(0.5, final_fraction=0.25)
-    0.625
-
-    ```
-    """
-    return 1.0 - (1.0 - final_fraction) * progress
-
-
 def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, total_steps: int) -> float:
     """Return the learning-rate factor in [0, 1]: warm up, hold until `end_step`, then fall linearly to zero.
 

@@ -61,7 +61,6 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
     """Pick the settings of pruning out of all of them."""
     return PruningSettings(
         metric=args.importance_metric,
-        width_allocation=args.width_allocation,
         multiple=args.width_multiple,
         sensitivity_smoothing=args.sensitivity_smoothing,
         uncertainty_smoothing=args.uncertainty_smoothing,

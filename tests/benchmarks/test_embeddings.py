@@ -3,14 +3,13 @@
 import json
 import sys
 
-import datasets
 import pytest
 from datasets import Dataset
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 from tiny_glue import write_task
 
-from benchmarks import embedding_vectors, embeddings
+from benchmarks import embeddings
 from benchmarks.marked_pages import filled
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
@@ -50,7 +49,6 @@ def run(tmp_path, monkeypatch):
         embeddings.main()
         return list(embeddings.rows_of(tmp_path / "rows.jsonl"))
 
-    run.words = words
     return run
 
 
@@ -94,19 +92,6 @@ def test_a_student_pruned_gradually_has_the_same_widths_later(run, monkeypatch):
     at_once, gradually = run("vectors alone", "vectors alone, gradually")
     assert at_once["num_parameters"] == gradually["num_parameters"]
     assert steps == [0, 1]
-
-
-def test_vectors_are_timed_made_and_found(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(embedding_vectors, "RECORD", tmp_path / "vectors.json")
-    monkeypatch.setattr(embedding_vectors, "PAGE", tmp_path / "vectors.md")
-    (tmp_path / "vectors.md").write_text("<!-- vectors -->\n<!-- /vectors -->\n")
-    monkeypatch.setenv("HF_DATASETS_CACHE", "")  # the benchmark sets it
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)
-    monkeypatch.setattr(sys, "argv", ["vectors", *run.words, "--macs", "0.5", "--turns", "2"])
-    embedding_vectors.main()
-    seconds = json.loads((tmp_path / "vectors.json").read_text())["seconds"]
-    assert {way: len(found) for way, found in seconds.items()} == {"in every step": 2, "made": 2, "found": 2}
-    assert "| found |" in (tmp_path / "vectors.md").read_text()
 
 
 def test_the_page_tells_what_was_recorded():

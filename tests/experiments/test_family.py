@@ -245,7 +245,6 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
             {"method": "one_shot"},
             "method='one_shot' is not supported for a family .*; name one student, or use",
         ),
-        ({"width_allocation": "global"}, "width_allocation='global' is not supported for a family .*; use 'local'"),
         (
             {"push_to_hub": True, "hub_strategy": "checkpoint"},
             "hub_strategy='checkpoint' is not supported for a family",

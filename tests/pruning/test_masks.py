@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from students import FULL, UNEVEN, UNIFORM, kept_plan, make_student, random_scores
+from students import FULL, UNEVEN, UNIFORM, kept_plan, random_scores
 
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import Group
@@ -14,12 +14,10 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.pruning.masks import (
     choose_masks,
-    compete_across_layers,
     full_masks,
     mask_digest,
     scheduled_plan,
 )
-from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
 
 KINDS = ("hidden", "attention", "ffn")
@@ -311,114 +309,6 @@ def test_masks_never_grow_and_end_at_the_plan(one, other, progresses, multiple, 
             assert len(gone) == 0 or float(left.min()) >= float(gone.max())
         masks = new
     assert kept_plan(masks) == target
-
-
-# Layers that compete
-
-
-def compete(
-    full: WidthPlan, plan: WidthPlan, scores: dict[str, list[float]], **settings: int
-) -> list[tuple[int, int]]:
-    groups = groups_of(full)
-    tensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
-    tensors |= {name: torch.tensor(values) for name, values in scores.items()}
-    result = compete_across_layers(plan, tensors, **{"multiple": 2, "max_heads": 3} | settings)
-    assert result.hidden_size == plan.hidden_size
-    assert [layer.head_dim for layer in result.layers] == [layer.head_dim for layer in plan.layers]
-    return [(layer.num_attention_heads, layer.intermediate_size) for layer in result.layers]
-
-
-COMPETING = WidthPlan.uniform(6, 2, LayerWidths(3, 2, 6))
-HALF = WidthPlan.uniform(3, 2, LayerWidths(2, 1, 4))
-
-
-def test_better_layers_get_more():
-    scores = {
-        "head.0": [5.0, 1.0, 2.0],
-        "head.1": [9.0, 3.0, 4.0],
-        # blocks of two: 9+8, 2+2, 1+1 and 5+4, 3+3, 2+1
-        "ffn.0": [9.0, 1.0, 2.0, 8.0, 1.0, 2.0],
-        "ffn.1": [5.0, 3.0, 4.0, 1.0, 3.0, 2.0],
-    }
-    assert compete(COMPETING, HALF, scores) == [(1, 4), (3, 4)]
-    assert compete(COMPETING, HALF, scores | {"ffn.0": [9.0, 8.0, 0.1, 0.1, 0.1, 0.1]}) == [(1, 2), (3, 6)]
-    assert compete(COMPETING, HALF, scores, max_heads=2) == [(2, 4), (2, 4)]
-
-
-def test_every_layer_keeps_something():
-    scores = {"head.1": [9.0, 9.0, 9.0], "ffn.1": [9.0] * 6}
-    assert compete(COMPETING, HALF, scores) == [(1, 2), (3, 6)]
-    assert compete(COMPETING, HALF, scores, multiple=4) == [(1, 4), (3, 4)]
-
-
-def test_ties_go_to_the_lower_layer():
-    assert compete(COMPETING, HALF, {}) == [(3, 6), (1, 2)]
-
-
-def test_layers_of_no_numbers_lose():
-    nan = math.nan
-    scores = {"head.0": [nan] * 3, "head.1": [0.0, nan, 1.0], "ffn.0": [nan] * 6, "ffn.1": [0.1] * 6}
-    assert compete(COMPETING, HALF, scores) == [(2, 2), (2, 6)]
-
-
-def test_budgets_that_are_no_multiple_are_met():
-    plan = WidthPlan.uniform(3, 2, LayerWidths(2, 1, 3))
-    assert [ffn for _, ffn in compete(COMPETING, plan, {"ffn.1": [9.0] * 6}, multiple=4)] == [3, 3]
-    assert [ffn for _, ffn in compete(COMPETING, plan, {"ffn.1": [9.0] * 6}, multiple=2)] == [2, 4]
-    plan = WidthPlan(3, (LayerWidths(2, 1, 5), LayerWidths(2, 1, 4)))
-    assert [ffn for _, ffn in compete(COMPETING, plan, {"ffn.1": [9.0] * 6}, multiple=2)] == [3, 6]
-    smallest = WidthPlan.uniform(3, 2, LayerWidths(1, 1, 1))
-    assert compete(COMPETING, smallest, {"ffn.1": [9.0] * 6}, multiple=4) == [(1, 1), (1, 1)]
-
-
-def test_a_short_last_block_counts_by_its_mean():
-    full = WidthPlan.uniform(6, 2, LayerWidths(1, 2, 5))
-    plan = WidthPlan.uniform(6, 2, LayerWidths(1, 2, 4))
-    scores = {"ffn.0": [3.0] * 5, "ffn.1": [2.0] * 5}
-    assert compete(full, plan, scores, multiple=2) == [(1, 5), (1, 3)]
-
-
-@QUICK
-@given(plans(3), plans(3), st.integers(1, 9), st.integers(0, 1000))
-def test_competing_layers_share_exactly_the_budget(one, other, multiple, seed):
-    full, plan = one, not_wider(other, one)
-    groups = groups_of(full)
-    generator = torch.Generator().manual_seed(seed)
-    scores = {name: torch.randn(g.num_units, generator=generator) * 10 for name, g in groups.items()}
-    result = compete_across_layers(plan, scores, multiple=multiple, max_heads=12)
-    for name in ("num_attention_heads", "intermediate_size"):
-        got = [getattr(layer, name) for layer in result.layers]
-        assert all(1 <= width <= getattr(layer, name) for width, layer in zip(got, full.layers, strict=True))
-        assert sum(got) == sum(getattr(layer, name) for layer in plan.layers)
-    assert kept_plan(choose_masks(scores, full_masks(groups), plan=result)) == result
-
-
-@pytest.mark.parametrize("target", [(16, 2, 8), (16, 3, 4), (12, 1, 5), (32, 3, 8)], ids=str)
-@pytest.mark.parametrize("seed", range(3))
-def test_competition_ends_at_the_plans_totals_and_can_be_exported(target, seed):
-    hidden_size, num_heads, head_dim = target
-    student = make_student(num_hidden_layers=3)
-    plan = WidthPlan.uniform(hidden_size, 3, LayerWidths(num_heads, head_dim, 20))
-    pruner = Pruner(student, plan, settings=PruningSettings(width_allocation="global", multiple=4))
-    schedule = PruningSchedule(dict.fromkeys(KINDS, (0.0, 0.5)), 1, 24)
-    generator = torch.Generator().manual_seed(seed)
-    quality = {name: 10 ** float(torch.randn((), generator=generator)) for name in pruner.groups}
-    num_choices = 0
-    for step in range(1, 12):
-        for name, values in pruner.scores.state.items():
-            pruner.scores.state[name] = torch.rand(values.shape, generator=generator) * quality[name]
-        num_choices += pruner.step(step, schedule) is not None
-    assert num_choices > 4
-    assert not pruner.plan_reached
-    pruner.step(12, schedule)
-    assert pruner.plan_reached
-    reached = pruner.kept
-    assert sum(layer.num_attention_heads for layer in reached.layers) == 3 * num_heads
-    assert sum(layer.intermediate_size for layer in reached.layers) == 3 * 20
-    assert {layer.head_dim for layer in reached.layers} == {head_dim}
-    assert reached.hidden_size == hidden_size
-    assert reached.padded().widest.num_attention_heads == plan.padded().widest.num_attention_heads
-    assert not reached.is_uniform
 
 
 # Comparing ranks

@@ -65,17 +65,15 @@ def total_widths(plan: WidthPlan) -> tuple[int, int, int]:
     return plan.hidden_size, attention, ffn
 
 
-@pytest.mark.parametrize("allocation", ["local", "global"])
 @pytest.mark.parametrize("metric", ["sensitivity", "platon", "magnitude", "movement"])
-def test_reaches_the_plan_exactly_and_only_ever_shrinks(metric, allocation):
-    pruner = make_pruner(metric=metric, width_allocation=allocation)
+def test_reaches_the_plan_exactly_and_only_ever_shrinks(metric):
+    pruner = make_pruner(metric=metric)
     totals = [total_widths(plan) for plan in run(pruner)]
     for before, after in pairwise(totals):
         assert all(new <= old for old, new in zip(before, after, strict=True))
     assert pruner.plan_reached
     assert totals[-1] == (16, 32, 64)
-    if allocation == "local":
-        assert pruner.kept == TARGET
+    assert pruner.kept == TARGET
 
 
 def test_reaches_a_plan_that_differs_from_layer_to_layer():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homodistil_hf.pruning.schedule import PruningSchedule, kept_fraction, pruning_learning_rate, pruning_progress
+from homodistil_hf.pruning.schedule import PruningSchedule, pruning_learning_rate, pruning_progress
 
 # Kept fractions
 
@@ -30,18 +30,11 @@ def test_progress_by_hand(step, progress):
     assert pruning_progress(step, 10, 30) == pytest.approx(progress, abs=1e-15)
 
 
-@pytest.mark.parametrize(
-    ("progress", "final_fraction", "expected"), [(0.0, 0.3, 1.0), (1.0, 0.3, 0.3), (0.875, 0.2, 0.3), (0.5, 1.0, 1.0)]
-)
-def test_kept_fraction_by_hand(progress, final_fraction, expected):
-    assert kept_fraction(progress, final_fraction) == pytest.approx(expected)
-
-
 def test_the_kept_fraction_is_the_papers_cubic():
     start, end, final = 3, 43, 0.3
     for step in range(start, end + 1):
         cubic = final + (1 - final) * (1 - (step - start) / (end - start)) ** 3
-        assert kept_fraction(pruning_progress(step, start, end), final) == pytest.approx(cubic)
+        assert 1 - (1 - final) * pruning_progress(step, start, end) == pytest.approx(cubic)
 
 
 @given(st.floats(0, 500), st.floats(0.5, 500), st.integers(0, 1200))

@@ -104,18 +104,6 @@ def test_a_modernbert_of_smaller_heads_is_resumed_and_exported(make_trainer, tmp
     assert narrow.num_parameters() < padded.num_parameters()
 
 
-@of_every_architecture
-def test_layers_compete_for_what_is_theirs_alone(make_trainer, architecture):
-    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=8, width_allocation="global")
-    trainer.train()
-    layers = trainer.kept.layers
-    assert trainer.pruner.plan_reached
-    assert sum(layer.intermediate_size for layer in layers) == 64
-    assert sum(layer.num_attention_heads for layer in layers) == 4
-    if architecture.shares_heads:
-        assert {layer.num_attention_heads for layer in layers} == {2}
-
-
 @of_every_case
 def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, architecture, head, config):
     kind = head.kind.name

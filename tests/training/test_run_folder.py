@@ -62,7 +62,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "everything else": {
         "attention_weight": 0.1,
         "projection_init": "random",
-        "width_allocation": "global",
         "lr_scheduler_type": "cosine",
         "optim": "sgd",
         "optim_args": "momentum=0.9",
@@ -467,7 +466,7 @@ def test_the_hub_token_is_in_no_file_of_a_saved_model(make_trainer, tmp_path):
 def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=4, callbacks=[SaveAt(2)]).train()
     other = {"kl_weight": 2.0, "mlm_probability": 0.15, "learning_rate": 1e-5, "seed": 7, "pruning_end_fraction": 0.9}
-    other |= {"width_allocation": "global", "width_multiple": 4}
+    other |= {"width_multiple": 4}
     other |= {"sensitivity_smoothing": 0.5, "uncertainty_smoothing": 0.5}
     resumed = make_trainer(max_steps=4, output_dir=str(tmp_path / "other"), **other)
     with caplog.at_level("WARNING", logger="homodistil_hf"):

@@ -15,10 +15,6 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from .model import EmbeddingModel, pooled
-from .teacher_vectors import VECTOR
-
-TEMPERATURE = 0.05
-"""Of similarities between vectors, before the softmax."""
 
 
 def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
@@ -28,49 +24,6 @@ def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Te
         `torch.Tensor`: scalar.
     """
     return (student_BD - teacher_BD).square().sum()
-
-
-def relational_error(
-    student_BD: torch.Tensor | None,
-    own_BH: torch.Tensor,
-    teacher_BD: torch.Tensor,
-    *,
-    temperature: float = TEMPERATURE,
-) -> torch.Tensor:
-    """How differently texts are similar to the others of their batch, summed over texts.
-
-    ½·Σ_b [ KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_s Z_tᵀ)) + KL(r_b(Z_t Z_tᵀ) ‖ r_b(Z_o Z_oᵀ)) ], where r_b is the softmax of row b
-    at the temperature, without the text itself (KALE, arXiv 2304.01016). The first compares in the teacher's index,
-    the second in the student's own.
-
-    Args:
-        student_BD: vectors of length 1 in the teacher's space; None: the second KL alone, in full.
-        own_BH: vectors of length 1 in the student's index, the same ones or shorter.
-        teacher_BD: vectors of length 1; no gradient.
-        temperature: > 0.
-
-    Returns:
-        `torch.Tensor`: scalar; 0 of a single text.
-
-    Example:
-    ```python
-    >>> vectors = torch.eye(3)
-    >>> float(relational_error(vectors, vectors, vectors))
-    0.0
-
-    ```
-    """
-    if len(own_BH) < 2:
-        return own_BH.sum() * 0.0
-    is_self = torch.eye(len(own_BH), dtype=torch.bool, device=own_BH.device)
-
-    def rows(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return (first @ second.T / temperature).masked_fill(is_self, -1e4).log_softmax(-1)
-
-    target = rows(teacher_BD, teacher_BD)
-    found = [rows(own_BH, own_BH), *([] if student_BD is None else [rows(student_BD, teacher_BD)])]
-    errors = torch.stack([F.kl_div(row, target, reduction="sum", log_target=True) for row in found])
-    return errors.mean()
 
 
 class EmbeddingDistillation(DistillationLoss):
@@ -85,7 +38,7 @@ class EmbeddingDistillation(DistillationLoss):
         model: the teacher's embedding model, for its pooling and layers, which are where the student is.
         has_own_space: the vectors wanted are the pooled states themselves, of a space of the student's own; the map is
             there for the loss alone.
-        weights: term → factor: `probe` (0 in training), `vector`, `relational`, `hidden`, `embedding`, `attention`.
+        weights: term → factor: `probe` (0 in training), `vector`, `hidden`, `embedding`, `attention`.
         kwargs: as in [`DistillationLoss`].
     """
 
@@ -114,44 +67,27 @@ class EmbeddingDistillation(DistillationLoss):
         """Each term of the loss on its own, unweighted; arguments as [`DistillationLoss.terms`].
 
         Returns:
-            `(terms, outputs)`: `vector`, `relational`, `hidden` and `embedding`, and while units are scored `probe`
-            (Σ v·z_s with the directions v of the batch) → this batch's share of the average over the global batch.
+            `(terms, outputs)`: `vector`, `hidden` and `embedding`, and while units are scored `probe` (Σ v·z_s with
+            the directions v of the batch) → this batch's share of the average over the global batch.
         """
-        known_BD = inputs.get(VECTOR)
-        inputs = self.task.with_positions({name: value for name, value in inputs.items() if name != VECTOR})
+        inputs = self.task.with_positions(inputs)
         num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
-        forward["output_hidden_states"] = self.needs_states
+        forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         mask_BT = inputs.get("attention_mask")
-        if known_BD is None or self.needs_states:
-            teacher = self.teacher(**forward)
-            known_BD = self.model.vectors(teacher.last_hidden_state, mask_BT).clone()
+        teacher = self.teacher(**forward)
+        teacher_BD = F.normalize(self.model.vectors(teacher.last_hidden_state, mask_BT).clone(), dim=-1)
         student = model(**forward)
-        student_BD, own_BD = self.mapped_and_own(student.last_hidden_state, mask_BT)
-        teacher_BD = F.normalize(known_BD, dim=-1)
-        terms = {
-            "vector": vector_error(student_BD, teacher_BD),
-            "relational": relational_error(None if self.has_own_space else student_BD, own_BD, teacher_BD),
-        }
+        student_BD, _ = self.mapped_and_own(student.last_hidden_state, mask_BT)
+        terms = {"vector": vector_error(student_BD, teacher_BD)}
         if self.weights[self.task.name]:
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
         terms = {name: term / num_texts for name, term in terms.items()}
-        if self.needs_states:
+        if forward["output_hidden_states"]:
             with autocast():
                 errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
             terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         return terms, student
-
-    @property
-    def needs_states(self) -> bool:
-        """Whether the loss compares hidden states or embeddings, for which the teacher must run in every step."""
-        return bool(self.weights["hidden"] or self.weights["embedding"])
-
-    def teacher_vectors(self, inputs: Inputs) -> torch.Tensor:
-        """The teacher's vectors of a batch, `(B, D)`, of length 1."""
-        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
-        vectors_BD = self.model.vectors(self.teacher(**forward).last_hidden_state, inputs.get("attention_mask"))
-        return F.normalize(vectors_BD, dim=-1)
 
     def mapped_and_own(
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None

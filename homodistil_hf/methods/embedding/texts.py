@@ -15,7 +15,6 @@ from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from ...models.tokenizers import as_it_was
-from .teacher_vectors import VECTOR
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
@@ -188,8 +187,7 @@ class TextCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
 
-        `token_type_ids`, which pairs of texts may have, are padded as well; where all rows have a `teacher_vector`,
-        these become `teacher_vector` `(B, D)`.
+        `token_type_ids`, which pairs of texts may have, are padded as well.
         """
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(
@@ -198,9 +196,7 @@ class TextCollator:
             return_tensors="pt",
         )
         directions = torch.stack(list(self._directions(rows)))
-        batch = {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
-        vectors = [row.get(VECTOR) for row in rows]
-        return batch if None in vectors else batch | {VECTOR: torch.tensor(vectors)}
+        return {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
 
     def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
         for row in rows:

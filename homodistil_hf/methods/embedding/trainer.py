@@ -9,14 +9,12 @@ import copy
 import dataclasses
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
-from datasets import Dataset
 from torch import nn
 
 from ...distillation.teacher import FrozenTeacher
@@ -35,7 +33,6 @@ from .folder import export_embedding_model, student_model
 from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .objective import EmbeddingDistillation, fit_dense
-from .teacher_vectors import VECTOR, with_vectors
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
@@ -55,8 +52,8 @@ LEAST_SPREAD = 0.1
 class EmbeddingDistilTrainer(HomoDistilTrainer):
     """Prunes the encoder of an embedding model and distils its vectors; needs unlabelled texts alone.
 
-    L = w_vector·Σ‖z_s − z_t‖² + w_relational·KL of similarities + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k)
-    + w_embedding·MSE(E_t, E_s W_e), averaged over texts, or tokens.
+    L = w_vector·Σ‖z_s − z_t‖² + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e),
+    averaged over texts, or tokens.
 
     Args:
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher` the
@@ -64,7 +61,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         args: the run's settings; masked words, classes, KL and attention have no part in the loss.
         teacher: who the student learns from; default: `model`.
         vector_weight: ≥ 0.
-        relational_weight: ≥ 0.
         output: `teacher`: vectors in its space. `student`: shorter ones in a space of its own; the map is thrown away
             after the training. A whole number N: those of the teacher along its N principal axes.
         layers: how many of the teacher's layers the student has, spread evenly, or which, rising, from 0; they are as
@@ -103,7 +99,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         *,
         teacher: str | Path | EmbeddingModel | None = None,
         vector_weight: float = VECTOR_WEIGHT,
-        relational_weight: float = 0.0,
         output: str | int = "teacher",
         layers: int | Sequence[int] | None = None,
         data_collator: Any = None,
@@ -112,15 +107,16 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.start: Any = None if teacher is None else model
         whole: Any = model if teacher is None else teacher
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
-        weights = {"vector_weight": vector_weight, "relational_weight": relational_weight}
-        _check_settings(args, vector=vector_weight, relational=relational_weight)
+        _check_settings(args, vector_weight)
         _set_default_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
         check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
                 f"layers={short_repr(layers)}: a student that starts as another one has that one's; leave it out"
             )
-        self.method_settings = weights | {"output": output} | ({} if layers is None else {"layers": layers})
+        self.method_settings = {"vector_weight": vector_weight, "output": output}
+        if layers is not None:
+            self.method_settings["layers"] = layers
         encoder, tokenizer = self.embedding_model.encoder, self.embedding_model.tokenizer
         if data_collator is None:
             dimension = self.embedding_model.dimension if isinstance(output, str) else output
@@ -150,7 +146,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         weights = {name: getattr(self.args, f"{name}_weight") for name in LOSS_TERMS}
         weights |= {"probe": 0.0, "vector": self.method_settings["vector_weight"]}
-        weights |= {"relational": self.method_settings["relational_weight"]}
         # Copies: exports are written from the caller's model, on the CPU.
         layers = tuple(
             dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
@@ -201,39 +196,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.fit_map()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As [`DistillationTrainer.train`], with the teacher's vectors made beforehand where no state is compared.
-
-        The map is fitted once more to the states that the student ends with.
-        """
-        self._make_teacher_vectors()
+        """As [`DistillationTrainer.train`]; the map is fitted once more, to the states that the student ends with."""
         result = super().train(*args, **kwargs)
         if self.method_settings["output"] != "student":
             self.fit_map()
         return result
-
-    def _make_teacher_vectors(self) -> None:
-        """Put the teacher's vectors beside the texts, if they are all that is asked of it and none is made in vain."""
-        rows, distillation = self.train_dataset, cast(EmbeddingDistillation, self.distillation)
-        if not isinstance(rows, Dataset) or VECTOR in rows.column_names or distillation.needs_states:
-            return
-        args, num_rows = self.args, len(rows)
-        wanted = (
-            args.max_steps * self.rows_per_step if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_rows)
-        )
-        if wanted < num_rows and args.train_sampling_strategy != "sequential":
-            return  # no text is read twice, and which ones are is drawn as they are read
-        key = f"{distillation.model.sha256} {distillation.teacher.dtype}"
-
-        def vectors_of(given: list[dict[str, Any]]) -> torch.Tensor:
-            batch = self.data_collator(given)
-            forward = {name: batch[name].to(args.device) for name in ("input_ids", "attention_mask")}
-            return distillation.teacher_vectors(forward)
-
-        with args.main_process_first(desc="making the teacher's vectors"):
-            sizes = {"batch_size": args.train_batch_size, "num_rows": min(wanted, num_rows)}
-            self.train_dataset = with_vectors(rows, vectors_of, key=key, **sizes)
-        self._set_signature_columns_if_needed()  # the encoder takes no vector
-        self._signature_columns = [*self._signature_columns, VECTOR]
 
     @torch.no_grad()
     def fit_map(self) -> None:
@@ -299,8 +266,9 @@ def _set_default_learning_rate(args: HomoDistilTrainingArguments, hidden_size: i
         )
 
 
-def _check_settings(args: HomoDistilTrainingArguments, **weights: float) -> None:
-    check_loss_weights(weights | {"hidden": args.hidden_weight, "embedding": args.embedding_weight})
+def _check_settings(args: HomoDistilTrainingArguments, vector_weight: float) -> None:
+    weights = {"vector": vector_weight, "hidden": args.hidden_weight, "embedding": args.embedding_weight}
+    check_loss_weights(weights)
     check_pruned_at_once(args, "embedding models")
     if args.attention_weight:
         raise ValueError(f"attention_weight={args.attention_weight} has no part in this loss; set it to 0")

@@ -100,17 +100,6 @@ def test_resumed_equals_uninterrupted(one_shot, chosen, tmp_path, settings):
 
 
 @pytest.mark.slow
-def test_global_allocation_shares_the_plans_totals_out(one_shot):
-    trainer = one_shot(width_allocation="global", width_multiple=1)
-    trainer.train()
-    present = trainer.kept
-    assert present.hidden_size == 16
-    assert sum(layer.num_attention_heads for layer in present.layers) == 4
-    assert sum(layer.intermediate_size for layer in present.layers) == 64
-    assert trainer.is_finished
-
-
-@pytest.mark.slow
 def test_an_optimizer_of_the_users_follows(one_shot):
     teacher = make_teacher()
     optimizer = torch.optim.SGD(teacher.parameters(), lr=0.2)

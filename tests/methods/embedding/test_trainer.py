@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from datasets import load_from_disk
 from run_traces import SaveAt, logs_of
 from safetensors.torch import load_file
 from tiny_architectures import OTHERS, tiny_architecture_config
@@ -14,7 +13,6 @@ from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_models import randomized
 
 from homodistil_hf.cli import main
-from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
@@ -39,7 +37,6 @@ def full_plan():
 def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
     trainer = make_embedding_trainer(learning_rate=None)
     assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
-    assert trainer.distillation.weights["relational"] == 0.0
 
 
 @pytest.mark.parametrize("dense", [None, 5])
@@ -51,7 +48,7 @@ def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, de
     assert (found["eval_cosine"], found["eval_neighbours"]) == (pytest.approx(1.0), 1.0)
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
-    for name in ("vector", "relational", "hidden", "embedding"):
+    for name in ("vector", "hidden", "embedding"):
         assert terms[f"loss_{name}"] == pytest.approx(0.0, abs=1e-9), name
 
 
@@ -61,11 +58,11 @@ def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
     assert trainer.kept == trainer.plan
     assert trainer.distillation.dense.weight.shape == (32, 16)
     steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
-    for name in ("vector", "relational", "hidden", "embedding"):
+    for name in ("vector", "hidden", "embedding"):
         first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
         assert 0 < last < first, name
     assert {name for name in steps[0] if name.startswith("loss_")} == {
-        f"loss_{name}" for name in ("vector", "relational", "hidden", "embedding")
+        f"loss_{name}" for name in ("vector", "hidden", "embedding")
     }
     end = trainer.held_out_metrics
     assert set(end) >= {"cosine", "neighbours", "neighbours_in_index", "spread", "kept_fraction_hidden"}
@@ -139,91 +136,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_embedding_trainer, tmp_path
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
-NO_STATES = {"hidden_weight": 0.0, "embedding_weight": 0.0}
-
-
-@pytest.fixture
-def teacher_calls(monkeypatch):
-    """How many rows the teacher has read, in training steps, and beside them."""
-    calls, forward = [], FrozenTeacher.__call__
-
-    def counted(self, **inputs):
-        calls.append(len(inputs["input_ids"]))
-        return forward(self, **inputs)
-
-    monkeypatch.setattr(FrozenTeacher, "__call__", counted)
-    return calls
-
-
-def test_vectors_made_beforehand_are_the_teachers(make_embedding_trainer):
-    trainer = make_embedding_trainer(output="teacher", max_steps=16, **NO_STATES)
-    trainer.train()
-    row = trainer.train_dataset[5]
-    model = trainer.embedding_model
-    states = model.encoder(torch.tensor([row["input_ids"]])).last_hidden_state
-    expected = model.vectors(states, None)[0].detach()
-    assert torch.allclose(torch.tensor(row["teacher_vector"]), expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("settings", [{}, {"output": 3}, {"output": "student"}])
-def test_vectors_made_beforehand_train_as_those_made_in_steps(make_embedding_trainer, tmp_path, settings):
-    runs = []
-    for name in ("before", "in-steps"):
-        trainer = make_embedding_trainer(
-            tmp_path / "teacher" if runs else None,
-            output_dir=str(tmp_path / name),
-            max_steps=12,
-            learning_rate=1e-3,
-            **NO_STATES | settings,
-        )
-        if name == "in-steps":
-            trainer._make_teacher_vectors = lambda: None
-        trainer.train()
-        assert ("teacher_vector" in trainer.train_dataset.column_names) == (name == "before")
-        runs.append([entry["loss_vector"] for entry in logs_of(trainer) if "loss_vector" in entry])
-    assert runs[0] == pytest.approx(runs[1], rel=0.02)
-    assert runs[0] != runs[1]  # float16 shows
-
-
-def test_with_vectors_no_step_needs_the_teacher(make_embedding_trainer, teacher_calls, tmp_path):
-    make_rows().save_to_disk(tmp_path / "rows")
-    rows = load_from_disk(tmp_path / "rows")
-    counts = []
-    for name in ("first", "second"):
-        trainer = make_embedding_trainer(
-            tmp_path / "teacher" if counts else None,
-            output_dir=str(tmp_path / name),
-            train_dataset=rows,
-            eval_strategy="no",
-            num_train_epochs=3,
-            max_steps=-1,
-            **NO_STATES,
-        )
-        trainer.fit_map = lambda: None  # which compares states, before and after all steps
-        teacher_calls.clear()
-        trainer.train()
-        counts.append(sum(teacher_calls))
-    assert counts == [len(rows), 0]
-
-
-@pytest.mark.parametrize("change", ["layer", "config"])
-def test_another_teacher_of_the_same_tensors_gets_vectors_of_its_own(make_embedding_trainer, tmp_path, change):
-    found = []
-    for name in ("first", "second"):
-        folder = make_sentence_folder(tmp_path / name, dense=5)
-        if name == "second" and change == "layer":
-            path, own = folder / "2_Dense" / "config.json", {"activation_function": "torch.nn.modules.linear.Identity"}
-        elif name == "second":
-            path, own = folder / "config.json", {"hidden_act": "relu"}
-        else:
-            path, own = folder / "config.json", {}
-        path.write_text(json.dumps(json.loads(path.read_text()) | own))
-        trainer = make_embedding_trainer(folder, max_steps=16, output_dir=str(tmp_path / f"run-{name}"), **NO_STATES)
-        trainer._make_teacher_vectors()
-        found.append(torch.tensor(trainer.train_dataset["teacher_vector"][:]))
-    assert not torch.allclose(*found, atol=0.01)
-
-
 def test_few_texts_move_the_map_little(make_embedding_trainer):
     trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
     trainer.train()
@@ -233,32 +145,6 @@ def test_few_texts_move_the_map_little(make_embedding_trainer):
     trainer.fit_map()
     assert not torch.equal(before, dense.weight)
     assert trainer.evaluate()["eval_cosine"] > held_out - 0.02
-
-
-def test_only_texts_that_are_read_get_vectors(make_embedding_trainer):
-    settings = {"max_steps": 2, "per_device_train_batch_size": 4, **NO_STATES}
-    sequential = make_embedding_trainer(train_sampling_strategy="sequential", **settings)
-    sequential.train()
-    vectors = sequential.train_dataset["teacher_vector"][:]
-    assert [vector is None for vector in vectors] == [False] * 8 + [True] * 56
-
-
-def test_texts_drawn_as_they_are_read_get_no_vectors(make_embedding_trainer):
-    trainer = make_embedding_trainer(max_steps=2, per_device_train_batch_size=4, **NO_STATES)
-    trainer.train()
-    assert trainer.train_dataset.column_names == ["input_ids"]
-
-
-def test_a_resumed_run_with_vectors_is_the_uninterrupted_one(make_embedding_trainer, tmp_path):
-    settings = {"max_steps": 24, **NO_STATES}
-    whole = make_embedding_trainer(output_dir=str(tmp_path / "whole"), **settings)
-    whole.add_callback(SaveAt(3))
-    whole.train()
-    resumed = make_embedding_trainer(tmp_path / "teacher", output_dir=str(tmp_path / "resumed"), **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert "teacher_vector" in resumed.train_dataset.column_names
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
@@ -413,9 +299,8 @@ def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(output="student", max_steps=40)
     trainer.train()
     steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
-    for name in ("vector", "relational"):
-        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
-        assert 0 < last < first, name
+    first, last = (sum(entry["loss_vector"] for entry in part) for part in (steps[:5], steps[-5:]))
+    assert 0 < last < first
     exported = load_embedding_model(trainer.export(tmp_path / "student"))
     assert (exported.dimension, exported.dense) == (16, ())
     assert_same_vectors(trainer, exported)
@@ -480,7 +365,7 @@ def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
         ({"attention_weight": 1.0}, "attention_weight=1.0 has no part in this loss"),
         (
             {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},
-            "vector_weight, relational_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
+            "vector_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
         ),
     ],
 )
