@@ -85,11 +85,6 @@ def keep_memory() -> None:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words[:1] == ["bench"]:
-        raise ValueError(
-            "'bench' is no command any more; for the latency of exports: homodistil latency FOLDER …, for the speed "
-            "of training: make bench in a checkout"
-        )
     name = _parser().parse_args(words[:1]).name
     if name in _OTHERS:
         return _OTHERS[name][1](words[1:])

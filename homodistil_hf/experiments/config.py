@@ -31,21 +31,6 @@ _ALSO_ACCEPTED: dict[str, type | tuple[type, ...]] = {
     "eval_data": str,
 }
 
-_A_FAMILY = 'give student a list, such as ["macs=0.5", "macs=0.25"]: each member is trained from the one before'
-_NO_GUARD = "the guard is gone, as no recorded run gained by it; leave it out"
-REMOVED_SETTINGS = {
-    "snapshots": _A_FAMILY,
-    "snapshot_recovery_steps": _A_FAMILY,
-    "compaction_threshold": "units are removed as soon as they are dropped; leave it out",
-    "activation_budget_mb": "use gradient_accumulation_steps or gradient_checkpointing",
-    "discrepancy_guard": _NO_GUARD,
-    "guard_ratio": _NO_GUARD,
-    "guard_floor_nats": _NO_GUARD,
-    "guard_patience_steps": _NO_GUARD,
-    "guard_smoothing": _NO_GUARD,
-}
-"""Settings that earlier versions had, and what to do instead."""
-
 
 @dataclass
 class RunArguments:
@@ -307,8 +292,6 @@ def checked_values(
     """Check keys and types of settings, name → JSON value; messages begin with `label`, what the user calls them."""
     hints = field_types(training)
     for name, value in values.items():
-        if name not in hints and name in REMOVED_SETTINGS:
-            raise ValueError(f"{label} has {name}, which is no setting any more; {REMOVED_SETTINGS[name]}")
         if name not in hints:
             raise ValueError(
                 f"{label} has the unknown key {short_repr(name)} (value {_told(name, value)}); "
@@ -408,8 +391,6 @@ def _unknown_argument(argument: str) -> ValueError:
             f"unexpected argument {short_repr(argument)}; expected CONFIG.json first, then --key value …"
         )
     name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
-    if name in REMOVED_SETTINGS:
-        return ValueError(f"--{name} is no setting any more; {REMOVED_SETTINGS[name]}")
     return ValueError(
         f"unknown key {shortened(argument.partition('=')[0])}; nearest valid: --{nearest_name(name, field_types())}"
     )

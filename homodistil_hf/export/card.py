@@ -63,7 +63,6 @@ class MethodCard:
 
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
-# Here, not with its trainer: exports of before carry no words of their own.
 HOMODISTIL = MethodCard(
     student="HomoDistil student",
     made="made from {teacher} by pruning its width while distilling it",
@@ -119,9 +118,8 @@ def _head(facts: Mapping[str, Any]) -> HeadKind:
 
 
 def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
-    if words := facts.get(CARD_SECTION):
-        return MethodCard(**words)
-    return HOMODISTIL if _method(facts) == "homodistil" else None
+    words = facts.get(CARD_SECTION)
+    return MethodCard(**words) if words else None
 
 
 def _method(facts: Mapping[str, Any]) -> Any:

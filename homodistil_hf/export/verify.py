@@ -176,10 +176,7 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"
     if facts["format"] != "compact":
         return
-    own, *shared = architecture.modeling_files
-    if (folder / own.name).is_file() and file_digest(folder / own.name) in architecture.earlier_code:
-        return  # of when the file was complete in itself
-    for file in (own, *shared):
+    for file in architecture.modeling_files:
         if not (folder / file.name).is_file():
             yield f"{file.name}: expected in a compact export, found nothing"
         elif (found := file_digest(folder / file.name)) != (expected_digest := file_digest(file)):

@@ -33,7 +33,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     """Return the JSON state of a `checkpoint-N`, with `pruner` if the method prunes while it trains.
 
     Raises:
-        ValueError: the folder is no checkpoint of a run, is of an earlier version, or holds values of other types.
+        ValueError: the folder is no checkpoint of a run, or holds values of other types.
         OSError: it can't be read.
     """
     path = Path(folder) / STATE_FILE
@@ -41,11 +41,6 @@ def read_state(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a distillation run")
     label = f"{STATE_FILE} in folder={str(folder)!r}"
     state = read_json_object(path, label)
-    if "trainer" in state:
-        raise ValueError(
-            f"folder={str(folder)!r} was saved by an earlier version, which kept masks in it; export it with that "
-            "version, or start anew"
-        )
     _check_types(state, _TYPES, label)
     if "pruner" in state:
         _check_types({"pruner": state["pruner"]}, {"pruner": (dict,)}, label)

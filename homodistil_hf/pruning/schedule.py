@@ -1,4 +1,4 @@
-"""When to prune, and how much: kept fractions over the steps, and the learning-rate curve tied to them.
+"""When to prune, and how much: progress over the steps, and the learning-rate curve tied to it.
 
 Small pure functions of the step; masks.py makes masks of them.
 """

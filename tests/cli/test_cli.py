@@ -607,12 +607,6 @@ def test_what_a_user_says_of_malloc_stays(monkeypatch):
     assert os.environ["MALLOC_MMAP_MAX_"] == "7"
 
 
-@pytest.mark.parametrize("words", [["bench"], ["bench", "--latency", "folder"], ["bench", "--help"]])
-def test_a_command_that_moved_says_where_to(words, capsys):
-    assert main(words) == 2
-    assert "homodistil latency FOLDER" in capsys.readouterr().err
-
-
 # tables
 
 

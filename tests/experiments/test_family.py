@@ -15,7 +15,7 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
 from homodistil_hf.experiments import family
-from homodistil_hf.experiments.config import REMOVED_SETTINGS, parse_run, run_of
+from homodistil_hf.experiments.config import parse_run, run_of
 from homodistil_hf.experiments.distill import make_trainer
 from homodistil_hf.experiments.family import distill_family, load_member
 from homodistil_hf.experiments.sweep.cells import Cell
@@ -276,17 +276,6 @@ def test_a_cell_of_a_sweep_is_one_student():
     cell = Cell(arm="mine", axes={}, method="homodistil", settings=settings)
     with pytest.raises(ValueError, match="cell 'mine' has the list student=.*; name one student"):
         run_settings(cell, "runs/checked")
-
-
-@pytest.mark.parametrize("name", REMOVED_SETTINGS)
-def test_removed_settings_say_what_to_do_instead(folder, tmp_path, name):
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads((folder / "config.json").read_text()) | {name: 1}))
-    with pytest.raises(ValueError, match=f"config.json' has {name}, which is no setting any more; ") as told:
-        parse_run([str(config)])
-    assert str(told.value).endswith(REMOVED_SETTINGS[name])
-    with pytest.raises(ValueError, match=f"^--{name} is no setting any more; "):
-        parse_run([str(folder / "config.json"), f"--{name}", "1"])
 
 
 # The command line, the Hub, several processes

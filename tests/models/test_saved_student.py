@@ -103,13 +103,6 @@ def test_a_folder_without_state_is_no_checkpoint(tmp_path):
         read_state(tmp_path)
 
 
-def test_a_checkpoint_with_masks_is_refused(tmp_path):
-    (tmp_path / STATE_FILE).write_text(json.dumps({"pruner": {}, "trainer": {}}))
-    message = "was saved by an earlier version, which kept masks in it; export it with that version, or start anew"
-    with pytest.raises(ValueError, match=message):
-        read_state(tmp_path)
-
-
 PRUNER = {"settings": {}, "plan_reached": True}
 
 

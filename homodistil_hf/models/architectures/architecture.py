@@ -215,7 +215,6 @@ class Architecture:
         scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
         dropouts: names of the configuration's dropout rates.
         is_timed: whether its embeddings and layers are those that plans/latency/parts.py times.
-        earlier_code: SHA-256 of modelling files that earlier versions exported, which may be run as well.
     """
 
     name: str
@@ -249,7 +248,6 @@ class Architecture:
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     is_timed: bool = False
-    earlier_code: tuple[str, ...] = ()
 
     @property
     def student_type(self) -> str:

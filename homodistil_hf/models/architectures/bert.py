@@ -62,8 +62,4 @@ BERT = Architecture(
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
     is_timed=True,
-    earlier_code=(
-        "ae9aad0b0374d5c66568dfcc2930bbaaeb055cc0d75227d1668b11140bb11c7f",
-        "513cc965b663f195f12da290d120d7e973636fff5e8204a9bfed1e96d0f9e50b",
-    ),
 )

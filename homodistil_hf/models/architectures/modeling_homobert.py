@@ -1,7 +1,5 @@
 """BERT with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from typing import Any
-
 import torch
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import (
@@ -22,15 +20,6 @@ class HomoBertConfig(LayerwiseConfig, BertConfig):
 
     head_dim: int | None = None
     softmax_head_dim: int | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Refuse training checkpoints of earlier versions, which say here what was masked in them."""
-        if dropped := kwargs.pop("dropped_hidden_channels", None):
-            raise ValueError(
-                f"config has dropped_hidden_channels={str(dropped)[:100]}: a training checkpoint of an earlier "
-                "version, which kept masks in it; export it with that version, or start anew"
-            )
-        super().__post_init__(**kwargs)
 
 
 class HomoBertModel(LayerwiseModel, BertModel):

@@ -184,11 +184,3 @@ def test_a_student_is_made_of_stock_modules():
     modules = {module for module in make_student().modules() if "transformers" not in type(module).__module__}
     own = {type(module).__name__ for module in modules if not type(module).__module__.startswith("torch.")}
     assert own == {"HomoBertForMaskedLM", "Projections"}
-
-
-def test_a_training_checkpoint_of_an_earlier_version_is_refused():
-    assert "dropped_hidden_channels" not in HomoBertConfig(dropped_hidden_channels=None).to_dict()
-    with pytest.raises(
-        ValueError, match=r"dropped_hidden_channels=\[3\]: a training checkpoint of an earlier version"
-    ):
-        HomoBertConfig(dropped_hidden_channels=[3])
