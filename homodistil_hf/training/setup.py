@@ -31,7 +31,7 @@ from ..models.conversion import to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
-from ..plans.recipe import TASK_LEARNING_RATE, USUAL_ROW_LENGTH, default_learning_rate
+from ..plans.recipe import TASK_LEARNING_RATE, USUAL_ROW_LENGTH, default_learning_rate, embedding_learning_rate
 from ..pruning.pruner import PruningSettings
 from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, PruningSchedule, pruning_learning_rate
 from ..training_args import PRUNING_KINDS, HomoDistilTrainingArguments
@@ -139,6 +139,15 @@ def settle_task_learning_rate(args: HomoDistilTrainingArguments) -> None:
         "learning_rate=%g, as none is given: for a task there is no measured rule; try 1e-4, 3e-4 and 6e-4",
         args.learning_rate,
     )
+
+
+def settle_embedding_learning_rate(args: HomoDistilTrainingArguments, hidden_size: int) -> None:
+    """The same for an embedding model with a teacher of so many channels."""
+    if args.learning_rate is not None:
+        return
+    args.learning_rate = float(f"{embedding_learning_rate(hidden_size):.2g}")
+    told = (args.learning_rate, hidden_size)
+    logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", *told)
 
 
 def row_length_of(dataset: Any) -> int:

@@ -23,9 +23,9 @@ from ...files.messages import short_repr
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.units import UnitTensors
-from ...plans.recipe import rate_for_width
 from ...trainer import HomoDistilTrainer
 from ...training.publishing import Publisher
+from ...training.setup import settle_embedding_learning_rate
 from ...training_args import LOSS_TERMS, HomoDistilTrainingArguments
 from ..conditions import check_loss_weights, check_pruned_at_once
 from ..fewer_layers import Layers, shallow_parts
@@ -41,8 +41,6 @@ NUM_FIT_TEXTS = 4096
 """Texts that the map into the teacher's space is fitted to, where there are as many."""
 NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
-LEARNING_RATE = 1e-3
-"""Default with a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
 VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
 LEAST_SPREAD = 0.1
@@ -108,7 +106,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         whole: Any = model if teacher is None else teacher
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
         _check_settings(args, vector_weight)
-        _set_default_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
+        settle_embedding_learning_rate(args, self.embedding_model.encoder.config.hidden_size)
         check_output(output, self.embedding_model)
         if layers is not None and teacher is not None:
             raise ValueError(
@@ -256,14 +254,6 @@ def check_output(output: str | int, model: EmbeddingModel) -> None:
     most = model.dimension - 1
     if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
         raise ValueError(f"output={short_repr(output)}: expected 'teacher', 'student', or a length from 1 to {most}")
-
-
-def _set_default_learning_rate(args: HomoDistilTrainingArguments, hidden_size: int) -> None:
-    if args.learning_rate is None:
-        args.learning_rate = float(f"{rate_for_width(LEARNING_RATE, hidden_size):.2g}")
-        logger.info(
-            "learning_rate=%g, as none is given: for a teacher of %d channels", args.learning_rate, hidden_size
-        )
 
 
 def _check_settings(args: HomoDistilTrainingArguments, vector_weight: float) -> None:
