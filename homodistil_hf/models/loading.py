@@ -167,7 +167,7 @@ def refuse_architecture(class_name: str) -> None:
     remedies = {
         architecture.encoder_name: "it has no head to compare logits with: load it as "
         f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model "
-        "needs a method for embedding models"
+        "needs its modules.json"
         for architecture in ARCHITECTURES.values()
     }
     for architecture in ARCHITECTURES.values():
