@@ -2,6 +2,8 @@
 
 It knows models and tasks, not Trainer: weights, the wrapped model and counts are arguments. losses.py and
 vocabulary_loss.py have the formulas.
+
+Shapes: B batch, T tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

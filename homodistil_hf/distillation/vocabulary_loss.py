@@ -2,7 +2,7 @@
 
 The vocabulary is by far the widest layer of a small encoder. Decoder, cross-entropy, KL and their gradients are
 computed together for some rows at a time. Only the gradients of the decoder's inputs and parameters are kept until the
-backward pass, so memory does not grow with predictions × vocabulary and nothing is computed twice. losses.py has the
+backward pass. Memory does not grow with predictions × vocabulary, and nothing is computed twice. losses.py has the
 terms for logits that exist already.
 
 Shapes: M predictions (masked positions), H hidden, V vocabulary.

@@ -32,8 +32,7 @@ from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..training.checks import check_free, existing_files
-from ..vocabulary.counting import count_tokens
-from ..vocabulary.selection import Vocabulary, select
+from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
 
 TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"

@@ -1,9 +1,9 @@
 """The students' classes among transformers' Auto classes, under types of their own, from `import homodistil_hf` on.
 
 Importing transformers' models takes seconds, too long for `homodistil --help`, so this file imports neither
-transformers nor torch. An import hook does the rest. When a modelling file has been imported, it registers that file's
-classes. When transformers' table of configurations has been imported, before or after this package, it makes the table
-import the modelling file of a student's type on first use.
+transformers nor torch. An import hook does the rest. After the import of a modelling file it registers that file's
+classes. After the import of transformers' table of configurations, which may come before or after this package, it
+makes the table import a student's modelling file on first use of its type.
 """
 
 import sys

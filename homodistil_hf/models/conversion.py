@@ -83,7 +83,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     """Zero-pad a student to uniform widths and return it as the stock class; logits stay the same.
 
     A zero FFN neuron and a head with zero value rows contribute exactly nothing. Stock BERT takes its softmax scale
-    from the head size D = hidden_size / num_attention_heads, the student from d = `softmax_head_dim`, so query weight
+    from the head size D = hidden_size / num_attention_heads, the student from d = `softmax_head_dim`. So query weight
     and bias are multiplied by √(D/d).
 
     Returns:

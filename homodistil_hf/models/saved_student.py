@@ -33,7 +33,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     """Return the JSON state of a `checkpoint-N`, with `pruner` if the method prunes while it trains.
 
     Raises:
-        ValueError: the folder is no checkpoint of a run, or holds what no run writes.
+        ValueError: the folder is no checkpoint of a run, or holds values of other types.
         OSError: it can't be read.
     """
     path = Path(folder) / STATE_FILE

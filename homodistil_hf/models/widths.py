@@ -123,9 +123,8 @@ class WidthPlan:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"student plan is {short_repr(values)}; expected e.g. {_EXAMPLES[UNIFORM_KEYS]}")
-        if "layers" in values:
-            return _read_per_layer(values, num_hidden_layers)
-        return _read_uniform(values, num_hidden_layers)
+        read = _read_per_layer if "layers" in values else _read_uniform
+        return read(values, num_hidden_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values: the uniform form where all layers are equal, else one entry a layer."""
@@ -153,9 +152,9 @@ class WidthPlan:
     def padded(self) -> WidthPlan:
         """Return the uniform plan of the stock BERT that holds this plan: heads times head size is the hidden size.
 
-        Stock BERT derives its head size from the hidden size, so heads and head channels are padded up to the
-        smallest number of heads that divides the hidden size and gives every layer room; FFN neurons are padded up
-        to the widest layer. A plan that already has this form is returned unchanged.
+        Stock BERT derives its head size from the hidden size. So heads and head channels are padded up to the smallest
+        number of heads that divides the hidden size and gives every layer room. FFN neurons are padded up to the
+        widest layer. A plan that already has this form is returned unchanged.
 
         Returns:
             `WidthPlan`: A uniform plan, as wide as this one or wider in every layer, of the same hidden size.
@@ -338,7 +337,14 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
             f"student layers={short_repr(entries)}; expected a list of {num_hidden_layers} JSON objects with the keys "
             + ", ".join(LAYER_KEYS)
         )
-    layers = tuple(_read_layer(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise ValueError(
+                f"student layers[{index}] is {short_repr(entry)}; expected a JSON object with the keys "
+                + ", ".join(LAYER_KEYS)
+            )
+        _check_keys(entry, LAYER_KEYS, where=f"student layers[{index}]")
+    layers = tuple(_read_widths(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
     plan = WidthPlan(hidden_size, layers, _embedding_size(values))
     if len(layers) != num_hidden_layers:
         raise ValueError(
@@ -346,15 +352,6 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
             f"nearest valid plan: {with_num_layers(plan, num_hidden_layers).to_json()}"
         )
     return plan
-
-
-def _read_layer(values: Any, where: str) -> LayerWidths:
-    if not isinstance(values, Mapping):
-        raise ValueError(
-            f"{where} is {short_repr(values)}; expected a JSON object with the keys {', '.join(LAYER_KEYS)}"
-        )
-    _check_keys(values, LAYER_KEYS, where=where)
-    return _read_widths(values, where)
 
 
 def _read_widths(values: Mapping[str, Any], where: str) -> LayerWidths:

@@ -27,7 +27,7 @@ def scheduled_plan(
 
     Every width falls from full to target with its kind's progress, rounded to the nearest step: a multiple of hidden
     channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of masks
-    removes at most one step more than the schedule since the choice before, and the last cut is no larger than the
+    removes at most one step more than the schedule since the choice before. The last cut is no larger than the
     others. The target itself is reached exactly.
 
     Args:
@@ -105,20 +105,17 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
 def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
     """Return the mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
-    ranked = _comparable(scores).masked_fill(~mask, -math.inf)
+    # A score that is not a number counts least of all units that are there; dropped ones are lower still.
+    comparable = scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
+    ranked = comparable.masked_fill(~mask, -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
 
 
 def _on_cpu(scores: UnitTensors) -> UnitTensors:
-    """All at once: every copy from a device waits for it."""
+    """Copy all scores at once: every copy from a device waits for it."""
     values = torch.cat([values.detach() for values in scores.values()]).cpu()
     return dict(zip(scores, values.split([len(values) for values in scores.values()]), strict=True))
-
-
-def _comparable(scores: torch.Tensor) -> torch.Tensor:
-    """Finite float32: a score that is not a number counts least, and nothing is as low as what is dropped."""
-    return scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
 
 
 def mask_digest(masks: UnitTensors) -> bytes:

@@ -1,17 +1,22 @@
-"""A user's vocabulary and the tokens' counts → the tokens that stay."""
+"""The tokens that stay: a user's vocabulary, and the number of occurrences of each token in documents."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset, Features, Sequence, Value
+from transformers import PreTrainedTokenizerBase
 
+from ..data.packing import TextPacker
 from ..files.messages import nearest_name, short_repr
 
 _MULTIPLE = 8  # the number of tokens becomes a multiple of this, unless the user names a number
 KEEP, MIN_COUNT = "keep", "min_count"
 _EXPECTED = f"{KEEP}=16384, {MIN_COUNT}=5, or a file with a token a line"
+_BATCH = 1000
+_FEATURES = Features({"ids": Sequence(Value("int32")), "counts": Sequence(Value("int64"))})
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,53 @@ def _id_of(token: str, ids: dict[str, int], vocabulary: Vocabulary) -> int:
             f"nearest valid: {nearest_name(token, ids)!r}"
         )
     return ids[token]
+
+
+@dataclass(frozen=True, eq=False)
+class _Counter:
+    """Turns texts into one row of token ids and counts; pickled, it is part of cached counts' fingerprint."""
+
+    packer: TextPacker
+
+    def __call__(self, texts: Iterable[str | None]) -> dict[str, list[np.ndarray]]:
+        ids, counts = np.unique(self.packer.encode(texts), return_counts=True)
+        return {"ids": [ids], "counts": [counts]}
+
+
+def count_tokens(
+    documents: Dataset, tokenizer: PreTrainedTokenizerBase, *, text_column: str = "text", num_proc: int | None = None
+) -> np.ndarray:
+    """Count the tokens of all documents; separators that stand between documents in blocks are counted too.
+
+    `datasets` shows the progress, and caches the counts under a fingerprint of text and tokenizer.
+
+    Args:
+        documents: one a row.
+        tokenizer: the teacher's.
+        text_column: column of strings; None and blank ones are skipped.
+        num_proc: processes; by default one, whose tokenizer uses all cores.
+
+    Returns:
+        int64 `(largest id + 1,)`.
+
+    Raises:
+        ValueError: a missing column, or no token at all.
+    """
+    if text_column not in documents.column_names:
+        raise ValueError(f"text_column={text_column!r} is missing; expected one of {documents.column_names}")
+    counted = documents.map(
+        _Counter(TextPacker(tokenizer, 0, text_column)),
+        batched=True,
+        batch_size=_BATCH,
+        input_columns=[text_column],
+        remove_columns=documents.column_names,
+        features=_FEATURES,
+        num_proc=num_proc if num_proc and num_proc > 1 else None,
+        desc="Counting tokens",
+    )
+    counts = np.zeros(max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1), dtype=np.int64)
+    for row in counted.with_format("numpy"):
+        counts[row["ids"]] += row["counts"]
+    if not counts.any():
+        raise ValueError(f"the text has no token in {len(documents)} documents; give more text")
+    return counts

@@ -46,8 +46,6 @@ NUM_FIT_TEXTS = 4096
 """Texts that the map into the teacher's space is fitted to, where there are as many."""
 NUM_AXES_TEXTS = 2048
 """Texts that the teacher's principal axes are those of."""
-LEARNING_RATE = 1e-3
-"""Default with a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
 VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
 LEARNING_RATE = 1e-3

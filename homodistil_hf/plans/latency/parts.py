@@ -2,6 +2,8 @@
 
 A table is measured once for a machine, its versions and its number of threads, and kept in the cache. tables.py
 predicts a plan's milliseconds from it.
+
+Shapes: B batch, T tokens, H hidden.
 """
 
 import functools
