@@ -429,7 +429,7 @@ def run_command(words: Sequence[str]) -> None:
 
 
 class OwnExit(Exception):
-    """The command line told of an error in its own words and ended with 2."""
+    """The command line printed an error message of its own and ended with 2."""
 
 
 # Text

@@ -1,7 +1,7 @@
-"""The run that is killed: `homodistil distill`, watched, and told where to die.
+"""The run that is killed: `homodistil distill` with a watched phase and a planned moment of death.
 
-Everything here is patched into the worker's own process. Where a kill of a random time hits is read from a few shared
-bytes; the rare moments are forced: the worker sends itself SIGKILL inside the n-th call of a function.
+All patches are made in the worker's own process. A few shared bytes say where a kill of a random time hits. The rare
+moments are forced: the worker sends itself SIGKILL inside the n-th call of a function.
 """
 
 import functools
@@ -110,13 +110,13 @@ PHASES: tuple[tuple[str, Any, str], ...] = (
     ("rotation", run_folder, "rotate"),
     ("export", distillation_trainer, "export_student"),
 )
-"""What a worker is doing, as (name, owner, function); between them it is at what "training" or "start" stands for."""
+"""Phases of a worker, as (name, owner, function); between them it is in "training" or "start"."""
 
 PHASE_NAMES = ("start", *dict.fromkeys(name for name, _, _ in PHASES))
 
 
 class Board:
-    """Bytes that worker and parent share: what the worker is doing, and at which step."""
+    """Bytes that worker and parent share: the worker's phase and step."""
 
     _LAYOUT = struct.Struct("<BI")
 
@@ -124,7 +124,7 @@ class Board:
         self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
 
     def write(self, phase: str, step: int) -> None:
-        """Put up what the worker is doing."""
+        """Write phase and step."""
         self._LAYOUT.pack_into(self._bytes, 0, PHASE_NAMES.index(phase), step)
 
     def read(self) -> tuple[str, int]:

@@ -1,1 +1,1 @@
-"""What students are worth: scripts that measure, and those that write docs/results.md from records."""
+"""The quality of students: scripts that measure, and page.py, which writes docs/results.md from records."""

@@ -1,4 +1,4 @@
-"""What `homodistil plan` tells of budgets: the students of today's defaults, by size and tokens."""
+"""The measured points that `homodistil plan` shows for a budget: students of the defaults, by size and tokens."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The statistics of the page: differences seed by seed, the noise that they must exceed, and the comparison."""
+"""The statistics of the page: differences seed by seed, and the noise that they must exceed to count."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""What GLUE's metrics give to a model that has learned nothing: the most frequent label for every row.
+"""GLUE's metrics of a model that has learned nothing: the most frequent label for every row.
 
     python -m benchmarks.results.constant_predictions
 

@@ -1,13 +1,13 @@
-"""What fine-tuned students keep of their teacher's scores on GLUE: plainly, and beside the fine-tuned teacher.
+"""The scores of fine-tuned students on GLUE beside their teacher's: plainly, and taught by the fine-tuned teacher.
 
     homodistil sweep examples/sweeps/sizes.json
     python -m benchmarks.results.fine_tunings runs/sweeps/sizes --variants half quarter eighth --run_seeds 0
 
 The teacher is fine-tuned first, then each student twice: as `homodistil finetune` does it with the fine-tuned teacher,
-and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given; what
-each rate scored there is kept, also from earlier commands for the same folders. Every fine-tuning has a file of its
-own beside its student, so a command that was stopped goes on; after each model its scores are written to --results,
-where those of other students and tasks stay.
+and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given; their
+scores there are kept, also from earlier commands for the same folders. Every fine-tuning has a file of its own beside
+its student, so a command that was stopped resumes. After each model its scores are written to --results, where those
+of other students and tasks stay.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings, measure: Any) -> dict[str, Any]:
-    """A model's scores on its tasks, the rates that were chosen for it, and on held-out rows those of all it tried."""
+    """A model's scores on its tasks, its chosen rates, and the scores of all tried rates on held-out rows."""
     evaluated = load_model(model.folder, model.evaluations)
     if way == BY_TEACHER:  # no figures of the model alone: they don't belong into its card
         evaluated = dataclasses.replace(evaluated, results=model.evaluations / "by_teacher", export=None)
@@ -102,15 +102,13 @@ def _beside(
 
 
 def _write(results: Path, model: dict[str, Any]) -> None:
-    """Add a model to a file that may hold some; of one that it has, tasks that weren't measured now stay."""
+    """Add a model to a file that may hold some; other tasks of the same model stay."""
     there = read_json_object(results, f"--results {results}")["models"] if results.is_file() else []
-    told = {place(one): one for one in there}
-    known = told.get(place(model), {})
+    models = {place(one): one for one in there}
+    known = models.get(place(model), {})
     kept = {name: known.get(name, {}) | model[name] for name in ("scores", "learning_rates", "tried")}
-    told[place(model)] = model | kept
-    in_order = sorted(
-        told.values(), key=lambda one: (one["variant"] != TEACHER, one["variant"], one["axes"], one["seed"] or 0)
-    )
+    models[place(model)] = model | kept
+    in_order = sorted(models.values(), key=lambda one: (one["variant"] != TEACHER, *place(one)[:2], one["seed"] or 0))
     write_text(results, json.dumps({"models": in_order}, indent=1) + "\n")
 
 

@@ -1,12 +1,11 @@
-"""The claims on all held-out text: students of a sweep on every block of it, with masks of their own.
+"""Students of a sweep on all held-out text, with masks of another seed.
 
     homodistil sweep examples/sweeps/sizes.json
     python -m benchmarks.results.held_out runs/sweeps/sizes --variants half quarter eighth
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
-chosen too. Here every block of it counts, and the masks are those of another seed. What is measured lies beside each
-student and is not repeated; all of it is written to --results, one file a sweep. Students that the file has already,
-and that are not measured now, stay in it.
+chosen too. This script takes every block. A measurement lies beside its student and is not repeated; --results has all
+of a sweep, and students that the file has already stay in it.
 """
 
 import argparse
@@ -26,13 +25,12 @@ MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_ma
 
 
 def measure(model: Model, teacher: Path, eval_data: list[str], mask_seed: int) -> dict[str, Any]:
-    """Variant, other axes and seed of a student, and what `MEASURED` names, beside its teacher."""
+    """Variant, other axes and seed of a student, and its figures of `MEASURED` beside its teacher."""
     settings = {"eval_data": eval_data, "mask_seed": mask_seed} | EVERY_BLOCK
     places = {"teacher": teacher, "output_dir": model.evaluations}
     found = evaluate_discrepancy(model.folder, settings=settings, say=print, **places)["discrepancy"]
-    return {"variant": model.variant, "axes": model.axes, "seed": model.seed} | {
-        name: found[name] for name in MEASURED
-    }
+    place = {"variant": model.variant, "axes": model.axes, "seed": model.seed}
+    return place | {name: found[name] for name in MEASURED}
 
 
 def measured_before(results: Path, facts: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:

@@ -3,7 +3,7 @@
     homodistil sweep examples/sweeps/ablations.json
     python -m benchmarks.results.page --collect runs/sweeps
 
-The page's words stand in page.md; every figure comes from a record, and what has none is said to be not run yet.
+The page's words stand in page.md; every figure comes from a record, or reads "not run yet".
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What was measured, as tables of students of sweeps, of fine-tuned models and of short runs; no statistics."""
+"""The records as tables: students of sweeps, fine-tuned models and short runs. Statistics are in comparisons.py."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Results:
-    """All that was measured: the folder of records, and by name what a sweep's file says, and its records in order."""
+    """All records: their folder, and by name each sweep's file and its records in order."""
 
     folder: Path
     sweeps: Mapping[str, Sweep]

@@ -1,4 +1,4 @@
-"""The teacher and the students that a sweep left, for what is measured of them afterwards."""
+"""The teacher and the students of a sweep, for further measurements."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from homodistil_hf.experiments.sweep.statistics import SEED, Record, seed_of
 
 @dataclass(frozen=True)
 class Model:
-    """A teacher or student of a sweep, to be measured once more."""
+    """A teacher or student of a sweep."""
 
     variant: str
     axes: str  # but for the seed, as in the cell's name: "max_steps=500"; mostly empty
     seed: int | None  # of the student's run
     folder: Path  # of its weights
-    evaluations: Path  # where what is measured is written
+    evaluations: Path  # folder for measurements
 
 
 def models_of(sweep_folder: Path, variants: Sequence[str], seeds: Sequence[int] | None = None) -> list[Model]:

@@ -25,14 +25,14 @@ _ON_ALL_TEXT = {"all_kl": "KL, nats", "all_agreement": "agreement", "all_mlm_acc
 
 
 class Tables:
-    """Everything that the page takes from records; what there is no record of is said to be not run yet."""
+    """Everything that the page takes from records; NOT_RUN stands where there is no record."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
         self.noise_of_kl = noise_of(results.short_runs)
 
     def what_you_get(self) -> list[str]:
-        """What teacher and students with today's defaults cost and keep."""
+        """Costs of the teacher and of students with today's defaults, and what they keep."""
         latency = (self.results.json("student_latency") or {}).get("processor_time", {})
         rows, teacher = [], None
         for variant, size in ROWS.items():
@@ -49,7 +49,7 @@ class Tables:
         return markdown_table(headings, [*([teacher] if teacher else []), *rows])
 
     def goals(self) -> list[str]:
-        """What was aimed at, and what was reached."""
+        """Goals, and the figures that were reached."""
         quarter, longest = self.of(DEFAULTS, "quarter"), self._longest()
         kept = self._fine_tuned("quarter", BY_TEACHER)
         ahead = self._short_values("500", "1/8", "same_compute", "every_step_through_masks")
@@ -258,7 +258,7 @@ class Tables:
         return _table(["encoder MACs", *variants], rows)
 
     def noise(self) -> str:
-        """What a difference of one seed must exceed."""
+        """The threshold of a difference of one seed."""
         noise = self.noise_of_kl
         if noise.std is None:
             return NOT_RUN

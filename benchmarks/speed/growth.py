@@ -21,7 +21,7 @@ from homodistil_hf.files.provenance import machine_facts
 
 @dataclass(frozen=True)
 class _Repeated:
-    """Several steps a turn, so that all variants see as many tokens."""
+    """Several steps a round, so that all variants see as many tokens."""
 
     run: GatedRun
     num_steps: int
@@ -46,12 +46,12 @@ def _batch_growth(settings: BenchSettings, batch_sizes: Sequence[int]) -> dict[s
     largest = max(batch_sizes)
     place = way_of(settings).places[START]
     with tempfile.TemporaryDirectory() as folder:
-        turns = settings.warmup_rounds + settings.rounds
+        num_rounds = settings.warmup_rounds + settings.rounds
         runs: dict[str, _Repeated] = {}
         try:
             for size in batch_sizes:
                 own = replace(settings, batch_size=size)
-                work = make_workload(own, num_steps=turns * (largest // size) + 2)
+                work = make_workload(own, num_steps=num_rounds * (largest // size) + 2)
                 trainer = variants.our_trainer(own, work, place, Path(folder) / str(size))
                 runs[str(size)] = _Repeated(GatedRun(f"batch {size}", trainer), largest // size)
             seconds = interleave(runs, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)

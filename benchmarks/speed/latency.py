@@ -86,7 +86,7 @@ def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:
 
 
 def one_core_figures(models: dict[str, PreTrainedModel], graphs: dict[str, Path]) -> dict[str, Any]:
-    """Processor time of single-threaded passes of batch 1 × 128, in turns: what others run meanwhile hardly counts."""
+    """Processor time of interleaved single-threaded passes of batch 1 × 128; other work hardly counts."""
     sessions = {name: onnx_session(path, num_threads=1) for name, path in graphs.items()}
     durations_ms: dict[str, list[float]] = {name: [] for name in models}
     for name in [*models] * (PROFILED_PASSES + 1):

@@ -77,7 +77,7 @@ class StepShape:
 
 
 class LimitProbe:
-    """Multiplies matrices of all shapes of a step, each once a turn: forward, and the two products of backward."""
+    """Multiplies matrices of all shapes of a step, each once a round: forward, and the two products of backward."""
 
     def __init__(self, shape: StepShape, *, dtype: torch.dtype, device: torch.device):
         self.forwards, self.teachers = shape.forward_products(), shape.teacher_products()
@@ -85,7 +85,7 @@ class LimitProbe:
         self.flops_per_second: list[float] = []
 
     def advance(self) -> float:
-        """Seconds that the linear layers of a whole step take at this turn's speed; the rate itself is kept."""
+        """Seconds of the linear layers of a whole step at this round's speed; the rate itself is kept."""
         seconds, flops = 0.0, 0
         for product in self.forwards | self.teachers:
             forward, backward = self._seconds(product)

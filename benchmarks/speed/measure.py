@@ -1,4 +1,4 @@
-"""One benchmark from settings to numbers: builds the variants, lets them take turns, adds up the whole schedule."""
+"""One benchmark from settings to numbers: builds the variants, interleaves their steps, adds up the whole schedule."""
 
 import statistics
 import tempfile

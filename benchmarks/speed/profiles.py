@@ -1,6 +1,6 @@
-"""What a profiler says about one step: the memory at its peak, and the share of each part.
+"""The peak of memory of one step and the share of each of its parts, read from a profiler.
 
-Memory is the allocator's own record. Parts are ranges that are put around the trainer's methods from outside while one
+Memory is the allocator's own record. Parts are ranges around the trainer's methods, put there from outside while one
 step is profiled, so the trainer itself knows nothing of them.
 """
 
@@ -20,8 +20,8 @@ from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", "clipping", "optimizer", "other")
-"""What a step is divided into, in order. `losses` is their forward; our decoder and its gradient are computed there.
-`backward` holds all other gradients, `other` what is left: checks, logs, callbacks, learning rate."""
+"""Parts of a step, in order. `losses` is their forward; our decoder and its gradient are computed there.
+`backward` holds all other gradients, `other` the rest: checks, logs, callbacks, learning rate."""
 
 _GRADIENT, _PART, _ALLOCATION = "gradient:", "part:", "[memory]"
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync")
@@ -141,7 +141,7 @@ def _events(session: Any) -> list[Any]:
 
 
 def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
-    """Owner, attribute and part of what is put into ranges."""
+    """Owner, attribute and part of each range."""
     methods: list[tuple[Any, str, str]] = [
         (trainer, "get_batch_samples", "data"),
         (trainer, "compute_loss", "losses"),

@@ -2,8 +2,8 @@
 
 Both train a stock `BertForMaskedLM` beside another one, take scores from gradients and multiply masks onto the weights
 to the end: same terms, same precision, same schedule as `HomoDistilTrainer`, but no narrower matrix. [`PlainLoop`]
-takes what the classes give: logits of all positions and the attention that transformers picks. [`StrongLoop`] is by
-somebody who has looked at a profile.
+takes what the classes give: logits of all positions and the attention that transformers picks. [`StrongLoop`] is
+optimized by a profile.
 """
 
 import copy
@@ -193,7 +193,7 @@ class PlainLoop(Trainer):
 
 
 class StrongLoop(PlainLoop):
-    """The same by somebody who has looked at a profile, but whose dropped units stay in their matrices.
+    """The same loop, optimized by a profile; dropped units stay in their matrices.
 
     Heads at masked positions, the teacher in inference mode and wholly in the type of the products, the attention that
     is faster here, and no scores once the plan is reached.

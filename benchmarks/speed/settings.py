@@ -1,4 +1,4 @@
-"""What one benchmark measures, a flag each; and the models and data that follow, with random weights and token ids.
+"""The settings of one benchmark, a flag each, and its models and data, with random weights and token ids.
 
 Teacher and student start a little apart, so that every term of the loss has a value to compare.
 """

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.start --before CHECKOUT
 
-Every round starts each of them once, in turns, so that all have the same neighbours; user and system time of the
-process and its children, in seconds.
+Each round starts every command once, so that all have the same neighbours; user and system time of the process and its
+children, in seconds.
 """
 
 import argparse
@@ -39,27 +39,19 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, case in cases.items():
                 seconds[name].append(cpu_s(*case))
-    results = {
-        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
-        "rounds": options.rounds,
-        "machine": machine_facts(),
-        "cpu_s": {name: summary(values) for name, values in seconds.items()},
-    }
-    options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name, figures in results["cpu_s"].items():
+    found = {name: summary(values) for name, values in seconds.items()}
+    about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "rounds": options.rounds, "machine": machine_facts()}
+    options.results.write_text(json.dumps(about | {"cpu_s": found}, indent=1) + "\n", encoding="utf-8")
+    for name, figures in found.items():
         print(f"{name:28} {figures['median']:5.2f} s  ({figures['lowest']:.2f} – {figures['highest']:.2f})")
 
 
 def all_cases(folder: Path, checkouts: dict[str, Path]) -> dict[str, tuple[list[str], Path, Path]]:
     """Name → words for the interpreter, working folder, and the checkout that it imports."""
     plan = ["plan", "--teacher", str(folder), "--student", "homobert-tiny"]
-    imports = {
-        "import torch": "import torch",
-        "import transformers": "import transformers",
-        "import BertConfig": "from transformers import BertConfig",
-    }
+    imports = ("import torch", "import transformers", "from transformers import BertConfig")
     commands = {"homodistil --help": ["--help"], "homodistil plan": plan}
-    cases = {name: (["-c", code], folder, checkouts["now"]) for name, code in imports.items()}
+    cases = {code.replace("from transformers ", ""): (["-c", code], folder, checkouts["now"]) for code in imports}
     for version, checkout in checkouts.items():
         for name, words in commands.items():
             cases[f"{name}, {version}"] = (["-m", "homodistil_hf", *words], folder, checkout)

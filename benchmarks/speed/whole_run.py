@@ -22,7 +22,7 @@ START, FULL_WIDTH = "ours, start", "ours, never narrower"
 STRONG, PLAIN, ONE_SHOT = "strong loop", "plain loop", "one-shot"
 LOOPS = (STRONG, PLAIN)
 BASELINES = (*LOOPS, ONE_SHOT)
-"""What our trainer is measured beside; the loops keep their widths, one-shot pruning has the plan's from the start."""
+"""The baselines of our trainer; the loops keep their widths, one-shot pruning has the plan's from the start."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def total_seconds(macs_and_steps: Sequence[tuple[int, int]], measured: Mapping[i
 def whole_schedule(
     settings: BenchSettings, way: Way, seconds: Mapping[str, Sequence[float]], pruning: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Add up all steps of the run; every round of turns gives one value of each sum.
+    """Add up all steps of the run; every round gives one value of each sum.
 
     Args:
         settings: of the benchmark.
@@ -109,7 +109,7 @@ def whole_schedule(
         `dict` of JSON values: `pruning`, and for every variant `seconds`, `tokens_per_second` and `speedups`.
     """
     extra = _pruning_seconds(way, pruning, settings.length)
-    rounds = [{name: values[turn] for name, values in seconds.items()} for turn in range(settings.rounds)]
+    rounds = [{name: values[number] for name, values in seconds.items()} for number in range(settings.rounds)]
     totals = {
         "ours": [extra["choices_seconds"] + _seconds_of_steps(way, times, settings.length) for times in rounds],
         FULL_WIDTH: [settings.max_steps * times[START] for times in rounds],

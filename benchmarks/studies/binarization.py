@@ -6,7 +6,7 @@ The other rows, after hours of training, and the picture are of benchmarks/binar
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -117,12 +117,7 @@ def kernel_table(found: Mapping[str, Any]) -> list[str]:
     return markdown_table(["", "float32, ms", "bits, ms", "× as fast"], cells)
 
 
-TABLES: dict[str, Callable[[Any], list[str]]] = {
-    "ladder": ladder_table,
-    "bits": bits_table,
-    "narrow": narrow_table,
-    "kernel": kernel_table,
-}
+TABLES = {"ladder": ladder_table, "bits": bits_table, "narrow": narrow_table, "kernel": kernel_table}
 STUDY = Study(
     Path("docs/results/binarization.json"),
     Path("docs/binarization.md"),

@@ -14,11 +14,7 @@ from benchmarks.studies.study import Study
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.tables import markdown_table
 
-WORDS = {
-    "initial": "fine-tuned only",
-    "further": "further pre-trained",
-    "self_distilled": "self-distilled",
-}
+WORDS = {"initial": "fine-tuned only", "further": "further pre-trained", "self_distilled": "self-distilled"}
 
 
 def study_table(rows: Iterable[dict[str, Any]]) -> list[str]:

@@ -31,18 +31,6 @@ def test_nothing_measured_was_other_than_on_paper():
     assert set(results["differences"].values()) == {0}
 
 
-def test_figures_of_kills_and_hostile_input(monkeypatch, tmp_path):
-    monkeypatch.setattr(write_reliability, "FOLDER", tmp_path)
-    soak = {"num_kills": 7, "num_runs": 3, "num_bytes_lost": 1, "num_differences": 2, "num_compared": 4321}
-    (tmp_path / "soak.json").write_text(json.dumps(soak | {"kills": {"random, step": 7}}))
-    targets = {"plans": {"cases": 1000, "successes": 10, "own_errors": 989, "failures": ["one"]}}
-    fuzz = {"cases": 1000, "successes": 10, "own_errors": 989, "num_failures": 1, "targets": targets}
-    (tmp_path / "fuzz.json").write_text(json.dumps(fuzz))
-    assert "**7 kills** with SIGKILL in 3 runs, **1 bytes**" in write_reliability.text_of("soak")
-    assert "| random, step | 7 |" in write_reliability.text_of("soak")
-    assert "| plans | 1,000 | 10 | 989 | 1 |" in write_reliability.text_of("fuzz")
-
-
 def test_a_page_without_the_place_is_an_error():
     with pytest.raises(ValueError, match="has 0 places marked soak; expected one"):
         marked_pages.filled("# Page", "soak", "text")

@@ -39,7 +39,7 @@ def test_the_noise_within_groups_is_pooled():
     assert pooled([[1.0]]) == Noise()
 
 
-def test_arms_are_paired_by_seed():
+def test_variants_are_paired_by_seed():
     own, other = runs(at_once=(0.5, 0.52, 0.54)), runs(gradual=(0.6, 0.6, 0.66)).iloc[[2, 0]]
     assert sorted(paired(other, own)) == [pytest.approx(0.10), pytest.approx(0.12)]
     assert paired(other, own.iloc[[1]]) == []

@@ -75,24 +75,6 @@ def test_the_teacher_of_a_task_is_the_one_that_was_scored(monkeypatch, folder):
     assert "classifier.weight" in kept
 
 
-def test_what_a_teacher_taught_is_not_told_of_the_student_alone(monkeypatch, folder):
-    student = folder / "sweep" / "quarter,seed=0"
-    run(monkeypatch, folder, "quarter")
-    alone, taught = (
-        json.loads((student / "evaluations" / part / "rte.seed-0.json").read_text()) for part in ("", "by_teacher")
-    )
-    assert alone["train_loss"] != taught["train_loss"]
-    assert "by_teacher" not in json.dumps(json.loads((student / "evaluations" / "summary.json").read_text()))
-
-
-def test_an_arm_or_a_student_that_is_missing_is_named(monkeypatch, folder):
-    with pytest.raises(ValueError, match="no student of eighth; run the sweep first"):
-        run(monkeypatch, folder, "quarter", "eighth")
-    (folder / "sweep" / "quarter,seed=0" / "student").rename(folder / "elsewhere")
-    with pytest.raises(ValueError, match="no student of quarter,seed=0"):
-        run(monkeypatch, folder, "quarter")
-
-
 def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypatch, tmp_path):
     for task in ("cola", "rte", "stsb"):
         write_task(tmp_path / "data", task)

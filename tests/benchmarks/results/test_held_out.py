@@ -46,7 +46,7 @@ def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch
         runpy.run_path(str(BENCHMARKS / "results" / "held_out.py"))["main"]()
 
 
-def test_a_student_is_told_apart_by_the_other_axes_of_its_cell(tmp_path):
+def test_a_student_is_distinguished_by_the_other_axes_of_its_cell(tmp_path):
     cell = Cell(
         "homodistil",
         {"budget": {"max_steps": 7, "eval_steps": 1}, "seed": 3},

@@ -46,7 +46,7 @@ def runs(make_trainer, tmp_path):
         run.close()
 
 
-def test_every_arm_has_one_turn_a_round_in_changing_order():
+def test_every_variant_has_one_turn_a_round_in_changing_order():
     turns = []
     seconds = interleave({name: Recorder(name, turns) for name in "abc"}, rounds=5, warmup_rounds=3)
     rounds = [tuple(turns[start : start + 3]) for start in range(0, len(turns), 3)]
