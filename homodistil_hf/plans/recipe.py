@@ -10,8 +10,6 @@ USUAL_ROW_LENGTH = 128
 """Tokens of a row in the measurements."""
 TASK_LEARNING_RATE = 6e-4
 """For a model that classifies or finds answers: the highest rate that fine-tunings choose among."""
-EMBEDDING_LEARNING_RATE = 1e-3
-"""For vectors, with a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
 _TOKENS, _HIDDEN_SIZE, _RATE = 16 * USUAL_ROW_LENGTH, 384, 2.2e-3
 _NARROWEST = 128  # of the teachers that rates were measured with
 
@@ -33,23 +31,17 @@ def default_learning_rate(tokens_per_step: float, hidden_size: int) -> float:
 
     ```
     """
-    return _RATE * math.sqrt(tokens_per_step / _TOKENS) * _HIDDEN_SIZE / max(hidden_size, _NARROWEST)
+    return rate_for_width(_RATE * math.sqrt(tokens_per_step / _TOKENS), hidden_size)
 
 
-def embedding_learning_rate(hidden_size: int) -> float:
-    """Peak learning rate of an embedding model's student; that of other widths is by the rule above, not measured.
-
-    Args:
-        hidden_size: of the teacher, ≥ 1.
-
-    Returns:
-        `float`: > 0.
+def rate_for_width(rate: float, hidden_size: int) -> float:
+    """Return the rate for a teacher of `hidden_size` ≥ 1 channels in place of one measured with 384.
 
     Example:
     ```python
-    >>> embedding_learning_rate(384), embedding_learning_rate(768)
+    >>> rate_for_width(1e-3, 384), rate_for_width(1e-3, 768)
     (0.001, 0.0005)
 
     ```
     """
-    return EMBEDDING_LEARNING_RATE * _HIDDEN_SIZE / max(hidden_size, _NARROWEST)
+    return rate * _HIDDEN_SIZE / max(hidden_size, _NARROWEST)
