@@ -118,7 +118,7 @@ class Traffic:
         for module in (wrapping, exact_trainer):
             module.settle_buckets = self._hooked(module.settle_buckets)
         trainer.check_same_masks = self.counted_as("digest")(trainer.check_same_masks)
-        distillation_trainer.wrap_again = self.counted_as("wrap")(distillation_trainer.wrap_again)
+        exact_trainer.wrap_again = self.counted_as("wrap")(exact_trainer.wrap_again)
 
     def _counting(self, call: Callable[..., Any], position: int) -> Callable[..., Any]:
         @wraps(call)
