@@ -81,7 +81,7 @@ def test_a_digest_is_of_what_is_trained():
     others = (
         Cell("a", {"seed": 0}, "one_shot", cell.settings),
         Cell("a", {"seed": 0}, "homodistil", {"seed": 0, "max_steps": 6}),
-        Cell("a", {"seed": 0}, "homodistil", cell.settings, {"num_layers": 1}),
+        Cell("a", {"seed": 0}, "homodistil", cell.settings | {"mlm_weight": 1}),
     )
     assert cell.digest not in {other.digest for other in others}
 

@@ -295,7 +295,7 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     teacher = make_teacher("question_answering")
     student = to_binary(teacher, activation_bits=1).eval()
     trainer = BinarizationTrainer(
-        student, BinarizationArguments(str(tmp_path), teacher_model=teacher, report_to="none")
+        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
     )
     tokens = torch.randint(5, 90, (2, 9))
     calibrate(student, {"input_ids": tokens})

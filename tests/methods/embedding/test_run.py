@@ -78,7 +78,7 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
         ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
-        ({"vector_wight": 1}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
+        ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
         ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
     ],
