@@ -4,7 +4,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME
+
 from ..files.checkpoints import SCORES_FILE, check_manifest
+from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_encoder
@@ -67,8 +70,12 @@ def checkpoint_student(
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     check_manifest(folder)
-    if state["method"] == "embedding":
-        raise ValueError(f"{label} is of an embedding model: resume the run, which exports its student at its end")
+    classes = read_json_object(folder / CONFIG_NAME, label).get("architectures") or [""]
+    if str(classes[0]).endswith("Model"):
+        raise ValueError(
+            f"{label} is of a model without a head, such as an embedding model: resume the run, which exports its "
+            "student at its end"
+        )
     student = load_encoder(str(folder), argument="folder")
     kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
     target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))

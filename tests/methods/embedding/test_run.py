@@ -54,7 +54,9 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run" / "checkpoint-6"), "--output", str(tmp_path / "early")]) == 2
-    assert "is of an embedding model: resume the run, which exports its student at its end" in capsys.readouterr().err
+    assert (
+        "such as an embedding model: resume the run, which exports its student at its end" in capsys.readouterr().err
+    )
 
 
 def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
