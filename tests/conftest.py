@@ -83,6 +83,7 @@ def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., Homo
         }
         if trainer_class is HomoDistilTrainer and settings.get("pruning_end_fraction", 0.3):
             defaults |= {"pruning_end_fraction": 0.3, "pruning_interval_steps": 2, "num_scoring_batches": 0}
+        defaults = {name: value for name, value in defaults.items() if name not in kind.no_part}
         args = kind(**defaults | settings)
         data = {"train_dataset": make_blocks(), "eval_dataset": make_blocks(16, seed=1), "processing_class": tokenizer}
         return trainer_class(make_teacher() if model is None else model, args, **data | given)

@@ -35,7 +35,7 @@ from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
-from homodistil_hf.training import exact_trainer
+from homodistil_hf.training import distillation_trainer, exact_trainer
 from homodistil_hf.training import ranks as wrapping
 from homodistil_hf.training_args import PRUNING_KINDS
 
@@ -118,7 +118,7 @@ class Traffic:
         for module in (wrapping, exact_trainer):
             module.settle_buckets = self._hooked(module.settle_buckets)
         trainer.check_same_masks = self.counted_as("digest")(trainer.check_same_masks)
-        exact_trainer.wrap_again = self.counted_as("wrap")(exact_trainer.wrap_again)
+        distillation_trainer.wrap_again = self.counted_as("wrap")(distillation_trainer.wrap_again)
 
     def _counting(self, call: Callable[..., Any], position: int) -> Callable[..., Any]:
         @wraps(call)

@@ -45,6 +45,7 @@ class SettingsCommand(Command):
             f"homodistil {name}",
             cls,
             kind,
+            takes_config=True,
             shown_names=(*own, *cls.main_settings),
             usage=f"homodistil {name} [CONFIG.json] [--key value …]",
             description=cls.__doc__,

@@ -149,6 +149,7 @@ class SettingsParser(RaisingParser):
         kinds: the dataclasses.
         shown_names: fields that the help describes; default: all.
         manual: see [`RaisingParser`].
+        takes_config: whether [`split_config`] takes a file from the words first, for messages.
         options: as in `ArgumentParser`.
     """
 
@@ -158,6 +159,7 @@ class SettingsParser(RaisingParser):
         *kinds: Any,
         shown_names: Collection[str] | None = None,
         manual: str | None = None,
+        takes_config: bool = False,
         **options: Any,
     ):
         super().__init__(
@@ -166,6 +168,7 @@ class SettingsParser(RaisingParser):
             **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options},
         )
         self.manual = manual
+        self.takes_config = takes_config
         self.hints = setting_types(*kinds)
         entries = [entry for kind in kinds for entry in fields(kind)]
         for name, hint in self.hints.items():
@@ -196,7 +199,7 @@ class SettingsParser(RaisingParser):
 
     def _spelled(self, words: Sequence[str]) -> Iterator[str]:
         """Names with `_`, and a switch without a value of its own as true: it must not take the next word."""
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        for word, following in zip(words, [*words[1:], ""], strict=False):
             name, equals, value = word.partition("=")
             spelled = f"--{name[2:].replace('-', '_')}"
             action = self._option_string_actions.get(spelled) if word.startswith("--") else None
@@ -209,7 +212,8 @@ class SettingsParser(RaisingParser):
 
     def _refuse(self, word: str) -> NoReturn:
         if not word.startswith("-"):
-            self.error(f"unexpected argument {short_repr(word)}; expected CONFIG.json first, then --key value …")
+            expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
+            self.error(f"unexpected argument {short_repr(word)}{expected}")
         name = shortened(word.partition("=")[0])
         self.error(f"unknown key {name}; nearest valid: {nearest_name(name, self._option_string_actions)}")
 

@@ -1,5 +1,6 @@
 """Which code writes and verifies an export, by what lies in its folder; one line a format."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from .embedding.model import is_embedding_folder
 from .embedding.pair import export_embedding_from
 from .embedding.verify import verify_embedding
 
-_VERIFIERS = {PACKED: verify_packed, FORMAT: verify_embedding, PAIR: verify_embedding}
+_VERIFIERS: dict[str, Callable[..., VerifyReport]] = {
+    PACKED: verify_packed,
+    FORMAT: verify_embedding,
+    PAIR: verify_embedding,
+}
+"""Format in `facts.json` → what verifies the folder; the core verifies all others."""
+_EXPORTERS: tuple[tuple[Callable[..., bool], Callable[..., Path]], ...] = (
+    (is_embedding_folder, export_embedding_from),
+)
+"""Whether a folder is of a format that is none of transformers' alone → what exports it again."""
 
 
 def verify_export(folder: str | Path) -> VerifyReport:
@@ -39,8 +49,8 @@ def verify_export(folder: str | Path) -> VerifyReport:
 def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
     found = student_in(source)
-    if is_embedding_folder(found.folder):
-        given = teacher or found.settings.get("teacher")
-        settings.pop("allow_partial", None)
-        return export_embedding_from(found.folder, output, teacher=given, **settings)
+    for is_of_format, export in _EXPORTERS:
+        if is_of_format(found.folder):
+            settings.pop("allow_partial", None)
+            return export(found.folder, output, teacher=teacher or found.settings.get("teacher"), **settings)
     return export_model_from(source, output, teacher=teacher, **settings)

@@ -72,8 +72,8 @@ def run_named(method: Any) -> Run:
 
     Example:
     ```python
-    >>> type(run_named("shallow")).__name__, type(run_named("reranker")).__name__
-    ('MaskedWordsRun', 'RerankerRun')
+    >>> type(run_named("homodistil")).__name__
+    'MaskedWordsRun'
 
     ```
     """

@@ -92,7 +92,8 @@ class Run:
 
     def parser(self) -> SettingsParser:
         """Flags of all settings."""
-        return SettingsParser("homodistil distill", *self.kinds, manual="homodistil distill --help_all")
+        command = "homodistil distill"
+        return SettingsParser(command, *self.kinds, manual=f"{command} --help_all", takes_config=True)
 
     def read(self, values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
         """Make settings of a JSON object and of flags that override it; messages on the object begin with `label`.

@@ -43,13 +43,16 @@ def write_config(folder: Path, **settings: Any) -> Path:
         "output_dir": str(folder / "run"),
         "max_steps": 12,
         "per_device_train_batch_size": 8,
-        "pruning_interval_steps": 2,
         "logging_steps": 4,
         "save_steps": 4,
         "report_to": "none",
         "teacher_dtype": "float32",
         "use_cpu": True,
     }
+    if settings.get("pruning_end_fraction"):
+        values["pruning_interval_steps"] = 2
+    if settings.get("method") == "scratch":
+        del values["teacher_dtype"]
     path = folder / "config.json"
     path.write_text(json.dumps(values | settings), encoding="utf-8")
     return path

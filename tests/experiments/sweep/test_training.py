@@ -50,7 +50,6 @@ def settings(tmp_path_factory) -> dict[str, Any]:
         "max_eval_blocks": 16,
         "max_steps": NUM_STEPS,
         "per_device_train_batch_size": 8,
-        "pruning_interval_steps": 2,
         "logging_steps": 4,
         "save_steps": 4,
         "eval_strategy": "steps",

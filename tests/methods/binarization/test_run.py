@@ -190,7 +190,8 @@ def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
     found = []
     for name, checkpoint in (("whole", None), ("resumed", tmp_path / "whole" / "checkpoint-6")):
         saving = {"save_strategy": "steps", "save_steps": 6, "logging_strategy": "steps", "logging_steps": 1}
-        args = training_arguments(str(tmp_path / name), settings, 0, num_rows=64, **saving)
+        kind = {"arguments_class": BinarizationArguments}
+        args = training_arguments(str(tmp_path / name), settings, 0, num_rows=64, **kind, **saving)
         collate = collator_of(load_tokenizer(rows["model"]))
         student = to_binary(teacher, activation_bits=1, dropout=0.1)
         trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data, data_collator=collate)
@@ -295,7 +296,7 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     teacher = make_teacher("question_answering")
     student = to_binary(teacher, activation_bits=1).eval()
     trainer = BinarizationTrainer(
-        student, BinarizationArguments(str(tmp_path), teacher_model=teacher, report_to="none")
+        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
     )
     tokens = torch.randint(5, 90, (2, 9))
     calibrate(student, {"input_ids": tokens})

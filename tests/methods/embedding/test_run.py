@@ -13,9 +13,8 @@ from transformers import BertForSequenceClassification
 from homodistil_hf.cli import main
 from homodistil_hf.methods.embedding import texts
 from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
+from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import run_named
-from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
@@ -79,7 +78,7 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
         ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
-        ({"vector_wight": 1}, "unknown key 'vector_wight' (1); nearest valid: 'vector_weight'"),
+        ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
         ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
     ],
@@ -160,7 +159,7 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     teacher = load_embedding_model(tmp_path / "embeddings")
     state = json.loads((folders[0] / "settings.json").read_text())
     assert state["student"] == json.dumps(WIDE) or state["student"] == WIDE
-    training = HomoDistilTrainingArguments(
+    training = EmbeddingDistilArguments(
         str(tmp_path / "again"), student=WIDE, report_to="none", use_cpu=True, hidden_weight=1.0
     )
     trainer = EmbeddingDistilTrainer(start, training, teacher_model=teacher, train_dataset=make_rows())

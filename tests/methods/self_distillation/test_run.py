@@ -30,7 +30,7 @@ def write_further(folder, **settings):
     path = write_config(folder)
     values = json.loads(path.read_text())
     for name in ("student", "pruning_interval_steps", "teacher_dtype"):
-        del values[name]
+        values.pop(name, None)
     path.write_text(json.dumps(values | {"method": "self_distillation", "max_steps": 4} | settings))
     return path
 
