@@ -5,6 +5,7 @@ import torch
 from run_traces import logs_of
 from students import logits_of, make_batch
 from tiny_architectures import CASES, IDS, OTHERS, tiny_architecture_teacher
+from tiny_models import GRADUAL
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import export_student, verify_export
@@ -28,7 +29,7 @@ def masked_lm_teacher(architecture):
 @of_every_architecture
 def test_the_student_starts_equal_to_its_teacher(make_trainer, architecture):
     trainer = make_trainer(
-        model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **all_terms(architecture)
+        model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **GRADUAL | all_terms(architecture)
     )
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
@@ -40,7 +41,7 @@ def test_the_student_starts_equal_to_its_teacher(make_trainer, architecture):
 
 @of_every_architecture
 def test_rotated_heads_change_nothing(make_trainer, architecture):
-    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=1, mlm_weight=0.5)
+    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=1, mlm_weight=0.5, **GRADUAL)
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
     assert terms["loss_kl"] == pytest.approx(0.0, abs=1e-5)
@@ -70,7 +71,7 @@ def test_a_modernbert_of_smaller_heads_is_exported(make_trainer, tmp_path):
 
 @of_every_architecture
 def test_layers_compete_for_what_is_theirs_alone(make_trainer, architecture):
-    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=8, width_allocation="global")
+    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=8, width_allocation="global", **GRADUAL)
     trainer.train()
     layers = trainer.kept.layers
     assert trainer.pruner.plan_reached
@@ -100,7 +101,9 @@ def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, architecture
 def test_a_discriminator_learns_which_tokens_were_replaced(make_trainer, tmp_path):
     architecture = ARCHITECTURES["electra"]
     (head,) = (head for head in architecture.heads if head.kind.name == "replaced_tokens")
-    trainer = make_trainer(model=tiny_architecture_teacher(architecture, head), max_steps=8, attention_weight=1.0)
+    trainer = make_trainer(
+        model=tiny_architecture_teacher(architecture, head), max_steps=8, attention_weight=1.0, **GRADUAL
+    )
     assert isinstance(trainer.data_collator, ReplacedTokensCollator)
     trainer.train()
     first, *_, last = [entry for entry in logs_of(trainer) if "loss_kl" in entry]

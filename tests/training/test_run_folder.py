@@ -242,7 +242,7 @@ def test_a_checkpoint_without_optimizer_is_refused(make_trainer, tmp_path):
 
 
 def test_moments_of_another_shape_are_refused(make_trainer, tmp_path, monkeypatch):
-    make_trainer(max_steps=2, callbacks=[SaveAt(1)]).train()
+    make_trainer(max_steps=2, callbacks=[SaveAt(1)], **GRADUAL).train()
     original = torch.load
 
     def narrowed(path: Any, **kwargs: Any) -> Any:
@@ -253,7 +253,7 @@ def test_moments_of_another_shape_are_refused(make_trainer, tmp_path, monkeypatc
         return loaded
 
     monkeypatch.setattr(torch, "load", narrowed)
-    trainer = make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed"))
+    trainer = make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed"), **GRADUAL)
     with pytest.raises(
         ValueError, match=r"optimizer state exp_avg of shape \(96, 8\) .* a parameter of shape \(96, 32\)"
     ):

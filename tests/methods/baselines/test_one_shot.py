@@ -138,7 +138,7 @@ def test_needs_a_batch_to_score(one_shot):
         ValueError,
         match="num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at",
     ):
-        one_shot(num_scoring_batches=0)
+        one_shot(num_scoring_batches=0, pruning_end_fraction=0.3)
 
 
 def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chosen):
