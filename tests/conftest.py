@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from forked_python import ForkedPython
 from hub_clients import Client
 from hub_server import Hub
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.export import fresh_process
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -36,6 +38,19 @@ def _imports_are_no_garbage() -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPython]:
+    """See `ForkedPython`; its process starts with the first call."""
+    forked = ForkedPython(tmp_path_factory.mktemp("forked"))
+    yield forked
+    forked.close()
+
+
+@pytest.fixture(autouse=True)
+def _exports_are_verified_in_a_fork(forked_python: ForkedPython, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_process, "subprocess", forked_python)
 
 
 @pytest.fixture(scope="session")
