@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from forked_python import ForkedPython
 from hub_clients import Client
 from hub_server import Hub
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.export import fresh_process
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -39,6 +41,19 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
+def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPython]:
+    """See `ForkedPython`; its process starts with the first call."""
+    forked = ForkedPython(tmp_path_factory.mktemp("forked"))
+    yield forked
+    forked.close()
+
+
+@pytest.fixture(autouse=True)
+def _exports_are_verified_in_a_fork(forked_python: ForkedPython, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_process, "subprocess", forked_python)
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> BertTokenizer:
     """See `tiny_tokenizer`."""
     return tiny_tokenizer()
@@ -60,8 +75,7 @@ def blocks() -> Dataset:
 def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., HomoDistilTrainer]:
     """A trainer to a quarter of the tiny teacher's MACs; takes training arguments and the trainer's own arguments.
 
-    HomoDistil's prunes gradually and scores its units at every step where nothing is said, as then all that it can do
-    has a part in a run.
+    It prunes as users have it, before the first step, by few batches; `**GRADUAL` asks for the paper's way.
     """
 
     def make(
@@ -81,8 +95,8 @@ def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., Homo
             "disable_tqdm": True,
             "use_cpu": True,
         }
-        if trainer_class is HomoDistilTrainer and settings.get("pruning_end_fraction", 0.3):
-            defaults |= {"pruning_end_fraction": 0.3, "pruning_interval_steps": 2, "num_scoring_batches": 0}
+        if "num_scoring_batches" in kind.__dataclass_fields__ and settings.get("importance_metric") != "magnitude":
+            defaults["num_scoring_batches"] = 2
         defaults = {name: value for name, value in defaults.items() if name not in kind.no_part}
         args = kind(**defaults | settings)
         data = {"train_dataset": make_blocks(), "eval_dataset": make_blocks(16, seed=1), "processing_class": tokenizer}

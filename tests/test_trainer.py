@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from fake_device import DEVICE, fake_device
 from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
 from students import indices_of
-from tiny_models import VOCAB_SIZE, make_blocks, make_teacher
+from tiny_models import GRADUAL, VOCAB_SIZE, make_blocks, make_teacher
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -24,7 +24,7 @@ from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_probl
 from homodistil_hf.pruning.scores import SensitivityScores
 from homodistil_hf.trainer import pruning_schedule
 
-WIDE_WINDOW = {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
+WIDE_WINDOW = GRADUAL | {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
 def losses_of(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
@@ -62,7 +62,7 @@ class OnStep(TrainerCallback):
 
 
 def test_the_student_starts_equal_to_its_teacher(make_trainer):
-    trainer = make_trainer(max_steps=1, attention_weight=1.0, mlm_weight=0.5, rotate_heads=False)
+    trainer = make_trainer(max_steps=1, attention_weight=1.0, mlm_weight=0.5, rotate_heads=False, **GRADUAL)
     trainer.train()
     (terms,) = losses_of(trainer)
     assert trainer.kept == trainer.plan  # a single step has no other moment
@@ -109,7 +109,7 @@ def test_a_subclass_adds_a_term_with_a_weight_of_its_own(make_trainer):
             weights = super().make_distillation(teacher).weights | {"norm": 0.5, "hidden": 2.0}
             return WithAnotherTerm(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
 
-    trainer = make_trainer(trainer_class=Trainer, max_steps=1, rotate_heads=False, mlm_weight=0.0)
+    trainer = make_trainer(trainer_class=Trainer, max_steps=1, rotate_heads=False, mlm_weight=0.0, **GRADUAL)
     trainer.train()
     (terms,) = losses_of(trainer)
     assert terms["loss_norm"] > 0
@@ -177,7 +177,7 @@ def test_a_step_without_any_label_learns_from_the_hidden_states_alone(make_train
 
 def test_masks_of_words_differ_from_epoch_to_epoch(make_trainer):
     seen: list[torch.Tensor] = []
-    trainer = make_trainer(max_steps=4, train_dataset=make_blocks(8))
+    trainer = make_trainer(max_steps=4, train_dataset=make_blocks(8), **GRADUAL)
     original = trainer.compute_loss
 
     def remember(model: Any, inputs: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -236,7 +236,7 @@ def slow_scores(trainer: HomoDistilTrainer, weights: Any, gradients: Any) -> dic
     ],
 )
 def test_complete_unclipped_gradients_are_scored(make_trainer, settings):
-    same = {"max_steps": 2, "mlm_weight": 1.0, "rotate_heads": False}
+    same = GRADUAL | {"max_steps": 2, "mlm_weight": 1.0, "rotate_heads": False}
     reference, trainer = make_trainer(**same, max_grad_norm=0.0), make_trainer(**same, **settings)
     expected, found = watched(reference), watched(trainer)
     before_step: list[tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
@@ -265,7 +265,7 @@ def test_complete_unclipped_gradients_are_scored(make_trainer, settings):
 
 
 def test_clipping_changes_no_score(make_trainer):
-    plain, clipped = (make_trainer(max_steps=1, mlm_weight=1.0, max_grad_norm=norm) for norm in (0.0, 1e-4))
+    plain, clipped = (make_trainer(max_steps=1, mlm_weight=1.0, max_grad_norm=norm, **GRADUAL) for norm in (0.0, 1e-4))
     plain.train()
     clipped.train()
     for name, values in plain.pruner.unit_scores().items():
@@ -276,7 +276,7 @@ def test_clipping_changes_no_score(make_trainer):
 def test_units_scored_first_are_chosen_as_if_cut_at_once(make_trainer, tmp_path):
     """Gradual pruning by scores of before the first step drops one by one what one-shot pruning drops."""
     settings = {"num_scoring_batches": 3, "rotate_heads": False, "learning_rate": 0.0}
-    trainer = make_trainer(**settings)
+    trainer = make_trainer(**GRADUAL | settings)
     at_once = make_trainer(**settings, trainer_class=OneShotTrainer, output_dir=str(tmp_path / "once"))
     found = watched(trainer)
     trainer.train()
@@ -314,7 +314,7 @@ def test_a_metric_without_gradients_scores_no_batches_first(make_trainer, monkey
 
 @pytest.mark.parametrize("max_steps", [1, 2, 7])
 def test_short_runs_reach_their_plan_too(make_trainer, max_steps):
-    trainer = make_trainer(max_steps=max_steps)
+    trainer = make_trainer(max_steps=max_steps, **GRADUAL)
     trainer.train()
     assert trainer.kept == trainer.plan
 
@@ -328,6 +328,7 @@ def test_kinds_of_groups_have_their_own_windows(make_trainer):
         ffn_end_fraction=0.2,
         attention_start_fraction=0.2,
         attention_end_fraction=0.5,
+        **GRADUAL,
     )
     trainer.train()
     logs = {entry["step"]: entry for entry in logs_of(trainer) if "kept_fraction_ffn" in entry}
@@ -341,7 +342,7 @@ def test_kinds_of_groups_have_their_own_windows(make_trainer):
 
 
 def test_ranks_whose_masks_differ_stop_the_run(make_trainer, tmp_path, monkeypatch):
-    trainer = make_trainer(callbacks=[SaveAt(1)])
+    trainer = make_trainer(callbacks=[SaveAt(1)], **GRADUAL)
     gather = trainer.accelerator.gather
 
     def with_another_rank(tensor: torch.Tensor) -> torch.Tensor:
@@ -370,7 +371,12 @@ class Poison:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, value, accumulation, caplog):
-    settings = {"max_steps": 8, "pruning_start_fraction": 0.5, "weight_decay": 0.1, "pruning_end_fraction": 0.9}
+    settings = GRADUAL | {
+        "max_steps": 8,
+        "weight_decay": 0.1,
+        "pruning_start_fraction": 0.5,
+        "pruning_end_fraction": 0.9,
+    }
     trainer = make_trainer(gradient_accumulation_steps=accumulation, **settings)
     clean = make_trainer(gradient_accumulation_steps=accumulation, **settings)
     Poison(trainer, value, range(3, 4))
@@ -406,9 +412,8 @@ def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
-    trainer = make_trainer(
-        max_bad_steps=2, pruning_start_fraction=0.9, pruning_end_fraction=0.95, callbacks=[SaveAt(3)]
-    )
+    late = GRADUAL | {"pruning_start_fraction": 0.9, "pruning_end_fraction": 0.95}
+    trainer = make_trainer(max_bad_steps=2, callbacks=[SaveAt(3)], **late)
     Poison(trainer, math.nan, range(2, 4))
     Poison(trainer, math.nan, range(5, 99))
     with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint-3$"):
@@ -419,7 +424,8 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
 
 @pytest.mark.slow
 def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
-    settings = {"max_steps": 8, "pruning_start_fraction": 0.8, "pruning_end_fraction": 0.9, "max_bad_steps": 3}
+    settings = GRADUAL | {"max_steps": 8, "pruning_start_fraction": 0.8, "pruning_end_fraction": 0.9}
+    settings |= {"max_bad_steps": 3}
     trainer = make_trainer(callbacks=[SaveAt(4)], **settings)
     Poison(trainer, math.nan, range(3, 5))
     trainer.train()
@@ -470,7 +476,7 @@ def test_two_runs_with_one_seed_are_the_same_whatever_the_clock_says(make_traine
 
 def test_callbacks_see_a_step_when_it_is_done(make_trainer):
     seen: dict[str, list[Any]] = {"width": [], "kept": [], "logs": []}
-    trainer = make_trainer(max_steps=6)
+    trainer = make_trainer(max_steps=6, **GRADUAL)
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -491,7 +497,6 @@ def test_callbacks_see_a_step_when_it_is_done(make_trainer):
 def test_early_stopping(make_trainer):
     trainer = make_trainer(
         max_steps=20,
-        pruning_end_fraction=0.2,
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",
@@ -501,6 +506,7 @@ def test_early_stopping(make_trainer):
         greater_is_better=False,
         learning_rate=0.0,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
+        **GRADUAL | {"pruning_end_fraction": 0.2},
     )
     trainer.train()
     assert trainer.state.global_step == 5 + 3

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_bert import random_student, random_teacher
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import FakeMeasure, write_task
-from tiny_models import make_teacher, tiny_tokenizer
+from tiny_models import GRADUAL, make_teacher, random_student, tiny_tokenizer
 from transformers import AutoConfig, BertForMaskedLM
 
 from homodistil_hf.cli import evaluate as command
@@ -62,7 +61,7 @@ def exports(tmp_path_factory):
             folder / format,
             format,
             tokenizer=tiny_tokenizer(),
-            teacher=random_teacher(BertForMaskedLM, vocab_size=96),
+            teacher=make_teacher(BertForMaskedLM, vocab_size=96),
         )
     return folder
 
@@ -275,7 +274,7 @@ def test_a_run_stands_for_its_export(folder):
 @pytest.mark.slow
 def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     trainer = make_trainer(
-        max_steps=6, save_strategy="steps", save_steps=3, pruning_end_fraction=0.9, width_multiple=1
+        max_steps=6, save_strategy="steps", save_steps=3, width_multiple=1, **GRADUAL | {"pruning_end_fraction": 0.9}
     )
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-3"

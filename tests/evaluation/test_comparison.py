@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_bert import random_student, random_teacher
+from tiny_models import make_teacher, random_student
 from transformers import BertForMaskedLM
 
 from homodistil_hf.evaluation import compare, format_comparison
@@ -178,7 +178,7 @@ def test_an_export_without_results_beside_it_tells_from_its_facts(tmp_path):
     folder = export_student(
         random_student(HomoBertForMaskedLM),
         tmp_path / "moved",
-        teacher=random_teacher(BertForMaskedLM),
+        teacher=make_teacher(BertForMaskedLM),
         facts={"benchmarks": section},
     )
     row = compare([folder])["rows"][0]

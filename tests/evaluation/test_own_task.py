@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from tiny_bert import random_student
 from tiny_files import own_cache, write_teacher
-from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
+from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 

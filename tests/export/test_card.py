@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from tiny_bert import UNEVEN, UNIFORM, random_student, random_teacher
+from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from transformers import BertForMaskedLM
 
 from homodistil_hf.export.card import card_template, render_card
@@ -37,7 +37,7 @@ NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)*(?:e-?\d+)?")
 def facts_of(
     tmp_path, format="standard", plan=UNEVEN, head=HomoBertForMaskedLM, teacher_name="somebody/a-bert", **run
 ):
-    teacher = random_teacher(BertForMaskedLM, name_or_path=teacher_name)
+    teacher = make_teacher(BertForMaskedLM, name_or_path=teacher_name)
     given = {**RUN, **run}
     if (method := METHODS.get(str(given["training"].get("method")))) is not None:
         given["card"] = dataclasses.asdict(method.card)

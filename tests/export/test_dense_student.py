@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from students import make_student, write_checkpoint
+from students import assert_same_logits, logits_of, make_student, write_checkpoint
 
 from homodistil_hf.export.dense_student import check_finished, checkpoint_student, dense_copy, narrowed_copy
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
@@ -31,15 +31,6 @@ def make_pruner(kept: WidthPlan | None = None, *, metric: str = "sensitivity") -
         pruner.prune_to(kept)
         pruner.plan_reached = kept == TARGET
     return pruner
-
-
-@torch.no_grad()
-def logits_of(model) -> torch.Tensor:
-    return model.eval()(INPUT_IDS).logits
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
 def test_the_copy_is_the_student_without_its_projections():
@@ -83,7 +74,7 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
     stock = to_stock(student)
     assert stock.config.hidden_size % stock.config.num_attention_heads == 0
     assert widths_of(student.config).hidden_size <= 20
-    assert_close(logits_of(stock), logits_of(student))
+    assert_same_logits(logits_of(stock), logits_of(student))
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "platon"])
@@ -102,7 +93,7 @@ def test_a_checkpoint_is_exported(tmp_path, format):
     pruner = make_pruner(TARGET)
     checkpoint = write_checkpoint(tmp_path / "checkpoint-4", pruner, method="minilm")
     export = export_from(checkpoint, tmp_path / "student", format=format)
-    assert_close(logits_of(load_encoder(str(export))), logits_of(pruner.model))
+    assert_same_logits(logits_of(load_encoder(str(export))), logits_of(pruner.model))
     facts = read_json_object(export / "facts.json", "facts")
     assert facts["training"] == {
         "method": "minilm",

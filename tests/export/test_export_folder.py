@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from students import make_student
-from tiny_bert import (
-    UNEVEN,
-    UNIFORM,
-    assert_same_logits,
-    batch,
-    logits_of,
-    random_student,
-    random_teacher,
-)
+from students import assert_same_logits, logits_of, make_inputs, make_student
+from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
@@ -102,7 +94,7 @@ def fresh_process(tmp_path_factory):
         options = {"trust_remote_code": True} if is_compact else {}
         requests.append((str(folder), auto_classes or [auto_class_of(student), "AutoModel"], options))
     inputs, outputs = root / "inputs.safetensors", root / "outputs.safetensors"
-    save_file(batch(students[0].config), inputs)
+    save_file(make_inputs(students[0].config), inputs)
     subprocess.run(
         [sys.executable, "-c", LOADER, json.dumps(requests), str(inputs), str(outputs)],
         check=True,
@@ -120,7 +112,7 @@ def test_saved_is_loaded_where_the_package_is_absent(fresh_process, index):
     folder, auto_classes, _ = requests[index]
     assert_same_logits(found[f"{folder}:{auto_class_of(student)}:logits"], logits_of(student))
     with torch.no_grad():
-        hidden = student.base_model(**batch(student.config)).last_hidden_state
+        hidden = student.base_model(**make_inputs(student.config)).last_hidden_state
     assert len(auto_classes) == (5 if EXPORTED[index][2] == "compact" else 2)
     for auto_class in auto_classes:
         assert_same_logits(found[f"{folder}:{auto_class}:hidden"], hidden)
@@ -136,7 +128,7 @@ def student():
 
 @pytest.fixture
 def teacher():
-    return random_teacher(BertForMaskedLM)
+    return make_teacher(BertForMaskedLM)
 
 
 def names_in(folder):
@@ -354,7 +346,7 @@ def test_stock_widths_have_one_cost(tmp_path):
 
 @pytest.mark.parametrize("teacher_class", (BertForMaskedLM, BertForPreTraining, BertForSequenceClassification))
 def test_the_teacher_is_counted_without_what_no_student_has(tmp_path, student, teacher_class):
-    teacher = random_teacher(teacher_class)
+    teacher = make_teacher(teacher_class)
     facts = read_facts(export_student(student, tmp_path / "student", "compact", teacher=teacher))
     counted = teacher if teacher_class is not BertForPreTraining else BertForMaskedLM(teacher.config)
     assert facts["teacher"]["architecture"] == teacher_class.__name__
@@ -454,13 +446,16 @@ def test_a_task_head_on_the_export_trains(tmp_path, student, head, format):
     model = auto_class.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     assert type(model).__name__ == ("Bert" if format == "standard" else "HomoBert") + f"For{head}"
     labels = {
-        "SequenceClassification": {"labels": torch.tensor([0, 1, 0])},
-        "QuestionAnswering": {"start_positions": torch.tensor([1, 4, 2]), "end_positions": torch.tensor([3, 5, 9])},
+        "SequenceClassification": {"labels": torch.tensor([0, 1, 0, 1])},
+        "QuestionAnswering": {
+            "start_positions": torch.tensor([1, 4, 2, 0]),
+            "end_positions": torch.tensor([3, 5, 9, 1]),
+        },
     }
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
-        loss = model(**batch(model.config), **labels[head]).loss
+        loss = model(**make_inputs(model.config), **labels[head]).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

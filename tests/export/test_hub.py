@@ -12,7 +12,7 @@ from hub_clients import WAITS_S, logits_from, repeats_cut_requests
 from hub_server import Fault, requests_to
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from tiny_bert import UNEVEN, random_student, random_teacher
+from tiny_models import UNEVEN, make_teacher, random_student
 from transformers import BertForMaskedLM
 
 from homodistil_hf.export.export_folder import export_student
@@ -356,7 +356,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 def test_a_private_teacher_and_its_revisions(hub, hub_client, tmp_path):
     for size, tag in ((32, "v1"), (16, None)):
-        random_teacher(BertForMaskedLM, hidden_size=size).save_pretrained(tmp_path / str(size))
+        make_teacher(BertForMaskedLM, hidden_size=size).save_pretrained(tmp_path / str(size))
         commit = hub.put("you/bert", content_of(tmp_path / str(size)), is_private=True)
         hub.repos["you/bert"].tags |= {tag: commit.sha} if tag else {}
     for revision, size in (("v1", 32), (None, 16)):
@@ -392,7 +392,7 @@ def teacher_size(name: str, **settings: Any) -> tuple[int, int]:
 )
 @pytest.mark.parametrize("file", ("config.json", "model.safetensors"))
 def test_a_teacher_that_cannot_be_reached_is_named(hub, hub_client, tmp_path, file, fault, reason):
-    random_teacher(BertForMaskedLM).save_pretrained(tmp_path / "bert")
+    make_teacher(BertForMaskedLM).save_pretrained(tmp_path / "bert")
     hub.put("you/bert", content_of(tmp_path / "bert"))
     hub.faults.append(Fault("HEAD", f"/you/bert/.*/{file}", times=99, **fault))
     refused = hub_client.run(teacher_size, "you/bert")
@@ -411,7 +411,7 @@ def test_a_repository_without_a_model_is_named(hub, hub_client):
 def test_the_code_of_a_teacher_never_runs(hub, hub_client, tmp_path, model_type):
     import json
 
-    random_teacher(BertForMaskedLM).save_pretrained(tmp_path / "teacher")
+    make_teacher(BertForMaskedLM).save_pretrained(tmp_path / "teacher")
     config = json.loads((tmp_path / "teacher" / "config.json").read_text())
     classes = {"AutoConfig": "rogue.BertConfig", "AutoModelForMaskedLM": "rogue.BertForMaskedLM"}
     config |= {"model_type": model_type, "auto_map": classes}

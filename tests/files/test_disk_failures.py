@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from run_traces import SaveAt, assert_same_run
 from small_disk import limited_file_size, read_only, room_for, small_disk
+from tiny_models import GRADUAL
 
 from homodistil_hf import HomoDistilTrainer, export_student
 from homodistil_hf.files import checkpoints as checkpoint
@@ -20,7 +21,7 @@ from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.methods.formats import verify_export
 
-SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
+SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
 def size_bytes(folder: Path) -> int:

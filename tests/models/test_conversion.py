@@ -7,18 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_bert import (
-    NUM_LAYERS,
-    SHAPE,
-    UNEVEN,
-    UNIFORM,
-    assert_same_logits,
-    batch,
-    logits_of,
-    random_student,
-    random_teacher,
-    randomised,
-)
+from students import assert_same_logits, logits_of, make_inputs
+from tiny_models import NUM_LAYERS, UNEVEN, UNIFORM, make_teacher, random_student, randomized, tiny_config
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -69,14 +59,14 @@ def padded_weights(stock, plan):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("teacher_class", TEACHER_CLASSES)
 def test_a_student_starts_as_its_teacher(teacher_class, dtype):
-    teacher = random_teacher(teacher_class)
+    teacher = make_teacher(teacher_class)
     student = to_student(teacher).to(dtype)
     assert type(student) is BERT.heads_by_name[teacher_class.__name__].student
     assert_same_logits(logits_of(student), logits_of(teacher.to(dtype)))
 
 
 def test_a_student_remembers_what_its_teacher_was_set_to():
-    teacher = random_teacher(
+    teacher = make_teacher(
         BertForSequenceClassification,
         id2label={0: "no", 1: "yes", 2: "maybe"},
         label2id={"no": 0, "yes": 1, "maybe": 2},
@@ -102,16 +92,16 @@ def test_a_student_remembers_what_its_teacher_was_set_to():
 
 @pytest.mark.parametrize("is_training", (True, False))
 def test_a_student_is_in_its_teachers_mode_with_weights_of_its_own(is_training):
-    teacher = random_teacher(BertForMaskedLM).train(is_training)
+    teacher = make_teacher(BertForMaskedLM).train(is_training)
     student = to_student(teacher)
     assert student.training is is_training
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    randomised(student, seed=5)
+    randomized(student, seed=5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
 def test_a_half_precision_teacher_becomes_a_float32_student():
-    teacher = random_teacher(BertForMaskedLM).to(torch.bfloat16)
+    teacher = make_teacher(BertForMaskedLM).to(torch.bfloat16)
     student = to_student(teacher)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     assert_same_logits(logits_of(student), logits_of(teacher.float()))
@@ -129,7 +119,7 @@ def test_a_student_of_a_student_is_a_copy_without_projections():
 @pytest.mark.parametrize("convert", (to_student, lambda model: to_stock(to_student(model))))
 @pytest.mark.parametrize("is_stated", (True, False))
 def test_a_decoder_of_its_own_stays_its_own(is_stated, convert):
-    teacher = random_teacher(BertForMaskedLM, tie_word_embeddings=False)
+    teacher = make_teacher(BertForMaskedLM, tie_word_embeddings=False)
     # transformers leaves a decoder untied that is stored with other values, whatever the configuration says.
     teacher.config.tie_word_embeddings = not is_stated
     assert_same_logits(logits_of(convert(teacher)), logits_of(teacher))
@@ -179,7 +169,7 @@ def test_converting_leaves_the_student_as_it_was(plan):
 
 
 def test_the_full_width_comes_back_bit_for_bit():
-    teacher = random_teacher(BertForMaskedLM)
+    teacher = make_teacher(BertForMaskedLM)
     found = to_stock(to_student(teacher)).state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in teacher.state_dict().items())
 
@@ -209,7 +199,7 @@ def test_padding_stays_zero_when_the_stock_model_is_trained_on():
     optimizer = torch.optim.AdamW(stock.parameters(), lr=1e-2, weight_decay=0.1)
     before = stock.bert.encoder.layer[0].intermediate.dense.weight.detach().clone()
     for _ in range(5):
-        stock(**batch(stock.config), labels=torch.tensor([0, 1, 0])).loss.backward()
+        stock(**make_inputs(stock.config), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert not torch.equal(stock.bert.encoder.layer[0].intermediate.dense.weight, before)
@@ -243,7 +233,7 @@ def test_padding_of_other_widths_is_not_cut():
 
 def test_only_students_become_stock():
     with pytest.raises(ValueError, match="model=BertForMaskedLM is no student; expected one of HomoBertForMaskedLM"):
-        to_stock(random_teacher(BertForMaskedLM))
+        to_stock(make_teacher(BertForMaskedLM))
 
 
 def test_widths_without_a_stock_form_name_the_nearest_plan():
@@ -266,17 +256,17 @@ def test_widths_without_a_stock_form_name_the_nearest_plan():
 def test_unsupported_classes_are_named(teacher_class, remedy):
     message = f"teacher class {teacher_class.__name__} is not supported; expected …ForMaskedLM, .* of bert, .*{remedy}"
     with pytest.raises(ValueError, match=message):
-        to_student(teacher_class(BertConfig(**SHAPE)))
+        to_student(teacher_class(tiny_config()))
 
 
 @pytest.mark.parametrize("values", ({"is_decoder": True}, {"is_decoder": True, "add_cross_attention": True}))
 def test_decoders_are_refused(values):
     with pytest.raises(ValueError, match="is_decoder=True.*only encoders are supported: set both to False"):
-        to_student(BertForMaskedLM(BertConfig(**SHAPE, **values)))
+        to_student(BertForMaskedLM(tiny_config(**values)))
 
 
 def test_relative_positions_are_refused():
-    teacher = random_teacher(BertForMaskedLM, position_embedding_type="relative_key")
+    teacher = make_teacher(BertForMaskedLM, position_embedding_type="relative_key")
     with pytest.raises(ValueError, match="position_embedding_type='relative_key'.*only has 'absolute'"):
         to_student(teacher)
 
@@ -294,7 +284,7 @@ def saved(model, folder, **config_values):
 
 @pytest.mark.parametrize("teacher_class", [cls for cls in TEACHER_CLASSES if cls is not BertForPreTraining])
 def test_a_teacher_is_loaded_as_the_class_it_was_saved_as(tmp_path, teacher_class):
-    teacher = random_teacher(teacher_class)
+    teacher = make_teacher(teacher_class)
     loaded = load_encoder(saved(teacher, tmp_path))
     assert type(loaded) is teacher_class
     assert not loaded.training
@@ -304,14 +294,14 @@ def test_a_teacher_is_loaded_as_the_class_it_was_saved_as(tmp_path, teacher_clas
 
 @pytest.mark.parametrize("architectures", (["BertForPreTraining"], None))
 def test_masked_words_are_the_default_head(tmp_path, architectures):
-    teacher = random_teacher(BertForPreTraining)
+    teacher = make_teacher(BertForPreTraining)
     loaded = load_encoder(saved(teacher, tmp_path, architectures=architectures))
     assert type(loaded) is BertForMaskedLM
     assert torch.equal(logits_of(loaded), logits_of(teacher))
 
 
 def test_the_first_berts_files_are_read(tmp_path):
-    teacher = random_teacher(BertForPreTraining)
+    teacher = make_teacher(BertForPreTraining)
     folder = saved(teacher, tmp_path, architectures=["BertForMaskedLM"])
     path = tmp_path / "model.safetensors"
     old_names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
@@ -325,7 +315,7 @@ def test_the_first_berts_files_are_read(tmp_path):
 
 
 def test_a_half_precision_teacher_is_loaded_in_float32(tmp_path):
-    loaded = load_encoder(saved(random_teacher(BertForMaskedLM).half(), tmp_path))
+    loaded = load_encoder(saved(make_teacher(BertForMaskedLM).half(), tmp_path))
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
@@ -338,7 +328,7 @@ def test_a_student_checkpoint_is_loaded(tmp_path, plan):
 
 
 def test_a_configuration_is_read_without_weights(tmp_path):
-    random_teacher(BertForMaskedLM).config.save_pretrained(tmp_path)
+    make_teacher(BertForMaskedLM).config.save_pretrained(tmp_path)
     config = load_encoder_config(str(tmp_path))
     assert (type(config), config.hidden_size, config.architectures) == (BertConfig, 32, ["BertForMaskedLM"])
 
@@ -362,7 +352,7 @@ def test_a_student_configuration_is_read_with_its_widths(tmp_path):
     ],
 )
 def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, values, message):
-    config = random_teacher(BertForMaskedLM).config.to_dict()
+    config = make_teacher(BertForMaskedLM).config.to_dict()
     (tmp_path / "config.json").write_text(json.dumps({**config, **values}))
     with pytest.raises(ValueError, match=message):
         load_encoder(str(tmp_path))
@@ -375,13 +365,13 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_a_head_without_weights_is_not_made_up(tmp_path):
-    folder = saved(BertModel(BertConfig(**SHAPE)), tmp_path, architectures=["BertForMaskedLM"])
+    folder = saved(BertModel(tiny_config()), tmp_path, architectures=["BertForMaskedLM"])
     with pytest.raises(ValueError, match=r"no weights for cls\.predictions.* and 3 more, which BertForMaskedLM needs"):
         load_encoder(folder)
 
 
 def test_truncated_weights_are_named(tmp_path):
-    folder = saved(random_teacher(BertForMaskedLM), tmp_path)
+    folder = saved(make_teacher(BertForMaskedLM), tmp_path)
     path = tmp_path / "model.safetensors"
     assert load_file(path)
     path.write_bytes(path.read_bytes()[:-100])

@@ -11,7 +11,8 @@ import pytest
 import torch
 from datasets import load_dataset
 from run_traces import Interrupt, SaveAt, logs_of
-from tiny_models import make_teacher, tiny_tokenizer
+from students import assert_same_logits, logits_of
+from tiny_models import GRADUAL, make_teacher, tiny_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, load_text, tokenize_to_blocks
@@ -43,15 +44,6 @@ for folder in sys.argv[1:]:
     torch.save(logits, f"{folder}.logits.pt")
     print(type(model).__name__)
 """
-
-
-@torch.no_grad()
-def logits_of(model: Any) -> torch.Tensor:
-    return model.eval()(INPUT_IDS).logits
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
 @pytest.mark.slow
@@ -103,7 +95,7 @@ def test_exports_load_where_this_package_cannot_be_imported(make_trainer, tmp_pa
         settings = {"output_dir": str(tmp_path / f"run-{name}"), "max_steps": 6} | ({"student": plan} if plan else {})
         trainer = make_trainer(**settings)
         trainer.train()
-        expected = logits_of(trainer.model)
+        expected = logits_of(trainer.model, {"input_ids": INPUT_IDS})
         for form in ("standard", "compact"):
             folder = trainer.export(tmp_path / f"{name}-{form}", form)
             torch.save(INPUT_IDS, f"{folder}.inputs.pt")
@@ -118,7 +110,7 @@ def test_exports_load_where_this_package_cannot_be_imported(make_trainer, tmp_pa
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.split() == ["BertForMaskedLM", "HomoBertForMaskedLM"] * 2
     for folder, expected in folders:
-        assert_close(torch.load(f"{folder}.logits.pt", weights_only=True), expected)
+        assert_same_logits(torch.load(f"{folder}.logits.pt", weights_only=True), expected)
 
 
 def test_a_fine_tuned_head_on_an_export_trains(make_trainer, tmp_path):
@@ -137,14 +129,16 @@ def test_a_fine_tuned_head_on_an_export_trains(make_trainer, tmp_path):
 
 
 def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_path):
-    trainer = make_trainer(pruning_interval_steps=1, width_multiple=1, callbacks=[Interrupt(3), SaveAt(3)])
+    trainer = make_trainer(
+        callbacks=[Interrupt(3), SaveAt(3)], width_multiple=1, **GRADUAL | {"pruning_interval_steps": 1}
+    )
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     with pytest.raises(ValueError, match="not reached its plan yet.*allow_partial"):
         trainer.export(tmp_path / "student")
     assert not (tmp_path / "student").exists()
     compact = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "c", "compact", allow_partial=True))
-    assert_close(logits_of(compact), logits_of(trainer.model))
+    assert_same_logits(logits_of(compact), logits_of(trainer.model))
     standard = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "s", allow_partial=True))
     assert type(standard) is BertForMaskedLM
     assert 16 < standard.config.hidden_size <= trainer.kept.hidden_size < 32
@@ -174,7 +168,7 @@ def test_a_student_can_be_a_teacher_again(make_trainer, tmp_path):
         max_steps=4,
         student={"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24},
     )
-    assert_close(logits_of(second.model), logits_of(first.model))
+    assert_same_logits(logits_of(second.model), logits_of(first.model))
     second.train()
     assert second.evaluate()["eval_kept_fraction_hidden"] == pytest.approx(16 / 24)
 
@@ -289,4 +283,4 @@ def test_a_real_teacher_is_pruned_without_losing_its_mind(real_data, tmp_path):
     stock = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "student")).eval()
     input_ids = torch.tensor(blocks.select(range(2))["input_ids"])
     with torch.no_grad():
-        assert_close(stock(input_ids).logits, trainer.model.eval()(input_ids).logits)
+        assert_same_logits(stock(input_ids).logits, trainer.model.eval()(input_ids).logits)

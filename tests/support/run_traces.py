@@ -5,39 +5,62 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
+# Before the first unit goes, twice while the student gets narrower, at the plan, and the last step.
+BEFORE, WIDER, NARROWER, AFTER, END = 1, 3, 5, 10, 12
+POINTS = (BEFORE, WIDER, NARROWER, AFTER)
+STEP_BY_STEP = {
+    "max_steps": END,
+    "num_scoring_batches": 0,
+    "pruning_start_fraction": 0.1,
+    "pruning_end_fraction": 0.6,
+    "pruning_interval_steps": 1,
+    "width_multiple": 1,
+    "logging_steps": 3,
+    "weight_decay": 0.1,
+}
+SAVED = ("dtype", "architectures")
+"""What a configuration gets when its model is saved."""
 TIMINGS = ("runtime", "per_second", "preparation_time")
 
 
-def state_of(trainer: HomoDistilTrainer) -> dict[str, Any]:
-    """Weights, optimizer, learning rate, widths, scores, counters and random states, flat."""
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """Weights, optimizer, learning rate, counters and random states, flat; of a student widths and scores as well."""
     optimizer = trainer.optimizer.state_dict()
     state = {f"weight.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     for index, values in optimizer["state"].items():
         state |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     groups = [(len(group["params"]), group["lr"]) for group in optimizer["param_groups"]]
-    state |= {f"pruner.{name}": tensor for name, tensor in trainer.tensors_to_save().items()}
-    return state | {
-        "groups": groups,
+    return (
+        state
+        | (_student_of(trainer) if isinstance(trainer, DistillationTrainer) else {})
+        | {
+            "config": {name: value for name, value in trainer.model.config.to_dict().items() if name not in SAVED},
+            "groups": groups,
+            "scheduler": trainer.lr_scheduler.state_dict(),
+            "steps": (trainer.state.global_step, trainer.state.epoch, trainer.state.total_flos),
+            "random": torch.random.get_rng_state(),
+            "random.numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
+            "random.python": random.getstate(),
+        }
+    )
+
+
+def _student_of(trainer: DistillationTrainer) -> dict[str, Any]:
+    return {f"pruner.{name}": tensor for name, tensor in trainer.tensors_to_save().items()} | {
         "student": trainer.state_to_save(),
-        "scheduler": trainer.lr_scheduler.state_dict(),
-        "steps": (trainer.state.global_step, trainer.state.epoch, trainer.state.total_flos),
         "bad_steps": (trainer.step_log.num_bad_steps, trainer.step_log.num_bad_steps_in_row),
-        "random": torch.random.get_rng_state(),
-        "random.numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
-        "random.python": random.getstate(),
     }
 
 
-def logs_of(trainer: HomoDistilTrainer, *, after_step: int = -1) -> list[dict[str, float]]:
-    """Every logged entry after a step, times and rates left out."""
+def logs_of(trainer: Trainer, *, without: tuple[str, ...] = ()) -> list[dict[str, float]]:
+    """Every logged entry, times, rates and what `without` names left out."""
     return [
-        {name: value for name, value in entry.items() if not name.endswith(TIMINGS)}
+        {name: value for name, value in entry.items() if not name.endswith(TIMINGS + without)}
         for entry in trainer.state.log_history
-        if entry["step"] > after_step
     ]
 
 
@@ -52,10 +75,10 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-def assert_same_run(one: HomoDistilTrainer, other: HomoDistilTrainer) -> None:
-    """Both runs ended in the same state and logged the same values, to the last bit."""
+def assert_same_run(one: Trainer, other: Trainer, *, without: tuple[str, ...] = ()) -> None:
+    """Both runs ended in the same state and logged the same values, but those in `without`, to the last bit."""
     assert differences(state_of(one), state_of(other)) == []
-    assert logs_of(one) == logs_of(other)
+    assert logs_of(one, without=without) == logs_of(other, without=without)
 
 
 class SaveAt(TrainerCallback):

@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from tiny_models import VOCAB_SIZE, make_teacher
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
 from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.export.probe import all_logits
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
@@ -33,7 +35,6 @@ NUM_TOKENS, NUM_PADDED = 12, 4
 FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
 UNIFORM = WidthPlan.uniform(16, 2, LayerWidths(2, 5, 24))
 UNEVEN = WidthPlan(19, (LayerWidths(3, 5, 16), LayerWidths(1, 8, 41)))
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
 def make_student(task: str = "masked_lm", *, dtype: torch.dtype = torch.float32, init: str = "random", **config):
@@ -67,21 +68,31 @@ def make_batch(task: str = "masked_lm", *, num_rows: int = 4, seed: int = 0) -> 
 
 
 def unlabelled(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    """What a model reads; the rest is what it is trained and scored by."""
+    return {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs}
 
 
-def logits_of(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The logits that stand at real tokens, flattened."""
-    with torch.no_grad():
-        outputs = model(**unlabelled(inputs))
-    logits = [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
-    mask_BT = inputs["attention_mask"].bool()
-    return torch.cat([(x[mask_BT] if x.shape[:2] == mask_BT.shape else x).flatten() for x in logits])
+def make_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Random tokens and segments without labels, the first row padded."""
+    inputs = unlabelled(make_batch())
+    generator = torch.Generator().manual_seed(1)
+    shape = inputs["input_ids"].shape
+    return inputs | {"token_type_ids": torch.randint(config.type_vocab_size, shape, generator=generator)}
 
 
-def assert_same_logits(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    tolerance = TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
-    assert float((actual - expected).abs().max()) <= tolerance
+@torch.no_grad()
+def logits_of(model: nn.Module, inputs: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+    """The logits of any head in evaluation mode, by default on [`make_inputs`]."""
+    inputs = make_inputs(model.config) if inputs is None else unlabelled(inputs)
+    outputs = type(model).forward(model.eval(), **inputs)  # past the autocast of training
+    return outputs["prediction_logits"] if "prediction_logits" in outputs else all_logits(outputs)
+
+
+def assert_same_logits(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """DESIGN tolerance: 1e-5 × max(1, largest |logit|) in float32, 1e-9 in float64."""
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    tolerance = 1e-5 * max(1.0, float(expected.abs().max())) if expected.dtype == torch.float32 else 1e-9
+    assert float((found - expected).abs().max()) <= tolerance
 
 
 def random_scores(groups: Mapping[str, Group], seed: int = 0) -> UnitTensors:
@@ -175,7 +186,7 @@ def slow_logits(
 ) -> torch.Tensor:
     """BERT for masked words, written out unit by unit: what is dropped is never touched.
 
-    `weights` are those of the whole student, `masks` may keep any units. The logits of real tokens, flattened.
+    `weights` are those of the whole student, `masks` may keep any units. The logits of all tokens.
     """
     kept = masks["hidden"]
 
@@ -210,4 +221,4 @@ def slow_logits(
         x = norm(x, f"{layer}.output.LayerNorm")
     x = F.gelu(linear(x, "cls.predictions.transform.dense", kept, kept))
     x = norm(x, "cls.predictions.transform.LayerNorm")
-    return (x @ words.T + weights["cls.predictions.bias"])[mask_BT].flatten()
+    return x @ words.T + weights["cls.predictions.bias"]

@@ -8,7 +8,9 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
-from transformers import BertModel, PreTrainedModel
+from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
+
+from homodistil_hf.methods.embedding.pairs import tokenize_pairs
 
 OLD = "sentence_transformers.models.{}"
 NEW = {
@@ -79,3 +81,24 @@ def make_rows(num_rows: int = 64, *, seed: int = 0) -> Dataset:
         return torch.randint(5, VOCAB_SIZE, (length,), generator=generator).tolist()
 
     return Dataset.from_dict({"input_ids": [[2, *words(), 3] for _ in range(num_rows)]})
+
+
+def make_pairs(num_pairs: int = 40, *, seed: int = 0) -> Dataset:
+    """Pairs of texts of four random words each, tokenized."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def text() -> str:
+        return " ".join(f"w{int(torch.randint(5, 90, (), generator=generator))}" for _ in range(4))
+
+    pairs = Dataset.from_dict({name: [text() for _ in range(num_pairs)] for name in ("first", "second")})
+    return tokenize_pairs(pairs, tiny_tokenizer(), max_length=16)
+
+
+def make_reranker(folder: Path, **values: Any) -> Path:
+    """A model with one score a pair."""
+    config = tiny_config(num_labels=1, **values)
+    torch.manual_seed(1)
+    model = randomized(BertForSequenceClassification(config))
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -14,8 +14,27 @@ from transformers import (
     PreTrainedModel,
 )
 
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
+from homodistil_hf.models.resizing import write_plan
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+
 VOCAB_SIZE = 96
 SEQUENCE_LENGTH = 16
+NUM_LAYERS = 2
+_SHAPE = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+}
+SOFTMAX_HEAD_DIM = 11
+# Widths that stock BERT can hold, padded.
+UNIFORM = WidthPlan.uniform(24, NUM_LAYERS, LayerWidths(3, 8, 16))
+UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 16), LayerWidths(2, 8, 9)))
+GRADUAL = {"pruning_end_fraction": 0.3, "pruning_interval_steps": 2, "num_scoring_batches": 0}
+"""Settings of a run that prunes a few units at a time, scored at every step, as the paper does."""
 TEACHER_CLASSES = {
     "masked_lm": BertForMaskedLM,
     "sequence_classification": BertForSequenceClassification,
@@ -32,15 +51,7 @@ def tiny_tokenizer() -> BertTokenizer:
 
 def tiny_config(**overrides: Any) -> BertConfig:
     """2 layers × 32 hidden, 4 heads × 8, FFN 64."""
-    values = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
-    }
-    return BertConfig(**values | overrides)
+    return BertConfig(**_SHAPE | overrides)
 
 
 def randomized(model: PreTrainedModel, *, std: float = 0.1, seed: int = 0) -> PreTrainedModel:
@@ -52,10 +63,19 @@ def randomized(model: PreTrainedModel, *, std: float = 0.1, seed: int = 0) -> Pr
     return model.eval()
 
 
-def make_teacher(task: str = "masked_lm", **config: Any) -> PreTrainedModel:
-    """A stock teacher with noise on every parameter."""
+def make_teacher(task: str | type[PreTrainedModel] = "masked_lm", **config: Any) -> PreTrainedModel:
+    """A stock teacher with noise on every parameter; `task` may be a class instead."""
     torch.manual_seed(1)
-    return randomized(TEACHER_CLASSES[task](tiny_config(**config)))
+    return randomized(TEACHER_CLASSES.get(task, task)(tiny_config(**config)))
+
+
+def random_student(student_class: type[PreTrainedModel], plan: WidthPlan = UNEVEN, **config: Any) -> PreTrainedModel:
+    """A student of any widths without projections, noise on every parameter."""
+    values = {"num_hidden_layers": len(plan.layers), "softmax_head_dim": SOFTMAX_HEAD_DIM}
+    student_config = HomoBertConfig(**_SHAPE | values | config)
+    write_plan(student_config, plan)
+    torch.manual_seed(1)
+    return randomized(student_class(student_config))
 
 
 def make_blocks(num_blocks: int = 64, *, seed: int = 0) -> Dataset:

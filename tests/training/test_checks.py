@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from tiny_models import make_blocks, tiny_config
+from tiny_models import GRADUAL, make_blocks, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
@@ -193,7 +193,7 @@ def test_the_shape_of_a_batch_is_checked(length, is_long):
 
 def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
     rows = [{"input_ids": [2, *[5] * length, 3], "example_id": i} for i, length in enumerate([14] * 15 + [38])]
-    trainer = make_trainer(train_dataset=rows, train_sampling_strategy="sequential")
+    trainer = make_trainer(train_dataset=rows, train_sampling_strategy="sequential", **GRADUAL)
     with pytest.raises(ValueError, match="^a batch has sequences of 40 tokens, above the teacher's positions"):
         trainer.train()
     assert trainer.state.global_step == 1

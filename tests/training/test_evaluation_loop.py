@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from run_traces import Interrupt, differences, logs_of, state_of
-from tiny_models import make_blocks, make_teacher
+from tiny_models import GRADUAL, make_blocks, make_teacher
 from torch import nn
 from transformers import EvalPrediction
 
@@ -68,7 +68,7 @@ def test_metrics_equal_a_slow_dense_computation(make_trainer, settings):
 
 
 def test_metrics_of_a_student_on_its_way(make_trainer):
-    trainer = make_trainer(pruning_interval_steps=1, width_multiple=1, callbacks=[Interrupt(4)])
+    trainer = make_trainer(callbacks=[Interrupt(4)], width_multiple=1, **GRADUAL | {"pruning_interval_steps": 1})
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert 16 < trainer.kept.hidden_size < 32
@@ -220,6 +220,7 @@ def test_metrics_of_the_users_own_on_words(make_trainer):
         max_steps=40,
         learning_rate=0.01,
         adam_beta2=0.999,
+        **GRADUAL,
     )
     metrics = trainer.evaluate()
     assert metrics["eval_own_accuracy"] == pytest.approx(metrics["eval_mlm_accuracy"])

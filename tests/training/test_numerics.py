@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
-from tiny_models import make_teacher
+from tiny_models import GRADUAL, make_teacher
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
@@ -18,7 +18,7 @@ from homodistil_hf.files.checkpoints import last_checkpoint
 
 BAD = 3
 NUM_TOKENS = 8 * 16
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = GRADUAL | {
     "max_steps": 8,
     "pruning_start_fraction": 0.5,
     "pruning_end_fraction": 0.9,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from run_traces import logs_of, state_of
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
-from tiny_models import make_teacher, tiny_config
+from tiny_models import GRADUAL, make_teacher, tiny_config
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -396,8 +396,9 @@ def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
     teacher = make_teacher()
     optimizer = optimizer_class(teacher.parameters(), **settings)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    own = make_trainer(model=teacher, max_steps=10, optimizers=(optimizer, scheduler))
+    own = make_trainer(model=teacher, max_steps=10, optimizers=(optimizer, scheduler), **GRADUAL)
     named = make_trainer(
+        **GRADUAL,
         max_steps=10,
         lr_scheduler_type="constant",
         learning_rate=settings["lr"],
@@ -419,7 +420,7 @@ def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
 
 def test_an_optimizer_whose_state_can_not_be_sliced_stops_at_the_first_slicing(make_trainer):
     settings = {"lr": 1e-3, "relative_step": False}
-    trainer = make_trainer(max_steps=8, optimizer_cls_and_kwargs=(Adafactor, settings))
+    trainer = make_trainer(max_steps=8, optimizer_cls_and_kwargs=(Adafactor, settings), **GRADUAL)
     with pytest.raises(
         ValueError, match="^Adafactor keeps 'exp_avg_sq_row' of shape .*, which can't be pruned alike; use an"
     ):

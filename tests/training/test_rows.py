@@ -6,7 +6,7 @@ from accelerate.data_loader import IterableDatasetShard
 from hypothesis import given
 from hypothesis import strategies as st
 from run_traces import logs_of
-from tiny_models import make_blocks, tiny_tokenizer
+from tiny_models import GRADUAL, make_blocks, tiny_tokenizer
 from torch.utils.data import Sampler
 
 from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
@@ -153,7 +153,7 @@ def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, s
 
     rows, collator = make_blocks(70), RecordingCollator()
     settings = {"train_dataset": rows, "data_collator": collator, "max_steps": -1, "num_train_epochs": 2}
-    trainer = make_trainer(trainer_class=Sampled, num_scoring_batches=0, **settings)
+    trainer = make_trainer(trainer_class=Sampled, **GRADUAL | settings)
     trainer.train()
     assert trainer.state.global_step == trainer.state.max_steps == 2 * steps_a_pass
     assert trainer.state.epoch == 2.0
@@ -164,7 +164,9 @@ def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, s
 @pytest.mark.parametrize("settings", [{"max_steps": -1, "num_train_epochs": 3}, {"max_steps": 7}])
 def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings):
     """21 rows: two steps of 8 a pass, and 5 rows that wait for another shuffle."""
-    settings = {"train_dataset": make_blocks(21), "student_dropout": 0.0, "pruning_interval_steps": 1} | settings
+    settings = (
+        GRADUAL | {"train_dataset": make_blocks(21), "student_dropout": 0.0, "pruning_interval_steps": 1} | settings
+    )
     whole = make_trainer(per_device_train_batch_size=8, **settings)
     parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
     metrics = whole.train().metrics

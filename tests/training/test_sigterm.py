@@ -17,6 +17,7 @@ import pytest
 import torch
 from run_traces import assert_same_run
 from tiny_files import write_config
+from tiny_models import GRADUAL
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainingArguments
@@ -24,7 +25,7 @@ from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, start_worker
 
-SETTINGS = {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
+SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
 class SignalAt(TrainerCallback):

@@ -1,6 +1,7 @@
 """Masks apart from the path to them."""
 
 import torch
+from tiny_models import GRADUAL
 
 from benchmarks.results.changes import VARIANTS, go_through, units_left
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
@@ -17,7 +18,7 @@ def assert_same_units(kept, others):
 
 
 def test_units_that_are_left_are_those_of_the_teacher(make_trainer):
-    trainer = make_trainer(**SETTINGS, learning_rate=0.0)
+    trainer = make_trainer(**GRADUAL | SETTINGS, learning_rate=0.0)
     kept = units_left(trainer)
     teacher = trainer.distillation.teacher.exact.bert.embeddings.word_embeddings.weight
     trainer.train()
@@ -29,16 +30,18 @@ def test_units_that_are_left_are_those_of_the_teacher(make_trainer):
 
 
 def test_each_way_can_end_with_the_units_of_the_other(make_trainer, tmp_path):
+    ways = {HomoDistilTrainer: GRADUAL | SETTINGS, OneShotTrainer: SETTINGS}
     gradual, at_once = (
-        make_trainer(trainer_class=trainer_class, **SETTINGS, output_dir=str(tmp_path / trainer_class.method))
-        for trainer_class in (HomoDistilTrainer, OneShotTrainer)
+        make_trainer(trainer_class=trainer_class, **way, output_dir=str(tmp_path / trainer_class.method))
+        for trainer_class, way in ways.items()
     )
     units = [units_left(trainer) for trainer in (gradual, at_once)]
     for trainer in (gradual, at_once):
         trainer.train()
     assert any(a.tolist() != b.tolist() for a, b in zip(*(kept.values() for kept in units), strict=True))
     for trainer_class, wanted in ((OneShotTrainer, units[0]), (HomoDistilTrainer, units[1])):
-        trainer = make_trainer(trainer_class=trainer_class, **SETTINGS, output_dir=str(tmp_path / "through"), seed=1)
+        way = ways[trainer_class]
+        trainer = make_trainer(trainer_class=trainer_class, **way, output_dir=str(tmp_path / "through"), seed=1)
         kept = units_left(trainer)
         go_through(trainer, wanted, kept)
         trainer.args.overwrite_output_dir = True

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import GRADUAL
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import profiles
@@ -75,7 +76,7 @@ def test_ranges_count_without_what_lies_within_them():
 
 @pytest.fixture
 def run(make_trainer):
-    run = GatedRun("profiled", make_trainer(max_steps=8, pruning_interval_steps=8))
+    run = GatedRun("profiled", make_trainer(max_steps=8, **GRADUAL | {"pruning_interval_steps": 8}))
     run.advance()
     yield run
     run.close()

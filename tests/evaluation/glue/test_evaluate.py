@@ -8,10 +8,9 @@ import pyarrow.parquet
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
-from tiny_bert import random_student
 from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
-from tiny_models import make_teacher, tiny_tokenizer
+from tiny_models import make_teacher, random_student, tiny_tokenizer
 
 from homodistil_hf.evaluation import GlueSettings, evaluate_glue
 from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_classifier, predict, settings_from

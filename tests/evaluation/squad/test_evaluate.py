@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny_bert import random_student
-from tiny_models import make_teacher, tiny_tokenizer
+from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
 from homodistil_hf.evaluation import GlueSettings

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from run_traces import SaveAt, assert_same_run, logs_of
-from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from run_traces import SaveAt, logs_of
+from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
@@ -82,21 +82,16 @@ def test_sees_the_same_batches_as_gradual_pruning(one_shot, make_trainer, tmp_pa
         trainer.train()
 
     watch(one_shot(max_steps=10, student_dropout=0.1), "one_shot")
-    watch(make_trainer(max_steps=10, student_dropout=0.1, output_dir=str(tmp_path / "gradual")), "gradual")
+    watch(make_trainer(max_steps=10, student_dropout=0.1, output_dir=str(tmp_path / "gradual"), **GRADUAL), "gradual")
     assert len(seen["one_shot"]) == 20
     assert all(torch.equal(one, other) for one, other in zip(seen["one_shot"], seen["gradual"], strict=True))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"importance_metric": "platon", "student_dropout": 0.1}])
-def test_resumed_equals_uninterrupted(one_shot, chosen, tmp_path, settings):
-    whole = one_shot(callbacks=[SaveAt(2)], **settings)
-    whole.train()
-    resumed = one_shot(output_dir=str(tmp_path / "resumed"), **settings)
+def test_a_resumed_run_chooses_nothing_again(one_shot, chosen, tmp_path):
+    one_shot(max_steps=1, callbacks=[SaveAt(1)]).train()
     chosen.clear()
-    resumed.train(str(tmp_path / "run" / "checkpoint-2"))
-    assert chosen == []  # nothing is chosen again
-    assert_same_run(resumed, whole)
+    one_shot(max_steps=2, output_dir=str(tmp_path / "resumed")).train(str(tmp_path / "run" / "checkpoint-1"))
+    assert chosen == []
 
 
 @pytest.mark.slow
@@ -132,7 +127,7 @@ def test_needs_a_batch_to_score(one_shot):
         ValueError,
         match="num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at",
     ):
-        one_shot(num_scoring_batches=0)
+        one_shot(num_scoring_batches=0, pruning_end_fraction=0.3)
 
 
 def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chosen):

@@ -8,8 +8,7 @@ import sys
 import pytest
 import torch
 from students import sliced
-from tiny_bert import UNEVEN
-from tiny_models import make_teacher
+from tiny_models import UNEVEN, make_teacher
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed

@@ -6,40 +6,20 @@ import sys
 
 import pytest
 import torch
-from datasets import Dataset
-from run_traces import SaveAt, logs_of
+from run_traces import logs_of
 from tiny_architectures import OTHERS, tiny_architecture_config
+from tiny_embeddings import make_pairs, make_reranker
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
-from homodistil_hf.methods.embedding.pairs import tokenize_pairs
 from homodistil_hf.methods.embedding.reranker import RerankerDistilTrainer
-
-
-def make_rows(num_pairs=40, *, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def text():
-        return " ".join(f"w{int(torch.randint(5, 90, (), generator=generator))}" for _ in range(4))
-
-    pairs = Dataset.from_dict({name: [text() for _ in range(num_pairs)] for name in ("first", "second")})
-    return tokenize_pairs(pairs, tiny_tokenizer(), max_length=16)
-
-
-def make_reranker(folder, **values):
-    config = tiny_config(num_labels=1, **values)
-    torch.manual_seed(1)
-    model = randomized(BertForSequenceClassification(config))
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
 def make_reranking_trainer(make_trainer, tmp_path):
     def make(model=None, **settings):
         model = str(model or make_reranker(tmp_path / "teacher"))
-        data = {"train_dataset": make_rows(), "eval_dataset": make_rows(16, seed=1)}
+        data = {"train_dataset": make_pairs(), "eval_dataset": make_pairs(16, seed=1)}
         defaults = {"pruning_end_fraction": 0.0, "hidden_weight": 1.0, "learning_rate": 1e-2}
         return make_trainer(model=model, trainer_class=RerankerDistilTrainer, **data | defaults | settings)
 
@@ -86,17 +66,6 @@ def test_units_are_scored_by_how_far_scores_move(make_reranking_trainer):
     assert torch.allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(make_reranking_trainer, tmp_path):
-    whole = make_reranking_trainer(output_dir=str(tmp_path / "whole"), max_steps=8)
-    whole.add_callback(SaveAt(3))
-    whole.train()
-    resumed = make_reranking_trainer(tmp_path / "teacher", output_dir=str(tmp_path / "resumed"), max_steps=8)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert [entry for entry in logs_of(resumed) if entry["step"] > 3] == logs_of(whole, after_step=3)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], tensor), name
-
-
 LOAD_ELSEWHERE = """
 import json, sys
 from sentence_transformers import CrossEncoder
@@ -140,7 +109,7 @@ def test_every_architecture_can_be_narrowed(make_reranking_trainer, architecture
     config.num_labels = 1
     model = randomized(head.stock(config))
     model.save_pretrained(tmp_path / "model")
-    rows = make_rows()
+    rows = make_pairs()
     if "token_type_ids" in rows.column_names and not getattr(config, "type_vocab_size", 0) > 1:
         rows = rows.remove_columns("token_type_ids")
     trainer = make_reranking_trainer(tmp_path / "model", max_steps=2, train_dataset=rows, eval_dataset=rows)

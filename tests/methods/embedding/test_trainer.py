@@ -125,17 +125,6 @@ def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, t
     assert torch.equal(own.linear.weight, given.linear.weight)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(make_embedding_trainer, tmp_path):
-    whole = make_embedding_trainer(output_dir=str(tmp_path / "whole"), max_steps=8)
-    whole.add_callback(SaveAt(3))
-    whole.train()
-    resumed = make_embedding_trainer(tmp_path / "teacher", output_dir=str(tmp_path / "resumed"), max_steps=8)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert [entry for entry in logs_of(resumed) if entry["step"] > 3] == logs_of(whole, after_step=3)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], tensor), name
-
-
 def test_few_texts_move_the_map_little(make_embedding_trainer):
     trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
     trainer.train()

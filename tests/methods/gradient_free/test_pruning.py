@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from filter_errors import output_error
-from students import make_batch, unlabelled
-from tiny_bert import SHAPE, assert_same_logits, logits_of, random_student
-from tiny_models import make_teacher
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from students import assert_same_logits, logits_of, make_batch, unlabelled
+from tiny_models import make_teacher, random_student, tiny_config
+from transformers import AutoModelForSequenceClassification, BertModel
 
 from homodistil_hf import GradientFreeSettings, export_student, prune_gradient_free, verify_export
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
@@ -298,7 +297,7 @@ def test_the_least_reachable_budget_can_be_met(model):
 
 def test_models_that_cannot_be_pruned_are_refused(tmp_path):
     with pytest.raises(ValueError, match="teacher class BertModel is not supported.*it has no head"):
-        prune_gradient_free(BertModel(BertConfig(**SHAPE)), make_batches())
+        prune_gradient_free(BertModel(tiny_config()), make_batches())
     (tmp_path / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(ValueError, match="model=.* has model_type='albert'; supported: bert"):
         prune_gradient_free(str(tmp_path), make_batches())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_bert import assert_same_logits
+from students import assert_same_logits
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
 from transformers import (

@@ -1,0 +1,97 @@
+"""`python -c` without the seconds that torch and transformers take to be imported.
+
+A process that has them, and neither this package nor anything of the tests, makes a copy of itself for every call.
+`tests/export/test_verify.py` does without it, so that the real thing is tested too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Each line of its input is a call, each line of its output how that ended.
+_SERVER = """
+import json, os, sys, traceback
+import torch, transformers, safetensors.torch
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, dynamic_module_utils
+from transformers.models.bert import modeling_bert
+
+def run(call):
+    os.chdir(call["cwd"])
+    os.environ.clear()
+    os.environ.update(call["env"])
+    for module in list(sys.modules.values()):  # they have read it by now
+        if "HF_MODULES_CACHE" in getattr(module, "__dict__", {}):
+            module.HF_MODULES_CACHE = os.environ["HF_MODULES_CACHE"]
+    for number, name in enumerate(("out", "err"), 1):
+        os.dup2(os.open(call[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = ["-c", *call["arguments"]]
+    try:
+        exec(compile(call["code"], "<string>", "exec"), {"__name__": "__main__"})
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        run(json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class ForkedPython:
+    """Stands for the module `subprocess` where all that it runs is `python -c`.
+
+    Args:
+        scratch: folder for what the calls print.
+    """
+
+    TimeoutExpired = subprocess.TimeoutExpired
+    CalledProcessError = subprocess.CalledProcessError
+
+    def __init__(self, scratch: Path):
+        self.scratch = scratch
+        self._server: subprocess.Popen[str] | None = None
+
+    def run(
+        self, command: Sequence[str], *, cwd: str, env: Mapping[str, str], check: bool, **others: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run`; it has no timeout of its own."""
+        python, option, code, *arguments = command
+        assert (python, option) == (sys.executable, "-c")
+        out, err = self.scratch / "out", self.scratch / "err"
+        call = {"code": code, "arguments": arguments, "cwd": str(cwd), "env": dict(env)}
+        server = self._started(env)
+        server.stdin.write(json.dumps(call | {"out": str(out), "err": str(err)}) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        done = subprocess.CompletedProcess(command, status, out.read_text("utf-8"), err.read_text("utf-8"))
+        if check:
+            done.check_returncode()
+        return done
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.communicate()
+
+    def _started(self, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+        if self._server is None:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", _SERVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=self.scratch,
+                env=os.environ | dict(env),
+            )
+        return self._server
