@@ -108,7 +108,7 @@ def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., Homo
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[Hub]:
     """A Hub on this machine; tests take `hub`."""
-    with Hub(multipart_size_bytes=4000) as hub:
+    with Hub() as hub:
         yield hub
 
 

@@ -157,13 +157,6 @@ def _portable(value: Any) -> Any:
     return value
 
 
-def repeats_cut_requests() -> bool:
-    """Whether this client makes a request again when the Hub hangs up; huggingface_hub 1.5 gives up."""
-    from huggingface_hub.utils import _http
-
-    return any(error.__name__ == "RemoteProtocolError" for error in _http._DEFAULT_RETRY_ON_EXCEPTIONS)
-
-
 def release(url: str, signal: str) -> None:
     """Let requests go that the Hub holds until a signal.
 

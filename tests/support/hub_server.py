@@ -1,8 +1,8 @@
 """A Hub on this machine: real HTTP on 127.0.0.1, the part of the protocol that huggingface_hub's own client uses.
 
 It keeps repositories, branches, tags, commits and large files in memory, knows users and their tokens, and can be told
-to fail: with a status, after so many bytes, or only once it is let go. Large files lie, as on the real Hub, on another
-host (`localhost` instead of `127.0.0.1`), which must never see a token.
+to fail: with a status, after so many bytes, or only once it is let go. What huggingface_hub does by itself with the
+real one (parts of files, pages of listings) is not here.
 """
 
 import base64
@@ -91,7 +91,6 @@ class Fault:
         method: `"PUT"`, for instance.
         path: regular expression, searched in the path.
         status: answer with it.
-        headers: of that answer.
         message: of that answer.
         cut_after_bytes: take so much of the body, then cut the connection.
         stop_after_bytes: answer with so much of the content, then cut the connection.
@@ -102,7 +101,6 @@ class Fault:
     method: str
     path: str
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
     message: str = "injected"
     cut_after_bytes: int | None = None
     stop_after_bytes: int | None = None
@@ -116,7 +114,6 @@ class Request:
 
     method: str
     path: str
-    host: str
     user: str | None
     status: int
 
@@ -133,25 +130,13 @@ class Refusal(Exception):
 class Hub:
     """The server; a context manager. Its state may be looked at and set between requests.
 
-    Args:
-        tokens: beside `USERS`: token → (user, role); role `"read"` or `"write"`.
-        multipart_size_bytes: larger files are uploaded in parts of so many bytes.
-        page_size: entries of one page of a listing.
+    `tokens` are token → (user, role); role `"read"` or `"write"`.
     """
 
-    def __init__(
-        self,
-        tokens: dict[str, tuple[str, str]] | None = None,
-        *,
-        multipart_size_bytes: int = 1 << 30,
-        page_size: int = 5,
-    ):
-        self.tokens = {**USERS, **(tokens or {})}
-        self.multipart_size_bytes = multipart_size_bytes
-        self.page_size = page_size
+    def __init__(self) -> None:
+        self.tokens = dict(USERS)
         self.repos: dict[str, Repo] = {}
         self.large_files: dict[str, bytes] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.signals: dict[str, threading.Event] = {}
@@ -162,7 +147,7 @@ class Hub:
         self._server.hub = self  # type: ignore[attr-defined]
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.storage_url = f"http://localhost:{self.port}"
+        self.storage_url = f"http://localhost:{self.port}"  # another host, as on the real one
 
     def __enter__(self) -> "Hub":
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -180,7 +165,7 @@ class Hub:
         """Forget everything but the users."""
         for signal in self.signals.values():
             signal.set()
-        for state in (self.repos, self.large_files, self.parts, self.faults, self.requests, self.signals, self.held):
+        for state in (self.repos, self.large_files, self.faults, self.requests, self.signals, self.held):
             state.clear()
 
     def create(self, name: str, *, is_private: bool = False) -> Repo:
@@ -252,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and fault.hold_until:
                 self._hold(fault.hold_until)
             if fault and fault.status:
-                raise Refusal(fault.status, fault.message, headers=fault.headers)
+                raise Refusal(fault.status, fault.message)
             with self.hub.lock:
                 answer = self._route()
             self._answer(*answer, only_bytes=fault.stop_after_bytes if fault else None)
@@ -294,8 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _remember(self, status: int) -> None:
         holder = self.hub.tokens.get(self._token() or "", ("a stranger", ""))[0] if self._token() else None
-        host = self.headers["Host"].partition(":")[0]
-        self.hub.requests.append(Request(self.command, unquote(self.path), host, holder, status))
+        self.hub.requests.append(Request(self.command, unquote(self.path), holder, status))
 
     def _token(self) -> str | None:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
@@ -371,55 +355,17 @@ class _Handler(BaseHTTPRequestHandler):
         readme = commit.files.get("README.md")
         header = readme.content.decode().split("---")[1:2] if readme else []
         card = yaml.safe_load(header[0]) if header else {}
-        siblings: list[dict[str, Any]] = []
-        for path, blob in sorted(commit.files.items()):
-            details = {"size": len(blob.content), "blobId": blob.oid} if "blobs" in query else {}
-            siblings.append({"rfilename": path, **details})
-        return (
-            200,
-            {
-                "id": repo,
-                "sha": commit.sha,
-                "private": self.hub.repos[repo].is_private,
-                "siblings": siblings,
-                "cardData": card,
-                "tags": card.get("tags", []),
-                "pipeline_tag": card.get("pipeline_tag"),
-                "library_name": card.get("library_name"),
-            },
-            {},
-        )
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        return 200, {"id": repo, "sha": commit.sha, "siblings": siblings, "cardData": card}, {}
 
-    def tree(self, query: Any, repo: str, revision: str, path: str = "") -> Answer:
+    def tree(self, query: Any, repo: str, revision: str) -> Answer:
         files = self._commit(repo, revision).files
-        prefix = f"{path}/" if path else ""
-        below = {name: blob for name, blob in sorted(files.items()) if name.startswith(prefix)}
-        if path and not below:
-            raise Refusal(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
-        is_recursive = query.get("recursive", ["false"])[0].lower() == "true"
-        folders = {f"{prefix}{name[len(prefix) :].split('/')[0]}" for name in below if "/" in name[len(prefix) :]}
-        entries = [{"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in sorted(folders)]
-        entries += [
-            blob.listing(name) for name, blob in below.items() if is_recursive or "/" not in name[len(prefix) :]
-        ]
-        start = int(query.get("cursor", ["0"])[0])
-        end = start + self.hub.page_size
-        following = f"{self.hub.url}{urlsplit(self.path).path}?recursive={is_recursive}&cursor={end}"
-        headers = {"Link": f'<{following}>; rel="next"'} if end < len(entries) else {}
-        return 200, entries[start:end], headers
+        return 200, [blob.listing(path) for path, blob in sorted(files.items())], {}
 
     def paths_info(self, query: Any, repo: str, revision: str) -> Answer:
         files = self._commit(repo, revision).files
         asked = parse_qs(self.body.decode()).get("paths", [])
         return 200, [files[path].listing(path) for path in asked if path in files], {}
-
-    def refs(self, query: Any, repo: str) -> Answer:
-        found = self._repo(repo)
-        listed = {
-            kind: [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": sha} for name, sha in refs.items()]
-            for kind, folder, refs in (("branches", "heads", found.branches), ("tags", "tags", found.tags))
-        }
-        return 200, {**listed, "converts": []}, {}
 
     def create_branch(self, query: Any, repo: str, name: str) -> Answer:
         found = self._repo(repo, write=True)
@@ -436,20 +382,7 @@ class _Handler(BaseHTTPRequestHandler):
         found.tags[tag] = self._commit(repo, name).sha
         return 200, {}, {}
 
-    def delete_ref(self, query: Any, repo: str, name: str) -> Answer:
-        found = self._repo(repo, write=True)
-        refs = found.branches if "/branch/" in self.path else found.tags
-        if name not in refs:
-            raise Refusal(404, f"No such reference: {name}", "RevisionNotFound")
-        del refs[name]
-        return 200, {}, {}
-
     def validate_yaml(self, query: Any) -> Answer:
-        header = self._json()["content"].split("---")[1:2]
-        try:
-            yaml.safe_load(header[0] if header else "")
-        except yaml.YAMLError as error:
-            return 400, {"errors": [{"message": str(error)}], "warnings": []}, {}
         return 200, {"errors": [], "warnings": []}, {}
 
     # Uploads
@@ -474,37 +407,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _upload_of(self, repo: str, oid: str, size: int) -> dict[str, Any]:
         if oid in self.hub.large_files:
             return {"oid": oid, "size": size}
+        upload = {"href": f"{self.hub.storage_url}/storage/{oid}"}
         verify = {"href": f"{self.hub.url}/{repo}.git/info/lfs/verify"}
-        chunk = self.hub.multipart_size_bytes
-        if size <= chunk:
-            upload: dict[str, Any] = {"href": f"{self.hub.storage_url}/storage/{oid}"}
-        else:
-            numbers = range(1, -(-size // chunk) + 1)
-            parts = {str(number): f"{self.hub.storage_url}/storage/{oid}/part/{number}" for number in numbers}
-            upload = {"href": f"{self.hub.url}/complete/{oid}", "header": {"chunk_size": str(chunk), **parts}}
         return {"oid": oid, "size": size, "actions": {"upload": upload, "verify": verify}}
 
     def put_file(self, query: Any, oid: str) -> Answer:
-        self._store(oid, self.body)
-        return 200, b"", {}
-
-    def put_part(self, query: Any, oid: str, number: str) -> Answer:
-        self.hub.parts.setdefault(oid, {})[int(number)] = self.body
-        return 200, b"", {"ETag": f'"{hashlib.md5(self.body).hexdigest()}"'}
-
-    def complete(self, query: Any, oid: str) -> Answer:
-        parts = self.hub.parts.pop(oid, {})
-        listed = [(part["partNumber"], part["etag"]) for part in self._json()["parts"]]
-        stored = [(number, f'"{hashlib.md5(part).hexdigest()}"') for number, part in sorted(parts.items())]
-        if listed != stored:
-            raise Refusal(400, "One or more of the specified parts could not be found")
-        self._store(oid, b"".join(part for _, part in sorted(parts.items())))
-        return 200, {}, {}
-
-    def _store(self, oid: str, content: bytes) -> None:
-        if hashlib.sha256(content).hexdigest() != oid:
+        if hashlib.sha256(self.body).hexdigest() != oid:
             raise Refusal(400, "The content does not have the digest that was announced")
-        self.hub.large_files[oid] = content
+        self.hub.large_files[oid] = self.body
+        return 200, b"", {}
 
     def verify(self, query: Any, repo: str) -> Answer:
         self._repo(repo, write=True)
@@ -518,13 +429,10 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in found.branches:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         lines = [json.loads(line) for line in self.body.splitlines()]
-        title, parent = lines[0]["value"]["summary"], lines[0]["value"].get("parentCommit")
-        if parent and parent != found.branches[revision]:
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         files = dict(found.commits[found.branches[revision]].files)
         for line in lines[1:]:
             self._apply(line["key"], line["value"], files)
-        made = found.commit(revision, title, files)
+        made = found.commit(revision, lines[0]["value"]["summary"], files)
         return 200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{made.sha}", "commitOid": made.sha}, {}
 
     def _apply(self, key: str, value: dict[str, Any], files: dict[str, Blob]) -> None:
@@ -538,9 +446,6 @@ class _Handler(BaseHTTPRequestHandler):
         elif key == "deletedFile":
             if files.pop(path, None) is None:
                 raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-        elif key == "deletedFolder":
-            for name in [name for name in files if name.startswith(f"{path.rstrip('/')}/")]:
-                del files[name]
         else:
             raise Refusal(400, f"Unknown operation: {key}")
 
@@ -553,24 +458,19 @@ class _Handler(BaseHTTPRequestHandler):
         if blob is None:
             raise Refusal(404, "Entry not found", "EntryNotFound", origin)
         if not blob.is_large:
-            return self._content(blob.content, {**origin, "ETag": f'"{blob.oid}"'})
-        size = str(len(blob.content))
-        linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": size}
+            return 200, blob.content, {**origin, "ETag": f'"{blob.oid}"'}
+        linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.content))}
         return 302, b"", {**origin, **linked, "Location": f"{self.hub.storage_url}/storage/{blob.sha256}"}
 
     def get_file(self, query: Any, oid: str) -> Answer:
         if oid not in self.hub.large_files:
             raise Refusal(404, "No such object")
-        return self._content(self.hub.large_files[oid], {"ETag": f'"{oid}"'})
-
-    def _content(self, content: bytes, headers: dict[str, str]) -> Answer:
+        content, headers = self.hub.large_files[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
-            return 200, content, {"Accept-Ranges": "bytes", **headers}
+            return 200, content, headers
         start, end = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
-        if start > end:
-            raise Refusal(416, "Range not satisfiable", headers={"Content-Range": f"bytes */{len(content)}"})
-        return 206, content[start : end + 1], {"Content-Range": f"bytes {start}-{end}/{len(content)}", **headers}
+        return 206, content[start : end + 1], headers | {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
 
 
 _API = rf"/api/models/{_REPO}"
@@ -581,18 +481,14 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
     ("POST", r"/api/repos/create", _Handler.create_repo),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("GET", rf"{_API}(?:/revision/{_REVISION})?", _Handler.model_info),
-    ("GET", rf"{_API}/tree/{_REVISION}(?:/(?P<path>.+))?", _Handler.tree),
+    ("GET", rf"{_API}/tree/{_REVISION}", _Handler.tree),
     ("POST", rf"{_API}/paths-info/{_REVISION}", _Handler.paths_info),
-    ("GET", rf"{_API}/refs", _Handler.refs),
     ("POST", rf"{_API}/branch/(?P<name>[^/]+)", _Handler.create_branch),
     ("POST", rf"{_API}/tag/(?P<name>[^/]+)", _Handler.create_tag),
-    ("DELETE", rf"{_API}/(?:branch|tag)/(?P<name>[^/]+)", _Handler.delete_ref),
     ("POST", rf"{_API}/preupload/{_REVISION}", _Handler.preupload),
     ("POST", rf"{_API}/commit/{_REVISION}", _Handler.commit),
     ("POST", rf"/{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     ("POST", rf"/{_REPO}\.git/info/lfs/verify", _Handler.verify),
-    ("POST", rf"/complete/{_OID}", _Handler.complete),
-    ("PUT", rf"/storage/{_OID}/part/(?P<number>\d+)", _Handler.put_part),
     ("PUT", rf"/storage/{_OID}", _Handler.put_file),
     ("GET HEAD", rf"/storage/{_OID}", _Handler.get_file),
     ("GET HEAD", rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", _Handler.resolve),
