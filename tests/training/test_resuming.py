@@ -23,6 +23,7 @@ from homodistil_hf.methods.binarization.trainer import BinarizationArguments, Bi
 from homodistil_hf.methods.embedding.reranker import RerankerDistilTrainer
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.methods.registry import RUNS as OF_OTHER_ROWS
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 from homodistil_hf.models.architectures import ARCHITECTURES
 
@@ -139,7 +140,7 @@ RUNS: dict[str, Run] = {
     ),
     **{name: architecture(name) for name in (one.model_type for one in OTHERS)},
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
-    **{name: method(name) for name in METHODS if name != "homodistil"},
+    **{name: method(name) for name in METHODS if name != "homodistil" and name not in OF_OTHER_ROWS},
     "one_shot, PLATON": method("one_shot", importance_metric="platon", student_dropout=0.1),
     "shallow, budget": method("shallow", student="macs=0.25"),
     "distilbert, dropout": method("distilbert", student_dropout=0.1),
@@ -148,9 +149,9 @@ RUNS: dict[str, Run] = {
     "embedding": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_embeddings),
     "embedding, axes": Run({"max_steps": 6, "learning_rate": 1e-2, "output": 7}, distilling_embeddings),
     "reranker": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_a_reranker),
-    "self-distillation": Run({"max_steps": 6}, partial(self_distilling, has_teacher=True)),
+    "self_distillation": Run({"max_steps": 6}, partial(self_distilling, has_teacher=True)),
     "further pre-training": Run({"max_steps": 6}, partial(self_distilling, has_teacher=False)),
-    "binarization": Run({"max_steps": 6}, binarizing),
+    "bit": Run({"max_steps": 6}, binarizing),
 }
 
 
