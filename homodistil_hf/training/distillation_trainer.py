@@ -32,7 +32,6 @@ from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
-from ..plans.recipe import TASK_LEARNING_RATE
 from ..training_args import LOSS_TERMS, DistillationArguments
 from .checks import (
     check_batch,
@@ -45,7 +44,7 @@ from .checks import (
 )
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
-from .learning_rate import learning_rate_curve, measured_learning_rate, row_length_of
+from .learning_rate import default_learning_rate_of, learning_rate_curve
 from .pair import ProjectionInit, Start, adopt_optimizer, prepare
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
 from .ranks import check_launch, wrap_again
@@ -218,27 +217,13 @@ class DistillationTrainer(ExactTrainer):
         """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
         if not task.is_pretraining:
             return None
-        return masking_collator(
-            tokenizer,
-            mlm_probability=self.args.mlm_probability,
-            seed=self.args.seed,
-            replaces=task.has_one_logit,
-        )
+        masks = {"mlm_probability": self.args.mlm_probability, "seed": self.args.seed}
+        return masking_collator(tokenizer, replaces=task.has_one_logit, **masks)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """The peak rate where none is given, and a log line that says why."""
-        if not task.is_pretraining:
-            logger.info(
-                "learning_rate=%g, as none is given: for a task there is no measured rule; try 1e-4, 3e-4 and 6e-4",
-                TASK_LEARNING_RATE,
-            )
-            return TASK_LEARNING_RATE
-        return measured_learning_rate(
-            self.args,
-            row_length=row_length_of(train_dataset),
-            hidden_size=teacher_config.hidden_size,
-            share=self.learning_rate_share,
-        )
+        sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
+        return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
 
     @property
     def projection_init(self) -> ProjectionInit:

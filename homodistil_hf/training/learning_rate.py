@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
+from ..distillation.tasks import Task
+from ..plans.recipe import TASK_LEARNING_RATE, USUAL_ROW_LENGTH, default_learning_rate
 from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, pruning_learning_rate
 from ..training_args import DistillationArguments
 
@@ -65,6 +66,28 @@ def measured_learning_rate(
         hidden_size,
     )
     return rate
+
+
+def default_learning_rate_of(
+    args: DistillationArguments, task: Task, *, hidden_size: int, train_dataset: Any, share: float
+) -> float:
+    """The peak rate where none is given, of masked words by the measured rule, of tasks a fixed one; logs it.
+
+    Args:
+        args: the run's settings, for the rows of a step.
+        task: of the student.
+        hidden_size: the teacher's.
+        train_dataset: its first row gives the tokens of a row.
+        share: of the measured rate, for students that need less.
+    """
+    if task.is_pretraining:
+        row_length = row_length_of(train_dataset)
+        return measured_learning_rate(args, row_length=row_length, hidden_size=hidden_size, share=share)
+    logger.info(
+        "learning_rate=%g, as none is given: for a task there is no measured rule; try 1e-4, 3e-4 and 6e-4",
+        TASK_LEARNING_RATE,
+    )
+    return TASK_LEARNING_RATE
 
 
 def row_length_of(dataset: Any) -> int:
