@@ -1,4 +1,4 @@
-"""`homodistil latency`: how long forward passes of exports take on this machine, side by side. No timing here."""
+"""`homodistil latency`: how long forward passes of exports take on this machine, side by side; `evaluation/latency.py` times."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Plots of runs: discrepancy over training, quality against parameters and tokens. Not: which cells stand for an arm.
+"""Plots of runs: discrepancy over training, quality against parameters and tokens. Which cells stand for an arm: `sweep/statistics.py`.
 
 Means over seeds, with a bar of one standard deviation. Drawing needs the `[report]` extra, see [`can_plot`].
 """

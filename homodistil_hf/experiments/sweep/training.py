@@ -1,4 +1,4 @@
-"""One cell: train or go on, export, evaluate, and say everything in one record. Not: which cells there are to do.
+"""One cell: train or go on, export, evaluate, and write everything into one record. Which cells are left: `running.py`.
 
 The caller holds the cell's lock.
 """
