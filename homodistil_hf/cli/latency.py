@@ -1,4 +1,4 @@
-"""`homodistil latency`: how long forward passes of exports take on this machine, side by side; `evaluation/latency.py` times."""
+"""`homodistil latency`: forward passes of exports on this machine, side by side; `evaluation/latency.py` times them."""
 
 import json
 from dataclasses import dataclass

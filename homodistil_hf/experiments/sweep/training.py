@@ -1,6 +1,6 @@
-"""One cell: train or go on, export, evaluate, and write everything into one record. Which cells are left: `running.py`.
+"""One cell: train or go on, export, evaluate, and write everything into one record.
 
-The caller holds the cell's lock.
+Which cells are left: `running.py`. The caller holds the cell's lock.
 """
 
 import json
