@@ -1,4 +1,4 @@
-"""`homodistil latency`: forward passes of exports on this machine, side by side; `evaluation/latency.py` times them."""
+"""`homodistil latency`: forward passes of exports on this machine, side by side; see `evaluation/latency.py`."""
 
 import json
 from dataclasses import dataclass
