@@ -1,4 +1,4 @@
-"""`homodistil demo` and `homodistil cache`, the two that take no model. What they do isn't here."""
+"""`homodistil demo` and `homodistil cache`, the two that take no model."""
 
 import logging
 from dataclasses import asdict, dataclass

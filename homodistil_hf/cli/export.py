@@ -1,4 +1,4 @@
-"""`homodistil export` and `homodistil verify`: write a student to a folder, and check one. Uploading isn't here."""
+"""`homodistil export` and `homodistil verify`: write a student to a folder, and check one. Uploading: `push.py`."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`homodistil latency`: how long forward passes of exports take on this machine, side by side. No timing here."""
+"""`homodistil latency`: forward passes of exports on this machine, side by side; see `evaluation/latency.py`."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`homodistil plan`: how wide a student will be and what it costs. How plans and costs are found isn't here."""
+"""`homodistil plan`: how wide a student will be and what it costs. `plans` and `models/cost.py` find both."""
 
 import json
 import math
@@ -117,7 +117,7 @@ def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
 
 
 def format_planned_run(run: Mapping[str, Any]) -> str:
-    """Tell how such a run is trained."""
+    """Describe how such a run is trained."""
     pruned = (
         f"pruning until step {run['pruning_end_step']:,}" if run["pruning_end_step"] else "pruned before the first"
     )
@@ -130,7 +130,7 @@ def format_planned_run(run: Mapping[str, Any]) -> str:
 
 
 def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Tell what a student will be and cost beside its teacher.
+    """Lay out the widths and costs of a student beside its teacher's.
 
     Args:
         costs: `teacher`, `student` and `padded` (the student as the stock class), each as [`planned_facts`] has it,
@@ -154,7 +154,7 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def format_planned_latency(facts: Mapping[str, Any]) -> str:
-    """Tell what a plan made for a latency budget takes, predicted and, if it was, measured."""
+    """Lay out the latency of a plan made for a budget: predicted and, if it was, measured."""
     conditions, predicted = facts["conditions"], facts["predicted_ms"]
     place = f"batch {conditions['batch_size']}, length {conditions['length']}, {conditions['backend']}, float32"
     lines = [
@@ -184,7 +184,7 @@ def _planned_trimming(flags: Plan) -> Any:
 
 
 def format_trimmed(facts: Mapping[str, Any]) -> str:
-    """Tell what a smaller vocabulary does to the teacher and the text."""
+    """Describe what a smaller vocabulary does to the teacher and the text."""
     from ..experiments.trim import format_trimming
 
     return f"vocabulary, of the teacher:\n{format_trimming(facts)}"

@@ -1,4 +1,4 @@
-"""`homodistil push`: upload an export. How a commit to the Hub is made isn't here."""
+"""`homodistil push`: upload an export. `export/hub.py` makes the commit."""
 
 from dataclasses import dataclass
 from typing import ClassVar

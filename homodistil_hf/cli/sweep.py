@@ -1,4 +1,4 @@
-"""`homodistil sweep`: many runs from one file. What a cell is and how it is trained isn't here."""
+"""`homodistil sweep`: many runs from one file. `experiments/sweep` trains them."""
 
 import builtins
 from dataclasses import dataclass

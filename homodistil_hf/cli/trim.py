@@ -1,4 +1,4 @@
-"""`homodistil trim`: a smaller vocabulary for a model, without training. How tokens are chosen isn't here."""
+"""`homodistil trim`: a smaller vocabulary for a model, without training. `vocabulary` chooses the tokens."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Trim(Command):
     vocabulary: str = flag(
         "keep=16384 (tokens), min_count=5 (occurrences; default), or a file with a token a line", default="min_count=5"
     )
-    output: str | None = flag("folder to write; without it, only what would stay is told", default=None, metavar="DIR")
+    output: str | None = flag("folder to write; without it, what would stay is printed", default=None, metavar="DIR")
     text_column: str | None = flag("column with the text (default: text)", default=None)
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
     tokenizer: str | None = flag("Hub name or folder; default: the teacher's own", default=None)

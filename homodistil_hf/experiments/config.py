@@ -2,7 +2,7 @@
 
 The JSON holds the fields of [`RunArguments`] and of the method's arguments; flags have the same names and override it.
 The method is read first, as it decides which other settings there are. How words and values are checked:
-`files/settings.py`. What is done with the settings: `distill.py`.
+`files/settings.py`. `distill.py` does what they ask for.
 """
 
 from collections.abc import Mapping, Sequence

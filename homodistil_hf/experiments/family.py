@@ -44,7 +44,7 @@ FAMILY_FILE = "family.json"
 
 
 def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
-    """Train the members of a family that are not finished yet, and tell of all of them.
+    """Train the members of a family that are not finished yet, and describe all of them.
 
     Arguments and errors are those of [`distill`].
 

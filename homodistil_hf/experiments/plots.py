@@ -1,6 +1,7 @@
-"""Plots of runs: discrepancy over training, quality against parameters and tokens. Not: which cells stand for an arm.
+"""Plots of runs: discrepancy over training, quality against parameters and tokens.
 
-Means over seeds, with a bar of one standard deviation. Drawing needs the `[report]` extra, see [`can_plot`].
+Means over seeds, with a bar of one standard deviation; `sweep/statistics.py` finds the cells of an arm. Drawing needs
+the `[report]` extra, see [`can_plot`].
 """
 
 import importlib.util

@@ -10,7 +10,7 @@ from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLD
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import run_named
-from ..methods.run import RunInputs, StudentRun
+from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
@@ -28,11 +28,6 @@ def student_run(settings: RunConfig) -> StudentRun:
             f"method={run.method!r} makes no student of a teacher; run it by itself: homodistil distill CONFIG"
         )
     return run
-
-
-def check_sources(settings: RunConfig) -> RunInputs:
-    """Check a run without reading any text; see [`StudentRun.inputs`]."""
-    return student_run(settings).inputs(settings)
 
 
 def make_trainer(settings: RunConfig, log: Log) -> Any:

@@ -10,7 +10,7 @@ import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from enum import Enum
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -165,7 +165,7 @@ class SettingsParser(RaisingParser):
         super().__init__(
             prog=prog,
             allow_abbrev=False,
-            **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options},
+            **{"formatter_class": partial(argparse.RawDescriptionHelpFormatter, max_help_position=32), **options},
         )
         self.manual = manual
         self.takes_config = takes_config

@@ -1,6 +1,6 @@
 """The settings of one run of `homodistil distill`: its teacher, its text and its method, beside those of training.
 
-What is trained and how: the `arguments_class` of each trainer. How the settings are read: `experiments/config.py`.
+Settings of the training: the `arguments_class` of each trainer. `experiments/config.py` reads all of them.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from ...methods.run import RunInputs
 from ...methods.run_arguments import RunConfig
 from ...models.widths import widths_of
 from ..config import run_of
-from ..student import check_sources
+from ..student import student_run
 from .cells import TEACHER, Cell
 
 _DECIDES_SOURCES = (
@@ -62,5 +62,5 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     settings = run_settings(cell, "runs/checked")
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
-        known[key] = check_sources(settings)
+        known[key] = student_run(settings).inputs(settings)
     return METHODS[cell.method].impossible_reason(known[key].plan, widths_of(known[key].config))

@@ -1,4 +1,4 @@
-"""What is asked of a finished student beside its discrepancy, which every cell has: GLUE.
+"""Evaluations of a finished student beside its discrepancy, which every cell has: GLUE.
 
 Each evaluation takes the folder of a model and the settings that stand in the sweep's file, and gives JSON values with
 a `mean` over all that was measured.

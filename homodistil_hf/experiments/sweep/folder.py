@@ -1,4 +1,4 @@
-"""What a sweep leaves on the disk: a folder and a record a cell, and how far each has come. Not: what records say."""
+"""The files of a sweep: a folder and a record a cell, and how far each has come. Their numbers: `statistics.py`."""
 
 import itertools
 import json

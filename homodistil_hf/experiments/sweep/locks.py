@@ -15,7 +15,7 @@ _HOLDER_SUFFIX = ".pid"
 
 @contextmanager
 def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock while inside, if nobody else does: whether it is ours. Beside it stands who holds it."""
+    """Hold a lock while inside, unless another process has it; yield whether it is ours."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(lock_file).acquire(blocking=False)

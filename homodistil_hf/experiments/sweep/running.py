@@ -7,7 +7,7 @@ whenever a process is done.
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from ...files.folders import write_text
+from ...methods.run_arguments import Log
 from ...training.sigterm import EXIT_STATUS, StopRequest
 from ..config import setting_names
 from ..plots import can_plot, plot_sweep
@@ -86,14 +87,14 @@ def prepare_sweep(
     return SweepRun(sweep, cells, SweepFolder(Path(output or sweep.output_dir)), check_cells(cells))
 
 
-def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = False) -> int:
+def run_sweep(run: SweepRun, log: Log, *, overwrite: bool = False) -> int:
     """Train every cell that is neither done nor in another process's hands; the number of those that failed.
 
     Cells that failed before are tried again, from their last checkpoint. At SIGTERM the cell in hand saves a
     checkpoint, and this process ends with status 143. Without `overwrite`, cells that were run with other settings
     are a ValueError.
     """
-    _record_impossible(run, say)
+    _record_impossible(run, log)
     to_do = _cells_to_do(run, overwrite=overwrite)
     failed_before = {cell.name for cell in to_do if run.state(cell) == FAILED}
     with StopRequest() as stop:
@@ -102,16 +103,16 @@ def run_sweep(run: SweepRun, say: Callable[[str], None], *, overwrite: bool = Fa
             state = run.state(cell)
             if state == DONE or (state == FAILED and cell.name not in failed_before):
                 continue  # another process was faster
-            say(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
+            log(f"{_place(run, cell)} {cell.name}: {state}, log in {run.folder.log(cell)}")
             status = _train(run, cell, stop)
             if status == worker.TAKEN_STATUS:
                 to_do.append(cell)
                 continue
-            _tell(run, cell, status, say)
+            _tell(run, cell, status, log)
             if stop.is_made:
                 stop.leave()
     for cell in to_do:
-        say(f"{_place(run, cell)} {cell.name}: left to process {holder(run.folder.lock(cell))}")
+        log(f"{_place(run, cell)} {cell.name}: left to process {holder(run.folder.lock(cell))}")
     return sum(run.state(cell) == FAILED for cell in run.cells)
 
 
@@ -132,11 +133,11 @@ def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
     return [file, records_file, *plots]
 
 
-def _record_impossible(run: SweepRun, say: Callable[[str], None]) -> None:
+def _record_impossible(run: SweepRun, log: Log) -> None:
     for cell in run.cells:
         if reason := run.impossible.get(cell.name):
             write_record(run.folder.record(cell), record_head(cell) | {"status": IMPOSSIBLE, "reason": reason})
-            say(f"{_place(run, cell)} {cell.name}: impossible, {reason}")
+            log(f"{_place(run, cell)} {cell.name}: impossible, {reason}")
 
 
 def _cells_to_do(run: SweepRun, *, overwrite: bool) -> list[Cell]:
@@ -176,22 +177,22 @@ def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
             process.wait(_POLL_SECONDS)
 
 
-def _tell(run: SweepRun, cell: Cell, status: int, say: Callable[[str], None]) -> None:
+def _tell(run: SweepRun, cell: Cell, status: int, log: Log) -> None:
     place = f"{_place(run, cell)} {cell.name}"
     if status in _STOPPED:
-        say(f"{place}: stopped by SIGTERM; the next call goes on with it")
+        log(f"{place}: stopped by SIGTERM; the next call goes on with it")
         return
     if status != 0:
         error = _error(run.folder.log(cell), status)
         write_record(run.folder.record(cell), _failed(cell, run.folder, error))
-        say(f"{place}: failed, {error}")
+        log(f"{place}: failed, {error}")
         return
     record = read_record(run.folder.record(cell)) or {}
     if cell.method == TEACHER:
-        say(f"{place}: evaluated")
+        log(f"{place}: evaluated")
         return
     metrics, minutes = record["evaluation"], record["seconds"] / 60
-    say(f"{place}: done, KL {metrics['kl']:.4f}, accuracy {metrics['mlm_accuracy']:.4f}, {minutes:.1f} min")
+    log(f"{place}: done, KL {metrics['kl']:.4f}, accuracy {metrics['mlm_accuracy']:.4f}, {minutes:.1f} min")
 
 
 def _failed(cell: Cell, folder: SweepFolder, error: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""One cell: train or go on, export, evaluate, and say everything in one record. Not: which cells there are to do.
+"""One cell: train or go on, export, evaluate, and write everything into one record.
 
-The caller holds the cell's lock.
+Which cells are left: `running.py`. The caller holds the cell's lock.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
-from ...methods.run_arguments import RunConfig
+from ...methods.run_arguments import Log, RunConfig
 from ...models.cost import COSTS
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
@@ -42,19 +42,19 @@ from .folder import (
 _CLOCK_FILE = "clock.json"
 
 
-def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], log: Log) -> None:
     """Bring a cell to its end, from wherever it is; `evaluate`: evaluations of its student, name → settings."""
     run_folder = folder.run(cell)
     record = read_record(folder.record(cell))
     if record is None or not _is_trained(cell, record, run_folder, evaluate):
         is_teacher = cell.method == TEACHER
-        record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, say)
+        record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, log)
         write_record(folder.record(cell), record)
         for checkpoint in sorted_checkpoints(run_folder):
             remove_folder(checkpoint)
     model = cell.settings[TEACHER] if cell.method == TEACHER else run_folder / STUDENT_FOLDER
     for name in missing_evaluations(record, evaluate):
-        say(f"evaluation: {name}")
+        log(f"evaluation: {name}")
         results = EVALUATIONS[name](model, evaluate[name], run_folder / "evaluations")
         record.pop(ERROR, None)
         record[EVALUATE] = record.get(EVALUATE, {}) | {name: {"settings": evaluate[name], "results": results}}
@@ -68,7 +68,7 @@ def _is_trained(cell: Cell, record: Mapping[str, Any], run_folder: Path, evaluat
     return has_model or not missing_evaluations(record, evaluate)
 
 
-def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def train_cell(cell: Cell, run_folder: Path, log: Log) -> dict[str, Any]:
     """Train a cell, or go on at its last checkpoint; export and evaluate its student; its record.
 
     Anything in `run_folder` that was trained with other settings is removed.
@@ -78,7 +78,7 @@ def train_cell(cell: Cell, run_folder: Path, say: Callable[[str], None]) -> dict
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
     settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint.folder)
     settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
-    trainer = make_trainer(settings, say)
+    trainer = make_trainer(settings, log)
     clock = RunClock(run_folder / _CLOCK_FILE)
     trainer.add_callback(clock)
     trainer.train(checkpoint)

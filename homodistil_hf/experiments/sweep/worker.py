@@ -22,7 +22,7 @@ logger = logging.getLogger("homodistil_hf")
 
 
 def task_text(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> str:
-    """What a worker is told: its cell, the sweep's folder, and the evaluations of the finished student."""
+    """Write down a worker's task: its cell, the sweep's folder, the evaluations of the finished student."""
     return json.dumps({"cell": record_head(cell), "root": str(folder.root), "evaluate": dict(evaluate)})
 
 
