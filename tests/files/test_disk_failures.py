@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_traces import SaveAt, assert_same_run
+from run_traces import EVERY_SECOND_STEP, SaveAt, assert_same_run
 from small_disk import limited_file_size, read_only, room_for, small_disk
 from tiny_models import GRADUAL
 
@@ -236,14 +236,9 @@ def test_the_best_checkpoint_alone_stays_and_half_a_checkpoint_never(make_traine
     rmtree = shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (removed.append(str(path)), rmtree(path, **options)))
     trainer = make_trainer(
-        save_strategy="steps",
-        save_steps=2,
-        eval_strategy="steps",
-        eval_steps=2,
-        load_best_model_at_end=True,
         metric_for_best_model="kept_fraction_hidden",  # all equal at the plan: the first one is the best
         save_total_limit=1,
-        **SETTINGS | {"max_steps": 12, "pruning_end_fraction": 0.4},
+        **SETTINGS | EVERY_SECOND_STEP | {"max_steps": 12, "pruning_end_fraction": 0.4},
     )
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint).name

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def test_text_and_a_teacher_folder_become_a_stock_student(tmp_path):
 
 
 @pytest.mark.slow
-def test_exports_load_where_this_package_cannot_be_imported(make_trainer, tmp_path):
+def test_exports_load_where_this_package_cannot_be_imported(make_trainer, forked_python, tmp_path):
     folders = []
     for name, plan in (("uniform", None), ("uneven", UNEVEN)):
         settings = {"output_dir": str(tmp_path / f"run-{name}"), "max_steps": 6} | ({"student": plan} if plan else {})
@@ -100,12 +99,8 @@ def test_exports_load_where_this_package_cannot_be_imported(make_trainer, tmp_pa
             folder = trainer.export(tmp_path / f"{name}-{form}", form)
             torch.save(INPUT_IDS, f"{folder}.inputs.pt")
             folders.append((str(folder), expected))
-    finished = subprocess.run(
-        [sys.executable, "-c", LOADER, *(folder for folder, _ in folders)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
+    finished = forked_python.run(
+        [sys.executable, "-c", LOADER, *(folder for folder, _ in folders)], check=False, cwd=tmp_path
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.split() == ["BertForMaskedLM", "HomoBertForMaskedLM"] * 2

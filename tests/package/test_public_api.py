@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -78,6 +79,25 @@ def in_a_fresh_process(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+_FORKS = """
+import os, sys
+for code in {codes!r}:
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        exec(code)
+        print("---", flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, code
+"""
+
+
+def in_fresh_processes(codes: Iterable[str], *, after: str) -> list[str]:
+    """What each of several codes prints, every one in a copy of a process that has imported no more than `after`."""
+    printed = in_a_fresh_process(f"{after}\n{_FORKS.format(codes=list(codes))}").split("---")
+    return [text.strip() for text in printed[:-1]]
+
+
 def test_public_names_are_frozen():
     assert sorted(homodistil_hf.__all__) == sorted(PUBLIC_NAMES)
 
@@ -113,18 +133,6 @@ def test_every_public_object_is_documented(name):
     assert re.match(r"\S.*\.", getattr(homodistil_hf, name).__doc__)
 
 
-@pytest.mark.slow
-def test_import_registers_the_auto_classes():
-    found = in_a_fresh_process(
-        "import homodistil_hf, transformers\n"
-        "config = transformers.AutoConfig.for_model('homobert', vocab_size=8, hidden_size=8, num_hidden_layers=1,\n"
-        "    num_attention_heads=2, intermediate_size=8, max_position_embeddings=8)\n"
-        f"for auto in {list(AUTO_CLASSES)}:\n"
-        "    print(type(getattr(transformers, auto).from_config(config)).__name__)"
-    )
-    assert found.split() == list(AUTO_CLASSES.values())
-
-
 USES = {
     "transformers.AutoConfig.for_model('homobert')": "HomoBertConfig",
     "transformers.AutoModelForMaskedLM.from_pretrained(folder)": "HomoBertForMaskedLM",
@@ -152,31 +160,59 @@ def compact_export(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ORDERS)
-def test_students_load_in_whatever_order_things_are_imported(order, compact_export):
-    found = in_a_fresh_process(
-        f"{order}\nprint(type(transformers.AutoModelForMaskedLM.from_pretrained({compact_export!r})).__name__)"
-    )
-    assert found == "HomoBertForMaskedLM"
+def test_students_load_in_whatever_order_things_are_imported(compact_export):
+    load = f"print(type(transformers.AutoModelForMaskedLM.from_pretrained({compact_export!r})).__name__)"
+    found = in_fresh_processes([f"{order}\n{load}" for order in ORDERS], after="import torch")
+    assert found == ["HomoBertForMaskedLM"] * len(ORDERS)
+
+
+@pytest.fixture(scope="module")
+def after_the_imports(compact_export) -> dict[str, list[str]]:
+    """Code → the lines that it prints where it is the first that comes after both imports."""
+    deep = "from homodistil_hf.models.architectures import modeling_homobert\n"
+    codes = {use: f"{deep * ('modeling_homobert' in use)}print(type({use}).__name__)" for use in USES}
+    codes |= {code: code for code in (_FROM_CONFIG, _STUDENT_TYPES, _STOCK_BERT)}
+    first = f"import torch, homodistil_hf, transformers\nfolder = {compact_export!r}"
+    return dict(zip(codes, map(str.split, in_fresh_processes(codes.values(), after=first)), strict=True))
+
+
+_FROM_CONFIG = f"""
+config = transformers.AutoConfig.for_model('homobert', vocab_size=8, hidden_size=8, num_hidden_layers=1,
+    num_attention_heads=2, intermediate_size=8, max_position_embeddings=8)
+for auto in {list(AUTO_CLASSES)}:
+    print(type(getattr(transformers, auto).from_config(config)).__name__)
+"""
+_STUDENT_TYPES = f"""
+for name in {[architecture.student_type for architecture in ARCHITECTURES.values()]}:
+    print(transformers.AutoConfig.for_model(name).model_type)
+"""
+_STOCK_BERT = """
+config = transformers.BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=8, max_position_embeddings=8)
+print(type(transformers.AutoModelForMaskedLM.from_config(config)).__module__)
+"""
+
+
+@pytest.mark.slow
+def test_import_registers_the_auto_classes(after_the_imports):
+    assert after_the_imports[_FROM_CONFIG] == list(AUTO_CLASSES.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
-def test_students_are_found_by_whatever_names_them_first(use, compact_export):
-    deep = "from homodistil_hf.models.architectures import modeling_homobert\n" * ("modeling_homobert" in use)
-    found = in_a_fresh_process(
-        f"import homodistil_hf, transformers\n{deep}folder = {compact_export!r}\nprint(type({use}).__name__)"
-    )
-    assert found == USES[use]
+def test_students_are_found_by_whatever_names_them_first(use, after_the_imports):
+    assert after_the_imports[use] == [USES[use]]
 
 
-def test_every_student_type_is_known_before_anything_is_imported():
-    found = in_a_fresh_process(
-        "import homodistil_hf\nfrom transformers import AutoConfig\n"
-        f"for name in {[architecture.student_type for architecture in ARCHITECTURES.values()]}:\n"
-        "    print(AutoConfig.for_model(name).model_type)"
-    )
-    assert found.split() == [architecture.student_type for architecture in ARCHITECTURES.values()]
+@pytest.mark.slow
+def test_every_student_type_is_known_before_anything_is_imported(after_the_imports):
+    expected = [architecture.student_type for architecture in ARCHITECTURES.values()]
+    assert after_the_imports[_STUDENT_TYPES] == expected
+
+
+@pytest.mark.slow
+def test_import_leaves_stock_bert_alone(after_the_imports):
+    assert after_the_imports[_STOCK_BERT] == ["transformers.models.bert.modeling_bert"]
 
 
 @pytest.mark.parametrize(
@@ -196,14 +232,3 @@ def test_a_plan_needs_no_models(tmp_path):
         f"import sys\nfrom homodistil_hf.cli import main\nmain({words})\nprint({{*{heavy}}} & {{*sys.modules}})"
     )
     assert found.splitlines()[-1] == "set()"
-
-
-@pytest.mark.slow
-def test_import_leaves_stock_bert_alone():
-    found = in_a_fresh_process(
-        "import homodistil_hf, transformers\n"
-        "config = transformers.BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,\n"
-        "    intermediate_size=8, max_position_embeddings=8)\n"
-        "print(type(transformers.AutoModelForMaskedLM.from_config(config)).__module__)"
-    )
-    assert found == "transformers.models.bert.modeling_bert"

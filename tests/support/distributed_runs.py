@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run_traces import SaveAt, differences, logs_of, state_of
+from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
@@ -215,13 +215,9 @@ def best_model(folder: Path, num_ranks: int) -> dict[str, Any]:
     trainer = make_trainer(
         folder / "best",
         num_ranks,
-        save_strategy="steps",
-        save_steps=2,
-        eval_strategy="steps",
-        eval_steps=2,
-        load_best_model_at_end=True,
         metric_for_best_model="kl",
         greater_is_better=False,
+        **EVERY_SECOND_STEP,
         save_total_limit=1,
     )
     trainer.train()

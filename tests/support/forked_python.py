@@ -23,9 +23,10 @@ def run(call):
     os.chdir(call["cwd"])
     os.environ.clear()
     os.environ.update(call["env"])
-    for module in list(sys.modules.values()):  # they have read it by now
-        if "HF_MODULES_CACHE" in getattr(module, "__dict__", {}):
-            module.HF_MODULES_CACHE = os.environ["HF_MODULES_CACHE"]
+    if "HF_MODULES_CACHE" in os.environ:
+        for module in list(sys.modules.values()):  # they have read it by now
+            if "HF_MODULES_CACHE" in getattr(module, "__dict__", {}):
+                module.HF_MODULES_CACHE = os.environ["HF_MODULES_CACHE"]
     for number, name in enumerate(("out", "err"), 1):
         os.dup2(os.open(call[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = ["-c", *call["arguments"]]
@@ -64,7 +65,13 @@ class ForkedPython:
         self._server: subprocess.Popen[str] | None = None
 
     def run(
-        self, command: Sequence[str], *, cwd: str, env: Mapping[str, str], check: bool, **others: Any
+        self,
+        command: Sequence[str],
+        *,
+        cwd: str | Path,
+        env: Mapping[str, str] = os.environ,
+        check: bool,
+        **others: Any,
     ) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run`; it has no timeout of its own."""
         python, option, code, *arguments = command

@@ -22,6 +22,9 @@ STEP_BY_STEP = {
     "logging_steps": 3,
     "weight_decay": 0.1,
 }
+EVERY_SECOND_STEP = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+EVERY_SECOND_STEP |= {"load_best_model_at_end": True}
+"""Settings of a run that ends with the best of its checkpoints."""
 SAVED = ("dtype", "architectures")
 """What a configuration gets when its model is saved."""
 TIMINGS = ("runtime", "per_second", "preparation_time")

@@ -12,6 +12,7 @@ import torch
 from run_traces import (
     AFTER,
     BEFORE,
+    EVERY_SECOND_STEP,
     NARROWER,
     POINTS,
     STEP_BY_STEP,
@@ -314,15 +315,10 @@ def test_checkpoints_load_as_any_model(make_trainer, tmp_path, step):
 
 def best_settings(**settings: Any) -> dict[str, Any]:
     defaults = {
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "eval_strategy": "steps",
-        "eval_steps": 2,
-        "load_best_model_at_end": True,
         "metric_for_best_model": "kl",
         "greater_is_better": False,
     }
-    return STEP_BY_STEP | defaults | settings
+    return STEP_BY_STEP | EVERY_SECOND_STEP | defaults | settings
 
 
 @pytest.mark.slow

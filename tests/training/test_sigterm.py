@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from run_traces import assert_same_run
+from run_traces import EVERY_SECOND_STEP, assert_same_run
 from tiny_files import write_config
 from tiny_models import GRADUAL
 from transformers import TrainerCallback
@@ -144,15 +144,10 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_the_same(make_trainer, tm
 def test_one_allowed_checkpoint_is_the_one_that_sigterm_saved(make_trainer, tmp_path):
     """At the end of a run Trainer would keep the best one only; this is no end."""
     trainer = make_trainer(
-        save_strategy="steps",
-        save_steps=2,
-        eval_strategy="steps",
-        eval_steps=2,
-        load_best_model_at_end=True,
         metric_for_best_model="kept_fraction_hidden",
         save_total_limit=1,
         callbacks=[SignalAt(11)],
-        **SETTINGS | {"max_steps": 20, "pruning_end_fraction": 0.2},
+        **SETTINGS | EVERY_SECOND_STEP | {"max_steps": 20, "pruning_end_fraction": 0.2},
     )
     with pytest.raises(SystemExit, match="143"):
         trainer.train()

@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -59,12 +58,12 @@ def test_what_a_folder_loads_as_multiplies_its_bits(folder, tmp_path, monkeypatc
         assert model(**rows).logits.equal(unpacked)
 
 
-def test_what_a_card_says_loads_model_and_tokenizer(tmp_path):
+def test_what_a_card_says_loads_model_and_tokenizer(forked_python, tmp_path):
     folder = export_packed(binarized(), tmp_path / "bits", tokenizer=tiny_tokenizer())
     code = (folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python")
     asked = "print(type(model).__name__, len(tokenizer))"
     run = [sys.executable, "-c", code + asked]
-    found = subprocess.run(run, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    found = forked_python.run(run, cwd=folder, check=True)
     assert found.stdout.split() == ["BinaryBertForSequenceClassification", str(len(tiny_tokenizer()))]
 
 

@@ -1,7 +1,6 @@
 """Runs of rerankers: they start at 0, learn their teacher's scores, resume, and load in sentence-transformers."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -77,7 +76,7 @@ print(json.dumps({"scores": model.predict(pairs).tolist(), "activation": type(mo
 
 
 @pytest.mark.parametrize("place", ["config.json", "config_sentence_transformers.json", None])
-def test_cross_encoders_read_an_export(make_reranking_trainer, tmp_path, place):
+def test_cross_encoders_read_an_export(make_reranking_trainer, forked_python, tmp_path, place):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     folder = make_reranker(tmp_path / "teacher")
     if place is not None:
@@ -88,7 +87,7 @@ def test_cross_encoders_read_an_export(make_reranking_trainer, tmp_path, place):
     trainer = make_reranking_trainer(folder, max_steps=2)
     trainer.train()
     command = [sys.executable, "-c", LOAD_ELSEWHERE, str(trainer.export(tmp_path / "student"))]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=tmp_path).stdout)
+    found = json.loads(forked_python.run(command, check=True, cwd=tmp_path).stdout)
     inputs = tiny_tokenizer()(["w7 w8", "w10"], ["w9", "w11 w12 w13"], padding=True, return_tensors="pt")
     trainer.model.eval()
     with torch.no_grad():

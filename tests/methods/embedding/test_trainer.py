@@ -1,7 +1,6 @@
 """Runs of embedding models: they start at 0, end at the plan, stay in the teacher's space, resume, are exported."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -172,7 +171,7 @@ print(json.dumps({"difference": float(difference),
 
 
 @pytest.mark.parametrize("dense", [None, 5])
-def test_sentence_transformers_reads_an_export(make_embedding_trainer, tmp_path, dense):
+def test_sentence_transformers_reads_an_export(make_embedding_trainer, forked_python, tmp_path, dense):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     prompts = {"query": "w5 ", "document": ""}
     settings = {"prompts": prompts, "default_prompt_name": "query", "similarity_fn_name": "dot"}
@@ -180,7 +179,7 @@ def test_sentence_transformers_reads_an_export(make_embedding_trainer, tmp_path,
     trainer.train()
     folder = trainer.export(tmp_path / "student")
     command = [sys.executable, "-c", LOAD_ELSEWHERE, str(folder)]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, cwd=tmp_path).stdout)
+    found = json.loads(forked_python.run(command, check=True, cwd=tmp_path).stdout)
     assert found.pop("difference") < 1e-5
     assert found == {
         "prompts": prompts,
