@@ -212,7 +212,7 @@ def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
-    """Describe what stays of a vocabulary, of the text and of the model."""
+    """Tell what stays of a vocabulary, of the text and of the model."""
     before, after = facts["before"], facts["after"]
     saved = before["size_bytes"] - after["size_bytes"]
     return (
