@@ -137,7 +137,8 @@ STOCK += ("logging_nan_inf_filter",)
 
 def arguments(folder: Path, draw: Random) -> None:
     """This package's own settings, given from Python."""
-    own = [name for name in HomoDistilTrainingArguments.__annotations__ if name not in STOCK]
+    annotated = HomoDistilTrainingArguments.__annotations__
+    own = [entry.name for entry in fields(HomoDistilTrainingArguments) if entry.name in annotated.keys() - STOCK]
     given = {name: hostile_value(draw) for name in draw.sample(own, draw.choice((1, 1, 2, 3)))}
     HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
 
