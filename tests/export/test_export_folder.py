@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def auto_class_of(student):
 
 
 @pytest.fixture(scope="module")
-def fresh_process(tmp_path_factory):
+def fresh_process(forked_python, tmp_path_factory):
     """Every export, and what a process without this package makes of it."""
     root = tmp_path_factory.mktemp("exports")
     students, requests = {}, []
@@ -95,7 +94,7 @@ def fresh_process(tmp_path_factory):
         requests.append((str(folder), auto_classes or [auto_class_of(student), "AutoModel"], options))
     inputs, outputs = root / "inputs.safetensors", root / "outputs.safetensors"
     save_file(make_inputs(students[0].config), inputs)
-    subprocess.run(
+    forked_python.run(
         [sys.executable, "-c", LOADER, json.dumps(requests), str(inputs), str(outputs)],
         check=True,
         cwd=root,
