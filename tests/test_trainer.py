@@ -304,7 +304,7 @@ def test_batches_without_finite_gradients_are_not_scored(make_trainer, tmp_path)
 
 
 def test_a_metric_without_gradients_scores_no_batches_first(make_trainer, monkeypatch):
-    trainer = make_trainer(importance_metric="magnitude", num_scoring_batches=3, rotate_heads=False)
+    trainer = make_trainer(importance_metric="magnitude", rotate_heads=False)
     monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
     trainer.start_student()
 

@@ -24,7 +24,7 @@ OWN_FIELDS = {
     name
     for kind in (ExactArguments, DistillationArguments, HomoDistilTrainingArguments)
     for name in kind.__annotations__
-    if name != "no_part"
+    if name not in ("no_part", "without_later_effect")
 }
 
 

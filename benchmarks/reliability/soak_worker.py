@@ -20,7 +20,7 @@ import torch
 from transformers import modeling_utils
 
 from homodistil_hf import cli, trainer
-from homodistil_hf.experiments import distill as launch
+from homodistil_hf.experiments import student as launch
 from homodistil_hf.export import export_folder as export
 from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files import folders as durable

@@ -19,7 +19,7 @@ from benchmarks.speed.reference import PlainLoop, StrongLoop
 from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.baselines.one_shot import OneShotTrainer
+from homodistil_hf.methods.baselines.one_shot import OneShotArguments, OneShotTrainer
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training_args import HomoDistilTrainingArguments
@@ -39,7 +39,12 @@ class TimedOneShot(OneShotTrainer):
 
 def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder: Path) -> HomoDistilTrainer:
     """Our trainer, held at a place of the schedule; not started."""
-    trainer = HomoDistilTrainer(**_ours(settings, work, folder))
+    gradual = {
+        "num_scoring_batches": 0,
+        "pruning_end_fraction": settings.pruning_end_fraction,
+        "pruning_interval_steps": settings.pruning_interval_steps,
+    }
+    trainer = HomoDistilTrainer(**_ours(HomoDistilTrainingArguments, settings, work, folder, **gradual))
     trainer.remove_callback(PrinterCallback)
     _hold(trainer, place)
     return trainer
@@ -47,7 +52,7 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
 
 def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> TimedOneShot:
     """A student that is as narrow as the plan from its first step on; not started."""
-    trainer = TimedOneShot(**_ours(settings, work, folder, num_scoring_batches=16))
+    trainer = TimedOneShot(**_ours(OneShotArguments, settings, work, folder, num_scoring_batches=16))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -62,7 +67,9 @@ def strong_loop(settings: BenchSettings, work: Workload, folder: Path) -> Strong
     return _loop(partial(StrongLoop, dtype=DTYPES[settings.dtype]), settings, work, folder)
 
 
-def _ours(settings: BenchSettings, work: Workload, folder: Path, **other: Any) -> dict[str, Any]:
+def _ours(
+    kind: type[HomoDistilTrainingArguments], settings: BenchSettings, work: Workload, folder: Path, **other: Any
+) -> dict[str, Any]:
     own = {
         "student": settings.target.to_json(),
         # The loops': every term with weight 1, heads as the teacher has them, scores at every step.
@@ -72,17 +79,14 @@ def _ours(settings: BenchSettings, work: Workload, folder: Path, **other: Any) -
         "mlm_probability": settings.mlm_probability,
         "attention_weight": settings.attention_weight,
         "importance_metric": settings.importance_metric,
-        "num_scoring_batches": 0,
         "teacher_dtype": settings.dtype,
-        "pruning_end_fraction": settings.pruning_end_fraction,
-        "pruning_interval_steps": settings.pruning_interval_steps,
         "width_multiple": settings.multiple,
         "torch_compile": settings.compiled,
     }
     return {
         "model": work.start,
-        "args": HomoDistilTrainingArguments(**_arguments(settings, folder) | own | other),
-        "teacher": work.teacher,
+        "args": kind(**_arguments(settings, folder) | own | other),
+        "teacher_model": work.teacher,
         "train_dataset": work.blocks,
         "processing_class": work.tokenizer,
     }

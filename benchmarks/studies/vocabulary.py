@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from homodistil_hf.vocabulary.counting import count_tokens
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.studies.study import Study
@@ -24,6 +23,7 @@ from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.tables import markdown_table
+from homodistil_hf.vocabulary.selection import count_tokens
 from homodistil_hf.vocabulary.trimming import trim_tokenizer
 
 SIZES = ("keep=8192", "keep=12288", "keep=16384", "keep=20480", "keep=24576", "min_count=5")

@@ -70,7 +70,7 @@ def check_fields(settings: Any) -> None:
     ```
     """
     hints = get_type_hints(type(settings))  # not `entry.type`, which HfArgumentParser overwrites
-    for entry in fields(settings):
+    for entry in filter(lambda one: one.init, fields(settings)):
         value, hint = getattr(settings, entry.name), hints[entry.name]
         if value is None and type(None) in get_args(hint):
             continue

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from ..files.field_checks import check_fields, setting
 from ..files.messages import short_repr
 from ..files.strict_json import parse_json
 
@@ -22,27 +23,21 @@ class RunArguments:
         ValueError: a value is missing or out of range.
     """
 
-    teacher: str = field(default="", metadata={"help": "Masked-LM teacher: Hub name or folder."})
-    method: str = field(
-        default="homodistil",
-        metadata={
-            "help": "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
-            "reranker are found by the teacher's folder."
-        },
+    teacher: str = setting("", "Masked-LM teacher: Hub name or folder.")
+    method: str = setting(
+        "homodistil",
+        "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
+        "reranker are found by the teacher's folder.",
     )
-    further_pretraining: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "JSON object with settings of self_distillation, which the teacher first goes through."},
+    further_pretraining: dict[str, Any] | str | None = setting(
+        None, "JSON object with settings of self_distillation, which the teacher first goes through."
     )
     further_settings: dict[str, Any] = field(init=False)
-    vocabulary: str | None = field(
-        default=None,
-        metadata={"help": "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."},
+    vocabulary: str | None = setting(
+        None, "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."
     )
-    teacher_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
-    )
-    tokenizer: str | None = field(default=None, metadata={"help": "Hub name or folder; default: the teacher's own."})
+    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
+    tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
     train_data: list[str] = field(
         default_factory=list,
         metadata={"help": "Files (.parquet, .json, .jsonl, .txt), folders, globs or Hub data sets with the text."},
@@ -51,11 +46,9 @@ class RunArguments:
         default_factory=list,
         metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."},
     )
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column with the text; default: text, or the only column of strings."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split of a Hub data set or folder to train on."})
-    eval_split: str = field(default="validation", metadata={"help": "Split of eval_data to evaluate on."})
+    text_column: str | None = setting(None, "Column with the text; default: text, or the only column of strings.")
+    train_split: str = setting("train", "Split of a Hub data set or folder to train on.")
+    eval_split: str = setting("validation", "Split of eval_data to evaluate on.")
     train_prompts: list[str] = field(
         default_factory=list,
         metadata={"help": "Embedding models: of each of train_data the name of its prompt, or an empty one for none."},
@@ -66,15 +59,11 @@ class RunArguments:
             "help": "Embedding models, rerankers: passes over each of train_data in an epoch, > 0; default: one."
         },
     )
-    max_seq_length: int = field(
-        default=128, metadata={"help": "Tokens a block, special ones included; 8 … the teacher's positions."}
-    )
-    max_eval_blocks: int = field(default=1024, metadata={"help": "Evaluate on at most so many blocks, ≥ 1."})
-    streaming: bool = field(
-        default=False, metadata={"help": "Read and tokenize train_data while training; needs max_steps."}
-    )
-    preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that tokenize, ≥ 1; default: one, whose tokenizer uses all cores."}
+    max_seq_length: int = setting(128, "Tokens a block, special ones included; 8 … the teacher's positions.")
+    max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)
+    streaming: bool = setting(False, "Read and tokenize train_data while training; needs max_steps.")
+    preprocessing_num_workers: int | None = setting(
+        None, "Processes that tokenize, ≥ 1; default: one, whose tokenizer uses all cores.", least=1
     )
 
     def __post_init__(self) -> None:
@@ -83,10 +72,7 @@ class RunArguments:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
                 )
-        for name in ("max_eval_blocks", "preprocessing_num_workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is too small; nearest valid: 1")
+        check_fields(self)
         self.further_settings = self._further_settings()
         self._check_sources()
 

@@ -98,7 +98,7 @@ def test_a_budget_is_met_by_what_the_architecture_can_hold(architecture, budget)
 def test_milliseconds_are_for_layers_that_were_measured(architecture):
     if architecture.embeddings == OTHERS[0].embeddings and architecture.layer == OTHERS[0].layer:
         pytest.skip("made of BERT's blocks")
-    with pytest.raises(ValueError, match=f"measured blocks of BERT, which a {architecture.model_type} has not"):
+    with pytest.raises(ValueError, match=f"measured blocks of BERT, which a {architecture.model_type} is not made of"):
         resolve_plan("latency_ms=5", masked_lm_teacher(architecture).config)
 
 

@@ -122,8 +122,8 @@ def test_distilbert_without_a_number_of_layers_is_refused(make_trainer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature=0.0 is not above 0; the recipe's is 2.0"),
-        ({"cosine_weight": -1.0}, "cosine_weight=-1.0 is below 0"),
+        ({"temperature": 0.0}, "temperature=0.0 is outside .0, inf.; the default is 2.0"),
+        ({"cosine_weight": -1.0}, "cosine_weight=-1.0 is outside .0, inf.; the default is 1.0"),
         (
             {"mlm_weight": 0, "soft_kl_weight": 0, "cosine_weight": 0},
             "cosine_weight are all 0, so",
@@ -238,7 +238,7 @@ def test_minilm_v2s_relations_of_any_heads(started, num_relation_heads, teacher_
         ({"num_relation_heads": 3}, "num_relation_heads=3 does not divide .*, 16 and 32; nearest valid: 2"),
         ({"teacher_layer": 2}, "teacher_layer=2 is no index into the teacher's 2 layers; -1 is the last"),
         ({"mlm_trains": "neither"}, "mlm_trains='neither' is not one of student, head"),
-        ({"relation_weight": -0.5}, "relation_weight=-0.5 is below 0"),
+        ({"relation_weight": -0.5}, "relation_weight=-0.5 is outside .0, inf.; the default is 1.0"),
     ],
 )
 def test_minilm_v2s_settings_are_checked(make_trainer, settings, message):

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from run_traces import logs_of
 from students import assert_same_logits, logits_of
-from tiny_models import make_teacher
+from tiny_models import GRADUAL, make_teacher
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -77,7 +77,7 @@ def task_trainer(make_trainer, tokenizer) -> Any:
             "max_steps": 10,
             "learning_rate": 5e-3,
         }
-        return make_trainer(**defaults | settings)
+        return make_trainer(**GRADUAL | defaults | settings)
 
     return make
 

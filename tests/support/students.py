@@ -84,7 +84,8 @@ def make_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 def logits_of(model: nn.Module, inputs: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
     """The logits of any head in evaluation mode, by default on [`make_inputs`]."""
     inputs = make_inputs(model.config) if inputs is None else unlabelled(inputs)
-    outputs = type(model).forward(model.eval(), **inputs)  # past the autocast of training
+    # Past the autocast of training; a `FrozenTeacher` is no module.
+    outputs = type(model).forward(model.eval(), **inputs) if isinstance(model, nn.Module) else model(**inputs)
     return outputs["prediction_logits"] if "prediction_logits" in outputs else all_logits(outputs)
 
 

@@ -32,7 +32,7 @@ def _nothing_cached(hub_client):
 
 
 def make_trainer(
-    folder: str, *, model: Any = None, teacher: Any = None, callbacks: Any = None, **settings: Any
+    folder: str, *, model: Any = None, teacher_model: Any = None, callbacks: Any = None, **settings: Any
 ) -> HomoDistilTrainer:
     """8 steps; the plan is reached after 3, and every 4th step is saved."""
     defaults = {
@@ -59,7 +59,7 @@ def make_trainer(
         eval_dataset=make_blocks(16, seed=1),
         processing_class=tiny_tokenizer(),
         callbacks=callbacks,
-        teacher=teacher,
+        teacher_model=teacher_model,
     )
 
 

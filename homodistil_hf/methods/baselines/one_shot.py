@@ -39,7 +39,12 @@ class OneShotTrainer(HomoDistilTrainer):
 class PrunedFirstArguments(HomoDistilTrainingArguments):
     """Settings of [`HomoDistilTrainer`] without its schedule and its choice of scores: magnitudes."""
 
-    no_part: ClassVar = PRUNED_BEFORE | {"importance_metric": "units are chosen by magnitude; leave it out"}
+    no_part: ClassVar = PRUNED_BEFORE | {
+        "importance_metric": "units are chosen by magnitude; leave it out",
+        "num_scoring_batches": "magnitudes need no batch; leave it out",
+        "sensitivity_smoothing": "magnitudes are not smoothed; leave it out",
+        "uncertainty_smoothing": "magnitudes are not smoothed; leave it out",
+    }
     importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
         "magnitude", "Always magnitude."
     )

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tiny_models import GRADUAL
 from transformers import TrainerCallback
 
 from benchmarks.speed.interleaved import GatedRun, interleave
@@ -91,7 +92,7 @@ def test_a_training_that_is_over_says_so(runs):
 
 
 def test_errors_of_the_training_reach_the_main_thread(runs):
-    run = runs("failing")
+    run = runs("failing", **GRADUAL)
     run.advance()
     run.trainer.data_collator = None
     run.trainer.pruner.scores = None

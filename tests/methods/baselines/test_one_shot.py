@@ -1,5 +1,6 @@
 """Students that are cut to the plan before training, by gradients or by magnitudes, then run like any other."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -125,9 +126,14 @@ def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
 def test_needs_a_batch_to_score(one_shot):
     with pytest.raises(
         ValueError,
-        match="num_scoring_batches=0 leaves one-shot pruning without scores; score a batch at",
+        match="num_scoring_batches=0 leaves units unscored that go before the first step, .*; set it to 0.3",
     ):
-        one_shot(num_scoring_batches=0, pruning_end_fraction=0.3)
+        one_shot(num_scoring_batches=0)
+
+
+def test_a_schedule_has_no_part_in_it(one_shot):
+    with pytest.raises(ValueError, match="pruning_end_fraction=0.3 has no part in a run of OneShotArguments; everyth"):
+        one_shot(pruning_end_fraction=0.3)
 
 
 def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chosen):
@@ -153,10 +159,14 @@ def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
     assert trainer.kept == trainer.plan
 
 
-def test_settings_given_are_left_alone(make_trainer):
-    args = make_trainer().args
-    trainer = PrunedFirstTrainer(make_teacher(), args, train_dataset=make_blocks(), processing_class=tiny_tokenizer())
-    assert (args.importance_metric, trainer.args.importance_metric) == ("sensitivity", "magnitude")
+def test_settings_given_are_left_alone_and_serve_the_next_trainer(make_trainer):
+    given = dataclasses.replace(make_trainer().args, learning_rate=None, overwrite_output_dir=True)
+    before = given.to_dict()
+    data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
+    models = (make_teacher(), make_teacher(hidden_size=256, num_attention_heads=4))
+    rates = [HomoDistilTrainer(model, given, **data).args.learning_rate for model in models]
+    assert rates[0] > rates[1]
+    assert given.to_dict() == before
 
 
 @pytest.mark.slow

@@ -348,12 +348,18 @@ def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vector_weight": -1.0}, "vector_weight=-1.0 is below 0; leave it at its default"),
-        ({"pruning_end_fraction": 0.3}, "pruning_end_fraction > 0: embedding models are pruned at once"),
-        ({"attention_weight": 1.0}, "attention_weight=1.0 has no part in this loss"),
+        ({"vector_weight": -1.0}, "vector_weight=-1.0 is outside .0, inf.; the default is 30.0"),
+        (
+            {"pruning_end_fraction": 0.3},
+            "pruning_end_fraction=0.3 has no part in .*; everything is pruned before the",
+        ),
+        (
+            {"attention_weight": 1.0},
+            "attention_weight=1.0 has no part in .*; attention scores are not compared",
+        ),
         (
             {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},
-            "vector_weight, hidden_weight, embedding_weight are all 0, so nothing would be learnt",
+            "hidden_weight, embedding_weight, vector_weight are all 0, so nothing would be learnt",
         ),
     ],
 )
