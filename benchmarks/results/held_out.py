@@ -58,7 +58,7 @@ def main() -> None:
     results = given.results or Path("docs/results/held_out", f"{given.sweep_folder.name}.json")
     teacher, *students = models_of(given.sweep_folder, given.variants, given.run_seeds)
     records = trained(read_records(SweepFolder(given.sweep_folder).records))
-    settings = next(one["settings"] for one in records if one["arm"] in given.variants)
+    settings = next(one["settings"] for one in records if one["variant"] in given.variants)
     results.parent.mkdir(parents=True, exist_ok=True)
     facts = {"sweep": given.sweep_folder.name, "mask_seed": given.mask_seed}
     facts |= {"num_chosen_on": settings["max_eval_blocks"]}

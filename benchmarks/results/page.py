@@ -126,7 +126,7 @@ def _all_runs(results: Results) -> str:
 def _sweep(sweep: Any, records: list[Record]) -> str:
     """A point of the appendix: the command, what it is, what is missing of it, its rates."""
     known, done = {record["cell"] for record in records}, trained(records)
-    absent = Counter(cell.arm for cell in sweep.cells if cell.name not in known)
+    absent = Counter(cell.variant for cell in sweep.cells if cell.name not in known)
     words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`: {sweep.description}"]
     words += [f"{NOT_RUN.capitalize()}: {_counted(absent)}."] if absent else []
     if done:

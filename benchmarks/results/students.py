@@ -84,7 +84,9 @@ class Results:
 
     def impossible(self, sweep: str) -> list[str]:
         """Arms that can't exist."""
-        return list(dict.fromkeys(one["arm"] for one in self.records.get(sweep, []) if one["status"] == IMPOSSIBLE))
+        return list(
+            dict.fromkeys(one["variant"] for one in self.records.get(sweep, []) if one["status"] == IMPOSSIBLE)
+        )
 
     @cached_property
     def fine_tuned(self) -> pd.DataFrame:
@@ -159,7 +161,7 @@ def _row(sweep: str, record: Record) -> dict[str, Any]:
     found = record["evaluation"]
     return {
         **{name: record[name] for name in ("digest", "num_tokens")},
-        "variant": record["arm"],  # what a sweep calls it
+        "variant": record["variant"],
         **{name: found[name] for name in ("kl", "mlm_accuracy")},
         "sweep": sweep,
         "axes": other_axes(record),

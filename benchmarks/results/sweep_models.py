@@ -27,10 +27,10 @@ def models_of(sweep_folder: Path, variants: Sequence[str], seeds: Sequence[int] 
     records = [
         record
         for record in trained(read_records(sweep.records))
-        if record["arm"] in variants and (seeds is None or seed_of(record) in seeds)
+        if record["variant"] in variants and (seeds is None or seed_of(record) in seeds)
     ]
     folders = {record["cell"]: sweep.run(as_cell(record)) for record in records}
-    absent = [variant for variant in variants if variant not in {record["arm"] for record in records}]
+    absent = [variant for variant in variants if variant not in {record["variant"] for record in records}]
     absent += [cell for cell, folder in folders.items() if not (folder / "student").is_dir()]
     if absent:
         raise ValueError(
@@ -38,9 +38,9 @@ def models_of(sweep_folder: Path, variants: Sequence[str], seeds: Sequence[int] 
         )
     teacher = Path(records[0]["settings"][TEACHER])
     students = []
-    for record in sorted(records, key=lambda record: (variants.index(record["arm"]), seed_of(record))):
+    for record in sorted(records, key=lambda record: (variants.index(record["variant"]), seed_of(record))):
         parts = [folders[record["cell"]] / name for name in ("student", "evaluations")]
-        students.append(Model(record["arm"], other_axes(record), seed_of(record), *parts))
+        students.append(Model(record["variant"], other_axes(record), seed_of(record), *parts))
     return [Model(TEACHER, "", None, teacher, sweep_folder / TEACHER / "evaluations"), *students]
 
 
@@ -48,4 +48,4 @@ def other_axes(record: Record) -> str:
     """`Model.axes` of a record."""
     cell = as_cell(record)
     axes = {axis: value for axis, value in cell.axes.items() if axis != SEED}
-    return dataclasses.replace(cell, axes=axes).name.removeprefix(cell.arm).removeprefix(",")
+    return dataclasses.replace(cell, axes=axes).name.removeprefix(cell.variant).removeprefix(",")

@@ -188,8 +188,8 @@ class Tables:
 
     def ablations(self) -> list[str]:
         """Each variant of gradual pruning: what it changes, and its KL less that of the way as it is."""
-        planned = {cell.arm: cell for cell in self.results.sweeps["ablations"].cells}
-        ran = {record["arm"]: as_cell(record) for record in self.results.records["ablations"]}
+        planned = {cell.variant: cell for cell in self.results.sweeps["ablations"].cells}
+        ran = {record["variant"]: as_cell(record) for record in self.results.records["ablations"]}
         base, rows = self.of("ablations", BASE), []
         for variant in planned:
             one = self.of("ablations", variant)
@@ -237,7 +237,7 @@ class Tables:
             for one in trained(self.results.records[name]) if sweep.choose else ():
                 if sweep.choose and sweep.choose.axis in one["axes"]:
                     tokens = f"{one['num_tokens'] / 1e6:.2f} M", f"{one['num_tokens'] // one['num_steps']:,}"
-                    kls = rows.setdefault((f"`{name}`: `{one['arm']}`", shape_of(one), *tokens), {})
+                    kls = rows.setdefault((f"`{name}`: `{one['variant']}`", shape_of(one), *tokens), {})
                     kls.setdefault(setting_of(one, "learning_rate"), []).append(one["evaluation"]["kl"])
         tried = sorted({rate for kls in rows.values() for rate in kls})
         table = [[*place, *(_rate(kls, rate) for rate in tried)] for place, kls in sorted(rows.items())]

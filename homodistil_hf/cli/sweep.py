@@ -14,7 +14,7 @@ class Sweep(Command):
 
     example: ClassVar[str] = "homodistil sweep examples/sweeps/smoke.json --only homodistil"
     file: str = flag("sweep: base settings, cells by name, axes", positional=True, metavar="FILE.json")
-    only: builtins.list[str] = flag("cells, arms or patterns with * and ?", default=[], metavar="CELL")
+    only: builtins.list[str] = flag("cells, variants or patterns with * and ?", default=[], metavar="CELL")
     list: bool = flag("say how far each cell has come, and train nothing", default=False)
     output: str | None = flag("folder of the sweep (default: the file's output_dir)", default=None, metavar="DIR")
     results: str | None = flag(

@@ -1,7 +1,7 @@
 """Plots of runs: discrepancy over training, quality against parameters and tokens.
 
-Means over seeds, with a bar of one standard deviation; `sweep/statistics.py` finds the cells of an arm. Drawing needs
-the `[report]` extra, see [`can_plot`].
+Means over seeds, with a bar of one standard deviation; `sweep/statistics.py` finds the cells of a variant. Drawing
+needs the `[report]` extra, see [`can_plot`].
 """
 
 import importlib.util
@@ -54,7 +54,7 @@ def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path) -> Path:
 def plot_sweep(records: Iterable[Record], stem: Path, choice: Choice | None = None) -> list[Path]:
     """Draw what a sweep's records have to show, of a search the best values only.
 
-    The images are `STEM-discrepancy.png` and, where an arm has several sizes or budgets, `STEM-parameters.png` and
+    The images are `STEM-discrepancy.png` and, where a variant has several sizes or budgets, `STEM-parameters.png` and
     `STEM-tokens.png`.
     """
     done = chosen(trained(records), choice)
@@ -95,17 +95,17 @@ def discrepancy_curves(records: Iterable[Record]) -> Points:
 
 
 def quality_points(records: Iterable[Record], cost: str) -> Points:
-    """The final KL of each arm against a cost, `"parameters"` or `"tokens"`.
+    """The final KL of each variant against a cost, `"parameters"` or `"tokens"`.
 
     Returns:
-        `dict`: arm, and its size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
+        `dict`: variant, with size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
     """
     records = list(records)
     varies = len(set(map(_AT_EQUAL[cost], records))) > 1
     points: dict[str, list[tuple[float, Spread]]] = {}
     for group in over_seeds(records):
         spread = Spread.of(record["evaluation"]["kl"] for record in group)
-        label = f"{group[0]['arm']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["arm"]
+        label = f"{group[0]['variant']}, {_AT_EQUAL[cost](group[0])}" if varies else group[0]["variant"]
         points.setdefault(label, []).append((_MILLIONS[cost](group[0]), spread))
     return {label: sorted(values, key=lambda point: point[0]) for label, values in points.items()}
 

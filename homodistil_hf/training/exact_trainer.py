@@ -170,7 +170,7 @@ class ExactTrainer(Trainer):
         if not self.accelerator.sync_gradients:
             return loss
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        # Read back together: each time the host waits for the device.
+        # One copy from the device for both values: the host waits for each.
         asked = torch.as_tensor(self.num_asked_to_stop, device=norm.device)
         is_finite, self.num_asked_to_stop = torch.stack([norm.isfinite(), asked]).tolist()
         if is_finite:
@@ -181,7 +181,7 @@ class ExactTrainer(Trainer):
         return loss
 
     def _skip_step(self, counts: torch.Tensor | None) -> None:
-        """Keep the optimizer from a step whose gradients are not finite; one too many in a row ends the run."""
+        """Skip the step if gradients are not finite; raise after `max_bad_steps` in a row."""
         num_tokens = 0 if counts is None else self.num_tokens(counts)
         self.step_log.skip_step(num_tokens)
         step, in_row = self.state.global_step + 1, self.step_log.num_bad_steps_in_row
@@ -351,7 +351,7 @@ class ExactTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with every term of the loss and `extra_logs` beside Trainer's own training logs."""
-        if "loss" in logs and "learning_rate" in logs:  # of Trainer: one of the user's own may come on one rank only
+        if "loss" in logs and "learning_rate" in logs:  # Trainer's: a user may log on one rank only
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
             logs |= self.step_log.averages(self.accelerator.reduce)
             logs |= self.extra_logs()

@@ -284,7 +284,7 @@ def test_another_family_is_not_gone_on_with(whole, folder):
 
 def test_a_cell_of_a_sweep_is_one_student():
     settings = {"teacher": "t", "train_data": ["t.txt"], "student": ["macs=0.5", "macs=0.25"]}
-    cell = Cell(arm="mine", axes={}, method="homodistil", settings=settings)
+    cell = Cell(variant="mine", axes={}, method="homodistil", settings=settings)
     with pytest.raises(ValueError, match="cell 'mine' has the list student=.*; name one student"):
         run_settings(cell, "runs/checked")
 

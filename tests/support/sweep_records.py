@@ -82,7 +82,7 @@ def write_fine_tunings(folder: Path, *models: dict[str, Any]) -> None:
 
 def sweep_of(records: Any, **changes: Any) -> Sweep:
     """The sweep that has just these cells."""
-    names = ("arm", "axes", "method", "settings")
+    names = ("variant", "axes", "method", "settings")
     cells = tuple(Cell(**{key: one[key] for key in names}) for one in records)
     return Sweep("mine", "What it is.", "runs/mine", cells, **changes)
 

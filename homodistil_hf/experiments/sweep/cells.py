@@ -11,7 +11,7 @@ from typing import Any
 from ...files.messages import nearest_name
 
 TEACHER = "teacher"
-"""Method and arm of the cell in which a sweep's evaluations are made of the teacher itself."""
+"""Method and variant of the cell in which a sweep's evaluations are made of the teacher itself."""
 
 METRICS = {"kl": False, "mlm_loss": False, "mlm_accuracy": True}
 """Held-out metric → whether more is better."""
@@ -24,21 +24,21 @@ class Cell:
     """One run of a sweep.
 
     Args:
-        arm: its name in the file.
+        variant: its name in the file.
         axes: axis → this cell's value there.
         method: name of the method that trains it.
         settings: of `homodistil distill` with that method, without those that the sweep gives.
     """
 
-    arm: str
+    variant: str
     axes: Mapping[str, Any]
     method: str
     settings: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Unique in its sweep, and a file's name: arm and axes."""
-        return ",".join([self.arm, *(_axis_label(axis, value) for axis, value in self.axes.items())])
+        """Unique in its sweep, and a file's name: variant and axes."""
+        return ",".join([self.variant, *(_axis_label(axis, value) for axis, value in self.axes.items())])
 
     @property
     def digest(self) -> str:
@@ -47,11 +47,11 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def value(self, name: str) -> Any:
-        """What a cell has under a name: `method`, `arm`, an axis or a setting; None where it is not set.
+        """What a cell has under a name: `method`, `variant`, an axis or a setting; None where it is not set.
 
         Of an axis of objects it is the first value of the object.
         """
-        if name in ("method", "arm"):
+        if name in ("method", "variant"):
             return getattr(self, name)
         value = self.axes.get(name, self.settings.get(name))
         return next(iter(value.values())) if isinstance(value, dict) and name in self.axes else value
@@ -80,7 +80,7 @@ class Sweep:
         name: of the file, without its suffix.
         description: for the head of the table.
         output_dir: where the cells go.
-        cells: in the order in which they are run: the first of every arm, the second of every arm, …
+        cells: in the order in which they are run: the first of every variant, the second of every variant, …
         choose: a search, or None.
         evaluate: further evaluations of every finished student: name → its settings.
     """
@@ -94,14 +94,14 @@ class Sweep:
 
 
 def select_cells(cells: Sequence[Cell], patterns: Iterable[str]) -> list[Cell]:
-    """Pick cells by names of cells or arms, or patterns of such with `*` and `?`; none for all; in the sweep's order.
+    """Pick cells by names of cells or variants, or patterns with `*` and `?`; none for all; in the sweep's order.
 
     Raises:
         ValueError: a pattern that no cell matches.
 
     Example:
     ```python
-    >>> cells = [Cell(arm, {"seed": seed}, "homodistil", {}) for arm in ("a", "b") for seed in (0, 1)]
+    >>> cells = [Cell(variant, {"seed": seed}, "homodistil", {}) for variant in ("a", "b") for seed in (0, 1)]
     >>> [cell.name for cell in select_cells(cells, ["a", "*,seed=1"])]
     ['a,seed=0', 'a,seed=1', 'b,seed=1']
 
@@ -110,13 +110,13 @@ def select_cells(cells: Sequence[Cell], patterns: Iterable[str]) -> list[Cell]:
     patterns = list(patterns)
     for pattern in patterns:
         if not any(_matches(cell, pattern) for cell in cells):
-            names = [name for cell in cells for name in (cell.arm, cell.name)]
+            names = [name for cell in cells for name in (cell.variant, cell.name)]
             raise ValueError(f"only={pattern!r} matches no cell; nearest valid: {nearest_name(pattern, names)!r}")
     return [cell for cell in cells if not patterns or any(_matches(cell, pattern) for pattern in patterns)]
 
 
 def _matches(cell: Cell, pattern: str) -> bool:
-    return pattern in (cell.arm, cell.name) or fnmatchcase(cell.name, pattern)
+    return pattern in (cell.variant, cell.name) or fnmatchcase(cell.name, pattern)
 
 
 def _axis_label(axis: str, value: Any) -> str:

@@ -122,7 +122,7 @@ def record_head(cell: Cell) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "cell": cell.name,
-        "arm": cell.arm,
+        "variant": cell.variant,
         "axes": dict(cell.axes),
         "method": cell.method,
         "settings": dict(cell.settings),
@@ -132,7 +132,7 @@ def record_head(cell: Cell) -> dict[str, Any]:
 
 def as_cell(record: Mapping[str, Any]) -> Cell:
     """The cell that a record is of."""
-    return Cell(**{name: record[name] for name in ("arm", "axes", "method", "settings")})
+    return Cell(**{name: record[name] for name in ("variant", "axes", "method", "settings")})
 
 
 def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -19,9 +19,9 @@ SWEEP_KEYS = ("description", "output_dir", "base", "grid", "cells", "choose", "e
 SETTINGS_OF_THE_SWEEP = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 """Settings of a run that a sweep gives to each cell itself."""
 
-_ARM_KEYS = ("method", "grid")
+_VARIANT_KEYS = ("method", "grid")
 _CHOICE_KEYS = ("axis", "metric", "within")
-_ARM_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_VARIANT_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _RESERVED_NAMES = (TEACHER, "results", "locks", "logs")
 _LONGEST_NAME = 150  # of a file, with room for suffixes
 
@@ -41,13 +41,13 @@ def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
     content = read_json_object(path, label)
     _check_keys(content, SWEEP_KEYS, label)
     base, grid = (_object(content, name, label) for name in ("base", "grid"))
-    arms = _object(content, "cells", label)
-    if not arms:
+    variants = _object(content, "cells", label)
+    if not variants:
         raise ValueError(f'{label} has no cells; expected them by name: {{"mine": {{"method": "homodistil"}}}}')
     _check_settings(base, setting_names, f"{label}: base")
     frame = _Frame(base, grid, setting_names, label)
-    by_arm = [_cells_of(name, content, frame) for name, content in arms.items()]
-    cells = tuple(cell for row in itertools.zip_longest(*by_arm) for cell in row if cell is not None)
+    by_variant = [_cells_of(name, content, frame) for name, content in variants.items()]
+    cells = tuple(cell for row in itertools.zip_longest(*by_variant) for cell in row if cell is not None)
     _refuse_repeats(cells, label)
     evaluate = _object(content, "evaluate", label)
     return Sweep(
@@ -68,7 +68,7 @@ def _teacher_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What all arms of a file share."""
+    """What all variants of a file share."""
 
     base: Mapping[str, Any]
     grid: Mapping[str, Any]
@@ -76,11 +76,11 @@ class _Frame:
     label: str
 
 
-def _cells_of(arm: str, content: Any, frame: _Frame) -> list[Cell]:
-    label = f"{frame.label}: cells[{arm!r}]"
-    _check_arm(arm, content, label)
-    own = {name: value for name, value in content.items() if name not in _ARM_KEYS}
-    _check_settings(own, frame.setting_names, label, also=_ARM_KEYS)
+def _cells_of(variant: str, content: Any, frame: _Frame) -> list[Cell]:
+    label = f"{frame.label}: cells[{variant!r}]"
+    _check_variant(variant, content, label)
+    own = {name: value for name, value in content.items() if name not in _VARIANT_KEYS}
+    _check_settings(own, frame.setting_names, label, also=_VARIANT_KEYS)
     axes = {**frame.grid, **_object(content, "grid", label)}
     for axis, values in axes.items():
         _check_axis(axis, values, frame.setting_names, label)
@@ -95,12 +95,12 @@ def _cells_of(arm: str, content: Any, frame: _Frame) -> list[Cell]:
         for axis, value in place.items():
             entries = dict(value) if isinstance(value, dict) and axis not in frame.setting_names else {axis: value}
             settings |= entries
-        cells.append(Cell(arm, place, content["method"], settings))
+        cells.append(Cell(variant, place, content["method"], settings))
     return cells
 
 
-def _check_arm(arm: str, content: Any, label: str) -> None:
-    if not _ARM_NAME.fullmatch(arm) or arm in _RESERVED_NAMES:
+def _check_variant(variant: str, content: Any, label: str) -> None:
+    if not _VARIANT_NAME.fullmatch(variant) or variant in _RESERVED_NAMES:
         raise ValueError(f"{label} can't be a folder here; expected letters, digits and . _ + -, e.g. 'no_kl'")
     if not isinstance(content, dict):
         raise ValueError(f'{label}={short_repr(content)} is no object; expected such as {{"method": "homodistil"}}')
@@ -178,13 +178,13 @@ def _choice(content: Any, cells: Sequence[Cell], setting_names: Collection[str],
     _check_keys(content, _CHOICE_KEYS, label)
     axis = content.get("axis")
     metric = str(content.get("metric", "kl")).removeprefix("eval_")
-    within = content.get("within", ["arm"])
+    within = content.get("within", ["variant"])
     axes = {name for cell in cells for name in cell.axes}
     if axis not in axes:
         raise ValueError(f"{label} has axis={short_repr(axis)}; expected one of the grid's: {sorted(axes)}")
     if metric not in METRICS:
         raise ValueError(f"{label} has metric={short_repr(metric)}; expected one of {', '.join(METRICS)}")
-    valid = {"method", "arm"} | axes | set(setting_names)
+    valid = {"method", "variant"} | axes | set(setting_names)
     for name in within if isinstance(within, list) else [within]:
         if name not in valid:
             raise ValueError(

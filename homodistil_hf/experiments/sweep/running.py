@@ -70,7 +70,7 @@ def prepare_sweep(
 
     Args:
         path: JSON file.
-        only: cells, arms or patterns of such; none for all.
+        only: cells, variants or patterns of such; none for all.
         output: folder of the sweep; default: its `output_dir`.
         train_only: leave the evaluations in `evaluate` for another time.
 

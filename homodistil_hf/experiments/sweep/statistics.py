@@ -15,12 +15,12 @@ Key: TypeAlias = tuple[Any, ...]
 
 
 def over_seeds(records: Iterable[Record]) -> list[list[Record]]:
-    """Groups of records of one arm that differ in their seed only, by seed; groups in the order of the records."""
+    """Groups of records of one variant that differ in their seed only, by seed; groups in the order of the records."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
         settings = {name: value for name, value in record["settings"].items() if name != SEED}
         text = json.dumps([record["method"], settings], sort_keys=True)
-        groups.setdefault((record["arm"], text), []).append(record)
+        groups.setdefault((record["variant"], text), []).append(record)
     return [sorted(group, key=seed_of) for group in groups.values()]
 
 
@@ -61,7 +61,7 @@ def group_of(record: Record, choice: Choice) -> Key:
 
 
 def chosen(records: Iterable[Record], choice: Choice | None) -> list[Record]:
-    """The records of the best values, and those of arms without that axis; all where nothing is searched."""
+    """The records of the best values, and those of variants without that axis; all where nothing is searched."""
     records = list(records)
     if choice is None:
         return records

@@ -1,4 +1,4 @@
-"""A sweep as one Markdown table: every arm at every point of its axes, seeds taken together."""
+"""A sweep as one Markdown table: every variant at every point of its axes, seeds taken together."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -37,20 +37,20 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
         is_best = choice is not None and best.get(group_of(group[0], choice)) == as_cell(group[0]).value(choice.axis)
         marks = {choice.axis: "**"} if choice is not None and is_best else {}
         shown = [_axis_cell(group[0], axis, marks.get(axis, "")) for axis in axes]
-        rows.append([group[0]["arm"], *shown, *_figures(group, sweep.evaluate)])
+        rows.append([group[0]["variant"], *shown, *_figures(group, sweep.evaluate)])
     return markdown_table(["", *axes, *_HEADINGS, *sweep.evaluate], rows)
 
 
 def _by_axes(groups: list[list[Record]], axes: Sequence[str], choice: Choice | None) -> list[list[Record]]:
-    """Put together what is compared: sizes and budgets first, then arms, then the values of a search."""
+    """Put together what is compared: sizes and budgets first, then variants, then the values of a search."""
     searched = None if choice is None else choice.axis
     places = {axis: _order(as_cell(group[0]).value(axis) for group in groups) for axis in axes}
-    arms = list(dict.fromkeys(group[0]["arm"] for group in groups))
+    variants = list(dict.fromkeys(group[0]["variant"] for group in groups))
 
     def place(group: list[Record]) -> list[int]:
         where = {axis: places[axis].index(str(as_cell(group[0]).value(axis))) for axis in axes}
         last = where.pop(searched, 0) if searched else 0
-        return [*where.values(), arms.index(group[0]["arm"]), last]
+        return [*where.values(), variants.index(group[0]["variant"]), last]
 
     return sorted(groups, key=place)
 

@@ -104,5 +104,5 @@ class ScoreEvaluation(HeldOutEvaluation):
     meter_class = ScoreMeter
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """What a student would have that is the teacher."""
+        """The metrics of a perfect student."""
         return {"probe_loss": 0.0, "correlation": 1.0, "loss": 0.0}

@@ -258,8 +258,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def fit_map(self) -> None:
         """Move the map into the teacher's space to that of least squares on the first training texts; collective.
 
-        It is held to what it was, the more so the fewer texts there are: of fewer than channels, least squares alone
-        would fit those texts and no others.
+        Ridge regression towards the present map, stronger for fewer texts: with fewer texts than channels plain least
+        squares would overfit.
         """
         distillation: Any = self.distillation
         sums: Any = None

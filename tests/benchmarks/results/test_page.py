@@ -81,7 +81,7 @@ def test_every_figure_that_the_words_ask_for_is_of_a_variant_that_a_sweep_has(co
     for name, *given in map(str.split, re.findall(r"\{tables\[([^\]]+)\]\}", words)):
         assert hasattr(committed, name)
         variants = {
-            cell.arm
+            cell.variant
             for sweep in given
             if sweep in committed.results.sweeps
             for cell in committed.results.sweeps[sweep].cells

@@ -65,7 +65,7 @@ def test_baselines_stand_by_their_distance_with_the_best_rate_of_each(tmp_path):
         record("distilbert", 0.1) | {"status": "impossible", "reason": "no"},
     ]
     results = results_of(tmp_path)
-    sweeps = {**results.sweeps, "baselines": sweep_of(runs, choose=Choice("learning_rate", "kl", ("arm",)))}
+    sweeps = {**results.sweeps, "baselines": sweep_of(runs, choose=Choice("learning_rate", "kl", ("variant",)))}
     tables = Tables(Results(tmp_path, sweeps, {**results.records, "baselines": runs}))
     assert rows_of(tables.baselines()) == [
         "| `every_step` | 192-8x24-704 | 0.500 |  | 60.0% |",
@@ -105,7 +105,7 @@ def test_rates_are_means_over_seeds_with_the_best_in_bold():
     runs = [record("homodistil", kl, seed=seed, axes={"learning_rate": rate}) for (rate, seed), kl in kls.items()]
     runs += [record("scratch", 3.0, axes={"learning_rate": 0.1}), record("not_searched", 1.0)]
     results = results_of(NOWHERE)
-    sweeps = {**results.sweeps, "rates": sweep_of(runs, choose=Choice("learning_rate", "kl", ("arm",)))}
+    sweeps = {**results.sweeps, "rates": sweep_of(runs, choose=Choice("learning_rate", "kl", ("variant",)))}
     assert Tables(Results(NOWHERE, sweeps, {**results.records, "rates": runs})).rates() == [
         "|  | shape | tokens | tokens a step | 0.1 | 0.2 |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -29,9 +29,9 @@ def read(tmp_path) -> Any:
     return read
 
 
-def test_axes_multiply_and_arms_take_turns(read):
-    arms = {"a": {"method": "homodistil"}, "b": {"method": "one_shot", "grid": {"seed": [7]}}}
-    sweep = read(cells=arms, grid={"learning_rate": [1e-3, 1e-4], "seed": [0, 1]}, base={"max_steps": 5})
+def test_axes_multiply_and_variants_take_turns(read):
+    variants = {"a": {"method": "homodistil"}, "b": {"method": "one_shot", "grid": {"seed": [7]}}}
+    sweep = read(cells=variants, grid={"learning_rate": [1e-3, 1e-4], "seed": [0, 1]}, base={"max_steps": 5})
     assert [cell.name for cell in sweep.cells] == [
         "a,learning_rate=0.001,seed=0",
         "b,learning_rate=0.001,seed=7",
@@ -52,12 +52,12 @@ def test_axes_multiply_and_arms_take_turns(read):
 
 def test_an_axis_of_objects_sets_several_settings_at_once(read):
     budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, "num_layers": 4}]
-    arms = {"a": {"method": "shallow", "widths": "16-2x8-32"}}
-    first, second = read(cells=arms, grid={"budget": budgets}, base={"eval_steps": 50}).cells
+    variants = {"a": {"method": "shallow", "widths": "16-2x8-32"}}
+    first, second = read(cells=variants, grid={"budget": budgets}, base={"eval_steps": 50}).cells
     assert (first.name, second.name) == ("a,max_steps=300", "a,max_steps=600")
     assert first.settings == {"widths": "16-2x8-32", "max_steps": 300, "eval_steps": 75}
     assert second.settings == {"widths": "16-2x8-32", "max_steps": 600, "eval_steps": 50, "num_layers": 4}
-    assert [first.value(name) for name in ("budget", "arm", "method", "eval_steps", "seed")] == [
+    assert [first.value(name) for name in ("budget", "variant", "method", "eval_steps", "seed")] == [
         300,
         "a",
         "shallow",
@@ -206,7 +206,7 @@ def test_every_example_is_valid(path):
     sweep = read_sweep(path, SETTING_NAMES)
     assert sweep.output_dir.startswith("runs/sweeps/")
     assert sweep.description
-    for cell in {cell.arm: cell for cell in sweep.cells if cell.method != "teacher"}.values():
+    for cell in {cell.variant: cell for cell in sweep.cells if cell.method != "teacher"}.values():
         settings = run_settings(cell, "runs/checked", bf16=False, use_cpu=True)
         assert settings.training.student is not None
         assert settings.training.report_to == []

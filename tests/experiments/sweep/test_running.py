@@ -43,7 +43,7 @@ def base(tmp_path_factory) -> dict[str, Any]:
 
 @pytest.fixture
 def sweep_file(tmp_path, base) -> Path:
-    """Two arms, two seeds; and one arm that can't exist."""
+    """Two variants, two seeds; and one variant that can't exist."""
     content = {
         "output_dir": str(tmp_path / "out"),
         "base": base,

@@ -24,8 +24,8 @@ def test_seeds_are_taken_together():
 
 
 RATES = [
-    record(arm, kl, seed=seed, axes={"learning_rate": rate}, num_steps=steps)
-    for arm, rate, steps, kls in (
+    record(variant, kl, seed=seed, axes={"learning_rate": rate}, num_steps=steps)
+    for variant, rate, steps, kls in (
         ("a", 1e-3, 10, (0.9, 0.7)),
         ("a", 1e-4, 10, (0.75, 0.75)),
         ("a", 1e-3, 20, (0.5, 0.6)),
@@ -34,7 +34,7 @@ RATES = [
     )
     for seed, kl in enumerate(kls)
 ]
-CHOICE = Choice("learning_rate", "kl", ("arm", "max_steps"))
+CHOICE = Choice("learning_rate", "kl", ("variant", "max_steps"))
 
 
 def test_the_best_rate_is_searched_in_each_group():
@@ -42,7 +42,7 @@ def test_the_best_rate_is_searched_in_each_group():
     assert [one["evaluation"]["kl"] for one in chosen(RATES, CHOICE)] == [0.75, 0.75, 0.4, 0.6, 0.3, 0.3]
     assert chosen(RATES, None) == RATES
     rising = [record("a", 1.0, accuracy=0.1 + rate, axes={"learning_rate": rate}) for rate in (0.1, 0.2)]
-    assert best_values(rising, Choice("learning_rate", "mlm_accuracy", ("arm",))) == {("a",): 0.2}
+    assert best_values(rising, Choice("learning_rate", "mlm_accuracy", ("variant",))) == {("a",): 0.2}
 
 
 def best_values(records: Any, choice: Choice) -> dict[Any, Any]:
@@ -55,7 +55,7 @@ def at_the_edge(records: Any, choice: Choice) -> list[Any]:
 
 def test_a_best_value_at_the_edge_is_told():
     rates = [record("a", kl, axes={"learning_rate": rate}) for rate, kl in ((1e-4, 0.5), (2e-4, 0.4), (4e-4, 0.6))]
-    search = Choice("learning_rate", "kl", ("arm",))
+    search = Choice("learning_rate", "kl", ("variant",))
     assert at_the_edge(rates, search) == []
     assert at_the_edge(rates[:2], search) == [("a",)]
     assert at_the_edge(rates[:1], search) == []
@@ -86,17 +86,20 @@ def test_a_table_marks_the_best_and_names_what_is_missing():
     assert lines[-1] == "- not run: `b,learning_rate=0.001,seed=1`"
 
 
-def test_a_table_puts_sizes_first_then_arms_then_the_search():
+def test_a_table_puts_sizes_first_then_variants_then_the_search():
     records = [
-        record(arm, 0.5, axes={"learning_rate": rate, "max_steps": steps})
+        record(variant, 0.5, axes={"learning_rate": rate, "max_steps": steps})
         for rate in (2e-3, 1e-3)
-        for arm in ("b", "a")
+        for variant in ("b", "a")
         for steps in (20, 10)
     ]
-    search = Choice("learning_rate", "kl", ("arm", "max_steps"))
+    search = Choice("learning_rate", "kl", ("variant", "max_steps"))
     lines = sweep_table(sweep_of(records, choose=search), records).splitlines()
     assert [line.replace("*", "").split(" | ")[:3] for line in lines[7:15]] == [
-        [f"| {arm}", rate, steps] for steps in ("10", "20") for arm in ("b", "a") for rate in ("0.001", "0.002")
+        [f"| {variant}", rate, steps]
+        for steps in ("10", "20")
+        for variant in ("b", "a")
+        for rate in ("0.001", "0.002")
     ]
 
 

@@ -92,7 +92,7 @@ def whole(settings, tmp_path_factory) -> tuple[dict[str, Any], Path]:
 def test_a_record_tells_everything(whole, settings):
     record, root = whole
     assert record["status"] == "done"
-    assert (record["cell"], record["arm"], record["axes"]) == ("mine,seed=3", "mine", {"seed": 3})
+    assert (record["cell"], record["variant"], record["axes"]) == ("mine,seed=3", "mine", {"seed": 3})
     assert (record["num_steps"], record["num_tokens"]) == (NUM_STEPS, NUM_STEPS * 8 * 16)
     assert record["plan"] == settings["student"]
     assert [row["step"] for row in record["evaluations"]] == [0, 6, 12]
@@ -206,11 +206,11 @@ def test_other_settings_begin_anew(settings, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arm"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
-def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, arm):
+@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
+def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, variant):
     sweep = read_sweep(PAPER / f"{name}.json", setting_names() - {"method"})
     assert "Not run here" in sweep.description
-    (cell,) = select_cells(sweep.cells, [arm])
+    (cell,) = select_cells(sweep.cells, [variant])
     recipe = run_settings(cell, "runs/checked", bf16=False, use_cpu=True).training
     assert recipe.max_steps == 28_000
     assert recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps == 4096
