@@ -83,7 +83,7 @@ class Results:
         return self.students[pd.Series([key in best for key in keys], index=self.students.index, dtype=bool)]
 
     def impossible(self, sweep: str) -> list[str]:
-        """Arms that can't exist."""
+        """Variants that can't exist."""
         return list(
             dict.fromkeys(one["variant"] for one in self.records.get(sweep, []) if one["status"] == IMPOSSIBLE)
         )

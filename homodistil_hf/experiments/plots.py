@@ -98,7 +98,7 @@ def quality_points(records: Iterable[Record], cost: str) -> Points:
     """The final KL of each variant against a cost, `"parameters"` or `"tokens"`.
 
     Returns:
-        `dict`: variant, with size or budget where these vary and are not the cost → (cost, spread over seeds), by cost.
+        `dict`: variant, with size or budget where they vary and are not the cost → (cost, spread of seeds), by cost.
     """
     records = list(records)
     varies = len(set(map(_AT_EQUAL[cost], records))) > 1
