@@ -6,9 +6,10 @@ import accelerate
 import pytest
 import torch
 import torch._inductor
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
-from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
+from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.training_args import (
     _GRAPH_MODES,
     LOSS_TERMS,
@@ -389,3 +390,36 @@ def test_settings_survive_json_and_the_command_line():
     (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--rotate_heads", "false", "--use_cpu"])
     assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "platon")
     assert parsed.rotate_heads is False
+
+
+def test_a_student_may_be_a_plan_or_a_preset():
+    for plan in (PRESETS["homobert-tiny"], WidthPlan.uniform(24, 12, LayerWidths(3, 8, 32))):
+        assert resolve_plan(make_args(student=plan).student, BertConfig()) == plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"uncertainty_smoothing": 0.5}, "^uncertainty_smoothing=0.5 has no part in this run; set importance_metric="),
+        ({"pruning_interval_steps": 5}, "^pruning_interval_steps=5 has no part in this run; set pruning_end_fraction"),
+        (
+            {"importance_metric": "magnitude", "num_scoring_batches": 3},
+            "^num_scoring_batches=3 has no part in this run; magnitudes need no batch; leave it out",
+        ),
+    ],
+)
+def test_settings_without_a_part_in_the_run_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_args(**settings)
+
+
+@pytest.mark.parametrize("trainer", METHODS.values())
+def test_no_arguments_class_holds_a_setting_without_effect(trainer):
+    kind = trainer.arguments_class
+    assert kind.no_part.keys() <= kind.__dataclass_fields__.keys()
+    for name, remedy in kind.no_part.items():
+        default = kind.default_of(name)
+        other = 0.123 if isinstance(default, float) or default is None else {int: 7, str: "other"}[type(default)]
+        with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {kind.__name__}; |is not one of)"):
+            kind(output_dir="out", report_to="none", use_cpu=True, **{name: other})
+        assert remedy.endswith(("leave it out", "_weight"))

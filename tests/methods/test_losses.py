@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
+from run_traces import logs_of
 from students import WITHOUT_DROPOUT, make_batch, unlabelled
 from tiny_models import make_teacher
 from torch import nn
@@ -293,3 +294,14 @@ def test_the_host_waits_for_the_device_once_a_batch(loss_class):
         terms, _ = distillation.terms(student, inputs, distillation.count(inputs))
         distillation.total(terms).backward()
     assert len(waits) == 1
+
+
+def test_a_methods_weights_are_those_of_its_arguments(make_trainer):
+    weights = {"mlm_weight": 0.5, "hidden_weight": 7.0, "embedding_weight": 2.0, "attention_weight": 3.0}
+    student = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+    trainer = make_trainer(trainer_class=TinyBertTrainer, student=student, max_steps=1, **weights)
+    assert {f"{name}_weight": value for name, value in trainer.distillation.weights.items() if value} == weights
+    trainer.train()
+    (terms,) = [entry for entry in logs_of(trainer) if "loss_hidden" in entry]
+    total = sum(weight * terms[f"loss_{name.removesuffix('_weight')}"] for name, weight in weights.items())
+    assert terms["loss"] == pytest.approx(total, rel=1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from tiny_models import GRADUAL, make_blocks, tiny_config
+from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
@@ -289,3 +289,40 @@ def test_the_same_settings_are_resumed_without_a_word(caplog):
     warn_of_other_settings(by_steps, {"of_another_version": 1})
     warn_of_other_settings(by_steps, settings_that_matter(make_args(max_steps=30, logging_steps=1, output_dir="b")))
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        (
+            "masked_lm",
+            {"task_weight": 2.0},
+            "task_weight=2.0 has no part in this run: masked words are its task",
+        ),
+        (
+            "sequence_classification",
+            {"mlm_weight": 0.5},
+            "mlm_weight=0.5 has no part in this run: its own loss has",
+        ),
+        (
+            "sequence_classification",
+            {"mlm_probability": 0.2},
+            "mlm_probability=0.2 has no part .*: no words are",
+        ),
+        (
+            "masked_lm",
+            {"mlm_probability": 0.2, "data_collator": print},
+            "mlm_probability=0.2 has no part .*: the given data_collator masks words; set it there",
+        ),
+    ],
+)
+def test_settings_without_a_part_for_a_task_are_refused(make_trainer, task, settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make_trainer(model=make_teacher(task), **settings)
+
+
+def test_functions_that_would_replace_the_students_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="^model_init=.* would replace the student, .*; leave it out, and try"):
+        make_trainer(model_init=make_teacher)
+    with pytest.raises(ValueError, match="^compute_loss_func=.* would replace the distillation loss; leave it"):
+        make_trainer(compute_loss_func=print)
