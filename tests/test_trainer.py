@@ -403,7 +403,7 @@ def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
     accounted = trainer.accounted
 
     def spoiled(loss: torch.Tensor, *args: Any) -> torch.Tensor:
-        return accounted(loss * (math.nan if trainer.state.global_step == 1 else 1.0), *args)
+        return scale_and_log(loss * (math.nan if trainer.state.global_step == 1 else 1.0), *args)
 
     trainer.accounted = spoiled
     trainer.train()
@@ -431,7 +431,7 @@ def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
     trainer.train()
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
     accounted = resumed.accounted
-    resumed.accounted = lambda loss, *args: accounted(loss * math.nan, *args)
+    resumed.accounted = lambda loss, *args: scale_and_log(loss * math.nan, *args)
     with pytest.raises(FloatingPointError, match="for 4 steps in a row"):
         resumed.train(str(tmp_path / "run" / "checkpoint-4"))
     assert resumed.step_log.num_bad_steps == 4

@@ -71,7 +71,7 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
         "method": trainer.method,
         "models": [
             {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
-            | {metric: found.get(metric) for metric in trainer.told_metrics}
+            | {metric: found.get(metric) for metric in trainer.reported_metrics}
             for name, found in (("teacher", trainer.teacher_evaluation), ("student", metrics))
         ],
         # None where the stock student has no padding.

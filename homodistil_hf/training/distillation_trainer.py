@@ -104,7 +104,7 @@ class DistillationTrainer(ExactTrainer):
     args: DistillationArguments
     matched_layers: Sequence[int] | None = None
     """The teacher's layer for each of the student's, where the teacher has more."""
-    told_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
+    reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
     """Held-out metrics of student and teacher that a run's results report."""
     started_as: str | None = None
     """Folder name of the student that this one started as, in a family; for the card."""
@@ -325,7 +325,7 @@ class DistillationTrainer(ExactTrainer):
         `num_items_in_batch` holds predictions, tokens and pairs of the whole step; None: those of this batch.
         """
         terms, outputs = self.loss_terms(model, inputs, num_items_in_batch)
-        loss = self.accounted(self.distillation.total(terms), terms, model)
+        loss = self.scale_and_log(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
 
     def loss_terms(

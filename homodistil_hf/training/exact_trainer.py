@@ -2,7 +2,7 @@
 
 This file holds every override of a private method of Trainer; the first line of each gives the reason. So a new
 version of transformers can break this file and no other. It knows no teacher, no loss and no pruning. A subclass gives
-its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends in `accounted`), and what checkpoints
+its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends in `scale_and_log`), and what checkpoints
 hold (`state_to_save`, `tensors_to_save`, `read_state`).
 
 `run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
@@ -67,7 +67,7 @@ class ExactTrainer(Trainer):
     run_folder: RunFolder
     stop_request = StopRequest()
     is_stopping = False
-    num_asked_to_stop: torch.Tensor | int = 0
+    num_stop_requests: torch.Tensor | int = 0
     has_started = False
     resumed_from: str = ""
     resumed_logs: Mapping[str, Any] | None = None
@@ -145,7 +145,7 @@ class ExactTrainer(Trainer):
         # One more number travels along, so that all ranks hear of a SIGTERM without a message of its own.
         is_asked = counts.new_full((1,), int(self.stop_request.is_made))
         totals = self.accelerator.reduce(torch.cat([counts, is_asked]))
-        self.num_asked_to_stop = totals[-1]
+        self.num_stop_requests = totals[-1]
         return batches, totals[:-1]
 
     def whole_step(self, batches: Iterator[Any], num_batches: int) -> list[Any]:
@@ -153,7 +153,7 @@ class ExactTrainer(Trainer):
         fetched = list(itertools.islice(batches, num_batches))
         return [self.prepare_batch(batch) for batch in fetched] if len(fetched) == num_batches else []
 
-    def accounted(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
+    def scale_and_log(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
         """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients."""
         if model.training:
             self.step_log.take_in({"loss": loss} | {f"loss_{name}": term for name, term in terms.items()})
@@ -171,8 +171,8 @@ class ExactTrainer(Trainer):
             return loss
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         # One copy from the device for both values: the host waits for each.
-        asked = torch.as_tensor(self.num_asked_to_stop, device=norm.device)
-        is_finite, self.num_asked_to_stop = torch.stack([norm.isfinite(), asked]).tolist()
+        asked = torch.as_tensor(self.num_stop_requests, device=norm.device)
+        is_finite, self.num_stop_requests = torch.stack([norm.isfinite(), asked]).tolist()
         if is_finite:
             self.step_log.close_step()
             self.on_gradients()
@@ -303,7 +303,7 @@ class ExactTrainer(Trainer):
         follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
         if self.accelerator.optimizer_step_was_skipped and follows_steps:
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
-        self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_asked_to_stop)
+        self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_stop_requests)
         if self.is_stopping:
             self.control.should_save = self.control.should_training_stop = True
 

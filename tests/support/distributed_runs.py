@@ -237,7 +237,7 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
         folder / "bad", num_ranks, max_steps=4, pruning_start_fraction=0.7, pruning_end_fraction=0.8
     )
     accounted, rank = trainer.accounted, trainer.args.process_index
-    trainer.accounted = lambda loss, *rest: accounted(
+    trainer.accounted = lambda loss, *rest: scale_and_log(
         loss * (float("nan") if (rank, trainer.state.global_step) == (1, 1) else 1.0), *rest
     )
     trainer.train()

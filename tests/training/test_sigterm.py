@@ -189,7 +189,7 @@ def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch, num_asked
     monkeypatch.setattr(HomoDistilTrainingArguments, "world_size", property(lambda args: 2))
     trainer.stop_request = StopRequest()
     trainer.stop_request.is_made = True  # heard after the step began: the other rank doesn't know yet
-    trainer.num_asked_to_stop = torch.tensor(num_asked)
+    trainer.num_stop_requests = torch.tensor(num_asked)
     DistillationTrainer.end_step(trainer)
     assert (trainer.control.should_save, trainer.control.should_training_stop) == (num_asked > 0, num_asked > 0)
     trainer.stop_request.is_made = False  # and one that was not asked itself leaves too
@@ -205,7 +205,7 @@ def test_ranks_hear_of_it_without_another_wait_for_the_device(make_trainer):
 
     class Look(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            seen.append(trainer.num_asked_to_stop)  # known on the host before the optimizer's kernels are queued
+            seen.append(trainer.num_stop_requests)  # known on the host before the optimizer's kernels are queued
 
     trainer = make_trainer(callbacks=[SignalAt(1), Look()], max_steps=2)
     with pytest.raises(SystemExit, match="143"):

@@ -146,7 +146,7 @@ class BinarizationTrainer(ExactTrainer):
         terms = {"kl": kl / num_predictions, "hidden": hidden / num_tokens}
         loss = terms["kl"] + terms["hidden"]
         if model.training:
-            loss = self.accounted(loss, terms, model)
+            loss = self.scale_and_log(loss, terms, model)
         return (loss, {name: found[name] for name in _LOGITS if name in found}) if return_outputs else loss
 
     def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:

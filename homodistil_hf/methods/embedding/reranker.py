@@ -55,7 +55,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     method = "reranker"
     arguments_class = RerankerDistilArguments
-    told_metrics = ("correlation",)
+    reported_metrics = ("correlation",)
     card = MethodCard(
         student="pruned reranker",
         made="pruned from {teacher} and distilled",

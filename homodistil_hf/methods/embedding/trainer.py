@@ -125,7 +125,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     method = "embedding"
     arguments_class = EmbeddingDistilArguments
     args: EmbeddingDistilArguments
-    told_metrics = ("cosine", "neighbours", "neighbours_in_index")
+    reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
     card = MethodCard(
         student="pruned embedding model",

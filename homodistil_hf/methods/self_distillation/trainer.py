@@ -179,7 +179,7 @@ class SelfDistillTrainer(ExactTrainer):
         loss = terms["masked"]
         if "state" in terms:
             loss = loss + self.args.distillation_weight * terms["state"]
-        return self.accounted(loss, terms, model)
+        return self.scale_and_log(loss, terms, model)
 
     def _state_error(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         with torch.no_grad():
