@@ -400,12 +400,12 @@ def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, 
 
 def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
     trainer = make_trainer(max_steps=4, logging_steps=2)
-    accounted = trainer.accounted
+    scale_and_log = trainer.scale_and_log
 
     def spoiled(loss: torch.Tensor, *args: Any) -> torch.Tensor:
         return scale_and_log(loss * (math.nan if trainer.state.global_step == 1 else 1.0), *args)
 
-    trainer.accounted = spoiled
+    trainer.scale_and_log = spoiled
     trainer.train()
     assert trainer.step_log.num_bad_steps == 1
     assert all(math.isfinite(value) for terms in losses_of(trainer) for value in terms.values())
@@ -430,8 +430,8 @@ def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
     Poison(trainer, math.nan, range(3, 5))
     trainer.train()
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
-    accounted = resumed.accounted
-    resumed.accounted = lambda loss, *args: scale_and_log(loss * math.nan, *args)
+    scale_and_log = resumed.scale_and_log
+    resumed.scale_and_log = lambda loss, *args: scale_and_log(loss * math.nan, *args)
     with pytest.raises(FloatingPointError, match="for 4 steps in a row"):
         resumed.train(str(tmp_path / "run" / "checkpoint-4"))
     assert resumed.step_log.num_bad_steps == 4

@@ -2,8 +2,8 @@
 
 This file holds every override of a private method of Trainer; the first line of each gives the reason. So a new
 version of transformers can break this file and no other. It knows no teacher, no loss and no pruning. A subclass gives
-its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends in `scale_and_log`), and what checkpoints
-hold (`state_to_save`, `tensors_to_save`, `read_state`).
+its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends in `scale_and_log`), and what
+checkpoints hold (`state_to_save`, `tensors_to_save`, `read_state`).
 
 `run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
 SIGTERM, and `rows.py` and `ranks.py` make rows and ranks agree.

@@ -236,8 +236,8 @@ def one_bad_rank(folder: Path, num_ranks: int) -> dict[str, Any]:
     trainer = make_trainer(
         folder / "bad", num_ranks, max_steps=4, pruning_start_fraction=0.7, pruning_end_fraction=0.8
     )
-    accounted, rank = trainer.accounted, trainer.args.process_index
-    trainer.accounted = lambda loss, *rest: scale_and_log(
+    scale_and_log, rank = trainer.scale_and_log, trainer.args.process_index
+    trainer.scale_and_log = lambda loss, *rest: scale_and_log(
         loss * (float("nan") if (rank, trainer.state.global_step) == (1, 1) else 1.0), *rest
     )
     trainer.train()
