@@ -35,8 +35,8 @@ def is_bad(trainer: HomoDistilTrainer, steps: range) -> bool:
 
 def poison_loss(trainer: HomoDistilTrainer, value: float, steps: range) -> None:
     """Added to the loss: the gradients stay finite."""
-    accounted = trainer.accounted
-    trainer.accounted = lambda loss, *rest: scale_and_log(loss + (value if is_bad(trainer, steps) else 0.0), *rest)
+    scale_and_log = trainer.scale_and_log
+    trainer.scale_and_log = lambda loss, *rest: scale_and_log(loss + (value if is_bad(trainer, steps) else 0.0), *rest)
 
 
 def poison_gradient(trainer: HomoDistilTrainer, value: float, steps: range) -> None:
