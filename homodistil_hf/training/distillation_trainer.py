@@ -10,20 +10,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, masking_collator
-from ..distillation.objective import DistillationLoss, Terms, check_weights
-from ..distillation.tasks import Task, task_of
-from ..distillation.teacher import FrozenTeacher
-from ..export.card import MethodCard
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
+from ..distillation.objective import Terms
+from ..distillation.tasks import task_of
 from ..export.dense_student import check_finished, dense_copy
 from ..export.export_folder import export_student
 from ..export.facts import CARD_SECTION
@@ -32,7 +30,7 @@ from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
-from ..training_args import LOSS_TERMS, DistillationArguments
+from ..training_args import DistillationArguments
 from .checks import (
     check_batch,
     check_data,
@@ -42,14 +40,14 @@ from .checks import (
     refuse_replacements,
     refuse_settings_without_part,
 )
-from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
+from .evaluation_loop import evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
-from .learning_rate import default_learning_rate_of, learning_rate_curve
-from .pair import ProjectionInit, Start, adopt_optimizer, prepare
+from .learning_rate import learning_rate_curve
+from .method import DistillationMethod
+from .pair import adopt_optimizer, prepare
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
 from .ranks import check_launch, wrap_again
 from .run_folder import RunFolder
-from .student_plan import resolve_student
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +56,11 @@ EXAMPLE_ID = "example_id"
 _PREPARED = "_is_accelerate_prepared"
 
 
-class DistillationTrainer(ExactTrainer):
+class DistillationTrainer(DistillationMethod, ExactTrainer):
     """Trains a student beside its frozen teacher; everything else is `transformers.Trainer`, resumed bit for bit.
 
-    A subclass names its `method`, says how the student starts (`start_student`) and changes (`begin_step`), and which
-    terms its loss has (`make_distillation`).
-
-    A run's parts come from the hooks under "What a method decides"; the constructor is the same for all methods.
+    A subclass names its `method`, overrides hooks of [`DistillationMethod`], and says how the student starts
+    (`start_student`) and changes (`begin_step`). The constructor is the same for all methods.
 
     Args:
         model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
@@ -90,22 +86,8 @@ class DistillationTrainer(ExactTrainer):
             tokenizer, empty data, unwritable output folder.
     """
 
-    card: MethodCard
-    """The method's part of the model card."""
     state_file = STATE_FILE
-    learning_rate_share = 1.0
-    """Factor of the default learning rate, for methods that need less."""
-    needs_head = True
-    """Whether encoders without a head are refused."""
-    has_all_layers = True
-    """Whether the student has as many layers as its teacher."""
-    arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
-    """Class of the method's settings."""
     args: DistillationArguments
-    matched_layers: Sequence[int] | None = None
-    """The teacher's layer for each of the student's, where the teacher has more."""
-    reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
-    """Held-out metrics of student and teacher that a run's results report."""
     started_as: str | None = None
     """Folder name of the student that this one started as, in a family; for the card."""
     teacher_evaluation: Mapping[str, float] = {}
@@ -198,76 +180,7 @@ class DistillationTrainer(ExactTrainer):
                 type(self.data_collator).__name__,
             )
 
-    # What a method decides
-
-    def start_from(
-        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
-    ) -> Start:
-        """What the student starts from, who it learns from and its plan; a method may leave out layers here.
-
-        `self.args` is the run's own copy of the settings by then. Arguments as in the constructor.
-        """
-        return Start(model, teacher_model, plan)
-
-    def tokenizer_of(self, processing_class: Any) -> Any:
-        """The tokenizer of the run, where the model brings one."""
-        return processing_class
-
-    def default_collator(self, task: Task, tokenizer: Any) -> Any:
-        """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
-        if not task.is_pretraining:
-            return None
-        masks = {"mlm_probability": self.args.mlm_probability, "seed": self.args.seed}
-        return masking_collator(tokenizer, replaces=task.has_one_logit, **masks)
-
-    def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
-        """The peak rate where none is given, and a log line that says why."""
-        sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
-        return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
-
-    @property
-    def projection_init(self) -> ProjectionInit:
-        """Start of the projections student → teacher; random for students that don't start as their teacher."""
-        return "random"
-
-    def set_up_student(self) -> None:
-        """What a method adds to the student once model, loss and settings are there; nothing by default."""
-
-    def plan_step(self, num_training_steps: int) -> float:
-        """The step at which the student has its plan's widths; 0 for those that have them from the start on."""
-        return 0.0
-
-    @classmethod
-    def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
-        """Resolve what `args.student` names; collective for a latency budget.
-
-        Raises:
-            ValueError: no such student, or none that the method could make.
-        """
-        return resolve_student(args, config, has_all_layers=cls.has_all_layers)
-
-    @classmethod
-    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
-        """The reason why the method can't make a student of such a plan from a teacher, or None; sweeps skip it."""
-        return None
-
-    @classmethod
-    def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:
-        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`]."""
-        if (reason := cls.impossible_reason(plan, teacher)) is not None:
-            raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
-
-    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
-        check_weights(weights, self.model)
-        return DistillationLoss(
-            self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
-        )
-
-    def make_evaluation(self) -> HeldOutEvaluation:
-        """The measurement of held-out batches; subclasses with another kind of prediction return their own."""
-        return HeldOutEvaluation(self.model, self.distillation.teacher, self.distillation.task, self.accelerator)
+    # The student
 
     @property
     def is_finished(self) -> bool:

@@ -70,7 +70,7 @@ class DistilBertTrainer(DistillationTrainer):
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Keep whole layers; arguments and return as [`DistillationTrainer.start_from`]."""
+        """Keep whole layers; arguments and return as [`DistillationMethod.start_from`]."""
         args = self.args
         whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
         asked, full = plan or self.plan_of(args, whole.config), widths_of(whole.config)
@@ -95,7 +95,7 @@ class DistilBertTrainer(DistillationTrainer):
         )
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """DistilBERT's three terms; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        """DistilBERT's three terms; arguments and return as [`DistillationMethod.make_distillation`]."""
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
         distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
         distillation.temperature = self.args.temperature

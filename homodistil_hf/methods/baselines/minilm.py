@@ -74,7 +74,7 @@ class RelationTrainer(FreshTrainer, ABC):
         """What is compared, checked against the widths of both models."""
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        """Relations and masked words; arguments and return as [`DistillationMethod.make_distillation`]."""
         args: Any = self.args
         relations = self.relations()
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": args.mlm_weight}

@@ -46,7 +46,7 @@ class ScratchTrainer(FreshTrainer):
     )
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        """The masked-LM loss alone; arguments and return as [`DistillationMethod.make_distillation`]."""
         weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": 1.0}
         return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
 

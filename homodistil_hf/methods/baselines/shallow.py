@@ -62,7 +62,7 @@ class ShallowTrainer(HomoDistilTrainer):
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Leave layers out; arguments and return as [`DistillationTrainer.start_from`]."""
+        """Leave layers out; arguments and return as [`DistillationMethod.start_from`]."""
         args: Any = self.args
         whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
         self.check_possible(widths_of(whole.config), widths_of(whole.config))

@@ -63,13 +63,13 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     )
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
-        """Remember where the teacher comes from; arguments and return as [`DistillationTrainer.start_from`]."""
+        """Remember where the teacher comes from; arguments and return as [`DistillationMethod.start_from`]."""
         whole = teacher_model or model
         self.teacher_source = whole if isinstance(whole, str) else whole.name_or_path
         return Start(model, teacher_model, plan)
 
     def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
-        """Pads pairs; arguments as [`DistillationTrainer.default_collator`]."""
+        """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""
         return TextCollator(tokenizer, dimension=1, seed=self.args.seed)
 
     def set_up_student(self) -> None:
@@ -84,7 +84,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         return ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """Scores and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        """Scores and states; arguments and return as [`DistillationMethod.make_distillation`]."""
         num_labels = self.model.config.num_labels
         task = task_of(self.model)
         if task.name != "task" or task.has_classes or num_labels != 1:

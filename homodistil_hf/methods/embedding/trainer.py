@@ -136,7 +136,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
         """Take the encoder out of the embedding model, and leave out layers where the settings say so.
 
-        Arguments and return as [`DistillationTrainer.start_from`].
+        Arguments and return as [`DistillationMethod.start_from`].
         """
         args = self.args
         self.start: Any = None if teacher_model is None else model
@@ -164,13 +164,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return self.embedding_model.tokenizer if processing_class is None else processing_class
 
     def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
-        """Pads texts; arguments as [`DistillationTrainer.default_collator`]."""
+        """Pads texts; arguments as [`DistillationMethod.default_collator`]."""
         output = self.args.output
         dimension = self.embedding_model.dimension if isinstance(output, str) else output
         return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=self.args.seed)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
-        """Of the rates that were measured for vectors; arguments as [`DistillationTrainer.default_learning_rate`]."""
+        """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
         rate = float(f"{rate_for_width(LEARNING_RATE, hidden_size):.2g}")
         logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", rate, hidden_size)
@@ -189,7 +189,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
-        """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        """Vectors and states; arguments and return as [`DistillationMethod.make_distillation`]."""
         projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
         dense = nn.Linear(size, teacher.exact.config.hidden_size, bias=False, device=self.args.device)
         nn.init.eye_(dense.weight)

@@ -1,0 +1,117 @@
+"""What a method of distillation decides: attributes and hooks, with the defaults that most methods keep.
+
+[`DistillationTrainer`] in `distillation_trainer.py` has them and calls them; the classes in `methods/` override them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..data.masking import masking_collator
+from ..distillation.objective import DistillationLoss, check_weights
+from ..distillation.tasks import Task
+from ..distillation.teacher import FrozenTeacher
+from ..export.card import MethodCard
+from ..models.widths import WidthPlan
+from ..training_args import LOSS_TERMS, DistillationArguments
+from .evaluation_loop import HeldOutEvaluation
+from .learning_rate import default_learning_rate_of
+from .pair import ProjectionInit, Start
+from .student_plan import resolve_student
+
+
+class DistillationMethod:
+    """The decisions of one method, for a trainer; `self.args` is the run's own copy of the settings."""
+
+    method: ClassVar[str]
+    """Name by which configs choose it."""
+    card: MethodCard
+    """The method's part of the model card."""
+    learning_rate_share = 1.0
+    """Factor of the default learning rate, for methods that need less."""
+    needs_head = True
+    """Whether encoders without a head are refused."""
+    has_all_layers = True
+    """Whether the student has as many layers as its teacher."""
+    arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
+    """Class of the method's settings."""
+    matched_layers: Sequence[int] | None = None
+    """The teacher's layer for each of the student's, where the teacher has more."""
+    reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
+    """Held-out metrics of student and teacher that a run's results report."""
+    args: Any
+    model: Any
+    distillation: DistillationLoss
+    accelerator: Any
+    matched_heads: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """What the student starts from, who it learns from and its plan; a method may leave out layers here.
+
+        `self.args` is the run's own copy of the settings by then. Arguments as in the constructor.
+        """
+        return Start(model, teacher_model, plan)
+
+    def tokenizer_of(self, processing_class: Any) -> Any:
+        """The tokenizer of the run, where the model brings one."""
+        return processing_class
+
+    def default_collator(self, task: Task, tokenizer: Any) -> Any:
+        """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
+        if not task.is_pretraining:
+            return None
+        masks = {"mlm_probability": self.args.mlm_probability, "seed": self.args.seed}
+        return masking_collator(tokenizer, replaces=task.has_one_logit, **masks)
+
+    def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
+        """The peak rate where none is given, and a log line that says why."""
+        sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
+        return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
+
+    @property
+    def projection_init(self) -> ProjectionInit:
+        """Start of the projections student → teacher; random for students that don't start as their teacher."""
+        return "random"
+
+    def set_up_student(self) -> None:
+        """What a method adds to the student once model, loss and settings are there; nothing by default."""
+
+    def plan_step(self, num_training_steps: int) -> float:
+        """The step at which the student has its plan's widths; 0 for those that have them from the start on."""
+        return 0.0
+
+    @classmethod
+    def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
+        """Resolve what `args.student` names; collective for a latency budget.
+
+        Raises:
+            ValueError: no such student, or none that the method could make.
+        """
+        return resolve_student(args, config, has_all_layers=cls.has_all_layers)
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """The reason why the method can't make a student of such a plan from a teacher, or None; sweeps skip it."""
+        return None
+
+    @classmethod
+    def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:
+        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`]."""
+        if (reason := cls.impossible_reason(plan, teacher)) is not None:
+            raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
+
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
+        """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
+        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
+        check_weights(weights, self.model)
+        return DistillationLoss(
+            self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
+        )
+
+    def make_evaluation(self) -> HeldOutEvaluation:
+        """The measurement of held-out batches; subclasses with another kind of prediction return their own."""
+        return HeldOutEvaluation(self.model, self.distillation.teacher, self.distillation.task, self.accelerator)
