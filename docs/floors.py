@@ -30,7 +30,7 @@ def first_line(room: str) -> str:
 
 
 def picture(floors: list[list[str]], says: dict[str, str]) -> str:
-    """One band a floor, neighbours side by side; whoever imports, imports downwards."""
+    """One band a floor, neighbours side by side; imports point down."""
     shapes, top = [], MARGIN
     for rooms in floors:
         width = (WIDTH - 2 * MARGIN - GAP * (len(rooms) - 1)) / len(rooms)

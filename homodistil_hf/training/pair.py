@@ -192,7 +192,7 @@ def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: boo
 
 
 def _set_dropout(student: LayerwiseModel, rate: float | None) -> None:
-    # On the modules, not in the configuration: an export keeps the teacher's rates for whoever fine-tunes it.
+    # On the modules, not in the configuration: an export keeps the teacher's rates for its fine-tuning.
     for module in modules_of(student, nn.Dropout):
         module.p = module.p if rate is None else rate
     for module in student.modules():
