@@ -39,11 +39,8 @@ class TimedOneShot(OneShotTrainer):
 
 def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder: Path) -> HomoDistilTrainer:
     """Our trainer, held at a place of the schedule; not started."""
-    gradual = {
-        "num_scoring_batches": 0,
-        "pruning_end_fraction": settings.pruning_end_fraction,
-        "pruning_interval_steps": settings.pruning_interval_steps,
-    }
+    gradual = {name: getattr(settings, name) for name in ("pruning_end_fraction", "pruning_interval_steps")}
+    gradual |= {"num_scoring_batches": 0}
     trainer = HomoDistilTrainer(**_ours(HomoDistilTrainingArguments, settings, work, folder, **gradual))
     trainer.remove_callback(PrinterCallback)
     _hold(trainer, place)
