@@ -60,7 +60,6 @@ def test_text_and_a_teacher_folder_become_a_stock_student(tmp_path):
         student="macs=0.3",
         max_steps=12,
         per_device_train_batch_size=8,
-        pruning_interval_steps=2,
         eval_strategy="steps",
         eval_steps=6,
         report_to="none",

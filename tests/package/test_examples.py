@@ -89,7 +89,6 @@ def test_configs_run_with_a_tiny_teacher(path, tmp_path):
         "per_device_train_batch_size": 4,
         "preprocessing_num_workers": 1,
         "dataloader_num_workers": 0,
-        "pruning_interval_steps": 1,
         "bf16": "false",
     }
     words = [word for name, value in substitutes.items() for word in (f"--{name}", str(value))]

@@ -15,7 +15,7 @@ from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, OneShotTrainer
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator, OneShotTrainer
 from homodistil_hf.methods.baselines.minilm import MiniLMv2Trainer
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -76,16 +76,17 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
         "disable_tqdm": True,
         "use_cpu": DEVICE == "cpu",
     }
-    fields = HomoDistilTrainingArguments.__dataclass_fields__
-    given = {name: settings.pop(name) for name in list(settings) if name not in fields}
-    trainer_class = given.pop("trainer_class", HomoDistilTrainer)
+    trainer_class = settings.pop("trainer_class", HomoDistilTrainer)
+    kind = trainer_class.arguments_class
+    given = {name: settings.pop(name) for name in list(settings) if name not in kind.__dataclass_fields__}
+    defaults = {name: defaults[name] for name in defaults if name in kind.__dataclass_fields__.keys() - kind.no_part}
     data = {
         "train_dataset": make_blocks(NUM_ROWS),
         "eval_dataset": make_blocks(21, seed=1),
         "processing_class": tiny_tokenizer(),
     }
     teacher = given.pop("model", make_teacher)()
-    return trainer_class(teacher, HomoDistilTrainingArguments(**defaults | settings), **data | given)
+    return trainer_class(teacher, kind(**defaults | settings), **data | given)
 
 
 def shared(name: str, folder: Path, num_ranks: int) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer
 from homodistil_hf.methods.baselines.scratch import ScratchTrainer
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
-from homodistil_hf.training.distillation_trainer import DistillationTrainer
+from homodistil_hf.training.exact_trainer import ExactTrainer
 
 
 def checkpoint(tmp_path: Path, step: int) -> str:
@@ -338,7 +338,7 @@ def test_the_best_model_is_one_at_the_target_plan(make_trainer, tmp_path):
 def test_loading_the_best_model_rebuilds_its_widths(make_trainer, monkeypatch):
     """Without the rule above, the best student is wider than the last one."""
     trainer = make_trainer(**best_settings())
-    monkeypatch.delattr(DistillationTrainer, "_determine_best_metric")
+    monkeypatch.delattr(ExactTrainer, "_determine_best_metric")
     trainer.train()
     kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry}
     assert min(kl, key=kl.get) == 2

@@ -196,14 +196,17 @@ class _ShortProgress(ProgressCallback):
 
 def _training_arguments(output_dir: str, settings: DemoSettings, pruning_end: float) -> HomoDistilTrainingArguments:
     tenth = max(1, settings.max_steps // 10)
+    gradual: dict[str, Any] = {}
+    if pruning_end:
+        interval = settings.pruning_interval_steps
+        gradual = {"pruning_end_fraction": pruning_end, "pruning_interval_steps": interval}
     return HomoDistilTrainingArguments(
         output_dir=output_dir,
         student=settings.student,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        pruning_end_fraction=pruning_end,
-        pruning_interval_steps=settings.pruning_interval_steps,
+        **gradual,
         # Students of this small teacher end so near to it that the default would drown out the KL.
         hidden_weight=10.0,
         bf16=multiplies_bfloat16(torch.device("cpu")),
