@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ...evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import last_verified, sorted_checkpoints
+from ...files.field_checks import setting
 from ...files.folders import publish, recover, remove_folder
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -47,23 +48,19 @@ class BinarizationSettings(OwnTaskSettings):
         ValueError: a value is missing or out of range.
     """
 
-    method: str = field(
-        default=BinarizationTrainer.method, metadata={"help": f"{BinarizationTrainer.method}: binarization."}
-    )
-    stages: tuple[int, ...] = field(
-        default=(1,), metadata={"help": "Bits of activations, one stage each; weights have one bit in all."}
-    )
-    two_sets: bool = field(default=True, metadata={"help": "Inputs that are never negative take values of {0, …}."})
-    elastic: bool = field(default=True, metadata={"help": "Scales and thresholds of activations learn."})
-    resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
+    method: str = setting(BinarizationTrainer.method, f"{BinarizationTrainer.method}: binarization.")
+    stages: tuple[int, ...] = setting((1,), "Bits of activations, one stage each; weights have one bit in all.")
+    two_sets: bool = setting(True, "Inputs that are never negative take values of {0, …}.")
+    elastic: bool = setting(True, "Scales and thresholds of activations learn.")
+    resume: bool = setting(False, "Go on with the run in output_dir.")
 
     # Fine-tuning's with other defaults
-    learning_rate: float | None = field(default=1e-3, metadata={"help": "Peak learning rate of each stage, > 0."})
-    dropout_fraction: float = field(default=0.0, metadata={"help": "Dropout of the student, in [0, 1)."})
+    learning_rate: float = setting(1e-3, "Peak learning rate of each stage, > 0.", range="(0, inf)")
+    dropout_fraction: float = setting(0.0, "Dropout of the student, in [0, 1).", range="[0, 1)")
 
     def check_together(self) -> None:
         """Also refuse stages that are no numbers of bits."""
-        if self.learning_rates or self.learning_rate is None:
+        if self.learning_rates:
             raise ValueError(
                 f"learning_rates={short_repr(self.learning_rates)}: a chain searches no rates; set the one "
                 "learning_rate"

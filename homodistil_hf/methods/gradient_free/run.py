@@ -1,6 +1,6 @@
 """A fine-tuned model and text without labels → a folder with the pruned model; `pruning.py` ranks the filters."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,12 @@ from ...evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_target, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
-from ...files.messages import nearest_name, short_repr
-from ...files.strict_json import is_int
+from ...files.field_checks import make_tuples, setting
+from ...files.messages import short_repr
 from ...models.architectures import max_tokens
 from ...models.widths import widths_of
 from ..run_arguments import Log
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
-
-_LEAST = {"num_samples": 1, "max_length": 8, "batch_size": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -33,47 +31,35 @@ class PruneSettings(GradientFreeSettings):
         ValueError: a value is missing or out of range.
     """
 
-    model: str = field(default="", metadata={"help": "Fine-tuned model: folder, export, run or Hub name."})
-    output_dir: str = field(default="", metadata={"help": "Folder to write: model, tokenizer, facts.json and card."})
-    macs: float = field(default=0.6, metadata={"help": "Share of the encoder's MACs to keep, in (0, 1]."})
-    unlabeled_data: tuple[str, ...] = field(
-        default=(), metadata={"help": "Text: .txt, .jsonl, .parquet, folders or Hub data sets; this or --task."}
+    model: str = setting("", "Fine-tuned model: folder, export, run or Hub name.", text="a name")
+    output_dir: str = setting("", "Folder to write: model, tokenizer, facts.json and card.", text="a name")
+    macs: float = setting(0.6, "Share of the encoder's MACs to keep, in (0, 1].")
+    unlabeled_data: tuple[str, ...] = setting(
+        (), "Text: .txt, .jsonl, .parquet, folders or Hub data sets; this or --task.", text="a name"
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column with the text (default: text)."})
-    task: str | None = field(default=None, metadata={"help": "GLUE task whose training sentences are the text."})
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with the task's rows (default: the Hub)."})
-    num_samples: int = field(default=2048, metadata={"help": "Rows of text to draw, ≥ 1."})
-    max_length: int = field(
-        default=128, metadata={"help": "Tokens a row, 8 … the positions; longer texts are several."}
-    )
-    batch_size: int = field(default=32, metadata={"help": "Rows a forward pass, ≥ 1."})
-    seed: int = field(default=0, metadata={"help": "Of the rows that are drawn, ≥ 0."})
-    format: str = field(
-        default="compact",
-        metadata={"help": "compact: layers as wide as they are; standard: the stock class."},
+    text_column: str | None = setting(None, "Column with the text (default: text).")
+    task: str | None = setting(None, "GLUE task whose training sentences are the text.")
+    data_dir: str | None = setting(None, "Folder with the task's rows (default: the Hub).")
+    num_samples: int = setting(2048, "Rows of text to draw, ≥ 1.", least=1)
+    max_length: int = setting(128, "Tokens a row, 8 … the positions; longer texts are several.", least=8)
+    batch_size: int = setting(32, "Rows a forward pass, ≥ 1.", least=1)
+    seed: int = setting(0, "Of the rows that are drawn, ≥ 0.", least=0)
+    format: str = setting(
+        "compact", "compact: layers as wide as they are; standard: the stock class.", choices=tuple(FORMATS)
     )
 
     def __post_init__(self) -> None:
+        make_tuples(self)
         super().__post_init__()
-        if isinstance(self.unlabeled_data, str | list):
-            given = self.unlabeled_data
-            object.__setattr__(self, "unlabeled_data", (given,) if isinstance(given, str) else tuple(given))
-        for name in ("model", "output_dir"):
-            if not isinstance(given := getattr(self, name), str) or not given:
-                raise ValueError(f"{name}={short_repr(given)} is out of range; expected a name; set it")
-        for name, least in _LEAST.items():
-            if not is_int(given := getattr(self, name)) or given < least:
-                raise ValueError(
-                    f"{name}={short_repr(given)} is out of range; expected a whole number, {least} or more"
-                )
         if bool(self.unlabeled_data) == (self.task is not None):
             raise ValueError(
                 f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: name one of "
                 "them, text or a GLUE task"
             )
-        if self.format not in FORMATS:
+        name, source = ("data_dir", "task") if self.task is None else ("text_column", "unlabeled_data")
+        if (given := getattr(self, name)) is not None:
             raise ValueError(
-                f"format={short_repr(self.format)} is unknown; nearest valid: {nearest_name(self.format, FORMATS)!r}"
+                f"{name}={short_repr(given)} has no part in this run; it belongs to {source}, leave it out"
             )
 
 

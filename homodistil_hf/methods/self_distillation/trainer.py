@@ -68,8 +68,10 @@ class SelfDistillationArguments(ExactArguments):
     )
 
     # TrainingArguments with other defaults
-    learning_rate: float = setting(1.5e-4, "Peak learning rate; the paper's for images, only believed for text.")
-    adam_beta2: float = setting(0.95, "Adam's β2; the paper's for images, only believed for text.")
+    learning_rate: float = setting(
+        1.5e-4, "Peak learning rate; the paper's for images, only believed for text.", range="[0, inf)"
+    )
+    adam_beta2: float = setting(0.95, "Adam's β2; the paper's for images, only believed for text.", range="[0, 1)")
     weight_decay: float = setting(0.01, "AdamW's; the paper's for images, only believed for text.")
     per_device_train_batch_size: int = setting(
         64, "Rows of a micro-batch on each device; the paper's batch for images, 128 for text.", least=1
