@@ -23,12 +23,12 @@ def parse_run(words: Sequence[str]) -> RunConfig:
         OSError: CONFIG.json can't be read.
     """
     values, flags, label = split_config(words)
-    return _read(values, label, flags)
+    return run_of(values, label, flags)
 
 
-def run_of(values: Mapping[str, Any], label: str) -> RunConfig:
+def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
     """Make the settings of a run from values at hand; messages begin with `label`, errors as [`parse_run`]."""
-    return _read(values, label, ())
+    return _run_for(values, flags).read(values, label, flags)
 
 
 def help_of(words: Sequence[str]) -> str:
@@ -41,11 +41,6 @@ def setting_names() -> set[str]:
     """Name every setting that a run on masked words has with one method or another."""
     runs = [MaskedWordsRun(trainer) for name, trainer in METHODS.items() if name not in RUNS]
     return {name for run in runs for name in setting_types(*run.kinds)}
-
-
-def _read(values: Mapping[str, Any], label: str, flags: Sequence[str]) -> RunConfig:
-    run = _run_for(values, flags)
-    return run.read(values, label, flags)
 
 
 def _run_for(values: Mapping[str, Any], flags: Sequence[str]) -> Run:

@@ -91,8 +91,7 @@ def start_shallow(
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(
             f"{layers.called}={short_repr(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of "
-            "the "
-            f"encoder MACs that student={args.student} asks for; keep more layers"
+            f"the encoder MACs that student={args.student} asks for; keep more layers"
         )
     student = keep_layers(model, kept)
     planned = _planned(student, args, share, widths)

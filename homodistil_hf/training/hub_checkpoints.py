@@ -198,7 +198,7 @@ def _step_of(folder: Path, address: str) -> int:
     if not is_int(step) or step < 0:
         raise ValueError(
             f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "
-            "HomoDistilTrainer"
+            "one of this package's trainers"
         )
     return step
 

@@ -57,8 +57,8 @@ def check_launch(args: TrainingArguments) -> None:
     kind = args.device and args.distributed_state.distributed_type  # asking for the device makes the state
     if kind != DistributedType.NO and not kind.value.startswith("MULTI_"):
         raise ValueError(
-            f"distributed_type={kind.value} is not supported by HomoDistilTrainer; use DDP (torchrun or accelerate "
-            "launch): pruning needs whole parameters on every rank"
+            f"distributed_type={kind.value} is not supported by this package's trainers; use DDP (torchrun or "
+            "accelerate launch): pruning needs whole parameters on every rank"
         )
 
 

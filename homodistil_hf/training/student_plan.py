@@ -15,14 +15,14 @@ from ..models.saved_student import read_state
 from ..models.widths import WidthPlan, widths_of
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
-from ..training_args import HomoDistilTrainingArguments
+from ..training_args import DistillationArguments
 from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
 
 
 def resolve_student(
-    args: HomoDistilTrainingArguments, config: PreTrainedConfig, *, has_all_layers: bool = True
+    args: DistillationArguments, config: PreTrainedConfig, *, has_all_layers: bool = True
 ) -> WidthPlan:
     """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
 
@@ -54,7 +54,7 @@ def resolve_student(
     return resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure)
 
 
-def recorded_plan(args: HomoDistilTrainingArguments, config: PreTrainedConfig) -> WidthPlan | None:
+def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:
     """The plan that a checkpoint holds for the same `student` and the same start widths, or None."""
     requested = args.resume_from_checkpoint
     named = requested if isinstance(requested, str) and requested != "last" else None
