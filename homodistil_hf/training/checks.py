@@ -250,13 +250,15 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
 def settings_that_matter(args: ExactArguments) -> dict[str, Any]:
     """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value."""
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
-    own = {name for kind in type(args).__mro__ for name in vars(kind).get("__annotations__", ()) if _is_ours(kind)}
-    names = {*own, *_OF_TRAINER} - args.without_later_effect - {unread}
+    names = {*own_settings(args), *_OF_TRAINER} - args.without_later_effect - {unread}
     return {name: values[name] for name in sorted(names & values.keys())}
 
 
-def _is_ours(kind: type) -> bool:
-    return issubclass(kind, ExactArguments)
+def own_settings(args: ExactArguments) -> dict[str, Any]:
+    """The settings that this package's classes declare, of all that have a part in the run: name → JSON value."""
+    kinds = [kind for kind in type(args).__mro__ if issubclass(kind, ExactArguments)]
+    names = {name for kind in kinds for name in vars(kind).get("__annotations__", ())}
+    return {name: value for name, value in sorted(args.to_dict().items()) if name in names}
 
 
 def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
+from ...methods.run import SETTINGS_OF_ONE_CALL
 from ...methods.run_arguments import Log, RunConfig
 from ...models.cost import COSTS
+from ...training.checks import own_settings
 from ...training.distillation_trainer import DistillationTrainer
-from ...training_args import PRUNING_KINDS, HomoDistilTrainingArguments
+from ...training_args import PRUNING_KINDS
 from ..student import make_trainer
 from .cells import TEACHER, Cell
 from .checks import run_settings
@@ -151,16 +152,15 @@ def _outcome(
         "evaluation_seconds": round(clock.evaluation_seconds, 1),
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
-        "own_settings": _own_settings(settings.training),
+        # Defaults included, as a later version may have others; the rate is the one that the run had.
+        "own_settings": _kept(own_settings(trainer.args)),
         "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "kept_fractions": _kept_fractions(history),
     }
 
 
-def _own_settings(args: HomoDistilTrainingArguments) -> dict[str, Any]:
-    """Every setting of this package's as it was, defaults included: a later version may have others."""
-    names = HomoDistilTrainingArguments.__annotations__.keys() & {entry.name for entry in fields(args) if entry.init}
-    return {name: getattr(args, name) for name in sorted(names - {"overwrite_output_dir"})}
+def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in SETTINGS_OF_ONE_CALL}
 
 
 def _costs(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -100,7 +100,10 @@ def test_a_record_tells_everything(whole, settings):
     assert record["evaluations"][-1]["kl"] == pytest.approx(record["evaluation"]["kl"], rel=1e-5)
     assert record["kept_fractions"] == [{"step": 12, "hidden": 0.5, "attention": 0.5, "ffn": 0.5}]  # from step 4 on
     assert record["teacher_evaluation"]["kl"] == 0
-    assert record["own_settings"]["pruning_end_fraction"] == 0.0  # a default
+    defaults = {"pruning_end_fraction": 0.0, "mlm_probability": 0.3, "adam_beta2": 0.98, "max_bad_steps": 20}
+    assert defaults.items() <= record["own_settings"].items()
+    assert record["own_settings"]["learning_rate"] > 0  # that of the run, where none is given
+    assert record["own_settings"].keys().isdisjoint({"overwrite_output_dir", "weight_decay"})
     assert record["seconds"] >= record["evaluation_seconds"] >= 0  # tenths of a second
     assert record["num_sessions"] == 1
     assert record["machine"]["versions"]["torch"]
