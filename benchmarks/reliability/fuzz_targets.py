@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -64,6 +64,7 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.training.checks import own_settings
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer
@@ -137,10 +138,9 @@ STOCK += ("logging_nan_inf_filter",)
 
 def arguments(folder: Path, draw: Random) -> None:
     """This package's own settings, given from Python."""
-    annotated = HomoDistilTrainingArguments.__annotations__
-    own = [entry.name for entry in fields(HomoDistilTrainingArguments) if entry.name in annotated.keys() - STOCK]
-    given = {name: hostile_value(draw) for name in draw.sample(own, draw.choice((1, 1, 2, 3)))}
-    HomoDistilTrainingArguments(output_dir=str(folder / "run"), report_to="none", use_cpu=True, **given)
+    make = partial(HomoDistilTrainingArguments, output_dir=str(folder / "run"), report_to="none", use_cpu=True)
+    own = sorted(own_settings(make()).keys() - STOCK)
+    make(**{name: hostile_value(draw) for name in draw.sample(own, draw.choice((1, 1, 2, 3)))})
 
 
 # Plans and budgets

@@ -19,6 +19,7 @@ from homodistil_hf.experiments.student import make_trainer as make_configured
 from homodistil_hf.methods.registry import METHODS, RUNS, run_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.training.checks import own_settings
 
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
 HALF_THE_MACS = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
@@ -72,10 +73,8 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
         torch.testing.assert_close(stock(inputs).logits, trainer.model.eval()(inputs).logits, rtol=0, atol=1e-5)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     assert facts["training"]["method"] == method
-    arguments = METHODS[method].arguments_class
-    own = arguments.__annotations__.keys() - arguments.no_part.keys() - {"no_part", "without_later_effect"}
-    assert own <= facts["settings"].keys()
-    assert not arguments.no_part.keys() & facts["settings"].keys()
+    assert own_settings(trainer.args).keys() <= facts["settings"].keys()
+    assert not METHODS[method].arguments_class.no_part.keys() & facts["settings"].keys()
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 
 
