@@ -43,9 +43,9 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Make the teacher that a distillation asks for, and train its student or chain of students; as [`run`]."""
     for name, settings_of in TEACHER_RUNS.items():
-        if getattr(settings.run, name):
+        if getattr(settings.run, name) is not None:
             settings = _after(name, settings_of(settings), settings, log)
-    if settings.run.vocabulary:
+    if settings.run.vocabulary is not None:
         settings = with_teacher(settings, trimmed_teacher(settings, log), done="vocabulary")
     return (distill_family if settings.members else train_student)(settings, log)
 

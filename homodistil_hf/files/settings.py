@@ -7,7 +7,7 @@ its words here; `cli` holds the commands, `experiments/config.py` what belongs t
 import argparse
 import json
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from enum import Enum
 from functools import partial, reduce
@@ -18,7 +18,7 @@ from .field_checks import limits_of
 from .messages import nearest_name, short_repr, shortened
 from .strict_json import read_json_object
 
-_TRUTHS = {"true": True, "false": False}
+_TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 _JSON_TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
 _Kind = TypeVar("_Kind")
@@ -192,23 +192,15 @@ class SettingsParser(RaisingParser):
             ValueError: an unknown flag or key, with the nearest valid one, or a value that is wrong.
         """
         checked = checked_values(values or {}, self.hints, label)
-        found, unknown = self.parse_known_args(list(self._spelled(words)))
+        found, unknown = self.parse_known_args([self._with_underscores(word) for word in words])
         if unknown:
             self._refuse(unknown[0])
         return checked | vars(found)
 
-    def _spelled(self, words: Sequence[str]) -> Iterator[str]:
-        """Names with `_`, and a switch without a value of its own as true: it must not take the next word."""
-        for word, following in zip(words, [*words[1:], ""], strict=False):
-            name, equals, value = word.partition("=")
-            spelled = f"--{name[2:].replace('-', '_')}"
-            action = self._option_string_actions.get(spelled) if word.startswith("--") else None
-            if action is None:
-                yield word
-            elif action.type is _truth and not equals and following.lower() not in _TRUTHS:
-                yield f"{spelled}=true"
-            else:
-                yield f"{spelled}{equals}{value}"
+    def _with_underscores(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        spelled = f"--{name[2:].replace('-', '_')}"
+        return f"{spelled}{equals}{value}" if spelled in self._option_string_actions else word
 
     def _refuse(self, word: str) -> NoReturn:
         if not word.startswith("-"):
@@ -232,6 +224,9 @@ class SettingsParser(RaisingParser):
             return
         options["required"] = entry.default is MISSING and entry.default_factory is MISSING
         self.add_argument(f"--{entry.name}", **options)
+        if options.get("type") is _truth and entry.default is True:
+            off: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            self.add_argument(f"--no_{entry.name}", dest=entry.name, action="store_false", **off)
 
 
 # Types of flags
@@ -245,7 +240,7 @@ def _flag_options(hint: Any) -> dict[str, Any]:
     if str in options:
         return {"type": str}
     if bool in options:
-        return {"type": _truth, "nargs": "?", "metavar": "true|false"}
+        return {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
     (kind, *_) = options
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
@@ -255,9 +250,9 @@ def _flag_options(hint: Any) -> dict[str, Any]:
 
 
 def _truth(word: str) -> bool:
-    """`true` or `false`, as in JSON."""
+    """`true` or `false` as in JSON, or what stands for them on command lines."""
     if word.lower() not in _TRUTHS:
-        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+        raise argparse.ArgumentTypeError(f"{short_repr(word)} is neither true nor false")
     return _TRUTHS[word.lower()]
 
 

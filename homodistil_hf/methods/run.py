@@ -115,9 +115,8 @@ class Run:
 
     def check(self, run: RunArguments) -> None:
         """Refuse, by a ValueError, what has no part in a run of this method."""
-        for name in self.unused:
-            if value := getattr(run, name):
-                raise ValueError(f"{name}={short_repr(value)} has no place with method={self.method!r}; leave it out")
+        for name, value in differing({name: getattr(run, name) for name in self.unused}, type(run)).items():
+            raise ValueError(f"{name}={short_repr(value)} has no place with method={self.method!r}; leave it out")
 
     def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
         """Do all of it, and return what was written to `results.json`; `log` is called on the main process."""
@@ -204,7 +203,7 @@ class StudentRun(Run):
         """
         run, training = settings.run, settings.training
         for name in ("further_pretraining", "vocabulary"):
-            if value := getattr(run, name):
+            if (value := getattr(run, name)) is not None:
                 raise ValueError(
                     f"{name}={short_repr(value)} goes before a run of `homodistil distill` alone; make that teacher "
                     "first, and name its folder as the teacher"

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from ..files.field_checks import check_fields, setting
 from ..files.messages import short_repr
-from ..files.strict_json import parse_json
 
 Log: TypeAlias = Callable[[str], None]
 """Takes lines for the user."""
@@ -17,7 +16,7 @@ Log: TypeAlias = Callable[[str], None]
 
 @dataclass
 class RunArguments:
-    """Teacher, text and method of a run; everything else is in [`HomoDistilTrainingArguments`].
+    """Teacher, text and method of a run; everything else is in the method's `arguments_class`.
 
     Raises:
         ValueError: a value is missing or out of range.
@@ -32,7 +31,6 @@ class RunArguments:
     further_pretraining: dict[str, Any] | str | None = setting(
         None, "JSON object with settings of self_distillation, which the teacher first goes through."
     )
-    further_settings: dict[str, Any] = field(init=False)
     vocabulary: str | None = setting(
         None, "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."
     )
@@ -59,7 +57,7 @@ class RunArguments:
             "help": "Embedding models, rerankers: passes over each of train_data in an epoch, > 0; default: one."
         },
     )
-    max_seq_length: int = setting(128, "Tokens a block, special ones included; 8 … the teacher's positions.")
+    max_seq_length: int = setting(128, "Tokens a block, special ones included; 8 … the teacher's positions.", least=8)
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)
     streaming: bool = setting(False, "Read and tokenize train_data while training; needs max_steps.")
     preprocessing_num_workers: int | None = setting(
@@ -73,18 +71,7 @@ class RunArguments:
                     f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
                 )
         check_fields(self)
-        self.further_settings = self._further_settings()
         self._check_sources()
-
-    def _further_settings(self) -> dict[str, Any]:
-        given = self.further_pretraining
-        values = parse_json(given or "{}", "further_pretraining") if isinstance(given, str | None) else given
-        if not isinstance(values, dict):
-            raise ValueError(
-                f"further_pretraining={short_repr(given)} is no JSON object; expected such as "
-                '{"num_train_epochs": 10}'
-            )
-        return values
 
     def _check_sources(self) -> None:
         for name in ("train_prompts", "train_weights"):

@@ -15,7 +15,7 @@ from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.messages import short_repr
 from ...files.provenance import version_facts
-from ...files.strict_json import write_json
+from ...files.strict_json import parse_json, write_json
 from ...tables import aligned_lines
 from ..masked_words import load_blocks, masked_lm_inputs
 from ..run import Run
@@ -89,7 +89,7 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
     Raises:
         ValueError: settings of either that can't work.
     """
-    training, values = settings.training, settings.run.further_settings
+    training, values = settings.training, _further_settings(settings.run.further_pretraining)
     run = SelfDistillationRun(SelfDistillTrainer)
     if settings.members:
         raise ValueError(
@@ -114,3 +114,12 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
         "hub_token": training.hub_token,
     }
     return run.read(shared | values | decided, "further_pretraining")
+
+
+def _further_settings(given: Any) -> dict[str, Any]:
+    values = parse_json(given, "further_pretraining") if isinstance(given, str) else given
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'further_pretraining={short_repr(given)} is no JSON object; expected such as {{"num_train_epochs": 10}}'
+        )
+    return values

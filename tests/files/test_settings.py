@@ -1,0 +1,34 @@
+import pytest
+
+from homodistil_hf.experiments.config import parse_run
+
+GIVEN = ("--teacher", "a", "--train_data", "b", "--output_dir", "c")
+
+
+@pytest.mark.parametrize(
+    ("words", "rotates", "uses_bf16"),
+    [
+        ((), True, False),
+        (("--no_rotate_heads",), False, False),
+        (("--no-rotate-heads", "--bf16"), False, True),
+        (("--rotate_heads", "no", "--bf16", "1"), False, True),
+        (("--rotate-heads=0", "--bf16=yes"), False, True),
+        (("--rotate_heads", "--bf16", "FALSE"), True, False),
+    ],
+)
+def test_flags_of_booleans(words, rotates, uses_bf16):
+    training = parse_run([*GIVEN, *words]).training
+    assert (training.rotate_heads, training.bf16) == (rotates, uses_bf16)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--bf16", "maybe"), "argument --bf16: 'maybe' is neither true nor false; see homodistil distill --help_all"),
+        (("--no_bf16",), "unknown key --no_bf16; nearest valid: --bf16"),
+        (("stray",), "unexpected argument 'stray'; expected CONFIG.json first"),
+    ],
+)
+def test_words_that_are_no_boolean(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse_run([*GIVEN, *words])
