@@ -142,7 +142,7 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Bundle | None]:
     method = source.method or method_for(source.model)
-    if method is not None and (bundle := run_named(method).bundle(source.model)):
+    if method is not None and (bundle := run_named(method).bundle(source.model, token=source.token)):
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
             if value is not None:
                 raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")

@@ -37,7 +37,7 @@ class Layers(NamedTuple):
                     f"{self.called}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
                 )
             return spread_layers(num_layers, num_all)
-        kept = tuple(self.asked)
+        kept = tuple(self.asked) if isinstance(self.asked, list | tuple) else ()
         if not kept or len(kept) >= num_all or list(kept) != sorted(set(kept) & set(range(num_all))):
             raise ValueError(
                 f"{self.called}={short_repr(self.asked)}: expected some, not all, of 0 … {num_all - 1}, rising, "

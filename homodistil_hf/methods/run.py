@@ -86,7 +86,7 @@ class Run:
         """Whether the folder of a teacher is one that only this method distils."""
         return False
 
-    def bundle(self, model: str) -> Bundle | None:
+    def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder that is more than an encoder and its tokenizer; None where it is just that."""
         return None
 

@@ -263,14 +263,14 @@ def kind_of_texts(name_or_path: str | Path) -> str | None:
     return "embedding" if is_embedding_folder(name_or_path) else None
 
 
-def default_activation(name_or_path: str | Path) -> str | None:
+def default_activation(name_or_path: str | Path, *, token: str | None = None) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 
     Of a model on the Hub, only settings are downloaded.
     """
     places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
     for name, keys in places.items():
-        file = Path(name_or_path) / name if Path(name_or_path).is_dir() else _from_hub(str(name_or_path), name)
+        file = Path(name_or_path) / name if Path(name_or_path).is_dir() else _from_hub(str(name_or_path), name, token)
         values: Any = read_json_object(file, str(file)) if file is not None and file.is_file() else {}
         for key in keys:
             values = values.get(key) if isinstance(values, dict) else None
@@ -279,19 +279,22 @@ def default_activation(name_or_path: str | Path) -> str | None:
     return None
 
 
-def _from_hub(repository: str, name: str) -> Path | None:
+def _from_hub(repository: str, name: str, token: str | None) -> Path | None:
     try:
-        return Path(hf_hub_download(repository, name))
+        return Path(hf_hub_download(repository, name, token=token))
     except (EntryNotFoundError, HFValidationError):  # no such file, or no repository's name
         return None
 
 
-def load_embedding_model(name_or_path: str | Path, *, argument: str = "teacher") -> EmbeddingModel:
+def load_embedding_model(
+    name_or_path: str | Path, *, argument: str = "teacher", token: str | None = None
+) -> EmbeddingModel:
     """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
 
     Args:
         name_or_path: of the folder or repository.
         argument: name of the model in messages.
+        token: of the Hub.
 
     Raises:
         ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
@@ -300,8 +303,8 @@ def load_embedding_model(name_or_path: str | Path, *, argument: str = "teacher")
     label = f"{argument}={str(name_or_path)!r}"
     folder = Path(name_or_path)
     if not folder.is_dir():
-        with hub_errors(f"{label} is no folder, and can't be read from the Hub"):
-            folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ)))
+        with hub_errors(f"{label} is no folder, and can't be read from the Hub", token=token):
+            folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     modules = [(kind.rpartition(".")[2], folder / path) for kind, path in _modules(folder / MODULES_FILE)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ...distillation.objective import DistillationLoss
 from ...distillation.tasks import Task, task_of
@@ -70,12 +71,17 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
         """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                f"processing_class={tokenizer!r} is no tokenizer, so pairs can't be padded; pass the teacher's"
+            )
         return TextCollator(tokenizer, dimension=1, seed=self.args.seed)
 
     def set_up_student(self) -> None:
         """Also give the student its teacher's activation."""
         super().set_up_student()
-        activation = default_activation(self.teacher_source) if self.teacher_source else None
+        source, token = self.teacher_source, self.args.hub_token
+        activation = default_activation(source, token=token) if source else None
         if activation is not None:  # exports carry it in the place that every version of the library reads
             self.model.config.sentence_transformers = {"activation_fn": activation}
 

@@ -80,9 +80,15 @@ class EmbeddingRun(StudentRun):
         """Whether a local folder is one of this method's models."""
         return kind_of_texts(teacher) == self.method
 
-    def bundle(self, model: str) -> Bundle | None:
+    def read(self, values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
+        """As [`StudentRun.read`]; the teacher is loaded anew, once for all members of a chain."""
+        _embedding_source.cache_clear()
+        _reranking_source.cache_clear()
+        return super().read(values, label, flags)
+
+    def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder of sentence-transformers."""
-        whole = load_embedding_model(model)
+        whole = load_embedding_model(model, token=token)
 
         def write(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
             write_model(replace(whole, encoder=encoder, tokenizer=tokenizer), folder)
@@ -99,15 +105,19 @@ class EmbeddingRun(StudentRun):
                 "max_steps"
             )
 
-    def source(self, name: str, text_column: str | None) -> _Source:
+    def source(self, settings: RunConfig) -> _Source:
         """Load a teacher."""
-        return _embedding_source(name, text_column)
+        return _embedding_source(settings.run.teacher, settings.run.text_column, settings.training.hub_token)
 
     def inputs(self, settings: RunConfig) -> EmbeddingInputs:
         """Load the teacher and plan the widths."""
-        run = settings.run
         self.check_stream(settings)
-        source = self.source(run.teacher, run.text_column)
+        if (strategy := settings.training.train_sampling_strategy) not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy={strategy!r} has no part in this run, whose batches have texts of about the "
+                "same length; leave it out"
+            )
+        source = self.source(settings)
         config = source.encoder.config
         check_length(settings, config)
         if isinstance(source.model, EmbeddingModel):
@@ -177,7 +187,8 @@ class EmbeddingRun(StudentRun):
     def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
         """Describe how a run ended, and how its student is loaded."""
         folders = [f"{member['folder']}/student" for member in results.get("members", ())] or ["student"]
-        metrics = [name for name in _METRICS if name in results["models"][0]]
+        # A student with a space of its own has fewer of them than its teacher.
+        metrics = [name for name in _METRICS if all(found.get(name) is not None for found in results["models"])]
         table = [["model", "parameters", "encoder MACs", "bytes", *(_METRICS[name] for name in metrics)]]
         for found in results["models"]:
             costs = [f"{found[cost]:,}" for cost in ("num_parameters", "encoder_macs", "size_bytes")]
@@ -198,7 +209,7 @@ class RerankerRun(EmbeddingRun):
     unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
     loader = "CrossEncoder"
 
-    def bundle(self, model: str) -> None:
+    def bundle(self, model: str, *, token: str | None = None) -> None:
         """A reranker is an encoder, a head and a tokenizer, as other classifiers."""
 
     def check_stream(self, settings: RunConfig) -> None:
@@ -206,14 +217,14 @@ class RerankerRun(EmbeddingRun):
         if settings.run.streaming:
             raise ValueError(f"streaming=True with method={self.method!r}: pairs can't be streamed; leave it out")
 
-    def source(self, name: str, text_column: str | None) -> _Source:
+    def source(self, settings: RunConfig) -> _Source:
         """Load a teacher."""
-        return _reranking_source(name, text_column)
+        return _reranking_source(settings.run.teacher, settings.run.text_column, settings.training.hub_token)
 
 
 @lru_cache(maxsize=1)  # the members of a chain have one teacher
-def _embedding_source(name: str, text_column: str | None) -> _Source:
-    model = load_embedding_model(name)
+def _embedding_source(name: str, text_column: str | None, token: str | None) -> _Source:
+    model = load_embedding_model(name, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         if prompt and prompt not in model.settings.prompts:
@@ -234,14 +245,14 @@ def _embedding_source(name: str, text_column: str | None) -> _Source:
 
 
 @lru_cache(maxsize=1)
-def _reranking_source(name: str, text_column: str | None) -> _Source:
+def _reranking_source(name: str, text_column: str | None, token: str | None) -> _Source:
     columns = tuple(column.strip() for column in (text_column or "").split(","))
     if len(columns) != 2 or not all(columns):
         raise ValueError(
             f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
             "'question,passage'"
         )
-    model, tokenizer = load_encoder(name), load_tokenizer(name)
+    model, tokenizer = load_encoder(name, token=token), load_tokenizer(name, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]

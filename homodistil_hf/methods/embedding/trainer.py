@@ -83,13 +83,14 @@ class EmbeddingDistilArguments(HomoDistilTrainingArguments):
 
     def __post_init__(self) -> None:
         # In Python and JSON whole numbers and lists, as flags their text.
-        self.output, self.layers = _number_in(self.output), _number_in(self.layers)
+        for name in ("output", "layers"):
+            setattr(self, name, _number_in(getattr(self, name), name))
         super().__post_init__()
 
 
-def _number_in(value: Any) -> Any:
+def _number_in(value: Any, name: str) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in set("[-0123456789"):
-        return parse_json(value, "a number or a list")
+        return parse_json(value, name)
     return value
 
 
@@ -141,7 +142,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         args = self.args
         self.start: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
-        self.embedding_model = whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole)
+        self.embedding_model = (
+            whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole, token=args.hub_token)
+        )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
         if self.start is not None:

@@ -124,6 +124,11 @@ def test_gradual_pruning_is_refused(make_reranking_trainer):
         make_reranking_trainer(pruning_end_fraction=0.3)
 
 
+def test_a_tokenizer_is_needed_before_the_first_step(make_reranking_trainer):
+    with pytest.raises(ValueError, match="processing_class=None is no tokenizer, so pairs can't be padded"):
+        make_reranking_trainer(processing_class=None)
+
+
 @pytest.mark.parametrize("num_labels", [2, 3])
 def test_models_of_several_logits_are_refused(make_reranking_trainer, tmp_path, num_labels):
     config = tiny_config(num_labels=num_labels)

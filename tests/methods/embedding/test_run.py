@@ -1,6 +1,7 @@
 """Runs of embedding models and rerankers: found by their folder, run, described, resumed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
+from homodistil_hf.methods.embedding import model as model_of_texts
 from homodistil_hf.methods.embedding import texts
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
@@ -58,6 +60,39 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert "is of an encoder without a head: resume the run, which exports its student at its end" in told
 
 
+def test_a_space_of_its_own_is_described_without_the_teachers_measures(config, tmp_path, capsys):
+    assert main(["distill", config(output="student", max_steps=2)]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if "parameters" in line)
+    assert "10 nearest" in header
+    assert "index" not in header
+
+
+def test_a_teacher_that_has_changed_is_read_anew(config, tmp_path):
+    run = run_named("embedding")
+    weights = []
+    for factor in (1.0, 2.0):
+        settings = run.read(json.loads(Path(config()).read_text()), "config")
+        changed = load_embedding_model(tmp_path / "embeddings").encoder
+        changed.get_input_embeddings().weight.data.mul_(factor)
+        changed.save_pretrained(tmp_path / "embeddings")
+        assert run.source(settings) is run.source(settings)  # all members of a chain have the same
+        weights.append(run.source(settings).encoder.get_input_embeddings().weight.detach())
+    assert not weights[0].equal(weights[1])
+
+
+def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
+    asked = []
+
+    def download(name, **settings):
+        asked.append(settings["token"])
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(model_of_texts, "snapshot_download", download)
+    assert main(["distill", config(teacher="me/vectors", method="embedding", hub_token="hf_abc")]) == 2
+    assert asked == ["hf_abc"]
+    assert "hf_abc" not in capsys.readouterr().err
+
+
 def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
     assert main(["distill", config(use_cpu=False, max_steps=1)]) == 0
     assert not [entry for entry in recwarn if "pin" in str(entry.message)]
@@ -81,6 +116,11 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
         ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
         ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
+        ({"further_pretraining": {}}, "further_pretraining={} has no place with method='embedding'; leave it out"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' has no part in"),
+        ({"max_seq_length": 2}, "max_seq_length=2 is not a whole number of at least 8"),
+        ({"layers": "[0,"}, "layers is no JSON"),
+        ({"layers": "1.5"}, "layers=1.5: expected some, not all, of 0 … 1"),
     ],
 )
 def test_what_has_no_place_is_refused(config, settings, message, capsys):
