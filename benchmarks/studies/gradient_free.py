@@ -47,7 +47,7 @@ MEANS = {"activation": "mean", "d2_normalization": "range"}  # the likely readin
 NORMS = {"activation": "norm", "d2_normalization": "sum"}  # the default
 RANKINGS = {
     "D2": GradientFreeSettings(ranking="d2", **MEANS),
-    "R2": GradientFreeSettings(ranking="r2", **MEANS),
+    "R2": GradientFreeSettings(ranking="r2"),
     "R2D2": GradientFreeSettings(ranking="r2d2", **MEANS),
     "R2D2, norms": GradientFreeSettings(ranking="r2d2", **NORMS),
 }

@@ -70,14 +70,14 @@ class Evaluate(Command):
         given = parser.given(words)
         show_logs()
         flags = build(cls, given)
-        flags.check()
+        flags.check(given)
         if flags.compare:
             print(_table(flags.compare, flags.teacher, flags.output))
             return 0
         return flags.measure(kinds, {name: value for name, value in given.items() if name in names})
 
-    def check(self) -> None:
-        """Refuse, by a ValueError, flags that don't go together."""
+    def check(self, given: Iterable[str]) -> None:
+        """Refuse, by a ValueError, flags that don't go together; `given` are the names of all flags."""
         suffix = Path(self.output or "table.md").suffix
         if suffix not in (".md", ".json"):
             raise ValueError(f"output={self.output!r} has the suffix {suffix!r}; expected .md or .json")
@@ -87,10 +87,16 @@ class Evaluate(Command):
             )
         if not self.compare and not (self.model and self.task):
             raise ValueError(f"MODEL={self.model!r}, --task={self.task}: name both, or --compare MODEL …")
+        for name in given if self.compare else ():
+            if name not in ("compare", "teacher", "output"):
+                raise ValueError(f"--compare only reads results: drop --{name}, or run the evaluation afterwards")
 
     def measure(self, kinds: Mapping[str, _Kind], given: Mapping[str, Any]) -> int:
         """Run the evaluations that the tasks name, and print a table."""
         chosen = _chosen(self.task, kinds)
+        if self.teacher is not None and not any(kinds[kind].has_teacher for kind in chosen):
+            takers = [kind for kind, found in kinds.items() if found.has_teacher]
+            raise ValueError(f"--teacher is for {' and '.join(takers)}, which --task does not name; drop it")
         for kind, values in _settings(given, kinds, chosen).items():
             asked = {"teacher": self.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
             found = kinds[kind].evaluate(

@@ -225,6 +225,12 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
         (["x", "--task", "rte", "--data_dir", "/nowhere"], "data_dir='/nowhere' is no folder"),
         (["/nowhere/at/all", "--task", "rte"], "model='/nowhere/at/all' does not exist; expected an export"),
         (["x", "--compare", "y"], "--compare only reads results: drop MODEL='x' and --task"),
+        (["--compare", "y", "--seeds", "7"], "--compare only reads results: drop --seeds"),
+        (["--compare", "y", "--output_dir", "x"], "--compare only reads results: drop --output_dir"),
+        (
+            ["x", "--task", "rte", "--teacher", "y"],
+            "--teacher is for discrepancy and embedding, which --task does not",
+        ),
         (["--compare", "/nowhere/at/all"], "model='/nowhere/at/all' does not exist"),
         (
             ["--compare", "x", "--output", "table.txt"],

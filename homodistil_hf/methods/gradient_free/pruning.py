@@ -134,6 +134,15 @@ class GradientFreeSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        of_weights = ("sigma", "kernel", "tolerance", "stopping", "max_iterations", "r2_normalization")
+        for names, has_part, reason in (
+            (of_weights, self.ranking != "d2", "ranking='d2' ranks by text alone"),
+            (("activation", "d2_normalization"), self.ranking != "r2", "ranking='r2' ranks by weights alone"),
+            (("damping", "max_rescaling_tokens"), self.rescaling != "none", "rescaling='none' fits nothing"),
+        ):
+            for name in () if has_part else names:
+                if (given := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"{name}={short_repr(given)} has no part in this run: {reason}; leave it out")
 
     @property
     def denominator(self) -> float:

@@ -51,10 +51,11 @@ class PruneSettings(GradientFreeSettings):
     def __post_init__(self) -> None:
         make_tuples(self)
         super().__post_init__()
-        if bool(self.unlabeled_data) == (self.task is not None):
+        num_sources = bool(self.unlabeled_data) + (self.task is not None)
+        if num_sources != self.needs_samples:
+            reason = "name one of them, text or a GLUE task" if self.needs_samples else "no text is read, name neither"
             raise ValueError(
-                f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: name one of "
-                "them, text or a GLUE task"
+                f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: {reason}"
             )
         name, source = ("data_dir", "task") if self.task is None else ("text_column", "unlabeled_data")
         if (given := getattr(self, name)) is not None:
@@ -90,7 +91,7 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
         plan.padded()  # refused now rather than after the pruning
     if settings.max_length > positions:
         raise ValueError(f"max_length={settings.max_length} is over the model's positions; nearest valid: {positions}")
-    batches = _batches(settings, evaluated.tokenizer)
+    batches = _batches(settings, evaluated.tokenizer) if settings.needs_samples else []
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")
     model = evaluated.model.to(fastest_device())

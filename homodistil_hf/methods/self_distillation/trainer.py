@@ -29,8 +29,11 @@ from ...training_args import ExactArguments
 from .image_masking import MaskedImageCollator
 from .masked_models import MaskedPatches, modality_of, state_error
 
+_NO_COMPILING = "leave it off: half of each step is outside what would be compiled"
 _REMEDIES = {
-    "torch_compile": "leave it off: half of each step is outside what would be compiled",
+    "torch_compile": _NO_COMPILING,
+    "torch_compile_backend": _NO_COMPILING,  # either of these would set it
+    "torch_compile_mode": _NO_COMPILING,
     "push_to_hub": "leave it out, and push OUTPUT_DIR/student with `hf upload`",
 }
 
@@ -84,6 +87,11 @@ class SelfDistillationArguments(ExactArguments):
             if value := getattr(self, name, None):
                 raise ValueError(f"{name}={short_repr(value)} is not supported by SelfDistillTrainer; {remedy}")
         super().__post_init__()
+        if not self.distillation_weight and self.compared_states != self.default_of("compared_states"):
+            raise ValueError(
+                f"compared_states={self.compared_states!r} has no part in this run, as distillation_weight is 0; "
+                "leave it out"
+            )
 
 
 class SelfDistillTrainer(ExactTrainer):

@@ -320,6 +320,9 @@ def test_activations_that_are_not_finite_are_told(model):
         ({"max_rescaling_tokens": 2.5}, "max_rescaling_tokens=2.5 is not a whole number of at least"),
         ({"rescaling": True}, "rescaling=True is not one of least_squares, none"),
         ({"dtype": "float16"}, "dtype='float16' is not one of auto, bfloat16, float32"),
+        ({"ranking": "d2", "sigma": 9.0}, "sigma=9.0 has no part in this run: ranking='d2' ranks by text alone"),
+        ({"ranking": "r2", "activation": "mean"}, "activation='mean' has no part in this run: ranking='r2' ranks by"),
+        ({"rescaling": "none", "damping": 7.0}, "damping=7.0 has no part in this run: rescaling='none' fits nothing"),
     ],
 )
 def test_settings_are_checked(values, message):

@@ -101,6 +101,15 @@ def test_an_earlier_export_is_replaced_on_demand_only(folder, capsys):
     assert json.loads((folder / "out" / "facts.json").read_text())["settings"]["macs"] == 0.8
 
 
+def test_weights_alone_need_no_text(folder, capsys):
+    words = ["prune", "--model", folder / "model", "--output_dir", folder / "out", "--ranking", "r2"]
+    words = [*map(str, words), "--rescaling", "none", "--macs", "0.7"]
+    told = error_of(capsys, *words, "--unlabeled_data", str(folder / "text.txt"))
+    assert "no text is read, name neither" in told
+    assert main(words) == 0
+    assert json.loads((folder / "out" / "facts.json").read_text())["training"]["num_samples"] == 0
+
+
 def test_a_question_answering_model_is_pruned_too(folder):
     write_teacher(folder / "answerer", task="question_answering", **SHAPE)
     settings = PruneSettings(
