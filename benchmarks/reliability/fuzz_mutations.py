@@ -4,6 +4,7 @@ Structure is damaged rather than bytes: values change type or size, keys are los
 """
 
 import copy
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import torch
+from datasets import Dataset
 
 PATHS = (
     "../../escaped", "/etc/passwd", "~", "~no_such_user/x", "C:\\x", "a\0b", ".", "..", "", "x" * 300, "a/../../b",
@@ -186,6 +190,60 @@ def _damage_entry(header: dict[str, Any], kind: int, draw: Random) -> None:
         entry["dtype"] = draw.choice(("I32", "U32", "F16", "F64", "BOOL", "F4", "X", "f32", "C64", "F8_E4M3"))
     else:
         entry["shape"] = draw.choice((entry["shape"][::-1], [*entry["shape"], 1], [], [2**40, 2**40], [-1], [0]))
+
+
+def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
+    """Scores of wrong groups, types, sizes and values."""
+    name = draw.choice(sorted(tensors))
+    tensor = tensors.pop(name)
+    kind = draw.randrange(9)
+    if kind == 0:
+        return tensors
+    if kind == 1:
+        name = draw.choice((name + "9", "hidden.0", name.replace("0", "7"), "x"))
+    elif kind < 5:
+        tensor = draw.choice((tensor.double(), tensor.long(), tensor.bool(), tensor.half(), tensor.to(torch.int8)))
+    elif kind == 5:
+        tensor = draw.choice((tensor[:-1], tensor[None], torch.cat([tensor, tensor]), tensor[:0])).contiguous()
+    elif kind == 6:
+        tensor = torch.zeros_like(tensor)
+    elif kind == 7 and tensor.is_floating_point():
+        tensor.flatten()[0] = draw.choice((float("nan"), float("inf"), -1e30))
+    elif not tensor.is_floating_point():
+        tensor = ~tensor if tensor.dtype is torch.bool else tensor + draw.choice((1, 10**9, -5))
+    return tensors | {name: tensor}
+
+
+def hostile_text(draw: Random) -> str:
+    """Text of every unpleasant kind, up to a hundred thousand characters."""
+    word = draw.choice(
+        ("w7", "w8 ", "unknown", " ", "\n\n", "\0", "\ud800", "\r\n", "\u2028", "[MASK]", "🙂", "e\u0301", "\ufeff")
+    )
+    return word * draw.choice((0, 1, 30, 1000, 40_000)) + draw.choice(STRINGS)
+
+
+_MAGIC = (b"\x1f\x8b\x08\0", b"PK\x03\x04", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PAR1")
+_BYTES = (b"", b" ", b"\n\n\n\n", b"\0" * 5000, b"\xff\xfe" * 50, b"\r\n" * 100, b"\xed\xa0\x80")
+
+
+def file_content(draw: Random) -> bytes:
+    """Bytes of a file that calls itself text."""
+    kind = draw.randrange(7)
+    if kind == 0:
+        return draw.randbytes(draw.choice((1, 100, 5000)))
+    if kind == 1:
+        return draw.choice(_MAGIC) + draw.randbytes(200)
+    if kind == 2:
+        return draw.choice(_BYTES)
+    if kind == 3:
+        row = {"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}
+        return b"\n".join(json_bytes(mutated(row, draw), draw) for _ in range(4))
+    if kind == 4:
+        buffer, columns = io.BytesIO(), {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
+        names = draw.choice((("text",), ("n",), ("text", "n")))
+        Dataset.from_dict({name: columns[name] for name in names}).to_parquet(buffer)
+        return flipped(buffer.getvalue(), draw)
+    return hostile_text(draw).encode("utf-8", "surrogatepass")
 
 
 def write_mutated(path: Path, values: Any, draw: Random) -> None:

@@ -17,7 +17,7 @@ from tiny_models import tiny_tokenizer
 from transformers import BertConfig
 
 from benchmarks.reliability.fuzz import is_own
-from benchmarks.reliability.fuzz_targets import SHAPE, make_checkpoint, make_export, tiny_teacher
+from benchmarks.reliability.fuzz_samples import SHAPE, make_checkpoint, make_export, tiny_teacher
 from homodistil_hf import HomoDistilTrainingArguments, load_text
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.packing import TextPacker

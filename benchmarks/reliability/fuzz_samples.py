@@ -1,0 +1,152 @@
+"""Valid input of every target of the fuzzer: settings, models, tokenizers, checkpoints and exports, all tiny."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+from homodistil_hf import export_student
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.files.checkpoints import MANIFEST_NAME, SCORES_FILE, STATE_FILE, write_manifest
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.saved_student import save_projections
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+
+SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
+SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
+PLAN = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+LAYERS = [{name: PLAN[name] for name in PLAN if name != "hidden_size"}]
+LAYERS += [{"num_attention_heads": 1, "head_dim": 3, "intermediate_size": 24}]
+UNEVEN = {"hidden_size": 8, "layers": LAYERS}
+
+
+def run_config(folder: Path) -> dict[str, Any]:
+    files = {"teacher": "teacher", "train_data": "train.txt", "eval_data": "eval.txt", "output_dir": "run"}
+    return {name: str(folder / file) for name, file in files.items()} | {
+        "student": PLAN,
+        "max_seq_length": 16,
+        "max_steps": 12,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "per_device_train_batch_size": 8,
+        "pruning_end_fraction": 0.5,
+        "importance_metric": "platon",
+        "mlm_probability": 0.2,
+        "report_to": "none",
+        "use_cpu": True,
+        "lr_scheduler_kwargs": {},
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "student_dropout": None,
+    }
+
+
+_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "ab", "abc")
+_IDS = {piece: number for number, piece in enumerate(_PIECES)}
+VOCABULARIES: dict[str, dict[str, Any]] = {
+    "WordPiece": {"vocab": _IDS | {"##a": 9, "##b": 10}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"},
+    "BPE": {"vocab": _IDS, "merges": [["a", "b"], ["ab", "c"]], "unk_token": "[UNK]"},
+    "Unigram": {"vocab": [[piece, -number] for number, piece in enumerate(_PIECES)], "unk_id": 1},
+}
+VOCABULARIES["WordPiece"]["max_input_chars_per_word"] = 100
+_PLAIN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+AROUND_VOCABULARY: dict[str, Any] = {
+    "version": "1.0",
+    "added_tokens": [{"id": n, "content": piece, **_PLAIN, "special": True} for n, piece in enumerate(_PIECES[:4])],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+    "decoder": None,
+}
+
+
+def tiny_teacher() -> BertForMaskedLM:
+    torch.manual_seed(0)
+    return BertForMaskedLM(BertConfig(**SHAPE)).eval()
+
+
+def tiny_student(plan: WidthPlan | None = None) -> Any:
+    student = to_student(tiny_teacher())
+    if plan is None:
+        return student
+    Pruner(student, plan).prune_to(plan)
+    return student
+
+
+@cache
+def tiny_tokenizer() -> BertTokenizer:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, SHAPE["vocab_size"])]
+    return BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+
+
+@cache
+def model_configs() -> list[dict[str, Any]]:
+    students = tiny_student(), tiny_student(WidthPlan.from_dict(UNEVEN, 2))
+    stocks = [
+        architecture.stock_config(
+            **{architecture.named(name): size for name, size in SHAPE.items()},
+            **dict.fromkeys(_SPECIAL_IDS, 1),
+            architectures=[architecture.heads[0].stock_name],
+        )
+        for architecture in ARCHITECTURES.values()
+    ]
+    return [config.to_dict() for config in (*stocks, *(student.config for student in students))]
+
+
+_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+
+
+@cache
+def saved_model(folder: Path, **settings: str) -> dict[str, bytes]:
+    """A model and its tokenizer, written once; name → content of each file."""
+    tiny_teacher().save_pretrained(folder, **settings)
+    tiny_tokenizer().save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@cache
+def checkpoint_of_two_files(folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "optimizer.pt").write_bytes(b"moments")
+    write_manifest(folder)
+    return json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+
+
+@cache
+def make_checkpoint(folder: Path) -> None:
+    """A checkpoint in the middle of pruning, with PLATON's averages."""
+    folder.mkdir(parents=True)
+    student = tiny_student()
+    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), settings=PruningSettings(metric="platon"))
+    student.train()(input_ids=torch.arange(5, 21)[None], labels=torch.arange(5, 21)[None]).loss.backward()
+    pruner.score()
+    pruner.prune_to(WidthPlan.uniform(12, 2, LayerWidths(2, 6, 24)))
+    student.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    save_projections(folder, student)
+    save_file(pruner.state_tensors(), folder / SCORES_FILE)
+    state = {"method": "homodistil", "student": "macs=0.5", "is_finished": False, "pruner": pruner.state_dict()}
+    state |= {"full": pruner.full.to_dict(), "plan": pruner.target.to_dict(), "kept_heads": [[0, 1], [0, 1]]}
+    state |= {"card": {}, "settings": {}, "logs": {}}
+    (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    write_manifest(folder)
+
+
+@cache
+def make_export(folder: Path, format: str = "standard") -> dict[str, Any]:
+    """An uneven student with all that facts may hold; returns its facts."""
+    export_student(
+        tiny_student(WidthPlan.from_dict(UNEVEN, 2)),
+        folder,
+        format,
+        tokenizer=tiny_tokenizer(),
+        teacher=tiny_teacher(),
+        facts={"settings": {"seed": 1}, "training": {"num_steps": 3}, "evaluation": {"kl": 0.5}},
+    )
+    return read_facts(folder)
