@@ -34,9 +34,7 @@ def main() -> None:
     runs = []
     for variant, students, num_steps in _runs(options.max_steps):
         folder = options.output_dir / f"{variant.split(',')[0].replace(' ', '-')}-{students[-1]}-{num_steps}"
-        runs += list(
-            _rows(variant, students, _run(base, folder, students, num_steps), base | {"max_steps": num_steps})
-        )
+        runs += _rows(variant, students, _run(base, folder, students, num_steps), base)
         facts = {"settings": base, "max_steps": options.max_steps, "machine": machine_facts(), "runs": runs}
         write_json(RECORD, facts)
 
@@ -78,16 +76,10 @@ def _rows(
     tokens_a_step = settings["per_device_train_batch_size"] * settings["max_seq_length"]
     teacher, *models = results["models"]
     for student, model, run in zip(students, models, results.get("members", [results]), strict=True):
-        yield {
-            **{
-                "variant": variant,
-                "student": student,
-                "plan": run["plan"],
-                "num_tokens": run["num_steps"] * tokens_a_step,
-            },
-            **{name: model[name] for name in ("num_parameters", "encoder_macs", "kl", "mlm_loss", "mlm_accuracy")},
-            **{"teacher_macs": teacher["encoder_macs"], "seconds": run["time_s"]},
-        }
+        facts = {"variant": variant, "student": student, "plan": run["plan"]}
+        facts |= {"num_tokens": run["num_steps"] * tokens_a_step}
+        facts |= {name: model[name] for name in ("num_parameters", "encoder_macs", "kl", "mlm_loss", "mlm_accuracy")}
+        yield facts | {"teacher_macs": teacher["encoder_macs"], "seconds": run["time_s"]}
 
 
 if __name__ == "__main__":

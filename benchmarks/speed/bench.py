@@ -26,9 +26,8 @@ from benchmarks.speed.tables import draw_parts, format_bench
 from homodistil_hf.cli import keep_memory
 
 RESULTS = Path("docs/results/speed.json")
-SHIPPED = (
-    "teacher6x384-bfloat16"  # shapes, batch and steps of examples/configs/wikibooks_quarter.json, pruned gradually
-)
+# Shapes, batch and steps of examples/configs/wikibooks_quarter.json, pruned gradually.
+SHIPPED = "teacher6x384-bfloat16"
 OLDER = {"mlm_probability": 0.15, "student": "192-12x16-704", "pruning_end_fraction": 0.5, "max_steps": 28_000}
 # Pruning ends at 0.7 of the steps: what the ceiling of compaction is stated for.
 BERT_BASE = {"shape": "bert-base"} | OLDER | {"student": "homobert-tiny", "pruning_end_fraction": 0.7}

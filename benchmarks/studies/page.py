@@ -3,34 +3,27 @@
 python -m benchmarks.studies.page
 """
 
-from benchmarks.studies import (
-    architectures,
-    binarization,
-    embedding_speed,
-    embedding_tasks,
-    embeddings,
-    further_pretraining,
-    gradient_free,
-    vocabulary,
-)
+from importlib import import_module
 
-STUDIES = {
-    "architectures": architectures.STUDY,
-    "binarization": binarization.STUDY,
-    "embedding_speed": embedding_speed.STUDY,
-    "embedding_tasks": embedding_tasks.STUDY,
-    "embeddings": embeddings.STUDY,
-    "further_pretraining": further_pretraining.STUDY,
-    "gradient_free, kernel": gradient_free.KERNEL,
-    "gradient_free, quality": gradient_free.QUALITY,
-    "gradient_free, speed": gradient_free.SPEED,
-    "vocabulary": vocabulary.STUDY,
-}
+from benchmarks.studies.study import Study
+
+STUDIES = (
+    *("architectures.STUDY", "binarization.STUDY", "embedding_speed.STUDY", "embedding_tasks.STUDY"),
+    *("embeddings.STUDY", "further_pretraining.STUDY", "gradient_free.KERNEL", "gradient_free.QUALITY"),
+    *("gradient_free.SPEED", "vocabulary.STUDY"),
+)
+"""Each study as the module of this folder that has it, and its name there."""
+
+
+def study_named(name: str) -> Study:
+    """Import the module of a study; returns the study."""
+    module, _, attribute = name.partition(".")
+    return getattr(import_module(f"benchmarks.studies.{module}"), attribute)
 
 
 def main() -> None:
-    for study in STUDIES.values():
-        study.show()
+    for name in STUDIES:
+        study_named(name).show()
 
 
 if __name__ == "__main__":

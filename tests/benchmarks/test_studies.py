@@ -3,13 +3,23 @@
 from pathlib import Path
 
 import pytest
+from methods_here import needs
 
-from benchmarks.studies.page import STUDIES
+from benchmarks.studies.page import STUDIES, study_named
+
+METHODS = {"binarization": "binarization", "embedding_speed": "embedding", "embedding_tasks": "embedding"}
+METHODS |= {"gradient_free": "gradient_free"}
+"""Module of a study → the method that it measures."""
 
 
-@pytest.mark.parametrize("name", STUDIES)
+def marked(name: str) -> object:
+    method = METHODS.get(name.partition(".")[0])
+    return pytest.param(name, marks=[needs(method)] if method else [])
+
+
+@pytest.mark.parametrize("name", map(marked, STUDIES))
 def test_the_page_has_the_tables_of_the_record(name, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    study = STUDIES[name]
+    study = study_named(name)
     assert study.tables(study.read())
     assert study.page_text() == study.page.read_text(encoding="utf-8")

@@ -1,0 +1,51 @@
+"""Which methods the checkout has, and what the tests of each add to shared tables.
+
+A method is a folder of homodistil_hf/methods; tests/methods has a folder of the same name. Its `cases.py` holds what
+tests of all methods take from it. Without both folders, the rest of the suite passes.
+"""
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+_TESTS = Path(__file__).parents[1] / "methods"
+
+
+def has(folder: str) -> bool:
+    """Whether the checkout has a method, by the name of its folder."""
+    return importlib.util.find_spec(f"homodistil_hf.methods.{folder}") is not None
+
+
+def needs(folder: str) -> pytest.MarkDecorator:
+    """Skips a test where the checkout lacks a method, by the name of its folder."""
+    return pytest.mark.skipif(not has(folder), reason=f"homodistil_hf/methods/{folder} is absent")
+
+
+def cases(name: str) -> list[Any]:
+    """The value of a name in every `cases.py` that has it, in the order of the folders."""
+    return [getattr(module, name) for module in _modules() if hasattr(module, name)]
+
+
+def merged_cases(name: str) -> dict[str, Any]:
+    """The entries of a dict of that name in every `cases.py`."""
+    return {key: value for found in cases(name) for key, value in found.items()}
+
+
+@cache
+def _modules() -> list[ModuleType]:
+    return [_imported(file) for file in sorted(_TESTS.glob("*/cases.py"))]
+
+
+def _imported(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"cases_of_{file.parent.name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up the module of their class
+    spec.loader.exec_module(module)
+    return module
