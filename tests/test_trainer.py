@@ -1,21 +1,20 @@
 """The training step: what is averaged, what is scored, what is zero, what happens when, and what is refused."""
 
-import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from fake_device import DEVICE, fake_device
-from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
+from run_traces import OnStep, SaveAt, assert_close_run, assert_same_run, differences, logs_of, losses_of, state_of
 from students import indices_of
-from tiny_models import GRADUAL, VOCAB_SIZE, make_blocks, make_teacher
+from tiny_models import GRADUAL, VOCAB_SIZE, WIDE_WINDOW, make_blocks, make_teacher
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator, get_scheduler
+from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
@@ -23,40 +22,6 @@ from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
 from homodistil_hf.trainer import pruning_schedule
-
-WIDE_WINDOW = GRADUAL | {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
-
-
-def losses_of(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
-    """Every term of the loss at every step."""
-    entries = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
-    return [{name: value for name, value in entry.items() if name.startswith("loss")} for entry in entries]
-
-
-def assert_close_run(one: HomoDistilTrainer, other: HomoDistilTrainer, *, tolerance: float = 1e-4) -> None:
-    """Same masks; losses, scores and weights within float32 noise."""
-    assert len(losses_of(one)) == len(losses_of(other)) > 0
-    for found, expected in zip(losses_of(one), losses_of(other), strict=True):
-        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
-    assert one.pruner.choices_digest == other.pruner.choices_digest
-    found, expected = one.pruner.state_tensors(), other.pruner.state_tensors()
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=10 * tolerance, atol=tolerance, msg=name)
-    weights = one.model.state_dict()
-    for name, tensor in other.model.state_dict().items():
-        torch.testing.assert_close(weights[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
-
-
-class OnStep(TrainerCallback):
-    """Calls a function at the end of every step."""
-
-    def __init__(self, function: Any):
-        self.function = function
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.function(state.global_step)
-
 
 # The loss
 
@@ -353,108 +318,6 @@ def test_ranks_whose_masks_differ_stop_the_run(make_trainer, tmp_path, monkeypat
         trainer.train()
 
 
-# Steps that fail
-
-
-class Poison:
-    """Spoils one gradient in the backward passes of some steps."""
-
-    def __init__(self, trainer: HomoDistilTrainer, value: float, steps: range):
-        self.trainer, self.value, self.steps = trainer, value, steps
-        trainer.model.bert.embeddings.word_embeddings.weight.register_hook(self)
-
-    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * self.value if self.trainer.state.global_step + 1 in self.steps else gradient
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_step_with_bad_gradients_changes_nothing_but_the_clocks(make_trainer, value, accumulation, caplog):
-    settings = GRADUAL | {
-        "max_steps": 8,
-        "weight_decay": 0.1,
-        "pruning_start_fraction": 0.5,
-        "pruning_end_fraction": 0.9,
-    }
-    trainer = make_trainer(gradient_accumulation_steps=accumulation, **settings)
-    clean = make_trainer(gradient_accumulation_steps=accumulation, **settings)
-    Poison(trainer, value, range(3, 4))
-    states: dict[int, dict[str, Any]] = {}
-    trainer.add_callback(OnStep(lambda step: states.update({step: state_of(trainer)})))
-    with caplog.at_level(logging.WARNING, "homodistil_hf"):
-        trainer.train()
-    clean.train()
-    assert "step 3 is skipped: gradients are not finite (1 in a row)" in caplog.text
-    moved = differences(states[2], states[3])
-    assert [name for name in moved if name.startswith(("weight.", "optimizer.", "pruner.score"))] == []
-    logs = {entry["step"]: entry for entry in logs_of(trainer) if "num_bad_steps" in entry}
-    assert [entry["num_bad_steps"] for entry in logs.values()] == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert all(math.isfinite(number) for entry in logs.values() for number in entry.values())
-    expected = {entry["step"]: entry for entry in logs_of(clean) if "num_bad_steps" in entry}
-    for name in ("learning_rate", "kept_fraction_hidden", "epoch"):
-        assert [entry[name] for entry in logs.values()] == [entry[name] for entry in expected.values()]
-    assert trainer.kept == trainer.plan
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-
-
-def test_a_loss_that_is_not_finite_is_skipped_too(make_trainer):
-    trainer = make_trainer(max_steps=4, logging_steps=2)
-    scale_and_log = trainer.scale_and_log
-
-    def spoiled(loss: torch.Tensor, *args: Any) -> torch.Tensor:
-        return scale_and_log(loss * (math.nan if trainer.state.global_step == 1 else 1.0), *args)
-
-    trainer.scale_and_log = spoiled
-    trainer.train()
-    assert trainer.step_log.num_bad_steps == 1
-    assert all(math.isfinite(value) for terms in losses_of(trainer) for value in terms.values())
-
-
-def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer, tmp_path):
-    late = GRADUAL | {"pruning_start_fraction": 0.9, "pruning_end_fraction": 0.95}
-    trainer = make_trainer(max_bad_steps=2, callbacks=[SaveAt(3)], **late)
-    Poison(trainer, math.nan, range(2, 4))
-    Poison(trainer, math.nan, range(5, 99))
-    with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint-3$"):
-        trainer.train()
-    assert trainer.state.global_step == 6
-    assert trainer.step_log.num_bad_steps == 5
-
-
-@pytest.mark.slow
-def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
-    settings = GRADUAL | {"max_steps": 8, "pruning_start_fraction": 0.8, "pruning_end_fraction": 0.9}
-    settings |= {"max_bad_steps": 3}
-    trainer = make_trainer(callbacks=[SaveAt(4)], **settings)
-    Poison(trainer, math.nan, range(3, 5))
-    trainer.train()
-    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
-    scale_and_log = resumed.scale_and_log
-    resumed.scale_and_log = lambda loss, *args: scale_and_log(loss * math.nan, *args)
-    with pytest.raises(FloatingPointError, match="for 4 steps in a row"):
-        resumed.train(str(tmp_path / "run" / "checkpoint-4"))
-    assert resumed.step_log.num_bad_steps == 4
-
-
-@pytest.mark.slow
-def test_the_learning_rate_goes_on_after_a_gradient_scaler_skipped_a_step(make_trainer, monkeypatch):
-    trainer, clean = make_trainer(max_steps=6), make_trainer(max_steps=6)
-    skipped: list[bool] = []
-
-    class Skip(TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            skipped[:] = [state.global_step in (0, 2)]
-
-    was_skipped = property(lambda accelerator: accelerator is trainer.accelerator and skipped[0])
-    monkeypatch.setattr(type(trainer.accelerator), "optimizer_step_was_skipped", was_skipped)
-    trainer.add_callback(Skip())
-    trainer.train()
-    clean.train()
-    rates = [[entry["learning_rate"] for entry in logs_of(one) if "loss_kl" in entry] for one in (trainer, clean)]
-    assert rates[0] == rates[1]
-
-
 # Everything a user of Trainer does
 
 
@@ -525,79 +388,6 @@ def test_report_to_an_integration(make_trainer, monkeypatch):
     assert ["loss_kl" in entry for entry in Reporter.reported] == [True, True, False]
 
 
-@pytest.mark.parametrize(
-    ("settings", "rate"),
-    [
-        ({"per_device_train_batch_size": 8}, 1.6e-3),  # 8 rows of 16 tokens, a 16th of 2,048; 32 channels
-        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}, 3.3e-3),
-        ({"per_device_train_batch_size": 8, "train_dataset": None}, 4.7e-3),  # as if rows had 128
-        ({"learning_rate": 3e-4}, 3e-4),
-    ],
-)
-def test_the_learning_rate_follows_from_the_tokens_of_a_step(make_trainer, settings, rate):
-    assert make_trainer(**settings).args.learning_rate == rate
-
-
-@pytest.mark.parametrize(("settings", "num_opened"), [({}, 1), ({"learning_rate": 1e-3}, 0)])
-def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settings, num_opened):
-    opened = []
-
-    def rows() -> Iterator[dict[str, Any]]:
-        opened.append(True)
-        yield from make_blocks()
-
-    make_trainer(train_dataset=IterableDataset.from_generator(rows), **settings)
-    assert len(opened) == num_opened
-
-
-def test_a_derived_learning_rate_is_told(make_trainer, caplog):
-    with caplog.at_level("INFO", logger="homodistil_hf"):
-        make_trainer()
-    assert (
-        "learning_rate=0.0016, as none is given: the measured rule for 128 tokens a step and a teacher of 32 channels"
-        in caplog.text
-    )
-
-
-def test_the_learning_rate_follows_pruning_by_default(make_trainer):
-    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.6, learning_rate=1.0)
-    trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
-
-
-def test_an_early_end_of_pruning_leaves_the_learning_rate_up_for_half_of_the_run(make_trainer):
-    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.2, learning_rate=1.0)
-    trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
-
-
-def test_the_learning_rate_may_be_held_longer_than_pruning_lasts(make_trainer):
-    trainer = make_trainer(
-        max_steps=10, pruning_end_fraction=0.2, learning_rate_hold_fraction=0.6, learning_rate=1.0, warmup_steps=2
-    )
-    trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
-
-
-@pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
-def test_schedulers_of_trainer(make_trainer, name):
-    trainer = make_trainer(
-        max_steps=6, warmup_steps=2, lr_scheduler_type=name, learning_rate_curve="trainer", learning_rate=0.01
-    )
-    trainer.train()
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
-    scheduler = get_scheduler(name, optimizer, num_warmup_steps=2, num_training_steps=6)
-    expected = []
-    for _ in range(6):
-        expected.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry] == pytest.approx(expected)
-
-
 def test_a_step_is_counted_on_a_device_without_float64(make_trainer):
     trainer = make_trainer()
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(2)])
@@ -655,53 +445,6 @@ def test_compiled_code_is_sliced_at_few_moments():
     assert few.end_step == every_ten.end_step == due[1][-1] == 1200
 
 
-def streamed(dataset: Dataset) -> Any:
-    return dataset.to_iterable_dataset()
-
-
-@pytest.mark.slow
-def test_a_stream_equals_the_same_rows_in_order(make_trainer):
-    rows = make_blocks(24)
-    stream = make_trainer(max_steps=8, train_dataset=streamed(rows))
-    table = make_trainer(max_steps=8, train_dataset=rows, train_sampling_strategy="sequential")
-    stream.train()
-    table.train()
-    assert losses_of(stream) == losses_of(table)
-    assert differences(stream.pruner.state_tensors(), table.pruner.state_tensors()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("step", [2, 3, 5])
-def test_a_stream_that_is_read_several_times_resumes_exactly(make_trainer, tmp_path, step, accumulation):
-    def trainer(output_dir: str) -> HomoDistilTrainer:
-        stream = streamed(make_blocks(28)).shuffle(seed=5, buffer_size=10)
-        return make_trainer(
-            output_dir=str(tmp_path / output_dir),
-            max_steps=8,
-            train_dataset=stream,
-            gradient_accumulation_steps=accumulation,
-            per_device_train_batch_size=8 // accumulation,
-            student_dropout=0.1,
-            callbacks=[SaveAt(step)],
-        )
-
-    whole, resumed = trainer("run"), trainer("resumed")
-    whole.train()
-    resumed.train(str(tmp_path / "run" / f"checkpoint-{step}"))
-    assert_same_run(resumed, whole)
-
-
-@pytest.mark.slow
-def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
-    settings = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    ragged = make_trainer(train_dataset=streamed(make_blocks(20)), **settings)
-    even = make_trainer(train_dataset=streamed(make_blocks(16)), **settings)
-    ragged.train()
-    even.train()
-    assert losses_of(ragged) == losses_of(even)
-
-
 def test_training_twice_starts_anew_from_the_student_as_it_is(make_trainer):
     trainer = make_trainer(max_steps=6)
     trainer.train()
@@ -710,116 +453,6 @@ def test_training_twice_starts_anew_from_the_student_as_it_is(make_trainer):
     assert trainer.state.global_step == 6
     assert trainer.step_log.num_bad_steps == 0
     assert trainer.kept == trainer.plan
-
-
-# Output folders
-
-
-def test_a_folder_with_files_is_refused(make_trainer, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
-    trainer = make_trainer(max_steps=2)
-    with pytest.raises(ValueError, match=r"run' is not empty \(notes.txt\); resume with .*overwrite_output_dir=True"):
-        trainer.train()
-
-
-def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_trainer, tmp_path):
-    make_trainer(max_steps=4, callbacks=[SaveAt(3, 4)]).train()
-    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
-    make_trainer(max_steps=2, callbacks=[SaveAt(1)], overwrite_output_dir=True).train()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-1", "notes.txt"]
-
-
-def test_a_trainer_may_train_twice_into_its_own_folder(make_trainer):
-    trainer = make_trainer(max_steps=2, callbacks=[SaveAt(1)])
-    trainer.train()
-    trainer.train()
-    assert trainer.state.global_step == 2
-
-
-# Refused when the trainer is made
-
-
-def too_long(make: Any) -> HomoDistilTrainer:
-    return make(train_dataset=Dataset.from_dict({"input_ids": [list(range(5, 45))] * 8}))
-
-
-REFUSALS: dict[str, tuple[Any, str]] = {
-    "unknown preset": (lambda make: make(student="homobert-tinny"), "homobert-tinny.*homobert-tiny"),
-    "no student": (lambda make: make(student=None), "student=None names no widths"),
-    "plan wider than the teacher": (
-        lambda make: make(
-            student={"hidden_size": 64, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
-        ),
-        "hidden_size=64.*32",
-    ),
-    "indivisible heads": (
-        lambda make: make(student={"hidden_size": 20, "num_attention_heads": 3, "intermediate_size": 32}),
-        "hidden_size=20 is not divisible by num_attention_heads=3.*18, 21",
-    ),
-    "empty data": (lambda make: make(train_dataset=make_blocks(8).select([])), r"train_dataset is empty \(0 rows\)"),
-    "long rows": (too_long, "sequences of 40 tokens, above .*positions=32"),
-    "no tokenizer": (lambda make: make(processing_class=None), "processing_class=None is no tokenizer"),
-    "own loss": (lambda make: make(compute_loss_func=lambda *_: 0.0), "compute_loss_func=.*would replace"),
-    "rounded evaluation": (lambda make: make(bf16_full_eval=True), "bf16_full_eval=True would round"),
-    "sampling by length": (
-        lambda make: make(train_sampling_strategy="group_by_length"),
-        "train_sampling_strategy='group_by_length' draws from the global random state",
-    ),
-    "dispatched batches": (
-        lambda make: make(accelerator_config={"dispatch_batches": True}),
-        "dispatch_batches=True; every rank must make its own batches",
-    ),
-    "unseeded sampler": (
-        lambda make: make(accelerator_config={"use_seedable_sampler": False}),
-        "use_seedable_sampler=False",
-    ),
-    "teacher of another vocabulary": (
-        lambda make: make(teacher_model=make_teacher(vocab_size=80)),
-        "teacher has vocab_size=80, the student 96",
-    ),
-    "teacher of another task": (
-        lambda make: make(teacher_model=make_teacher("token_classification")),
-        "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM",
-    ),
-    "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),
-    "factored optimizer": (lambda make: make(optim="adafactor"), "optim='adafactor' keeps state"),
-    "only the weight of another task": (
-        lambda make: make(mlm_weight=0, kl_weight=0, hidden_weight=0, embedding_weight=0),
-        "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",
-    ),
-    "unsupported encoder": (lambda make: make(model=other_encoder()), "AlbertForMaskedLM"),
-}
-
-
-def other_encoder() -> nn.Module:
-    from transformers import AlbertConfig, AlbertForMaskedLM
-
-    return AlbertForMaskedLM(
-        AlbertConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    )
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_refused_when_the_trainer_is_made(make_trainer, case):
-    make, message = REFUSALS[case]
-    with pytest.raises(ValueError, match=message):
-        make(make_trainer)
-
-
-def test_an_output_folder_that_cannot_be_written_is_refused(make_trainer, tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="file' can't be created"):
-        make_trainer(output_dir=str(tmp_path / "file"))
-    with pytest.raises(ValueError, match="below' can't be created"):
-        make_trainer(output_dir=str(tmp_path / "file" / "below"))
-
-
-def test_batches_without_labels_are_refused_by_name(make_trainer):
-    rows = Dataset.from_dict({"input_ids": make_blocks(8)["input_ids"]})
-    trainer = make_trainer(train_dataset=rows, data_collator=default_data_collator)
-    with pytest.raises(ValueError, match="a training batch has input_ids, but not labels; check the columns"):
-        trainer.train()
 
 
 @pytest.mark.slow

@@ -1,60 +1,21 @@
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from tiny_files import own_cache, write_config, write_teacher, write_text
-from torchrun import torchrun
+from tiny_files import assert_same_weights, write_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, __version__
 from homodistil_hf.cli import main
-from homodistil_hf.cli.plan import format_plan
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.methods.registry import run_named
 
 COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "prune", "demo", "cache")
 LINES_OF_A_SCREEN = 30
-PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-COSTS = {
-    "architecture": "BertForMaskedLM",
-    "num_hidden_layers": 2,
-    "plan": PLAN,
-    "num_parameters": 1234567,
-    "num_encoder_parameters": 1000000,
-    "encoder_macs": 4096,
-    "size_bytes": 4938268,
-}
-FRACTIONS = {"num_parameters": 0.25, "encoder_macs": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Teacher, text and config of a run."""
-    folder = tmp_path_factory.mktemp("run of a test")
-    write_config(folder, pruning_end_fraction=0.5)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory):
-    """`OUTPUT_DIR` of a run that ended, with checkpoints 4, 8 and 12."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        own_cache(monkeypatch, tmp_path_factory.mktemp("cache"))
-        assert main(["distill", str(folder / "config.json")]) == 0
-    return folder / "run"
 
 
 @pytest.fixture
@@ -341,61 +302,6 @@ def test_a_corrupted_checkpoint(finished, folder, tmp_path, capsys, never_trains
     assert f"last good checkpoint, {tmp_path}/run/checkpoint-8" in message
 
 
-@pytest.mark.slow
-def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
-    def end_step(self):
-        raise ValueError("a bug")
-
-    monkeypatch.setattr(HomoDistilTrainer, "end_step", end_step)
-    with pytest.raises(ValueError, match="a bug"):
-        main(["distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")])
-
-
-# distill
-
-
-def test_a_run_leaves_a_student_and_its_numbers(finished):
-    results = json.loads((finished / "results.json").read_text())
-    teacher, student = results["models"]
-    model = BertForMaskedLM.from_pretrained(finished / "student")
-    assert type(model).__module__ == "transformers.models.bert.modeling_bert"
-    assert student["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert teacher["kl"] == 0.0
-    assert student["kl"] == results["evaluation"]["kl"] > 0.0
-    assert results["plan"]["hidden_size"] == model.config.hidden_size == 16
-    assert results["evaluation"]["kept_fraction_hidden"] == 0.5
-    assert results["num_steps"] == 12
-
-
-@pytest.mark.slow
-def test_a_run_is_reproduced_by_its_settings(finished, tmp_path):
-    again = tmp_path / "again"
-    assert main(["distill", str(finished / "settings.json"), "--output_dir", str(again)]) == 0
-    assert_same_weights(again / "student", finished / "student")
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, capsys):
-    interrupted = tmp_path / "run"
-    shutil.copytree(finished, interrupted)
-    shutil.rmtree(interrupted / "student")
-    shutil.rmtree(interrupted / "checkpoint-12")
-    words = ["--output_dir", str(interrupted), "--resume_from_checkpoint", "last"]
-    assert main(["distill", str(folder / "config.json"), *words]) == 0
-    assert f"from_pretrained('{interrupted}/student')" in capsys.readouterr().out
-    assert_same_weights(interrupted / "student", finished / "student")
-
-
-@pytest.mark.slow
-def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
-    words = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
-    config = json.loads((folder / "config.json").read_text())
-    del config["eval_data"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert main(["distill", str(tmp_path / "config.json"), *words]) == 0
-    assert "eval_data is not set: 6 of 120 documents of train_data are held out" in capsys.readouterr().out
-
-
 def test_a_single_document_can_not_be_split(folder, tmp_path, capsys, never_trains):
     text = tmp_path / "one.txt"
     text.write_text("w5 w6 w7 " * 50)
@@ -405,82 +311,6 @@ def test_a_single_document_can_not_be_split(folder, tmp_path, capsys, never_trai
     assert "train_data has 1 document, of which none can be held out" in error_of(
         capsys, "distill", tmp_path / "config.json"
     )
-
-
-@pytest.mark.slow
-def test_a_streamed_run(folder, tmp_path):
-    words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
-    assert main(["distill", str(folder / "config.json"), *words]) == 0
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 3
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_processes_tell_their_result_once(folder, tmp_path):
-    words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
-    cache = {"HOMODISTIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = torchrun(*words, env=cache)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("from_pretrained(") == 2  # model and tokenizer, told by one process
-    assert BertForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.hidden_size == 16
-
-
-# plan
-
-
-def test_help_says_that_a_plan_takes_one_of_two_flags(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["plan", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "--student STUDENT this or --latency_ms: " in text
-    assert "--latency_ms MS this or --student: " in text
-
-
-def test_plan_needs_no_weights(tmp_path, folder, capsys):
-    shutil.copy(folder / "teacher" / "config.json", tmp_path)
-    assert main(["plan", "--teacher", str(tmp_path), "--student", "macs=0.5", "--json"]) == 0
-    costs = json.loads(capsys.readouterr().out)
-    teacher = BertForMaskedLM.from_pretrained(folder / "teacher")
-    assert costs["teacher"]["num_parameters"] == sum(parameter.numel() for parameter in teacher.parameters())
-    assert costs["cost_fractions"]["encoder_macs"] == pytest.approx(
-        costs["student"]["encoder_macs"] / costs["teacher"]["encoder_macs"], abs=1e-4
-    )
-
-
-def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
-    words = ["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5", "--num_tokens", "2048000"]
-    assert main([*words, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["run"] == {
-        "max_steps": 1000,
-        "per_device_train_batch_size": 16,
-        "row_length": 128,
-        "learning_rate": 0.0066,
-        "adam_beta2": 0.98,
-        "warmup_steps": 50,
-        "pruning_end_step": 0,
-        "hold_end_step": 500,
-    }
-    assert main(words) == 0
-    assert "1,000 steps of 16 × 128 tokens, pruned before the first\n  learning_rate 0.0066" in capsys.readouterr().out
-
-
-def test_an_uneven_plan_has_two_costs(folder, capsys):
-    layers = [
-        {"num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},
-        {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
-    ]
-    plan = json.dumps({"hidden_size": 16, "layers": layers})
-    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan]) == 0
-    assert "padded to the stock class" in capsys.readouterr().out
-    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan, "--json"]) == 0
-    costs = json.loads(capsys.readouterr().out)
-    assert costs["student"]["num_parameters"] < costs["padded"]["num_parameters"]
-    assert costs["padded"]["plan"]["intermediate_size"] == 32
-
-
-def test_an_even_plan_has_one_cost(folder, capsys):
-    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5"]) == 0
-    assert "padded to the stock class" not in capsys.readouterr().out
 
 
 def test_an_impossible_plan(folder, capsys):
@@ -554,72 +384,6 @@ def test_caches_are_listed_and_cleared(tmp_path, capsys):
     assert main(["cache", "--clear"]) == 0
     assert capsys.readouterr().out == f"freed 12 bytes in {cache}\n"
     assert [path.name for path in cache.iterdir()] == ["mine"]
-
-
-@pytest.mark.slow
-def test_a_run_tokenizes_into_our_cache(folder, tmp_path):
-    write_text(tmp_path / "text.txt", seed=5)
-    words = ["--train_data", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
-    assert main(["distill", str(folder / "config.json"), *words]) == 0
-    assert list((cache_folder() / "datasets").rglob("*.arrow"))
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    tensors, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert tensors.keys() == others.keys()
-    assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
-def test_large_tensors_go_into_large_pages_unless_told_otherwise(given, expected, monkeypatch, capsys):
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    if given is not None:
-        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
-    assert main(["cache"]) == 0
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
-
-
-_FAULTS_OF_A_SECOND_BLOCK = """
-import resource
-from homodistil_hf.cli import keep_memory
-if {tuned}:
-    keep_memory()
-faults = []
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = bytearray(100_000_000)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    del block
-print(faults[1])
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-@pytest.mark.parametrize("tuned", [True, False])
-def test_freed_memory_is_used_again_without_page_faults(tuned):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    command = [sys.executable, "-c", _FAULTS_OF_A_SECOND_BLOCK.format(tuned=tuned)]
-    faults = int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
-    assert (faults < 10) == tuned  # even huge pages would be 48
-
-
-def test_what_a_user_says_of_malloc_stays(monkeypatch):
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-    assert main(["cache"]) == 0
-    assert os.environ["MALLOC_MMAP_MAX_"] == "7"
-
-
-# tables
-
-
-def test_the_padded_form_shows_only_where_it_differs():
-    costs = {"teacher": COSTS, "student": COSTS, "padded": COSTS, "cost_fractions": FRACTIONS}
-    assert "padded" not in format_plan(costs)
-    padded = {**costs, "padded": {**COSTS, "plan": {**PLAN, "intermediate_size": 64}, "encoder_macs": 8192}}
-    assert "padded to the stock class" in format_plan(padded)
-    assert "8,192" in format_plan(padded)
-    assert "parameters 0.250, MACs 0.500" in format_plan(padded)
 
 
 def test_results_end_with_lines_that_run():

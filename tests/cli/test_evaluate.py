@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_files import own_cache, write_teacher, write_text
+from tiny_files import write_teacher, write_text
 from tiny_glue import FakeMeasure, write_task
 from tiny_models import GRADUAL, make_teacher, random_student, tiny_tokenizer
 from transformers import AutoConfig, BertForMaskedLM
@@ -26,11 +26,6 @@ from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.digest import weights_digest
 from homodistil_hf.models.widths import widths_of
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture(autouse=True)

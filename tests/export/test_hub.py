@@ -1,17 +1,14 @@
 """A push is one commit or nothing and says what to do; what was pushed loads; no teacher runs code of its own."""
 
-import logging
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hub_clients import WAITS_S, logits_from
 from hub_server import Fault, requests_to
 from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from tiny_models import UNEVEN, make_teacher, random_student
 from transformers import BertForMaskedLM
 
@@ -443,77 +440,8 @@ def load_trusting(name: str) -> None:
     AutoConfig.from_pretrained(name, trust_remote_code=True)
 
 
-# The licence
-
-
-class FakeApi:
-    """Answers as the Hub does, and remembers what it was asked."""
-
-    def __init__(self, answer: Any = None):
-        self.answer = answer
-        self.calls: list[Any] = []
-
-    def model_info(self, name, **settings):
-        self.calls.append(("model_info", name, settings))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return SimpleNamespace(card_data=self.answer)
-
-
-@pytest.mark.parametrize(
-    ("answer", "licence"),
-    [
-        (ModelCardData(license="apache-2.0"), "apache-2.0"),
-        (ModelCardData(), "unknown"),
-        (None, "unknown"),
-        (OfflineModeIsEnabled("offline"), "unknown"),
-        (HfHubHTTPError.__bases__[0]("no route"), "unknown"),
-        (TimeoutError("slow"), "unknown"),
-        (ValueError("no such name"), "unknown"),
-    ],
-)
-def test_a_licence_on_the_hub(answer, licence):
-    api = FakeApi(answer)
-    assert teacher_licence("somebody/a-bert", token="hf_secret", api=api) == licence
-    ((_, name, settings),) = api.calls
-    assert (name, settings["token"]) == ("somebody/a-bert", "hf_secret")
-    assert settings["timeout"] <= 10
-
-
 def test_a_licence_over_http(hub, hub_client):
     hub.put("you/bert", {"README.md": b"---\nlicense: mit\n---\n"}, is_private=True)
     assert hub_client.run(teacher_licence, "you/bert", token="hf_other").value == "mit"
     assert hub_client.run(teacher_licence, "you/bert", token="hf_writer").value == "unknown"
     assert len(list(requests_to(hub, "GET", "^/api/models/you/bert"))) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "licence"),
-    [
-        ("---\nlicense: mit\n---\n# A teacher\n", "mit"),
-        ("---\ntags: [a]\n---\n", "unknown"),
-        ("# No header\n", "unknown"),
-        ("# No header\nlicense: mit\n", "unknown"),
-        ("---\nlicense: 'bsd-3-clause'\n---\n", "bsd-3-clause"),
-        ("---\nlicense: [unclosed\n---\n", "unknown"),
-        ("---\njust a line\n---\n", "unknown"),
-        (None, "unknown"),
-    ],
-)
-def test_a_licence_in_a_folder(tmp_path, text, licence):
-    if text is not None:
-        (tmp_path / "README.md").write_text(text)
-    api = FakeApi()
-    assert teacher_licence(str(tmp_path), api=api) == licence
-    assert api.calls == []
-
-
-def test_an_unnamed_teacher_has_no_licence():
-    assert teacher_licence("") == "unknown"
-
-
-def test_a_token_is_never_logged(caplog):
-    with caplog.at_level(logging.DEBUG):
-        teacher_licence("somebody/a-bert", token="hf_secret", api=FakeApi(OSError("401 for token hf_secret")))
-    assert "somebody/a-bert" in caplog.text
-    assert "hf_secret" not in caplog.text

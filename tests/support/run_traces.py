@@ -4,9 +4,11 @@ import random
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 # Before the first unit goes, twice while the student gets narrower, at the plan, and the last step.
@@ -84,6 +86,27 @@ def assert_same_run(one: Trainer, other: Trainer, *, without: tuple[str, ...] = 
     assert logs_of(one, without=without) == logs_of(other, without=without)
 
 
+def losses_of(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
+    """Every term of the loss at every step."""
+    entries = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
+    return [{name: value for name, value in entry.items() if name.startswith("loss")} for entry in entries]
+
+
+def assert_close_run(one: HomoDistilTrainer, other: HomoDistilTrainer, *, tolerance: float = 1e-4) -> None:
+    """Same masks; losses, scores and weights within float32 noise."""
+    assert len(losses_of(one)) == len(losses_of(other)) > 0
+    for found, expected in zip(losses_of(one), losses_of(other), strict=True):
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    assert one.pruner.choices_digest == other.pruner.choices_digest
+    found, expected = one.pruner.state_tensors(), other.pruner.state_tensors()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=10 * tolerance, atol=tolerance, msg=name)
+    weights = one.model.state_dict()
+    for name, tensor in other.model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=tolerance, atol=tolerance, msg=name)
+
+
 class SaveAt(TrainerCallback):
     """Saves a checkpoint after the given steps."""
 
@@ -92,6 +115,16 @@ class SaveAt(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save |= state.global_step in self.steps
+
+
+class OnStep(TrainerCallback):
+    """Calls a function at the end of every step."""
+
+    def __init__(self, function: Any):
+        self.function = function
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.function(state.global_step)
 
 
 class Interrupt(TrainerCallback):

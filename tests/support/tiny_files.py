@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, make_teacher
 from transformers import BertTokenizer
 
@@ -63,3 +65,10 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HOMODISTIL_CACHE", str(folder))
     monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Two folders of models hold the same tensors, to the last bit."""
+    tensors, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert tensors.keys() == others.keys()
+    assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []

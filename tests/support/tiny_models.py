@@ -35,6 +35,8 @@ UNIFORM = WidthPlan.uniform(24, NUM_LAYERS, LayerWidths(3, 8, 16))
 UNEVEN = WidthPlan(24, (LayerWidths(3, 5, 16), LayerWidths(2, 8, 9)))
 GRADUAL = {"pruning_end_fraction": 0.3, "pruning_interval_steps": 2, "num_scoring_batches": 0}
 """Settings of a run that prunes a few units at a time, scored at every step, as the paper does."""
+WIDE_WINDOW = GRADUAL | {"pruning_end_fraction": 0.9, "pruning_interval_steps": 1, "width_multiple": 1}
+"""The same nearly to the end of a run, one unit at a time."""
 TEACHER_CLASSES = {
     "masked_lm": BertForMaskedLM,
     "sequence_classification": BertForSequenceClassification,

@@ -1,100 +1,25 @@
 import copy
-import gc
-import json
 import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
-from tiny_files import write_teacher
+from datasets import Dataset
+from pretraining_cases import IMAGES, KINDS, TEXT, assert_equal, data_of, differs, make_image_model, make_images
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
-from torch import nn
 from torchrun import torchrun
-from transformers import (
-    AutoTokenizer,
-    BertForMaskedLM,
-    TrainerCallback,
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
-    ViTMAEModel,
-)
 
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.self_distillation import rounds
 from homodistil_hf.methods.self_distillation.image_masking import MaskedImageCollator
-from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.rounds import load_initial
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-@pytest.fixture
-def initial(tmp_path):
-    return str(write_teacher(tmp_path / "initial"))
-
-
-@pytest.fixture
-def image_initial(tmp_path):
-    make_image_model().save_pretrained(tmp_path / "images")
-    return str(tmp_path / "images")
-
-
-@pytest.fixture
-def arguments(tmp_path):
-    def make(folder="run", **settings):
-        shared = {"per_device_train_batch_size": 8, "max_steps": 6, "logging_steps": 1, "save_strategy": "no"}
-        shared |= {"learning_rate": 1e-3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
-        return SelfDistillationArguments(output_dir=str(tmp_path / folder), **shared | settings)
-
-    return make
-
-
-def make_image_model():
-    """8 × 8 pixels in 16 patches, 2 layers × 32 hidden, decoder 1 × 16."""
-    sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
-    torch.manual_seed(1)
-    config = ViTMAEConfig(
-        **sizes, **decoder, intermediate_size=64, decoder_intermediate_size=32, norm_pix_loss=True, mask_ratio=0.75
-    )
-    return randomized(ViTMAEForPreTraining(config))
-
-
-def make_images(num_images=32):
-    generator = torch.Generator().manual_seed(0)
-    return [{"pixel_values": torch.randn(3, 8, 8, generator=generator), "label": 0} for _ in range(num_images)]
-
-
-TEXT, IMAGES = "text", "images"
-KINDS = pytest.mark.parametrize("kind", [TEXT, IMAGES])
-
-
-def data_of(kind):
-    if kind == IMAGES:
-        return {"train_dataset": make_images()}
-    return {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
-
-
-@pytest.fixture
-def source(initial, image_initial):
-    return {TEXT: initial, IMAGES: image_initial}
-
-
 def weights(folder):
     return load_initial(str(folder)).state_dict()
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
-def differs(one, other):
-    return any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def batch_of(trainer, num_rows=4):
@@ -288,136 +213,6 @@ def test_an_evaluation_measures_the_masked_loss_alone_and_always_alike(kind, sou
     assert before == pytest.approx(float(model.eval()(**inputs).loss.detach()), rel=1e-5)
 
 
-# All rounds
-
-
-@KINDS
-def test_the_student_starts_from_the_initial_weights_beside_round_0(kind, source, arguments, tmp_path, monkeypatch):
-    started = spy_on_starts(monkeypatch)
-    self_distill(source[kind], arguments(num_rounds=2), **data_of(kind))
-    first = load_initial(source[kind]).state_dict()
-    models = [weights(tmp_path / "run" / f"round-{number}" / "model") for number in range(3)]
-    assert [teacher is None for _, teacher in started] == [True, False, False]
-    for model, _ in started:
-        assert_equal(model, first)
-    for number in (1, 2):
-        teacher = started[number][1]
-        assert_equal(teacher, models[number - 1])
-        assert differs(models[number - 1], models[number])
-    assert_equal(weights(tmp_path / "run" / "student"), models[2])
-
-
-def spy_on_starts(monkeypatch):
-    started = []
-
-    class Spy(SelfDistillTrainer):
-        def train(self, *args, **kwargs):
-            teacher = None if self.teacher is None else copy.deepcopy(self.teacher.state_dict())
-            started.append((copy.deepcopy(self.model.state_dict()), teacher))
-            return super().train(*args, **kwargs)
-
-    monkeypatch.setattr(rounds, "SelfDistillTrainer", Spy)
-    return started
-
-
-class Interrupted(Exception):
-    pass
-
-
-class StopAt(TrainerCallback):
-    """Stops the session like a crash at the n-th step that it sees."""
-
-    def __init__(self, num_steps):
-        self.num_left = num_steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.num_left -= 1
-        if self.num_left == 0:
-            raise Interrupted
-
-
-@KINDS
-@pytest.mark.parametrize("num_steps", [5, 6, 16])  # in round 0, at its end, in round 2
-def test_a_resumed_run_is_the_uninterrupted_one(kind, num_steps, source, arguments, tmp_path, monkeypatch):
-    settings = {"num_rounds": 2, "save_strategy": "steps", "save_steps": 2, "logging_steps": 4}
-    whole = self_distill(source[kind], arguments("whole", **settings), **data_of(kind))
-    started = spy_on_starts(monkeypatch)
-    parts = arguments("parts", **settings)
-    with pytest.raises(Interrupted):
-        self_distill(source[kind], parts, callbacks=[StopAt(num_steps)], **data_of(kind))
-    parts.resume_from_checkpoint = "last"
-    started.clear()
-    resumed = self_distill(source[kind], parts, **data_of(kind))
-    for number in range(3):
-        folders = [tmp_path / name / f"round-{number}" / "model" for name in ("whole", "parts")]
-        assert_equal(*map(weights, folders))
-    for one, other in zip(whole["rounds"], resumed["rounds"], strict=True):
-        for name in ("loss", "loss_masked", "train_loss"):
-            assert one[name] == other[name], name
-    assert len(started) == {5: 3, 6: 3, 16: 1}[num_steps]
-
-
-def test_a_checkpoint_of_the_model_alone_is_not_resumed(initial, arguments):
-    settings = {"save_only_model": True, "save_strategy": "steps", "save_steps": 2}
-    args = arguments(**settings)
-    with pytest.raises(Interrupted):
-        self_distill(initial, args, callbacks=[StopAt(5)], **data_of(TEXT))
-    args.resume_from_checkpoint = "last"
-    with pytest.raises(ValueError, match=r"has no optimizer\.pt, as it was saved with save_only_model=True"):
-        self_distill(initial, args, **data_of(TEXT))
-
-
-def test_one_more_round_goes_on_from_a_finished_run(initial, arguments, tmp_path, monkeypatch):
-    self_distill(initial, arguments(), **data_of(TEXT))
-    started = spy_on_starts(monkeypatch)
-    self_distill(initial, arguments(num_rounds=2, resume_from_checkpoint="last"), **data_of(TEXT))
-    assert len(started) == 1
-    self_distill(initial, arguments("whole", num_rounds=2), **data_of(TEXT))
-    assert_equal(*(weights(tmp_path / name / "student") for name in ("run", "whole")))
-
-
-class CountParameters(TrainerCallback):
-    def __init__(self):
-        self.most = 0
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        gc.collect()
-        alive = [one for one in gc.get_objects() if isinstance(one, nn.Parameter)]
-        self.most = max(self.most, sum(one.numel() for one in alive))
-
-
-@KINDS
-def test_two_models_are_in_memory_and_no_third(kind, source, arguments):
-    gc.collect()
-    frozen = sum(one.numel() for one in gc.get_objects() if isinstance(one, nn.Parameter))
-    counted = CountParameters()
-    self_distill(source[kind], arguments(num_rounds=2, max_steps=2), callbacks=[counted], **data_of(kind))
-    own = sum(p.numel() for p in load_initial(source[kind]).parameters())
-    assert counted.most - frozen == 2 * own
-
-
-def test_the_result_is_a_checkpoint_like_the_first(initial, arguments, tmp_path):
-    result = self_distill(initial, arguments(), **data_of(TEXT))
-    assert result["student"] == str(tmp_path / "run" / "student")
-    model, info = BertForMaskedLM.from_pretrained(result["student"], output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert model.config.architectures == ["BertForMaskedLM"]
-    assert AutoTokenizer.from_pretrained(result["student"]).get_vocab() == tiny_tokenizer().get_vocab()
-    card = (tmp_path / "run" / "student" / "README.md").read_text()
-    assert "`BertForMaskedLM`, made from `initial`" in card
-    assert "lee2023selfdistillation" in card
-    assert str(tmp_path) not in card
-    assert json.loads((tmp_path / "run" / "self_distillation.json").read_text())["model"] == initial
-
-
-def test_the_result_for_images_loads_with_stock_classes(image_initial, arguments):
-    student = self_distill(image_initial, arguments(), **data_of(IMAGES))["student"]
-    for model_class in (ViTMAEForPreTraining, ViTMAEModel):
-        _, info = model_class.from_pretrained(student, output_loading_info=True)
-        assert not info["missing_keys"]
-
-
 def test_plain_rows_of_the_same_content_are_masked_alike_whatever_their_order():
     collator, rows = MaskedImageCollator(16, seed=3), make_images(4)
     one, other = collator(rows), collator(rows[::-1])
@@ -449,38 +244,6 @@ def test_settings_that_can_not_work_are_refused(settings, message, arguments):
         arguments(**settings)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"model": "gpt"}, r"model='.*gpt' has model_type='gpt2'; supported: bert"),
-        ({"model": "headless"}, r"BertForSequenceClassification.*doesn't predict what is masked.*pre-training head"),
-        ({"model": "encoder"}, r"ViTMAEModel.*doesn't predict what is masked"),
-        ({"model": "decoderless"}, r"has no weights for .*decoder.* with its decoder"),
-        ({"train_dataset": []}, r"train_dataset is empty"),
-        ({"train_dataset": make_blocks(4)}, r"train_dataset has 4 rows, fewer than the 8 of a batch"),
-        ({"train_dataset": [{"text": "a"}] * 9}, r"train_dataset has rows of text, but no input_ids"),
-        ({"train_dataset": IterableDataset.from_generator(list)}, r"train_dataset is a stream"),
-        ({"processing_class": None}, r"processing_class=None is no tokenizer"),
-        ({"model": IMAGES, "train_dataset": []}, r"train_dataset is empty"),
-        ({"model": IMAGES, "train_dataset": make_blocks()}, r"has rows of .*, but no pixel_values"),
-        ({"model": IMAGES, "train_dataset": [{"pixel_values": np.zeros((3, 9, 9))}]}, r"shape \(3, 9, 9\).*resize"),
-    ],
-)
-def test_models_and_data_that_can_not_work_are_refused(given, message, source, arguments, tmp_path, monkeypatch):
-    (tmp_path / "gpt").mkdir()
-    (tmp_path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
-    write_teacher(tmp_path / "headless", task="sequence_classification")
-    make_image_model().vit.save_pretrained(tmp_path / "encoder")
-    make_image_model().vit.save_pretrained(tmp_path / "decoderless")
-    path = tmp_path / "decoderless" / "config.json"
-    path.write_text(path.read_text().replace("ViTMAEModel", "ViTMAEForPreTraining"))
-    monkeypatch.setattr(SelfDistillTrainer, "train", None)
-    data = data_of(IMAGES if given.get("model") == "decoderless" else TEXT) | given
-    name = data.pop("model", TEXT)
-    with pytest.raises(ValueError, match=message):
-        self_distill(source.get(name, str(tmp_path / name)), arguments(), **data)
-
-
 def test_teachers_of_another_shape_are_refused(initial, arguments):
     with pytest.raises(ValueError, match=r"teacher has hidden_size=16, model 32; .* choose another teacher"):
         SelfDistillTrainer(
@@ -491,20 +254,6 @@ def test_teachers_of_another_shape_are_refused(initial, arguments):
         )
 
 
-def test_folders_with_other_files_are_refused(initial, image_initial, arguments, tmp_path):
-    with pytest.raises(ValueError, match=r"finds no self_distillation\.json in .*; start without it"):
-        self_distill(initial, arguments(resume_from_checkpoint="last"), **data_of(TEXT))
-    with pytest.raises(ValueError, match=r"resume_from_checkpoint='x' is not supported .* use 'last'"):
-        self_distill(initial, arguments(resume_from_checkpoint="x"), **data_of(TEXT))
-    self_distill(initial, arguments(max_steps=1), **data_of(TEXT))
-    with pytest.raises(ValueError, match=r"is not empty .* overwrite_output_dir"):
-        self_distill(initial, arguments(), **data_of(TEXT))
-    with pytest.raises(ValueError, match=r"holds a run of .*; resume with that"):
-        self_distill(image_initial, arguments(resume_from_checkpoint="last"), **data_of(IMAGES))
-    again = self_distill(initial, arguments(max_steps=1, overwrite_output_dir=True), **data_of(TEXT))
-    assert all(again["rounds"])
-
-
 def test_the_best_model_is_loaded_at_the_end(image_initial, arguments):
     data = data_of(IMAGES) | {"eval_dataset": make_images(8)}
     saving = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
@@ -513,12 +262,6 @@ def test_the_best_model_is_loaded_at_the_end(image_initial, arguments):
     trainer.train()
     assert_equal(trainer.model.state_dict(), weights(trainer.state.best_model_checkpoint))
     assert trainer.evaluate()["eval_loss"] == trainer.state.best_metric
-
-
-def test_weights_that_are_not_finite_are_not_saved(initial, arguments, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"is not finite at the end of step 3; lower learning_rate"):
-        self_distill(initial, arguments(learning_rate=1e30, optim="sgd", max_steps=3), **data_of(TEXT))
-    assert not (tmp_path / "run" / "round-0" / "model").exists()
 
 
 def test_a_collator_of_the_users_own_needs_no_positions(initial, arguments):

@@ -1,0 +1,91 @@
+"""`homodistil distill`: what a run leaves, how it goes on, and what it reads."""
+
+import json
+import shutil
+
+import pytest
+from tiny_files import assert_same_weights, write_text
+from torchrun import torchrun
+from transformers import BertForMaskedLM
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.cli import main
+from homodistil_hf.files.caches import cache_folder
+
+
+@pytest.mark.slow
+def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
+    def end_step(self):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(HomoDistilTrainer, "end_step", end_step)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_run_leaves_a_student_and_its_numbers(finished):
+    results = json.loads((finished / "results.json").read_text())
+    teacher, student = results["models"]
+    model = BertForMaskedLM.from_pretrained(finished / "student")
+    assert type(model).__module__ == "transformers.models.bert.modeling_bert"
+    assert student["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert teacher["kl"] == 0.0
+    assert student["kl"] == results["evaluation"]["kl"] > 0.0
+    assert results["plan"]["hidden_size"] == model.config.hidden_size == 16
+    assert results["evaluation"]["kept_fraction_hidden"] == 0.5
+    assert results["num_steps"] == 12
+
+
+@pytest.mark.slow
+def test_a_run_is_reproduced_by_its_settings(finished, tmp_path):
+    again = tmp_path / "again"
+    assert main(["distill", str(finished / "settings.json"), "--output_dir", str(again)]) == 0
+    assert_same_weights(again / "student", finished / "student")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, capsys):
+    interrupted = tmp_path / "run"
+    shutil.copytree(finished, interrupted)
+    shutil.rmtree(interrupted / "student")
+    shutil.rmtree(interrupted / "checkpoint-12")
+    words = ["--output_dir", str(interrupted), "--resume_from_checkpoint", "last"]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    assert f"from_pretrained('{interrupted}/student')" in capsys.readouterr().out
+    assert_same_weights(interrupted / "student", finished / "student")
+
+
+@pytest.mark.slow
+def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
+    words = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
+    config = json.loads((folder / "config.json").read_text())
+    del config["eval_data"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["distill", str(tmp_path / "config.json"), *words]) == 0
+    assert "eval_data is not set: 6 of 120 documents of train_data are held out" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_streamed_run(folder, tmp_path):
+    words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_tell_their_result_once(folder, tmp_path):
+    words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
+    cache = {"HOMODISTIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = torchrun(*words, env=cache)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("from_pretrained(") == 2  # model and tokenizer, told by one process
+    assert BertForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.hidden_size == 16
+
+
+@pytest.mark.slow
+def test_a_run_tokenizes_into_our_cache(folder, tmp_path):
+    write_text(tmp_path / "text.txt", seed=5)
+    words = ["--train_data", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    assert list((cache_folder() / "datasets").rglob("*.arrow"))

@@ -1,0 +1,89 @@
+"""`homodistil plan`: what a plan costs, and how a run of it is trained."""
+
+import json
+import shutil
+
+import pytest
+from transformers import BertForMaskedLM
+
+from homodistil_hf.cli import main
+from homodistil_hf.cli.plan import format_plan
+
+PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+COSTS = {
+    "architecture": "BertForMaskedLM",
+    "num_hidden_layers": 2,
+    "plan": PLAN,
+    "num_parameters": 1234567,
+    "num_encoder_parameters": 1000000,
+    "encoder_macs": 4096,
+    "size_bytes": 4938268,
+}
+FRACTIONS = {"num_parameters": 0.25, "encoder_macs": 0.5}
+
+
+def test_help_says_that_a_plan_takes_one_of_two_flags(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["plan", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--student STUDENT this or --latency_ms: " in text
+    assert "--latency_ms MS this or --student: " in text
+
+
+def test_plan_needs_no_weights(tmp_path, folder, capsys):
+    shutil.copy(folder / "teacher" / "config.json", tmp_path)
+    assert main(["plan", "--teacher", str(tmp_path), "--student", "macs=0.5", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    teacher = BertForMaskedLM.from_pretrained(folder / "teacher")
+    assert costs["teacher"]["num_parameters"] == sum(parameter.numel() for parameter in teacher.parameters())
+    assert costs["cost_fractions"]["encoder_macs"] == pytest.approx(
+        costs["student"]["encoder_macs"] / costs["teacher"]["encoder_macs"], abs=1e-4
+    )
+
+
+def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
+    words = ["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5", "--num_tokens", "2048000"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == {
+        "max_steps": 1000,
+        "per_device_train_batch_size": 16,
+        "row_length": 128,
+        "learning_rate": 0.0066,
+        "adam_beta2": 0.98,
+        "warmup_steps": 50,
+        "pruning_end_step": 0,
+        "hold_end_step": 500,
+    }
+    assert main(words) == 0
+    assert "1,000 steps of 16 × 128 tokens, pruned before the first\n  learning_rate 0.0066" in capsys.readouterr().out
+
+
+def test_an_uneven_plan_has_two_costs(folder, capsys):
+    layers = [
+        {"num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},
+        {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
+    ]
+    plan = json.dumps({"hidden_size": 16, "layers": layers})
+    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan]) == 0
+    assert "padded to the stock class" in capsys.readouterr().out
+    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", plan, "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert costs["student"]["num_parameters"] < costs["padded"]["num_parameters"]
+    assert costs["padded"]["plan"]["intermediate_size"] == 32
+
+
+def test_an_even_plan_has_one_cost(folder, capsys):
+    assert main(["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5"]) == 0
+    assert "padded to the stock class" not in capsys.readouterr().out
+
+
+# tables
+
+
+def test_the_padded_form_shows_only_where_it_differs():
+    costs = {"teacher": COSTS, "student": COSTS, "padded": COSTS, "cost_fractions": FRACTIONS}
+    assert "padded" not in format_plan(costs)
+    padded = {**costs, "padded": {**COSTS, "plan": {**PLAN, "intermediate_size": 64}, "encoder_macs": 8192}}
+    assert "padded to the stock class" in format_plan(padded)
+    assert "8,192" in format_plan(padded)
+    assert "parameters 0.250, MACs 0.500" in format_plan(padded)

@@ -1,0 +1,85 @@
+"""The learning rate of each step: derived from its tokens, held while pruning lasts, or of a scheduler of Trainer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from datasets import IterableDataset
+from run_traces import logs_of
+from tiny_models import make_blocks
+from torch import nn
+from transformers import get_scheduler
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"per_device_train_batch_size": 8}, 1.6e-3),  # 8 rows of 16 tokens, a 16th of 2,048; 32 channels
+        ({"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}, 3.3e-3),
+        ({"per_device_train_batch_size": 8, "train_dataset": None}, 4.7e-3),  # as if rows had 128
+        ({"learning_rate": 3e-4}, 3e-4),
+    ],
+)
+def test_the_learning_rate_follows_from_the_tokens_of_a_step(make_trainer, settings, rate):
+    assert make_trainer(**settings).args.learning_rate == rate
+
+
+@pytest.mark.parametrize(("settings", "num_opened"), [({}, 1), ({"learning_rate": 1e-3}, 0)])
+def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settings, num_opened):
+    opened = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        opened.append(True)
+        yield from make_blocks()
+
+    make_trainer(train_dataset=IterableDataset.from_generator(rows), **settings)
+    assert len(opened) == num_opened
+
+
+def test_a_derived_learning_rate_is_told(make_trainer, caplog):
+    with caplog.at_level("INFO", logger="homodistil_hf"):
+        make_trainer()
+    assert (
+        "learning_rate=0.0016, as none is given: the measured rule for 128 tokens a step and a teacher of 32 channels"
+        in caplog.text
+    )
+
+
+def test_the_learning_rate_follows_pruning_by_default(make_trainer):
+    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.6, learning_rate=1.0)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+def test_an_early_end_of_pruning_leaves_the_learning_rate_up_for_half_of_the_run(make_trainer):
+    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.2, learning_rate=1.0)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_the_learning_rate_may_be_held_longer_than_pruning_lasts(make_trainer):
+    trainer = make_trainer(
+        max_steps=10, pruning_end_fraction=0.2, learning_rate_hold_fraction=0.6, learning_rate=1.0, warmup_steps=2
+    )
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
+def test_schedulers_of_trainer(make_trainer, name):
+    trainer = make_trainer(
+        max_steps=6, warmup_steps=2, lr_scheduler_type=name, learning_rate_curve="trainer", learning_rate=0.01
+    )
+    trainer.train()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=2, num_training_steps=6)
+    expected = []
+    for _ in range(6):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry] == pytest.approx(expected)

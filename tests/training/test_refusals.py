@@ -1,0 +1,121 @@
+"""What a trainer refuses: models, settings and data when it is made, output folders that hold files when it trains."""
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from run_traces import SaveAt
+from tiny_models import make_blocks, make_teacher
+from torch import nn
+from transformers import default_data_collator
+
+from homodistil_hf import HomoDistilTrainer
+
+# Output folders
+
+
+def test_a_folder_with_files_is_refused(make_trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
+    trainer = make_trainer(max_steps=2)
+    with pytest.raises(ValueError, match=r"run' is not empty \(notes.txt\); resume with .*overwrite_output_dir=True"):
+        trainer.train()
+
+
+def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_trainer, tmp_path):
+    make_trainer(max_steps=4, callbacks=[SaveAt(3, 4)]).train()
+    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
+    make_trainer(max_steps=2, callbacks=[SaveAt(1)], overwrite_output_dir=True).train()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-1", "notes.txt"]
+
+
+def test_a_trainer_may_train_twice_into_its_own_folder(make_trainer):
+    trainer = make_trainer(max_steps=2, callbacks=[SaveAt(1)])
+    trainer.train()
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+# Refused when the trainer is made
+
+
+def too_long(make: Any) -> HomoDistilTrainer:
+    return make(train_dataset=Dataset.from_dict({"input_ids": [list(range(5, 45))] * 8}))
+
+
+REFUSALS: dict[str, tuple[Any, str]] = {
+    "unknown preset": (lambda make: make(student="homobert-tinny"), "homobert-tinny.*homobert-tiny"),
+    "no student": (lambda make: make(student=None), "student=None names no widths"),
+    "plan wider than the teacher": (
+        lambda make: make(
+            student={"hidden_size": 64, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
+        ),
+        "hidden_size=64.*32",
+    ),
+    "indivisible heads": (
+        lambda make: make(student={"hidden_size": 20, "num_attention_heads": 3, "intermediate_size": 32}),
+        "hidden_size=20 is not divisible by num_attention_heads=3.*18, 21",
+    ),
+    "empty data": (lambda make: make(train_dataset=make_blocks(8).select([])), r"train_dataset is empty \(0 rows\)"),
+    "long rows": (too_long, "sequences of 40 tokens, above .*positions=32"),
+    "no tokenizer": (lambda make: make(processing_class=None), "processing_class=None is no tokenizer"),
+    "own loss": (lambda make: make(compute_loss_func=lambda *_: 0.0), "compute_loss_func=.*would replace"),
+    "rounded evaluation": (lambda make: make(bf16_full_eval=True), "bf16_full_eval=True would round"),
+    "sampling by length": (
+        lambda make: make(train_sampling_strategy="group_by_length"),
+        "train_sampling_strategy='group_by_length' draws from the global random state",
+    ),
+    "dispatched batches": (
+        lambda make: make(accelerator_config={"dispatch_batches": True}),
+        "dispatch_batches=True; every rank must make its own batches",
+    ),
+    "unseeded sampler": (
+        lambda make: make(accelerator_config={"use_seedable_sampler": False}),
+        "use_seedable_sampler=False",
+    ),
+    "teacher of another vocabulary": (
+        lambda make: make(teacher_model=make_teacher(vocab_size=80)),
+        "teacher has vocab_size=80, the student 96",
+    ),
+    "teacher of another task": (
+        lambda make: make(teacher_model=make_teacher("token_classification")),
+        "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM",
+    ),
+    "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),
+    "factored optimizer": (lambda make: make(optim="adafactor"), "optim='adafactor' keeps state"),
+    "only the weight of another task": (
+        lambda make: make(mlm_weight=0, kl_weight=0, hidden_weight=0, embedding_weight=0),
+        "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",
+    ),
+    "unsupported encoder": (lambda make: make(model=other_encoder()), "AlbertForMaskedLM"),
+}
+
+
+def other_encoder() -> nn.Module:
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    return AlbertForMaskedLM(
+        AlbertConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refused_when_the_trainer_is_made(make_trainer, case):
+    make, message = REFUSALS[case]
+    with pytest.raises(ValueError, match=message):
+        make(make_trainer)
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(make_trainer, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="file' can't be created"):
+        make_trainer(output_dir=str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="below' can't be created"):
+        make_trainer(output_dir=str(tmp_path / "file" / "below"))
+
+
+def test_batches_without_labels_are_refused_by_name(make_trainer):
+    rows = Dataset.from_dict({"input_ids": make_blocks(8)["input_ids"]})
+    trainer = make_trainer(train_dataset=rows, data_collator=default_data_collator)
+    with pytest.raises(ValueError, match="a training batch has input_ids, but not labels; check the columns"):
+        trainer.train()
