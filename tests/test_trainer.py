@@ -17,7 +17,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, default_data_collator
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, OneShotTrainer
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
@@ -236,19 +236,6 @@ def test_clipping_changes_no_score(make_trainer):
     for name, values in plain.pruner.unit_scores().items():
         assert torch.equal(clipped.pruner.unit_scores()[name], values)
     assert logs_of(clipped)[0]["grad_norm"] == logs_of(plain)[0]["grad_norm"] > 1.0
-
-
-def test_units_scored_first_are_chosen_as_if_cut_at_once(make_trainer, tmp_path):
-    """Gradual pruning by scores of before the first step drops one by one what one-shot pruning drops."""
-    settings = {"num_scoring_batches": 3, "rotate_heads": False, "learning_rate": 0.0}
-    trainer = make_trainer(**GRADUAL | settings)
-    at_once = make_trainer(**settings, trainer_class=OneShotTrainer, output_dir=str(tmp_path / "once"))
-    found = watched(trainer)
-    trainer.train()
-    at_once.train()
-    assert len(found.seen) == 3  # nothing is scored while it is trained
-    weights = dict(at_once.model.named_parameters())
-    assert [name for name, p in trainer.model.named_parameters() if not torch.equal(p, weights[name])] == []
 
 
 def test_batches_without_finite_gradients_are_not_scored(make_trainer, tmp_path):

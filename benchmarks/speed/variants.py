@@ -19,19 +19,18 @@ from benchmarks.speed.reference import PlainLoop, StrongLoop
 from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.baselines.one_shot import OneShotArguments, OneShotTrainer
+from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 
-class TimedOneShot(OneShotTrainer):
-    """Notes how long scoring takes, before the first step."""
+class _TimedStart:
+    """Before a trainer's class: notes how long scoring takes, before the first step."""
 
     start_seconds = 0.0
 
     def start_student(self) -> None:
-        """See `OneShotTrainer.start_student`."""
         started = _now(self)
         super().start_student()
         self.start_seconds = _now(self) - started
@@ -47,9 +46,11 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
     return trainer
 
 
-def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> TimedOneShot:
+def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> HomoDistilTrainer:
     """A student that is as narrow as the plan from its first step on; not started."""
-    trainer = TimedOneShot(**_ours(OneShotArguments, settings, work, folder, num_scoring_batches=16))
+    one_shot = METHODS["one_shot"]
+    timed = type("TimedOneShot", (_TimedStart, one_shot), {})
+    trainer = timed(**_ours(one_shot.arguments_class, settings, work, folder, num_scoring_batches=16))
     trainer.remove_callback(PrinterCallback)
     return trainer
 

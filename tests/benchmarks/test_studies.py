@@ -17,7 +17,7 @@ def marked(name: str) -> object:
     return pytest.param(name, marks=[needs(method)] if method else [])
 
 
-@pytest.mark.parametrize("name", map(marked, STUDIES))
+@pytest.mark.parametrize("name", [marked(name) for name in STUDIES])
 def test_the_page_has_the_tables_of_the_record(name, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     study = study_named(name)

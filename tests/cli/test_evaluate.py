@@ -21,8 +21,8 @@ from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.embedding.evaluate import EmbeddingEvaluationSettings
 from homodistil_hf.methods.formats import verify_export
+from homodistil_hf.methods.registry import EVALUATIONS
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.digest import weights_digest
 from homodistil_hf.models.widths import widths_of
@@ -249,7 +249,10 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
     assert not (folder / "evaluations").exists()
 
 
-@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings, EmbeddingEvaluationSettings))
+OF_METHODS = [evaluation.settings for evaluation in EVALUATIONS.values()]
+
+
+@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings, *OF_METHODS))
 def test_every_setting_is_documented_with_its_default(settings):
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for entry in fields(settings):

@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from methods_here import needs
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from transformers import BertForMaskedLM
 
@@ -276,6 +277,7 @@ def test_a_card_of_homodistil_says_so(tmp_path):
         ),
     ],
 )
+@needs("baselines")
 def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, title, made, tags):
     _, card = facts_of(tmp_path, training={"method": method})
     assert f"\n# {title}\n" in card

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from methods_here import needs
 from run_traces import logs_of
 from students import make_batch
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 
-from homodistil_hf import prune_gradient_free, to_binary
 from homodistil_hf.methods.registry import METHODS, RUNS
-from homodistil_hf.methods.self_distillation.masked_models import MaskedWords
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import widths_of
@@ -18,7 +17,6 @@ of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
 )
 WITH_ATTENTION = ("tinybert", "minilm", "minilm_v2")
-SETTINGS = {"distilbert": {"student": None}}
 OTHER_METHODS = sorted(METHODS.keys() - RUNS.keys() - {"homodistil", "distilbert"})
 
 
@@ -53,8 +51,11 @@ def test_a_method_trains_or_is_refused(make_trainer, architecture, method):
     assert all(0 < loss < float("inf") for loss in losses)
 
 
+@needs("gradient_free")
 @of_every_architecture
 def test_filters_are_pruned_without_gradients(architecture):
+    from homodistil_hf import prune_gradient_free
+
     (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
     model, batch = tiny_architecture_teacher(architecture, head), make_batch("sequence_classification")
     unlabeled = [{name: batch[name] for name in ("input_ids", "attention_mask")}]
@@ -64,8 +65,11 @@ def test_filters_are_pruned_without_gradients(architecture):
     assert type(pruned) is head.student
 
 
+@needs("self_distillation")
 @of_every_architecture
 def test_masked_words_are_predicted_by_the_stock_class(architecture):
+    from homodistil_hf.methods.self_distillation.masked_models import MaskedWords
+
     teacher, batch = masked_lm_teacher(architecture), make_batch()
     with torch.no_grad():
         found = MaskedWords(teacher).loss_sum(teacher, teacher, batch)
@@ -74,8 +78,11 @@ def test_masked_words_are_predicted_by_the_stock_class(architecture):
     torch.testing.assert_close(found, expected)
 
 
+@needs("binarization")
 @of_every_architecture
 def test_layers_of_bits_are_those_of_bert(architecture):
+    from homodistil_hf import to_binary
+
     (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
     with pytest.raises(ValueError, match="is no BERT, and layers of bits are BERT's; take a BERT"):
         to_binary(tiny_architecture_teacher(architecture, head), activation_bits=1)
@@ -102,6 +109,7 @@ def test_milliseconds_are_for_layers_that_were_measured(architecture):
         resolve_plan("latency_ms=5", masked_lm_teacher(architecture).config)
 
 
+@needs("baselines")
 def test_fresh_weights_have_no_rotary_pairs_to_choose_among(make_trainer):
     student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
     teacher = masked_lm_teacher(ARCHITECTURES["modernbert"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from tiny_embeddings import make_sentence_folder
+from methods_here import needs
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
@@ -17,9 +17,6 @@ from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.methods.binarization.bit_products import compiled
-from homodistil_hf.methods.binarization.run import BinarizationSettings
-from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import widths_of
 
@@ -110,6 +107,7 @@ def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     assert "KL to the teacher" in capsys.readouterr().out
 
 
+@needs("self_distillation")
 def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
     text = write_text(tmp_path / "text.txt")
@@ -122,12 +120,18 @@ def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == out.splitlines()[-3:]
 
 
+@needs("binarization")
 def test_the_config_of_a_binarization_is_valid():
+    from homodistil_hf.methods.binarization.run import BinarizationSettings
+
     values = json.loads(BINARIZATION.read_text(encoding="utf-8"))
     assert settings_from(BinarizationSettings, values).stages == (1,)
 
 
+@needs("binarization")
 def test_binarize_script(tmp_path, monkeypatch, capsys):
+    from homodistil_hf.methods.binarization.bit_products import compiled
+
     model = write_teacher(tmp_path / "model", task="sequence_classification", max_position_embeddings=128)
     rows = {"sentence": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)]}
     Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
@@ -157,6 +161,7 @@ def test_task_model_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@needs("gradient_free")
 def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
     shape = {"intermediate_size": 256, "max_position_embeddings": 128}
     model = write_teacher(tmp_path / "model", task="sequence_classification", **shape)
@@ -170,7 +175,12 @@ def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@needs("embedding")
 def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
+    from tiny_embeddings import make_sentence_folder
+
+    from homodistil_hf.methods.embedding.model import load_embedding_model
+
     teacher = make_sentence_folder(tmp_path / "teacher")
     write_text(tmp_path / "text.txt")
     words = ["--output_dir", tmp_path / "run", "--max_steps", 2, "--batch_size", 4, "--max_length", 12]

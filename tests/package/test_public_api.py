@@ -6,18 +6,14 @@ import sys
 from collections.abc import Iterable
 
 import pytest
+from methods_here import cases
 
 import homodistil_hf
 import homodistil_hf.evaluation
 from homodistil_hf.models.architectures import ARCHITECTURES
 
 PUBLIC_NAMES = [
-    "BinarizationArguments",
-    "BinarizationTrainer",
     "DistillationArguments",
-    "EmbeddingDistilArguments",
-    "EmbeddingDistilTrainer",
-    "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",
     "HomoBertForQuestionAnswering",
@@ -28,30 +24,16 @@ PUBLIC_NAMES = [
     "HomoDistilTrainingArguments",
     "LayerWidths",
     "MaskedLMCollator",
-    "OneShotArguments",
-    "OneShotTrainer",
     "PRESETS",
-    "RerankerDistilArguments",
-    "RerankerDistilTrainer",
-    "SelfDistillTrainer",
-    "SelfDistillationArguments",
     "WidthPlan",
     "__version__",
-    "by_length",
-    "export_packed",
     "export_student",
-    "load_embedding_model",
     "load_text",
-    "multiply_bits",
-    "prune_gradient_free",
     "resolve_plan",
-    "self_distill",
-    "to_binary",
-    "tokenize_pairs",
-    "tokenize_texts",
     "tokenize_to_blocks",
     "unlabeled_batches",
     "verify_export",
+    *(name for names in cases("PUBLIC_NAMES") for name in names),
 ]
 
 EVALUATION_NAMES = [

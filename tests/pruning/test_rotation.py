@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from distributed_runs import RecordingCollator
+from methods_here import needs
 from run_traces import SaveAt
 from students import (
     FULL,
@@ -21,8 +22,8 @@ from students import (
 from tiny_models import GRADUAL, make_teacher
 from transformers import BertForMaskedLM, PreTrainedModel
 
-from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.distillation.losses import attention_scores
+from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.masks import full_masks
@@ -238,20 +239,20 @@ def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer_class", [OneShotTrainer, HomoDistilTrainer])
-def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, trainer_class):
+@pytest.mark.parametrize("method", [pytest.param("one_shot", marks=needs("baselines")), "homodistil"])
+def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, method):
     """By the time that units are scored, heads are in their own bases."""
     discrepancies = []
     for on in (False, True):
         trainer = make_trainer(
             model=make_low_rank(make_teacher()),
-            trainer_class=trainer_class,
+            trainer_class=METHODS[method],
             student=NARROW,
             rotate_heads=on,
             learning_rate=1e-9,
             max_steps=4,
             output_dir=str(tmp_path / str(on)),
-            **GRADUAL | {"pruning_interval_steps": 1} if trainer_class is HomoDistilTrainer else {},
+            **GRADUAL | {"pruning_interval_steps": 1} if method == "homodistil" else {},
         )
         trainer.train()
         discrepancies.append(trainer.evaluate()["eval_kl"])
@@ -271,8 +272,9 @@ def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, monkeyp
 
 
 @pytest.mark.slow
+@needs("baselines")
 def test_exports_load_in_stock_bert(make_trainer, tmp_path):
-    trainer = make_trainer(trainer_class=OneShotTrainer, student=NARROW, rotate_heads=True, max_steps=2)
+    trainer = make_trainer(trainer_class=METHODS["one_shot"], student=NARROW, rotate_heads=True, max_steps=2)
     trainer.train()
     folder = trainer.export(tmp_path / "student")
     stock = BertForMaskedLM.from_pretrained(folder)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from methods_here import merged_cases
 from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer, MaskedLMCollator, OneShotTrainer
-from homodistil_hf.methods.baselines.minilm import MiniLMv2Trainer
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
@@ -29,10 +29,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.1},
     "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "platon"},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
-    "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
     "scored first": {"num_scoring_batches": 3},
     "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
-    "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
+    **merged_cases("DISTRIBUTED"),
 }
 SHARED |= {
     architecture.model_type: {

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+"""Widths of a student with the heads of the tiny teacher, which every method but a few can make."""
 _TESTS = Path(__file__).parents[1] / "methods"
 
 
@@ -34,6 +36,11 @@ def cases(name: str) -> list[Any]:
 def merged_cases(name: str) -> dict[str, Any]:
     """The entries of a dict of that name in every `cases.py`."""
     return {key: value for found in cases(name) for key, value in found.items()}
+
+
+def student_of(method: str) -> dict[str, int]:
+    """Widths that a method of masked words can give a student of the tiny teacher."""
+    return merged_cases("STUDENTS").get(method, SAME_HEADS)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from methods_here import needs
 from run_traces import (
     AFTER,
     BEFORE,
@@ -28,7 +29,7 @@ from safetensors.torch import load_file
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from transformers import AutoModelForMaskedLM, TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import (
     PROJECTIONS_FILE,
     SCORES_FILE,
@@ -36,8 +37,7 @@ from homodistil_hf.files.checkpoints import (
     last_checkpoint,
     manifest_problem,
 )
-from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer
-from homodistil_hf.methods.baselines.scratch import ScratchTrainer
+from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.exact_trainer import ExactTrainer
@@ -272,12 +272,15 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trainer_class", "other"),
-    [(HomoDistilTrainer, {"importance_metric": "platon"}), (OneShotTrainer, {"student": "macs=0.5"})],
+    ("method", "other"),
+    [
+        ("homodistil", {"importance_metric": "platon"}),
+        pytest.param("one_shot", {"student": "macs=0.5"}, marks=needs("baselines")),
+    ],
 )
-def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, trainer_class, other):
-    settings = {"trainer_class": trainer_class, "max_steps": 4}
-    settings |= GRADUAL | {"pruning_end_fraction": 0.5} if trainer_class is HomoDistilTrainer else {}
+def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, method, other):
+    settings = {"trainer_class": METHODS[method], "max_steps": 4}
+    settings |= GRADUAL | {"pruning_end_fraction": 0.5} if method == "homodistil" else {}
     make_trainer(callbacks=[SaveAt(3)], **settings).train()
     refused, fresh = (make_trainer(output_dir=str(tmp_path / name), **settings | other) for name in ("one", "other"))
     with pytest.raises(ValueError, match="^importance_metric=|^checkpoint .* is of (student plan|method)="):
@@ -404,14 +407,6 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 18
 
 
-def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
-    make_trainer(trainer_class=ScratchTrainer, max_steps=2, callbacks=[SaveAt(1)]).train()
-    folder = Path(checkpoint(tmp_path, 1))
-    assert not (folder / SCORES_FILE).exists()
-    assert "pruner" not in read_state(folder)
-    assert read_state(folder)["is_finished"]
-
-
 def test_the_hub_token_is_in_no_file_of_a_saved_model(make_trainer, tmp_path):
     trainer = make_trainer(hub_token="hf_sentinelSENTINELsentinel")
     trainer.save_model(str(tmp_path / "saved"))
@@ -440,17 +435,3 @@ def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, c
     same = make_trainer(**platon, output_dir=str(tmp_path / "same"))
     same.train(checkpoint(tmp_path, 2))
     assert "resumed with" not in caplog.text
-
-
-def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer, tmp_path, caplog):
-    half_the_macs = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
-    settings = {"trainer_class": DistilBertTrainer, "student": half_the_macs, "max_steps": 3}
-    make_trainer(callbacks=[SaveAt(2)], **settings).train()
-    resumed = make_trainer(output_dir=str(tmp_path / "other"), soft_kl_weight=1.0, temperature=4.0, **settings)
-    with caplog.at_level("WARNING", logger="homodistil_hf"):
-        resumed.train(checkpoint(tmp_path, 2))
-    told = [record.getMessage() for record in caplog.records if "resumed with" in record.getMessage()]
-    assert sorted(message.split(", the checkpoint")[0] for message in told) == [
-        "resumed with soft_kl_weight=1.0",
-        "resumed with temperature=4.0",
-    ]

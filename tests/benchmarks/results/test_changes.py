@@ -1,11 +1,13 @@
 """Masks apart from the path to them."""
 
 import torch
+from methods_here import needs
 from tiny_models import GRADUAL
 
 from benchmarks.results.changes import VARIANTS, go_through, units_left
-from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import run_of
+from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.units import encoder_groups
 
 SETTINGS = {"max_steps": 10, "rotate_heads": False}
@@ -30,8 +32,10 @@ def test_units_that_are_left_are_those_of_the_teacher(make_trainer):
     }
 
 
+@needs("baselines")
 def test_each_way_can_end_with_the_units_of_the_other(make_trainer, tmp_path):
-    ways = {HomoDistilTrainer: SLOWLY | SETTINGS, OneShotTrainer: SETTINGS}
+    one_shot = METHODS["one_shot"]
+    ways = {HomoDistilTrainer: SLOWLY | SETTINGS, one_shot: SETTINGS}
     gradual, at_once = (
         make_trainer(trainer_class=trainer_class, **way, output_dir=str(tmp_path / trainer_class.method))
         for trainer_class, way in ways.items()
@@ -40,7 +44,7 @@ def test_each_way_can_end_with_the_units_of_the_other(make_trainer, tmp_path):
     for trainer in (gradual, at_once):
         trainer.train()
     assert any(a.tolist() != b.tolist() for a, b in zip(*(kept.values() for kept in units), strict=True))
-    for trainer_class, wanted in ((OneShotTrainer, units[0]), (HomoDistilTrainer, units[1])):
+    for trainer_class, wanted in ((one_shot, units[0]), (HomoDistilTrainer, units[1])):
         way = ways[trainer_class]
         trainer = make_trainer(trainer_class=trainer_class, **way, output_dir=str(tmp_path / "through"), seed=1)
         kept = units_left(trainer)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from methods_here import needs
 from tiny_files import write_teacher
 
 from homodistil_hf.experiments.config import setting_names
@@ -195,6 +196,7 @@ def test_a_cell_that_cannot_work_is_named(teacher, change, message):
         checked(teacher, **change)
 
 
+@needs("baselines")
 def test_a_cell_that_cannot_exist_is_told_with_its_reason(teacher):
     reasons = checked(teacher, method="distilbert")  # a quarter of two layers
     assert list(reasons) == ["mine"]

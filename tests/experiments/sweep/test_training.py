@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from methods_here import needs
 from run_traces import Interrupt
 from tiny_files import own_cache, write_teacher, write_text
 from transformers import BertForMaskedLM
@@ -198,6 +199,7 @@ def test_a_record_that_was_taken_over_has_no_student_to_evaluate(settings, tmp_p
 
 
 @pytest.mark.slow
+@needs("baselines")
 def test_other_settings_begin_anew(settings, tmp_path):
     first = cell_of(settings, max_steps=2, eval_on_start=False)
     run(first, tmp_path)

@@ -306,3 +306,18 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     padded = {"input_ids": torch.cat([tokens, padding], 1), "attention_mask": torch.cat([mask, padding], 1)}
     found = trainer.compute_loss(student, padded)
     assert float(found.detach()) == pytest.approx(float(alone.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout_fraction": 1.5}, r"^dropout_fraction=1.5 is outside \[0, 1\)"),
+        ({"learning_rate": -1.0}, r"^learning_rate=-1.0 is outside \(0, inf\)"),
+        ({"learning_rate": None}, r"^learning_rate=None is outside \(0, inf\)"),
+        ({"learning_rates": (1e-4,)}, r"^learning_rates=.*: a chain searches no rates"),
+    ],
+)
+def test_settings_of_a_chain_of_bits_are_checked(changes, message):
+    given = {"model": "m", "train_data": "a", "eval_data": "b", "output_dir": "o"}
+    with pytest.raises(ValueError, match=message):
+        BinarizationSettings(**given | changes)

@@ -13,7 +13,7 @@ from torchrun import torchrun
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.methods.self_distillation.image_masking import MaskedImageCollator
 from homodistil_hf.methods.self_distillation.rounds import load_initial
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -236,6 +236,14 @@ SETTINGS = [
     ({"torch_compile": True}, r"torch_compile=True is not supported"),
     ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor=0\.1"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", -1.0), ("learning_rate", float("nan")), ("adam_beta2", 1)]
+)
+def test_settings_of_further_pre_training_are_checked(name, value):
+    with pytest.raises(ValueError, match=f"^{name}=.* is outside"):
+        SelfDistillationArguments(output_dir="out", **{name: value})
 
 
 @pytest.mark.parametrize(("settings", "message"), SETTINGS)

@@ -1,0 +1,205 @@
+"""Students of the baselines: fresh or of whole layers, of micro-batches, impossible ones, and what configs refuse."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from methods_here import SAME_HEADS
+from run_traces import SaveAt
+from students import make_batch
+from tiny_files import own_cache, write_config
+from tiny_models import make_teacher
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.distill import distill
+from homodistil_hf.files.checkpoints import SCORES_FILE
+from homodistil_hf.methods.registry import METHODS, RUNS
+from homodistil_hf.models.saved_student import read_state
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
+
+STUDENTS = sorted(METHODS.keys() - RUNS.keys())  # of masked words
+FRESH = ("scratch", "tinybert", "minilm", "minilm_v2")
+TEACHER = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
+HALF = WidthPlan.uniform(264, 6, LayerWidths(12, 22, 1112))
+QUARTER = WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704))
+EIGHTH = WidthPlan.uniform(128, 6, LayerWidths(8, 16, 512))
+
+
+@pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
+def test_weights_of_nothing_are_refused(make_trainer, method):
+    fields = METHODS[method].arguments_class.__dataclass_fields__
+    weights = {name: 0.0 for name in fields if name.endswith("_weight")}
+    with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
+        make_trainer(trainer_class=METHODS[method], **weights, student=SAME_HEADS)
+
+
+@pytest.mark.parametrize("method", ["distilbert", "shallow"])
+def test_milliseconds_say_nothing_of_fewer_layers(trainer_of, method):
+    with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
+        trainer_of(method, student="latency_ms=5")
+
+
+def test_a_checkpoint_of_another_method_is_refused(trainer_of, tmp_path):
+    trainer_of("minilm", callbacks=[SaveAt(2)], max_steps=2).train()
+    other = trainer_of("minilm_v2", output_dir=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="is of method='minilm', this run of method='minilm_v2'; resume with that"):
+        other.train(str(tmp_path / "run" / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("method", [*FRESH, "distilbert"])
+def test_micro_batches_share_the_average_over_the_global_batch(trainer_of, method):
+    """One batch of four rows, one of them padded, equals four micro-batches of one."""
+    trainer = trainer_of(method)
+    distillation, model = trainer.distillation, trainer.model.eval()
+    batch = make_batch(num_rows=4)
+    rows = [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(4)]
+    counts = distillation.count(batch)
+    assert torch.equal(counts, sum(distillation.count(row) for row in rows))
+    with torch.no_grad():
+        whole, _ = distillation.terms(model, batch, counts)
+        parts = [distillation.terms(model, row, counts)[0] for row in rows]
+    assert set(whole) <= set(distillation.weights)
+    for name, term in whole.items():
+        assert term.dtype is torch.float32
+        assert float(term) == pytest.approx(sum(float(part[name]) for part in parts), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", FRESH)
+def test_fresh_students_know_nothing_of_the_teacher(trainer_of, method, tmp_path):
+    def start(teacher: Any, name: str) -> HomoDistilTrainer:
+        trainer = trainer_of(method, model=teacher, output_dir=str(tmp_path / name))
+        trainer.start_student()
+        return trainer
+
+    trained = make_teacher()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(3.0)
+    one, other = start(make_teacher(), "one"), start(trained, "other")
+    weights = dict(other.model.named_parameters())
+    assert [name for name, p in one.model.named_parameters() if not torch.equal(p, weights[name])] == []
+    assert one.kept == one.plan
+    config = one.model.config
+    for name, parameter in one.model.bert.encoder.named_parameters():
+        if parameter.ndim == 2:
+            assert float(parameter.detach().std()) == pytest.approx(config.initializer_range, rel=0.2), name
+    assert one.model.bert.encoder.layer[0].attention.self.scaling == 0.5  # 1/√4, the student's own head size
+    assert one.model.cls.predictions.decoder.weight is one.model.bert.embeddings.word_embeddings.weight
+
+
+def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
+    starts = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        trainer = trainer_of("scratch", seed=seed, output_dir=str(tmp_path / name))
+        trainer.start_student()
+        starts.append(trainer.model.bert.embeddings.word_embeddings.weight)
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_a_fresh_student_of_full_width_is_fresh_too(trainer_of):
+    trainer = trainer_of("scratch", student="macs=1.0")
+    before = trainer.model.bert.embeddings.word_embeddings.weight.clone()
+    trainer.start_student()
+    assert trainer.kept == trainer.full
+    after = trainer.model.bert.embeddings.word_embeddings.weight
+    assert float((after - before).detach().abs().mean()) > 0.01
+
+
+def test_training_goes_on_where_it_ended(trainer_of):
+    """A second call of `train` draws no new weights."""
+    trainer = trainer_of("scratch", max_steps=1, learning_rate=0.0, weight_decay=0.0)
+    trainer.train()
+    with torch.no_grad():
+        trainer.model.bert.embeddings.word_embeddings.weight.fill_(0.5)
+    trainer.train()
+    assert bool((trainer.model.bert.embeddings.word_embeddings.weight == 0.5).all())
+
+
+def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
+    teacher = make_teacher("sequence_classification")
+    message = "method='scratch' trains masked-LM students, model is a HomoBertForSequenceClassification; pass a masked"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(model=teacher, trainer_class=METHODS["scratch"])
+
+
+def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
+    make_trainer(trainer_class=METHODS["scratch"], max_steps=2, callbacks=[SaveAt(1)]).train()
+    folder = tmp_path / "run" / "checkpoint-1"
+    assert not (folder / SCORES_FILE).exists()
+    assert "pruner" not in read_state(folder)
+    assert read_state(folder)["is_finished"]
+
+
+def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer, tmp_path, caplog):
+    half_the_macs = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+    settings = {"trainer_class": METHODS["distilbert"], "student": half_the_macs, "max_steps": 3}
+    make_trainer(callbacks=[SaveAt(2)], **settings).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "other"), soft_kl_weight=1.0, temperature=4.0, **settings)
+    with caplog.at_level("WARNING", logger="homodistil_hf"):
+        resumed.train(str(tmp_path / "run" / "checkpoint-2"))
+    told = [record.getMessage() for record in caplog.records if "resumed with" in record.getMessage()]
+    assert sorted(message.split(", the checkpoint")[0] for message in told) == [
+        "resumed with soft_kl_weight=1.0",
+        "resumed with temperature=4.0",
+    ]
+
+
+# Names and cells
+
+
+@pytest.mark.parametrize(
+    ("plan", "missing"),
+    [(HALF, set()), (QUARTER, {"distilbert"}), (EIGHTH, {"distilbert", "minilm", "tinybert"})],
+)
+def test_cells_that_can_not_exist_are_named(plan, missing):
+    assert {name for name in STUDENTS if METHODS[name].impossible_reason(plan, TEACHER) is not None} == missing
+
+
+def test_reasons_say_what_to_do():
+    reason = METHODS["distilbert"].impossible_reason(QUARTER, TEACHER)
+    assert reason.startswith("no number of the teacher's 6 layers has the encoder MACs of the plan {")
+    assert reason.endswith("within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5")
+    reason = METHODS["tinybert"].impossible_reason(EIGHTH, TEACHER)
+    assert reason.startswith("the student's heads [8, 8, 8, 8, 8, 8] are not as many as the teacher's [12, ")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [("minilm", r"heads \[2\] are not as"), ("tinybert", r"heads \[2, 2\]")]
+)
+def test_a_cell_that_can_not_exist_is_refused(make_trainer, method, message):
+    with pytest.raises(ValueError, match=f"method='{method}' is impossible for this .*: the student's {message}"):
+        make_trainer(trainer_class=METHODS[method])
+
+
+@pytest.mark.slow
+def test_a_config_chooses_the_method(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    config = write_config(tmp_path, method="minilm_v2", num_relation_heads=2, student=SAME_HEADS, max_steps=2)
+    results = distill(parse_run([str(config)]), lambda line: None)
+    facts = json.loads((Path(tmp_path) / "run" / "student" / "facts.json").read_text(encoding="utf-8"))
+    assert (facts["training"]["method"], facts["settings"]["num_relation_heads"]) == ("minilm_v2", 2)
+    assert results["settings"]["method"] == "minilm_v2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "minilm"}, "method='minilm' is impossible for this student: the student's heads"),
+        ({"method": "distilber"}, "method='distilber' is unknown; nearest valid: 'distilbert'"),
+        ({"temperature": 1}, r"has the unknown key 'temperature' \(value 1\); nearest valid: '.*'"),
+        (
+            {"method": "distilbert", "temperatur": 2},
+            r"has the unknown key 'temperatur' \(value 2\); nearest valid: 'temperature'",
+        ),
+    ],
+)
+def test_a_config_is_refused_before_any_text_is_read(tmp_path, settings, message, monkeypatch):
+    monkeypatch.setattr(
+        "homodistil_hf.methods.masked_words.load_text", lambda *args, **kwargs: pytest.fail("text was read")
+    )
+    with pytest.raises(ValueError, match=message):
+        distill(parse_run([str(write_config(tmp_path, **settings))]), lambda line: None)

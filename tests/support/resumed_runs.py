@@ -1,0 +1,32 @@
+"""Runs that are resumed in tests/training/test_resuming.py: how a trainer is made, and after which of its steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from methods_here import SAME_HEADS
+from transformers import Trainer
+
+from homodistil_hf.methods.registry import METHODS
+
+QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
+
+
+def distilling(make_trainer: Any, folder: Path, **settings: Any) -> Trainer:
+    """Make a trainer from the fixture `make_trainer`, a folder for its teacher, and settings."""
+    return make_trainer(**settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a trainer is made, after which of its steps it is resumed, and what it logs otherwise then."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    make: Callable[..., Trainer] = distilling
+    steps: tuple[int, ...] = (3,)
+    inexact: tuple[str, ...] = ()
+
+
+def method(name: str, student: Any = SAME_HEADS, **settings: Any) -> Run:
+    return Run({"trainer_class": METHODS[name], "student": student, "max_steps": 6} | settings)
