@@ -27,7 +27,7 @@ COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo bench test test-fast test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
+.PHONY: help demo bench test test-fast test-removal test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -47,6 +47,9 @@ test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment eac
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 
 # Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
+test-removal: $(VENV)/.installed-test,onnx  ## run what may need a method without it, for each method (minutes)
+	$(BIN)/python tests/support/method_removal.py --num_workers $(NUM_WORKERS)
+
 test-python:  ## run the suite on PYTHON, in an environment of its own
 	$(COMPAT) pinned --pythons $(PYTHON)
 
