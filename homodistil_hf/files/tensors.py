@@ -17,11 +17,13 @@ _SHOWN_CHARS = 200  # of safetensors' message, which may quote a header
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Load a safetensors file: name → tensor; `ValueError` if it is missing, cut off or something else."""
+    """Load a safetensors file into memory: name → tensor; `ValueError` if it is missing, cut off or something else."""
     if not path.is_file():
         raise ValueError(f"file={str(path)!r} is no file")
     try:
-        return load_file(path)
+        # safetensors maps the file: a tensor lies where the length of the header puts it, and matrix products round
+        # by the place of their operands. A copy lies where any new tensor does, so a resumed run rounds as before.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         reason = str(error)[:_SHOWN_CHARS]
         raise ValueError(f"file={str(path)!r} is cut off or no safetensors ({reason})") from error
