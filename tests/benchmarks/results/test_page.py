@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from methods_here import needs
 from sweep_records import (
     MACHINE,
     add_record,
@@ -27,6 +28,7 @@ from homodistil_hf.experiments.sweep.folder import trained, write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
 from homodistil_hf.plans.recipe import default_learning_rate
 
+pytestmark = needs("baselines")  # the page is of sweeps with baselines
 CHECKOUT = Path(__file__).parents[3]
 MAX_LINES, MAX_FIRST_SCREEN = 350, 40
 README = "# Ours\n\n<!-- results -->\nold\n<!-- /results -->\n\nThe rest.\n"

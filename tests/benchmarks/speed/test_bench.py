@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from bench_shapes import TINY
+from methods_here import needs
 
 from benchmarks.speed.bench import CASES, main
 from benchmarks.speed.growth import format_growth, loss_bytes, run_growth
@@ -36,12 +37,14 @@ def results():
 
 
 @pytest.mark.slow
+@needs("baselines")
 def test_all_variants_start_with_the_same_losses(results):
     for loop in LOOPS:
         assert results["losses"][loop] == pytest.approx(results["losses"][START], rel=2e-5)
     assert results["losses"][START]["loss_attention"] > 0
 
 
+@needs("baselines")
 def test_every_variant_is_measured(results):
     assert set(results["variants"]) == {*BASELINES, *way_of(BenchSettings(**TINY)).places}
     for facts in results["variants"].values():
@@ -54,6 +57,7 @@ def test_every_variant_is_measured(results):
         assert results["variants"][loop]["speedups"][loop]["values"] == [1.0, 1.0]
 
 
+@needs("baselines")
 def test_places_lead_from_the_teachers_widths_to_the_target(results):
     own = BenchSettings(**TINY)
     *_, last = (facts for name, facts in results["variants"].items() if name not in BASELINES)
@@ -64,11 +68,13 @@ def test_places_lead_from_the_teachers_widths_to_the_target(results):
     assert last["encoder_macs"] == encoder_macs(own.target, own.length)
 
 
+@needs("baselines")
 def test_one_shots_whole_run_has_its_scoring_in_it(results):
     steps = 100 * results["variants"][ONE_SHOT]["step_seconds"]["median"]
     assert results["schedule"][ONE_SHOT]["seconds"]["median"] > steps
 
 
+@needs("baselines")
 def test_results_are_json_and_a_table(results):
     text = format_bench(json.loads(json.dumps(results)))
     assert all(name in text for name in results["variants"])

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from bench_shapes import SHAPE
+from methods_here import needs
 
 from benchmarks.speed import variants
 from benchmarks.speed.settings import BenchSettings, make_workload
@@ -112,6 +113,7 @@ def test_the_strong_loop_does_no_more_than_it_must(tmp_path):
     assert not any(scores.any() for scores in trainer.unit_scores.values())
 
 
+@needs("baselines")
 def test_one_shot_is_as_narrow_as_the_plan_and_its_scoring_is_timed(tmp_path):
     own = settings(max_steps=2)
     trainer = variants.one_shot_trainer(own, make_workload(own, num_steps=12), tmp_path)

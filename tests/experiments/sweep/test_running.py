@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from methods_here import needs
 from tiny_files import own_cache, write_config
 
 from homodistil_hf.cli import main
@@ -110,6 +111,7 @@ def states(path: Path) -> dict[str, str]:
     return {cell.name: run.state(cell) for cell in run.cells}
 
 
+@needs("baselines")
 def test_every_cell_is_run_once_and_those_that_cannot_exist_are_recorded(sweep_file, processes):
     lines: list[str] = []
     assert run_sweep(prepare_sweep(sweep_file), lines.append) == 0
@@ -136,6 +138,7 @@ def test_a_cell_that_fails_is_recorded_and_tried_again_by_the_next_call(sweep_fi
     assert "not run" not in write_table(prepare_sweep(sweep_file))[0].read_text(encoding="utf-8")
 
 
+@needs("baselines")
 def test_a_stopped_cell_is_no_failure(sweep_file, processes):
     processes.statuses = {"a,seed=0": [143], "b,seed=0": [-signal.SIGTERM]}
     lines: list[str] = []
@@ -198,6 +201,7 @@ def test_changed_settings_are_not_overwritten_unasked(sweep_file, processes):
     assert set(states(sweep_file).values()) == {"done", "impossible"}
 
 
+@needs("baselines")
 def test_an_evaluation_that_fails_leaves_the_training_done(sweep_file, processes):
     cell = prepare_sweep(sweep_file).cells[0]
     content = json.loads(sweep_file.read_text(encoding="utf-8"))
