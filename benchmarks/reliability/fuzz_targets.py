@@ -326,7 +326,7 @@ def states(folder: Path, draw: Random) -> None:
         path = target / (STATE_FILE if kind < 2 else "config.json")
         write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
     write_manifest(target)
-    checkpoint_student(target, format=draw.choice(("standard", "compact")), allow_partial=True)
+    checkpoint_student(check_manifest(target), format=draw.choice(("standard", "compact")), allow_partial=True)
 
 
 def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:

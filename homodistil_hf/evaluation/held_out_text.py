@@ -31,7 +31,7 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
-from ..models.digest import weights_digest
+from ..models.equality import weights_digest
 from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
 from .fine_tuning import fastest_device, settings_from

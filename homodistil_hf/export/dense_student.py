@@ -1,12 +1,11 @@
 """The dense student of a run, finished or not; `export_folder.py` writes it to a folder."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from transformers.utils import CONFIG_NAME
 
-from ..files.checkpoints import SCORES_FILE, check_manifest
+from ..files.checkpoints import SCORES_FILE, VerifiedCheckpoint
 from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
 from ..models.architectures import HEADS
@@ -52,12 +51,12 @@ def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, all
 
 
 def checkpoint_student(
-    folder: str | Path, *, format: str, allow_partial: bool
+    checkpoint: VerifiedCheckpoint, *, format: str, allow_partial: bool
 ) -> tuple[LayerwiseModel, dict[str, Any]]:
     """The student of a checkpoint, without a trainer.
 
     Args:
-        folder: `checkpoint-N`.
+        checkpoint: `checkpoint-N`, its files compared with its manifest.
         format: `"standard"` or `"compact"`; decides on possible widths before the plan is reached.
         allow_partial: also take a student that has not reached the plan, at the nearest possible widths.
 
@@ -65,12 +64,11 @@ def checkpoint_student(
         A student in evaluation mode, without projections, and the state of [`read_state`].
 
     Raises:
-        ValueError: damaged, no checkpoint of a run, or unfinished and `allow_partial` is False.
+        ValueError: no checkpoint of a run, or unfinished and `allow_partial` is False.
     """
-    folder = Path(folder)
+    folder = checkpoint.folder
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
-    check_manifest(folder)
     classes = read_json_object(folder / CONFIG_NAME, f"{label}: {CONFIG_NAME}").get("architectures")
     if isinstance(classes, list) and not HEADS.keys() & set(map(str, classes)):
         raise ValueError(

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name
-from ..files.strict_json import is_int, read_json
+from ..files.strict_json import fits, is_int, read_json
 from ..models.architectures import HEADS
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import widths_of
@@ -102,11 +102,11 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     for name, section in sections.items():
         if name not in RUN_SECTIONS:
             raise ValueError(
-                f"facts has the unknown section {name!r}; expected some of {', '.join(RUN_SECTIONS)}; "
+                f"facts has the unknown section {short_repr(name)}; expected some of {', '.join(RUN_SECTIONS)}; "
                 f"nearest valid: {nearest_name(name, RUN_SECTIONS)!r}"
             )
         if not isinstance(section, Mapping):
-            raise ValueError(f"facts[{name!r}]={section!r} is no mapping; expected names and plain values")
+            raise ValueError(f"facts[{name!r}]={short_repr(section)} is no mapping; expected names and plain values")
     settings = sections.get("settings", {})
     sections["settings"] = {
         name: _without_folders(value)
@@ -181,26 +181,6 @@ def has_costs(section: Mapping[str, Any]) -> bool:
     """Whether a section has all four `COSTS`, each a whole number above 0."""
     costs = [section.get(name) for name in COSTS]
     return all(is_int(cost) and cost > 0 for cost in costs)
-
-
-def fits(value: Any, shape: Any) -> bool:
-    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all.
-
-    Example:
-    ```python
-    >>> fits({"a": [1, 2]}, {"a": [int]}), fits({"a": "x", "b": 1}, {...: str})
-    (True, False)
-
-    ```
-    """
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
-    if not isinstance(shape, dict):
-        return isinstance(value, shape)
-    if not isinstance(value, dict):
-        return False
-    named = dict.fromkeys(value, shape[...]) if ... in shape else shape
-    return all(name in value and fits(value[name], part) for name, part in named.items())
 
 
 def _is_card(section: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from transformers.utils import CONFIG_NAME
 
-from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
+from ..files.checkpoints import STATE_FILE, VerifiedCheckpoint, check_manifest, last_verified, sorted_checkpoints
 from ..files.strict_json import read_json_object
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import stored_tokenizer
@@ -92,10 +92,10 @@ def export_model_from(
     found = student_in(source)
     if found.kind == "export":
         return convert_export(found.folder, output, format, teacher=teacher, overwrite=overwrite)
-    if found.kind != "checkpoint":
-        found = StudentIn("checkpoint", _newest_checkpoint(source))
-    checkpoint = found.folder
-    student, state = checkpoint_student(checkpoint, format=format, allow_partial=allow_partial)
+    verified = check_manifest(source) if found.kind == "checkpoint" else _newest_checkpoint(source)
+    checkpoint = verified.folder
+    found = StudentIn("checkpoint", checkpoint)
+    student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
     full = WidthPlan.from_dict(state["full"], student.config.num_hidden_layers)
     kept = kept_fractions(widths_of(student.config), full)
     return export_student(
@@ -128,15 +128,15 @@ def exported_student(folder: str | Path) -> Path:
     )
 
 
-def _newest_checkpoint(folder: Path) -> Path:
-    checkpoint = last_checkpoint(folder)
+def _newest_checkpoint(folder: Path) -> VerifiedCheckpoint:
+    checkpoint = last_verified(folder)
     if checkpoint is None:
         raise ValueError(
             f"folder={str(folder)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
             "expected a finished run, a checkpoint-N or an export"
         )
-    if checkpoint != sorted_checkpoints(folder)[0]:
-        logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint)
+    if checkpoint.folder != sorted_checkpoints(folder)[0]:
+        logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint.folder)
     return checkpoint
 
 

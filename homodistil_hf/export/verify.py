@@ -19,8 +19,9 @@ from ..files.checkpoints import file_digest
 from ..files.messages import short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE
-from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of
+from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named, architecture_of
 from ..models.cost import COSTS, cost_fractions, model_facts
+from ..models.equality import relative_difference
 from ..models.loading import load_encoder
 from .export_folder import FORMATS, load_export
 from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs
@@ -159,16 +160,13 @@ def file_problems(
 
 def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     config = read_json_object(folder / _CONFIG_FILE, _CONFIG_FILE)
-    architecture = next(
-        (architecture for architecture in ARCHITECTURES.values() if architecture.knows(config.get("model_type"))), None
-    )
-    if architecture is None:
-        expected = ", ".join(MODEL_TYPES)
-        yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {short_repr(config.get('model_type'))}"
+    if (model_type := config.get("model_type")) not in MODEL_TYPES:
+        yield f"{_CONFIG_FILE} model_type: expected one of {', '.join(MODEL_TYPES)}, found {short_repr(model_type)}"
         return
+    architecture = architecture_named(model_type)
     expected_map = architecture.auto_map if facts["format"] == "compact" else None
     if (auto_map := config.get("auto_map")) != expected_map:
-        yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {auto_map}"
+        yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {short_repr(auto_map)}"
     if facts["format"] != "compact":
         return
     for file in architecture.modeling_files:
@@ -305,11 +303,3 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
     for name, found in differences.items():
         if not found <= tolerance:
             yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
-
-
-def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, divided by the largest expected value or 1; infinite where shapes differ."""
-    if found.shape != expected.shape:
-        return float("inf")
-    largest = max(1.0, float(expected.abs().max()))
-    return float((found - expected).abs().max()) / largest

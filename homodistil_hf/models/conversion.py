@@ -68,10 +68,8 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
 
 def _student_class(model: PreTrainedModel, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
-    if not needs_head and any(
-        name in (architecture.encoder_name, f"Homo{architecture.encoder_name}")
-        for architecture in ARCHITECTURES.values()
-    ):
+    encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
+    if not needs_head and name in encoders:
         found = architecture_of(model.config).student_encoder
     else:
         refuse_architecture(name)
@@ -93,13 +91,10 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         ValueError: the model is no student, or no stock BERT can hold its widths.
     """
     stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
-    head = stock_classes.get(type(model).__name__)
-    if head is None and type(model).__name__ not in (
-        f"Homo{architecture.encoder_name}" for architecture in ARCHITECTURES.values()
-    ):
-        raise ValueError(
-            f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
-        )
+    name = type(model).__name__
+    head = stock_classes.get(name)
+    if head is None and name not in (architecture.student_encoder_name for architecture in ARCHITECTURES.values()):
+        raise ValueError(f"model={name} is no student; expected one of {', '.join(stock_classes)} (to_student)")
     widths = widths_of(model.config)
     plan, architecture = widths.padded(), architecture_of(model.config)
     stock_class = architecture.stock_encoder if head is None else head.stock

@@ -59,8 +59,8 @@ def load_encoder_config(
     config = _built_config(values, f"{label}: {CONFIG_NAME}")
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
-    refuse_architecture(config.architectures[0])
-    refuse_config(config)
+    refuse_architecture(config.architectures[0], argument)
+    refuse_config(config, argument)
     return config
 
 
@@ -160,36 +160,36 @@ def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> Non
             raise
 
 
-def refuse_architecture(class_name: str) -> None:
+def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     """Refuse classes without a student class; the message names those that can be loaded."""
     if class_name in HEADS:
         return
     remedies = {
         architecture.encoder_name: "it has no head to compare logits with: load it as "
-        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model "
-        "needs its modules.json"
+        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model: "
+        "see docs/embeddings.md"
         for architecture in ARCHITECTURES.values()
     }
     for architecture in ARCHITECTURES.values():
         remedies |= architecture.refused
     raise ValueError(
-        f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
+        f"{argument} class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
         f"{', '.join(ARCHITECTURES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")
     )
 
 
-def refuse_config(config: PreTrainedConfig) -> None:
+def refuse_config(config: PreTrainedConfig, argument: str = "teacher") -> None:
     """Refuse settings that the student classes don't have: a decoder, other kinds of positions."""
     decodes = {name: getattr(config, name, False) for name in ("is_decoder", "add_cross_attention")}
     if any(decodes.values()):
         raise ValueError(
-            f"teacher config has {', '.join(f'{name}={value}' for name, value in decodes.items())}; "
+            f"{argument} config has {', '.join(f'{name}={short_repr(value)}' for name, value in decodes.items())}; "
             f"only encoders are supported: set both to False if the model was trained to see both directions"
         )
     # Position embeddings of other kinds were dropped from transformers' BERT, which would load them as absolute ones.
     positions = getattr(config, "position_embedding_type", "absolute")
     if positions not in (None, "absolute"):
         raise ValueError(
-            f"teacher config has position_embedding_type={positions!r}; transformers' BERT only has 'absolute': "
-            f"choose a teacher trained with it"
+            f"{argument} config has position_embedding_type={short_repr(positions)}; transformers' BERT only has "
+            f"'absolute': choose a model trained with it"
         )

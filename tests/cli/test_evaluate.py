@@ -24,7 +24,7 @@ from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.embedding.evaluate import EmbeddingEvaluationSettings
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.digest import weights_digest
+from homodistil_hf.models.equality import weights_digest
 from homodistil_hf.models.widths import widths_of
 
 

@@ -5,7 +5,7 @@ import torch
 from students import assert_same_logits, logits_of, make_student, write_checkpoint
 
 from homodistil_hf.export.dense_student import check_finished, checkpoint_student, dense_copy, narrowed_copy
-from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
+from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
 from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.files.tensors import load_tensors
 from homodistil_hf.methods.formats import export_from
@@ -62,7 +62,9 @@ def test_an_unfinished_student_is_refused(tmp_path):
     with pytest.raises(ValueError, match=message):
         check_finished(False, kept=ODD, target=TARGET, allow_partial=False)
     with pytest.raises(ValueError, match=message):
-        checkpoint_student(write_checkpoint(tmp_path, make_pruner(ODD)), format="compact", allow_partial=False)
+        checkpoint_student(
+            check_manifest(write_checkpoint(tmp_path, make_pruner(ODD))), format="compact", allow_partial=False
+        )
     for is_finished, allow_partial in ((True, False), (True, True), (False, True)):
         check_finished(is_finished, kept=ODD, target=TARGET, allow_partial=allow_partial)
 
@@ -81,7 +83,9 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
 @pytest.mark.parametrize("format", ["standard", "compact"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metric):
     pruner = make_pruner(ODD, metric=metric)
-    student, state = checkpoint_student(write_checkpoint(tmp_path, pruner), format=format, allow_partial=True)
+    student, state = checkpoint_student(
+        check_manifest(write_checkpoint(tmp_path, pruner)), format=format, allow_partial=True
+    )
     expected = narrowed_copy(pruner, format=format)
     assert widths_of(student.config) == widths_of(expected.config)
     assert torch.equal(logits_of(student), logits_of(expected))
@@ -111,7 +115,7 @@ def test_a_method_that_does_not_prune_has_no_scores(tmp_path):
     write_json(folder / STATE_FILE, state)
     (folder / SCORES_FILE).unlink()
     write_manifest(folder)
-    student, _ = checkpoint_student(folder, format="standard", allow_partial=False)
+    student, _ = checkpoint_student(check_manifest(folder), format="standard", allow_partial=False)
     assert widths_of(student.config) == TARGET
 
 
@@ -123,14 +127,14 @@ def test_a_state_that_no_run_writes_is_refused(tmp_path):
     write_json(tmp_path / STATE_FILE, state)
     write_manifest(tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint .* has a pruning state that can't be used \(TypeError.*colour"):
-        checkpoint_student(tmp_path, format="standard", allow_partial=True)
+        checkpoint_student(check_manifest(tmp_path), format="standard", allow_partial=True)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     weights = write_checkpoint(tmp_path, make_pruner(TARGET)) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
-        checkpoint_student(tmp_path, format="compact", allow_partial=False)
+        export_from(tmp_path, tmp_path / "student")
 
 
 def test_what_is_written_holds_no_masks(tmp_path):

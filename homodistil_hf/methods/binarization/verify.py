@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...export.facts import FACTS_FILE, fits
+from ...export.facts import FACTS_FILE
 from ...export.probe import all_logits
 from ...export.verify import (
     RELATIVE_TOLERANCE,
@@ -14,15 +14,16 @@ from ...export.verify import (
     difference_problems,
     file_problems,
     load_fresh,
-    relative_difference,
 )
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
+from ...files.strict_json import fits, is_int
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures import modeling_binarybert
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
 from ...models.architectures.modeling_binarybert import BinaryBertConfig
+from ...models.equality import relative_difference
 from .folder import CODE, LARGEST, packed_probe, tensor_bytes
 
 IN_MEMORY_TOLERANCE = 0.1
@@ -41,7 +42,7 @@ def code_problems(folder: Path) -> Iterator[str]:
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Weights that are larger than their bits and floats."""
     least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
-    if not isinstance(least, int) or found > LARGEST * least:
+    if not is_int(least) or found > LARGEST * least:
         yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...files.messages import nearest_name
 from ...models.architectures import max_tokens
 from ...models.compiling import compiling_problem
+from ...models.equality import relative_difference
 from .onnx_graph import export_onnx, missing_packages, onnx_runner
 
 BACKENDS = ("torch", "compiled", "onnxruntime")
@@ -97,9 +98,7 @@ def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor],
 @torch.no_grad()
 def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor], backend: str) -> None:
     """Refuse a runner whose output differs from the module's own by more than `TOLERANCE`."""
-    expected, output = module(*inputs), runner(*inputs)
-    largest = max(1.0, float(expected.abs().max()))
-    difference = float((output - expected).abs().max()) / largest
+    difference = relative_difference(runner(*inputs), module(*inputs))
     if not difference <= TOLERANCE:
         raise ValueError(
             f"backend={backend!r} gives other outputs than torch, by {difference:.1e} of the largest; expected "

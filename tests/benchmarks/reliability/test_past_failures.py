@@ -333,7 +333,7 @@ def copied(checkpoint, tmp_path):
 
 
 def read(folder):
-    return checkpoint_student(folder, format="standard", allow_partial=True)
+    return checkpoint_student(check_manifest(folder), format="standard", allow_partial=True)
 
 
 def test_a_checkpoint_that_agrees_is_read(copied):
