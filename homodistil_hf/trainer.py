@@ -259,7 +259,6 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
         metric=args.importance_metric,
         multiple=args.width_multiple,
         sensitivity_smoothing=args.sensitivity_smoothing,
-        uncertainty_smoothing=args.uncertainty_smoothing,
     )
 
 

@@ -80,11 +80,9 @@ def checkpoint_student(
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
     if format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state:
         return student.eval(), state
-    # PLATON keeps averages for every parameter; this student has no projections.
-    scores = {name: t for name, t in load_tensors(folder / SCORES_FILE).items() if ".projections." not in name}
     try:
         pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)
-        pruner.load_state(state["pruner"], scores)
+        pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     except (LookupError, TypeError) as error:
         raise ValueError(
             f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"

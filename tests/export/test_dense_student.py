@@ -79,7 +79,7 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
     assert_same_logits(logits_of(stock), logits_of(student))
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "platon"])
+@pytest.mark.parametrize("metric", ["sensitivity", "movement"])
 @pytest.mark.parametrize("format", ["standard", "compact"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metric):
     pruner = make_pruner(ODD, metric=metric)
