@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.fine_tuning import GlueSettings, settings_from
-from ...evaluation.glue.data import check_tasks, data_folder
-from ...evaluation.glue.evaluate import evaluate_glue
-from ...evaluation.task_data import PART_SUFFIX
+from ...evaluation.glue import evaluate_glue
+from ...evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
 from ...files.messages import nearest_name, short_repr
 
 TASKS = "tasks"

@@ -9,11 +9,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ...evaluation.evaluated_model import EvaluatedModel
-from ...evaluation.glue.data import GlueTask, encode
 from ...evaluation.own_task import OwnTaskSettings, check_labels, rows_of, task_metrics
-from ...evaluation.squad.data import read_questions
-from ...evaluation.squad.evaluate import answer_questions, grade, training_windows
-from ...evaluation.squad.windows import SquadSettings, check_windows
+from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, training_windows
+from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import check_length, training_rows
 from ...files.messages import short_repr
 

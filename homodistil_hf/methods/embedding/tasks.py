@@ -10,8 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from ...data.samples import drawn
-from ...evaluation.glue.data import GLUE_TASKS, data_folder, load_glue
-from ...evaluation.squad.data import load_squad
+from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...files.messages import short_repr
 
 

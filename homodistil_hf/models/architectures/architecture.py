@@ -214,7 +214,7 @@ class Architecture:
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
         dropouts: names of the configuration's dropout rates.
-        is_timed: whether its embeddings and layers are those that plans/latency/parts.py times.
+        is_timed: whether its embeddings and layers are those that plans/latency/budget.py times.
     """
 
     name: str
