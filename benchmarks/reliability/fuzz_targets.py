@@ -37,8 +37,8 @@ from benchmarks.reliability.fuzz_mutations import (
 )
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target

@@ -1,9 +1,9 @@
 """The official metrics of GLUE and SQuAD, a task's metric by its name, and the one score that models are compared by.
 
 The metrics are modules that need no download. GLUE's formulas are scikit-learn's and SciPy's, the `[evaluation]`
-extra, imported when they are needed. SQuAD's are written from the published definition (Rajpurkar et al. 2016, 2018); inputs
-and names of results are those of the Hub's `squad` and `squad_v2` metrics, all in percent. task_data.py names the
-metrics of each task.
+extra, imported when they are needed. SQuAD's are written from the published definition (Rajpurkar et al. 2016, 2018);
+inputs and names of results are those of the Hub's `squad` and `squad_v2` metrics, all in percent. task_data.py names
+the metrics of each task.
 """
 
 import importlib.util

@@ -28,13 +28,13 @@ from .facts import (
     RUN_SECTIONS,
     file_facts,
     forms_facts,
+    probe_facts,
     read_export_facts,
     run_facts,
     stated_teacher,
     teacher_facts,
 )
 from .hub import teacher_licence
-from .probe import probe_facts
 
 FORMATS = ("standard", "compact")
 Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None

@@ -5,6 +5,9 @@ Its logits are compared with those of the compact form loaded here and with thos
 """
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +27,17 @@ from ..models.cost import COSTS, cost_fractions, model_facts
 from ..models.equality import relative_difference
 from ..models.loading import load_encoder
 from .export_folder import FORMATS, load_export
-from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, forms_facts, has_costs
-from .fresh_process import run_fresh
-from .probe import all_logits, probe_facts, probe_inputs
+from .facts import (
+    CARD_FILE,
+    FACTS_FILE,
+    FACTS_SECTIONS,
+    all_logits,
+    file_facts,
+    forms_facts,
+    has_costs,
+    probe_facts,
+    probe_inputs,
+)
 
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, as a share of the largest logit or of 1."""
@@ -303,3 +314,39 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
     for name, found in differences.items():
         if not found <= tolerance:
             yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
+
+
+TIMEOUT_S = 600
+
+
+def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
+    """Run code and return its output.
+
+    Args:
+        code: Python; a line that hides this package is put before it.
+        arguments: `sys.argv[1:]`.
+        scratch: its working folder, also for copies of remote code.
+
+    Raises:
+        ValueError: it failed, or took too long.
+    """
+    settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
+    hidden = 'import sys; sys.modules["homodistil_hf"] = None\n'
+    try:
+        process = subprocess.run(
+            [sys.executable, "-c", hidden + code, *map(str, arguments)],
+            cwd=scratch,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"the fresh process took more than {TIMEOUT_S} s") from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(
+            f"the process without homodistil_hf ended with status {error.returncode}: {reason}"
+        ) from error
+    return process.stdout

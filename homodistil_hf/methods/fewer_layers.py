@@ -12,7 +12,7 @@ from ..models.widths import WidthPlan, chosen, widths_of
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.fewer_layers import MACS_TOLERANCE, matched_layers, spread_layers
 from ..plans.resolve import resolve_plan
-from ..training.student_plan import resolve_student
+from ..training.pair import resolve_student
 from ..training_args import DistillationArguments
 
 

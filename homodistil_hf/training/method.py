@@ -18,8 +18,7 @@ from ..models.widths import WidthPlan
 from ..training_args import LOSS_TERMS, DistillationArguments
 from .evaluation_loop import HeldOutEvaluation
 from .learning_rate import default_learning_rate_of
-from .pair import ProjectionInit, Start
-from .student_plan import resolve_student
+from .pair import ProjectionInit, Start, resolve_student
 
 
 class DistillationMethod:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
-from ..data.packing import TextPacker
+from ..data.blocks import TextPacker
 from ..files.messages import nearest_name, short_repr
 
 _MULTIPLE = 8  # the number of tokens becomes a multiple of this, unless the user names a number

@@ -1,3 +1,5 @@
+"""The metrics of GLUE against scikit-learn and SciPy, those of SQuAD by hand, and how a task's metric is found."""
+
 import ast
 import importlib.util
 import json

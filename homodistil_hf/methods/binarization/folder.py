@@ -11,8 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...export.card import card_table, fill_card, loading_lines
 from ...export.export_folder import check_target, plain_classes, written_aside
-from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
-from ...export.probe import probe_facts, probe_inputs
+from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts, probe_facts, probe_inputs
 from ...files.provenance import version_facts
 from ...files.strict_json import write_json
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ...export.facts import FACTS_FILE
-from ...export.probe import all_logits
+from ...export.facts import FACTS_FILE, all_logits
 from ...export.verify import (
     RELATIVE_TOLERANCE,
     VerifyReport,

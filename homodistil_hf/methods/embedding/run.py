@@ -21,7 +21,7 @@ from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.tokenizers import load_tokenizer
 from ...tables import aligned_lines
-from ...training.student_plan import resolve_student
+from ...training.pair import resolve_student
 from ...training_args import with_settings
 from ..fewer_layers import Layers
 from ..masked_words import check_length

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ...export.facts import CARD_FILE, FACTS_FILE
-from ...export.fresh_process import run_fresh
-from ...export.verify import VerifyReport, difference_problems, file_problems
+from ...export.verify import VerifyReport, difference_problems, file_problems, run_fresh
 from ...files.messages import short_repr
 from ...files.strict_json import fits
 from ...models.equality import relative_difference

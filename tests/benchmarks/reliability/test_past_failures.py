@@ -19,8 +19,8 @@ from transformers import BertConfig
 from benchmarks.reliability.fuzz import is_own
 from benchmarks.reliability.fuzz_targets import SHAPE, make_checkpoint, make_export, tiny_teacher
 from homodistil_hf import HomoDistilTrainingArguments, load_text
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target, convert_export
