@@ -534,8 +534,8 @@ def test_packing_leaves_the_tokenizer_usable_as_before():
 def test_pieces_and_calls_do_not_show(texts, piece_chars, call_chars):
     """Words are shorter than a piece, so cuts at white space give the same tokens as whole documents."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_PIECE_CHARS", piece_chars)
-        patch.setattr(blocks, "_CALL_CHARS", call_chars)
+        patch.setattr(data, "_PIECE_CHARS", piece_chars)
+        patch.setattr(data, "_CALL_CHARS", call_chars)
         assert make_packer().encode(texts).tolist() == expected_stream(texts)
 
 
