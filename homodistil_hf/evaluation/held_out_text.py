@@ -218,7 +218,7 @@ def _measured(
 
 
 def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
-    student = to_student(model).eval()
+    student = to_student(model, argument=label.partition("=")[0]).eval()
     if task_of(student).name != "mlm":
         raise ValueError(
             f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"

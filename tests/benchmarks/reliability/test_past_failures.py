@@ -27,8 +27,7 @@ from homodistil_hf.export.export_folder import check_target, convert_export
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
 from homodistil_hf.files.strict_json import parse_json, read_json
 from homodistil_hf.files.tensors import load_tensors, stays_inside
-from homodistil_hf.models.config_checks import check_config_values
-from homodistil_hf.models.loading import load_encoder, load_encoder_config
+from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 
