@@ -27,7 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .export.card import HOMODISTIL, PRUNED_AT_ONCE
-from .export.dense_student import narrowed_copy
+from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
 from .models.architectures import architecture_of

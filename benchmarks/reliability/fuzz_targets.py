@@ -40,9 +40,9 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files.checkpoints import (
     MANIFEST_NAME,
     SCORES_FILE,

@@ -15,9 +15,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
-from ..export.dense_student import checkpoint_student
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
-from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
+from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, checkpoint_student, student_in
 from ..files.checkpoints import check_manifest
 from ..files.folders import write_text
 from ..files.messages import first_line, short_repr

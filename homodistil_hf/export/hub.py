@@ -1,6 +1,6 @@
 """Uploads an export to the Hub in one commit, and reads a teacher's licence there.
 
-`training/hub_checkpoints.py` uploads checkpoints.
+`training/publishing.py` uploads checkpoints.
 """
 
 import logging

@@ -22,8 +22,8 @@ from homodistil_hf import HomoDistilTrainingArguments, load_text
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target, convert_export
+from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
 from homodistil_hf.files.strict_json import parse_json, read_json
 from homodistil_hf.files.tensors import load_tensors, stays_inside
