@@ -25,6 +25,13 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no to
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
 _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
 
+logger = logging.getLogger(__name__)
+
+_MIN_SEQ_LENGTH = 8
+_VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
+_BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks; the last, incomplete one is lost
+_STREAM_DOCUMENTS = 64  # documents a step of a stream
+
 
 @dataclass(frozen=True, eq=False)
 class TextPacker:
@@ -126,14 +133,6 @@ def _groups(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool
             group, num_chars = [], 0
     if group:
         yield group
-
-
-logger = logging.getLogger(__name__)
-
-_MIN_SEQ_LENGTH = 8
-_VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
-_BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks; the last, incomplete one is lost
-_STREAM_DOCUMENTS = 64  # documents a step of a stream
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:

@@ -51,6 +51,8 @@ LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
 _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
 
+_FITTING_BATCHES = 16
+
 
 @dataclass(frozen=True)
 class FineTuningSettings:
@@ -368,9 +370,6 @@ def collator_of(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
 def _attention() -> str | None:
     """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
     return "eager" if fastest_device().type == "cpu" else None
-
-
-_FITTING_BATCHES = 16
 
 
 class TaskDistillTrainer(Trainer):

@@ -24,6 +24,12 @@ from .task_data import GLUE_TASKS, TaskData
 
 _REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
+Rows = Sequence[Mapping[str, Any]]
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
+_CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
+
 
 def missing_packages() -> list[str]:
     """Names of the packages of the `[evaluation]` extra that are not installed."""
@@ -94,13 +100,6 @@ def _correlation(formula: Callable[..., Any], wanted: np.ndarray, given: np.ndar
     if np.ptp(given) == 0 or np.ptp(wanted) == 0:
         return 0.0
     return formula(given, wanted).statistic
-
-
-Rows = Sequence[Mapping[str, Any]]
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
-_CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
 
 
 def normalize_answer(text: str) -> str:

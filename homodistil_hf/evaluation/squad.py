@@ -26,6 +26,11 @@ from .task_runs import check_length, evaluate_tasks
 
 Row = Mapping[str, Any]
 
+logger = logging.getLogger(__name__)
+
+_QUESTIONS_AT_ONCE = 1000
+_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
+
 
 @dataclass(frozen=True)
 class SquadSettings(GlueSettings):
@@ -231,12 +236,6 @@ def _best_spans(
     firsts, extras = np.unravel_index(order, scores.shape)
     spans = [(int(f), int(f + e), float(scores[f, e])) for f, e in zip(firsts, extras, strict=True)]
     return [span for span in spans if span[2] > -np.inf]
-
-
-logger = logging.getLogger(__name__)
-
-_QUESTIONS_AT_ONCE = 1000
-_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
 
 
 def evaluate_squad(

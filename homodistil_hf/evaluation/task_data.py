@@ -25,6 +25,29 @@ from ..files.strict_json import parse_json, read_json
 
 PART_SUFFIX = "_part"
 
+_GLUE_ON_HUB = "nyu-mll/glue"
+_GLUE_DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
+
+SQUAD_ON_HUB = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
+"""Task → data set on the Hub."""
+
+SQUAD_COLUMNS = ("id", "context", "question", "answers")
+"""Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
+
+_SQUAD_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
+_SQUAD_SUFFIXES = (".parquet", ".json", ".jsonl")
+_SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
+_SQUAD_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "context": Value("string"),
+        "question": Value("string"),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
+    }
+)
+
+_ANSWER_COLUMNS = ("text", "answer_start")
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -57,10 +80,6 @@ def from_hub(task: str, hub_name: str, splits: Sequence[str], *config: str) -> d
             f"task={task!r} can't be loaded from the Hub ({hub_name}: {first_line(error)[:300]}); check the "
             "connection, or name local files with --data_dir"
         ) from error
-
-
-_GLUE_ON_HUB = "nyu-mll/glue"
-_GLUE_DEV_SPLITS = ("validation", "validation_matched", "validation_mismatched")
 
 
 @dataclass(frozen=True)
@@ -194,25 +213,6 @@ def _glue_digest(task: GlueTask, splits: Sequence[Dataset]) -> str:
     return digest.hexdigest()
 
 
-SQUAD_ON_HUB = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
-"""Task → data set on the Hub."""
-
-SQUAD_COLUMNS = ("id", "context", "question", "answers")
-"""Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
-
-_SQUAD_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
-_SQUAD_SUFFIXES = (".parquet", ".json", ".jsonl")
-_SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
-_SQUAD_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "context": Value("string"),
-        "question": Value("string"),
-        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
-    }
-)
-
-
 def check_squad_task(task: str) -> None:
     """Check that a task is `"squad"` or `"squad_v2"`."""
     if task not in SQUAD_ON_HUB:
@@ -338,9 +338,6 @@ def _flattened(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str,
                     yield row | {"answers": answers}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, answers") from error
-
-
-_ANSWER_COLUMNS = ("text", "answer_start")
 
 
 def _answerable(rows: Dataset) -> Dataset:

@@ -50,6 +50,9 @@ _TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
+_NUM_PROBE_TOKENS = 16
+_NUM_PROBE_LOGITS = 64
+
 
 def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     """Costs of the student in each export format, where they differ.
@@ -244,10 +247,6 @@ def _plain(value: Any) -> Any:
         # JSON has no nan and no inf.
         return float(value) if math.isfinite(value) else str(float(value))
     return str(value)
-
-
-_NUM_PROBE_TOKENS = 16
-_NUM_PROBE_LOGITS = 64
 
 
 def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:

@@ -79,6 +79,8 @@ if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
 print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
 """
 
+TIMEOUT_S = 600
+
 
 @dataclass(frozen=True)
 class VerifyReport:
@@ -314,9 +316,6 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
     for name, found in differences.items():
         if not found <= tolerance:
             yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
-
-
-TIMEOUT_S = 600
 
 
 def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:

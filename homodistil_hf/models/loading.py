@@ -29,6 +29,41 @@ if TYPE_CHECKING:
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
+MAX_LAYERS = 1024
+MAX_WIDTH = 1 << 16
+_MAX_VOCABULARY = 1 << 24
+
+# Setting → largest value, as memory is taken for it before any weight is read; the smallest is 1.
+_LARGEST = {
+    "vocab_size": _MAX_VOCABULARY,
+    "hidden_size": MAX_WIDTH,
+    "embedding_size": MAX_WIDTH,
+    "num_hidden_layers": MAX_LAYERS,
+    "num_attention_heads": MAX_WIDTH,
+    "intermediate_size": 16 * MAX_WIDTH,
+    "max_position_embeddings": _MAX_VOCABULARY,
+    "type_vocab_size": _MAX_VOCABULARY,
+    "num_labels": 1 << 17,
+    "head_dim": MAX_WIDTH,
+    "softmax_head_dim": MAX_WIDTH,
+}
+_LARGEST |= {
+    architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
+}
+_LAYER_NAMES = {
+    *LAYER_KEYS,
+    *(architecture.named(name) for architecture in ARCHITECTURES.values() for name in LAYER_KEYS),
+}
+_ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+_DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
+
+_SHARES = (
+    "classifier_dropout",
+    "layer_norm_eps",
+    *(name for architecture in ARCHITECTURES.values() for name in architecture.dropouts),
+)
+
 
 def load_encoder_config(
     name_or_path: str, *, revision: str | None = None, token: str | None = None, argument: str = "teacher"
@@ -199,41 +234,6 @@ def refuse_config(config: PreTrainedConfig, argument: str = "teacher") -> None:
             f"'absolute': choose a model trained with it"
         )
 
-
-MAX_LAYERS = 1024
-MAX_WIDTH = 1 << 16
-_MAX_VOCABULARY = 1 << 24
-
-# Setting → largest value, as memory is taken for it before any weight is read; the smallest is 1.
-_LARGEST = {
-    "vocab_size": _MAX_VOCABULARY,
-    "hidden_size": MAX_WIDTH,
-    "embedding_size": MAX_WIDTH,
-    "num_hidden_layers": MAX_LAYERS,
-    "num_attention_heads": MAX_WIDTH,
-    "intermediate_size": 16 * MAX_WIDTH,
-    "max_position_embeddings": _MAX_VOCABULARY,
-    "type_vocab_size": _MAX_VOCABULARY,
-    "num_labels": 1 << 17,
-    "head_dim": MAX_WIDTH,
-    "softmax_head_dim": MAX_WIDTH,
-}
-_LARGEST |= {
-    architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
-}
-_LAYER_NAMES = {
-    *LAYER_KEYS,
-    *(architecture.named(name) for architecture in ARCHITECTURES.values() for name in LAYER_KEYS),
-}
-_ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
-_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-_DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
-
-_SHARES = (
-    "classifier_dropout",
-    "layer_norm_eps",
-    *(name for architecture in ARCHITECTURES.values() for name in architecture.dropouts),
-)
 
 # Setting → a check, and words for the values that pass it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

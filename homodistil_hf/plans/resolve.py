@@ -51,6 +51,9 @@ _KINDS_OF_STUDENT = (
     "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
 )
 
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 60
+
 
 def resolve_plan(
     student: str | Mapping[str, Any],
@@ -222,10 +225,6 @@ def _written_plan(student: str | Mapping[str, Any]) -> Any:
         return parse_json(student, "the plan") if is_text else read_json(student, "the file")
     except (OSError, ValueError) as error:
         raise ValueError(f"student={short_repr(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_LONGEST_NAME = 60
 
 
 def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: WidthPlan) -> None:

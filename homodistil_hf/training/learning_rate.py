@@ -18,6 +18,13 @@ from ..training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
 
+USUAL_ROW_LENGTH = 128
+"""Tokens of a row in the measurements."""
+TASK_LEARNING_RATE = 6e-4
+"""For a model that classifies or finds answers: the highest rate that fine-tunings choose among."""
+_TOKENS, _HIDDEN_SIZE, _RATE = 16 * USUAL_ROW_LENGTH, 384, 2.2e-3
+_NARROWEST = 128  # of the teachers that rates were measured with
+
 
 def learning_rate_curve(
     args: DistillationArguments, total_steps: int, optimizer: torch.optim.Optimizer, *, plan_step: float
@@ -99,14 +106,6 @@ def row_length_of(dataset: Any) -> int:
     first = None if dataset is None else next(iter(dataset), None)
     tokens = first.get("input_ids") if isinstance(first, Mapping) else None
     return len(tokens) if isinstance(tokens, Sized) else USUAL_ROW_LENGTH
-
-
-USUAL_ROW_LENGTH = 128
-"""Tokens of a row in the measurements."""
-TASK_LEARNING_RATE = 6e-4
-"""For a model that classifies or finds answers: the highest rate that fine-tunings choose among."""
-_TOKENS, _HIDDEN_SIZE, _RATE = 16 * USUAL_ROW_LENGTH, 384, 2.2e-3
-_NARROWEST = 128  # of the teachers that rates were measured with
 
 
 def default_learning_rate(tokens_per_step: float, hidden_size: int) -> float:

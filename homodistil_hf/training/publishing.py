@@ -41,6 +41,14 @@ Push = Callable[[], Any]
 _PUSHING_NAME = ".pushing"
 _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
+LAST_CHECKPOINT = "last-checkpoint"
+"""Folder of the repository for the newest checkpoint; `transformers.Trainer` uses the same name."""
+
+_SCHEME = "hf://"
+_ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
+# It holds settings and folders of the other machine; no resumed run reads it.
+_LEFT_BEHIND = "training_args.bin"
+
 
 def create_repo(args: TrainingArguments, *, token: str | None, private: bool | None) -> str:
     """Create the run's repository if it is missing, and return its `user/name`; None means the run's setting."""
@@ -128,15 +136,6 @@ def _log_failed_push(job: Future) -> None:
 
 def _warn(error: BaseException) -> None:
     logger.warning("a push during training failed (%s: %s); the student is still on disk", type(error).__name__, error)
-
-
-LAST_CHECKPOINT = "last-checkpoint"
-"""Folder of the repository for the newest checkpoint; `transformers.Trainer` uses the same name."""
-
-_SCHEME = "hf://"
-_ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
-# It holds settings and folders of the other machine; no resumed run reads it.
-_LEFT_BEHIND = "training_args.bin"
 
 
 class HubAddress(NamedTuple):

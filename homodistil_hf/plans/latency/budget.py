@@ -59,6 +59,15 @@ _SHARES = {
     "intermediate_size": (8, 4, 2, 1),
 }
 
+TABLE_BACKENDS = ("torch", "onnxruntime")
+_FILE = "table.json"
+_DEPTH = 4  # blocks in a row, each with weights of its own: one alone would stay in the caches as no encoder does
+_NUM_ROUNDS = 11
+_NUM_WARMUP = 1
+
+_TYPES = {"batch_size": int, "length": int, "backend": str}
+_EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
+
 
 def grid_below(teacher: WidthPlan) -> Grid:
     """Return the grid for students of a teacher: halves, quarters and eighths of its widths.
@@ -112,13 +121,6 @@ class LatencyTable:
         for name, width in zip(AXES[part], widths, strict=True):
             values = np.apply_along_axis(functools.partial(np.interp, width, self.grid[name]), 0, values)
         return float(values)
-
-
-TABLE_BACKENDS = ("torch", "onnxruntime")
-_FILE = "table.json"
-_DEPTH = 4  # blocks in a row, each with weights of its own: one alone would stay in the caches as no encoder does
-_NUM_ROUNDS = 11
-_NUM_WARMUP = 1
 
 
 @dataclass(frozen=True)
@@ -245,10 +247,6 @@ def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditio
 
 def _depth(config: PreTrainedConfig) -> int:
     return min(_DEPTH, config.num_hidden_layers)
-
-
-_TYPES = {"batch_size": int, "length": int, "backend": str}
-_EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
 
 @dataclass(frozen=True)

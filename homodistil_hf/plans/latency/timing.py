@@ -31,6 +31,21 @@ Pass = Callable[[], object]
 _LONG_MS = 250.0
 _REST_SECONDS = 0.03
 
+BACKENDS = ("torch", "compiled", "onnxruntime")
+TOLERANCE = 1e-4
+"""Largest difference between the outputs of two backends, as a share of the largest output (or of 1)."""
+
+Runner = Callable[..., torch.Tensor]
+
+_REQUIRED = ("onnx", "onnxscript", "onnxruntime")
+_EXAMPLE_SIZE = 2  # sizes 0 and 1 would be taken for constants
+_EXAMPLE_TOKENS = 16
+
+# ONNX Runtime's SkipLayerNormalization is no vector code on CPUs: 0.12 ms at 128 × 224, where an addition and its
+# LayerNormalization take 0.03 ms (version 1.31, one thread of a Zen 5). The other fusions of its highest level gain.
+# onnxruntime.transformers' optimizer adds nothing: it finds the same fusions, and no attention in torch 2.13's graphs.
+_SLOW_FUSIONS = ["SkipLayerNormFusion"]
+
 
 def time_in_turns(
     passes: Mapping[str, Pass], *, num_rounds: int = 20, num_warmup: int = 3, num_passes: int = 3
@@ -107,13 +122,6 @@ def _time_ms(forward: Pass) -> float:
     start = time.perf_counter()
     forward()
     return 1000 * (time.perf_counter() - start)
-
-
-BACKENDS = ("torch", "compiled", "onnxruntime")
-TOLERANCE = 1e-4
-"""Largest difference between the outputs of two backends, as a share of the largest output (or of 1)."""
-
-Runner = Callable[..., torch.Tensor]
 
 
 class FirstOutput(nn.Module):
@@ -207,16 +215,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         # One by one: a frozen part inside a model that trains stays in evaluation mode.
         for module, training in modes.items():
             module.training = training
-
-
-_REQUIRED = ("onnx", "onnxscript", "onnxruntime")
-_EXAMPLE_SIZE = 2  # sizes 0 and 1 would be taken for constants
-_EXAMPLE_TOKENS = 16
-
-# ONNX Runtime's SkipLayerNormalization is no vector code on CPUs: 0.12 ms at 128 × 224, where an addition and its
-# LayerNormalization take 0.03 ms (version 1.31, one thread of a Zen 5). The other fusions of its highest level gain.
-# onnxruntime.transformers' optimizer adds nothing: it finds the same fusions, and no attention in torch 2.13's graphs.
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 
 def missing_packages() -> list[str]:
