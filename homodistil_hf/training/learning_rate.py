@@ -1,7 +1,7 @@
 """The learning rate of a run: its peak where none is given, and the curve tied to pruning.
 
-The rule for the peak was fitted on sweeps of rates with two teachers (docs/results.md). training_args.py has the share
-of the run for which the rate is held, and the end of pruning.
+The rule for the peak was fitted on sweeps of rates with two teachers (docs/results.md). pruning/schedule.py has the
+share of the run for which the rate is held, training_args.py the end of pruning.
 """
 
 import logging
