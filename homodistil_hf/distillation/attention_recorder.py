@@ -75,5 +75,6 @@ class AttentionRecorder:
             )
 
     def _record(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # The first call projects the tokens; a later one of the same pass may project embedded distances.
         if self._is_on:
-            self._recorded[module] = output
+            self._recorded.setdefault(module, output)
