@@ -19,6 +19,7 @@ from .architectures.architecture import (
     Shapes,
 )
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
+from .copy_checks import refuse_other_function, refuse_other_parameters, wrapper_remedy
 from .cost import check_shapes
 from .loading import refuse_architecture, refuse_config
 from .resizing import replace_parameters
@@ -61,14 +62,19 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
+    refuse_other_parameters(model, state, student)
     student.load_state_dict(state)
     check_shapes(student, argument)
     student.name_or_path = model.name_or_path
-    return student.to(model.device).train(model.training)
+    student = student.to(model.device).train(model.training)
+    refuse_other_function(model, student)
+    return student
 
 
 def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
+    if remedy := wrapper_remedy(model):
+        raise ValueError(f"{argument}={name} is not a model of transformers, but holds one; {remedy}")
     encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
     if not needs_head and name in encoders:
         found = architecture_of(model.config).student_encoder
