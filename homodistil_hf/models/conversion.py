@@ -21,7 +21,7 @@ from .architectures.architecture import (
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
 from .copy_checks import refuse_other_function, refuse_other_parameters, wrapper_remedy
 from .cost import check_shapes
-from .loading import refuse_architecture, refuse_config
+from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
@@ -276,13 +276,27 @@ def has_own_decoder(model: PreTrainedModel) -> bool:
 
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
     config, config_class = model.config, architecture_of(model.config).student_config
-    values = {key: value for key, value in config.to_dict().items() if key not in CLASS_KEYS}
+    dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
+    values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
     if has_own_decoder(model):
         values["tie_word_embeddings"] = False
     return config_class(**values, **_runtime_settings(config))
+
+
+def check_stock_shapes(student: LayerwiseModel, plan: WidthPlan) -> None:
+    """Build the stock class that will hold a plan, without memory, and compare its shapes with the table's.
+
+    Raises:
+        ValueError: a setting of the configuration gives a parameter another shape.
+    """
+    plan = of_architecture(plan, widths_of(student.config)).padded()
+    config = _stock_config(student.config, plan)
+    head, architecture = HEADS.get(type(student).__name__), architecture_of(student.config)
+    with torch.device("meta"):
+        check_shapes((head.stock if head else architecture.stock_encoder)(config))
 
 
 def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
@@ -293,7 +307,10 @@ def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig
         architecture.named("hidden_size"): plan.hidden_size,
         architecture.named("num_attention_heads"): widths.num_attention_heads,
         architecture.named("intermediate_size"): widths.intermediate_size,
+        **dict.fromkeys(architecture.student_config.like_hidden_size, plan.hidden_size),
     }
+    if plan.embedding_size is not None:
+        values["embedding_size"] = plan.embedding_size
     return architecture.stock_config(**values, **_runtime_settings(config))
 
 

@@ -26,6 +26,8 @@ from .widths import LAYER_KEYS, widths_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
+"""Keys of a configuration that change what a model returns; losses ask for what they need."""
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
@@ -126,7 +128,7 @@ def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
     kind = config_class(values["model_type"])
     check_config_values(values, kind, label)
     try:
-        config = kind.from_dict(values)
+        config = kind.from_dict({name: value for name, value in values.items() if name not in OUTPUT_KEYS})
         widths_of(config)
         if max_tokens(config) < 1:
             raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")

@@ -29,7 +29,7 @@ from ..models.architectures.architecture import (
     TOKEN_CLASSIFICATION,
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import to_student
+from ..models.conversion import check_stock_shapes, to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
@@ -153,6 +153,7 @@ def prepare(
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args, resolve, needs_head=needs_head)
+    check_stock_shapes(student, plan)
     if isinstance(teacher, str):
         teacher = load_encoder(teacher, token=args.hub_token)
     guide = to_student(student if teacher is None else teacher, needs_head=needs_head)
