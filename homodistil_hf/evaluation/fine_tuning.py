@@ -25,6 +25,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -39,9 +40,9 @@ from ..distillation.teacher import multiplies_bfloat16
 from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
+from ..models.tokenizers import padding_multiple
 
 _POOLER = "pooler."
-_MULTIPLE = 8  # of padded lengths; matrix libraries then prepare for fewer shapes
 _PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
@@ -262,7 +263,7 @@ def fine_tune(
             model=model,
             args=training_arguments(scratch, settings, seed, num_rows=len(rows)),
             train_dataset=rows,
-            data_collator=collator_of(tokenizer),
+            data_collator=collator_of(tokenizer, model.config),
         )
         trainer.remove_callback(PrinterCallback)
         output = trainer.train()
@@ -302,7 +303,8 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
     Batches are fastest where rows of like length follow each other.
     """
     model.eval()
-    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=collator_of(tokenizer)):
+    collate = collator_of(tokenizer, model.config)
+    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=collate):
         # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
         with torch.autocast(model.device.type, enabled=False):
             yield type(model).forward(model, **batch.to(model.device))
@@ -362,9 +364,9 @@ def training_arguments(
     return arguments
 
 
-def collator_of(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
-    """The collator that pads a batch of tokenized rows."""
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_MULTIPLE)
+def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> DataCollatorWithPadding:
+    """The collator that pads a batch of tokenized rows for a model."""
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(config))
 
 
 def _attention() -> str | None:

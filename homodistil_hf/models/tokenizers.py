@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
+from .architectures import max_tokens
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _MAX_ID = 1 << 24
+_MULTIPLE = 8
 _LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰: no limit
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
@@ -51,6 +53,14 @@ def load_tokenizer(name: str, *, revision: str | None = None, token: str | None 
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
     return tokenizer
+
+
+def padding_multiple(config: PreTrainedConfig) -> int | None:
+    """Return the multiple that padded lengths are rounded up to, None where the last one would exceed the positions.
+
+    Matrix libraries prepare for fewer shapes then.
+    """
+    return _MULTIPLE if max_tokens(config) % _MULTIPLE == 0 else None
 
 
 def check_tokenizer_files(folder: Path, label: str) -> None:

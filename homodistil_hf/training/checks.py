@@ -18,7 +18,7 @@ from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.messages import short_repr
-from ..models.architectures import max_tokens
+from ..models.architectures import has_segments, max_tokens
 from ..training_args import DistillationArguments, ExactArguments, with_settings
 
 logger = logging.getLogger(__name__)
@@ -207,13 +207,20 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         ) from error
     _check_length(name, longest, config)
+    if isinstance(rows, datasets.Dataset) and longest:
+        ids = pc.min_max(_head(rows).combine_chunks().flatten())
+        _check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config)
+
+
+def _head(rows: datasets.Dataset) -> Any:
+    """`input_ids` of a table's first rows, as Arrow has them."""
+    return rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]["input_ids"]
 
 
 def _longest(rows: Any, first: Any) -> int:
     """Tokens of the longest of a table's first rows; for any other data set those of its first row."""
     if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
-        head = rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]
-        return pc.max(pc.list_value_length(head["input_ids"])).as_py() or 0
+        return pc.max(pc.list_value_length(_head(rows))).as_py() or 0
     return len(first["input_ids"]) if isinstance(first, Mapping) else 0
 
 
@@ -225,10 +232,29 @@ def _check_length(name: str, length: int, config: Any) -> None:
         )
 
 
-def check_batch(batch: Mapping[str, Any], config: Any) -> None:
-    """Refuse sequences over the teacher's positions; reads the shape of `input_ids` `(B, T)`, so no device waits."""
+def _check_ids(name: str, smallest: int, largest: int, config: Any) -> None:
+    wrong = smallest if smallest < 0 else largest
+    if wrong < 0 or wrong >= config.vocab_size:
+        raise ValueError(
+            f"{name} has the token id {wrong}, but the model's vocab_size={config.vocab_size}; tokenize the text with "
+            "the tokenizer that was saved with the model"
+        )
+
+
+def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return a batch without segments that the model lacks, after a look at its `input_ids` `(B, T)`.
+
+    Shapes are read everywhere, token ids on the CPU alone, as no other device should be waited for.
+
+    Raises:
+        ValueError: sequences over the teacher's positions, or token ids that it doesn't have.
+    """
     if "input_ids" in batch:
-        _check_length("a batch", batch["input_ids"].shape[-1], config)
+        tokens_BT = batch["input_ids"]
+        _check_length("a batch", tokens_BT.shape[-1], config)
+        if tokens_BT.device.type == "cpu" and tokens_BT.numel():
+            _check_ids("a batch", int(tokens_BT.min()), int(tokens_BT.max()), config)
+    return {name: value for name, value in batch.items() if name != "token_type_ids" or has_segments(config)}
 
 
 def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:

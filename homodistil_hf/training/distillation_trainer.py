@@ -32,9 +32,9 @@ from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..training_args import DistillationArguments
 from .checks import (
-    check_batch,
     check_data,
     check_labels,
+    checked_batch,
     own_arguments,
     pin_data_order,
     refuse_replacements,
@@ -142,7 +142,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
-            data_collator = self.default_collator(task, processing_class)
+            data_collator = self.default_collator(task, processing_class, parts.student.config)
         super().__init__(
             model=parts.student,
             args=args,
@@ -218,7 +218,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     def prepare_batch(self, batch: Any) -> Any:
         """Check a micro-batch, and find the positions of its predictions once."""
-        check_batch(batch, self.model.config)
+        batch = checked_batch(batch, self.model.config)
         check_labels(batch, self.distillation.task, self.data_collator)
         return self.distillation.task.with_positions(batch)
 
@@ -344,7 +344,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         several = isinstance(self.eval_dataset, dict)
         self.teacher_evaluation = {}
         for name in self.eval_dataset if several else [None]:
-            batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader(name))
+            loader, config = self.get_eval_dataloader(name), self.model.config
+            batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
             found = self.held_out.of_teacher(batches)
             self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
         return self.teacher_evaluation
@@ -369,8 +370,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         """Measure one batch in float32; logits are computed only on demand, and then at all positions."""
-        inputs = self._prepare_inputs(inputs)
-        check_batch(inputs, self.model.config)
+        inputs = checked_batch(self._prepare_inputs(inputs), self.model.config)
         loss = self.held_out.measure(inputs)
         if prediction_loss_only:
             return loss, None, None

@@ -59,7 +59,7 @@ class DistillationMethod:
         """The tokenizer of the run, where the model brings one."""
         return processing_class
 
-    def default_collator(self, task: Task, tokenizer: Any) -> Any:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
         """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
         if not task.is_pretraining:
             return None

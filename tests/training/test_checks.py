@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from students import make_batch
+from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
-from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
+from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments, default_data_collator
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, prune_gradient_free
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.training import pair as preparation
 from homodistil_hf.training.checks import (
-    check_batch,
     check_data,
     check_output_dir,
+    checked_batch,
     existing_files,
     own_arguments,
     pin_data_order,
@@ -187,8 +190,8 @@ def test_the_shape_of_a_batch_is_checked(length, is_long):
     batch = {"input_ids": torch.empty(2, length, dtype=torch.int64, device="meta")}  # which has no values to wait for
     message = "^a batch has sequences of 33 tokens, above the teacher's positions=32; set max_seq_length"
     with pytest.raises(ValueError, match=message) if is_long else nullcontext():
-        check_batch(batch, tiny_config())
-    check_batch({"inputs_embeds": torch.zeros(2, 99, 4)}, tiny_config())
+        checked_batch(batch, tiny_config())
+    checked_batch({"inputs_embeds": torch.zeros(2, 99, 4)}, tiny_config())
 
 
 def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
@@ -326,3 +329,55 @@ def test_functions_that_would_replace_the_students_are_refused(make_trainer):
         make_trainer(model_init=make_teacher)
     with pytest.raises(ValueError, match="^compute_loss_func=.* would replace the distillation loss; leave it"):
         make_trainer(compute_loss_func=print)
+
+
+# Segments and token ids
+
+
+def two_segments(**config):
+    batch = make_batch("sequence_classification", num_rows=8)
+    batch["token_type_ids"] = (torch.arange(batch["input_ids"].shape[1]) >= 6).long().expand(8, -1)
+    rows = [{name: tensor[index].tolist() for name, tensor in batch.items()} for index in range(8)]
+    return make_teacher("sequence_classification", **config), rows
+
+
+def test_segments_are_dropped_where_a_model_has_one_row_of_them(make_trainer):
+    """As for a RoBERTa-like model beside BERT's tokenizer, which numbers the texts of a pair."""
+    model, rows = two_segments(type_vocab_size=1)
+    trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert trainer.evaluate_teacher()
+
+
+@pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
+def test_segments_are_dropped_where_an_architecture_has_none(make_trainer, name):
+    architecture = ARCHITECTURES[name]
+    (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
+    _, rows = two_segments()
+    model = tiny_architecture_teacher(architecture, head)
+    trainer = make_trainer(
+        model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, data_collator=default_data_collator
+    )
+    trainer.train()
+    inputs = {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "token_type_ids")}
+    prune_gradient_free(model, [inputs], macs=0.9)
+
+
+@pytest.mark.parametrize("wrong", [tiny_config().vocab_size, -1])
+def test_token_ids_that_the_model_does_not_have_are_refused(wrong):
+    message = f"has the token id {wrong}, but the model's vocab_size={tiny_config().vocab_size}; tokenize"
+    rows = Dataset.from_dict({"input_ids": [[2, 5, 3], [2, wrong, 3]]})
+    with pytest.raises(ValueError, match=f"^train_dataset {message}"):
+        check_data({"train_dataset": rows}, None, tiny_config())
+    with pytest.raises(ValueError, match=f"^a batch {message}"):
+        checked_batch({"input_ids": torch.tensor(rows["input_ids"][:])}, tiny_config())
+
+
+def test_a_token_id_in_a_row_that_nobody_looked_at_is_refused_in_words(make_trainer):
+    model, rows = two_segments()
+    rows[-1]["input_ids"][3] = model.config.vocab_size
+    trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=rows, max_steps=1)
+    for run in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match="^a batch has the token id 96, but the model's vocab_size=96; tokenize"):
+            run()

@@ -184,7 +184,7 @@ def _stage(
     recover(done)
     if done.is_dir():
         return type(student).from_pretrained(done, dtype="float32")
-    collate = collator_of(tokenizer)
+    collate = collator_of(tokenizer, student.config)
     arguments: BinarizationArguments = training_arguments(
         str(folder),
         settings,

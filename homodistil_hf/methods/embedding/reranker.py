@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ...distillation.objective import DistillationLoss
 from ...distillation.tasks import Task, task_of
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...models.tokenizers import padding_multiple
 from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
@@ -69,13 +70,13 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         self.teacher_source = whole if isinstance(whole, str) else whole.name_or_path
         return Start(model, teacher_model, plan)
 
-    def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
                 f"processing_class={tokenizer!r} is no tokenizer, so pairs can't be padded; pass the teacher's"
             )
-        return TextCollator(tokenizer, dimension=1, seed=self.args.seed)
+        return TextCollator(tokenizer, dimension=1, seed=self.args.seed, multiple=padding_multiple(config))
 
     def set_up_student(self) -> None:
         """Also give the student its teacher's activation."""

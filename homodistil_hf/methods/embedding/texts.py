@@ -18,7 +18,6 @@ from ...models.tokenizers import as_it_was
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
-MULTIPLE = 8
 """Batches are padded to a multiple of so many tokens."""
 LEAST_CHARACTERS = 20
 """Length of a paragraph that makes a row; headings are shorter."""
@@ -179,12 +178,14 @@ class TextCollator:
         tokenizer: pads.
         dimension: channels of a vector.
         seed: of the directions.
+        multiple: of padded lengths, see [`padding_multiple`].
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0, multiple: int | None = 8):
         self.tokenizer = tokenizer
         self.dimension = dimension
         self.seed = seed
+        self.multiple = multiple
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
@@ -194,7 +195,7 @@ class TextCollator:
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(
             [{name: list(row[name]) for name in names} for row in rows],
-            pad_to_multiple_of=MULTIPLE,
+            pad_to_multiple_of=self.multiple,
             return_tensors="pt",
         )
         directions = torch.stack(list(self._directions(rows)))

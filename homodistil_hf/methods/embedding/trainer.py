@@ -27,6 +27,7 @@ from ...files.messages import short_repr
 from ...files.strict_json import parse_json
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
+from ...models.tokenizers import padding_multiple
 from ...models.units import UnitTensors
 from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
@@ -166,11 +167,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """The embedding model's own, if no other is given."""
         return self.embedding_model.tokenizer if processing_class is None else processing_class
 
-    def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads texts; arguments as [`DistillationMethod.default_collator`]."""
         output = self.args.output
         dimension = self.embedding_model.dimension if isinstance(output, str) else output
-        return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=self.args.seed)
+        seed, multiple = self.args.seed, padding_multiple(config)
+        return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=seed, multiple=multiple)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...files.messages import short_repr
-from ...models.architectures import architecture_of, max_tokens
+from ...models.architectures import architecture_of, has_segments, max_tokens
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.units import UnitTensors
 
@@ -73,7 +73,8 @@ def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tenso
             f"{label} has token {int(tokens_BT.max())}; expected 0 … {config.vocab_size - 1}: use the model's "
             "tokenizer"
         )
-    return {name: batch[name] for name in _MODEL_INPUTS if batch.get(name) is not None}
+    names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
+    return {name: batch[name] for name in names if batch.get(name) is not None}
 
 
 def num_tokens(batch: Batch) -> int:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, ViTMAEForPreTraining
 
 from ...data.masking import IGNORED_LABEL
-from ...models.architectures import HEADS, architecture_of
+from ...models.architectures import HEADS, architecture_of, has_segments
 from ...models.architectures.architecture import MASKED_LM
 
 Inputs = Mapping[str, torch.Tensor]
@@ -31,6 +31,8 @@ class MaskedWords:
 
     def __init__(self, model: PreTrainedModel):
         self.entry = architecture_of(model.config).mlm_entry(model)
+        segments = ("token_type_ids",) if has_segments(model.config) else ()
+        self.input_names = ("input_ids", "attention_mask", *segments)
 
     def num_predictions(self, inputs: Inputs) -> torch.Tensor:
         """Masked tokens of a batch, int64 scalar."""
@@ -60,8 +62,7 @@ class MaskedWords:
         return encoder(**self._forward(inputs) | {"input_ids": ids_BT}).last_hidden_state
 
     def _forward(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        return {name: inputs[name] for name in names if name in inputs}
+        return {name: inputs[name] for name in self.input_names if name in inputs}
 
 
 class MaskedPatches:

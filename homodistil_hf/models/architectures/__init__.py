@@ -43,6 +43,11 @@ def max_tokens(config: PreTrainedConfig) -> int:
     return architecture_of(config).max_tokens(config)
 
 
+def has_segments(config: PreTrainedConfig) -> bool:
+    """Whether a model tells the two texts of a pair apart; without, or with a table of one row, it is given none."""
+    return getattr(config, "type_vocab_size", 0) > 1
+
+
 HEADS: dict[str, Head] = {
     name: head for architecture in ARCHITECTURES.values() for name, head in architecture.heads_by_name.items()
 }

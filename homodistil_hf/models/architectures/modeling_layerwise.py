@@ -38,7 +38,7 @@ class LayerwiseConfig:
     like_hidden_size: ClassVar[tuple[str, ...]] = ()
     """Further names of the hidden size in the stock configuration."""
     like_head_dim: ClassVar[tuple[str, ...]] = ()
-    """Further names of the head size in the stock configuration, which derives it from the hidden size without them."""
+    """Further names of the head size in the stock configuration, which can derive it from the hidden size."""
 
     is_heterogeneous: bool
     per_layer_config: Any

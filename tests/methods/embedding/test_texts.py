@@ -4,9 +4,10 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny_embeddings import make_rows
-from tiny_models import tiny_tokenizer
+from tiny_models import tiny_config, tiny_tokenizer
 
 from homodistil_hf.methods.embedding.texts import TextCollator, by_length, mixed, tokenize_texts
+from homodistil_hf.models.tokenizers import padding_multiple
 
 
 def test_a_row_is_a_paragraph_or_what_is_left_of_one():
@@ -77,3 +78,12 @@ def test_directions_belong_to_texts():
     assert not torch.equal(batch["labels"][0], batch["labels"][1])
     other = TextCollator(tiny_tokenizer(), dimension=5, seed=2)(rows)
     assert not torch.equal(batch["labels"], other["labels"])
+
+
+@pytest.mark.parametrize(("positions", "length"), [(34, 33), (32, 32)])
+def test_padded_lengths_stay_within_the_positions(positions, length, tokenizer):
+    multiple = padding_multiple(tiny_config(max_position_embeddings=positions))
+    collator = TextCollator(tokenizer, dimension=2, multiple=multiple)
+    rows = [{"input_ids": list(range(5, 5 + number))} for number in (3, length)]
+    assert collator(rows)["input_ids"].shape == (2, length)
+    assert TextCollator(tokenizer, dimension=2)(rows[:1])["input_ids"].shape == (1, 8)
