@@ -62,12 +62,12 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
-    refuse_other_parameters(model, state, student)
+    refuse_other_parameters(model, state, student, argument=argument)
     student.load_state_dict(state)
     check_shapes(student, argument)
     student.name_or_path = model.name_or_path
     student = student.to(model.device).train(model.training)
-    refuse_other_function(model, student)
+    refuse_other_function(model, student, argument=argument)
     return student
 
 

@@ -37,13 +37,16 @@ def wrapper_remedy(model: nn.Module) -> str:
     return next((WRAPPERS[kind.__name__] for kind in kinds if kind.__name__ in WRAPPERS), "")
 
 
-def refuse_other_parameters(model: nn.Module, state: Mapping[str, Any], student: PreTrainedModel) -> None:
+def refuse_other_parameters(
+    model: nn.Module, state: Mapping[str, Any], student: PreTrainedModel, *, argument: str
+) -> None:
     """Refuse a model whose parameters are not those of its stock class.
 
     Args:
         model: the user's, for its modules.
         state: its parameters and buffers, without those that a student may lack.
         student: made from its configuration.
+        argument: the user's name for the model.
 
     Raises:
         ValueError: names the parameters and the likely reason.
@@ -64,7 +67,7 @@ def refuse_other_parameters(model: nn.Module, state: Mapping[str, Any], student:
         if names
     ]
     raise ValueError(
-        f"model={type(model).__name__} is not as its config describes it: it has {'; '.join(found)}. "
+        f"{argument}={type(model).__name__} is not as its config describes it: it has {'; '.join(found)}. "
         f"{_likely_remedy(model, student, [*surplus, *missing])}"
     )
 
@@ -86,12 +89,13 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel) -> None:
+def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, argument: str) -> None:
     """Refuse a model that answers a small batch otherwise than its student, which has the same parameters.
 
     Args:
         model: the user's; its mode is restored.
         student: made from it, on the same device.
+        argument: the user's name for the model.
 
     Raises:
         ValueError: the answers differ by more than rounding, or the model can't read the batch.
@@ -105,14 +109,14 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel) -> N
         expected = _answers(model, inputs)
     except Exception as error:  # the user's code may raise anything
         raise ValueError(
-            f"model={type(model).__qualname__} can't read a batch of token ids ({type(error).__name__}: "
+            f"{argument}={type(model).__qualname__} can't read a batch of token ids ({type(error).__name__}: "
             f"{first_line(error)}). {remedy}"
         ) from error
     found = _answers(student, inputs)
     if [answer.shape for answer in expected] != [answer.shape for answer in found]:
         own, usual = ([tuple(answer.shape) for answer in answers] for answers in (expected, found))
         raise ValueError(
-            f"model={type(model).__qualname__} has outputs of shapes {own}, its stock class {usual}. {remedy}"
+            f"{argument}={type(model).__qualname__} has outputs of shapes {own}, its stock class {usual}. {remedy}"
         )
     tolerance = _TOLERANCES.get(model.dtype, _HALF_TOLERANCE)
     for one, other in zip(expected, found, strict=True):
@@ -120,8 +124,8 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel) -> N
         off = (one.float() - other.float()).abs().nan_to_num(posinf=0.0)
         if float(off.max()) > tolerance * max(1.0, largest):
             raise ValueError(
-                f"model={type(model).__module__}.{type(model).__qualname__} is not the function that its name and "
-                f"config describe: with the same parameters, answers differ by {float(off.max()):.3g} "
+                f"{argument}={type(model).__module__}.{type(model).__qualname__} is not the function that its name "
+                f"and config describe: with the same parameters, answers differ by {float(off.max()):.3g} "
                 f"(the largest is {largest:.3g}). {remedy}"
             )
 

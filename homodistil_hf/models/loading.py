@@ -6,7 +6,8 @@ of methods are refused here, before any weight is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import logging as transformers_logging
 
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
@@ -88,6 +90,11 @@ def load_encoder_config(
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
     values = _config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
+    if model_type is None:
+        raise ValueError(
+            f"{label}: its {CONFIG_NAME} has no model_type; add the one that it was trained as, one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
             f"{label} has model_type={short_repr(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their "
@@ -169,26 +176,87 @@ def load_encoder(
     class_name = config.architectures[0]
     model_class = HEADS[class_name].class_called(class_name)
     try:
-        model, info = model_class.from_pretrained(
-            name_or_path,
-            config=config,
-            revision=revision or "main",
-            token=token,
-            dtype="float32",
-            output_loading_info=True,
-        )
+        with _without_load_report():
+            model, info = model_class.from_pretrained(
+                name_or_path,
+                config=config,
+                revision=revision or "main",
+                token=token,
+                dtype="float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
     except Exception as error:  # safetensors, pickle and the Hub's client raise errors of many kinds
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
-    if info["missing_keys"]:
-        raise ValueError(
-            f"{label} has no weights for {join_some(info['missing_keys'])}, which "
-            f"{model_class.__name__} needs; name the class it was trained as in config.json's architectures, or train "
-            f"that head first"
-        )
+    refuse_loading_problems(info, model, label)
     return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without transformers' table of keys, as the keys that matter are named in one message."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def refuse_loading_problems(info: Mapping[str, Any], model: PreTrainedModel, label: str) -> None:
+    """Refuse a model whose files hold other weights than its configuration describes, by the likely reason.
+
+    Args:
+        info: `output_loading_info` of `from_pretrained`, with sizes that may differ.
+        model: loaded with it.
+        label: first words of the message.
+
+    Raises:
+        ValueError: weights are missing, of other shapes, or those of adapters.
+    """
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
+    if adapters := [name for name in unexpected if "lora_" in name or ".base_layer." in name]:
+        raise ValueError(
+            f"{label} holds adapters ({join_some(adapters)}), which its stock class leaves out; load it with peft "
+            "and save model.merge_and_unload()"
+        )
+    if shapes:
+        name = min(shapes)
+        found, wanted = shapes[name]
+        raise ValueError(
+            f"{label} holds {name} of the shape {found}, its {CONFIG_NAME} describes {wanted}"
+            f"{f' (and {len(shapes) - 1} more like it)' if shapes.keys() - {name} else ''}; "
+            f"{_remedy_for_shapes(shapes, model.config)}"
+        )
+    prefixes = {name.removesuffix(one) for one in missing[:1] for name in unexpected if name.endswith(f".{one}")}
+    if prefixes:
+        prefix = min(prefixes)
+        raise ValueError(
+            f"{label} has weights named {prefix}{missing[0]} where {missing[0]} is expected: they were saved from a "
+            f"wrapped model; take the prefix {prefix!r} off their names, or save the model inside with save_pretrained"
+        )
+    if missing:
+        raise ValueError(
+            f"{label} has no weights for {join_some(missing)}, which {type(model).__name__} needs; name the class it "
+            "was trained as in config.json's architectures, or train that head first"
+        )
+
+
+def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], config: PreTrainedConfig) -> str:
+    if pruned := getattr(config, "pruned_heads", None):
+        return (
+            f"its pruned_heads={short_repr(pruned)} were removed by an older transformers, which newer classes can't "
+            "build: take the checkpoint from before, and let this package prune"
+        )
+    base = f"{architecture_of(config).prefix}."
+    numbers = {found[0] for name, (found, wanted) in shapes.items() if wanted[:1] == (config.num_labels,)}
+    if len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
+        return f"its head has {min(numbers)} labels: give id2label and label2id as many names as that"
+    return f"mend {CONFIG_NAME}, or take the one that was saved with these weights"
 
 
 def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> None:

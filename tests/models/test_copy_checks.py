@@ -55,7 +55,7 @@ def of_class(kind):
     "use", [to_student, lambda model: to_binary(model, activation_bits=8)], ids=["student", "bits"]
 )
 def test_a_class_of_ones_own_under_a_stock_name_is_refused(use):
-    with pytest.raises(ValueError, match=r"model=.*BertForSequenceClassification is not the function .* differ by"):
+    with pytest.raises(ValueError, match=r"=.*BertForSequenceClassification is not the function .* differ by"):
         use(of_class(MeanPooled))
 
 
@@ -133,9 +133,9 @@ def test_quantized_modules_are_refused():
 
 
 def test_wrappers_are_refused_with_the_model_inside():
-    with pytest.raises(ValueError, match=r"model=OptimizedModule is not a model .*model\._orig_mod"):
+    with pytest.raises(ValueError, match=r"=OptimizedModule is not a model .*model\._orig_mod"):
         to_student(torch.compile(classifier()))
-    with pytest.raises(ValueError, match=r"model=DataParallel .*model\.module"):
+    with pytest.raises(ValueError, match=r"=DataParallel .*model\.module"):
         to_student(nn.DataParallel(classifier()))
 
 
