@@ -14,6 +14,7 @@ import pyarrow.compute
 from datasets import Dataset, Features, IterableDataset, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..models.tokenizers import check_vocabulary, check_words_of_model
 from .packing import TextPacker
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ _STREAM_DOCUMENTS = 64  # documents a step of a stream
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Check that the teacher has every id of the tokenizer, and that both have the same padding id."""
+    """Check that the teacher has every id of the tokenizer, for the same word, and that both have one padding id."""
     num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
     remedy = "use the tokenizer that was saved with the teacher"
     if num_tokens > config.vocab_size:
@@ -39,6 +40,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
             f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
             "or make them equal in the teacher's configuration"
         )
+    check_vocabulary(tokenizer)
+    check_words_of_model(tokenizer, config)
     if config.vocab_size - num_tokens >= _VOCABULARY_PADDING:
         logger.warning(
             "tokenizer has %d tokens, but the teacher's vocab_size=%d: are they made for each other? If not, %s",
@@ -95,6 +98,7 @@ def tokenize_to_blocks(
     ```
     """
     _check_max_seq_length(max_seq_length, tokenizer, max_positions)
+    check_vocabulary(tokenizer)
     _check_special_tokens(tokenizer)
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"num_proc={num_proc} is no number of processes; expected 1 or more, or None")

@@ -33,6 +33,7 @@ from ..distillation.teacher import multiplies_bfloat16
 from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import architecture_of
+from ..models.tokenizers import check_words_of_model
 from .task_distill_trainer import TaskDistillTrainer
 
 _POOLER = "pooler."
@@ -248,7 +249,10 @@ def fine_tune(
 
     Raises:
         FloatingPointError: the loss is not finite.
+        ValueError: the teacher's tokenizer has other words.
     """
+    if teacher is not None:
+        check_words_of_model(tokenizer, teacher.config)
     set_seed(seed)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = (Trainer if teacher is None else partial(TaskDistillTrainer, teacher))(

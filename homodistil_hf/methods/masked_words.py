@@ -12,7 +12,7 @@ from ..data.corpus import load_text
 from ..data.held_out import hold_out
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import load_tokenizer
+from ..models.tokenizers import tokenizer_of_run
 from ..tables import format_table
 from ..trainer import HomoDistilTrainer
 from ..training.learning_rate import measured_learning_rate
@@ -106,8 +106,7 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
     check_length(settings, config)
-    revision = run.teacher_revision if run.tokenizer is None else None
-    tokenizer = load_tokenizer(run.tokenizer or run.teacher, revision=revision, token=training.hub_token)
+    tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
     return config, tokenizer
 

@@ -28,6 +28,7 @@ from ..export.facts import CARD_SECTION
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
+from ..models.tokenizers import check_words_of_model
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..training_args import DistillationArguments
@@ -134,6 +135,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         check_data(
             {"train_dataset": train_dataset, "eval_dataset": eval_dataset}, processing_class, parts.student.config
         )
+        if isinstance(processing_class, PreTrainedTokenizerBase):
+            check_words_of_model(processing_class, parts.teacher.exact.config)
         task = task_of(parts.student)
         refuse_settings_without_part(args, task, masks_words=data_collator is None)
         if args.learning_rate is None:

@@ -20,7 +20,7 @@ from ...files.messages import short_repr
 from ...files.tensors import load_tensors
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
-from ...models.tokenizers import load_tokenizer
+from ...models.tokenizers import COPY, load_tokenizer
 from ...tables import aligned_lines
 from ...training.student_plan import resolve_student
 from ...training_args import with_settings
@@ -252,7 +252,8 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
             f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
             "'question,passage'"
         )
-    model, tokenizer = load_encoder(name, token=token), load_tokenizer(name, token=token)
+    model = load_encoder(name, token=token)
+    tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]

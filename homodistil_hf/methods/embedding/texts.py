@@ -14,7 +14,7 @@ import torch
 from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from ...models.tokenizers import as_it_was
+from ...models.tokenizers import check_vocabulary, rows_of_texts
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
@@ -65,16 +65,15 @@ def tokenize_texts(
         `Dataset` or `IterableDataset`: `input_ids`, lists of different lengths.
 
     Raises:
-        ValueError: no paragraph is long enough.
+        ValueError: no paragraph is long enough, or the tokenizer has no vocabulary.
     """
+    check_vocabulary(tokenizer)
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]
         if not wanted:
             return {"input_ids": []}
-        with as_it_was(tokenizer):
-            encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)
-        return {"input_ids": encoded["input_ids"]}
+        return {"input_ids": rows_of_texts(tokenizer, wanted, max_length)["input_ids"]}
 
     if isinstance(documents, IterableDataset):
         return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
