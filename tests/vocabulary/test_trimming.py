@@ -136,7 +136,8 @@ def test_named_special_tokens_of_ones_own_stay_named():
         tokenizer_object=whole.backend_tokenizer, entity_token="<entity>", **whole.special_tokens_map
     )
     small, _ = trim_tokenizer(named, make_teacher(vocab_size=len(named), **SPECIAL).config, [])
-    assert small.entity_token == "<entity>" and small.all_special_tokens == named.all_special_tokens
+    assert small.entity_token == "<entity>"
+    assert small.all_special_tokens == named.all_special_tokens
 
 
 def test_trimming_twice_is_trimming_once():
