@@ -20,7 +20,7 @@ def hold_out(documents: Documents, log: Callable[[str], None]) -> tuple[Document
         log: takes a line for the user.
 
     Raises:
-        ValueError: there is one document, or none.
+        ValueError: there is one document, or none; a stream ends with those that are held out.
 
     Example:
     ```python
@@ -32,8 +32,14 @@ def hold_out(documents: Documents, log: Callable[[str], None]) -> tuple[Document
     ```
     """
     if isinstance(documents, IterableDataset):
+        left = documents.skip(_OF_STREAM)
+        if next(iter(left), None) is None:
+            raise ValueError(
+                f"eval_data is not set and train_data, a stream, has no more than the {_OF_STREAM:,} documents that "
+                "would be held out; name eval_data, or leave out streaming"
+            )
         log(f"eval_data is not set: the first {_OF_STREAM:,} documents of train_data are held out")
-        return documents.skip(_OF_STREAM), documents.take(_OF_STREAM)
+        return left, documents.take(_OF_STREAM)
     num_documents = len(documents)
     if num_documents < 2:
         raise ValueError(

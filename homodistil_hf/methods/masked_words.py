@@ -138,7 +138,9 @@ def load_blocks(
                 max_positions=max_tokens(config),
             )
         except ValueError as error:
-            raise ValueError(f"{argument}={getattr(run, argument) or run.train_data}: {error}") from error
+            given = getattr(run, argument)
+            label = f"{argument}={given}" if given else f"the held-out part of train_data={run.train_data}"
+            raise ValueError(f"{label}: {error}{'' if given else ', or name eval_data'}") from error
 
     eval_documents = None
     if run.eval_data:

@@ -28,7 +28,7 @@ from .folder import has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
 from .scores import agreement, pair_score, retrieval_scores
 from .tasks import EmbeddingTask, PairTask, RetrievalTask, load_tasks, mteb_scores, named_tasks
-from .texts import paragraphs
+from .texts import paragraphs_of
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +180,9 @@ def _agreement(
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
     )
+    read = paragraphs_of(documents)
     # Texts from all documents: the first paragraph of each, then the second of each, and so on.
-    rows = (paragraphs(row["text"]) for row in some_blocks(documents, settings.max_texts))
+    rows = (read(row["text"]) for row in some_blocks(documents, settings.max_texts))
     by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
     texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
     if len(texts) < 2:

@@ -31,7 +31,7 @@ from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
 from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
 from .pairs import tokenize_pairs
-from .texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
+from .texts import by_length, mixed, tokenize_texts
 from .trainer import check_output
 
 _METRICS = {
@@ -163,7 +163,7 @@ class EmbeddingRun(StudentRun):
                     hold_out(part, (lambda line: None) if number else log) for number, part in enumerate(documents)
                 ]
                 documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
-                held_out.append(source.rows(kept_back, run, prompt, label))
+                held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
             train.append(source.rows(documents, run, prompt, label))
             if run.streaming and next(iter(train[-1]), None) is None:
                 raise ValueError(
@@ -236,7 +236,7 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
             max_length=min(run.max_seq_length, model.settings.max_seq_length),
             prepare=partial(model.prepared, prompt_name=prompt),
             # A source whose prompt is named may be one of queries, or of titles.
-            least_characters=LEAST_CHARACTERS if prompt is None else 1,
+            least_characters=None if prompt is None else 1,
             num_proc=run.preprocessing_num_workers,
             argument=argument,
         )

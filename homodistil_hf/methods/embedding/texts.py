@@ -14,6 +14,7 @@ import torch
 from datasets import Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from ...data.corpus import is_running_text
 from ...models.tokenizers import check_vocabulary, rows_of_texts
 
 Rows: TypeAlias = Any
@@ -21,7 +22,7 @@ Rows: TypeAlias = Any
 MULTIPLE = 8
 """Batches are padded to a multiple of so many tokens."""
 LEAST_CHARACTERS = 20
-"""Length of a paragraph that makes a row; headings are shorter."""
+"""Length of a paragraph that makes a row, in text that has others; headings are shorter."""
 _BATCHES_IN_A_CHUNK = 64
 _FEATURES = Features({"input_ids": List(Value("int64"))})
 
@@ -40,13 +41,23 @@ def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> li
     return [line for line in lines if len(line) >= least_characters]
 
 
+def paragraphs_of(documents: Rows) -> Callable[[str | None], list[str]]:
+    """Return text → its paragraphs, as [`paragraphs`]; a row of a table that has short ones alone keeps them.
+
+    Such a row is a sentence, maybe in a script of few characters. In text files it is a heading.
+    """
+    if is_running_text(documents):
+        return paragraphs
+    return lambda text: paragraphs(text) or paragraphs(text, 1)
+
+
 def tokenize_texts(
     documents: Rows,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
     prepare: Callable[[str], str] = str,
-    least_characters: int = LEAST_CHARACTERS,
+    least_characters: int | None = None,
     num_proc: int | None = None,
     argument: str = "the data",
 ) -> Rows:
@@ -57,7 +68,7 @@ def tokenize_texts(
         tokenizer: of the encoder.
         max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
         prepare: applied to each paragraph first (prompts, lower case).
-        least_characters: shorter paragraphs are left out.
+        least_characters: shorter paragraphs are left out; default: as in [`paragraphs_of`].
         num_proc: processes, for a table.
         argument: name of the documents in messages.
 
@@ -68,9 +79,14 @@ def tokenize_texts(
         ValueError: no paragraph is long enough, or the tokenizer has no vocabulary.
     """
     check_vocabulary(tokenizer)
+    read = (
+        paragraphs_of(documents)
+        if least_characters is None
+        else partial(paragraphs, least_characters=least_characters)
+    )
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]
+        wanted = [prepare(line) for text in batch["text"] for line in read(text)]
         if not wanted:
             return {"input_ids": []}
         return {"input_ids": rows_of_texts(tokenizer, wanted, max_length)["input_ids"]}
@@ -86,8 +102,8 @@ def tokenize_texts(
     )
     if not len(table):
         raise ValueError(
-            f"{argument}: no paragraph of {least_characters} characters or more; name other data, or a prompt for "
-            "them (train_prompts), which takes lines of any length"
+            f"{argument}: no paragraph of {least_characters or LEAST_CHARACTERS} characters or more; name other data, "
+            "or a prompt for them (train_prompts), which takes lines of any length"
         )
     return table
 

@@ -6,6 +6,7 @@ from datasets import Dataset
 from tiny_embeddings import make_rows
 from tiny_models import tiny_tokenizer
 
+from homodistil_hf.data.corpus import load_text
 from homodistil_hf.methods.embedding.texts import TextCollator, by_length, mixed, tokenize_texts
 
 
@@ -77,3 +78,26 @@ def test_directions_belong_to_texts():
     assert not torch.equal(batch["labels"][0], batch["labels"][1])
     other = TextCollator(tiny_tokenizer(), dimension=5, seed=2)(rows)
     assert not torch.equal(batch["labels"], other["labels"])
+
+
+def test_short_rows_of_tables_stay_and_headings_do_not(tmp_path):
+    long, words = "w5 w6 w7 w8 w9 w10 w11", convert(tiny_tokenizer())
+    table = Dataset.from_dict({"text": ["w5 w6", f"w7\n{long}", None, " ", "w8"]})
+    rows = tokenize_texts(table, tiny_tokenizer(), max_length=16)
+    assert [words(row) for row in rows["input_ids"]] == ["w5 w6", long, "w8"]
+    (tmp_path / "a.txt").write_text(f"w5\n\nw7\n{long}\n\nw8")
+    headings = tokenize_texts(load_text(tmp_path / "a.txt"), tiny_tokenizer(), max_length=16)
+    assert [words(row) for row in headings["input_ids"]] == [long]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_short_rows_of_files_stay(tmp_path, name, streaming):
+    table = Dataset.from_dict({"text": ["w5 w6", "w7", "w8 w9"]})
+    (table.to_json if name.endswith("jsonl") else table.to_parquet)(tmp_path / name)
+    documents = load_text(tmp_path / name, streaming=streaming)
+    assert len(list(tokenize_texts(documents, tiny_tokenizer(), max_length=16))) == 3
+
+
+def convert(tokenizer):
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)

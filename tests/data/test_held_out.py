@@ -1,0 +1,24 @@
+"""Documents that are held out, where a stream has too few, or those that are chosen have no text."""
+
+import pytest
+from datasets import Dataset
+
+from homodistil_hf.data.held_out import hold_out
+
+
+def stream(num_documents):
+    return Dataset.from_dict({"text": [str(number) for number in range(num_documents)]}).to_iterable_dataset()
+
+
+@pytest.mark.parametrize("num_documents", [1, 7, 1000])
+def test_a_stream_that_ends_with_what_is_held_out_is_refused(num_documents):
+    lines = []
+    with pytest.raises(ValueError, match=r"train_data, a stream, has no more than the 1,000 documents that would be"):
+        hold_out(stream(num_documents), lines.append)
+    assert lines == []
+
+
+def test_the_first_documents_of_a_stream_are_held_out():
+    train, held_out = hold_out(stream(1002), print)
+    assert [row["text"] for row in train] == ["1000", "1001"]
+    assert [row["text"] for row in held_out] == [str(number) for number in range(1000)]
