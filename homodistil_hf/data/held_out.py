@@ -35,8 +35,8 @@ def hold_out(documents: Documents, log: Callable[[str], None]) -> tuple[Document
         left = documents.skip(_OF_STREAM)
         if next(iter(left), None) is None:
             raise ValueError(
-                f"eval_data is not set and train_data, a stream, has no more than the {_OF_STREAM:,} documents that "
-                "would be held out; name eval_data, or leave out streaming"
+                f"eval_data is not set and train_data, a stream of at most {_OF_STREAM:,} documents, has no text to "
+                "train on beside what is held out; name eval_data, or leave out streaming"
             )
         log(f"eval_data is not set: the first {_OF_STREAM:,} documents of train_data are held out")
         return left, documents.take(_OF_STREAM)

@@ -223,6 +223,13 @@ def test_a_stream_that_is_all_held_out_is_told(config, capsys):
     assert "has no text to train on beside what is held out; name eval_data" in capsys.readouterr().err
 
 
+def test_held_out_documents_without_text_are_named(config, tmp_path, capsys):
+    rows = [*("w5 w6 w7 w8 w9 w10 w11" for _ in range(19)), None]
+    Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "rows.parquet")
+    assert main(["distill", config(train_data=str(tmp_path / "rows.parquet"), eval_data=[])]) == 2
+    assert "the held-out part of train_data='" in capsys.readouterr().err
+
+
 def test_a_family_of_a_trimmed_teacher_goes_on_where_it_was(config, tmp_path, capsys):
     words = ["distill", config(vocabulary="keep=64", student=[WIDE, SMALLER])]
     assert main(words) == 0
