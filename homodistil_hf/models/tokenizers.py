@@ -70,7 +70,7 @@ def load_tokenizer(
         ValueError: it is missing or unreadable, or has special tokens alone.
     """
     label = f"{argument}={str(name)!r}"
-    is_folder = Path(name).is_dir()
+    is_folder = os.path.isdir(name)
     if is_folder:
         check_tokenizer_files(Path(name), label)
     label += "" if argument == "tokenizer" else ": its tokenizer"
