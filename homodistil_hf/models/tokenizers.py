@@ -81,7 +81,12 @@ def load_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(
                 name, revision=revision or "main", token=token, trust_remote_code=False
             )
-    except Exception as error:  # transformers and tokenizers raise errors of many kinds
+        with as_it_was(tokenizer):  # fails here where a text would
+            tokenizer(["a"], ["b"])
+            tokenizer(["a b"], truncation=True, max_length=8)
+    except BaseException as error:  # of many kinds; a panic of tokenizers is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ValueError(f"{label} can't be loaded ({type(error).__name__}: {first_line(error)}); {remedy}") from error
     check_vocabulary(tokenizer, label, remedy)
     return tokenizer

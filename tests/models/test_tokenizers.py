@@ -81,6 +81,40 @@ def test_tokenizers_without_vocabulary_are_refused(folder, files):
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer_config.json", lambda values: values | {"additional_special_tokens": 5}),
+        ("tokenizer.json", lambda values: values | {"model": values["model"] | {"vocab": ["w5"]}}),
+    ],
+    ids=["no list", "a list of words"],
+)
+def test_damaged_tokenizers_are_refused_before_text_is_read(folder, name, change):
+    with_tokenizer(folder)
+    (folder / name).write_text(json.dumps(change(json.loads((folder / name).read_text()))))
+    with pytest.raises(ValueError, match=r"tokenizer='.*model' can't be loaded \(.*\); name one with --tokenizer"):
+        load_tokenizer(folder)
+    with pytest.raises(ValueError, match=r"model': its tokenizer can't be loaded \(.*\); copy it again from"):
+        load_model(folder)
+
+
+def test_a_template_without_its_tokens_is_refused_before_text_is_read(folder):
+    content = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    content["post_processor"]["special_tokens"] = {}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"can't be loaded \(PanicException: .*\); name one with --tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_trying_a_tokenizer_out_leaves_its_file_as_it_was(folder):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(9)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    before = json.loads((folder / "tokenizer.json").read_text())
+    assert json.loads(stored_tokenizer(folder).backend_tokenizer.to_str()) == before
+
+
 def test_tokenizers_without_vocabulary_in_memory_are_refused():
     bare = BertTokenizer()
     with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
