@@ -125,15 +125,15 @@ def check_words_of_model(tokenizer: PreTrainedTokenizerBase, config: PreTrainedC
 
     A model that has lost tokens since, or whose folder has no readable tokenizer, is let pass.
     """
-    folder = Path(config.name_or_path)
-    if not config.name_or_path or config.name_or_path == tokenizer.name_or_path or not folder.is_dir():
+    name = config.name_or_path
+    if name == tokenizer.name_or_path or not os.path.isdir(name):
         return
     try:
-        own = stored_tokenizer(folder)
+        own = stored_tokenizer(Path(name))
     except ValueError:
         return
     if own is not None and len(own) <= config.vocab_size:
-        _check_words(tokenizer, own, config.name_or_path)
+        _check_words(tokenizer, own, name)
 
 
 def _check_words(tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, model: str) -> None:
