@@ -34,6 +34,7 @@ from ..training_args import DistillationArguments
 from .checks import (
     check_batch,
     check_data,
+    check_label_rows,
     check_labels,
     own_arguments,
     pin_data_order,
@@ -131,9 +132,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             projection_init=self.projection_init,
         )
         processing_class = self.tokenizer_of(processing_class)
-        check_data(
-            {"train_dataset": train_dataset, "eval_dataset": eval_dataset}, processing_class, parts.student.config
-        )
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        check_data(data, processing_class, parts.student.config)
         task = task_of(parts.student)
         refuse_settings_without_part(args, task, masks_words=data_collator is None)
         if args.learning_rate is None:
@@ -143,6 +143,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
             data_collator = self.default_collator(task, processing_class)
+        check_label_rows(data, task, data_collator)
         super().__init__(
             model=parts.student,
             args=args,

@@ -1,10 +1,12 @@
 """A task of one's own: rows in files → a stock classifier, and what a fine-tuned teacher adds to the loss."""
 
+import gc
 import json
 
 import pytest
 import torch
 from datasets import Dataset
+from students import WITHOUT_DROPOUT
 from tiny_files import own_cache, write_teacher
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
 from homodistil_hf.evaluation.glue.data import GlueTask, encode
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, task_metrics
-from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
+from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer, _least_squares
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
@@ -143,6 +145,77 @@ def test_the_loss_by_hand(tmp_path):
         own, guide = (found.hidden_states[layer][is_token] for found in outputs)
         expected = expected + (guide - project(own)).square().mean()
     torch.testing.assert_close(trainer.compute_loss(student, dict(batch)), expected)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "loss"),
+    [
+        ("regression", F.mse_loss),
+        ("multi_label_classification", F.binary_cross_entropy_with_logits),
+    ],
+)
+def test_beside_itself_a_model_of_several_values_has_its_own_loss_alone(problem_type, loss, tmp_path):
+    settings = {"num_labels": 3, "problem_type": problem_type, **WITHOUT_DROPOUT}
+    teacher, student = (make_teacher("sequence_classification", **settings) for _ in range(2))
+    trainer, batch = trainer_of(teacher, student, tmp_path)
+    batch["labels"] = torch.rand(8, 3)
+    own = loss(student(**{k: v for k, v in batch.items() if k != "labels"}).logits, batch["labels"])
+    torch.testing.assert_close(trainer.compute_loss(student, dict(batch)), own, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        student.classifier.bias.add_(10)  # the same for all values, which a softmax would not see
+    assert trainer.compute_loss(student, dict(batch)) > own + 1
+
+
+def test_a_teacher_of_another_task_is_refused(tmp_path):
+    student = make_teacher("sequence_classification", num_labels=3)
+    for settings, message in (
+        ({"num_labels": 2}, "teacher has num_labels=2, the model 3; take a teacher of the same task"),
+        ({"problem_type": "regression"}, "teacher has problem_type='regression', the model None; take"),
+    ):
+        teacher = make_teacher("sequence_classification", **{"num_labels": 3} | settings)
+        with pytest.raises(ValueError, match=message):
+            trainer_of(teacher, student, tmp_path)
+
+
+def test_projections_start_as_least_squares_over_the_tokens_of_all_batches(tmp_path):
+    teacher, student = classifier(0), classifier(1)
+    with torch.no_grad():
+        student.bert.encoder.layer[0].output.dense.weight.mul_(-1)
+    trainer, _ = trainer_of(teacher, student, tmp_path)
+    kept = []
+    for batch in trainer.get_train_dataloader():
+        read, is_token = {k: v for k, v in batch.items() if k != "labels"}, batch["attention_mask"].bool()
+        with torch.no_grad():
+            states = [each.eval()(**read, output_hidden_states=True).hidden_states for each in (student, teacher)]
+        kept.append([[layer[is_token] for layer in model[1:]] for model in states])
+    for layer, project in enumerate(student.projections.hidden):
+        own, guide = (torch.cat([batch[side][layer] for batch in kept]) for side in (0, 1))
+        residual, best = (own @ project.weight.T - guide), torch.linalg.lstsq(own, guide, driver="gelsd").solution
+        assert float(residual.detach().norm()) <= float((own @ best - guide).norm()) * (1 + 1e-4)
+        torch.testing.assert_close(project.weight.T, best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("num_rows", "rank"), [(200, 16), (200, 5), (9, 9)], ids=["full", "singular", "few rows"])
+def test_sums_give_the_solution_of_least_norm(num_rows, rank):
+    torch.manual_seed(0)
+    own = torch.randn(num_rows, rank) @ torch.randn(rank, 16)
+    guide = own @ torch.randn(16, 12) + 0.1 * torch.randn(num_rows, 12)
+    sums = own.double().T @ torch.cat([own, guide], -1).double()
+    expected = torch.linalg.lstsq(own, guide, driver="gelsd").solution
+    torch.testing.assert_close(_least_squares(sums, num_rows), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_no_states_of_earlier_batches_are_kept(tmp_path):
+    counts, teacher = [], classifier(0)
+
+    def count_tensors(*_):
+        gc.collect()
+        counts.append(sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects()))
+
+    teacher.register_forward_pre_hook(count_tensors)
+    trainer_of(teacher, classifier(1), tmp_path)
+    assert len(counts) == 4
+    assert max(counts[2:]) <= counts[1]
 
 
 @pytest.mark.parametrize(
