@@ -275,6 +275,8 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Float32 logits `(rows, num_labels)` of a fine-tuned classifier and labels `(rows,)`, both in order of length.
 
+    Memory: 4 bytes a logit, on the host: 40 MB for 10,000 rows of 1,000 classes.
+
     Raises:
         FloatingPointError: logits are not finite.
     """

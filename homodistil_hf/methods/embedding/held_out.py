@@ -14,6 +14,8 @@ from .scores import agreement
 class VectorEvaluation(HeldOutEvaluation):
     """Keeps the vectors of all rows, and compares them at the end.
 
+    Memory: three float32 vectors a row, on the host: 9 MB for 1,024 rows of 768 channels. A rank holds all ranks'.
+
     Args:
         distillation: loss of the run, with student, teacher and map.
         kwargs: as in [`HeldOutEvaluation`].
