@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ...evaluation.evaluated_model import EvaluatedModel
 from ...evaluation.glue.data import GlueTask, encode
-from ...evaluation.own_task import OwnTaskSettings, check_labels, rows_of, task_metrics
+from ...evaluation.own_task import OwnTaskSettings, are_numbered, check_labels, rows_of, task_metrics
 from ...evaluation.squad.data import read_questions
 from ...evaluation.squad.evaluate import answer_questions, grade, training_windows
 from ...evaluation.squad.windows import SquadSettings, check_windows
@@ -49,7 +49,7 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
 def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     tokenizer = evaluated.tokenizer
     train, dev, names = rows_of(settings)
-    check_labels(evaluated.model, names, argument="model")
+    check_labels(evaluated.model, names, argument="model", are_numbered=are_numbered(train))
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.max_length)
     return TaskRows(
