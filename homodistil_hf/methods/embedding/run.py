@@ -250,7 +250,8 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
     if len(columns) != 2 or not all(columns):
         raise ValueError(
             f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
-            "'question,passage'"
+            f"'question,passage'. teacher={name!r} has one label, as rerankers do: if it is a regression of single "
+            "texts, use HomoDistilTrainer with labelled rows, or homodistil prune with text"
         )
     model, tokenizer = load_encoder(name, token=token), load_tokenizer(name, token=token)
 
