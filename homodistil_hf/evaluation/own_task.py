@@ -241,7 +241,8 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
     found = [numbers.get(label, numbers.get(str(label))) for label in labels]
     if None in found:
         unknown = short_repr(labels[found.index(None)])
-        raise ValueError(f"{argument} has the label {unknown}, which train_data never has; drop its rows")
+        other = "train_data" if argument == "eval_data" else "eval_data"
+        raise ValueError(f"{argument} has the label {unknown}, which {other} never has; drop its rows")
     return [number for number in found if number is not None]
 
 

@@ -193,6 +193,14 @@ def test_labels_that_say_nothing_are_refused(given, tmp_path, columns, suffix, m
         rows_from(given, tmp_path, columns, suffix=suffix)
 
 
+def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
+    for columns in ({"label": ["pos", "other"] * 4}, {"label": [0, 2] * 4}, {"label": [0.5, 1.0] * 4}):
+        with pytest.raises(ValueError, match="eval_data has the label .*, which train_data never has; drop its rows"):
+            rows_from(given, tmp_path, named(), columns)
+        with pytest.raises(ValueError, match="train_data has the label .*, which eval_data never has; drop its rows"):
+            rows_from(given, tmp_path, columns, named())
+
+
 def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):
     make_teacher("sequence_classification", problem_type="regression").save_pretrained(tmp_path / "teacher")
     rows_from(given, tmp_path, {"label": [0, 1] * 4}, suffix=".parquet")
