@@ -24,8 +24,6 @@ from .pruning.schedule import DEADLINE_FRACTION
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 
-LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
-
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
     "adamw_torch_fused",

@@ -9,10 +9,10 @@ import torch._inductor
 from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
 from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
+from homodistil_hf.distillation.objective import LOSS_TERMS
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.training_args import (
     _GRAPH_MODES,
-    LOSS_TERMS,
     PRUNING_KINDS,
     SLICEABLE_OPTIMIZERS,
     DistillationArguments,

@@ -6,8 +6,6 @@ differ here. The KL is taken at the masked positions, as in all methods of this 
 all tokens unless told otherwise; and the student keeps the segment embeddings, as stock BERT has them.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +26,7 @@ from ...models.widths import WidthPlan, widths_of
 from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Start
-from ...training_args import LOSS_TERMS, DistillationArguments
+from ...training_args import DistillationArguments
 from ..conditions import check_masked_lm
 from .relations import cosine_error
 
@@ -96,8 +94,9 @@ class DistilBertTrainer(DistillationTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """DistilBERT's three terms; arguments and return as [`DistillationMethod.make_distillation`]."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
-        distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
+        distillation = SoftDistillation(
+            self.model, teacher, weights=self.args.loss_weights(), kept_heads=self.matched_heads
+        )
         distillation.temperature = self.args.temperature
         return distillation
 
@@ -111,14 +110,7 @@ class SoftDistillation(DistillationLoss):
     temperature = 2.0
     """Of the soft predictions, > 0."""
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """`mlm`, `kl` (at temperature 1, for the log only), `soft_kl` and `cosine`, unweighted.
 
         Arguments and return as [`DistillationLoss.terms`].
@@ -129,7 +121,7 @@ class SoftDistillation(DistillationLoss):
         forward |= {"skip_decoder": True, "output_hidden_states": True}
         teacher = self.teacher(**forward)
         student = model(**forward)
-        with autocast():
+        with self.autocast():
             own, kl = self._prediction_terms(student, teacher, inputs)
             soft_kl = self._soft_kl(student, teacher, self.task.labels(inputs))
         cosine = cosine_error(teacher.hidden_states[-1], student.hidden_states[-1], inputs.get("attention_mask"))

@@ -9,8 +9,7 @@ teachers, a layer before the last.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from ...files.messages import short_repr
 from ...files.strict_json import is_int
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.widths import WidthPlan, chosen
-from ...training_args import LOSS_TERMS, DistillationArguments
+from ...training_args import DistillationArguments
 from ..conditions import check_recordable, other_heads
 from .fresh import FRESH, FreshArguments, FreshTrainer
 from .relations import relation_error
@@ -77,8 +76,7 @@ class RelationTrainer(FreshTrainer, ABC):
         """Relations and masked words; arguments and return as [`DistillationMethod.make_distillation`]."""
         args: Any = self.args
         relations = self.relations()
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": args.mlm_weight}
-        weights |= dict.fromkeys(relations.sides, args.relation_weight)
+        weights = {"mlm": args.mlm_weight} | dict.fromkeys(relations.sides, args.relation_weight)
         return RelationDistillation(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, relations=relations
         )
@@ -167,21 +165,14 @@ class RelationDistillation(DistillationLoss):
             "student": AttentionRecorder(student, _PROJECTIONS, layers=[-1]),
         }
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """Those of [`DistillationLoss.terms`] and the relations, each averaged over the tokens of the global batch.
 
         Arguments and return as there.
         """
         inputs = self.task.with_positions(inputs)
         with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
-            terms, outputs = super().terms(model, inputs, counts, autocast=autocast)
+            terms, outputs = super().terms(model, inputs, counts)
         num_tokens = counts[1].clamp(min=1).float()
         (teacher,), (student,) = (
             [dict(zip(_PROJECTIONS, layer, strict=True)) for layer in recorded] for recorded in (theirs, own)

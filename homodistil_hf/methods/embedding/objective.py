@@ -3,8 +3,7 @@
 Shapes: B texts, H hidden channels, D channels of a vector.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class EmbeddingDistillation(DistillationLoss):
         model: the teacher's embedding model, for its pooling and layers, which are where the student is.
         has_own_space: the vectors wanted are the pooled states themselves, of a space of the student's own; the map is
             there for the loss alone.
-        weights: term → factor: `probe` (0 in training), `vector`, `hidden`, `embedding`, `attention`.
+        weights: term → factor: `vector`, `hidden`, `embedding`, `attention`, and `probe`, 0 in training.
         kwargs: as in [`DistillationLoss`].
     """
 
@@ -52,18 +51,11 @@ class EmbeddingDistillation(DistillationLoss):
         has_own_space: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(student, teacher, weights=weights, **kwargs)
+        super().__init__(student, teacher, weights={"probe": 0.0} | dict(weights), **kwargs)
         self.model = model
         self.has_own_space = has_own_space
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """Each term of the loss on its own, unweighted; arguments as [`DistillationLoss.terms`].
 
         Returns:
@@ -84,7 +76,7 @@ class EmbeddingDistillation(DistillationLoss):
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
         terms = {name: term / num_texts for name, term in terms.items()}
         if forward["output_hidden_states"]:
-            with autocast():
+            with self.autocast():
                 errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
             terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
         return terms, student

@@ -32,7 +32,7 @@ from ...models.widths import WidthPlan
 from ...plans.recipe import rate_for_width
 from ...trainer import HomoDistilTrainer
 from ...training.pair import Start
-from ...training_args import LOSS_TERMS, PRUNED_BEFORE, HomoDistilTrainingArguments
+from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
 from .held_out import VectorEvaluation
@@ -200,7 +200,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"probe": 0.0} | self.args.loss_weights()
         # Copies: exports are written from the caller's model, on the CPU.
         layers = tuple(
             dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
@@ -218,7 +217,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.model,
             teacher,
             model=model,
-            weights=weights,
+            weights=self.args.loss_weights(),
             kept_heads=self.matched_heads,
             matched_layers=self.matched_layers,
             has_own_space=output == "student",
