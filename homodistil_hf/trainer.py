@@ -26,7 +26,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedModel
 
-from .export.card import HOMODISTIL, PRUNED_AT_ONCE
+from .export.card import MethodCard
 from .export.dense_student import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
@@ -43,6 +43,26 @@ from .training_args import PRUNING_KINDS, DistillationArguments, HomoDistilTrain
 logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
+
+UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
+HOMODISTIL = MethodCard(
+    student="HomoDistil student",
+    made="made from {teacher} by pruning its width while distilling it",
+    how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
+    "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
+    paper="The student was made by HomoDistil, the method of",
+    tags=("pruning", "distillation"),
+)
+THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+PRUNED_AT_ONCE = MethodCard(
+    student="One-shot pruned student",
+    made="made from {teacher} by pruning its width at once and distilling it afterwards",
+    how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
+    f"batches, and the least important ones were dropped all at once. {THEN_DISTILLED}",
+    paper=LOSSES_ALONE,
+    tags=("pruning", "distillation"),
+)
 
 
 class HomoDistilTrainer(DistillationTrainer):

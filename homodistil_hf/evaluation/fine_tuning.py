@@ -8,9 +8,9 @@ import copy
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from transformers import (
 
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.field_checks import check_fields, make_tuples, setting
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import short_repr
+from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import architecture_of
 from .task_distill_trainer import TaskDistillTrainer
 
@@ -161,13 +162,7 @@ def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] |
         return values
     if not isinstance(values, Mapping | None):
         raise ValueError(f"settings are {type(values).__name__}; expected {kind.__name__}, or values by name")
-    known = [entry.name for entry in fields(cast(Any, kind))]
-    for name in values or ():
-        if name not in known:
-            raise ValueError(
-                f"settings have the unknown name {short_repr(name)}; nearest valid: {nearest_name(name, known)!r}"
-            )
-    return kind(**values or {})
+    return build(kind, checked_values(values or {}, setting_types(kind), "settings"))
 
 
 def fastest_device() -> torch.device:

@@ -15,6 +15,7 @@ from datasets import Dataset, Value
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import setting
 from ..files.messages import short_repr
@@ -104,7 +105,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
-    write_json(folder / "results.json", results)
+    write_json(folder / RESULTS_FILE, results)
     return results
 
 

@@ -88,7 +88,7 @@ class TrimPlan:
         kept: ids that stay, ascending.
         facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
             `before` and `after`: tokens, parameters and bytes.
-        embedding: the whole model, with its weights, where it is one of sentence-transformers.
+        bundle: the whole model, with its weights, where it is more than an encoder and its tokenizer.
     """
 
     config: PreTrainedConfig

@@ -1,8 +1,4 @@
-"""What several methods ask of their settings and their teacher, refused before any training."""
-
-from typing import Any
-
-from transformers import TrainingArguments
+"""What several methods ask of their teacher and their student, refused before any training."""
 
 from ..models.widths import WidthPlan
 from ..training.distillation_trainer import DistillationTrainer
@@ -26,14 +22,4 @@ def check_masked_lm(trainer: DistillationTrainer) -> None:
         raise ValueError(
             f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
             "masked-LM model, or use HomoDistilTrainer"
-        )
-
-
-def check_recordable(args: TrainingArguments) -> None:
-    """Refuse reentrant gradient checkpointing: it would lose gradients of recorded queries, keys and values."""
-    kwargs: Any = args.gradient_checkpointing_kwargs or {}
-    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
-        raise ValueError(
-            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which this method "
-            "compares; set use_reentrant to false"
         )

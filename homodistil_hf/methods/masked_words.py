@@ -29,11 +29,6 @@ class MaskedWordsRun(StudentRun):
 
     unused = ("train_prompts", "train_weights")
 
-    @property
-    def can_chain(self) -> bool:  # type: ignore[override]
-        """A baseline starts from its teacher, or anew; HomoDistil's student may start from another one."""
-        return self.trainer_class is HomoDistilTrainer
-
     def inputs(self, settings: RunConfig) -> RunInputs:
         """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
         config, tokenizer = masked_lm_inputs(settings)
@@ -60,6 +55,11 @@ class MaskedWordsRun(StudentRun):
         """Load the teacher's weights."""
         run, token = settings.run, settings.training.hub_token
         return load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
+
+    def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
+        """Rule out baselines, which start from their teacher or anew; HomoDistil's student may start from another."""
+        is_possible = self.trainer_class is HomoDistilTrainer
+        return [] if is_possible else [("method", self.method, "name one student, or use 'homodistil'")]
 
     def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
         """Describe how a run ended, and how its student is loaded."""

@@ -153,7 +153,7 @@ def test_the_loss_by_hand(tmp_path):
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
         ({"text_columns": "sentence"}, "lacks the column 'sentence'; it has text, label"),
         ({"seed": -1}, "seed=-1 is not a whole number from 0"),
-        ({"lable_column": "x"}, "unknown name 'lable_column'; nearest valid: 'label_column'"),
+        ({"lable_column": "x"}, "unknown key 'lable_column' .*; nearest valid: 'label_column'"),
     ],
 )
 def test_what_is_wrong_is_told_before_training(given, changes, message):

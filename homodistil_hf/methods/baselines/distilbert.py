@@ -23,11 +23,11 @@ from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.resizing import keep_layers
 from ...models.widths import WidthPlan, widths_of
-from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Start
 from ...training_args import DistillationArguments
 from ..conditions import check_masked_lm
+from ..fewer_layers import shallow_plan
 from .relations import cosine_error
 
 

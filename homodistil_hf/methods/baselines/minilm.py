@@ -26,8 +26,8 @@ from ...files.messages import short_repr
 from ...files.strict_json import is_int
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.widths import WidthPlan, chosen
-from ...training_args import DistillationArguments
-from ..conditions import check_recordable, other_heads
+from ...training_args import DistillationArguments, refuse_reentrant_checkpointing
+from ..conditions import other_heads
 from .fresh import FRESH, FreshArguments, FreshTrainer
 from .relations import relation_error
 
@@ -60,7 +60,7 @@ class MiniLMArguments(FreshArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_recordable(self)
+        refuse_reentrant_checkpointing(self, "this method compares")
 
 
 class RelationTrainer(FreshTrainer, ABC):

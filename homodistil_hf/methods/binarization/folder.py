@@ -15,6 +15,7 @@ from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from ...export.probe import probe_facts, probe_inputs
 from ...files.provenance import version_facts
 from ...files.strict_json import write_json
+from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ...models.architectures.modeling_binarybert import PackedEmbedding, PackedLinear
 from .binarizing import to_packed
@@ -65,8 +66,8 @@ def export_packed(
             shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
-        size, least = (aside / "model.safetensors").stat().st_size, least_bytes(packed)
-        if tensor_bytes(aside / "model.safetensors") > LARGEST * least:
+        size, least = (aside / WEIGHTS_FILE).stat().st_size, least_bytes(packed)
+        if tensor_bytes(aside / WEIGHTS_FILE) > LARGEST * least:
             raise ValueError(f"folder={str(folder)!r}: {size} bytes of weights, though bits and floats are {least}")
         known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
         known |= {

@@ -28,6 +28,7 @@ from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.settings import build
 from ...files.strict_json import read_json_object, write_json
+from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 from ..run import Run
 from ..run_arguments import Log, RunConfig
@@ -128,7 +129,7 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         teacher = student
     facts = {"teacher": public_name(settings.model), "metrics": results}
     export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
-    results |= {"size_bytes": (export / "model.safetensors").stat().st_size, "settings": asdict(settings)}
+    results |= {"size_bytes": (export / WEIGHTS_FILE).stat().st_size, "settings": asdict(settings)}
     results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
     write_json(folder / RESULTS_FILE, results)
     return results

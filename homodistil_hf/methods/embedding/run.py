@@ -19,6 +19,7 @@ from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
 from ...files.tensors import load_tensors
 from ...models.conversion import to_student
+from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
 from ...models.tokenizers import load_tokenizer
 from ...tables import aligned_lines
@@ -191,7 +192,7 @@ class EmbeddingRun(StudentRun):
         metrics = [name for name in _METRICS if all(found.get(name) is not None for found in results["models"])]
         table = [["model", "parameters", "encoder MACs", "bytes", *(_METRICS[name] for name in metrics)]]
         for found in results["models"]:
-            costs = [f"{found[cost]:,}" for cost in ("num_parameters", "encoder_macs", "size_bytes")]
+            costs = [f"{found[cost]:,}" for cost in MODEL_COSTS]
             table.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
         folder = output_dir.rstrip("/")
         return f"""

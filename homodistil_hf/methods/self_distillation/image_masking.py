@@ -1,6 +1,6 @@
 """Images → batches for masked auto-encoding, whose masked patches depend on nothing but (seed, epoch, row).
 
-How images become tensors, and how many patches are masked, isn't here: the model's configuration says the latter.
+`trainer.py` checks the tensors; the model's configuration says how many patches are masked.
 
 Shapes: B batch, C channels, Y height, X width, P patches.
 """

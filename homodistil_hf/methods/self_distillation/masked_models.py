@@ -1,6 +1,6 @@
 """Models that predict what is masked, words or patches of images: their loss, and their states on unmasked input.
 
-One class a modality, for all stock classes of it. What a loss is averaged over is told by who trains.
+One class a modality, for all stock classes of it. `trainer.py` averages the losses.
 
 Shapes: B batch, T tokens ([CLS] + patches of an image), H hidden, M masked positions, V vocabulary, P patches.
 """
