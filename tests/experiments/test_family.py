@@ -18,7 +18,7 @@ from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import parse_run, run_of
 from homodistil_hf.experiments.family import distill_family
 from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.checks import run_settings
+from homodistil_hf.experiments.sweep.training import run_settings
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.methods.masked_words import MaskedWordsRun
 from homodistil_hf.methods.registry import run_named

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import Cell
-from .folder import SweepFolder, as_cell, record_head
-from .locks import held
+from .folder import SweepFolder, as_cell, held, record_head
 
 TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""

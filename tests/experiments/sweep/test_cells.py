@@ -9,10 +9,8 @@ import pytest
 from tiny_files import write_teacher
 
 from homodistil_hf.experiments.config import setting_names
-from homodistil_hf.experiments.sweep.cells import Cell, select_cells
-from homodistil_hf.experiments.sweep.checks import check_cells, run_settings
-from homodistil_hf.experiments.sweep.evaluations import check_evaluations
-from homodistil_hf.experiments.sweep.reading import read_sweep
+from homodistil_hf.experiments.sweep.cells import Cell, read_sweep, select_cells
+from homodistil_hf.experiments.sweep.training import check_cells, check_evaluations, run_settings
 
 SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
 SETTING_NAMES = setting_names() - {"method"}
