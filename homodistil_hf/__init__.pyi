@@ -13,10 +13,10 @@ from .methods.binarization.folder import export_packed as export_packed
 from .methods.binarization.trainer import BinarizationArguments as BinarizationArguments
 from .methods.binarization.trainer import BinarizationTrainer as BinarizationTrainer
 from .methods.embedding.model import load_embedding_model as load_embedding_model
-from .methods.embedding.pairs import tokenize_pairs as tokenize_pairs
 from .methods.embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .methods.embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
 from .methods.embedding.texts import by_length as by_length
+from .methods.embedding.texts import tokenize_pairs as tokenize_pairs
 from .methods.embedding.texts import tokenize_texts as tokenize_texts
 from .methods.embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .methods.embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer

@@ -31,8 +31,7 @@ from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
 from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
-from .pairs import tokenize_pairs
-from .texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
+from .texts import LEAST_CHARACTERS, by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
 _METRICS = {

@@ -35,9 +35,8 @@ from ...training.pair import Start
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
-from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
-from .objective import EmbeddingDistillation, fit_dense
+from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
