@@ -13,12 +13,11 @@ from .command import Command
 from .demo import Cache, Demo
 from .distill import Distill
 from .evaluate import Evaluate
-from .export import Export, Verify
+from .export import Export, Push, Verify
 from .finetune import Finetune
 from .latency import Latency
 from .plan import Plan
 from .prune import Prune
-from .push import Push
 from .sweep import Sweep
 from .trim import Trim
 

@@ -15,6 +15,7 @@ from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..tables import format_table
 from ..trainer import HomoDistilTrainer
+from ..training.distillation_trainer import DistillationTrainer
 from ..training.learning_rate import measured_learning_rate
 from ..training_args import with_settings
 from .run import RunInputs, StudentRun
@@ -110,6 +111,15 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
     tokenizer = load_tokenizer(run.tokenizer or run.teacher, revision=revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
     return config, tokenizer
+
+
+def check_masked_lm(trainer: DistillationTrainer) -> None:
+    """Refuse, by a ValueError, a model with another head than the masked-LM one."""
+    if trainer.distillation.task.name != "mlm":
+        raise ValueError(
+            f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
+            "masked-LM model, or use HomoDistilTrainer"
+        )
 
 
 def check_length(settings: RunConfig, config: PreTrainedConfig) -> None:

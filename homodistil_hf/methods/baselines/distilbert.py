@@ -4,6 +4,8 @@ Recipe of Sanh et al. 2019 (arXiv 1910.01108) and its public script, from memory
 teacher's, first and last included; 2·MLM + 5·soft KL at temperature 2 + 1·cosine of the last hidden states. Two things
 differ here. The KL is taken at the masked positions, as in all methods of this package, where the script takes it at
 all tokens unless told otherwise; and the student keeps the segment embeddings, as stock BERT has them.
+
+Shapes: B batch, T tokens, H hidden, M masked positions, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ...distillation.losses import exact_dtype
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
@@ -26,9 +29,8 @@ from ...models.widths import WidthPlan, widths_of
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Start
 from ...training_args import DistillationArguments
-from ..conditions import check_masked_lm
 from ..fewer_layers import shallow_plan
-from .relations import cosine_error
+from ..masked_words import check_masked_lm
 
 
 @dataclass
@@ -141,3 +143,31 @@ class SoftDistillation(DistillationLoss):
     def _softened(self, decoder: Decoder) -> Decoder:
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
+
+
+def cosine_error(
+    teacher_BTH: torch.Tensor, student_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Σ_tokens (1 − cos(H_t, H_s)), the angle between two models' states (DistilBERT, section 3: L_cos).
+
+    Args:
+        teacher_BTH: the teacher's states; no gradient.
+        student_BTH: the student's, of the same size.
+        token_mask_BT: 1 = token, 0 = padding; default: no padding.
+
+    Returns:
+        `torch.Tensor`: scalar, float32 or float64.
+
+    Example:
+    ```python
+    >>> one, other = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
+    >>> float(cosine_error(one, other)), float(cosine_error(one, other, torch.tensor([[1, 0]])))
+    (1.0, 0.0)
+
+    ```
+    """
+    exact = exact_dtype(student_BTH)
+    # A copy, as autograd saves it and can't save the teacher's inference tensors.
+    teacher = teacher_BTH.clone().to(exact)
+    error_BT = 1 - torch.cosine_similarity(student_BTH.to(exact), teacher, dim=-1)
+    return (error_BT if token_mask_BT is None else error_BT * token_mask_BT).sum()

@@ -13,8 +13,7 @@ from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...models.widths import WidthPlan
 from ...training_args import refuse_reentrant_checkpointing
-from ..conditions import other_heads
-from .fresh import FRESH, FreshArguments, FreshTrainer
+from .fresh import FRESH, FreshArguments, FreshTrainer, other_heads
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Rounds of self-distillation in one folder: each a run of its own, all from the same initial weights.
+"""Rounds of self-distillation in one folder, each a run of its own, all from the same initial weights; and their card.
 
 Which rounds are done shows in the folder, so a run that was killed at any moment goes on in its round.
 """
@@ -10,24 +10,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
+from ...export.card import card_table, fill_card
 from ...export.facts import CARD_FILE
 from ...export.student_in_folder import RESULTS_FILE, STUDENT_FOLDER
 from ...files.checkpoints import STAGING_NAME, last_verified
 from ...files.folders import publish, recover, remove_folder, write_text
 from ...files.messages import join_some, short_repr
+from ...files.provenance import public_name, version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...models.loading import load_encoder, load_encoder_config
 from ...training.checks import check_free, check_output_dir, existing_files
 from ...training.ranks import on_every_rank
 from ...training_args import with_settings
-from .card import further_pretraining_card
 from .masked_models import IMAGE_CLASS, check_class
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
 _ROUND_MODEL = "model"
 RUN_FILE = "self_distillation.json"
+
+_SETTINGS = (
+    *("num_rounds", "distillation_weight", "compared_states", "mlm_probability", "learning_rate", "max_steps"),
+    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "seed"),
+)
+_HOW = """The initial weights were further pre-trained on a target corpus with their masked objective; then, {rounds},
+training started again from the initial weights on the same corpus, and the squared distance to the state ({states}) of
+the model before was added to the masked loss, times {weight}. Fine-tune it like the model it was made from, or distil
+it. The method is that of
+
+```bibtex
+@inproceedings{{lee2023selfdistillation,
+  title     = {{Self-Distillation for Further Pre-training of Transformers}},
+  author    = {{Lee, Seanie and Kang, Minki and Lee, Juho and Hwang, Sung Ju and Kawaguchi, Kenji}},
+  booktitle = {{International Conference on Learning Representations}},
+  year      = {{2023}},
+  url       = {{https://arxiv.org/abs/2210.02871}},
+}}
+```"""
 
 
 def self_distill(
@@ -181,3 +202,33 @@ def _start_anew(folder: Path, identity: Mapping[str, Any]) -> None:
     for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
         remove_folder(earlier)
     write_json(folder / RUN_FILE, dict(identity))
+
+
+def further_pretraining_card(architecture: str, source: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Write the card, markdown with its YAML header.
+
+    Args:
+        architecture: class of the checkpoint.
+        source: `model`: Hub name or folder of the initial weights; the card names the last part of a folder.
+        settings: of the run, by name.
+    """
+    named, num_rounds = public_name(str(source["model"])), settings["num_rounds"]
+    unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
+    return fill_card(
+        ModelCardData(
+            base_model=named if named == source["model"] else None,
+            library_name="transformers",
+            tags=["further-pretraining", "self-distillation"],
+        ),
+        version_facts(),
+        title=f"{named.rpartition('/')[2]}, further pre-trained with self-distillation",
+        summary=f"`{architecture}`, made from `{named}` without a change of its shape.",
+        how=_HOW.format(
+            rounds="once" if num_rounds == 1 else f"{num_rounds} times",
+            states="of [CLS]" if settings["compared_states"] == "first" else "of each token",
+            weight=settings["distillation_weight"],
+        ),
+        settings=card_table(
+            ("setting", "value"), [(f"`{name}`", settings[name]) for name in _SETTINGS if name != unread]
+        ),
+    )

@@ -26,8 +26,7 @@ from ...training.exact_trainer import ExactTrainer
 from ...training.ranks import check_launch
 from ...training.run_folder import RunFolder
 from ...training_args import ExactArguments
-from .image_masking import MaskedImageCollator
-from .masked_models import MaskedPatches, modality_of, state_error
+from .masked_models import MaskedImageCollator, MaskedPatches, modality_of, state_error
 
 _NO_COMPILING = "leave it off: half of each step is outside what would be compiled"
 _REMEDIES = {

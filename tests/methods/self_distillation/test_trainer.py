@@ -24,7 +24,7 @@ from transformers import (
 
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.methods.self_distillation import rounds
-from homodistil_hf.methods.self_distillation.image_masking import MaskedImageCollator
+from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
 from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 
