@@ -122,9 +122,8 @@ class DistillationLoss:
         terms = {self.task.name: own / num_predictions, "kl": kl / num_predictions}
         mask_BT = inputs.get("attention_mask")
         if forward["output_hidden_states"]:
-            with self.autocast():
-                errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
-            terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
+            errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            terms |= {name: error / num_tokens for name, error in errors.items()}
         if self.recorders:
             terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
         return terms, student
@@ -141,20 +140,20 @@ class DistillationLoss:
             weights=(self.weights[self.task.name], self.weights["kl"]),
         )
 
-    def _state_errors(
-        self, teacher: States, student: States, mask_BT: torch.Tensor | None
-    ) -> dict[str, list[torch.Tensor]]:
-        """Return term → its error in each layer; the student's states are projected into the teacher's space."""
+    def _state_errors(self, teacher: States, student: States, mask_BT: torch.Tensor | None) -> Terms:
+        """Return term → sum of its errors; the student's states are projected into the teacher's space."""
         projections: Any = self.student.projections
-        errors: dict[str, list[torch.Tensor]] = {}
-        if self.weights["hidden"]:
-            layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
-            errors["hidden"] = [
-                hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
-                for i, project, own in layers
-            ]
-        if self.weights["embedding"]:
-            errors["embedding"] = [hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)]
+        errors: Terms = {}
+        with self.autocast():
+            if self.weights["hidden"]:
+                layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
+                of_layers = [
+                    hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
+                    for i, project, own in layers
+                ]
+                errors["hidden"] = torch.stack(of_layers).sum()
+            if self.weights["embedding"]:
+                errors["embedding"] = hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)
         return errors
 
     def _attention_term(

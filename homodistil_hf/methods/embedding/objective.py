@@ -82,9 +82,8 @@ class EmbeddingDistillation(DistillationLoss):
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
         terms = {name: term / num_texts for name, term in terms.items()}
         if forward["output_hidden_states"]:
-            with self.autocast():
-                errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
-            terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
+            errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            terms |= {name: error / num_tokens for name, error in errors.items()}
         return terms, student
 
     def mapped_and_own(
