@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.self_distillation import rounds
+from homodistil_hf.methods.self_distillation import run as rounds
 from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
-from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
+from homodistil_hf.methods.self_distillation.run import load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
