@@ -1,6 +1,6 @@
-"""A folder with one bit a weight: written of a trained model of bits, and checked without this package.
+"""Writes a trained model of bits to a folder with one bit a weight, and checks such a folder.
 
-transformers loads it by the modelling files in it.
+transformers loads it without this package, by the modelling files in it.
 """
 
 import shutil
