@@ -78,7 +78,7 @@ class HomoDistilTrainer(DistillationTrainer):
     Args:
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
-        teacher_model: who the student learns from. Default: a frozen copy of `model`.
+        teacher_model: the model that the student learns from. Default: a frozen copy of `model`.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 

@@ -84,10 +84,10 @@ class Plan(Command):
         if self.json:
             print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
             return 0
-        told = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
-        told += [format_planned_latency(costs["latency"]) if latency else None]
-        told += [] if advice is None else [format_planned_run(costs["run"]), advice]
-        print("\n\n".join(filter(None, told)))
+        lines = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
+        lines += [format_planned_latency(costs["latency"]) if latency else None]
+        lines += [] if advice is None else [format_planned_run(costs["run"]), advice]
+        print("\n\n".join(filter(None, lines)))
         return 0
 
 

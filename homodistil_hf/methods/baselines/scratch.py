@@ -28,8 +28,8 @@ class ScratchArguments(FreshArguments):
 class ScratchTrainer(FreshTrainer):
     """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
 
-    The teacher isn't asked during training, so a step is cheaper than other methods'; budgets are compared in tokens.
-    Evaluations measure the discrepancy to it like everybody's.
+    Training makes no forward pass of the teacher, so a step is cheaper than other methods'; budgets are compared in
+    tokens. Evaluations measure the discrepancy to it, as for all methods.
     """
 
     method = "scratch"
@@ -56,6 +56,6 @@ class OwnLoss(DistillationLoss):
         outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
         with self.autocast():
             head = decoder_of(self.student.decoder_layer, outputs["decoder_inputs"])
-        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.
+        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is no teacher.
         own, _ = decoded_terms(head, head, self.task.labels(inputs), weights=(self.weights["mlm"], 0.0))
         return {"mlm": own / counts[0].clamp(min=1).float()}, outputs

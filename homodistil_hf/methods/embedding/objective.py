@@ -32,7 +32,7 @@ def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Te
 
 
 class EmbeddingDistillation(DistillationLoss):
-    """Compares vectors, and hidden states as ever.
+    """Compares vectors, and hidden states as [`DistillationLoss`] does.
 
     The student's pooled states pass `projections.dense`, which starts as the identity and loses a column with each
     hidden channel, and then the teacher's own layers: so its vectors are in the teacher's space from the first step.

@@ -95,7 +95,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         model: sequence classification of one logit: Hub name, folder, or loaded.
         args: the run's settings.
         processing_class: the tokenizer, which pads.
-        teacher_model: who the student learns from; default: `model`.
+        teacher_model: the model that the student learns from; default: `model`.
         train_dataset: rows as [`tokenize_pairs`] makes them; all other arguments are documented in
             [`DistillationTrainer`].
 

@@ -103,7 +103,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher_model`
             the student of it that this one starts from, with its projections.
         args: the run's settings.
-        teacher_model: who the student learns from; default: `model`.
+        teacher_model: the model that the student learns from; default: `model`.
         train_dataset: rows with `input_ids`, as [`tokenize_texts`] makes them; all other arguments are documented in
             [`DistillationTrainer`].
 

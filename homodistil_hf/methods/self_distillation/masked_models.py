@@ -162,7 +162,7 @@ def _nothing_masked(model: PreTrainedModel) -> Iterator[None]:
 
 
 class MaskedImageCollator(SeededMasks):
-    """Batch images, and give each a random order of its patches, of which a masked auto-encoder keeps the first.
+    """Batch images, and give each a random order of its patches; a masked auto-encoder keeps the first of them.
 
     The same row gets the same order in the same epoch whatever the batch, rank, worker or resume, as with
     [`MaskedLMCollator`].

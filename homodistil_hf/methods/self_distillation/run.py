@@ -75,7 +75,7 @@ def self_distill(
 
     Round k is in `OUTPUT_DIR/round-k`: checkpoints, and `model/` once it is done. The last round's model is also
     `OUTPUT_DIR/student`: a checkpoint like the first one, with tokenizer or image processor and a model card.
-    Two models are in memory, of which one is trained: the first weights are read again for each round.
+    Two models are in memory, and one of them is trained: the first weights are read again for each round.
 
     Args:
         model: Hub name or folder of the initial weights.

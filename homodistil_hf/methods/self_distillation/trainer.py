@@ -102,7 +102,7 @@ class SelfDistillTrainer(ExactTrainer):
     Args:
         model: what is trained: a masked-LM model of a known architecture, or a `ViTMAEForPreTraining`.
         args: the settings, which are copied; `num_rounds` is not used here.
-        teacher_model: who it learns from, of the same class; taken over, frozen. Default: plain further pre-training.
+        teacher_model: what it learns from, of the same class; taken over, frozen. Default: plain further pre-training.
         train_dataset: rows with `input_ids` or `pixel_values`; an `example_id` is what their masks are drawn from.
         eval_dataset: rows held out.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.
