@@ -1,4 +1,4 @@
-"""The command `homodistil`: finds the command that is asked for, and prints errors. The files beside hold the commands."""
+"""The command `homodistil`: finds the command that is asked for, and prints errors; the files beside hold commands."""
 
 import argparse
 import ctypes
