@@ -278,7 +278,9 @@ def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, 
 
 
 def test_another_family_is_not_gone_on_with(whole, folder):
-    with pytest.raises(ValueError, match="holds a family with students=.*, not .*; resume with that, or name another"):
+    with pytest.raises(
+        ValueError, match="students=.* is not what the run in .* began with, .*; resume with that, or name another"
+    ):
         distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
 
 

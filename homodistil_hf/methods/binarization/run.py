@@ -36,6 +36,7 @@ from ...files.settings import build
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
+from ...training.checks import check_same_start
 from ..run import Run
 from ..run_arguments import Log, RunConfig
 from .binarizing import to_binary
@@ -157,11 +158,7 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     )
     if path.is_file():
         before = read_json_object(path, f"{SETTINGS_FILE} in output_dir={settings.output_dir!r}")
-        if others := [name for name, value in now.items() if before.get(name) != value]:
-            raise ValueError(
-                f"{others[0]}={short_repr(now[others[0]])} is not what the run in output_dir={settings.output_dir!r} "
-                f"began with, {short_repr(before.get(others[0]))}; resume with its settings, or name another folder"
-            )
+        check_same_start(settings.output_dir, before, now)
     return now
 
 

@@ -28,7 +28,7 @@ from ...files.provenance import public_name, version_facts
 from ...files.strict_json import parse_json, read_json_object, write_json
 from ...models.loading import load_encoder, load_encoder_config
 from ...tables import aligned_lines
-from ...training.checks import check_free, check_output_dir, existing_files
+from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ...training.ranks import on_every_rank
 from ...training_args import with_settings
 from ..masked_words import load_blocks, masked_lm_inputs
@@ -206,11 +206,7 @@ def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -
         )
     if not path.is_file():
         raise ValueError(f"resume_from_checkpoint='last' finds no {RUN_FILE} in {folder!r}; start without it")
-    if (earlier := read_json_object(path, str(path))) != identity:
-        raise ValueError(
-            f"output_dir={folder!r} holds a run of {short_repr(earlier)}, not {short_repr(dict(identity))}; resume "
-            "with that, or name another folder"
-        )
+    check_same_start(folder, read_json_object(path, str(path)), identity)
 
 
 def _start_anew(folder: Path, identity: Mapping[str, Any]) -> None:
