@@ -27,7 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .export.card import MethodCard
-from .export.dense_student import narrowed_copy
+from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
 from .models.architectures import architecture_of
@@ -248,7 +248,6 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
         metric=args.importance_metric,
         multiple=args.width_multiple,
         sensitivity_smoothing=args.sensitivity_smoothing,
-        uncertainty_smoothing=args.uncertainty_smoothing,
     )
 
 

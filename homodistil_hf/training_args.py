@@ -288,7 +288,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
         None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
     )
     pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
-    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
+    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
         "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
     )
     num_scoring_batches: int = setting(
@@ -299,9 +299,6 @@ class HomoDistilTrainingArguments(DistillationArguments):
     )
     sensitivity_smoothing: float = setting(
         0.85, "β1 in [0, 1) of the scores' moving average; 0 = the last step alone.", range="[0, 1)"
-    )
-    uncertainty_smoothing: float = setting(
-        0.95, "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it.", range="[0, 1)"
     )
 
     def __post_init__(self) -> None:
@@ -343,7 +340,6 @@ def _check_pruning(args: HomoDistilTrainingArguments) -> None:
         )
     for name, has_part, remedy in (
         ("pruning_interval_steps", not args.prunes_at_once, "set pruning_end_fraction, e.g. 0.3, or leave it out"),
-        ("uncertainty_smoothing", args.importance_metric == "platon", "set importance_metric='platon'"),
         ("num_scoring_batches", scores_gradients, "magnitudes need no batch; leave it out"),
         ("sensitivity_smoothing", scores_gradients, "magnitudes are not smoothed; leave it out"),
     ):

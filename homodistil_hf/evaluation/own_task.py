@@ -25,8 +25,8 @@ from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
-from .glue.data import GlueTask, encode
-from .glue.evaluate import fine_tuned_classifier
+from .glue import fine_tuned_classifier
+from .task_data import GlueTask, encode
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)

@@ -31,8 +31,7 @@ from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget
-from ..plans.family import check_family
-from ..plans.resolve import resolve_plan
+from ..plans.resolve import check_family, resolve_plan
 from ..training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ..training.ranks import on_every_rank
 from ..training_args import with_settings

@@ -15,7 +15,7 @@ from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import MODEL_COSTS
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
-from ..training.hub_checkpoints import check_address, is_hub_address
+from ..training.publishing import check_address, is_hub_address
 from ..training.run_folder import Requested, verified_checkpoint
 
 

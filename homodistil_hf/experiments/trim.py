@@ -15,9 +15,8 @@ from datasets import Dataset
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.blocks import check_tokenizer
+from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
-from ..data.packing import TextPacker
 from ..export.card import fill_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts

@@ -11,7 +11,7 @@ from ..models.resizing import keep_layers
 from ..models.widths import WidthPlan, chosen, widths_of
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.resolve import resolve_plan
-from ..training.student_plan import resolve_student
+from ..training.pair import resolve_student
 from ..training_args import DistillationArguments
 
 MACS_TOLERANCE = 0.03

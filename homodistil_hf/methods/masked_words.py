@@ -8,8 +8,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
-from ..data.corpus import load_text
-from ..data.held_out import hold_out
+from ..data.corpus import hold_out, load_text
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import load_tokenizer
@@ -158,7 +157,8 @@ def load_blocks(
         )
     documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
     if eval_documents is None:
-        documents, eval_documents = hold_out(documents, log)
+        documents, eval_documents, held_out = hold_out(documents)
+        log(f"eval_data is not set: {held_out} of train_data are held out")
     blocks = tokenized(documents, "train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)

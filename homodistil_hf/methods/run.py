@@ -25,7 +25,7 @@ from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.widths import WidthPlan, widths_of
-from ..plans.family import member_folder
+from ..plans.resolve import member_folder
 from .run_arguments import Log, RunArguments, RunConfig
 
 SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")

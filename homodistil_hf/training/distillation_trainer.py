@@ -22,9 +22,9 @@ from transformers.utils import PushInProgress
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
-from ..export.dense_student import check_finished, dense_copy
 from ..export.export_folder import export_student
 from ..export.facts import CARD_SECTION
+from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections

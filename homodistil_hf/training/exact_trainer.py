@@ -6,7 +6,7 @@ its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends
 checkpoints hold (`state_to_save`, `tensors_to_save`, `read_state`).
 
 `run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
-SIGTERM, and `rows.py` and `ranks.py` make rows and ranks agree.
+SIGTERM, and `ranks.py` makes rows and ranks agree.
 """
 
 import copy
@@ -36,8 +36,7 @@ from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
 from .checks import settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
-from .ranks import lay_out_buckets
-from .rows import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps
+from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog

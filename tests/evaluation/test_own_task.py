@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
-from homodistil_hf.evaluation.glue.data import GlueTask, encode
+from homodistil_hf.evaluation.fine_tuning import TaskDistillTrainer, fresh_classifier, settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, task_metrics
-from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
+from homodistil_hf.evaluation.task_data import GlueTask, encode
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 

@@ -14,9 +14,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ...evaluation.fine_tuning import GlueSettings, settings_from
-from ...evaluation.glue.data import check_tasks, data_folder
-from ...evaluation.glue.evaluate import evaluate_glue
-from ...evaluation.task_data import PART_SUFFIX
+from ...evaluation.glue import evaluate_glue
+from ...evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
 from ...export.facts import read_facts
 from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.checkpoints import last_verified, sorted_checkpoints

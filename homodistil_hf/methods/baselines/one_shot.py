@@ -43,11 +43,8 @@ class PrunedFirstArguments(HomoDistilTrainingArguments):
         "importance_metric": "units are chosen by magnitude; leave it out",
         "num_scoring_batches": "magnitudes need no batch; leave it out",
         "sensitivity_smoothing": "magnitudes are not smoothed; leave it out",
-        "uncertainty_smoothing": "magnitudes are not smoothed; leave it out",
     }
-    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
-        "magnitude", "Always magnitude."
-    )
+    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting("magnitude", "Always magnitude.")
 
 
 class PrunedFirstTrainer(HomoDistilTrainer):

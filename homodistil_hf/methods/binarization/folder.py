@@ -14,25 +14,18 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...export.card import card_table, fill_card, loading_lines
 from ...export.export_folder import check_target, plain_classes, written_aside
-from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts, fits
-from ...export.probe import all_logits, probe_facts, probe_inputs
-from ...export.verify import (
-    RELATIVE_TOLERANCE,
-    VerifyReport,
-    difference_problems,
-    file_problems,
-    load_fresh,
-    relative_difference,
-)
+from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, all_logits, file_facts, probe_facts, probe_inputs
+from ...export.verify import RELATIVE_TOLERANCE, VerifyReport, difference_problems, file_problems, load_fresh
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
 from ...files.provenance import version_facts
-from ...files.strict_json import write_json
+from ...files.strict_json import fits, is_int, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
 from ...models.architectures.modeling_binarybert import BinaryBertConfig, PackedEmbedding, PackedLinear
+from ...models.equality import relative_difference
 from .binarizing import to_packed
 
 _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
@@ -164,7 +157,7 @@ def code_problems(folder: Path) -> Iterator[str]:
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Weights that are larger than their bits and floats."""
     least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
-    if not isinstance(least, int) or found > LARGEST * least:
+    if not is_int(least) or found > LARGEST * least:
         yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 

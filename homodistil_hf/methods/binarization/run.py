@@ -19,11 +19,9 @@ from transformers.utils import CONFIG_NAME
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import collator_of, training_arguments
-from ...evaluation.glue.data import GlueTask, encode
 from ...evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, check_labels, rows_of, task_metrics
-from ...evaluation.squad.data import read_questions
-from ...evaluation.squad.evaluate import answer_questions, grade, training_windows
-from ...evaluation.squad.windows import SquadSettings, check_windows
+from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, training_windows
+from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import check_length, training_rows
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here

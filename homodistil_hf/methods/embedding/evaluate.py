@@ -26,9 +26,8 @@ from ...data.corpus import load_text
 from ...data.samples import drawn
 from ...evaluation.evaluated_model import model_in, model_name, results_folder
 from ...evaluation.fine_tuning import settings_from
-from ...evaluation.glue.data import GLUE_TASKS, data_folder, load_glue
 from ...evaluation.metrics import missing_packages
-from ...evaluation.squad.data import load_squad
+from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import check_fields, make_tuples, setting

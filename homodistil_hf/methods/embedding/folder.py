@@ -252,7 +252,7 @@ def _write_dense(layer: Dense, folder: Path) -> None:
 
 
 def export_embedding_from(
-    folder: Path, output: str | Path, *, format: str, teacher: str | None, overwrite: bool = False
+    folder: Path, output: str | Path, *, format: str = "standard", teacher: str | None = None, overwrite: bool = False
 ) -> Path:
     """Write an export of an embedding model again, alone or beside its teacher.
 
@@ -260,7 +260,7 @@ def export_embedding_from(
         folder: the export.
         output: folder to write.
         format: `standard`: alone. `pair`: beside its teacher, see [`export_pair`].
-        teacher: folder or Hub name.
+        teacher: folder or Hub name; a pair needs it.
         overwrite: replace an earlier export in `output`.
 
     Raises:

@@ -29,8 +29,8 @@ from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.units import UnitTensors
 from ...models.widths import WidthPlan
-from ...plans.recipe import rate_for_width
 from ...trainer import HomoDistilTrainer
+from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow

@@ -18,11 +18,12 @@ from datasets import IterableDataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
 
-from ...data.masking import SeededMasks, masking_collator
+from ...data.masking import MaskedLMCollator, SeededMasks
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...training.checks import check_data, own_arguments, pin_data_order
 from ...training.exact_trainer import ExactTrainer
+from ...training.method import masking_collator
 from ...training.ranks import check_launch
 from ...training.run_folder import RunFolder
 from ...training_args import ExactArguments
@@ -270,7 +271,7 @@ def _check_pair(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
 def _collator(modality: Any, processor: Any, args: SelfDistillationArguments) -> SeededMasks:
     if isinstance(modality, MaskedPatches):
         return MaskedImageCollator(modality.num_patches, seed=args.seed)
-    return masking_collator(processor, mlm_probability=args.mlm_probability, seed=args.seed)
+    return masking_collator(MaskedLMCollator, processor, mlm_probability=args.mlm_probability, seed=args.seed)
 
 
 def _num_rows(inputs: Mapping[str, torch.Tensor]) -> int:

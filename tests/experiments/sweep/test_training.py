@@ -207,7 +207,7 @@ def test_other_settings_begin_anew(settings, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
+@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "movement")])
 def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, variant):
     sweep = read_sweep(PAPER / f"{name}.json", setting_names() - {"method"})
     assert "Not run here" in sweep.description

@@ -89,6 +89,7 @@ def test_files_come_first(export):
         ({"probe": {"texts": ["a"], "vectors": {"other": [[1.0]]}}}, "expected vectors of query, and of document"),
         ({"probe": {"texts": ["a"], "vectors": {"query": [[1.0], [2.0]]}}}, "a vector of equal length for each text"),
         ({"probe": {"texts": ["a"], "vectors": {"query": [["x"]]}}}, "a vector of equal length for each text"),
+        ({"probe": {"texts": ["a"], "vectors": {"query": [[True]]}}}, "a vector of equal length for each text"),
         ({"settings_of_vectors": {}}, "settings_of_vectors: expected max_seq_length, prompts"),
     ],
 )

@@ -12,10 +12,9 @@ from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 
-from homodistil_hf.evaluation import GlueSettings, evaluate_glue
+from homodistil_hf.evaluation import GlueSettings, evaluate_glue, glue
 from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_classifier, predict, settings_from
-from homodistil_hf.evaluation.glue import evaluate as glue
-from homodistil_hf.evaluation.glue.data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
+from homodistil_hf.evaluation.task_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
@@ -265,9 +264,7 @@ def test_similarities_are_a_regression(data_dir, model, tmp_path):
 
 
 def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "homodistil_hf.evaluation.glue.evaluate.fine_tune", lambda *args, **kwargs: pytest.fail("trained")
-    )
+    monkeypatch.setattr("homodistil_hf.evaluation.glue.fine_tune", lambda *args, **kwargs: pytest.fail("trained"))
     settings = {"data_dir": str(data_dir), "max_length": 64}
     with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
         evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
