@@ -1,14 +1,15 @@
-"""Text from local files or the Hub: a data set with one column, `text`, and one document a row.
+"""Text from local files or the Hub: a data set with one column, `text`, and one document a row; and its split.
 
 blocks.py tokenizes and cuts it. Code that comes with a data set is never run.
 """
 
 import glob
+import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 from datasets import Dataset, Features, IterableDataset, Value
@@ -53,6 +54,10 @@ _SPLIT_WORDS = {
     "test": {"test", "testing", "eval", "evaluation"},
 }
 TextSource = str | os.PathLike[str]
+Documents: TypeAlias = Dataset | IterableDataset
+_HELD_OUT_EVERY = 20  # one document in 20 …
+_MOST_HELD_OUT = 2000  # … but no more than this
+_HELD_OUT_OF_STREAM = 1000
 
 
 def load_text(
@@ -62,7 +67,7 @@ def load_text(
     split: str = "train",
     streaming: bool = False,
     argument: str = "train_data",
-) -> Dataset | IterableDataset:
+) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
 
     Parquet and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that are no
@@ -110,6 +115,44 @@ def load_text(
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
     return datasets.concatenate_datasets(parts)
+
+
+def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
+    """Split documents into those to train on and those to evaluate on, by position and so always alike.
+
+    Args:
+        documents: a table, every 20th of whose documents is held out, or a stream, whose first are.
+
+    Returns:
+        Documents to train on, those held out, and words for the latter such as `1 of 3 documents`.
+
+    Raises:
+        ValueError: there is one document, or none.
+
+    Example:
+    ```python
+    >>> train, held_out, words = hold_out(Dataset.from_dict({"text": ["a", "b", "c"]}))
+    >>> train["text"][:], held_out["text"][:], words
+    (['a', 'b'], ['c'], '1 of 3 documents')
+
+    ```
+    """
+    if isinstance(documents, IterableDataset):
+        return (
+            documents.skip(_HELD_OUT_OF_STREAM),
+            documents.take(_HELD_OUT_OF_STREAM),
+            (f"the first {_HELD_OUT_OF_STREAM:,} documents"),
+        )
+    num_documents = len(documents)
+    if num_documents < 2:
+        raise ValueError(
+            f"train_data has {num_documents} document, of which none can be held out; name documents as eval_data"
+        )
+    every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
+    held_out = range(every - 1, num_documents, every)
+    kept = sorted(set(range(num_documents)) - set(held_out))
+    words = f"{len(held_out):,} of {num_documents:,} documents"
+    return documents.select(kept), documents.select(held_out), words
 
 
 def _local_files(source: str, split: str, label: str) -> list[Path]:

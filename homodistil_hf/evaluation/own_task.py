@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, Value
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import setting
 from ..files.messages import short_repr
@@ -27,8 +28,8 @@ from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
-from .glue.data import GlueTask, encode
-from .glue.evaluate import fine_tuned_classifier
+from .glue import fine_tuned_classifier
+from .task_data import GlueTask, encode
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
-    write_json(folder / "results.json", results)
+    write_json(folder / RESULTS_FILE, results)
     return results
 
 

@@ -172,6 +172,16 @@ def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
         )
 
 
+def check_same_start(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, to go on with a run that began with other values; both are name → JSON value."""
+    for name, value in now.items():
+        if recorded.get(name) != value:
+            raise ValueError(
+                f"{name}={short_repr(value)} is not what the run in output_dir={output_dir!r} began with, "
+                f"{short_repr(recorded.get(name))}; resume with that, or name another folder"
+            )
+
+
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """Check the data before training starts.
 

@@ -22,9 +22,9 @@ from transformers.utils import PushInProgress
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
-from ..export.dense_student import check_finished, dense_copy
 from ..export.export_folder import export_student
 from ..export.facts import CARD_SECTION
+from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
@@ -160,6 +160,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
+        self.distillation.autocast = self.accelerator.autocast
         self.held_out = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
@@ -250,7 +251,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         They are shares of averages over the step that `counts` are of; without `counts`, over the batch itself.
         """
         counts = self.count(inputs) if counts is None else counts
-        return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
+        return self.distillation.terms(model, inputs, counts)
 
     def on_resized(self, masks: UnitTensors) -> None:
         """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""

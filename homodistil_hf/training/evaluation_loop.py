@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import nested_detach
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from .rows import first_rows, num_own_rows
+from .ranks import first_rows, num_own_rows
 
 _PREFIX = "eval_"
 TIMINGS = ("runtime", "per_second", "preparation_time")

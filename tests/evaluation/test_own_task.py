@@ -14,10 +14,9 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
-from homodistil_hf.evaluation.glue.data import GlueTask, encode
+from homodistil_hf.evaluation.fine_tuning import TaskDistillTrainer, _least_squares, fresh_classifier, settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, rows_of, task_metrics
-from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer, _least_squares
+from homodistil_hf.evaluation.task_data import GlueTask, encode
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
@@ -353,7 +352,7 @@ def test_no_states_of_earlier_batches_are_kept(tmp_path):
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
         ({"text_columns": "sentence"}, "lacks the column 'sentence'; it has text, label"),
         ({"seed": -1}, "seed=-1 is not a whole number from 0"),
-        ({"lable_column": "x"}, "unknown name 'lable_column'; nearest valid: 'label_column'"),
+        ({"lable_column": "x"}, "unknown key 'lable_column' .*; nearest valid: 'label_column'"),
     ],
 )
 def test_what_is_wrong_is_told_before_training(given, changes, message):
