@@ -1,4 +1,4 @@
-"""Text from local files or the Hub: a data set with one column, `text`, and one document a row.
+"""Text from local files or the Hub: a data set with one column, `text`, and one document a row; and its split.
 
 blocks.py tokenizes and cuts it. Code that comes with a data set is never run.
 """
@@ -8,11 +8,12 @@ import glob
 import itertools
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow.compute
@@ -82,6 +83,10 @@ _SPLIT_WORDS = {
     "test": {"test", "testing", "eval", "evaluation"},
 }
 TextSource = str | os.PathLike[str]
+Documents: TypeAlias = Dataset | IterableDataset
+_HELD_OUT_EVERY = 20  # one document in 20 …
+_MOST_HELD_OUT = 2000  # … but no more than this
+_HELD_OUT_OF_STREAM = 1000
 
 
 def load_text(
@@ -91,7 +96,7 @@ def load_text(
     split: str = "train",
     streaming: bool = False,
     argument: str = "train_data",
-) -> Dataset | IterableDataset:
+) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
 
     Parquet, Arrow and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that
@@ -166,6 +171,46 @@ def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
             found,
             sum(map(len, tables)),
         )
+
+
+def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
+    """Split documents into those to train on and those to evaluate on, by position and so always alike.
+
+    Args:
+        documents: a table, every 20th of whose documents is held out, or a stream, whose first are.
+
+    Returns:
+        Documents to train on, those held out, and words for the latter such as `1 of 3 documents`.
+
+    Raises:
+        ValueError: there is one document, or none; a stream ends with those that are held out.
+
+    Example:
+    ```python
+    >>> train, held_out, words = hold_out(Dataset.from_dict({"text": ["a", "b", "c"]}))
+    >>> train["text"][:], held_out["text"][:], words
+    (['a', 'b'], ['c'], '1 of 3 documents')
+
+    ```
+    """
+    if isinstance(documents, IterableDataset):
+        left = documents.skip(_HELD_OUT_OF_STREAM)
+        if next(iter(left), None) is None:
+            raise ValueError(
+                f"eval_data is not set and train_data, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
+                "text to train on beside what is held out; name eval_data, or leave out streaming"
+            )
+        return left, documents.take(_HELD_OUT_OF_STREAM), f"the first {_HELD_OUT_OF_STREAM:,} documents"
+    num_documents = len(documents)
+    if num_documents < 2:
+        raise ValueError(
+            f"train_data has {num_documents} document, of which none can be held out; name documents as eval_data"
+        )
+    every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
+    held_out = range(every - 1, num_documents, every)
+    kept = sorted(set(range(num_documents)) - set(held_out))
+    words = f"{len(held_out):,} of {num_documents:,} documents"
+    return documents.select(kept), documents.select(held_out), words
 
 
 def _local_files(source: str, split: str, label: str) -> list[Path]:

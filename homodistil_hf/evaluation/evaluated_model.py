@@ -15,13 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
-from ..export.dense_student import checkpoint_student
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
-from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
+from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, checkpoint_student, student_in
+from ..files.checkpoints import check_manifest
 from ..files.folders import write_text
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
-from ..models.digest import weights_digest
+from ..models.equality import weights_digest
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, load_tokenizer, stored_tokenizer
 
@@ -97,7 +97,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     if found is None:
         raise ValueError(f"model={str(source)!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
     if model_of.kind == "checkpoint":
-        student, _ = checkpoint_student(folder, format="compact", allow_partial=True)
+        student, _ = checkpoint_student(check_manifest(folder), format="compact", allow_partial=True)
         return EvaluatedModel(name, str(source), student, found, results)
     export = folder if model_of.kind == "export" else None
     if export is not None:

@@ -31,7 +31,7 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
-from ..models.digest import weights_digest
+from ..models.equality import weights_digest
 from ..models.loading import load_encoder
 from ..models.tokenizers import check_words_of_model
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
@@ -221,7 +221,7 @@ def _measured(
 
 
 def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
-    student = to_student(model).eval()
+    student = to_student(model, argument=label.partition("=")[0]).eval()
     if task_of(student).name != "mlm":
         raise ValueError(
             f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"

@@ -15,9 +15,8 @@ from datasets import Dataset
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.blocks import check_tokenizer
+from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
-from ..data.packing import TextPacker
 from ..export.card import fill_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
@@ -88,7 +87,7 @@ class TrimPlan:
         kept: ids that stay, ascending.
         facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
             `before` and `after`: tokens, parameters and bytes.
-        embedding: the whole model, with its weights, where it is one of sentence-transformers.
+        bundle: the whole model, with its weights, where it is more than an encoder and its tokenizer.
     """
 
     config: PreTrainedConfig

@@ -29,12 +29,13 @@ CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version",
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer_config")
 
 
-def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseModel:
+def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str = "teacher") -> LayerwiseModel:
     """Copy a teacher into the student class with the same head, or with none; outputs stay the same.
 
     Args:
         model: of a stock class, or a student.
         needs_head: refuse encoders without a head, which predict nothing.
+        argument: the user's name for the model in messages.
 
     Returns:
         A student in float32 on the same device and in the same mode, with weights of its own.
@@ -51,8 +52,8 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
         >>> type(student).__name__, student.config.softmax_head_dim
         ('HomoBertForMaskedLM', 8)
     """
-    student_class = _student_class(model, needs_head=needs_head)
-    refuse_config(model.config)
+    student_class = _student_class(model, argument, needs_head=needs_head)
+    refuse_config(model.config, argument)
     student = student_class(_student_config(model))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
@@ -61,20 +62,18 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
     student.load_state_dict(state)
-    check_shapes(student)
+    check_shapes(student, argument)
     student.name_or_path = model.name_or_path
     return student.to(model.device).train(model.training)
 
 
-def _student_class(model: PreTrainedModel, *, needs_head: bool) -> type[LayerwiseModel]:
+def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
-    if not needs_head and any(
-        name in (architecture.encoder_name, f"Homo{architecture.encoder_name}")
-        for architecture in ARCHITECTURES.values()
-    ):
+    encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
+    if not needs_head and name in encoders:
         found = architecture_of(model.config).student_encoder
     else:
-        refuse_architecture(name)
+        refuse_architecture(name, argument)
         found = HEADS[name].student
     return type(model) if name == found.__name__ else found
 
@@ -93,13 +92,10 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         ValueError: the model is no student, or no stock BERT can hold its widths.
     """
     stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
-    head = stock_classes.get(type(model).__name__)
-    if head is None and type(model).__name__ not in (
-        f"Homo{architecture.encoder_name}" for architecture in ARCHITECTURES.values()
-    ):
-        raise ValueError(
-            f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
-        )
+    name = type(model).__name__
+    head = stock_classes.get(name)
+    if head is None and name not in (architecture.student_encoder_name for architecture in ARCHITECTURES.values()):
+        raise ValueError(f"model={name} is no student; expected one of {', '.join(stock_classes)} (to_student)")
     widths = widths_of(model.config)
     plan, architecture = widths.padded(), architecture_of(model.config)
     stock_class = architecture.stock_encoder if head is None else head.stock

@@ -22,9 +22,9 @@ from transformers.utils import PushInProgress
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
-from ..export.dense_student import check_finished, dense_copy
 from ..export.export_folder import export_student
 from ..export.facts import CARD_SECTION
+from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
@@ -35,6 +35,7 @@ from ..training_args import DistillationArguments
 from .checks import (
     check_batch,
     check_data,
+    check_label_rows,
     check_labels,
     own_arguments,
     pin_data_order,
@@ -132,9 +133,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             projection_init=self.projection_init,
         )
         processing_class = self.tokenizer_of(processing_class)
-        check_data(
-            {"train_dataset": train_dataset, "eval_dataset": eval_dataset}, processing_class, parts.student.config
-        )
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        check_data(data, processing_class, parts.student.config)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, parts.teacher.exact.config)
         task = task_of(parts.student)
@@ -146,6 +146,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
             data_collator = self.default_collator(task, processing_class)
+        check_label_rows(data, task, data_collator)
         super().__init__(
             model=parts.student,
             args=args,
@@ -162,6 +163,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
+        self.distillation.autocast = self.accelerator.autocast
         self.held_out = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
@@ -252,7 +254,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         They are shares of averages over the step that `counts` are of; without `counts`, over the batch itself.
         """
         counts = self.count(inputs) if counts is None else counts
-        return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
+        return self.distillation.terms(model, inputs, counts)
 
     def on_resized(self, masks: UnitTensors) -> None:
         """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""

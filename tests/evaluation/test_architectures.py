@@ -7,8 +7,13 @@ from tiny_architectures import OTHERS, tiny_architecture_teacher
 from torch import nn
 from transformers import TrainingArguments
 
-from homodistil_hf.evaluation.fine_tuning import fresh_answerer, fresh_classifier, head_linears, start_at_mean
-from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
+from homodistil_hf.evaluation.fine_tuning import (
+    TaskDistillTrainer,
+    fresh_answerer,
+    fresh_classifier,
+    head_linears,
+    start_at_mean,
+)
 
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]

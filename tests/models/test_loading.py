@@ -43,6 +43,15 @@ def test_a_class_with_a_long_name_is_named_in_short(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ValueError, match="^teacher class x{1000} is not supported"):
         load_encoder_config(str(tmp_path))
+    with pytest.raises(ValueError, match="^folder class x{1000} is not supported"):
+        load_encoder_config(str(tmp_path), argument="folder")
+
+
+def test_a_decoder_is_refused_by_the_name_that_the_user_gave_it(tmp_path):
+    values = {"model_type": "bert", "is_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ValueError, match="^folder config has is_decoder=True, add_cross_attention=False; only enc"):
+        load_encoder_config(str(tmp_path), argument="folder")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +126,7 @@ def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, v
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
 def test_a_bare_encoder_of_any_architecture_is_told_which_class_to_take(architecture):
     with pytest.raises(
-        ValueError, match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if"
+        ValueError,
+        match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if .*docs/embeddings.md",
     ):
         refuse_architecture(architecture.encoder_name)

@@ -23,7 +23,7 @@ from ...files.messages import short_repr
 from ...files.strict_json import is_int, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures import ARCHITECTURES, max_tokens
-from ...models.digest import weights_digest
+from ...models.equality import weights_digest
 from ...models.tokenizers import COPY, as_it_was, load_tokenizer
 
 MODULES_FILE = "modules.json"

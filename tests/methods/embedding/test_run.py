@@ -171,6 +171,13 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
+@pytest.mark.parametrize("text_column", [None, "q", "q,"])
+def test_a_regression_of_single_texts_is_told_where_to_go(pairs_config, capsys, text_column):
+    assert main(["distill", pairs_config(text_column=text_column)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "if it is a regression of single texts, use HomoDistilTrainer with labelled rows, or homodistil pr" in told
+
+
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     assert main(words) == 0

@@ -12,10 +12,9 @@ from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 
-from homodistil_hf.evaluation import GlueSettings, evaluate_glue
+from homodistil_hf.evaluation import GlueSettings, evaluate_glue, glue
 from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_classifier, predict, settings_from
-from homodistil_hf.evaluation.glue import evaluate as glue
-from homodistil_hf.evaluation.glue.data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
+from homodistil_hf.evaluation.task_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
@@ -265,9 +264,7 @@ def test_similarities_are_a_regression(data_dir, model, tmp_path):
 
 
 def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "homodistil_hf.evaluation.glue.evaluate.fine_tune", lambda *args, **kwargs: pytest.fail("trained")
-    )
+    monkeypatch.setattr("homodistil_hf.evaluation.glue.fine_tune", lambda *args, **kwargs: pytest.fail("trained"))
     settings = {"data_dir": str(data_dir), "max_length": 64}
     with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
         evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
@@ -301,12 +298,12 @@ def test_steps_follow_from_the_rows(given, num_rows, steps):
         ({"learning_rate": 1e-4, "learning_rates": [1e-4, 1e-3]}, "exclude each other; give one rate, or several"),
         ({"max_train_steps": 0}, "max_train_steps=0 is not a whole number of at least 1"),
         ({"learning_rates": [1e-4, float("nan")]}, "learning_rates=nan is outside"),
-        ({"num_train_epochs": True}, "num_train_epochs=True is outside"),
-        ({"batch_size": 1.5}, "batch_size=1.5 is not a whole number of at least 1"),
+        ({"num_train_epochs": True}, "num_train_epochs=True, of the JSON type boolean; expected a number or null"),
+        ({"batch_size": 1.5}, "batch_size=1.5, of the JSON type number; expected a whole number"),
         ({"max_train_samples": 4}, "max_train_samples=4 is not a whole number of at least 8"),
         ({"warmup_fraction": 1}, r"warmup_fraction=1 is outside \[0, 1\)"),
         ({"dtype": "bf16"}, "dtype='bf16' is not one of auto, bfloat16, float32"),
-        ({"batchsize": 8}, "unknown name 'batchsize'; nearest valid: 'batch_size'"),
+        ({"batchsize": 8}, "unknown key 'batchsize' .*; nearest valid: 'batch_size'"),
     ],
 )
 def test_settings_are_checked_when_they_are_made(values, message):

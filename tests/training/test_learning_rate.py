@@ -2,7 +2,7 @@
 
 import pytest
 
-from homodistil_hf.plans.recipe import default_learning_rate
+from homodistil_hf.training.learning_rate import default_learning_rate
 
 
 @pytest.mark.parametrize(

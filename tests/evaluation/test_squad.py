@@ -11,23 +11,24 @@ from datasets import Dataset
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
-from homodistil_hf.evaluation import GlueSettings
+from homodistil_hf.evaluation import GlueSettings, squad
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, fresh_answerer, settings_from
 from homodistil_hf.evaluation.metrics import task_score
-from homodistil_hf.evaluation.squad import evaluate as squad
-from homodistil_hf.evaluation.squad.answers import RankedAnswers, rank_answers
-from homodistil_hf.evaluation.squad.data import load_squad
-from homodistil_hf.evaluation.squad.evaluate import (
+from homodistil_hf.evaluation.squad import (
+    RankedAnswers,
     SquadSettings,
     answer_metrics,
     answer_questions,
+    check_windows,
     evaluate_squad,
     grade,
+    labelled_inputs,
+    make_windows,
+    rank_answers,
     training_windows,
 )
-from homodistil_hf.evaluation.squad.windows import check_windows, labelled_inputs, make_windows
-from homodistil_hf.evaluation.task_data import TaskData
+from homodistil_hf.evaluation.task_data import TaskData, load_squad
 from homodistil_hf.evaluation.task_runs import check_length, training_rows, with_held_out
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -246,11 +247,11 @@ def test_questions_of_one_context_are_held_out_together():
     [
         ({"max_length": 40}, "max_length=40 is over the model's positions=32; nearest valid: 32"),
         ({"stride": 20}, r"max_length=24 holds no new context beside .*stride=20; nearest valid: 28"),
-        ({"strides": 2}, "settings have the unknown name 'strides'; nearest valid: 'stride'"),
+        ({"strides": 2}, "settings has the unknown key 'strides' .*; nearest valid: 'stride'"),
         ({"stride": -1}, "stride=-1 is not a whole number of at least 0"),
         ({"max_question_tokens": -2}, "max_question_tokens=-2 is not a whole number of at least 1"),
         ({"num_best": 0}, "num_best=0 is not a whole number of at least 1"),
-        ({"max_answer_tokens": "30"}, "max_answer_tokens='30' is not a whole number of at least 1"),
+        ({"max_answer_tokens": "30"}, "max_answer_tokens='30', of the JSON type string; expected a whole number"),
         ({"batch_size": 0}, "batch_size=0 is not a whole number"),
     ],
 )

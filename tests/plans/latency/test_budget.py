@@ -19,17 +19,21 @@ from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import is_latency_budget, plan_for_budget, plan_for_latency
 from homodistil_hf.plans.latency import budget as planning
-from homodistil_hf.plans.latency import parts
-from homodistil_hf.plans.latency.backends import model_inputs
-from homodistil_hf.plans.latency.budget import LatencyBudget, measure_plan, plan_within
-from homodistil_hf.plans.latency.parts import (
+from homodistil_hf.plans.latency.budget import (
+    AXES,
     AttentionBlock,
     Conditions,
     FeedForwardBlock,
+    Grid,
+    LatencyBudget,
+    LatencyTable,
+    grid_below,
     latency_table,
+    measure_plan,
     measure_table,
+    plan_within,
 )
-from homodistil_hf.plans.latency.tables import AXES, Grid, LatencyTable, grid_below
+from homodistil_hf.plans.latency.timing import model_inputs
 
 BASE = widths_of(BertConfig())
 FORMULAS = {
@@ -124,7 +128,7 @@ def fake_turns(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             forward()
         return {name: [index + 1.0] for index, name in enumerate(passes)}
 
-    monkeypatch.setattr(parts, "time_in_turns", turns)
+    monkeypatch.setattr(planning, "time_in_turns", turns)
     return names
 
 
@@ -165,14 +169,14 @@ def test_a_table_is_measured_once_for_its_conditions_and_threads(monkeypatch, tm
         measured.append(conditions)
         return table_by_formula(widths_of(config))
 
-    monkeypatch.setattr(parts, "measure_table", measure)
+    monkeypatch.setattr(planning, "measure_table", measure)
     config = tiny_config()
     first, again = (latency_table(config, Conditions(length=16)) for _ in range(2))
     assert first.to_dict() == again.to_dict()
     assert len(measured) == 1
     latency_table(config, Conditions(length=8))
     latency_table(tiny_config(hidden_size=16), Conditions(length=16))
-    monkeypatch.setattr(parts, "machine_facts", lambda: {"num_threads": 99})
+    monkeypatch.setattr(planning, "machine_facts", lambda: {"num_threads": 99})
     latency_table(config, Conditions(length=16))
     assert len(measured) == 4
     assert len(list((cache_folder() / "latency").iterdir())) == 4
@@ -196,7 +200,7 @@ def test_impossible_conditions_are_refused(values, message):
 
 
 def test_conditions_need_their_backend_installed(monkeypatch):
-    monkeypatch.setattr(parts, "missing_reason", lambda backend: "onnxruntime not installed: pip install it")
+    monkeypatch.setattr(planning, "missing_reason", lambda backend: "onnxruntime not installed: pip install it")
     with pytest.raises(ValueError, match="backend='onnxruntime' can't be used here: onnxruntime not installed"):
         Conditions(backend="onnxruntime")
 

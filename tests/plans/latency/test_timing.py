@@ -14,17 +14,20 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.plans.latency import backends, onnx_graph
-from homodistil_hf.plans.latency.backends import (
+from homodistil_hf.plans.latency import timing
+from homodistil_hf.plans.latency.timing import (
     FirstOutput,
     check_backend,
     check_equal,
+    export_onnx,
+    figures,
     make_runner,
+    missing_packages,
     missing_reason,
     model_inputs,
+    onnx_runner,
+    time_in_turns,
 )
-from homodistil_hf.plans.latency.onnx_graph import export_onnx, missing_packages, onnx_runner
-from homodistil_hf.plans.latency.timing import figures, time_in_turns
 
 if_torch_compiles = pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
@@ -216,7 +219,7 @@ def test_an_unknown_backend_names_the_nearest():
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(onnx_graph.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr(timing.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert missing_reason("torch") is None
     monkeypatch.setattr(torch, "__version__", "2.6.0")
     assert missing_reason("compiled") == (
@@ -279,7 +282,7 @@ def test_lengths_beyond_the_positions_are_named_and_skipped():
 
 
 def test_without_onnxruntime_the_other_columns_remain(monkeypatch):
-    monkeypatch.setattr(backends, "missing_packages", lambda: ["onnx", "onnxruntime"])
+    monkeypatch.setattr(timing, "missing_packages", lambda: ["onnx", "onnxruntime"])
     grid = small_grid(batch_sizes=(1,), lengths=(8,), backends=("onnxruntime", "torch"))
     onnx, eager = compare_latencies({"model": make_teacher()}, grid)["cells"]
     assert onnx["skipped"] == "onnx, onnxruntime not installed: pip install 'homodistil-hf[onnx]'"
@@ -291,7 +294,7 @@ def test_where_torch_cannot_compile_the_table_says_so(monkeypatch):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler\nfound")
 
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setattr(backends, "compiling_problem", lambda: None)
+    monkeypatch.setattr(timing, "compiling_problem", lambda: None)
     grid = small_grid(batch_sizes=(1,), lengths=(8,), backends=("compiled", "torch"))
     results = compare_latencies({"model": make_teacher()}, grid)
     compiled, eager = results["cells"]
@@ -311,13 +314,13 @@ def test_a_failure_of_another_backend_is_no_gap_in_the_table(monkeypatch):
 @needs_onnx
 def test_one_graph_serves_all_shapes(monkeypatch):
     exports = []
-    original = backends.export_onnx
+    original = timing.export_onnx
 
     def counted(module: nn.Module, inputs: object, path: object) -> None:
         exports.append(module)
         original(module, inputs, path)
 
-    monkeypatch.setattr(backends, "export_onnx", counted)
+    monkeypatch.setattr(timing, "export_onnx", counted)
     student = to_student(make_teacher(num_hidden_layers=1))
     results = compare_latencies({"student": student}, small_grid(backends=("onnxruntime",)))
     assert len(exports) == 1

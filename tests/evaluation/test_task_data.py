@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from homodistil_hf.evaluation import task_data
-from homodistil_hf.evaluation.squad.data import load_squad
+from homodistil_hf.evaluation.task_data import load_squad
 
 CONTEXT = "Normandy is a region in France. “É” – and 東京."
 

@@ -1,6 +1,6 @@
 """GLUE: fine-tunes a model on every task with several seeds and measures it by the task's official metrics.
 
-Rows: `data.py`; formulas: `metrics.py`; learning rates and files of results: `../task_runs.py`.
+Rows: task_data.py; formulas: metrics.py; learning rates and files of results: task_runs.py.
 """
 
 import logging
@@ -11,8 +11,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from ..evaluated_model import EvaluatedModel, load_model
-from ..fine_tuning import (
+from .evaluated_model import EvaluatedModel, load_model
+from .fine_tuning import (
     FineTuned,
     FineTuningSettings,
     GlueSettings,
@@ -22,9 +22,9 @@ from ..fine_tuning import (
     settings_from,
     start_at_mean,
 )
-from ..metrics import load_metric
-from ..task_runs import check_length, evaluate_tasks
-from .data import GLUE_TASKS, GlueTask, check_tasks, data_folder, encode, load_glue
+from .metrics import load_metric
+from .task_data import GLUE_TASKS, GlueTask, check_tasks, data_folder, encode, load_glue
+from .task_runs import check_length, evaluate_tasks
 
 logger = logging.getLogger(__name__)
 
