@@ -24,8 +24,6 @@ from .pruning.schedule import DEADLINE_FRACTION
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 
-LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
-
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
     "adamw_torch_fused",
@@ -121,9 +119,10 @@ class ExactArguments(TrainingArguments):
         super().__post_init__()
 
     def _refuse_without_part(self) -> None:
+        method = type(self).__name__.removesuffix("Arguments")
         for name, remedy in self.no_part.items():
             if (value := getattr(self, name)) != self.default_of(name):
-                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {type(self).__name__}; {remedy}")
+                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {method}; {remedy}")
 
     def to_dict(self) -> dict[str, Any]:
         """As Trainer's, without settings that have no part in the run."""
@@ -305,7 +304,8 @@ class HomoDistilTrainingArguments(DistillationArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_pruning(self)
-        _refuse_reentrant_checkpointing(self)
+        if self.attention_weight:
+            refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
     def pruning_window(self, kind: str) -> tuple[float, float]:
         """Start and end of pruning for one kind of group, as shares of all steps.
@@ -406,10 +406,15 @@ def _refuse_two_curves(args: DistillationArguments) -> None:
         )
 
 
-def _refuse_reentrant_checkpointing(args: HomoDistilTrainingArguments) -> None:
+def refuse_reentrant_checkpointing(args: TrainingArguments, reason: str) -> None:
+    """Refuse gradient checkpointing that loses the gradients of recorded queries and keys; `reason`: what needs them.
+
+    Raises:
+        ValueError: `args` ask for the reentrant kind.
+    """
     kwargs: Any = args.gradient_checkpointing_kwargs or {}
-    if args.gradient_checkpointing and kwargs.get("use_reentrant") and args.attention_weight:
+    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
         raise ValueError(
-            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which attention_weight="
-            f"{args.attention_weight} needs; set use_reentrant to false"
+            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which {reason}; set "
+            "use_reentrant to false"
         )

@@ -9,10 +9,10 @@ import torch._inductor
 from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
 from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
+from homodistil_hf.distillation.objective import LOSS_TERMS
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.training_args import (
     _GRAPH_MODES,
-    LOSS_TERMS,
     PRUNING_KINDS,
     SLICEABLE_OPTIMIZERS,
     DistillationArguments,
@@ -414,10 +414,11 @@ def test_settings_without_a_part_in_the_run_are_refused(settings, message):
 @pytest.mark.parametrize("trainer", METHODS.values())
 def test_no_arguments_class_holds_a_setting_without_effect(trainer):
     kind = trainer.arguments_class
+    method = kind.__name__.removesuffix("Arguments")
     assert kind.no_part.keys() <= kind.__dataclass_fields__.keys()
     for name, remedy in kind.no_part.items():
         default = kind.default_of(name)
         other = 0.123 if isinstance(default, float) or default is None else {int: 7, str: "other"}[type(default)]
-        with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {kind.__name__}; |is not one of)"):
+        with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {method}; |is not one of)"):
             kind(output_dir="out", report_to="none", use_cpu=True, **{name: other})
         assert remedy.endswith(("leave it out", "_weight"))

@@ -18,9 +18,8 @@ from torch import nn
 
 from benchmarks.studies.study import Study
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.methods.embedding.evaluate import PairTask, load_tasks, pair_score
 from homodistil_hf.methods.embedding.model import EmbeddingModel, load_embedding_model
-from homodistil_hf.methods.embedding.scores import pair_score
-from homodistil_hf.methods.embedding.tasks import PairTask, load_tasks
 from homodistil_hf.plans.latency.timing import check_equal, export_onnx, figures, onnx_runner, time_in_turns
 from homodistil_hf.tables import markdown_table
 

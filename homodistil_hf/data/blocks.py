@@ -20,6 +20,7 @@ from datasets import Dataset, Features, IterableDataset, Sequence, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..files.messages import short_repr
+from ..models.tokenizers import check_vocabulary, check_words_of_model
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
@@ -136,7 +137,7 @@ def _groups(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Check that the teacher has every id of the tokenizer, and that both have the same padding id."""
+    """Check that the teacher has every id of the tokenizer, for the same word, and that both have one padding id."""
     num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
     remedy = "use the tokenizer that was saved with the teacher"
     if num_tokens > config.vocab_size:
@@ -150,6 +151,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
             f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
             "or make them equal in the teacher's configuration"
         )
+    check_vocabulary(tokenizer)
+    check_words_of_model(tokenizer, config)
     if config.vocab_size - num_tokens >= _VOCABULARY_PADDING:
         logger.warning(
             "tokenizer has %d tokens, but the teacher's vocab_size=%d: are they made for each other? If not, %s",
@@ -206,6 +209,7 @@ def tokenize_to_blocks(
     ```
     """
     _check_max_seq_length(max_seq_length, tokenizer, max_positions)
+    check_vocabulary(tokenizer)
     _check_special_tokens(tokenizer)
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"num_proc={num_proc} is no number of processes; expected 1 or more, or None")

@@ -66,27 +66,6 @@ class MethodCard:
     tags: tuple[str, ...] = ("distillation",)
 
 
-UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
-HOMODISTIL = MethodCard(
-    student="HomoDistil student",
-    made="made from {teacher} by pruning its width while distilling it",
-    how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
-    "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
-    paper="The student was made by HomoDistil, the method of",
-    tags=("pruning", "distillation"),
-)
-THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
-LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
-PRUNED_AT_ONCE = MethodCard(
-    student="One-shot pruned student",
-    made="made from {teacher} by pruning its width at once and distilling it afterwards",
-    how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
-    f"batches, and the least important ones were dropped all at once. {THEN_DISTILLED}",
-    paper=LOSSES_ALONE,
-    tags=("pruning", "distillation"),
-)
-
-
 def render_card(facts: Mapping[str, Any]) -> str:
     """Write the card of an exported student, markdown with its YAML header.
 

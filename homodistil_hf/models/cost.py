@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
+MODEL_COSTS = ("num_parameters", "encoder_macs", "size_bytes")
+"""Those that tables of models show."""
 
 
 def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | None = None) -> int:

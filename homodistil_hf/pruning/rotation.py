@@ -40,6 +40,8 @@ def head_moments(
 ) -> dict[int, torch.Tensor]:
     """Sum moments of queries, keys and contexts (the inputs of attention-out) over some text, without its padding.
 
+    Memory: a forward pass of one batch, and the sums: 15 MB for BERT-base.
+
     Args:
         model: a student; its mode is restored.
         batches: inputs of the encoder, on its device; other columns are ignored.

@@ -6,11 +6,13 @@
 import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _NUM_ROWS = 10_000
 """Rows of a table that are checked: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
+
+_LABEL_COLUMNS = ("label_ids", "label", "labels")
+"""Columns that transformers' collators make labels of; the first that is there wins."""
 
 _OF_TRAINER = (
     *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", "num_train_epochs"),
@@ -167,6 +172,16 @@ def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
         )
 
 
+def check_same_start(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, to go on with a run that began with other values; both are name → JSON value."""
+    for name, value in now.items():
+        if recorded.get(name) != value:
+            raise ValueError(
+                f"{name}={short_repr(value)} is not what the run in output_dir={output_dir!r} began with, "
+                f"{short_repr(recorded.get(name))}; resume with that, or name another folder"
+            )
+
+
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """Check the data before training starts.
 
@@ -181,10 +196,14 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
+    for name, rows in _parts(data):
+        _check_rows(name, rows, config)
+
+
+def _parts(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, dataset in data.items():
         parts = dataset if isinstance(dataset, dict) else {"": dataset}
-        for part, rows in parts.items():
-            _check_rows(f"{name}[{part!r}]" if part else name, rows, config)
+        yield from ((f"{name}[{part!r}]" if part else name, rows) for part, rows in parts.items())
 
 
 def _check_rows(name: str, rows: Any, config: Any) -> None:
@@ -241,6 +260,46 @@ def _check_ids(name: str, smallest: int, largest: int, config: Any) -> None:
         )
 
 
+def check_label_rows(data: Mapping[str, Any], task: Task, collator: Any) -> None:
+    """Look at the labels of tables before training; those of streams and of later rows are seen batch by batch.
+
+    Args:
+        data: as in [`check_data`].
+        task: of the student.
+        collator: of the data; None: Trainer's. What a user's own makes of a row is seen in its batches alone.
+
+    Raises:
+        ValueError: labels that are no numbers, out of the task's range, or too many or too few for their row.
+    """
+    is_stock = collator is None or getattr(collator, "__module__", "").startswith("transformers.")
+    if task.is_pretraining or task.required_labels != ("labels",) or not is_stock:
+        return
+    for name, rows in _parts(data):
+        if isinstance(rows, datasets.Dataset) and rows.format["type"] != "custom":
+            column = next((column for column in _LABEL_COLUMNS if column in rows.column_names), None)
+            if column is not None:
+                head = rows.select_columns([column, "input_ids"]).with_format("arrow")[:_NUM_ROWS]
+                _check_label_column(
+                    f"column {column!r} of {name}", head[column].combine_chunks(), head["input_ids"], task
+                )
+
+
+def _check_label_column(where: str, labels: pa.Array, tokens: pa.ChunkedArray, task: Task) -> None:
+    num_tokens = pc.list_value_length(tokens).to_pylist()
+    is_listed = isinstance(labels, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray)
+    num_missing, values = labels.null_count, labels.flatten() if is_listed else labels
+    if num_missing or values.null_count:
+        raise ValueError(f"{where} has rows without a label; drop them")
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise ValueError(
+            f"{where} holds values of type {values.type}; expected numbers, such as 0 for the first class"
+        )
+    num_labels = pc.list_value_length(labels).to_pylist() if is_listed else [1] * len(labels)
+    for row in sorted(set(zip(num_labels, num_tokens, strict=True))):
+        task.check_count(*row, where)
+    task.check_values(torch.tensor(values.to_numpy(zero_copy_only=False)), where)
+
+
 def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Return a batch without segments that the model lacks, after a look at its `input_ids` `(B, T)`.
 
@@ -258,18 +317,12 @@ def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
 
 def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
-    """Refuse a training batch without the labels that a task needs, or with labels of a wrong type."""
+    """Refuse a training batch without the labels that a task needs; `Task.with_positions` looks at them."""
     missing = [name for name in task.required_labels if name not in batch]
     if missing:
         raise ValueError(
             f"a training batch has {', '.join(sorted(batch))}, but not {', '.join(missing)}; check the columns of "
             f"train_dataset and the data_collator ({type(collator).__name__})"
-        )
-    labels = batch.get("labels")
-    if task.has_classes and labels is not None and labels.is_floating_point():
-        raise ValueError(
-            f"labels of type {labels.dtype} don't fit a task of single classes; set config.problem_type of the model "
-            "to 'multi_label_classification' or 'regression', or make the labels integers"
         )
 
 

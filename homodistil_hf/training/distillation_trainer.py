@@ -28,11 +28,13 @@ from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
+from ..models.tokenizers import check_words_of_model
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..training_args import DistillationArguments
 from .checks import (
     check_data,
+    check_label_rows,
     check_labels,
     checked_batch,
     own_arguments,
@@ -131,9 +133,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             projection_init=self.projection_init,
         )
         processing_class = self.tokenizer_of(processing_class)
-        check_data(
-            {"train_dataset": train_dataset, "eval_dataset": eval_dataset}, processing_class, parts.student.config
-        )
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        check_data(data, processing_class, parts.student.config)
+        if isinstance(processing_class, PreTrainedTokenizerBase):
+            check_words_of_model(processing_class, parts.teacher.exact.config)
         task = task_of(parts.student)
         refuse_settings_without_part(args, task, masks_words=data_collator is None)
         if args.learning_rate is None:
@@ -143,6 +146,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
             data_collator = self.default_collator(task, processing_class, parts.student.config)
+        check_label_rows(data, task, data_collator)
         super().__init__(
             model=parts.student,
             args=args,
@@ -159,6 +163,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
+        self.distillation.autocast = self.accelerator.autocast
         self.held_out = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
@@ -249,7 +254,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         They are shares of averages over the step that `counts` are of; without `counts`, over the batch itself.
         """
         counts = self.count(inputs) if counts is None else counts
-        return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
+        return self.distillation.terms(model, inputs, counts)
 
     def on_resized(self, masks: UnitTensors) -> None:
         """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""

@@ -36,7 +36,7 @@ from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
 from .checks import settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
-from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, settle_buckets
+from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
@@ -117,7 +117,7 @@ class ExactTrainer(Trainer):
         return collator
 
     def smallest_inputs(self) -> dict[str, torch.Tensor]:
-        """One short row that the model can read; see [`settle_buckets`]."""
+        """One short row that the model can read; see [`lay_out_buckets`]."""
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=self.args.device)}
 
     def extra_logs(self) -> dict[str, float]:
@@ -286,7 +286,7 @@ class ExactTrainer(Trainer):
             check_moments(self.optimizer, self.resumed_from)
             place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
             self.step_log.load_state_dict(self.resumed_logs, **place, device=self.args.device)
-        settle_buckets(self.model_wrapped, self.smallest_inputs())
+        lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def begin_epoch(self) -> None:
         """Called before each pass over the data: it gets masks of its own."""

@@ -15,7 +15,7 @@ from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..models.widths import WidthPlan
-from ..training_args import LOSS_TERMS, DistillationArguments
+from ..training_args import DistillationArguments
 from .evaluation_loop import HeldOutEvaluation
 from .learning_rate import default_learning_rate_of
 from .pair import ProjectionInit, Start, resolve_student
@@ -105,7 +105,7 @@ class DistillationMethod:
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
+        weights = self.args.loss_weights()
         check_weights(weights, self.model)
         return DistillationLoss(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers

@@ -102,7 +102,7 @@ def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Ma
     """Let DDP, if a model is wrapped in it, reduce the parameters that its module has now. Collective.
 
     The same object is initialised again. Trainer's loop holds it, so beside a second one the first would keep the old
-    parameters, and twice their size in gradient buckets, to the end of the run. Arguments as [`settle_buckets`].
+    parameters, and twice their size in gradient buckets, to the end of the run. Arguments as [`lay_out_buckets`].
     """
     if (wrapper := _ddp_in(wrapped)) is None:
         return
@@ -112,10 +112,10 @@ def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Ma
     wrapper.__init__(wrapper.module, device_ids=device_ids, **settings)  # type: ignore[misc]
     if handler is not None:
         handler.register_comm_hook(wrapper)
-    settle_buckets(wrapper, smallest_inputs)
+    lay_out_buckets(wrapper, smallest_inputs)
 
 
-def settle_buckets(wrapped: nn.Module, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
+def lay_out_buckets(wrapped: nn.Module, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
     """Let DDP lay out its buckets before the first step instead of after it. Collective.
 
     DDP reorders its buckets once, by the order in which the first backward pass gave gradients. The place of a

@@ -58,7 +58,7 @@ class Vocabulary:
         if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
         if os.path.isfile(text):
-            lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").splitlines()
             return cls(text, tokens=tuple(line for line in lines if line))
         raise ValueError(f"vocabulary={short_repr(text)} is no vocabulary; expected {_EXPECTED}")
 

@@ -407,6 +407,19 @@ def test_a_single_document_can_not_be_split(folder, tmp_path, capsys, never_trai
     )
 
 
+@pytest.mark.parametrize("held_out", [None, "", "w5"])
+def test_held_out_documents_without_enough_text_are_named(folder, tmp_path, capsys, never_trains, held_out):
+    rows = [{"text": "w5 w6 w7 " * 50} for _ in range(19)] + [{"text": held_out}]
+    text = tmp_path / "rows.jsonl"
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = json.loads((folder / "config.json").read_text()) | {"train_data": str(text)}
+    del config["eval_data"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"output_dir": str(tmp_path / "run")}))
+    message = error_of(capsys, "distill", tmp_path / "config.json")
+    assert f"the held-out part of train_data=['{text}']: the text has {2 if held_out else 0} tokens" in message
+    assert "or name eval_data" in message
+
+
 @pytest.mark.slow
 def test_a_streamed_run(folder, tmp_path):
     words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]

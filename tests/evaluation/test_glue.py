@@ -298,12 +298,12 @@ def test_steps_follow_from_the_rows(given, num_rows, steps):
         ({"learning_rate": 1e-4, "learning_rates": [1e-4, 1e-3]}, "exclude each other; give one rate, or several"),
         ({"max_train_steps": 0}, "max_train_steps=0 is not a whole number of at least 1"),
         ({"learning_rates": [1e-4, float("nan")]}, "learning_rates=nan is outside"),
-        ({"num_train_epochs": True}, "num_train_epochs=True is outside"),
-        ({"batch_size": 1.5}, "batch_size=1.5 is not a whole number of at least 1"),
+        ({"num_train_epochs": True}, "num_train_epochs=True, of the JSON type boolean; expected a number or null"),
+        ({"batch_size": 1.5}, "batch_size=1.5, of the JSON type number; expected a whole number"),
         ({"max_train_samples": 4}, "max_train_samples=4 is not a whole number of at least 8"),
         ({"warmup_fraction": 1}, r"warmup_fraction=1 is outside \[0, 1\)"),
         ({"dtype": "bf16"}, "dtype='bf16' is not one of auto, bfloat16, float32"),
-        ({"batchsize": 8}, "unknown name 'batchsize'; nearest valid: 'batch_size'"),
+        ({"batchsize": 8}, "unknown key 'batchsize' .*; nearest valid: 'batch_size'"),
     ],
 )
 def test_settings_are_checked_when_they_are_made(values, message):

@@ -247,11 +247,11 @@ def test_questions_of_one_context_are_held_out_together():
     [
         ({"max_length": 40}, "max_length=40 is over the model's positions=32; nearest valid: 32"),
         ({"stride": 20}, r"max_length=24 holds no new context beside .*stride=20; nearest valid: 28"),
-        ({"strides": 2}, "settings have the unknown name 'strides'; nearest valid: 'stride'"),
+        ({"strides": 2}, "settings has the unknown key 'strides' .*; nearest valid: 'stride'"),
         ({"stride": -1}, "stride=-1 is not a whole number of at least 0"),
         ({"max_question_tokens": -2}, "max_question_tokens=-2 is not a whole number of at least 1"),
         ({"num_best": 0}, "num_best=0 is not a whole number of at least 1"),
-        ({"max_answer_tokens": "30"}, "max_answer_tokens='30' is not a whole number of at least 1"),
+        ({"max_answer_tokens": "30"}, "max_answer_tokens='30', of the JSON type string; expected a whole number"),
         ({"batch_size": 0}, "batch_size=0 is not a whole number"),
     ],
 )

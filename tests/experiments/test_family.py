@@ -18,7 +18,7 @@ from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import parse_run, run_of
 from homodistil_hf.experiments.family import distill_family
 from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.checks import run_settings
+from homodistil_hf.experiments.sweep.training import run_settings
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.methods.masked_words import MaskedWordsRun
 from homodistil_hf.methods.registry import run_named
@@ -278,7 +278,9 @@ def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, 
 
 
 def test_another_family_is_not_gone_on_with(whole, folder):
-    with pytest.raises(ValueError, match="holds a family with students=.*, not .*; resume with that, or name another"):
+    with pytest.raises(
+        ValueError, match="students=.* is not what the run in .* began with, .*; resume with that, or name another"
+    ):
         distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
 
 

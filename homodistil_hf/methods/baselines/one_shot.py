@@ -8,9 +8,9 @@ Cutting by weight magnitudes needs no data but the first batches, whose attentio
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...export.card import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, MethodCard
+from ...export.card import MethodCard
 from ...files.field_checks import setting
-from ...trainer import HomoDistilTrainer
+from ...trainer import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, HomoDistilTrainer
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 
 

@@ -33,12 +33,11 @@ from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
-from ...training_args import LOSS_TERMS, PRUNED_BEFORE, HomoDistilTrainingArguments
+from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
-from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
-from .objective import EmbeddingDistillation, fit_dense
+from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher_model`
             the student of it that this one starts from, with its projections.
         args: the run's settings.
-        teacher_model: who the student learns from; default: `model`.
+        teacher_model: the model that the student learns from; default: `model`.
         train_dataset: rows with `input_ids`, as [`tokenize_texts`] makes them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -202,7 +201,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"probe": 0.0} | self.args.loss_weights()
         # Copies: exports are written from the caller's model, on the CPU.
         layers = tuple(
             dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
@@ -220,7 +218,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.model,
             teacher,
             model=model,
-            weights=weights,
+            weights=self.args.loss_weights(),
             kept_heads=self.matched_heads,
             matched_layers=self.matched_layers,
             has_own_space=output == "student",

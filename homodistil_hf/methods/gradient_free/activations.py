@@ -45,7 +45,9 @@ class FilterStatistics:
 
 
 def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Read all batches and keep the encoder's inputs.
+    """Read all batches and keep the encoder's inputs, where they are, as the number of tokens is needed first.
+
+    Memory: 8 bytes a token and input, padding included: 6 MB for 2,048 rows of 128 tokens.
 
     Raises:
         ValueError: no batch, no tensor of tokens, or rows that are longer than the model's positions.
@@ -93,7 +95,8 @@ def ffn_statistics(
 ) -> FilterStatistics:
     """Run the encoder over all batches once; activations are summed as they come, none is stored.
 
-    The host adds up a batch's sums in float64, which Apple's devices lack; they are copied to it together.
+    The host adds up a batch's sums in float64, which Apple's devices lack; they are copied to it together. Memory: a
+    forward pass of one batch, and with products 4·F² bytes a layer on the device: 453 MB for BERT-base.
 
     Args:
         student: in evaluation mode, on the device that computes.

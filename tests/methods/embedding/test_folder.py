@@ -10,9 +10,8 @@ from tiny_models import randomized, tiny_config
 from transformers import BertModel
 
 from homodistil_hf.cli import main
-from homodistil_hf.methods.embedding.folder import export_embedding_model
+from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair
 from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.embedding.pair import export_pair
 from homodistil_hf.methods.formats import verify_export
 
 needs_library = pytest.mark.skipif(

@@ -4,10 +4,10 @@ import pytest
 import torch
 from students import UNEVEN, make_batch, make_student, masked, unlabelled
 
+from homodistil_hf.methods.fewer_layers import MACS_TOLERANCE, matched_layers, shallow_plan, spread_layers
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, chosen, widths_of
-from homodistil_hf.plans.fewer_layers import MACS_TOLERANCE, matched_layers, shallow_plan, spread_layers
 from homodistil_hf.pruning.compaction import compact
 
 BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
