@@ -23,12 +23,12 @@ from benchmarks.reliability import fuzz_mutations as damage
 from benchmarks.reliability import fuzz_samples as samples
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
 from homodistil_hf.files.settings import checked_values, setting_types, split_config
 from homodistil_hf.files.tensors import WEIGHTS_FILE
@@ -227,7 +227,9 @@ def states(folder: Path, draw: Random) -> None:
         path = target / (checkpoints.STATE_FILE if kind < 2 else "config.json")
         damage.write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
     checkpoints.write_manifest(target)
-    checkpoint_student(target, format=draw.choice(("standard", "compact")), allow_partial=True)
+    checkpoint_student(
+        checkpoints.check_manifest(target), format=draw.choice(("standard", "compact")), allow_partial=True
+    )
 
 
 def facts(folder: Path, draw: Random) -> None:

@@ -10,7 +10,7 @@ from methods_here import needs
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from transformers import BertForMaskedLM
 
-from homodistil_hf.export.card import card_template, render_card
+from homodistil_hf.export.card import card_template
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.registry import METHODS, RUNS
@@ -321,17 +321,6 @@ def test_words_that_are_not_all_there_are_refused(tmp_path):
 
 
 # Templates and code
-
-
-def test_a_template_of_ones_own(tmp_path):
-    facts, _ = facts_of(tmp_path)
-    assert render_card(facts, "$title / $licence").startswith("HomoDistil student of somebody/a-bert / The student")
-
-
-def test_a_place_that_no_fact_fills_is_an_error(tmp_path):
-    facts, _ = facts_of(tmp_path)
-    with pytest.raises(KeyError, match="no_such_place"):
-        render_card(facts, "$no_such_place")
 
 
 @pytest.mark.parametrize("student_class", [head.student for head in BERT.heads])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_clients import WAITS_S, logits_from
+from hub_clients import WAITS_S, as_user, logits_from
 from hub_server import Fault, requests_to
 from huggingface_hub import ModelCardData
 from tiny_models import UNEVEN, make_teacher, random_student
@@ -133,9 +133,9 @@ def test_a_push_to_a_branch(hub, hub_client, folder):
 
 def test_a_commit_gets_a_tag(hub, hub_client, folder):
     _, oid = hub_client.run(push, str(folder), "me/small").value
-    hub_client.run(tag_commit, "me/small", "v1.0", revision=oid, token="hf_writer")
+    hub_client.run(as_user, "hf_writer", tag_commit, "me/small", "v1.0", revision=oid)
     assert hub.repos["me/small"].tags == {"v1.0": oid}
-    again = hub_client.run(tag_commit, "me/small", "v1.0", revision=oid, token="hf_writer")
+    again = hub_client.run(as_user, "hf_writer", tag_commit, "me/small", "v1.0", revision=oid)
     expected = "repo_id='me/small' can't get the tag 'v1.0': it is there already (409); choose another name"
     assert (again.error, again.message) == ("HubError", expected)
 
@@ -202,7 +202,7 @@ def test_a_compact_push_runs_its_code_only_for_who_says_so(hub, hub_client, stoc
 
 def test_a_revision_loads_as_it_was_pushed(hub, hub_client, stock_client, exports, tmp_path):
     _, first = hub_client.run(push, str(exports["standard"]), "me/small").value
-    hub_client.run(tag_commit, "me/small", "v1", revision=first, token="hf_writer")
+    hub_client.run(as_user, "hf_writer", tag_commit, "me/small", "v1", revision=first)
     other = export_student(random_student(HomoBertForMaskedLM), tmp_path / "other")
     hub_client.run(push, str(other), "me/small")
     for revision in ("v1", first):
@@ -442,6 +442,6 @@ def load_trusting(name: str) -> None:
 
 def test_a_licence_over_http(hub, hub_client):
     hub.put("you/bert", {"README.md": b"---\nlicense: mit\n---\n"}, is_private=True)
-    assert hub_client.run(teacher_licence, "you/bert", token="hf_other").value == "mit"
-    assert hub_client.run(teacher_licence, "you/bert", token="hf_writer").value == "unknown"
+    assert hub_client.run(as_user, "hf_other", teacher_licence, "you/bert").value == "mit"
+    assert hub_client.run(as_user, "hf_writer", teacher_licence, "you/bert").value == "unknown"
     assert len(list(requests_to(hub, "GET", "^/api/models/you/bert"))) == 2

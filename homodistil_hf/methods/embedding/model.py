@@ -16,15 +16,15 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.hub_errors import hub_errors
 from ...files.messages import short_repr
 from ...files.strict_json import is_int, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures import ARCHITECTURES, max_tokens
-from ...models.digest import weights_digest
-from ...models.tokenizers import as_it_was
+from ...models.equality import weights_digest
+from ...models.tokenizers import COPY, as_it_was, load_tokenizer
 
 MODULES_FILE = "modules.json"
 TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
@@ -317,7 +317,8 @@ def load_embedding_model(
             "Normalize or not"
         )
     encoder_folder = modules[0][1]
-    encoder, tokenizer = _encoder(encoder_folder, label), AutoTokenizer.from_pretrained(encoder_folder)
+    encoder = _encoder(encoder_folder, label)
+    tokenizer = load_tokenizer(encoder_folder, argument=argument, remedy=COPY)
     settings = _settings(folder, encoder_folder, encoder, tokenizer)
     pooling = _pooling(modules[1][1] / "config.json", label)
     return EmbeddingModel(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...export.facts import CARD_FILE, FACTS_FILE, fits
-from ...export.fresh_process import run_fresh
-from ...export.verify import VerifyReport, difference_problems, file_problems, relative_difference
+from ...export.facts import CARD_FILE, FACTS_FILE
+from ...export.verify import VerifyReport, difference_problems, file_problems, run_fresh
 from ...files.messages import short_repr
+from ...files.strict_json import fits
+from ...models.equality import relative_difference
 from .model import MODULES_FILE
 
 VECTOR_TOLERANCE = 1e-4

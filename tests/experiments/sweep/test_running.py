@@ -18,6 +18,8 @@ from homodistil_hf.experiments.sweep import running, worker
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import (
     SweepFolder,
+    held,
+    holder,
     read_record,
     read_records,
     record_head,
@@ -25,7 +27,6 @@ from homodistil_hf.experiments.sweep.folder import (
     write_record,
     write_records,
 )
-from homodistil_hf.experiments.sweep.locks import held, holder
 from homodistil_hf.experiments.sweep.running import prepare_sweep, run_sweep, write_table
 from homodistil_hf.files.checkpoints import sorted_checkpoints
 
@@ -170,7 +171,7 @@ def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
 def test_a_lock_goes_with_its_process(tmp_path):
     lock = tmp_path / "locks" / "a.lock"
     code = (
-        "import sys, time; from pathlib import Path; from homodistil_hf.experiments.sweep.locks import held\n"
+        "import sys, time; from pathlib import Path; from homodistil_hf.experiments.sweep.folder import held\n"
         "with held(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as process:

@@ -13,7 +13,7 @@ DISTRIBUTED = {
     "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
 }
 RESUMED = {
-    "one_shot, PLATON": method("one_shot", importance_metric="platon", student_dropout=0.1),
+    "one_shot, movement": method("one_shot", importance_metric="movement", student_dropout=0.1),
     "shallow, budget": method("shallow", student="macs=0.25"),
     "distilbert, dropout": method("distilbert", HALF_THE_MACS, student_dropout=0.1),
     "tinybert, head by words": method("tinybert", mlm_trains="head"),

@@ -321,3 +321,32 @@ def test_settings_of_a_chain_of_bits_are_checked(changes, message):
     given = {"model": "m", "train_data": "a", "eval_data": "b", "output_dir": "o"}
     with pytest.raises(ValueError, match=message):
         BinarizationSettings(**given | changes)
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_regressions_are_compared_by_their_values(num_labels, tmp_path):
+    teacher = make_teacher("sequence_classification", num_labels=num_labels, problem_type="regression")
+    student = to_binary(teacher, activation_bits=1).eval()
+    trainer = BinarizationTrainer(
+        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
+    )
+    tokens = torch.randint(5, 90, (2, 9))
+    calibrate(student, {"input_ids": tokens})
+    before = trainer.compute_loss(student, {"input_ids": tokens})
+    with torch.no_grad():
+        far = teacher(tokens).logits - student(tokens).logits
+        student.classifier.bias.add_(10)  # the same for all values, which a softmax would not see
+        added = (0.5 * ((far - 10).square() - far.square())).mean(-1).mean()
+    after = trainer.compute_loss(student, {"input_ids": tokens})
+    assert float(after - before) == pytest.approx(float(added), rel=1e-3)
+
+
+def test_tokens_of_one_class_are_compared_without_padding(tmp_path):
+    teacher = make_teacher("token_classification", num_labels=1)
+    student = to_binary(teacher, activation_bits=1).eval()
+    trainer = BinarizationTrainer(
+        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
+    )
+    logits = torch.randn(2, 3, 1)
+    kl = trainer._kl(logits, logits + 10, torch.tensor([[1, 1, 0], [1, 0, 0]]), "logits")
+    assert float(kl) == 0  # one class has the probability 1

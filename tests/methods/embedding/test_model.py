@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from tiny_embeddings import make_sentence_folder, write
-from tiny_models import tiny_config
+from tiny_models import VOCAB_SIZE, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel
 
@@ -100,3 +100,13 @@ def test_other_folders_are_refused(tmp_path):
     write(folder / "config.json", config | {"model_type": "gpt2"})
     with pytest.raises(ValueError, match="model_type='gpt2'; expected one of bert"):
         load_embedding_model(folder)
+
+
+def test_a_folder_without_vocabulary_is_refused(tmp_path):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="teacher': its tokenizer has no vocabulary beside special tokens; copy it"):
+        load_embedding_model(folder)
+    words = tiny_tokenizer().convert_ids_to_tokens(range(VOCAB_SIZE))
+    (folder / "vocab.txt").write_text("\n".join(words))
+    assert load_embedding_model(folder).tokenizer("w7")["input_ids"] == [2, 7, 3]

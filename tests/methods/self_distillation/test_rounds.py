@@ -19,8 +19,8 @@ from transformers import (
     ViTMAEModel,
 )
 
-from homodistil_hf.methods.self_distillation import rounds
-from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
+from homodistil_hf.methods.self_distillation import run as rounds
+from homodistil_hf.methods.self_distillation.run import load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
 
 
@@ -195,7 +195,7 @@ def test_folders_with_other_files_are_refused(initial, image_initial, arguments,
     self_distill(initial, arguments(max_steps=1), **data_of(TEXT))
     with pytest.raises(ValueError, match=r"is not empty .* overwrite_output_dir"):
         self_distill(initial, arguments(), **data_of(TEXT))
-    with pytest.raises(ValueError, match=r"holds a run of .*; resume with that"):
+    with pytest.raises(ValueError, match=r"is not what the run in output_dir=.* began with, .*; resume with that"):
         self_distill(image_initial, arguments(resume_from_checkpoint="last"), **data_of(IMAGES))
     again = self_distill(initial, arguments(max_steps=1, overwrite_output_dir=True), **data_of(TEXT))
     assert all(again["rounds"])
