@@ -42,6 +42,7 @@ class AttentionRecorder:
         self._projections = [tuple(of_layer[name] for name in names) for of_layer in linears]
         self._recorded: dict[nn.Module, torch.Tensor] = {}
         self._is_on = False
+        model.base_model.register_forward_pre_hook(self._begin_pass)
         for projections in self._projections:
             for projection in projections:
                 projection.register_forward_hook(self._record)
@@ -73,6 +74,9 @@ class AttentionRecorder:
                 for projections in self._projections
                 if projections[0] in taken
             )
+
+    def _begin_pass(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._recorded = {}  # the last pass counts
 
     def _record(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         # The first call projects the tokens; a later one of the same pass may project embedded distances.
