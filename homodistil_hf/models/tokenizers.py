@@ -13,7 +13,7 @@ from transformers.utils import CONFIG_NAME
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
-from .architectures import max_tokens
+from .architectures import MODEL_TYPES, max_tokens
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _FAST_FILE = "tokenizer.json"
@@ -99,7 +99,9 @@ def padding_multiple(config: PreTrainedConfig) -> int | None:
 
     Matrix libraries prepare for fewer shapes then.
     """
-    return _MULTIPLE if max_tokens(config) % _MULTIPLE == 0 else None
+    # A method's own classes, such as models of bits, number their positions as BERT does.
+    most = max_tokens(config) if config.model_type in MODEL_TYPES else config.max_position_embeddings
+    return _MULTIPLE if most % _MULTIPLE == 0 else None
 
 
 def tokenizer_of_run(
