@@ -56,8 +56,8 @@ def export_packed(
     target = check_target(folder, overwrite=overwrite)
     packed = to_packed(model)
     kind = type(packed).__name__.removeprefix("BinaryBertFor")
-    names = {"AutoConfig": "BinaryBertConfig", f"AutoModelFor{kind}": type(packed).__name__}
-    packed.config.auto_map = {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
+    auto_class = f"AutoModelFor{kind}"
+    packed.config.auto_map = auto_map_of(auto_class)
     with written_aside(target) as aside:
         with plain_classes(type(packed), type(packed.config)):
             packed.save_pretrained(aside)
@@ -70,7 +70,7 @@ def export_packed(
             raise ValueError(f"folder={str(folder)!r}: {size} bytes of weights, though bits and floats are {least}")
         known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
         known |= {
-            "auto_class": f"AutoModelFor{kind}",
+            "auto_class": auto_class,
             "versions": version_facts(),
             "probe": probe_facts(packed, packed_probe(packed.config)),
             **(facts or {}),
@@ -78,6 +78,12 @@ def export_packed(
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
         (aside / CARD_FILE).write_text(_card(target.name, packed, known), encoding="utf-8")
     return target
+
+
+def auto_map_of(auto_class: str) -> dict[str, str]:
+    """What a folder's `config.json` names for transformers: the classes of its modelling file."""
+    names = {"AutoConfig": "BinaryBertConfig", auto_class: auto_class.replace("AutoModelFor", "BinaryBertFor")}
+    return {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
 
 
 def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:

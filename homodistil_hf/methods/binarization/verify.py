@@ -11,6 +11,7 @@ from ...export.probe import all_logits
 from ...export.verify import (
     RELATIVE_TOLERANCE,
     VerifyReport,
+    code_problems,
     difference_problems,
     file_problems,
     load_fresh,
@@ -23,19 +24,10 @@ from ...models.architectures import modeling_binarybert
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
 from ...models.architectures.modeling_binarybert import BinaryBertConfig
-from .folder import CODE, LARGEST, packed_probe, tensor_bytes
+from .folder import CODE, LARGEST, auto_map_of, packed_probe, tensor_bytes
 
 IN_MEMORY_TOLERANCE = 0.1
 """Relative difference from the logits in memory: on another processor an activation may get its other bit."""
-
-
-def code_problems(folder: Path) -> Iterator[str]:
-    """Modelling files that are not this package's own, as transformers would run them."""
-    for file in CODE:
-        if not (folder / file.name).is_file():
-            yield f"{file.name}: expected beside packed weights, found nothing"
-        elif (found := file_digest(folder / file.name)) != (expected := file_digest(file)):
-            yield f"{file.name}: expected this package's own file (sha256 {expected}), found another, {found}; not run"
 
 
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -80,7 +72,11 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
         if not is_right
     ]
-    problems = problems or list(file_problems(folder, facts)) or list(code_problems(folder))
+    problems = (
+        problems
+        or list(file_problems(folder, facts))
+        or list(code_problems(folder, facts, files=CODE, auto_map=auto_map_of(facts["auto_class"])))
+    )
     if problems := problems or list(size_problems(folder, facts)):
         return VerifyReport(folder, tuple(problems))
     name = facts["auto_class"]
