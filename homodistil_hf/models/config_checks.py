@@ -30,7 +30,11 @@ _LARGEST = {
     "num_labels": 1 << 17,
     "head_dim": MAX_WIDTH,
     "softmax_head_dim": MAX_WIDTH,
+    "image_size": 1 << 13,
+    "patch_size": 1 << 13,
+    "num_channels": 1 << 10,
 }
+_LARGEST |= {f"decoder_{name}": most for name, most in _LARGEST.items()}
 _LARGEST |= {
     architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
 }
@@ -105,7 +109,10 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
 
 
 def _is_in_bounds(name: str, value: Any) -> bool:
-    return name not in _LARGEST or value is None or (is_int(value) and _least(name) <= value <= _LARGEST[name])
+    if name not in _LARGEST or value is None:
+        return True
+    is_pair = name == "image_size" and isinstance(value, list) and len(value) == 2  # height, width
+    return all(is_int(size) and _least(name) <= size <= _LARGEST[name] for size in (value if is_pair else [value]))
 
 
 def _least(name: str) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
+_MISSING_HEAD = "name the class it was trained as in config.json's architectures, or train that head first"
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 
@@ -44,19 +45,14 @@ def load_encoder_config(
         OSError: no such checkpoint.
     """
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
-    values = _config_values(str(name_or_path), label, revision=revision, token=token)
+    values = config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
             f"{label} has model_type={short_repr(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their "
             "students. Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
         )
-    if model_type in ARCHITECTURES and "auto_map" in values:
-        raise ValueError(
-            f"{label} brings its own modelling code (auto_map={short_repr(values['auto_map'])}), which "
-            f"transformers' own class would ignore; choose a checkpoint of the stock class"
-        )
-    config = _built_config(values, f"{label}: {CONFIG_NAME}")
+    config = checked_config(values, config_class(model_type), label)
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
     refuse_architecture(config.architectures[0])
@@ -64,14 +60,22 @@ def load_encoder_config(
     return config
 
 
-def _config_values(name: str, label: str, *, revision: str | None, token: str | None) -> dict[str, Any]:
+def config_values(
+    name: str | Path, label: str, *, revision: str | None = None, token: str | None = None
+) -> dict[str, Any]:
+    """Read the `config.json` of a folder or a Hub name; `label` begins every message.
+
+    Raises:
+        ValueError: it holds no JSON object.
+        OSError: there is no such folder or repository, or no `config.json` in it.
+    """
     path = Path(name)
     try:
         if path.is_dir():
             path = path / CONFIG_NAME
         elif not path.is_file():
             with hub_errors(f"{label} can't be read", token=token):
-                found = cached_file(name, CONFIG_NAME, revision=revision, token=token)
+                found = cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
             if found is None:
                 raise FileNotFoundError(f"there is no {CONFIG_NAME}; name the repository of a model")
             path = Path(found)
@@ -82,21 +86,41 @@ def _config_values(name: str, label: str, *, revision: str | None, token: str | 
     return read_json_object(path, f"{label}: {CONFIG_NAME}")
 
 
-def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
-    kind = config_class(values["model_type"])
+def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: str) -> PreTrainedConfig:
+    """Make a configuration of the content of a `config.json`, within bounds; every model is loaded with such a one.
+
+    Args:
+        values: what [`config_values`] returned.
+        kind: its class, of transformers or of this package.
+        label: argument and value, first words of every message.
+
+    Raises:
+        ValueError: modelling code of its own beside a stock class, or a setting that can't be used.
+    """
+    if "auto_map" in values and kind.__module__.startswith("transformers."):
+        raise ValueError(
+            f"{label} brings its own modelling code (auto_map={short_repr(values['auto_map'])}), which "
+            f"transformers' own class would ignore; choose a checkpoint of the stock class"
+        )
+    label = f"{label}: {CONFIG_NAME}"
     check_config_values(values, kind, label)
     try:
         config = kind.from_dict(values)
-        widths_of(config)
-        if max_tokens(config) < 1:
-            raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
-        if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
-            raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
+        if kind.model_type in MODEL_TYPES:
+            _check_text_config(config)
     except Exception as error:  # transformers raises errors of many kinds for unexpected content
         raise ValueError(
             f"{label} can't be used ({type(error).__name__}: {' '.join(str(error).split())[:_SHOWN_CHARS]}); mend it"
         ) from error
     return config
+
+
+def _check_text_config(config: PreTrainedConfig) -> None:
+    widths_of(config)
+    if max_tokens(config) < 1:
+        raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+        raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
 
 
 def load_encoder(
@@ -126,6 +150,36 @@ def load_encoder(
             _fetch_weights(name_or_path, revision=revision, token=token)
     class_name = config.architectures[0]
     model_class = HEADS[class_name].class_called(class_name)
+    return load_weights(model_class, name_or_path, config, label=label, revision=revision, token=token)
+
+
+def load_weights(
+    model_class: Any,
+    name_or_path: str | Path,
+    config: PreTrainedConfig,
+    *,
+    label: str,
+    revision: str | None = None,
+    token: str | None = None,
+    optional: str | tuple[str, ...] = (),
+    remedy: str = _MISSING_HEAD,
+) -> PreTrainedModel:
+    """Load a model of a checked configuration in float32; no remote code runs.
+
+    Args:
+        model_class: a class of a model, or an auto class.
+        name_or_path: folder or Hub name.
+        config: what [`checked_config`] returned.
+        label: argument and value, first words of every message.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token.
+        optional: beginnings of names of weights that may be missing.
+        remedy: what to do where others are missing.
+
+    Raises:
+        ValueError: weights that are unreadable or lack a part of the model.
+        HubError: the Hub refused or can't be reached.
+    """
     try:
         model, info = model_class.from_pretrained(
             name_or_path,
@@ -134,17 +188,16 @@ def load_encoder(
             token=token,
             dtype="float32",
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # safetensors, pickle and the Hub's client raise errors of many kinds
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
-    if info["missing_keys"]:
+    if missing := [name for name in info["missing_keys"] if not name.startswith(optional)]:
         raise ValueError(
-            f"{label} has no weights for {join_some(info['missing_keys'])}, which "
-            f"{model_class.__name__} needs; name the class it was trained as in config.json's architectures, or train "
-            f"that head first"
+            f"{label} has no weights for {join_some(missing)}, which {type(model).__name__} needs; {remedy}"
         )
     return model
 

@@ -231,7 +231,9 @@ def test_listed_code_that_no_export_writes_is_not_run(export, format, name):
 @pytest.mark.usefixtures("no_process")
 def test_code_that_a_tokenizer_names_is_not_run(export):
     folder = export("standard")
-    edit_json(folder / "tokenizer_config.json", lambda config: config.update(auto_map={"AutoTokenizer": ["x.X", None]}))
+    edit_json(
+        folder / "tokenizer_config.json", lambda config: config.update(auto_map={"AutoTokenizer": ["x.X", None]})
+    )
     with_new_digests(folder)
     (problem,) = verify_export(folder).problems
     assert problem.startswith("tokenizer_config.json auto_map: expected None, found {'AutoTokenizer'")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from ...export.facts import FACTS_FILE, fits
 from ...export.probe import all_logits
@@ -19,11 +20,14 @@ from ...export.verify import (
 )
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
-from ...files.tensors import WEIGHTS_FILE
+from ...files.tensors import WEIGHTS_FILE, check_weights
 from ...models.architectures import modeling_binarybert
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
 from ...models.architectures.modeling_binarybert import BinaryBertConfig
+from ...models.cost import count_parameters
+from ...models.loading import checked_config, config_values, load_weights
+from ...models.widths import widths_of
 from .folder import CODE, LARGEST, auto_map_of, packed_probe, tensor_bytes
 
 IN_MEMORY_TOLERANCE = 0.1
@@ -37,16 +41,25 @@ def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 
-def probe_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The fixed input of the logits in the folder's facts."""
-    return packed_probe(BinaryBertConfig.from_pretrained(folder))
+def packed_config(folder: Path) -> PreTrainedConfig:
+    """Read and check a folder's configuration, and that its weights are no fewer than its bits.
+
+    Raises:
+        ValueError: a setting that can't be used.
+    """
+    label = f"folder={str(folder)!r}"
+    values = config_values(folder, label)
+    as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.student_config, label)
+    check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
+    return checked_config(values, BinaryBertConfig, label)
 
 
 @torch.inference_mode()
-def logits_of(folder: Path, auto_class: str) -> torch.Tensor:
+def logits_of(folder: Path, auto_class: str, config: PreTrainedConfig) -> torch.Tensor:
     """Logits of the model with this package's classes."""
-    model = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor")).from_pretrained(folder)
-    return all_logits(model.float().eval()(**probe_of(folder)))
+    model_class = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor"))
+    model = load_weights(model_class, folder, config, label=f"folder={str(folder)!r}")
+    return all_logits(model.eval()(**packed_probe(config)))
 
 
 def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
@@ -81,9 +94,10 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         return VerifyReport(folder, tuple(problems))
     name = facts["auto_class"]
     try:
-        _, tensors = load_fresh(folder, [name], probe_of(folder))
+        config = packed_config(folder)
+        _, tensors = load_fresh(folder, [name], packed_probe(config))
         fresh = tensors[f"{name}.logits"]
-        here, in_memory = relative_difference(fresh, logits_of(folder, name)), difference_of(facts, fresh)
+        here, in_memory = relative_difference(fresh, logits_of(folder, name, config)), difference_of(facts, fresh)
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = [

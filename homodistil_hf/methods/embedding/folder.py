@@ -41,8 +41,11 @@ PROBE_TEXTS = (
     "More than any model reads. " * 2000,
 )
 AXES_FILE = "axes.safetensors"
+ROUTER_FILE = "router_config.json"
 MODULE_TYPE = "sentence_transformers.models.{}"
-_ACTIVATION = {
+MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case")
+ACTIVATION_TYPES = {
     "Identity": "torch.nn.modules.linear.Identity",
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
@@ -202,8 +205,8 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
     with plain_classes(type(encoder), type(encoder.config)):
         encoder.save_pretrained(folders[0])
     model.tokenizer.save_pretrained(folders[0])
-    own = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
-    write_json(folders[0] / TRANSFORMER_FILE, own)
+    own = (model.settings.max_seq_length, model.settings.lowers)
+    write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, own, strict=True)))
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
     write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
     # A folder is left for `Normalize`, which has no files.
@@ -221,6 +224,6 @@ def shared_file(model: EmbeddingModel) -> dict[str, Any]:
 def _write_dense(layer: Dense, folder: Path) -> None:
     linear = layer.linear
     values = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
-    write_json(folder / "config.json", values | {"activation_function": _ACTIVATION[layer.activation]})
+    write_json(folder / "config.json", values | {"activation_function": ACTIVATION_TYPES[layer.activation]})
     tensors = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)

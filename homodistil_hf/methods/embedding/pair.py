@@ -15,6 +15,7 @@ from .folder import (
     AXES_FILE,
     MODULE_TYPE,
     PAIR,
+    ROUTER_FILE,
     export_embedding_model,
     facts_of,
     has_own_space,
@@ -108,7 +109,7 @@ def export_pair(
             types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
             routes[route] = names
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
-        write_json(aside / "router_config.json", {"types": types, "structure": routes, "parameters": parameters})
+        write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
         write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])
         write_json(aside / SETTINGS_FILE, shared_file(query))
         known = {

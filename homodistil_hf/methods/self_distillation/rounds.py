@@ -16,14 +16,15 @@ from ...export.facts import CARD_FILE
 from ...export.student_in_folder import RESULTS_FILE, STUDENT_FOLDER
 from ...files.checkpoints import STAGING_NAME, last_verified
 from ...files.folders import publish, recover, remove_folder, write_text
-from ...files.messages import join_some, short_repr
+from ...files.messages import short_repr
 from ...files.strict_json import read_json_object, write_json
-from ...models.loading import load_encoder, load_encoder_config
+from ...files.tensors import check_weights
+from ...models.loading import checked_config, config_values, load_encoder, load_encoder_config, load_weights
 from ...training.checks import check_free, check_output_dir, existing_files
 from ...training.ranks import on_every_rank
 from ...training_args import with_settings
 from .card import further_pretraining_card
-from .masked_models import IMAGE_CLASS, check_class
+from .masked_models import IMAGE_CLASS, check_class, least_parameters
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
 _ROUND_MODEL = "model"
@@ -74,9 +75,10 @@ def initial_config(name: str, *, revision: str | None = None, token: str | None 
         ValueError: a model that doesn't predict what is masked, or of an unknown architecture.
         OSError: there is no such model.
     """
-    values, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main", token=token)
+    label = f"model={short_repr(name)}"
+    values = config_values(name, label, revision=revision, token=token)
     if values.get("model_type") == ViTMAEConfig.model_type:
-        config: PreTrainedConfig = ViTMAEConfig.from_dict(values)
+        config: PreTrainedConfig = checked_config(values, ViTMAEConfig, label)
         config.architectures = config.architectures or [IMAGE_CLASS]
     else:
         config = load_encoder_config(name, revision=revision, token=token, argument="model")
@@ -89,15 +91,11 @@ def load_initial(name: str, *, revision: str | None = None, token: str | None = 
     config = initial_config(name, revision=revision, token=token)
     if config.model_type != ViTMAEConfig.model_type:
         return load_encoder(name, config=config, revision=revision, token=token, argument="model")
-    model, info = ViTMAEForPreTraining.from_pretrained(
-        name, revision=revision or "main", token=token, dtype="float32", output_loading_info=True
-    )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"model={name!r} has no weights for {join_some(info['missing_keys'])}; take the checkpoint of the masked "
-            "auto-encoder, with its decoder"
-        )
-    return model
+    label = f"model={short_repr(name)}"
+    if Path(name).is_dir():
+        check_weights(name, least_parameters(config), label)
+    remedy = "take the checkpoint of the masked auto-encoder, with its decoder"
+    return load_weights(ViTMAEForPreTraining, name, config, label=label, revision=revision, token=token, remedy=remedy)
 
 
 def _train_round(

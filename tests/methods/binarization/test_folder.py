@@ -184,3 +184,19 @@ def test_other_weights_are_found_by_what_they_answer(folder):
 def test_facts_without_logits_are_refused(folder, positions):
     with_facts(folder, probe={"logits": [1.0], "positions": positions})
     assert "expected positions and as many logits" in problem_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number"),
+        ({"vocab_size": 1 << 23, "hidden_size": 1 << 13, "head_dim": None}, "its config.json describes"),
+        ({"attn_implementation": "kernels/evil"}, "expected eager or sdpa"),
+        ({"hidden_act": 3}, "expected an activation"),
+    ],
+)
+def test_configurations_of_bits_are_checked_before_weights_are_read(folder, values, message):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    listed_anew(folder, "config.json")
+    assert message in problem_of(folder)

@@ -1,6 +1,7 @@
 """Folders of sentence-transformers, old and new: what is read, what is refused, and the vectors that come out."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -99,4 +100,24 @@ def test_other_folders_are_refused(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     write(folder / "config.json", config | {"model_type": "gpt2"})
     with pytest.raises(ValueError, match="model_type='gpt2'; expected one of bert"):
+        load_embedding_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number from 1 to 1024"),
+        ({"vocab_size": 1 << 23, "hidden_size": 1 << 12}, "its config.json describes"),
+        ({"attn_implementation": "kernels/evil"}, "attn_implementation='kernels/evil'; expected eager or sdpa"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "brings its own modelling code"),
+        ({"hidden_act": ["gelu"]}, "expected an activation of transformers"),
+        ({"model_type": ["bert"]}, "expected one of bert"),
+        ({"hidden_size": "32"}, "expected a whole number"),
+        ({"is_decoder": True}, "only encoders are supported"),
+    ],
+)
+def test_configurations_are_checked_before_weights_are_read(tmp_path, values, message):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
+    with pytest.raises(ValueError, match=re.escape(message)):
         load_embedding_model(folder)
