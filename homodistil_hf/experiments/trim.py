@@ -196,7 +196,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
         if plan.bundle:
             plan.bundle.write(trimmed, tokenizer, aside)
         else:

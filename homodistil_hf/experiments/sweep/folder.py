@@ -9,10 +9,10 @@ from typing import Any
 
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
+from ...files.locks import holder
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json, read_json_object
 from .cells import TEACHER, Cell
-from .locks import holder
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"

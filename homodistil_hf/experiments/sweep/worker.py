@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...files.locks import held
 from .cells import Cell
 from .folder import SweepFolder, as_cell, record_head
-from .locks import held
 
 TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""

@@ -58,7 +58,7 @@ def export_packed(
     kind = type(packed).__name__.removeprefix("BinaryBertFor")
     auto_class = f"AutoModelFor{kind}"
     packed.config.auto_map = auto_map_of(auto_class)
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite) as aside:
         with plain_classes(type(packed), type(packed.config)):
             packed.save_pretrained(aside)
         for file in CODE:

@@ -97,7 +97,7 @@ def export_embedding_model(
         OSError: it can't be written.
     """
     target = check_target(folder, overwrite=overwrite)
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite) as aside:
         write_model(model, aside)
         if axes is not None:
             save_file({"axes": axes.contiguous()}, aside / AXES_FILE)

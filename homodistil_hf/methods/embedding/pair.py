@@ -102,7 +102,7 @@ def export_pair(
     target = check_target(folder, overwrite=overwrite)
     types: dict[str, str] = {}
     routes: dict[str, list[str]] = {}
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite) as aside:
         for route, model in zip(ROUTES, (query, document), strict=True):
             names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
             write_modules(model, [aside / name for name in names])

@@ -22,6 +22,7 @@ from ...files.tensors import check_weights
 from ...models.loading import checked_config, config_values, load_encoder, load_encoder_config, load_weights
 from ...training.checks import check_free, check_output_dir, existing_files
 from ...training.ranks import on_every_rank
+from ...training.run_folder import folder_claimed
 from ...training_args import with_settings
 from .card import further_pretraining_card
 from .masked_models import IMAGE_CLASS, check_class, least_parameters
@@ -57,12 +58,24 @@ def self_distill(
     identity = run_identity(model, revision)
     config = initial_config(model, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
+    with folder_claimed(str(args.output_dir), is_main=args.should_save):
+        return _all_rounds(model, args, identity=identity, revision=revision, data=kwargs)
+
+
+def _all_rounds(
+    model: str,
+    args: SelfDistillationArguments,
+    *,
+    identity: Mapping[str, Any],
+    revision: str | None,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
     folder = Path(args.output_dir or "")
     on_every_rank(lambda: check_folder(args, identity))
     if args.should_save and not args.resume_from_checkpoint:
         _start_anew(folder, identity)
     load = partial(load_initial, model, revision=revision, token=args.hub_token)
-    rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
+    rounds = [_train_round(number, args, load=load, data=data) for number in range(args.num_rounds + 1)]
     if args.should_save:
         _write_result(folder, args, identity)
     return {"rounds": rounds, "student": str(folder / STUDENT_FOLDER)}
