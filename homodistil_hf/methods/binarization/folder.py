@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...export.card import card_table, fill_card, loading_lines
+from ...export.card import card_table, code_span, fill_card, loading_lines
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts
 from ...export.probe import probe_facts, probe_inputs
@@ -94,7 +94,7 @@ def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
-    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
+    origin = code_span(facts["teacher"]) if facts.get("teacher") else "its float teacher"
     return fill_card(
         ModelCardData(library_name="transformers", tags=["binarization"]),
         facts["versions"],

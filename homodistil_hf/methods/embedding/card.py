@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ...export.card import COST_LABELS, card_table, fill_card
+from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
 from ...export.facts import BENCHMARKS
 from ...models.cost import COSTS
 
@@ -21,7 +21,7 @@ _WORDS = COST_LABELS | {
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
 _USAGE = """from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name}")
+model = SentenceTransformer({name!r})
 {example}"""
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
@@ -71,9 +71,8 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     )
     if teacher:
         base = teacher["name"] if teacher.get("is_on_hub") is True else None
-        summary += (
-            f" Made from `{teacher['name']}` by pruning its encoder and distilling its vectors on unlabelled text."
-        )
+        summary += f" Made from {code_span(teacher['name'])} by pruning its encoder and distilling its vectors on "
+        summary += "unlabelled text."
         if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
             summary += " They are in its space: an index of its vectors can stay."
     example = _SINGLE
@@ -90,5 +89,5 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         title=name,
         summary=summary,
         comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
-        usage=_USAGE.format(name=name, example=example),
+        usage=_USAGE.format(name=one_line(name), example=example),
     )

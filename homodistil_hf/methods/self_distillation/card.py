@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ...export.card import card_table, fill_card
+from ...export.card import card_table, code_span, fill_card
 from ...files.provenance import public_name, version_facts
 
 _SETTINGS = (
@@ -46,7 +46,7 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         ),
         version_facts(),
         title=f"{named.rpartition('/')[2]}, further pre-trained with self-distillation",
-        summary=f"`{architecture}`, made from `{named}` without a change of its shape.",
+        summary=f"{code_span(architecture)}, made from {code_span(named)} without a change of its shape.",
         how=_HOW.format(
             rounds="once" if num_rounds == 1 else f"{num_rounds} times",
             states="of [CLS]" if settings["compared_states"] == "first" else "of each token",
