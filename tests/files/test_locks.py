@@ -15,6 +15,7 @@ from filelock import SoftFileLock
 from tiny_embeddings import make_sentence_folder
 from tiny_files import write_teacher
 from tiny_models import make_teacher
+from torchrun import torchrun
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from homodistil_hf.export.export_folder import export_student
@@ -173,3 +174,32 @@ def test_two_processes_may_write_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 7)
     write_text(tmp_path / "a.json", "{}")
     assert len(set(aside)) == 2
+
+
+_RANK = """
+import sys
+from accelerate import PartialState
+state = PartialState(cpu=True)
+from homodistil_hf.training.run_folder import folder_claimed
+try:
+    with folder_claimed(sys.argv[1], is_main=state.is_main_process):
+        print("claimed")
+except ValueError as error:
+    print(f"rank {state.process_index}: {error}")
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.distributed
+def test_a_second_run_is_refused_on_all_its_ranks(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(_RANK, encoding="utf-8")
+    paths = os.pathsep.join(filter(None, sys.path))
+    with in_other_hands(lock_in(tmp_path / "run")) as message:
+        done = torchrun(script, tmp_path / "run", env={"PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "claimed" not in done.stdout
+    assert f"rank 0: output_dir='{tmp_path / 'run'}' {message}" in done.stdout
+    assert "rank 1: rank 0 stopped with ValueError: output_dir=" in done.stdout
+    done = torchrun(script, tmp_path / "run", env={"PYTHONPATH": paths})
+    assert done.stdout.count("claimed") == 2
