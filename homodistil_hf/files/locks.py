@@ -9,15 +9,18 @@ import errno
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 LOCK_SUFFIX, HOLDER_SUFFIX = ".lock", ".pid"
+_CLAIMS: set[tuple[int, int, Path]] = set()
+"""Process, thread and lock of each claim that is held here."""
 _HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -34,39 +37,27 @@ class Holder(NamedTuple):
 
 @contextmanager
 def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock while inside, unless another process has it; yield whether it is ours. Reentrant in a thread."""
+    """Hold a lock while inside, unless another holder has it, in this process or another; yield whether it is ours."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file.resolve(), is_singleton=True)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
+    lock = FileLock(lock_file)
+    is_locked = _lock(lock, lock_file)
+    if not is_locked:
+        yield is_locked is None
         return
-    except OSError as error:
-        if error.errno not in _HAS_NO_LOCKS:
-            raise
-        logger.warning(
-            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
-        )
-        yield True
-        return
-    is_first = lock.lock_counter == 1
     try:
-        if is_first:
-            _say_who(lock_file)
+        _say_who(lock_file)
         yield True
     finally:
-        if is_first:
-            # Before the lock is free: a process that waits with the removed file sees that, and makes another one.
-            for path in (lock_file.with_suffix(HOLDER_SUFFIX), lock_file):
-                with suppress(OSError):
-                    path.unlink()
+        # Before the lock is free: a process that waits with the removed file sees that, and makes another one.
+        for path in (lock_file.with_suffix(HOLDER_SUFFIX), lock_file):
+            with suppress(OSError):
+                path.unlink()
         lock.release()
 
 
 @contextmanager
 def claimed(lock_file: Path, label: str) -> Iterator[None]:
-    """Hold a lock while inside.
+    """Hold a lock while inside; within a claim of this thread the same claim changes nothing.
 
     Args:
         lock_file: of [`lock_in`] or [`lock_beside`].
@@ -76,12 +67,20 @@ def claimed(lock_file: Path, label: str) -> Iterator[None]:
         ValueError: another process has it.
         OSError: the lock can't be written.
     """
+    claim = (os.getpid(), threading.get_ident(), lock_file.resolve())
+    if claim in _CLAIMS:
+        yield
+        return
     with held(lock_file) as is_ours:
         if not is_ours:
             raise ValueError(
                 f"{label} is in use by {_holder_in(lock_file)}; wait until it is done, stop it, or name another folder"
             )
-        yield
+        _CLAIMS.add(claim)
+        try:
+            yield
+        finally:
+            _CLAIMS.discard(claim)
 
 
 def lock_in(folder: str | Path) -> Path:
@@ -104,10 +103,26 @@ def holder(lock_file: Path) -> Holder | None:
     if not lock_file.is_file():
         return None
     try:
-        with FileLock(lock_file.resolve(), is_singleton=False).acquire(blocking=False):
+        with FileLock(lock_file).acquire(blocking=False):
             return None
     except Timeout:
         return _holder_in(lock_file)
+
+
+def _lock(lock: BaseFileLock, lock_file: Path) -> bool | None:
+    """Take a lock that is free, and return whether it was; None where the file system has no locks."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno not in _HAS_NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
+        )
+        return None
+    return True
 
 
 def _say_who(lock_file: Path) -> None:

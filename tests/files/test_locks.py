@@ -86,14 +86,16 @@ def test_without_flock_a_file_says_who_holds_the_folder(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with warnings.catch_warnings(record=True) as caught, held(lock_in(tmp_path)) as is_ours:
-        assert is_ours
-        assert SoftFileLock(lock_in(tmp_path)).pid == os.getpid()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with held(lock_in(tmp_path)) as is_ours:
+            assert is_ours
+            assert SoftFileLock(lock_in(tmp_path)).pid == os.getpid()
+        assert os.listdir(tmp_path) == []
+        (tmp_path / ".lock").write_text(f"{_dead_pid()}\n{socket.gethostname()}\n")
+        with held(lock_in(tmp_path)) as is_ours:
+            assert is_ours
     assert "flock not supported" in str(caught[0].message)
-    assert os.listdir(tmp_path) == []
-    (tmp_path / ".lock").write_text(f"{_dead_pid()}\n{socket.gethostname()}\n")
-    with held(lock_in(tmp_path)) as is_ours:
-        assert is_ours
 
 
 def _dead_pid():
