@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...export.facts import fits
 from ...files.hub_errors import hub_errors
 from ...files.messages import short_repr
 from ...files.strict_json import is_int, read_json, read_json_object
@@ -48,6 +49,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "ReLU": nn.ReLU,
     "GELU": nn.GELU,
     "Sigmoid": nn.Sigmoid,
+}
+
+
+_SETTINGS: dict[str, Any] = {
+    "prompts": {...: str},
+    "default_prompt_name": str,
+    "similarity_fn_name": str,
+    "max_seq_length": int,
+    "do_lower_case": bool,
+}
+_EXPECTED = {
+    "prompts": "an object: name → text",
+    **dict.fromkeys(("default_prompt_name", "similarity_fn_name"), "a name"),
+    "max_seq_length": "a whole number",
+    "do_lower_case": "true or false",
 }
 
 
@@ -368,11 +384,17 @@ def _encoder(folder: Path, label: str) -> PreTrainedModel:
 
 def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
     def read(file: Path) -> dict[str, Any]:
-        return read_json_object(file, str(file)) if file.is_file() else {}
+        values = read_json_object(file, str(file)) if file.is_file() else {}
+        for name, shape in _SETTINGS.items():
+            if values.get(name) is not None and not fits(values[name], shape):
+                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {_EXPECTED[name]}")
+        return values
 
     own, shared = read(encoder_folder / TRANSFORMER_FILE), read(folder / SETTINGS_FILE)
     most = max_tokens(encoder.config)
     longest = own.get("max_seq_length") or tokenizer.model_max_length
+    if longest < 1:
+        raise ValueError(f"{encoder_folder / TRANSFORMER_FILE} has max_seq_length={longest}; expected at least 1")
     return {
         "max_seq_length": min(longest, most) if is_int(longest) else most,
         "lowers": bool(own.get("do_lower_case")),

@@ -121,3 +121,21 @@ def test_configurations_are_checked_before_weights_are_read(tmp_path, values, me
     write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_embedding_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}, "expected an object: name → text"),
+        ("config_sentence_transformers.json", {"prompts": {"query": None}}, "expected an object: name → text"),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["query"]}, "expected a name"),
+        ("sentence_bert_config.json", {"max_seq_length": "12"}, "expected a whole number"),
+        ("sentence_bert_config.json", {"max_seq_length": -1}, "max_seq_length=-1; expected at least 1"),
+        ("sentence_bert_config.json", {"do_lower_case": "no"}, "expected true or false"),
+    ],
+)
+def test_settings_of_other_types_are_refused(tmp_path, file, values, message):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    write(folder / file, json.loads((folder / file).read_text()) | values)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_embedding_model(folder)
