@@ -4,9 +4,9 @@ Before the first step the units are scored on a few batches, while the student s
 One optimizer step, in order:
 
 1. if the schedule asks, masks are chosen and what they drop is sliced off: `begin_step`;
-2. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss`;
+2. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss` of the base;
 3. with `num_scoring_batches=0`, as in the paper: the gradients, complete, averaged over ranks and not clipped, become
-   scores: `training_step`;
+   scores: `on_gradients`;
 4. clipping and the optimizer's step: Trainer's;
 5. log, evaluate, save: Trainer's, so that a student is never measured before a step at its widths.
 
@@ -26,8 +26,8 @@ from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedModel
 
-from .export.card import HOMODISTIL, PRUNED_AT_ONCE
-from .export.dense_student import narrowed_copy
+from .export.card import MethodCard
+from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
 from .models.architectures import architecture_of
@@ -44,6 +44,26 @@ logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
 
+UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
+HOMODISTIL = MethodCard(
+    student="HomoDistil student",
+    made="made from {teacher} by pruning its width while distilling it",
+    how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
+    "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
+    paper="The student was made by HomoDistil, the method of",
+    tags=("pruning", "distillation"),
+)
+THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+PRUNED_AT_ONCE = MethodCard(
+    student="One-shot pruned student",
+    made="made from {teacher} by pruning its width at once and distilling it afterwards",
+    how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
+    f"batches, and the least important ones were dropped all at once. {THEN_DISTILLED}",
+    paper=LOSSES_ALONE,
+    tags=("pruning", "distillation"),
+)
+
 
 class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
@@ -52,10 +72,13 @@ class HomoDistilTrainer(DistillationTrainer):
     computation (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, with `num_scoring_batches=0` as the
     paper does.
 
+    L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
+    + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
+
     Args:
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
-        teacher_model: who the student learns from. Default: a frozen copy of `model`.
+        teacher_model: the model that the student learns from. Default: a frozen copy of `model`.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -114,40 +137,6 @@ class HomoDistilTrainer(DistillationTrainer):
         super().end_step()
         if self.state.global_step == self.state.max_steps == 1:
             self.begin_step()
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The distillation loss of one micro-batch.
-
-        L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
-        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
-
-        It is this micro-batch's share of the average over the global batch.
-
-        Args:
-            model: the student as it is wrapped.
-            inputs: a batch with labels.
-            return_outputs: also return the student's output.
-            num_items_in_batch: predictions, tokens and pairs of the whole step, int64 `(3,)`; None: of this batch.
-
-        Returns:
-            `torch.Tensor`: scalar, float32; with `return_outputs` a tuple of it and the output.
-        """
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; after the last one of a step, `on_gradients` scores the units.
-
-        Args:
-            model: the student as it is wrapped.
-            inputs: one micro-batch.
-            num_items_in_batch: what the whole step counts, for `compute_loss`.
-
-        Returns:
-            `torch.Tensor`: the loss, detached.
-        """
-        return super().training_step(model, inputs, num_items_in_batch)
 
     def on_gradients(self) -> None:
         """With `num_scoring_batches=0`: turn a step's complete, unclipped gradients into scores.
@@ -259,7 +248,6 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
         metric=args.importance_metric,
         multiple=args.width_multiple,
         sensitivity_smoothing=args.sensitivity_smoothing,
-        uncertainty_smoothing=args.uncertainty_smoothing,
     )
 
 

@@ -24,8 +24,6 @@ from .pruning.schedule import DEADLINE_FRACTION
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
 
-LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
-
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
     "adamw_torch_fused",
@@ -121,9 +119,10 @@ class ExactArguments(TrainingArguments):
         super().__post_init__()
 
     def _refuse_without_part(self) -> None:
+        method = type(self).__name__.removesuffix("Arguments")
         for name, remedy in self.no_part.items():
             if (value := getattr(self, name)) != self.default_of(name):
-                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {type(self).__name__}; {remedy}")
+                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {method}; {remedy}")
 
     def to_dict(self) -> dict[str, Any]:
         """As Trainer's, without settings that have no part in the run."""
@@ -289,7 +288,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
         None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
     )
     pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
-    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
+    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
         "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
     )
     num_scoring_batches: int = setting(
@@ -301,14 +300,12 @@ class HomoDistilTrainingArguments(DistillationArguments):
     sensitivity_smoothing: float = setting(
         0.85, "β1 in [0, 1) of the scores' moving average; 0 = the last step alone.", range="[0, 1)"
     )
-    uncertainty_smoothing: float = setting(
-        0.95, "β2 in [0, 1) of PLATON's uncertainty; other metrics don't use it.", range="[0, 1)"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_pruning(self)
-        _refuse_reentrant_checkpointing(self)
+        if self.attention_weight:
+            refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
     def pruning_window(self, kind: str) -> tuple[float, float]:
         """Start and end of pruning for one kind of group, as shares of all steps.
@@ -343,7 +340,6 @@ def _check_pruning(args: HomoDistilTrainingArguments) -> None:
         )
     for name, has_part, remedy in (
         ("pruning_interval_steps", not args.prunes_at_once, "set pruning_end_fraction, e.g. 0.3, or leave it out"),
-        ("uncertainty_smoothing", args.importance_metric == "platon", "set importance_metric='platon'"),
         ("num_scoring_batches", scores_gradients, "magnitudes need no batch; leave it out"),
         ("sensitivity_smoothing", scores_gradients, "magnitudes are not smoothed; leave it out"),
     ):
@@ -410,10 +406,15 @@ def _refuse_two_curves(args: DistillationArguments) -> None:
         )
 
 
-def _refuse_reentrant_checkpointing(args: HomoDistilTrainingArguments) -> None:
+def refuse_reentrant_checkpointing(args: TrainingArguments, reason: str) -> None:
+    """Refuse gradient checkpointing that loses the gradients of recorded queries and keys; `reason`: what needs them.
+
+    Raises:
+        ValueError: `args` ask for the reentrant kind.
+    """
     kwargs: Any = args.gradient_checkpointing_kwargs or {}
-    if args.gradient_checkpointing and kwargs.get("use_reentrant") and args.attention_weight:
+    if args.gradient_checkpointing and kwargs.get("use_reentrant"):
         raise ValueError(
-            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which attention_weight="
-            f"{args.attention_weight} needs; set use_reentrant to false"
+            f"gradient_checkpointing_kwargs={kwargs!r} keeps no gradient of queries and keys, which {reason}; set "
+            "use_reentrant to false"
         )

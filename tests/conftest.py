@@ -15,7 +15,7 @@ from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.export import fresh_process
+from homodistil_hf.export import verify
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -50,7 +50,7 @@ def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPy
 
 @pytest.fixture(autouse=True)
 def _exports_are_verified_in_a_fork(forked_python: ForkedPython, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh_process, "subprocess", forked_python)
+    monkeypatch.setattr(verify, "subprocess", forked_python)
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import torch._inductor
 from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
 from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
+from homodistil_hf.distillation.objective import LOSS_TERMS
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.training_args import (
     _GRAPH_MODES,
-    LOSS_TERMS,
     PRUNING_KINDS,
     SLICEABLE_OPTIMIZERS,
     DistillationArguments,
@@ -57,7 +57,6 @@ NUMBERS = {
     "learning_rate": (r"\[0, inf\)", None, (-1e-3, math.inf)),
     "adam_beta2": (r"\[0, 1\)", 0.98, (1.0, -0.1)),
     "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
-    "uncertainty_smoothing": (r"\[0, 1\)", 0.95, (1.0, -0.1)),
 }
 NO_NUMBERS = ("0.5", True, [0.5])
 COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20, "gradient_accumulation_steps": 1}
@@ -65,7 +64,7 @@ COUNTS |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 8}
 CHOICES = {
     "projection_init": "identity, random",
     "teacher_dtype": "auto, float32, bfloat16, float16",
-    "importance_metric": "sensitivity, platon, magnitude, movement",
+    "importance_metric": "sensitivity, magnitude, movement",
     "learning_rate_curve": "auto, pruning, trainer",
 }
 
@@ -261,7 +260,7 @@ def test_modes_of_compiling_that_record_graphs_are_refused():
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
         {"student_dropout": None},
         {"student_dropout": 0.1},
-        {"sensitivity_smoothing": 0.0, "uncertainty_smoothing": 0, "importance_metric": "platon"},
+        {"sensitivity_smoothing": 0.0, "importance_metric": "movement"},
         {"learning_rate_hold_fraction": 0},
         {"learning_rate_hold_fraction": 1.0},
         {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
@@ -386,9 +385,9 @@ def test_settings_survive_json_and_the_command_line():
     again = make_args(**values)
     assert {name: getattr(again, name) for name in OWN_FIELDS} == {name: getattr(args, name) for name in OWN_FIELDS}
     parser = HfArgumentParser(HomoDistilTrainingArguments)
-    flags = "--output_dir out --report_to none --student macs=0.25 --ffn_end_fraction 0.7 --importance_metric platon"
+    flags = "--output_dir out --report_to none --student macs=0.25 --ffn_end_fraction 0.7 --importance_metric movement"
     (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--rotate_heads", "false", "--use_cpu"])
-    assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "platon")
+    assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "movement")
     assert parsed.rotate_heads is False
 
 
@@ -400,7 +399,6 @@ def test_a_student_may_be_a_plan_or_a_preset():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"uncertainty_smoothing": 0.5}, "^uncertainty_smoothing=0.5 has no part in this run; set importance_metric="),
         ({"pruning_interval_steps": 5}, "^pruning_interval_steps=5 has no part in this run; set pruning_end_fraction"),
         (
             {"importance_metric": "magnitude", "num_scoring_batches": 3},
@@ -416,10 +414,11 @@ def test_settings_without_a_part_in_the_run_are_refused(settings, message):
 @pytest.mark.parametrize("trainer", METHODS.values())
 def test_no_arguments_class_holds_a_setting_without_effect(trainer):
     kind = trainer.arguments_class
+    method = kind.__name__.removesuffix("Arguments")
     assert kind.no_part.keys() <= kind.__dataclass_fields__.keys()
     for name, remedy in kind.no_part.items():
         default = kind.default_of(name)
         other = 0.123 if isinstance(default, float) or default is None else {int: 7, str: "other"}[type(default)]
-        with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {kind.__name__}; |is not one of)"):
+        with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {method}; |is not one of)"):
             kind(output_dir="out", report_to="none", use_cpu=True, **{name: other})
         assert remedy.endswith(("leave it out", "_weight"))

@@ -37,12 +37,12 @@ from benchmarks.reliability.fuzz_mutations import (
 )
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files.checkpoints import (
     MANIFEST_NAME,
     SCORES_FILE,
@@ -99,7 +99,7 @@ def run_config(folder: Path) -> dict[str, Any]:
         "lr_scheduler_type": "linear",
         "per_device_train_batch_size": 8,
         "pruning_end_fraction": 0.5,
-        "importance_metric": "platon",
+        "importance_metric": "movement",
         "mlm_probability": 0.2,
         "report_to": "none",
         "use_cpu": True,
@@ -326,7 +326,7 @@ def states(folder: Path, draw: Random) -> None:
         path = target / (STATE_FILE if kind < 2 else "config.json")
         write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
     write_manifest(target)
-    checkpoint_student(target, format=draw.choice(("standard", "compact")), allow_partial=True)
+    checkpoint_student(check_manifest(target), format=draw.choice(("standard", "compact")), allow_partial=True)
 
 
 def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
@@ -522,10 +522,10 @@ def tiny_tokenizer() -> BertTokenizer:
 
 @cache
 def make_checkpoint(folder: Path) -> None:
-    """A checkpoint in the middle of pruning, with PLATON's averages."""
+    """A checkpoint in the middle of pruning, with its scores."""
     folder.mkdir(parents=True)
     student = tiny_student()
-    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), settings=PruningSettings(metric="platon"))
+    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), settings=PruningSettings(metric="movement"))
     student.train()(input_ids=torch.arange(5, 21)[None], labels=torch.arange(5, 21)[None]).loss.backward()
     pruner.score()
     pruner.prune_to(WidthPlan.uniform(12, 2, LayerWidths(2, 6, 24)))

@@ -116,7 +116,7 @@ class Traffic:
         for name, position in COUNTED.items():
             setattr(distributed, name, self._counting(getattr(distributed, name), position))
         for module in (wrapping, exact_trainer):
-            module.settle_buckets = self._hooked(module.settle_buckets)
+            module.lay_out_buckets = self._hooked(module.lay_out_buckets)
         trainer.check_same_masks = self.counted_as("digest")(trainer.check_same_masks)
         distillation_trainer.wrap_again = self.counted_as("wrap")(distillation_trainer.wrap_again)
 
@@ -131,12 +131,12 @@ class Traffic:
 
         return counted
 
-    def _hooked(self, settle_buckets: Callable[..., None]) -> Callable[..., None]:
-        @wraps(settle_buckets)
+    def _hooked(self, lay_out_buckets: Callable[..., None]) -> Callable[..., None]:
+        @wraps(lay_out_buckets)
         def hooked(wrapper: DistributedDataParallel, smallest_inputs: dict[str, torch.Tensor]) -> None:
             wrapper.register_comm_hook(None, lambda _, bucket: self.reduce_bucket(bucket))
             with self.counted_as("wrap"):
-                settle_buckets(wrapper, smallest_inputs)
+                lay_out_buckets(wrapper, smallest_inputs)
 
         return hooked
 

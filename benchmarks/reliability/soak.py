@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability.soak --num_kills 60 --results docs/results/soak.json
 
-The run is `homodistil distill` of a tiny teacher: pruning with PLATON, units sliced off at every choice of masks,
+The run is `homodistil distill` of a tiny teacher: gradual pruning, units sliced off at every choice of masks,
 evaluations, a checkpoint every few steps, an export at the end. Half of the kills are forced into rare moments, half
 come at random times. Prints kills survived, bytes lost and differences; the last two must be 0.
 """
@@ -41,7 +41,7 @@ SETTINGS = {
     "max_steps": 60,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 2,
-    "importance_metric": "platon",
+    "num_scoring_batches": 0,
     "attention_weight": 0.1,
     "student_dropout": 0.1,
     "pruning_end_fraction": 0.8,

@@ -25,7 +25,7 @@ from homodistil_hf.export import export_folder as export
 from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
-from homodistil_hf.pruning.scores import PlatonScores
+from homodistil_hf.pruning.scores import SensitivityScores
 from homodistil_hf.training import distillation_trainer, exact_trainer, run_folder
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
@@ -69,7 +69,7 @@ def half_text(call: Call, arguments: tuple[Any, ...]) -> None:
 
 MOMENTS: dict[str, Moment] = {
     "slicing: masks are chosen, nothing is sliced": Moment(pruning, "compact", before, most_calls=2),
-    "slicing: parameters are sliced, scores are not": Moment(PlatonScores, "keep", before),
+    "slicing: parameters are sliced, scores are not": Moment(SensitivityScores, "keep", before),
     "slicing: the trainer has the old heads": Moment(DistillationTrainer, "on_resized", before),
     "step: gradients are there, scores are not": Moment(pruning.Pruner, "score", before, most_calls=6),
     "step: scores are updated, weights are not": Moment(torch.optim.AdamW, "step", before, most_calls=6),

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from benchmarks.results.fine_tunings import TASKS
-from homodistil_hf.evaluation.glue.data import load_glue
 from homodistil_hf.evaluation.metrics import constant_score
+from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.files.folders import write_text
 
 

@@ -23,8 +23,8 @@ from datasets import Dataset
 from benchmarks.results.sweep_models import Model, models_of
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
-from homodistil_hf.evaluation.glue.data import load_glue
-from homodistil_hf.evaluation.glue.evaluate import classification_metrics
+from homodistil_hf.evaluation.glue import classification_metrics
+from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
 from homodistil_hf.experiments.sweep.cells import TEACHER
 from homodistil_hf.files.folders import write_text

@@ -24,8 +24,7 @@ from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import draw
 from homodistil_hf.experiments.sweep.cells import TEACHER
 from homodistil_hf.experiments.sweep.folder import read_records, trained, write_records
-from homodistil_hf.experiments.sweep.statistics import Record
-from homodistil_hf.experiments.sweep.tables import in_order
+from homodistil_hf.experiments.sweep.tables import Record, in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
 
 PAGE = Path("docs/results.md")

@@ -18,8 +18,7 @@ from homodistil_hf.experiments.sweep.folder import trained
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
-from homodistil_hf.plans.latency.backends import FirstOutput, model_inputs
-from homodistil_hf.plans.latency.onnx_graph import export_onnx
+from homodistil_hf.plans.latency.timing import FirstOutput, export_onnx, model_inputs
 
 TEACHER = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 NUM_LAYERS = 6

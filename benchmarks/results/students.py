@@ -15,11 +15,9 @@ import pandas as pd
 from benchmarks.results.sweep_models import other_axes
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import setting_names
-from homodistil_hf.experiments.sweep.cells import TEACHER, Sweep
+from homodistil_hf.experiments.sweep.cells import TEACHER, Sweep, read_sweep
 from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, as_cell, read_records, trained
-from homodistil_hf.experiments.sweep.reading import read_sweep
-from homodistil_hf.experiments.sweep.statistics import Record, chosen, seed_of
-from homodistil_hf.experiments.sweep.tables import in_order
+from homodistil_hf.experiments.sweep.tables import Record, chosen, in_order, seed_of
 
 SIZES = {"half": "1/2", "quarter": "1/4", "eighth": "1/8"}
 """Variant of the sweep `sizes` → its students' share of their teacher's encoder MACs."""

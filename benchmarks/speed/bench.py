@@ -37,7 +37,6 @@ CASES: dict[str, dict[str, Any]] = {
     SHIPPED: {"student": "216-9x24-528", "batch_size": 16, "rounds": 9, "points": 4},
     "bert-base-bfloat16": BERT_BASE | {"rounds": 5, "points": 4},
     "teacher6x384-bfloat16-attention": OLDER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
-    "teacher6x384-bfloat16-platon": OLDER | {"importance_metric": "platon", "with_baselines": False, "points": 3},
     "teacher6x384-bfloat16-512": OLDER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
     GROWTH: OLDER,
 }

@@ -18,12 +18,9 @@ from torch import nn
 
 from benchmarks.studies.study import Study
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.methods.embedding.evaluate import PairTask, load_tasks, pair_score
 from homodistil_hf.methods.embedding.model import EmbeddingModel, load_embedding_model
-from homodistil_hf.methods.embedding.scores import pair_score
-from homodistil_hf.methods.embedding.tasks import PairTask, load_tasks
-from homodistil_hf.plans.latency.backends import check_equal
-from homodistil_hf.plans.latency.onnx_graph import export_onnx, onnx_runner
-from homodistil_hf.plans.latency.timing import figures, time_in_turns
+from homodistil_hf.plans.latency.timing import check_equal, export_onnx, figures, onnx_runner, time_in_turns
 from homodistil_hf.tables import markdown_table
 
 FORMS = ("torch", "onnxruntime", "onnxruntime, int8")

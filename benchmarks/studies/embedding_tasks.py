@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.study import Study
-from homodistil_hf.methods.embedding.card import ASYMMETRIC, STUDENT, TEACHER
 from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
+from homodistil_hf.methods.embedding.folder import ASYMMETRIC, STUDENT, TEACHER
 from homodistil_hf.tables import markdown_table
 
 

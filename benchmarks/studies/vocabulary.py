@@ -15,8 +15,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.studies.study import Study
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.trim import TrimSource, plan_trimming
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.cost import count_parameters

@@ -1,4 +1,4 @@
-"""The command `homodistil`: finds the command that is asked for, and prints errors. Each command is a file beside."""
+"""The command `homodistil`: finds the command that is asked for, and prints errors; the files beside hold commands."""
 
 import argparse
 import ctypes
@@ -13,12 +13,11 @@ from .command import Command
 from .demo import Cache, Demo
 from .distill import Distill
 from .evaluate import Evaluate
-from .export import Export, Verify
+from .export import Export, Push, Verify
 from .finetune import Finetune
 from .latency import Latency
 from .plan import Plan
 from .prune import Prune
-from .push import Push
 from .sweep import Sweep
 from .trim import Trim
 
@@ -46,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, of the words after `homodistil`; default: those of this process.
 
     Returns:
-        `int`: exit status. 0: done; 1: `verify` found problems, or cells of `sweep` failed; 2: an error, told on
-            standard error; 130: interrupted. SIGTERM during training saves a checkpoint and ends the process with 143.
+        `int`: exit status. 0: done; 1: `verify` found problems, or cells of `sweep` failed; 2: an error, printed
+            on standard error; 130: interrupted. SIGTERM during training saves a checkpoint and ends the process with
+            143.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
@@ -85,7 +85,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _is_a_bug(error: Exception) -> bool:
-    """A `ValueError` that comes out of somebody else's code in the middle of training keeps its traceback."""
+    """A `ValueError` that other code raises in the middle of training keeps its traceback."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     in_training = any(frame.f_code.co_name == "_inner_training_loop" for frame in frames)
     raised_here = str(frames[-1].f_globals.get("__name__")).startswith("homodistil_hf.") if frames else True

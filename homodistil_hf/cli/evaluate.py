@@ -110,11 +110,11 @@ class Evaluate(Command):
 
 
 def _kinds() -> dict[str, _Kind]:
-    from ..evaluation.glue.data import GLUE_TASKS
-    from ..evaluation.glue.evaluate import GlueSettings, evaluate_glue
+    from ..evaluation.glue import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.metrics import SQUAD_METRICS
-    from ..evaluation.squad.evaluate import SquadSettings, evaluate_squad
+    from ..evaluation.squad import SquadSettings, evaluate_squad
+    from ..evaluation.task_data import GLUE_TASKS
     from ..methods.registry import EVALUATIONS
 
     kinds = {

@@ -10,8 +10,6 @@ from ..files.settings import flag
 from ..tables import format_table
 from .command import Command, show_logs
 
-_COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
-
 
 @dataclass(kw_only=True)
 class Plan(Command):
@@ -86,18 +84,17 @@ class Plan(Command):
         if self.json:
             print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
             return 0
-        told = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
-        told += [format_planned_latency(costs["latency"]) if latency else None]
-        told += [] if advice is None else [format_planned_run(costs["run"]), advice]
-        print("\n\n".join(filter(None, told)))
+        lines = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
+        lines += [format_planned_latency(costs["latency"]) if latency else None]
+        lines += [] if advice is None else [format_planned_run(costs["run"]), advice]
+        print("\n\n".join(filter(None, lines)))
         return 0
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
     """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
-    from ..plans.recipe import USUAL_ROW_LENGTH, default_learning_rate
     from ..trainer import pruning_schedule
-    from ..training.learning_rate import learning_rate_hold_step
+    from ..training.learning_rate import USUAL_ROW_LENGTH, default_learning_rate, learning_rate_hold_step
     from ..training_args import HomoDistilTrainingArguments
 
     args = HomoDistilTrainingArguments(report_to="none")
@@ -136,6 +133,8 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
         costs: `teacher`, `student` and `padded` (the student as the stock class), each as [`planned_facts`] has it,
             and `cost_fractions`.
     """
+    from ..models.cost import COSTS
+
     names = {"teacher": "teacher", "student": "student", "padded": "padded to the stock class"}
     if costs["padded"]["plan"] == costs["student"]["plan"]:
         del names["padded"]
@@ -144,7 +143,7 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
         for name, facts in costs.items()
         if name in ("teacher", "student")
     ]
-    rows = [{"name": label, **{key: costs[name].get(key) for key in _COSTS}} for name, label in names.items()]
+    rows = [{"name": label, **{key: costs[name].get(key) for key in COSTS}} for name, label in names.items()]
     fractions = costs["cost_fractions"]
     shares = (
         f"student / teacher: parameters {fractions['num_parameters']:.3f}, MACs {fractions['encoder_macs']:.3f}\n"

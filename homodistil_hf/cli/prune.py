@@ -28,8 +28,6 @@ class Prune(SettingsCommand):
         """Import the settings of the method."""
         from ..methods.registry import COMMANDS
 
-        if _NAME not in COMMANDS:
-            raise ValueError(f"the command {_NAME!r} has no method in this copy of the package; use another command")
         return COMMANDS[_NAME][0]
 
     def run_with(self, settings: Any) -> int:

@@ -1,58 +1,92 @@
-"""Text from local files or the Hub: a data set with one column, `text`, and one document a row.
+"""Text from local files or the Hub: a data set with one column, `text`, and one document a row; and its split.
 
 blocks.py tokenizes and cuts it. Code that comes with a data set is never run.
 """
 
+import codecs
 import glob
+import itertools
+import json
+import logging
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
+import pyarrow.compute
+import pyarrow.parquet
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
 from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
+from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.utils.extract import Extractor
+
+from ..files.caches import check_writable
+from ..files.messages import join_some
+
+logger = logging.getLogger(__name__)
+
+
+class _ArrowDatasetReader(ParquetDatasetReader):
+    """Reads files of `save_to_disk` as others are: by a copy in the cache, so that nothing is written beside them."""
+
+    def __init__(self, path_or_paths: Any, **kwargs: Any):
+        super().__init__(path_or_paths, **kwargs)
+        self.builder = Arrow(cache_dir=self.cache_dir, data_files=path_or_paths, hash="arrow")
+
 
 # The readers behind `datasets.load_dataset`, which would itself report every use to a server, also of local files.
 _READERS: dict[str, Any] = {
     ".parquet": ParquetDatasetReader,
+    ".arrow": _ArrowDatasetReader,
     ".json": JsonDatasetReader,
     ".jsonl": JsonDatasetReader,
     ".txt": TextDatasetReader,
 }
 _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     ParquetDatasetReader: {},
+    _ArrowDatasetReader: {},
     # Not "utf-8": under its usual spelling the reader passes bytes on undecoded, errors included.
     JsonDatasetReader: {"encoding": "utf_8", "encoding_errors": "replace"},
     TextDatasetReader: {
         "sample_by": "paragraph",
+        "encoding": "utf_8_sig",  # a byte order mark is no text
         "encoding_errors": "replace",
         "features": Features({"text": Value("string")}),
     },
 }
 _STRING_TYPES = ("string", "large_string", "str")
-_EXPECTED = ".parquet, .json, .jsonl or .txt"
+_EXPECTED = ".parquet, .arrow, .json, .jsonl or .txt"
 _FILES_PROBLEM = (
-    f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with the same columns in all "
-    "files of one folder or glob (others can be listed)"
+    f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with columns of the same types "
+    "in all files of one folder or glob (others can be listed)"
 )
 _HUB_PROBLEM = (
     "is no local file and could not be loaded from the Hub; expected an existing path, or owner/name or "
     "owner/name:configuration of a data set, and a connection"
 )
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
-_OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".arrow", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
+_OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
+_OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
+_HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_REPLACED = "\ufffd"
+_SHARD = re.compile(r"([-_.](\d+|of|[0-9a-f]{8,}))+$|\d+$")  # train-00000-of-00002
 _SPLIT_WORDS = {
     "train": {"train", "training"},
     "validation": {"validation", "valid", "val", "dev"},
     "test": {"test", "testing", "eval", "evaluation"},
 }
 TextSource = str | os.PathLike[str]
+Documents: TypeAlias = Dataset | IterableDataset
+_HELD_OUT_EVERY = 20  # one document in 20 …
+_MOST_HELD_OUT = 2000  # … but no more than this
+_HELD_OUT_OF_STREAM = 1000
 
 
 def load_text(
@@ -62,12 +96,13 @@ def load_text(
     split: str = "train",
     streaming: bool = False,
     argument: str = "train_data",
-) -> Dataset | IterableDataset:
+) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
 
-    Parquet and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that are no
-    UTF-8 become U+FFFD. A folder stands for all such files below it, or, if some are named after splits
-    (`train-00.parquet`, `validation/a.txt`), for those of `split`. Files and globs are read whole, under any name.
+    Parquet, Arrow and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that
+    are no UTF-8 become U+FFFD, with a warning for a table. A folder, also one of `save_to_disk`, stands for all such
+    files below it but hidden ones, or, if some are named after splits (`train-00.parquet`, `validation/a.txt`), for
+    those of `split`. Files and globs are read whole, under any name.
 
     Args:
         source (`str`, path, or a sequence of those):
@@ -107,9 +142,75 @@ def load_text(
         origin = _local_files(name, split, label) or name
         found = _read(origin, split=split, streaming=streaming, label=label)
         parts += [_only_text(part, text_column, label) for part in found]
+    _warn_of_replaced_bytes(parts, f"{argument}={source!r}")
+    kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
-    return datasets.concatenate_datasets(parts)
+    joined = datasets.concatenate_datasets(parts)
+    joined.info.builder_name = kinds.pop() if len(kinds) == 1 else None
+    return joined
+
+
+def is_running_text(documents: Dataset | IterableDataset) -> bool:
+    """Whether documents are the paragraphs of text files, headings among them, and no rows of tables."""
+    return bool(documents.info.builder_name == "text")
+
+
+def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
+    """Count the documents with U+FFFD in tables of written text; a stream is read later."""
+    tables = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in ("text", "json")]
+    found = sum(
+        pyarrow.compute.sum(pyarrow.compute.match_substring(part.data.column("text"), _REPLACED)).as_py() or 0
+        for part in tables
+    )
+    if found:
+        logger.warning(
+            "%s: %d of %d documents hold U+FFFD, which stands for bytes that are no UTF-8; convert files of another "
+            "encoding first",
+            label,
+            found,
+            sum(map(len, tables)),
+        )
+
+
+def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
+    """Split documents into those to train on and those to evaluate on, by position and so always alike.
+
+    Args:
+        documents: a table, every 20th of whose documents is held out, or a stream, whose first are.
+
+    Returns:
+        Documents to train on, those held out, and words for the latter such as `1 of 3 documents`.
+
+    Raises:
+        ValueError: there is one document, or none; a stream ends with those that are held out.
+
+    Example:
+    ```python
+    >>> train, held_out, words = hold_out(Dataset.from_dict({"text": ["a", "b", "c"]}))
+    >>> train["text"][:], held_out["text"][:], words
+    (['a', 'b'], ['c'], '1 of 3 documents')
+
+    ```
+    """
+    if isinstance(documents, IterableDataset):
+        left = documents.skip(_HELD_OUT_OF_STREAM)
+        if next(iter(left), None) is None:
+            raise ValueError(
+                f"eval_data is not set and train_data, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
+                "text to train on beside what is held out; name eval_data, or leave out streaming"
+            )
+        return left, documents.take(_HELD_OUT_OF_STREAM), f"the first {_HELD_OUT_OF_STREAM:,} documents"
+    num_documents = len(documents)
+    if num_documents < 2:
+        raise ValueError(
+            f"train_data has {num_documents} document, of which none can be held out; name documents as eval_data"
+        )
+    every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
+    held_out = range(every - 1, num_documents, every)
+    kept = sorted(set(range(num_documents)) - set(held_out))
+    words = f"{len(held_out):,} of {num_documents:,} documents"
+    return documents.select(kept), documents.select(held_out), words
 
 
 def _local_files(source: str, split: str, label: str) -> list[Path]:
@@ -145,36 +246,66 @@ def _globbed(pattern: Path) -> list[Path]:
         return [Path(name) for name in sorted(glob.glob(str(pattern)))]
     start = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root, rest = Path(*parts[:start]), parts[start:] if parts[-1] != "**" else (*parts[start:], "*")
-    hidden_wanted = any(part.startswith(".") for part in rest)
+    hidden_wanted = _is_hidden(rest)
     return sorted(
-        file
-        for file in root.glob("/".join(rest))
-        if hidden_wanted or not any(part.startswith(".") for part in file.relative_to(root).parts)
+        file for file in root.glob("/".join(rest)) if hidden_wanted or not _is_hidden(file.relative_to(root).parts)
     )
+
+
+def _is_hidden(parts: Iterable[str]) -> bool:
+    """Whether a part of a path hides what is below it: `.git`, `.ipynb_checkpoints`, `__MACOSX`."""
+    return any(part.startswith((".", "__")) for part in parts)
 
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _READERS and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if _is_text(file, folder) and file.is_file())
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
-    split_of = {file: _split_named_in(file.relative_to(folder)) for file in files}
+    split_of = _splits(files, folder)
     named = {name for name in split_of.values() if name}
     wanted = _split_name(split)
     if named and wanted not in named:
         raise ValueError(
             f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves"
         )
+    if named and (others := [file.name for file in files if split_of[file] is None]):
+        logger.warning(
+            "%s: files named after no split are left out, as others are: %s", label, join_some(sorted(set(others)))
+        )
     return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
+
+
+def _is_text(file: Path, folder: Path) -> bool:
+    if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
+        return False
+    if file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")):  # left by `map`
+        return False
+    return not _is_hidden(file.relative_to(folder).parts)
+
+
+def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
+    """Return the split that each file is named after.
+
+    A split's word among others (`train_data.jsonl`) counts if that names several splits or all files: a text may be
+    about training.
+    """
+    paths = {file: file.relative_to(folder).with_suffix("") for file in files}
+    among_others = {file: _split_of(re.split(r"[^a-z]+", str(path).lower())) for file, path in paths.items()}
+    found = set(among_others.values())
+    if len(found - {None}) > 1 or None not in found:
+        return among_others
+    alone = {file: [_SHARD.sub("", part.lower()) for part in path.parts] for file, path in paths.items()}
+    return {file: _split_of(words) for file, words in alone.items()}
+
+
+def _split_of(words: Iterable[str]) -> str | None:
+    present = set(words)
+    return next((split for split, names in _SPLIT_WORDS.items() if present & names), None)
 
 
 def _split_name(split: str) -> str:
     return split.partition("[")[0]  # "train[:10%]" is a part of train
-
-
-def _split_named_in(path: Path) -> str | None:
-    words = set(re.split(r"[^a-z]+", str(path.with_suffix("")).lower()))
-    return next((split for split, names in _SPLIT_WORDS.items() if words & names), None)
 
 
 def _is_hub_name(source: str) -> bool:
@@ -188,14 +319,28 @@ def _not_empty(files: list[Path], label: str) -> list[Path]:
         # The readers would unpack an archive, of any size and to any place.
         if kind := Extractor.infer_extractor_format(file):
             raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
+        if file.suffix.lower() not in (".parquet", ".arrow"):
+            check_encoding(file, label)
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
     return filled
 
 
+def check_encoding(file: Path, label: str) -> None:
+    """Refuse, by a ValueError, a file of text in UTF-16 or UTF-32, whose bytes would be read as letters and NULs."""
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
+    if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
+        raise ValueError(
+            f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
+            "`iconv -f UTF-16 -t UTF-8`"
+        )
+
+
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
     """Return data sets with all columns, one for each kind of file, each with at least one row."""
+    check_writable(Path(datasets.config.HF_DATASETS_CACHE))
     try:
         if isinstance(origin, str):
             name, _, config = origin.partition(":")
@@ -215,10 +360,29 @@ def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) 
 def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
     parts = []
     for reader, settings in _READER_SETTINGS.items():
-        paths = [glob.escape(str(file.resolve())) for file in files if _READERS[file.suffix.lower()] is reader]
-        if paths:
+        chosen = [file.resolve() for file in files if _READERS[file.suffix.lower()] is reader]
+        for group in _alike(chosen):
+            paths = [glob.escape(str(file)) for file in group]
             parts.append(reader({_split_name(split): paths}, split=split, streaming=streaming, **settings).read())
     return parts
+
+
+def _alike(files: list[Path]) -> list[list[Path]]:
+    """Group neighbouring files whose rows have the same columns, which `datasets` asks for."""
+    return [list(group) for _, group in itertools.groupby(files, key=_columns_of)]
+
+
+def _columns_of(file: Path) -> Any:
+    if file.suffix.lower() == ".parquet":
+        return pyarrow.parquet.read_schema(file).remove_metadata()
+    if _READERS[file.suffix.lower()] is JsonDatasetReader:
+        with file.open("rb") as opened:
+            first = opened.readline(_LINE_BYTES)
+        try:
+            return sorted(json.loads(first))
+        except (ValueError, TypeError):  # no JSON, or JSON of several lines
+            return None
+    return None
 
 
 def _only_text(part: Any, text_column: str | None, label: str) -> Any:

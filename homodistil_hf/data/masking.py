@@ -279,14 +279,3 @@ def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:
     for target_T, row in zip(stacked_BT, rows, strict=True):
         target_T[: len(row)] = row
     return stacked_BT
-
-
-def masking_collator(tokenizer: Any, *, mlm_probability: float, seed: int, replaces: bool = False) -> MaskedLMCollator:
-    """Make what masks words, or replaces them; it needs a tokenizer."""
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
-            "or a data_collator that gives labels"
-        )
-    kind = ReplacedTokensCollator if replaces else MaskedLMCollator
-    return kind(tokenizer, mlm_probability=mlm_probability, seed=seed)

@@ -1,11 +1,13 @@
 """Rows of text, one or two columns → padded batches without labels, blocks or masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+
+from ..models.tokenizers import check_vocabulary, rows_of_texts
 
 
 def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
@@ -42,16 +44,19 @@ def unlabeled_batches(
         Batches of the tokenizer's columns (`input_ids`, `attention_mask`, …), each `(batch, tokens)` int64.
 
     Raises:
-        ValueError: no row has any text.
+        ValueError: no row has any text, or the tokenizer has no vocabulary.
     """
+    check_vocabulary(tokenizer)
     rows = [[text or "" for text in row] for row in zip(*columns, strict=True) if any(text for text in row)]
     rows = [row for row in rows if any(text.strip() for text in row)]
     if not rows:
         raise ValueError("the unlabeled data have no text in any row; name others, or another column")
-    in_parts = len(columns) == 1 and tokenizer.is_fast
-    texts = map(list, zip(*rows, strict=True))
-    encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_overflowing_tokens=in_parts)
-    encoded.pop("overflow_to_sample_mapping", None)
+    texts = [list(column) for column in zip(*rows, strict=True)]
+    encoded: Mapping[str, list[list[int]]]
+    if len(texts) == 1:
+        encoded = rows_of_texts(tokenizer, texts[0], max_length)
+    else:
+        encoded = tokenizer(*texts, truncation=True, max_length=max_length)
     lengths = [len(tokens) for tokens in encoded["input_ids"]]
     order = sorted(_drawn_indices(len(lengths), num_rows or len(lengths), seed), key=lambda index: lengths[index])
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]

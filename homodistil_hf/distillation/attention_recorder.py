@@ -1,7 +1,7 @@
 """Queries, keys and values of a forward pass, for terms that compare attention, without `output_attentions`.
 
-Hooks sit on the requested projections alone, so the forward pass keeps its fused attention. losses.py and
-methods compute terms from the recordings.
+Hooks sit on the requested projections alone, so the forward pass keeps its fused attention. objective.py computes
+the attention term from the recordings; methods/baselines/minilm.py computes relations from them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -75,5 +75,6 @@ class AttentionRecorder:
             )
 
     def _record(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # The first call projects the tokens; a later one of the same pass may project embedded distances.
         if self._is_on:
-            self._recorded[module] = output
+            self._recorded.setdefault(module, output)

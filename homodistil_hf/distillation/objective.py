@@ -25,6 +25,8 @@ Terms = dict[str, torch.Tensor]
 States = Sequence[torch.Tensor]
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
+LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
+
 
 class DistillationLoss:
     """Compares a student with its teacher.
@@ -32,10 +34,14 @@ class DistillationLoss:
     Args:
         student: with its projections.
         teacher: frozen.
-        weights: term → factor; hidden, embedding and attention terms with factor 0 are not computed.
+        weights: term → factor, 0 for terms left out; hidden, embedding and attention terms with factor 0 are not
+            computed.
         kept_heads: layer → indices of the same heads in teacher and student.
         matched_layers: the teacher's layer to compare each of the student's with; None: the same one.
     """
+
+    autocast: Callable[[], AbstractContextManager] = staticmethod(nullcontext)
+    """Context of what the student computes outside its own forward pass; a trainer sets its own."""
 
     def __init__(
         self,
@@ -49,12 +55,12 @@ class DistillationLoss:
         self.student = student
         self.teacher = teacher
         self.task = task_of(student)
-        self.weights = dict(weights)
+        self.weights = dict.fromkeys(LOSS_TERMS, 0.0) | dict(weights)
         self.kept_heads = kept_heads
         self._is_pre_norm = architecture_of(student.config).is_pre_norm
         self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
         self.recorders: dict[str, AttentionRecorder] = {}
-        if weights["attention"]:
+        if self.weights["attention"]:
             self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
 
     def count(self, inputs: Inputs) -> torch.Tensor:
@@ -88,21 +94,13 @@ class DistillationLoss:
         finally:
             self.weights = weights
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """Compute each term of the loss, unweighted.
 
         Args:
             model: the student as it is wrapped for training.
             inputs: a batch with labels; after `task.with_positions` it saves a wait for the device.
             counts: the result of `count`, summed over the global batch.
-            autocast: context for the projections.
 
         Returns:
             `(terms, outputs)`: `mlm` (or `task`), `kl`, `hidden`, `embedding`, `attention` → this batch's share of the
@@ -119,14 +117,13 @@ class DistillationLoss:
             teacher = self.teacher(**forward)
         with self._recording("student") as student_heads:
             student = model(**forward)
-        with autocast():
+        with self.autocast():
             own, kl = self._prediction_terms(student, teacher, inputs)
         terms = {self.task.name: own / num_predictions, "kl": kl / num_predictions}
         mask_BT = inputs.get("attention_mask")
         if forward["output_hidden_states"]:
-            with autocast():
-                errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
-            terms |= {name: torch.stack(layers).sum() / num_tokens for name, layers in errors.items()}
+            errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            terms |= {name: error / num_tokens for name, error in errors.items()}
         if self.recorders:
             terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
         return terms, student
@@ -143,20 +140,20 @@ class DistillationLoss:
             weights=(self.weights[self.task.name], self.weights["kl"]),
         )
 
-    def _state_errors(
-        self, teacher: States, student: States, mask_BT: torch.Tensor | None
-    ) -> dict[str, list[torch.Tensor]]:
-        """Return term → its error in each layer; the student's states are projected into the teacher's space."""
+    def _state_errors(self, teacher: States, student: States, mask_BT: torch.Tensor | None) -> Terms:
+        """Return term → sum of its errors; the student's states are projected into the teacher's space."""
         projections: Any = self.student.projections
-        errors: dict[str, list[torch.Tensor]] = {}
-        if self.weights["hidden"]:
-            layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
-            errors["hidden"] = [
-                hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
-                for i, project, own in layers
-            ]
-        if self.weights["embedding"]:
-            errors["embedding"] = [hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)]
+        errors: Terms = {}
+        with self.autocast():
+            if self.weights["hidden"]:
+                layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
+                of_layers = [
+                    hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
+                    for i, project, own in layers
+                ]
+                errors["hidden"] = torch.stack(of_layers).sum()
+            if self.weights["embedding"]:
+                errors["embedding"] = hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)
         return errors
 
     def _attention_term(

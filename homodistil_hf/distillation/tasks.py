@@ -7,10 +7,10 @@ Shapes: B batch, T tokens, N labels, M labels that count, C classes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.masking import IGNORED_LABEL
 from ..models.architectures import HEADS, architecture_of
@@ -21,7 +21,6 @@ from ..models.architectures.architecture import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from ..models.architectures.modeling_layerwise import LayerwiseModel
 from .losses import multi_label_terms, prediction_terms, regression_terms
 
 Inputs = Mapping[str, torch.Tensor]
@@ -29,6 +28,7 @@ Outputs = Mapping[str, torch.Tensor]
 Terms = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 OWN_TERMS = frozenset(("mlm", "task"))
 """Names of the loss with the labels: every task has one of them."""
+ONE_A_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Task:
         has_vocabulary: whether the classes are a vocabulary, whose logits are too many to hold in training.
         points: whether the classes are the sequence's own tokens.
         has_one_logit: whether two classes have one logit, that of the second; the first one's is 0.
+        num_values: labels a row, or `ONE_A_TOKEN`; 0: not checked.
+        label_range: the least and the greatest label; None: not checked.
     """
 
     name: str = "task"
@@ -54,6 +56,8 @@ class Task:
     has_vocabulary: bool = False
     points: bool = False
     has_one_logit: bool = False
+    num_values: int = 0
+    label_range: tuple[float, float] | None = None
 
     @property
     def is_pretraining(self) -> bool:
@@ -75,6 +79,9 @@ class Task:
             `dict`: the batch with `masked_positions`, int64 indices `(M,)` into all labels, ascending; without an
             `attention_mask` if no token is masked.
 
+        Raises:
+            ValueError: labels of another type or number than the task's, or out of its range.
+
         Example:
         ```python
         >>> batch = {"labels": torch.tensor([[-100, 7], [5, -100]]), "attention_mask": torch.ones(2, 2)}
@@ -86,9 +93,14 @@ class Task:
         found = dict(inputs)
         if "masked_positions" in found:
             return found
-        counted_N, mask_BT = self._counted(inputs), inputs.get("attention_mask")
+        self._check_batch(inputs)
+        labels, mask_BT = self._all_labels(inputs), inputs.get("attention_mask")
+        counted_N = self._counted(labels, inputs)
         num_padding = torch.zeros_like(counted_N).sum() if mask_BT is None else (mask_BT == 0).sum()
-        num_counted, is_padded = torch.stack([counted_N.sum(), num_padding]).tolist()
+        num_wrong = self._is_outside(labels).sum()
+        num_counted, is_padded, is_wrong = torch.stack([counted_N.sum(), num_padding, num_wrong]).tolist()
+        if is_wrong:
+            self.check_values(labels, "a batch")
         # Not `nonzero`, which would copy from the device once more.
         found["masked_positions"] = counted_N.int().argsort(descending=True, stable=True)[:num_counted]
         if not is_padded:
@@ -137,12 +149,68 @@ class Task:
         rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
         return rows_NC.index_select(0, inputs["masked_positions"])
 
+    def check_values(self, labels: torch.Tensor, where: str) -> None:
+        """Refuse labels out of the task's range; `where` begins the message, and the host waits for the labels."""
+        wrong = labels[self._is_outside(labels)]
+        if self.label_range is None or not len(wrong):
+            return
+        _, most = self.label_range
+        if self.has_classes:
+            remedy = (
+                f"expected 0 … {most}, as the model has {most + 1} classes, or {IGNORED_LABEL} for none: count them "
+            )
+            remedy += "from 0, and drop rows without a class"
+        elif most == 1:
+            remedy = "expected 0 or 1 for each class, or a share between; drop the row"
+        else:
+            remedy = "expected a finite number; drop the row"
+        raise ValueError(f"{where} has the label {wrong[0].item()}; {remedy}")
+
+    def check_count(self, num_labels: float, num_tokens: int, where: str) -> None:
+        """Refuse a row with more or fewer labels than the task has; `where` begins the message."""
+        expected = num_tokens if self.num_values == ONE_A_TOKEN else self.num_values
+        if not expected or num_labels == expected:
+            return
+        if self.num_values == ONE_A_TOKEN:
+            remedy = f"expected one a token: give special tokens and further pieces of words {IGNORED_LABEL}"
+        elif self.has_classes:
+            remedy = "expected the number of one class; for several values a row, such as one-hot labels, set "
+            remedy += "config.problem_type to 'multi_label_classification' or 'regression'"
+        else:
+            remedy = f"expected {expected}, one for each label of the model; for numbers of classes set "
+            remedy += "config.problem_type to 'single_label_classification'"
+        raise ValueError(f"{where} has {num_labels:g} labels in a row of {num_tokens} tokens; {remedy}")
+
+    def _check_batch(self, inputs: Inputs) -> None:
+        """Refuse labels of another type or number than the task's; no device waits."""
+        for name in self.required_labels:
+            labels = inputs[name]
+            if not isinstance(labels, torch.Tensor):
+                raise ValueError(
+                    f"a batch has {name} in a {type(labels).__name__}; expected a tensor: change the data_collator"
+                )
+            if self.has_classes and labels.is_floating_point():
+                raise ValueError(
+                    f"{name} of type {labels.dtype} don't fit a task of single classes; set config.problem_type of "
+                    "the model to 'multi_label_classification' or 'regression', or make the labels integers"
+                )
+            if "input_ids" in inputs:
+                num_rows, num_tokens = inputs["input_ids"].shape[:2]
+                self.check_count(labels.numel() / max(1, num_rows), num_tokens, "a batch")
+
     def _all_labels(self, inputs: Inputs) -> torch.Tensor:
         labels = torch.cat([inputs[name] for name in self.required_labels])
-        return labels.flatten() if self.has_classes else labels.view(len(labels), -1)
+        return labels.flatten().long() if self.has_classes else labels.view(len(labels), -1)
 
-    def _counted(self, inputs: Inputs) -> torch.Tensor:
-        labels = self._all_labels(inputs)
+    def _is_outside(self, labels: torch.Tensor) -> torch.Tensor:
+        if self.label_range is None:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        least, most = self.label_range
+        if self.has_classes:
+            return ((labels < least) | (labels > most)) & (labels != IGNORED_LABEL)
+        return ~((labels.float() >= least) & (labels.float() <= most))  # NaN is in no range
+
+    def _counted(self, labels: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         if not self.has_classes:
             return torch.ones_like(labels[:, 0], dtype=torch.bool)
         if not self.points:
@@ -155,27 +223,43 @@ _WITHOUT_HEAD = Task("probe", has_classes=False)
 """Task of an encoder without a head: each label is a direction in which its units are scored."""
 
 
-def task_of(model: LayerwiseModel) -> Task:
-    """Return the task of a student, from its class and `config.problem_type`."""
-    head = HEADS.get(type(model).__name__)
+def task_of(model: PreTrainedModel) -> Task:
+    """Return the task of a model, from its class and `config.problem_type`."""
+    head, config = HEADS.get(type(model).__name__), model.config
     if head is None:
         return _WITHOUT_HEAD
-    if head.kind is not SEQUENCE_CLASSIFICATION:
-        return _TASKS[head.kind]
-    default = "regression" if model.config.num_labels == 1 else "single_label_classification"
-    return _SEQUENCE_TASKS[model.config.problem_type or default]
+    if head.kind is SEQUENCE_CLASSIFICATION:
+        return sequence_task(config)
+    task = _TASKS[head.kind]
+    if task.points:
+        return task
+    num_classes = config.vocab_size if task.has_vocabulary else 2 if task.has_one_logit else config.num_labels
+    return replace(task, label_range=(0, num_classes - 1))
+
+
+def sequence_task(config: PreTrainedConfig) -> Task:
+    """Return the task of a sequence classifier, from its `problem_type` and its number of labels."""
+    default = "regression" if config.num_labels == 1 else "single_label_classification"
+    task = _SEQUENCE_TASKS[config.problem_type or default]
+    if task.has_classes:
+        return replace(task, label_range=(0, config.num_labels - 1))
+    return replace(task, num_values=config.num_labels)
 
 
 _TASKS = {
-    MASKED_LM: Task("mlm", has_vocabulary=True),
-    TOKEN_CLASSIFICATION: Task(),
-    REPLACED_TOKENS: Task(has_one_logit=True),
+    MASKED_LM: Task("mlm", has_vocabulary=True, num_values=ONE_A_TOKEN),
+    TOKEN_CLASSIFICATION: Task(num_values=ONE_A_TOKEN),
+    REPLACED_TOKENS: Task(has_one_logit=True, num_values=ONE_A_TOKEN),
     QUESTION_ANSWERING: Task(
-        required_labels=("start_positions", "end_positions"), logits=("start_logits", "end_logits"), points=True
+        required_labels=("start_positions", "end_positions"),
+        logits=("start_logits", "end_logits"),
+        points=True,
+        num_values=1,
     ),
 }
+_MOST = torch.finfo(torch.float32).max
 _SEQUENCE_TASKS = {
-    "single_label_classification": Task(),
-    "regression": Task(terms=regression_terms, has_classes=False),
-    "multi_label_classification": Task(terms=multi_label_terms, has_classes=False),
+    "single_label_classification": Task(num_values=1),
+    "regression": Task(terms=regression_terms, has_classes=False, label_range=(-_MOST, _MOST)),
+    "multi_label_classification": Task(terms=multi_label_terms, has_classes=False, label_range=(0, 1)),
 }

@@ -2,10 +2,10 @@
 
 from .comparison import compare, format_comparison
 from .fine_tuning import GlueSettings
-from .glue.evaluate import evaluate_glue
+from .glue import evaluate_glue
 from .held_out_text import DiscrepancySettings, evaluate_discrepancy
 from .metrics import load_metric
-from .squad.evaluate import SquadSettings, evaluate_squad
+from .squad import SquadSettings, evaluate_squad
 
 __all__ = [
     "DiscrepancySettings",

@@ -11,20 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
-from ..export.dense_student import checkpoint_student
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
-from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, student_in
+from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, checkpoint_student, student_in
+from ..files.checkpoints import check_manifest
 from ..files.folders import write_text
-from ..files.messages import first_line, short_repr
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
-from ..models.digest import weights_digest
+from ..models.equality import weights_digest
 from ..models.loading import load_encoder
-from ..models.tokenizers import stored_tokenizer
+from ..models.tokenizers import COPY, load_tokenizer, stored_tokenizer
 
 EVALUATIONS_FOLDER = "evaluations"
 _OF_THE_FILE = ("format", "model")
@@ -90,14 +89,15 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     results = results_folder(source, output_dir)
     name = model_name(source)
     if model_of is None:
-        model, tokenizer = load_encoder(str(source), argument="model"), _hub_tokenizer(str(source))
-        return EvaluatedModel(name, str(source), model.eval(), tokenizer, results)
+        model = load_encoder(str(source), argument="model").eval()
+        tokenizer = load_tokenizer(str(source), argument="model", remedy=COPY)
+        return EvaluatedModel(name, str(source), model, tokenizer, results)
     folder = model_of.folder
     found = stored_tokenizer(folder)
     if found is None:
         raise ValueError(f"model={str(source)!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
     if model_of.kind == "checkpoint":
-        student, _ = checkpoint_student(folder, format="compact", allow_partial=True)
+        student, _ = checkpoint_student(check_manifest(folder), format="compact", allow_partial=True)
         return EvaluatedModel(name, str(source), student, found, results)
     export = folder if model_of.kind == "export" else None
     if export is not None:
@@ -153,11 +153,3 @@ def _is_path(source: str) -> bool:
         return True
     # `runs/my-student` could be on the Hub, but not where there is a folder runs/.
     return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
-
-
-def _hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise ValueError(f"model={short_repr(name)}: its tokenizer can't be loaded ({reason})") from error

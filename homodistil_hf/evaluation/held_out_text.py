@@ -31,8 +31,9 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
-from ..models.digest import weights_digest
+from ..models.equality import weights_digest
 from ..models.loading import load_encoder
+from ..models.tokenizers import check_words_of_model
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
 from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records
@@ -130,6 +131,8 @@ def evaluate_discrepancy(
     evaluated = load_model(model, output_dir)
     student = _masked_lm(evaluated.model, f"model={str(model)!r}")
     found = _found_teacher(model, teacher, say=say)
+    if found is not None:
+        check_words_of_model(evaluated.tokenizer, found.config)
     blocks = held_out_blocks(settings, evaluated)
     depends_on = {
         "settings": settings.compared(),
@@ -218,7 +221,7 @@ def _measured(
 
 
 def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
-    student = to_student(model).eval()
+    student = to_student(model, argument=label.partition("=")[0]).eval()
     if task_of(student).name != "mlm":
         raise ValueError(
             f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"

@@ -21,18 +21,19 @@ from ..files.provenance import machine_facts
 from ..models.architectures import max_tokens
 from ..models.cost import encoder_macs
 from ..models.widths import widths_of
-from ..plans.latency.backends import (
+from ..plans.latency.timing import (
     BACKENDS,
     FirstOutput,
     Runner,
     check_backend,
     check_equal,
     evaluation_mode,
+    figures,
     make_runner,
     missing_reason,
     model_inputs,
+    time_in_turns,
 )
-from ..plans.latency.timing import figures, time_in_turns
 from ..tables import aligned_lines
 
 Inputs = tuple[torch.Tensor, torch.Tensor]

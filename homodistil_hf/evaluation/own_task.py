@@ -3,18 +3,22 @@
 Recipe, rates and steps are those of the evaluations, `task_runs.py`.
 """
 
+import csv
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Value
+from datasets import ClassLabel, Dataset, Value
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import setting
 from ..files.messages import short_repr
@@ -24,19 +28,15 @@ from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
-from .glue.data import GlueTask, encode
-from .glue.evaluate import fine_tuned_classifier
+from .glue import fine_tuned_classifier
+from .task_data import GlueTask, encode
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
-_READERS: dict[str, Callable[..., Dataset]] = {
-    ".parquet": Dataset.from_parquet,
-    ".json": Dataset.from_json,
-    ".jsonl": Dataset.from_json,
-    ".csv": Dataset.from_csv,
-}
+_NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
+"""Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class OwnTaskSettings(FineTuningSettings):
     train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
     eval_data: str = setting("", "Rows to measure the result on, of the same columns.", text="a name")
     text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
-    label_column: str = setting("label", "Names or whole numbers: classes; fractions: a regression.", text="a name")
+    label_column: str = setting(
+        "label", "Names or whole numbers, 1.0 too: classes; fractions: a regression.", text="a name"
+    )
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
 
@@ -95,7 +97,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     run = _Run(settings, evaluated, task, teacher)
     if teacher is not None:
-        _check_teacher(teacher, evaluated.model, names)
+        _check_teacher(teacher, evaluated.model, names, are_numbered=are_numbered(train))
     train = training_rows(train, settings.max_train_samples)
     rate = run.best_rate(train, say)
     trained = run.fine_tuned(train, rate, max_train_steps=settings.max_train_steps)
@@ -104,7 +106,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
-    write_json(folder / "results.json", results)
+    write_json(folder / RESULTS_FILE, results)
     return results
 
 
@@ -180,26 +182,69 @@ def _figures(metrics: Mapping[str, float]) -> str:
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
-    """Training and evaluation rows, with numbers as `label`, and the names of the classes; none for a regression."""
-    parts = [_read(settings, name) for name in ("train_data", "eval_data")]
-    labels = [part[settings.label_column][:] for part in parts]
-    if any(isinstance(label, float) for label in labels[0]):
-        names: list[Any] = []
-        numbers = [list(map(float, found)) for found in labels]
+    """Training and evaluation rows, with numbers as `label`, and the names of the classes; none for a regression.
+
+    Names of a `ClassLabel` column are the classes, in its order, and in the rows' features again.
+    """
+    parts = {argument: _read(settings, argument) for argument in ("train_data", "eval_data")}
+    labels = {argument: _labels(part, settings.label_column, argument) for argument, part in parts.items()}
+    features = (part.features[settings.label_column] for part in parts.values())
+    known = next((feature.names for feature in features if isinstance(feature, ClassLabel)), None)
+    names: list[str] = []
+    if _are_numbers(labels):
+        numbers: dict[str, list[Any]] = {argument: list(map(float, found)) for argument, found in labels.items()}
     else:
-        names = sorted(set(labels[0]))
-        if unknown := sorted(set(labels[1]) - set(names)):
-            raise ValueError(
-                f"eval_data has the label {short_repr(unknown[0])}, which train_data never has; drop its rows"
-            )
-        if len(names) < 2:
-            raise ValueError(f"train_data has the one label {short_repr(names[0])}; expected two or more")
-        numbers = [[names.index(label) for label in found] for found in labels]
+        if len(found := set(labels["train_data"])) < 2:
+            raise ValueError(f"train_data has the one label {short_repr(*found)}; expected two or more")
+        names = known or list(map(str, sorted(found)))
+        numbers = {argument: _class_numbers(found, names, known, argument) for argument, found in labels.items()}
     columns = list(settings.text_columns)
-    train, dev = (
-        part.select_columns(columns).add_column("label", found) for part, found in zip(parts, numbers, strict=True)
-    )
-    return train, dev, list(map(str, names))
+    train, dev = (part.select_columns(columns).add_column("label", numbers[name]) for name, part in parts.items())
+    if known is not None:
+        train, dev = (part.cast_column("label", ClassLabel(names=names)) for part in (train, dev))
+    return train, dev, names
+
+
+def are_numbered(rows: Dataset) -> bool:
+    """Whether a feature numbers the classes of rows of [`rows_of`], so that they may go by their numbers as well."""
+    return isinstance(rows.features["label"], ClassLabel)
+
+
+def _labels(rows: Dataset, column: str, argument: str) -> list[Any]:
+    """Labels as names, whole numbers or fractions; whole numbers are `int`, however they are stored."""
+    labels, feature = rows[column][:], rows.features[column]
+    if isinstance(feature, ClassLabel):
+        if min(labels) < 0:
+            raise ValueError(
+                f"{argument} has rows with {column}={min(labels)}, which is none of its classes; drop them"
+            )
+        return [feature.names[label] for label in labels]
+    if not all(isinstance(label, float | Decimal) for label in labels):
+        return labels
+    if broken := [label for label in labels if not math.isfinite(label)]:
+        raise ValueError(f"{argument} has rows with {column}={broken[0]}; drop them")
+    if any(label % 1 for label in labels):
+        return list(map(float, labels))
+    logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, labels[0])
+    return list(map(int, labels))
+
+
+def _are_numbers(labels: Mapping[str, list[Any]]) -> bool:
+    """Whether all labels are numbers, and some of them fractions."""
+    kinds = {type(label) for found in labels.values() for label in found}
+    return float in kinds and kinds <= {float, int}
+
+
+def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None, argument: str) -> list[int]:
+    numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
+    if known is not None:  # rows of the other file may have its numbers without its names
+        numbers = dict(enumerate(range(len(names)))) | numbers
+    found = [numbers.get(label, numbers.get(str(label))) for label in labels]
+    if None in found:
+        unknown = short_repr(labels[found.index(None)])
+        other = "train_data" if argument == "eval_data" else "eval_data"
+        raise ValueError(f"{argument} has the label {unknown}, which {other} never has; drop its rows")
+    return [number for number in found if number is not None]
 
 
 def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
@@ -207,44 +252,104 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     label = f"{argument}={str(path)!r}"
     if path.suffix not in _READERS or not path.is_file():
         raise ValueError(f"{label} is no file of {', '.join(_READERS)}; name one with labelled rows")
+    is_csv = path.suffix == ".csv"
     try:
         rows = _READERS[path.suffix](str(path))
     except (DatasetsError, OSError, ValueError) as error:
         raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what it holds") from error
-    _check_columns(rows, settings, label)
+    _check_columns(rows, settings, label, missing="" if is_csv else None)
+    if is_csv:
+        parsed = _parsed(rows[settings.label_column][:], f"{label} has rows with {settings.label_column}")
+        rows = rows.remove_columns(settings.label_column).add_column(settings.label_column, parsed)
     for column in settings.text_columns:
         if rows.features[column].dtype not in ("string", "large_string"):
             rows = rows.cast_column(column, Value("string"))
     return rows
 
 
-def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str) -> None:
+def _as_written(path: str) -> Dataset:
+    """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        columns = next(csv.reader(file), [])
+    return Dataset.from_csv(path, converters=dict.fromkeys(columns, str), keep_default_na=False)
+
+
+_READERS: dict[str, Callable[..., Dataset]] = {
+    ".parquet": Dataset.from_parquet,
+    ".json": Dataset.from_json,
+    ".jsonl": Dataset.from_json,
+    ".csv": _as_written,
+}
+
+
+def _parsed(words: list[str], where: str) -> list[Any]:
+    """A CSV column's labels: booleans or numbers where all of them are; else names."""
+    if {word.lower() for word in words} <= {"true", "false"}:
+        return [word.lower() == "true" for word in words]
+    kinds = {kind for word in set(words) if (kind := _kind(word)) is not str}
+    others = [word for word in words if _kind(word) is str]
+    if kinds and others and {word.lower() for word in others} <= _NO_NUMBERS:
+        raise ValueError(f"{where}={others[0]!r} beside numbers; drop them")
+    if others or not kinds:
+        return words
+    return list(map(float if float in kinds else int, words))
+
+
+def _kind(word: str) -> type:
+    """The type of a label that is written as a word: int, float or str."""
+    for kind in (int, float):
+        try:
+            return kind if math.isfinite(kind(word)) and "_" not in word else str
+        except (ValueError, OverflowError):
+            continue
+    return str
+
+
+def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str, *, missing: str | None) -> None:
     for column in (*settings.text_columns, settings.label_column):
         if column not in rows.column_names:
             raise ValueError(f"{label} lacks the column {column!r}; it has {', '.join(rows.column_names)}")
-        if None in rows[column][:]:
+        if not isinstance(rows.features[column], Value | ClassLabel):
+            raise ValueError(f"{label} has lists in {column!r}; expected one text or label a row")
+        values = rows[column][:]
+        if None in values or missing in values:
             raise ValueError(f"{label} has rows without {column!r}; drop them")
     if len(rows) < 8:
         raise ValueError(f"{label} has {len(rows)} rows; expected 8 or more")
 
 
-def check_labels(model: PreTrainedModel, names: list[str], *, argument: str) -> None:
-    """Refuse a model that was fine-tuned for other labels than the `names` of [`rows_of`]."""
+def check_labels(model: PreTrainedModel, names: list[str], *, argument: str, are_numbered: bool = False) -> None:
+    """Refuse a model that was fine-tuned for other labels than the `names` of [`rows_of`].
+
+    Args:
+        model: a sequence classifier.
+        names: of the classes; none for a regression.
+        argument: name of the model in messages.
+        are_numbered: whether the classes may go by their numbers in the model.
+    """
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     # transformers names classes LABEL_0 … by default; they fit rows whose labels are these numbers.
-    unnamed = [f"LABEL_{name}" for name in names or ["0"]]
-    if known not in (names, unnamed):
+    allowed = [names, [f"LABEL_{name}" for name in names or ["0"]]]
+    if are_numbered:
+        numbers = list(map(str, range(len(names))))
+        allowed += [numbers, [f"LABEL_{number}" for number in numbers]]
+    if known not in allowed:
         raise ValueError(
             f"{argument} has the labels {short_repr(known)}, the rows {short_repr(names)}; fine-tune it on these rows"
         )
+    task = "single_label_classification" if names else "regression"
+    if (given := model.config.problem_type) not in (None, task):
+        raise ValueError(
+            f"{argument} has problem_type={given!r}, the rows are for {task!r}; fine-tune it on these rows"
+        )
 
 
-def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list[str]) -> None:
+def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list[str], *, are_numbered: bool) -> None:
     if not type(teacher).__name__.endswith("ForSequenceClassification"):
         raise ValueError(
             f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
         )
-    check_labels(teacher, names, argument="teacher")
+    check_labels(teacher, names, argument="teacher", are_numbered=are_numbered)
     for what in ("vocab_size", "num_hidden_layers"):
         given, expected = getattr(teacher.config, what), getattr(model.config, what)
         if given != expected:

@@ -31,9 +31,8 @@ from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget
-from ..plans.family import check_family
-from ..plans.resolve import resolve_plan
-from ..training.checks import check_free, check_output_dir, existing_files
+from ..plans.resolve import check_family, resolve_plan
+from ..training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ..training.ranks import on_every_rank
 from ..training_args import with_settings
 from .student import student_run, train_to_the_end
@@ -151,13 +150,7 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
             "start without it"
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
-    for name, given in _identity(settings).items():
-        if state.get(name) != given:
-            raise ValueError(
-                f"output_dir={settings.training.output_dir!r} holds a family with "
-                f"{name}={short_repr(state.get(name))}, not {short_repr(given)}; resume with that, or name another "
-                "folder"
-            )
+    check_same_start(settings.training.output_dir, state, _identity(settings))
     state["finished"] = [
         _folder(member).name
         for member in settings.members

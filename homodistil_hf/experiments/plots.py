@@ -1,6 +1,6 @@
 """Plots of runs: discrepancy over training, quality against parameters and tokens.
 
-Means over seeds, with a bar of one standard deviation; `sweep/statistics.py` finds the cells of a variant. Drawing
+Means over seeds, with a bar of one standard deviation; `sweep/tables.py` finds the cells of a variant. Drawing
 needs the `[report]` extra, see [`can_plot`].
 """
 
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from ..evaluation.records import Spread
 from .sweep.cells import Choice
 from .sweep.folder import trained
-from .sweep.statistics import Record, chosen, over_seeds
+from .sweep.tables import Record, chosen, over_seeds
 
 Curve: TypeAlias = Sequence[tuple[int, float]]
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]

@@ -12,12 +12,11 @@ from ..files.strict_json import write_json
 from ..methods.registry import run_named
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
+from ..models.cost import MODEL_COSTS
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
-from ..training.hub_checkpoints import check_address, is_hub_address
+from ..training.publishing import check_address, is_hub_address
 from ..training.run_folder import Requested, verified_checkpoint
-
-COSTS = ("num_parameters", "encoder_macs", "size_bytes")
 
 
 def student_run(settings: RunConfig) -> StudentRun:
@@ -70,12 +69,12 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
     return {
         "method": trainer.method,
         "models": [
-            {"name": name, **{cost: facts[name][cost] for cost in COSTS}}
+            {"name": name, **{cost: facts[name][cost] for cost in MODEL_COSTS}}
             | {metric: found.get(metric) for metric in trainer.reported_metrics}
             for name, found in (("teacher", trainer.teacher_evaluation), ("student", metrics))
         ],
         # None where the stock student has no padding.
-        "compact": {cost: forms["compact"][cost] for cost in COSTS} if forms else None,
+        "compact": {cost: forms["compact"][cost] for cost in MODEL_COSTS} if forms else None,
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(),
         "num_steps": trainer.state.global_step,

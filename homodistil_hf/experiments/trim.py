@@ -15,9 +15,8 @@ from datasets import Dataset
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.blocks import check_tokenizer
+from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
-from ..data.packing import TextPacker
 from ..export.card import code_span, fill_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
@@ -30,7 +29,7 @@ from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import load_tokenizer
+from ..models.tokenizers import tokenizer_of_run
 from ..training.checks import check_free, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
@@ -88,7 +87,7 @@ class TrimPlan:
         kept: ids that stay, ascending.
         facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
             `before` and `after`: tokens, parameters and bytes.
-        embedding: the whole model, with its weights, where it is one of sentence-transformers.
+        bundle: the whole model, with its weights, where it is more than an encoder and its tokenizer.
     """
 
     config: PreTrainedConfig
@@ -148,8 +147,8 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
                 raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")
         return bundle.encoder.config, bundle.tokenizer, bundle
     config = load_encoder_config(source.model, revision=source.revision, token=source.token, argument="model")
-    revision = source.revision if source.tokenizer is None else None
-    return config, load_tokenizer(source.tokenizer or source.model, revision=revision, token=source.token), None
+    tokenizer = tokenizer_of_run(source.model, source.tokenizer, revision=source.revision, token=source.token)
+    return config, tokenizer, None
 
 
 def _prompt_ids(bundle: Bundle) -> set[int]:

@@ -67,38 +67,15 @@ class MethodCard:
     tags: tuple[str, ...] = ("distillation",)
 
 
-UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
-HOMODISTIL = MethodCard(
-    student="HomoDistil student",
-    made="made from {teacher} by pruning its width while distilling it",
-    how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
-    "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
-    paper="The student was made by HomoDistil, the method of",
-    tags=("pruning", "distillation"),
-)
-THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
-LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
-PRUNED_AT_ONCE = MethodCard(
-    student="One-shot pruned student",
-    made="made from {teacher} by pruning its width at once and distilling it afterwards",
-    how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
-    f"batches, and the least important ones were dropped all at once. {THEN_DISTILLED}",
-    paper=LOSSES_ALONE,
-    tags=("pruning", "distillation"),
-)
-
-
-def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
+def render_card(facts: Mapping[str, Any]) -> str:
     """Write the card of an exported student, markdown with its YAML header.
 
     Args:
         facts: content of the export's `facts.json`; the card states no number that they lack.
-        template: see [`fill_card`].
     """
     return fill_card(
         _metadata(facts),
         facts["versions"],
-        template=template,
         title=_title(facts),
         summary=_summary(facts),
         comparison="\n\n".join(filter(None, (_comparison(facts), _benchmarks(facts)))),
@@ -113,10 +90,8 @@ def render_card(facts: Mapping[str, Any], template: str | None = None) -> str:
     )
 
 
-def fill_card(
-    metadata: ModelCardData, versions: Mapping[str, str], *, template: str | None = None, **texts: str
-) -> str:
-    """Put texts into a card's template; paragraphs whose places are empty are left out, and so are empty sections.
+def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str) -> str:
+    """Put texts into the template of cards; paragraphs whose places are empty are left out, and so are empty sections.
 
     Names in header, title and versions may be anybody's; in the other texts they go through [`plain_text`] or
     [`code_span`] first.
@@ -124,14 +99,10 @@ def fill_card(
     Args:
         metadata: the YAML header.
         versions: package → version, of what wrote the model.
-        template: text with `$name` places; default: the package's `MODEL_CARD_TEMPLATE.md`.
         texts: place → markdown; a place that isn't given is empty.
-
-    Raises:
-        KeyError: `template` has a place that the package's template lacks.
     """
-    own = card_template()
-    places = dict.fromkeys(_places(own), "") | texts
+    template = card_template()
+    places = dict.fromkeys(_places(template), "") | texts
     if "title" in texts:
         places["title"] = plain_text(texts["title"])
     header = yaml_dump(_on_one_line(metadata.to_dict()), sort_keys=False).strip()
@@ -141,7 +112,7 @@ def fill_card(
         names = _places(part)
         return not names or any(places[name] for name in names)
 
-    sections = re.split(r"\n\n(?=## )", (own if template is None else template).strip())
+    sections = re.split(r"\n\n(?=## )", template.strip())
     paragraphs = [part for section in sections if is_filled(section) for part in section.split("\n\n")]
     return "\n\n".join(string.Template(part).substitute(places) for part in filter(is_filled, paragraphs)) + "\n"
 

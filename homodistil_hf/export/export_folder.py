@@ -31,13 +31,13 @@ from .facts import (
     RUN_SECTIONS,
     file_facts,
     forms_facts,
+    probe_facts,
     read_export_facts,
     run_facts,
     stated_teacher,
     teacher_facts,
 )
 from .hub import teacher_licence
-from .probe import probe_facts
 
 FORMATS = ("standard", "compact")
 Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None
@@ -90,7 +90,7 @@ def export_student(
         raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")
     target = check_target(folder, overwrite=overwrite)
     run = run_facts(facts)
-    student = to_student(model).cpu().eval()
+    student = to_student(model, argument="model").cpu().eval()
     exported = to_stock(student) if format == "standard" else _with_auto_map(student)
     teacher_section, costs = _teacher_section(teacher), model_facts(exported)
     known = {
@@ -127,7 +127,7 @@ def load_export(folder: str | Path) -> LayerwiseModel:
     """
     folder = Path(folder)
     forms = read_export_facts(folder)["forms"]
-    student = to_student(load_encoder(str(folder), argument="folder"))
+    student = to_student(load_encoder(str(folder), argument="folder"), argument="folder")
     if forms:
         plan = WidthPlan.from_dict(forms["compact"]["plan"], student.config.num_hidden_layers)
         if plan != widths_of(student.config):

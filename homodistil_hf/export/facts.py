@@ -1,4 +1,7 @@
-"""`facts.json` of an export: costs, digests and sections of the run; `card.py` puts it in words."""
+"""`facts.json` of an export: costs, digests, logits of a fixed input, sections of the run; card.py puts it in words.
+
+The logits are recorded as the student has them in memory, and compared wherever its export is loaded.
+"""
 
 import math
 import numbers
@@ -6,15 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from ..files.checkpoints import file_digest
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name
-from ..files.strict_json import is_int, read_json
-from ..models.architectures import HEADS
+from ..files.strict_json import fits, is_int, read_json
+from ..models.architectures import HEADS, max_tokens
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import widths_of
 
@@ -44,6 +49,9 @@ _TASK: dict[str, Any] = {
 _TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
+
+_NUM_PROBE_TOKENS = 16
+_NUM_PROBE_LOGITS = 64
 
 
 def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
@@ -102,11 +110,11 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     for name, section in sections.items():
         if name not in RUN_SECTIONS:
             raise ValueError(
-                f"facts has the unknown section {name!r}; expected some of {', '.join(RUN_SECTIONS)}; "
+                f"facts has the unknown section {short_repr(name)}; expected some of {', '.join(RUN_SECTIONS)}; "
                 f"nearest valid: {nearest_name(name, RUN_SECTIONS)!r}"
             )
         if not isinstance(section, Mapping):
-            raise ValueError(f"facts[{name!r}]={section!r} is no mapping; expected names and plain values")
+            raise ValueError(f"facts[{name!r}]={short_repr(section)} is no mapping; expected names and plain values")
     settings = sections.get("settings", {})
     sections["settings"] = {
         name: _without_folders(value)
@@ -183,26 +191,6 @@ def has_costs(section: Mapping[str, Any]) -> bool:
     return all(is_int(cost) and cost > 0 for cost in costs)
 
 
-def fits(value: Any, shape: Any) -> bool:
-    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all.
-
-    Example:
-    ```python
-    >>> fits({"a": [1, 2]}, {"a": [int]}), fits({"a": "x", "b": 1}, {...: str})
-    (True, False)
-
-    ```
-    """
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
-    if not isinstance(shape, dict):
-        return isinstance(value, shape)
-    if not isinstance(value, dict):
-        return False
-    named = dict.fromkeys(value, shape[...]) if ... in shape else shape
-    return all(name in value and fits(value[name], part) for name, part in named.items())
-
-
 def _is_card(section: Any) -> bool:
     """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
     return not section or (fits(section, _CARD) and section.keys() == _CARD.keys())
@@ -259,3 +247,52 @@ def _plain(value: Any) -> Any:
         # JSON has no nan and no inf.
         return float(value) if math.isfinite(value) else str(float(value))
     return str(value)
+
+
+def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:
+    """Two fixed sequences of up to 16 tokens, one of them padded, with both segments where the model has them.
+
+    `most` is the model's number of positions; default: by its architecture.
+
+    Returns:
+        `input_ids`, `attention_mask` and, where a model has them, `token_type_ids`, each `(2, tokens)` int64.
+    """
+    num_tokens = min(_NUM_PROBE_TOKENS, most or max_tokens(config))
+    # A prime stride spreads the tokens over any vocabulary.
+    input_ids_BT = (torch.arange(2 * num_tokens) * 7919 + 1).remainder(config.vocab_size).view(2, num_tokens)
+    attention_mask_BT = torch.ones_like(input_ids_BT)
+    attention_mask_BT[1, 3 * num_tokens // 4 :] = 0
+    segments = torch.arange(num_tokens) >= num_tokens // 2
+    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT}
+    if num_types := getattr(config, "type_vocab_size", 0):
+        inputs["token_type_ids"] = (segments.long() * (num_types > 1)).expand(2, -1).contiguous()
+    return inputs
+
+
+def all_logits(outputs: ModelOutput) -> torch.Tensor:
+    """The logits of any head as one tensor; for question answering `(batch, tokens, 2)`, start and end."""
+    if "start_logits" in outputs:
+        return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=-1)
+    return outputs["logits"]
+
+
+def probe_facts(model: PreTrainedModel, inputs: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """Evenly picked logits of a model in evaluation mode on `inputs`, by default [`probe_inputs`].
+
+    Returns:
+        The inputs as lists; `positions` in the flattened logits and the `logits` there, up to 64.
+
+    Raises:
+        ValueError: logits are not finite.
+    """
+    inputs = inputs or probe_inputs(model.config)
+    with torch.no_grad():
+        logits = all_logits(model(**inputs)).flatten()
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"model gives logits that are not finite ({int((~logits.isfinite()).sum())} of {logits.numel()} on the "
+            f"probe); its training diverged: export an earlier checkpoint"
+        )
+    positions = torch.linspace(0, logits.numel() - 1, min(_NUM_PROBE_LOGITS, logits.numel())).long()
+    lists = {name: tensor.tolist() for name, tensor in inputs.items()}
+    return {**lists, "positions": positions.tolist(), "logits": logits[positions].tolist()}

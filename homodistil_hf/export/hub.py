@@ -1,6 +1,6 @@
 """Uploads an export to the Hub in one commit, and reads a teacher's licence there.
 
-`training/hub_checkpoints.py` uploads checkpoints.
+`training/publishing.py` uploads checkpoints.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 5.0
 
 
-def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi | None = None) -> str:
+def teacher_licence(name_or_path: str) -> str:
     """Licence identifier of a teacher, a Hub name or folder, such as `apache-2.0`, from its model card.
 
     Returns:
@@ -28,7 +28,7 @@ def teacher_licence(name_or_path: str, *, token: str | None = None, api: HfApi |
     if name_or_path and Path(name_or_path).is_dir():
         return _licence_in(Path(name_or_path) / CARD_FILE)
     try:
-        card = (api or HfApi()).model_info(name_or_path, timeout=_HUB_TIMEOUT_S, token=token).card_data
+        card = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
     except (OSError, ValueError, HTTP_ERROR) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
         return UNKNOWN_LICENCE
@@ -111,10 +111,10 @@ def ensure_repo(repo_id: str, *, private: bool | None = None, token: str | None 
         return persistently(lambda: HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id)
 
 
-def tag_commit(repo_id: str, tag: str, *, revision: str, token: str | None = None) -> None:
+def tag_commit(repo_id: str, tag: str, *, revision: str) -> None:
     """Tag a commit, a digest or the last one of a branch, such as `v1.0`; the tag must be new."""
-    with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}", token=token):
-        persistently(lambda: HfApi(token=token).create_tag(repo_id, tag=tag, revision=revision))
+    with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}"):
+        persistently(lambda: HfApi().create_tag(repo_id, tag=tag, revision=revision))
 
 
 def _licence_in(card: Path) -> str:

@@ -1,5 +1,9 @@
-"""Finds the export, checkpoint or model in a folder, and exports the student in it."""
+"""The student in a folder or a run: finds export, checkpoint or model, makes the student dense, and exports it.
 
+export_folder.py writes the export.
+"""
+
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +11,26 @@ from typing import Any, Literal
 
 from transformers.utils import CONFIG_NAME
 
-from ..files.checkpoints import STATE_FILE, last_checkpoint, sorted_checkpoints
+from ..files.checkpoints import (
+    SCORES_FILE,
+    STATE_FILE,
+    VerifiedCheckpoint,
+    check_manifest,
+    last_verified,
+    sorted_checkpoints,
+)
 from ..files.strict_json import read_json_object
-from ..models.loading import load_encoder_config
+from ..files.tensors import load_tensors
+from ..models.architectures import HEADS
+from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.loading import load_encoder, load_encoder_config
+from ..models.saved_student import read_state, weights_without_projections
 from ..models.tokenizers import stored_tokenizer
-from ..models.widths import WidthPlan, kept_fractions, widths_of
-from .dense_student import checkpoint_student
+from ..models.units import encoder_groups
+from ..models.widths import WidthPlan, kept_fractions, nearest_paddable, widths_of
+from ..pruning.compaction import compact
+from ..pruning.masks import choose_masks, full_masks
+from ..pruning.pruner import Pruner, PruningSettings
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
 
@@ -92,10 +110,10 @@ def export_model_from(
     found = student_in(source)
     if found.kind == "export":
         return convert_export(found.folder, output, format, teacher=teacher, overwrite=overwrite)
-    if found.kind != "checkpoint":
-        found = StudentIn("checkpoint", _newest_checkpoint(source))
-    checkpoint = found.folder
-    student, state = checkpoint_student(checkpoint, format=format, allow_partial=allow_partial)
+    verified = check_manifest(source) if found.kind == "checkpoint" else _newest_checkpoint(source)
+    checkpoint = verified.folder
+    found = StudentIn("checkpoint", checkpoint)
+    student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
     full = WidthPlan.from_dict(state["full"], student.config.num_hidden_layers)
     kept = kept_fractions(widths_of(student.config), full)
     return export_student(
@@ -128,15 +146,15 @@ def exported_student(folder: str | Path) -> Path:
     )
 
 
-def _newest_checkpoint(folder: Path) -> Path:
-    checkpoint = last_checkpoint(folder)
+def _newest_checkpoint(folder: Path) -> VerifiedCheckpoint:
+    checkpoint = last_verified(folder)
     if checkpoint is None:
         raise ValueError(
             f"folder={str(folder)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
             "expected a finished run, a checkpoint-N or an export"
         )
-    if checkpoint != sorted_checkpoints(folder)[0]:
-        logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint)
+    if checkpoint.folder != sorted_checkpoints(folder)[0]:
+        logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint.folder)
     return checkpoint
 
 
@@ -149,3 +167,74 @@ def _reachable(teacher: str | None) -> str | None:
         logger.warning("the card will not tell about teacher=%r, which can't be read: %s", teacher, error)
         return None
     return teacher
+
+
+def dense_copy(model: LayerwiseModel) -> LayerwiseModel:
+    """A copy of a student in evaluation mode, on the CPU, without projections."""
+    student = type(model)(copy.deepcopy(model.config))
+    student.load_state_dict(weights_without_projections(model))
+    return student.eval()
+
+
+def narrowed_copy(pruner: Pruner, *, format: str) -> LayerwiseModel:
+    """A copy of a student that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
+
+    Args:
+        pruner: of the run; not changed.
+        format: `"compact"`: of its present widths; `"standard"`: of widths that a stock class can hold.
+    """
+    student, kept = dense_copy(pruner.model), pruner.kept
+    plan = kept if format == "compact" else nearest_paddable(kept)
+    if plan != kept:
+        groups = encoder_groups(student)
+        compact(student, groups, choose_masks(pruner.unit_scores(), full_masks(groups), plan=plan), plan=plan)
+    return student
+
+
+def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, allow_partial: bool) -> None:
+    """Refuse a student that has not reached its plan, unless `allow_partial`."""
+    if not is_finished and not allow_partial:
+        raise ValueError(
+            f"the student has not reached its plan yet ({kept.to_json()}, not {target.to_json()}); "
+            "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
+        )
+
+
+def checkpoint_student(
+    checkpoint: VerifiedCheckpoint, *, format: str, allow_partial: bool
+) -> tuple[LayerwiseModel, dict[str, Any]]:
+    """The student of a checkpoint, without a trainer.
+
+    Args:
+        checkpoint: `checkpoint-N`, its files compared with its manifest.
+        format: `"standard"` or `"compact"`; decides on possible widths before the plan is reached.
+        allow_partial: also take a student that has not reached the plan, at the nearest possible widths.
+
+    Returns:
+        A student in evaluation mode, without projections, and the state of [`read_state`].
+
+    Raises:
+        ValueError: no checkpoint of a run, or unfinished and `allow_partial` is False.
+    """
+    folder = checkpoint.folder
+    label = f"checkpoint {str(folder)!r}"
+    state = read_state(folder)
+    classes = read_json_object(folder / CONFIG_NAME, f"{label}: {CONFIG_NAME}").get("architectures")
+    if isinstance(classes, list) and not HEADS.keys() & set(map(str, classes)):
+        raise ValueError(
+            f"{label} is of an encoder without a head: resume the run, which exports its student at its end"
+        )
+    student = load_encoder(str(folder), argument="folder")
+    kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
+    target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
+    check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
+    if format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state:
+        return student.eval(), state
+    try:
+        pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)
+        pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"
+        ) from error
+    return narrowed_copy(pruner, format=format), state

@@ -5,6 +5,9 @@ Its logits are compared with those of the compact form loaded here and with thos
 """
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +20,24 @@ from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
 from ..files.messages import short_repr
-from ..files.strict_json import read_json_object
+from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE
-from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of
+from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named, architecture_of
 from ..models.cost import COSTS, cost_fractions, model_facts
+from ..models.equality import relative_difference
 from ..models.loading import load_encoder
 from .export_folder import FORMATS, load_export
-from .facts import CARD_FILE, FACTS_FILE, FACTS_SECTIONS, file_facts, fits, forms_facts, has_costs
-from .fresh_process import run_fresh
-from .probe import all_logits, probe_facts, probe_inputs
+from .facts import (
+    CARD_FILE,
+    FACTS_FILE,
+    FACTS_SECTIONS,
+    all_logits,
+    file_facts,
+    forms_facts,
+    has_costs,
+    probe_facts,
+    probe_inputs,
+)
 
 RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, as a share of the largest logit or of 1."""
@@ -67,6 +79,8 @@ if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
     num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, config=model.config, trust_remote_code=False))
 print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
 """
+
+TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -162,13 +176,10 @@ def file_problems(
 
 def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     config = read_json_object(folder / _CONFIG_FILE, _CONFIG_FILE)
-    architecture = next(
-        (architecture for architecture in ARCHITECTURES.values() if architecture.knows(config.get("model_type"))), None
-    )
-    if architecture is None:
-        expected = ", ".join(MODEL_TYPES)
-        yield f"{_CONFIG_FILE} model_type: expected one of {expected}, found {short_repr(config.get('model_type'))}"
+    if (model_type := config.get("model_type")) not in MODEL_TYPES:
+        yield f"{_CONFIG_FILE} model_type: expected one of {', '.join(MODEL_TYPES)}, found {short_repr(model_type)}"
     elif facts["format"] == "compact":
+        architecture = architecture_named(model_type)
         yield from code_problems(folder, facts, files=architecture.modeling_files, auto_map=architecture.auto_map)
     else:
         yield from code_problems(folder, facts)
@@ -333,9 +344,34 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
             yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
 
 
-def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, divided by the largest expected value or 1; infinite where shapes differ."""
-    if found.shape != expected.shape:
-        return float("inf")
-    largest = max(1.0, float(expected.abs().max()))
-    return float((found - expected).abs().max()) / largest
+def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
+    """Run code and return its output.
+
+    Args:
+        code: Python; a line that hides this package is put before it.
+        arguments: `sys.argv[1:]`.
+        scratch: its working folder, also for copies of remote code.
+
+    Raises:
+        ValueError: it failed, or took too long.
+    """
+    settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
+    hidden = 'import sys; sys.modules["homodistil_hf"] = None\n'
+    try:
+        process = subprocess.run(
+            [sys.executable, "-c", hidden + code, *map(str, arguments)],
+            cwd=scratch,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"the fresh process took more than {TIMEOUT_S} s") from error
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(
+            f"the process without homodistil_hf ended with status {error.returncode}: {reason}"
+        ) from error
+    return process.stdout

@@ -1,1 +1,5 @@
-"""Files and folders: written as a whole or not at all, read within bounds. Nothing here knows a model."""
+"""Files, settings and messages; nothing here knows a model.
+
+Files are written as a whole or not at all, and read within bounds. Words and JSON become settings. Values and names
+become parts of error messages.
+"""

@@ -40,7 +40,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         if manifest_problem(folder) is None:
             return folder
         shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(folder.parent)
     aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
     try:
         build(aside)
@@ -50,6 +50,19 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, by an OSError, a folder of a cache that can't be made or written; it is made where it is absent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cache={str(folder)!r} can't be written ({error.strerror}); name another folder with HOMODISTIL_CACHE, "
+            "or with HF_DATASETS_CACHE for texts"
+        ) from error
 
 
 def keep_datasets_here() -> None:

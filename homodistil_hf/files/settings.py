@@ -20,7 +20,10 @@ from .strict_json import read_json_object
 
 _TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-_JSON_TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
+_JSON_TYPES: dict[type, str] = {
+    **{bool: "boolean", int: "number", float: "number", str: "string"},
+    **{list: "array", dict: "object", type(None): "null"},
+}
 _Kind = TypeVar("_Kind")
 
 
@@ -124,8 +127,8 @@ def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: s
         checked[name] = [value] if is_one else value
         if not _accepts(hints[name], checked[name]):
             raise ValueError(
-                f"{label} has {name}={_shown_value(name, value)}, of the JSON type "
-                f"{_JSON_TYPES.get(type(value), 'null')}; expected {_expected(hints[name])}"
+                f"{label} has {name}={_shown_value(name, value, is_known=True)}, of the JSON type "
+                f"{_JSON_TYPES.get(type(value), type(value).__name__)}; expected {_expected(hints[name])}"
             )
     return checked
 
@@ -301,6 +304,7 @@ def _expected_one(hint: Any) -> str:
     return _NAMES.get(hint) or ("a list" if hint is list else "an object")
 
 
-def _shown_value(name: str, value: Any) -> str:
+def _shown_value(name: str, value: Any, *, is_known: bool = False) -> str:
     # A value meant for hub_token is a secret even if the key is misspelt or the value of another type.
-    return "<token>" if "tok" in name.lower() and name != "tokenizer" else short_repr(value)
+    is_secret = name.endswith("token") if is_known else "tok" in name.lower() and name != "tokenizer"
+    return "<token>" if is_secret else short_repr(value)

@@ -82,6 +82,28 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all.
+
+    True and false fit `bool` only: no number is a boolean in JSON.
+
+    Example:
+    ```python
+    >>> fits({"a": [1, 2]}, {"a": [int]}), fits({"a": "x", "b": 1}, {...: str}), fits([True], [int])
+    (True, False, False)
+
+    ```
+    """
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
+    if not isinstance(shape, dict):
+        return shape is bool if isinstance(value, bool) else isinstance(value, shape)
+    if not isinstance(value, dict):
+        return False
+    named = dict.fromkeys(value, shape[...]) if ... in shape else shape
+    return all(name in value and fits(value[name], part) for name, part in named.items())
+
+
 def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
     """Write plain values as JSON: afterwards the file is whole, or as it was before."""
     write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")

@@ -7,11 +7,9 @@ from typing import Any
 from ..export.facts import read_facts
 from ..export.student_in_folder import export_model_from, student_in
 from ..export.verify import VerifyReport, verify_model
-from .binarization.folder import PACKED
-from .binarization.verify import verify_packed
-from .embedding.folder import FORMAT, PAIR
+from .binarization.folder import PACKED, verify_packed
+from .embedding.folder import FORMAT, PAIR, export_embedding_from
 from .embedding.model import is_embedding_folder
-from .embedding.pair import export_embedding_from
 from .embedding.verify import verify_embedding
 
 _VERIFIERS: dict[str, Callable[..., VerifyReport]] = {

@@ -8,13 +8,13 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
-from ..data.corpus import load_text
-from ..data.held_out import hold_out
+from ..data.corpus import hold_out, load_text
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import load_tokenizer
+from ..models.tokenizers import tokenizer_of_run
 from ..tables import format_table
 from ..trainer import HomoDistilTrainer
+from ..training.distillation_trainer import DistillationTrainer
 from ..training.learning_rate import measured_learning_rate
 from ..training_args import with_settings
 from .run import RunInputs, StudentRun
@@ -28,11 +28,6 @@ class MaskedWordsRun(StudentRun):
     """A run that distils a masked-LM teacher on blocks of text."""
 
     unused = ("train_prompts", "train_weights")
-
-    @property
-    def can_chain(self) -> bool:  # type: ignore[override]
-        """A baseline starts from its teacher, or anew; HomoDistil's student may start from another one."""
-        return self.trainer_class is HomoDistilTrainer
 
     def inputs(self, settings: RunConfig) -> RunInputs:
         """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
@@ -60,6 +55,11 @@ class MaskedWordsRun(StudentRun):
         """Load the teacher's weights."""
         run, token = settings.run, settings.training.hub_token
         return load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
+
+    def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
+        """Rule out baselines, which start from their teacher or anew; HomoDistil's student may start from another."""
+        is_possible = self.trainer_class is HomoDistilTrainer
+        return [] if is_possible else [("method", self.method, "name one student, or use 'homodistil'")]
 
     def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
         """Describe how a run ended, and how its student is loaded."""
@@ -106,10 +106,18 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
     check_length(settings, config)
-    revision = run.teacher_revision if run.tokenizer is None else None
-    tokenizer = load_tokenizer(run.tokenizer or run.teacher, revision=revision, token=training.hub_token)
+    tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
     return config, tokenizer
+
+
+def check_masked_lm(trainer: DistillationTrainer) -> None:
+    """Refuse, by a ValueError, a model with another head than the masked-LM one."""
+    if trainer.distillation.task.name != "mlm":
+        raise ValueError(
+            f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
+            "masked-LM model, or use HomoDistilTrainer"
+        )
 
 
 def check_length(settings: RunConfig, config: PreTrainedConfig) -> None:
@@ -139,7 +147,9 @@ def load_blocks(
                 max_positions=max_tokens(config),
             )
         except ValueError as error:
-            raise ValueError(f"{argument}={getattr(run, argument) or run.train_data}: {error}") from error
+            given = getattr(run, argument)
+            label = f"{argument}={given}" if given else f"the held-out part of train_data={run.train_data}"
+            raise ValueError(f"{label}: {error}{'' if given else ', or name eval_data'}") from error
 
     eval_documents = None
     if run.eval_data:
@@ -148,7 +158,8 @@ def load_blocks(
         )
     documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
     if eval_documents is None:
-        documents, eval_documents = hold_out(documents, log)
+        documents, eval_documents, held_out = hold_out(documents)
+        log(f"eval_data is not set: {held_out} of train_data are held out")
     blocks = tokenized(documents, "train_data")
     if run.streaming:
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)

@@ -25,7 +25,7 @@ from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.widths import WidthPlan, widths_of
-from ..plans.family import member_folder
+from ..plans.resolve import member_folder
 from .run_arguments import Log, RunArguments, RunConfig
 
 SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")
@@ -145,9 +145,6 @@ class RunInputs:
 class StudentRun(Run):
     """A run that distils one student, or a chain of sizes."""
 
-    can_chain = True
-    """Whether a list of students is a chain of sizes, each made from the one before."""
-
     def read(self, values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
         """As [`Run.read`]; in JSON `student` may be an object or a list."""
         if isinstance(student := values.get("student"), dict | list):
@@ -227,7 +224,7 @@ class StudentRun(Run):
 
     def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
         """Name the settings that rule out a chain of sizes: name, value, remedy."""
-        return [] if self.can_chain else [("method", self.method, "name one student, or use 'homodistil'")]
+        return []
 
     def load_start(self, folder: Path) -> Any:
         """Load a finished member of a chain as what the next one starts as: its student, with its projections."""

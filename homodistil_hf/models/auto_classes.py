@@ -59,14 +59,18 @@ def _ask_here_first(auto_configs: ModuleType) -> None:
 
         def ask(self: Any, model_type: Any, *, look_up: Callable[..., Any] = look_up) -> Any:
             if isinstance(model_type, str) and model_type.startswith(_STUDENTS):
-                from .architectures import ARCHITECTURES
-
-                for architecture in ARCHITECTURES.values():
-                    if architecture.student_type == model_type:
-                        import_module(architecture.modeling)
+                _import_modeling(model_type)
             return look_up(self, model_type)
 
         setattr(mapping, method, ask)
+
+
+def _import_modeling(student_type: str) -> None:
+    from .architectures import ARCHITECTURES
+
+    for architecture in ARCHITECTURES.values():
+        if architecture.student_type == student_type:
+            import_module(architecture.modeling)
 
 
 sys.meta_path.insert(0, _AfterImport())

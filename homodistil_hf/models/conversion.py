@@ -19,8 +19,9 @@ from .architectures.architecture import (
     Shapes,
 )
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
+from .copy_checks import refuse_other_function, refuse_other_parameters, wrapper_remedy
 from .cost import check_shapes
-from .loading import refuse_architecture, refuse_config
+from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
@@ -29,12 +30,13 @@ CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version",
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer_config")
 
 
-def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseModel:
+def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str = "teacher") -> LayerwiseModel:
     """Copy a teacher into the student class with the same head, or with none; outputs stay the same.
 
     Args:
         model: of a stock class, or a student.
         needs_head: refuse encoders without a head, which predict nothing.
+        argument: the user's name for the model in messages.
 
     Returns:
         A student in float32 on the same device and in the same mode, with weights of its own.
@@ -51,8 +53,8 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
         >>> type(student).__name__, student.config.softmax_head_dim
         ('HomoBertForMaskedLM', 8)
     """
-    student_class = _student_class(model, needs_head=needs_head)
-    refuse_config(model.config)
+    student_class = _student_class(model, argument, needs_head=needs_head)
+    refuse_config(model.config, argument)
     student = student_class(_student_config(model))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
@@ -60,21 +62,24 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True) -> LayerwiseM
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
+    refuse_other_parameters(model, state, student, argument=argument)
     student.load_state_dict(state)
-    check_shapes(student)
+    check_shapes(student, argument)
     student.name_or_path = model.name_or_path
-    return student.to(model.device).train(model.training)
+    student = student.to(model.device).train(model.training)
+    refuse_other_function(model, student, argument=argument)
+    return student
 
 
-def _student_class(model: PreTrainedModel, *, needs_head: bool) -> type[LayerwiseModel]:
+def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
-    if not needs_head and any(
-        name in (architecture.encoder_name, f"Homo{architecture.encoder_name}")
-        for architecture in ARCHITECTURES.values()
-    ):
+    if remedy := wrapper_remedy(model):
+        raise ValueError(f"{argument}={name} is not a model of transformers, but holds one; {remedy}")
+    encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
+    if not needs_head and name in encoders:
         found = architecture_of(model.config).student_encoder
     else:
-        refuse_architecture(name)
+        refuse_architecture(name, argument)
         found = HEADS[name].student
     return type(model) if name == found.__name__ else found
 
@@ -93,13 +98,10 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         ValueError: the model is no student, or no stock BERT can hold its widths.
     """
     stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
-    head = stock_classes.get(type(model).__name__)
-    if head is None and type(model).__name__ not in (
-        f"Homo{architecture.encoder_name}" for architecture in ARCHITECTURES.values()
-    ):
-        raise ValueError(
-            f"model={type(model).__name__} is no student; expected one of {', '.join(stock_classes)} (to_student)"
-        )
+    name = type(model).__name__
+    head = stock_classes.get(name)
+    if head is None and name not in (architecture.student_encoder_name for architecture in ARCHITECTURES.values()):
+        raise ValueError(f"model={name} is no student; expected one of {', '.join(stock_classes)} (to_student)")
     widths = widths_of(model.config)
     plan, architecture = widths.padded(), architecture_of(model.config)
     stock_class = architecture.stock_encoder if head is None else head.stock
@@ -274,13 +276,27 @@ def has_own_decoder(model: PreTrainedModel) -> bool:
 
 def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
     config, config_class = model.config, architecture_of(model.config).student_config
-    values = {key: value for key, value in config.to_dict().items() if key not in CLASS_KEYS}
+    dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
+    values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
     if has_own_decoder(model):
         values["tie_word_embeddings"] = False
     return config_class(**values, **_runtime_settings(config))
+
+
+def check_stock_shapes(student: LayerwiseModel, plan: WidthPlan) -> None:
+    """Build the stock class that will hold a plan, without memory, and compare its shapes with the table's.
+
+    Raises:
+        ValueError: a setting of the configuration gives a parameter another shape.
+    """
+    plan = of_architecture(plan, widths_of(student.config)).padded()
+    config = _stock_config(student.config, plan)
+    head, architecture = HEADS.get(type(student).__name__), architecture_of(student.config)
+    with torch.device("meta"):
+        check_shapes((head.stock if head else architecture.stock_encoder)(config))
 
 
 def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
@@ -291,7 +307,10 @@ def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig
         architecture.named("hidden_size"): plan.hidden_size,
         architecture.named("num_attention_heads"): widths.num_attention_heads,
         architecture.named("intermediate_size"): widths.intermediate_size,
+        **dict.fromkeys(architecture.student_config.like_hidden_size, plan.hidden_size),
     }
+    if plan.embedding_size is not None:
+        values["embedding_size"] = plan.embedding_size
     return architecture.stock_config(**values, **_runtime_settings(config))
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 COSTS = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
+MODEL_COSTS = ("num_parameters", "encoder_macs", "size_bytes")
+"""Those that tables of models show."""
 
 
 def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | None = None) -> int:
@@ -60,7 +62,7 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
     )
 
 
-def check_shapes(model: PreTrainedModel) -> None:
+def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
     """Refuse a model whose parameters differ from its architecture's table: units would be cut in the wrong place.
 
     Raises:
@@ -76,8 +78,8 @@ def check_shapes(model: PreTrainedModel) -> None:
         expected = tuple(known[what] if what in known else architecture.size_of(config, what) for what in dims)
         if dims and expected != tuple(parameter.shape):
             raise ValueError(
-                f"teacher parameter {name} has the shape {tuple(parameter.shape)}, where {expected} is supported: a "
-                f"setting of its {config.model_type} config is not known here; choose a teacher with the usual one"
+                f"{argument} parameter {name} has the shape {tuple(parameter.shape)}, where {expected} is supported: "
+                f"a setting of its {config.model_type} config is not known here; choose a model with the usual one"
             )
 
 

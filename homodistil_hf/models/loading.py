@@ -1,29 +1,77 @@
-"""Load and validate an encoder from the Hub or a folder: a teacher, a student, an export or a checkpoint."""
+"""Load and validate an encoder from the Hub or a folder: a teacher, a student, an export or a checkpoint.
+
+transformers' strict configurations check the types of most settings; huge widths, unknown names and keys in the place
+of methods are refused here, before any weight is read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
+from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import logging as transformers_logging
 
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
-from ..files.strict_json import read_json_object
+from ..files.strict_json import is_int, is_number, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
-from .config_checks import check_config_values
 from .cost import count_parameters
-from .widths import widths_of
+from .widths import LAYER_KEYS, widths_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
+"""Keys of a configuration that change what a model returns; losses ask for what they need."""
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
 _MISSING_HEAD = "name the class it was trained as in config.json's architectures, or train that head first"
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
+
+MAX_LAYERS = 1024
+MAX_WIDTH = 1 << 16
+_MAX_VOCABULARY = 1 << 24
+
+# Setting → largest value, as memory is taken for it before any weight is read; the smallest is 1.
+_LARGEST = {
+    "vocab_size": _MAX_VOCABULARY,
+    "hidden_size": MAX_WIDTH,
+    "embedding_size": MAX_WIDTH,
+    "num_hidden_layers": MAX_LAYERS,
+    "num_attention_heads": MAX_WIDTH,
+    "intermediate_size": 16 * MAX_WIDTH,
+    "max_position_embeddings": _MAX_VOCABULARY,
+    "type_vocab_size": _MAX_VOCABULARY,
+    "num_labels": 1 << 17,
+    "head_dim": MAX_WIDTH,
+    "softmax_head_dim": MAX_WIDTH,
+    "image_size": 1 << 13,
+    "patch_size": 1 << 13,
+    "num_channels": 1 << 10,
+}
+_LARGEST |= {f"decoder_{name}": most for name, most in _LARGEST.items()}
+_LARGEST |= {
+    architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
+}
+_LAYER_NAMES = {
+    *LAYER_KEYS,
+    *(architecture.named(name) for architecture in ARCHITECTURES.values() for name in LAYER_KEYS),
+}
+_ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
+_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+_DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
+
+_SHARES = (
+    "classifier_dropout",
+    "layer_norm_eps",
+    *(name for architecture in ARCHITECTURES.values() for name in architecture.dropouts),
+)
 
 
 def load_encoder_config(
@@ -47,6 +95,11 @@ def load_encoder_config(
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
     values = config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
+    if model_type is None:
+        raise ValueError(
+            f"{label}: its {CONFIG_NAME} has no model_type; add the one that it was trained as, one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise ValueError(
             f"{label} has model_type={short_repr(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their "
@@ -55,8 +108,8 @@ def load_encoder_config(
     config = checked_config(values, config_class(model_type), label)
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
-    refuse_architecture(config.architectures[0])
-    refuse_config(config)
+    refuse_architecture(config.architectures[0], argument)
+    refuse_config(config, argument)
     return config
 
 
@@ -105,7 +158,7 @@ def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: 
     label = f"{label}: {CONFIG_NAME}"
     check_config_values(values, kind, label)
     try:
-        config = kind.from_dict(values)
+        config = kind.from_dict({name: value for name, value in values.items() if name not in OUTPUT_KEYS})
         if kind.model_type in MODEL_TYPES:
             _check_text_config(config)
     except Exception as error:  # transformers raises errors of many kinds for unexpected content
@@ -177,29 +230,101 @@ def load_weights(
         remedy: what to do where others are missing.
 
     Raises:
-        ValueError: weights that are unreadable or lack a part of the model.
+        ValueError: weights that are unreadable, lack a part of the model, or have other shapes.
         HubError: the Hub refused or can't be reached.
     """
     try:
-        model, info = model_class.from_pretrained(
-            name_or_path,
-            config=config,
-            revision=revision or "main",
-            token=token,
-            dtype="float32",
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with _without_load_report():
+            model, info = model_class.from_pretrained(
+                name_or_path,
+                config=config,
+                revision=revision or "main",
+                token=token,
+                dtype="float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
+            )
     except Exception as error:  # safetensors, pickle and the Hub's client raise errors of many kinds
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
-    if missing := [name for name in info["missing_keys"] if not name.startswith(optional)]:
+    refuse_loading_problems(info, model, label, optional=optional, remedy=remedy)
+    return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without transformers' table of keys, as the keys that matter are named in one message."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def refuse_loading_problems(
+    info: Mapping[str, Any],
+    model: PreTrainedModel,
+    label: str,
+    *,
+    optional: str | tuple[str, ...] = (),
+    remedy: str = _MISSING_HEAD,
+) -> None:
+    """Refuse a model whose files hold other weights than its configuration describes, by the likely reason.
+
+    Args:
+        info: `output_loading_info` of `from_pretrained`, with sizes that may differ.
+        model: loaded with it.
+        label: first words of the message.
+        optional: beginnings of names of weights that may be missing.
+        remedy: what to do where others are missing.
+
+    Raises:
+        ValueError: weights are missing, of other shapes, or those of adapters.
+    """
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
+    unexpected = sorted(info["unexpected_keys"])
+    shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
+    if adapters := [name for name in unexpected if "lora_" in name or ".base_layer." in name]:
+        raise ValueError(
+            f"{label} holds adapters ({join_some(adapters)}), which its stock class leaves out; load it with peft "
+            "and save model.merge_and_unload()"
+        )
+    if shapes:
+        name = min(shapes)
+        found, wanted = shapes[name]
+        raise ValueError(
+            f"{label} holds {name} of the shape {found}, its {CONFIG_NAME} describes {wanted}"
+            f"{f' (and {len(shapes) - 1} more like it)' if shapes.keys() - {name} else ''}; "
+            f"{_remedy_for_shapes(shapes, model)}"
+        )
+    prefixes = {name.removesuffix(one) for one in missing[:1] for name in unexpected if name.endswith(f".{one}")}
+    if prefixes:
+        prefix = min(prefixes)
+        raise ValueError(
+            f"{label} has weights named {prefix}{missing[0]} where {missing[0]} is expected: they were saved from a "
+            f"wrapped model; take the prefix {prefix!r} off their names, or save the model inside with save_pretrained"
+        )
+    if missing:
         raise ValueError(
             f"{label} has no weights for {join_some(missing)}, which {type(model).__name__} needs; {remedy}"
         )
-    return model
+
+
+def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], model: PreTrainedModel) -> str:
+    if pruned := getattr(model.config, "pruned_heads", None):
+        return (
+            f"its pruned_heads={short_repr(pruned)} were removed by an older transformers, which newer classes can't "
+            "build: take the checkpoint from before, and let this package prune"
+        )
+    has_head, base = model.base_model is not model, f"{model.base_model_prefix}."
+    numbers = {found[0] for found, wanted in shapes.values() if wanted[:1] == (model.config.num_labels,)}
+    if has_head and len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
+        return f"its head has {min(numbers)} labels: give id2label and label2id as many names as that"
+    return f"mend {CONFIG_NAME}, or take the one that was saved with these weights"
 
 
 def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> None:
@@ -213,36 +338,124 @@ def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> Non
             raise
 
 
-def refuse_architecture(class_name: str) -> None:
+def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     """Refuse classes without a student class; the message names those that can be loaded."""
     if class_name in HEADS:
         return
     remedies = {
         architecture.encoder_name: "it has no head to compare logits with: load it as "
-        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model "
-        "needs its modules.json"
+        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model: "
+        "see docs/embeddings.md"
         for architecture in ARCHITECTURES.values()
     }
     for architecture in ARCHITECTURES.values():
         remedies |= architecture.refused
     raise ValueError(
-        f"teacher class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
+        f"{argument} class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
         f"{', '.join(ARCHITECTURES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")
     )
 
 
-def refuse_config(config: PreTrainedConfig) -> None:
+def refuse_config(config: PreTrainedConfig, argument: str = "teacher") -> None:
     """Refuse settings that the student classes don't have: a decoder, other kinds of positions."""
     decodes = {name: getattr(config, name, False) for name in ("is_decoder", "add_cross_attention")}
     if any(decodes.values()):
         raise ValueError(
-            f"teacher config has {', '.join(f'{name}={value}' for name, value in decodes.items())}; "
+            f"{argument} config has {', '.join(f'{name}={short_repr(value)}' for name, value in decodes.items())}; "
             f"only encoders are supported: set both to False if the model was trained to see both directions"
         )
     # Position embeddings of other kinds were dropped from transformers' BERT, which would load them as absolute ones.
     positions = getattr(config, "position_embedding_type", "absolute")
     if positions not in (None, "absolute"):
         raise ValueError(
-            f"teacher config has position_embedding_type={positions!r}; transformers' BERT only has 'absolute': "
-            f"choose a teacher trained with it"
+            f"{argument} config has position_embedding_type={short_repr(positions)}; transformers' BERT only has "
+            f"'absolute': choose a model trained with it"
         )
+
+
+# Setting → a check, and words for the values that pass it.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
+    "_attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
+    "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
+    "torch_dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
+    "architectures": (
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
+        "a list of class names",
+    ),
+    "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
+    **dict.fromkeys(
+        (architecture.named("hidden_act") for architecture in ARCHITECTURES.values()),
+        (lambda value: _is_activation(value), "an activation of transformers, such as gelu or relu"),
+    ),
+    "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
+    "per_layer_config": (
+        lambda value: value is None or _is_per_layer(value),
+        f"an object: layer number → an object of some of {', '.join(sorted(_LAYER_NAMES))}",
+    ),
+    "rotary_pairs": (
+        lambda value: value is None or (isinstance(value, dict) and all(map(_are_rising, value.values()))),
+        "an object: type of layer → rising whole numbers",
+    ),
+    **dict.fromkeys(_SHARES, (lambda value: not is_number(value) or 0 <= value <= 1, "a number from 0 to 1")),
+}
+
+
+def check_config_values(values: Mapping[str, Any], config_class: type[PreTrainedConfig], label: str) -> None:
+    """Refuse the content of a `config.json` before transformers makes a configuration of it.
+
+    Raises:
+        ValueError: a value is out of bounds, or a key would take the place of a method.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> check_config_values({"hidden_size": 32, "num_hidden_layers": 2}, BertConfig, "config.json")
+    >>> check_config_values({"hidden_size": 320_000}, BertConfig, "config.json")
+    Traceback (most recent call last):
+    ...
+    ValueError: config.json has hidden_size=320000; expected a whole number from 1 to 65536
+
+    ```
+    """
+    for name, value in values.items():
+        found = getattr(config_class, name, None)
+        if callable(found) or isinstance(found, dict) or (isinstance(found, property) and found.fset is None):
+            raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
+        if not _is_in_bounds(name, value):
+            expected = f"a whole number from {_least(name)} to {_LARGEST[name]}"
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {expected}")
+        if name in _RULES and not _RULES[name][0](value):
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")
+
+
+def _is_in_bounds(name: str, value: Any) -> bool:
+    if name not in _LARGEST or value is None:
+        return True
+    is_pair = name == "image_size" and isinstance(value, list) and len(value) == 2  # height, width
+    return all(is_int(size) and _least(name) <= size <= _LARGEST[name] for size in (value if is_pair else [value]))
+
+
+def _least(name: str) -> int:
+    return 0 if name == "type_vocab_size" else 1  # an architecture may have no segments
+
+
+def _is_activation(value: Any) -> bool:
+    if value == "gelu":  # almost always; the import takes a second
+        return True
+    from transformers.activations import ACT2FN
+
+    return isinstance(value, str) and value in ACT2FN
+
+
+def _are_rising(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_int, value)) and value == sorted(set(value))
+
+
+def _is_per_layer(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_LAYERS
+        and all(isinstance(widths, dict) and widths.keys() <= _LAYER_NAMES for widths in value.values())
+        and all(is_int(item[1]) and _is_in_bounds(*item) for widths in value.values() for item in widths.items())
+    )

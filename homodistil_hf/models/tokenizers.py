@@ -6,51 +6,195 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import CONFIG_NAME
 
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
+from .architectures import MODEL_TYPES, max_tokens
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-_JSON_FILES = (TOKENIZER_CONFIG_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_FAST_FILE = "tokenizer.json"
+_JSON_FILES = (TOKENIZER_CONFIG_FILE, _FAST_FILE, "special_tokens_map.json", "added_tokens.json")
+_VOCABULARY_FILES = (
+    *(_FAST_FILE, "vocab.txt", "vocab.json"),
+    *("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+_USUAL_TOKENS = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "bos_token": ("<s>",),
+    "eos_token": ("</s>",),
+}
+_UNUSED = "unused"
+COPY = "copy it again from the teacher"
+"""What to do about the tokenizer in a folder."""
 _MAX_ID = 1 << 24
+_MULTIPLE = 8
 _LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰: no limit
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
 
 def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer of an export or a checkpoint, if it holds one; `ValueError` if it is damaged."""
-    if not (folder / TOKENIZER_CONFIG_FILE).is_file():
+    """Load the tokenizer of an export, a checkpoint or a model's folder, if it holds one; arguments below.
+
+    Raises:
+        ValueError: it is damaged, or has special tokens alone.
+    """
+    if not any((folder / name).is_file() for name in (TOKENIZER_CONFIG_FILE, *_VOCABULARY_FILES)):
         return None
-    check_tokenizer_files(folder, f"folder={str(folder)!r}")
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise ValueError(
-            f"folder={str(folder)!r}: its tokenizer can't be loaded ({type(error).__name__}: {first_line(error)}); "
-            "copy it again from the teacher"
-        ) from error
+    return load_tokenizer(folder, argument="folder", remedy=COPY)
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that has tokens, from a folder or the Hub.
+def load_tokenizer(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    argument: str = "tokenizer",
+    remedy: str = "name one with --tokenizer",
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that has tokens, from a folder or the Hub; a vocabulary alone is enough.
+
+    Args:
+        name: folder or Hub name.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token; default: the logged-in one.
+        argument: the user's name for it.
+        remedy: last words of messages.
 
     Raises:
         ValueError: it is missing or unreadable, or has special tokens alone.
     """
+    label = f"{argument}={str(name)!r}"
+    is_folder = os.path.isdir(name)
+    if is_folder:
+        check_tokenizer_files(Path(name), label)
+    label += "" if argument == "tokenizer" else ": its tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision or "main", token=token, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"tokenizer={name!r} can't be loaded ({first_line(error)}); name one with --tokenizer"
-        ) from error
-    # transformers makes such a tokenizer of a folder without a vocabulary.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise ValueError(f"tokenizer={name!r} has no vocabulary beside special tokens; name one with --tokenizer")
+        if is_folder and (Path(name) / _FAST_FILE).is_file() and not (Path(name) / TOKENIZER_CONFIG_FILE).is_file():
+            tokenizer = _of_its_file_alone(Path(name))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=revision or "main", token=token, trust_remote_code=False
+            )
+        with as_it_was(tokenizer):  # fails here where a text would
+            tokenizer(["a"], ["b"])
+            tokenizer(["a b"], truncation=True, max_length=8)
+    except BaseException as error:  # of many kinds; a panic of tokenizers is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise ValueError(f"{label} can't be loaded ({type(error).__name__}: {first_line(error)}); {remedy}") from error
+    check_vocabulary(tokenizer, label, remedy)
     return tokenizer
+
+
+def padding_multiple(config: PreTrainedConfig) -> int | None:
+    """Return the multiple that padded lengths are rounded up to, None where the last one would exceed the positions.
+
+    Matrix libraries prepare for fewer shapes then.
+    """
+    # A method's own classes, such as models of bits, number their positions as BERT does.
+    most = max_tokens(config) if config.model_type in MODEL_TYPES else config.max_position_embeddings
+    return _MULTIPLE if most % _MULTIPLE == 0 else None
+
+
+def tokenizer_of_run(
+    model: str, named: str | None, *, revision: str | None = None, token: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a user names for a model, else the model's own, of its `revision`.
+
+    Raises:
+        ValueError: see [`load_tokenizer`]; or its ids mean other words than the model's.
+    """
+    if named is None:
+        return load_tokenizer(model, revision=revision, token=token)
+    tokenizer = load_tokenizer(named, token=token)
+    try:
+        own = load_tokenizer(model, revision=revision, token=token)
+    except ValueError:  # a model without a tokenizer is why one is named
+        return tokenizer
+    _check_words(tokenizer, own, model)
+    return tokenizer
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, label: str = "tokenizer", remedy: str = "use the one saved with the model"
+) -> None:
+    """Refuse, by a ValueError, a tokenizer of special tokens alone, which reads every word as the unknown one."""
+    # transformers makes such a tokenizer of a folder without a vocabulary.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(f"{label} has no vocabulary beside special tokens; {remedy}")
+
+
+def check_words_of_model(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Refuse, by a ValueError, a tokenizer whose ids mean other words than those of the one in the model's folder.
+
+    A model that has lost tokens since, or whose folder has no readable tokenizer, is let pass.
+    """
+    name = config.name_or_path
+    if name == tokenizer.name_or_path or not os.path.isdir(name):
+        return
+    try:
+        own = stored_tokenizer(Path(name))
+    except ValueError:
+        return
+    if own is not None and len(own) <= config.vocab_size:
+        _check_words(tokenizer, own, name)
+
+
+def _check_words(tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase, model: str) -> None:
+    words = {number: word for word, number in own.get_vocab().items()}
+    for word, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        # Tokens that nothing was learned for may become a user's own.
+        if (known := words.get(number, word)) != word and _UNUSED not in known:
+            raise ValueError(
+                f"tokenizer={tokenizer.name_or_path!r} has {short_repr(word)} as id {number}, which is "
+                f"{short_repr(known)} in the tokenizer of {model!r}: the model would read other words; use the "
+                "tokenizer that was saved with it, or remove the other one where the model has learned this one"
+            )
+
+
+def _of_its_file_alone(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.json by its own rules: the model's usual class would put its rules in their place."""
+    backend = Tokenizer.from_file(str(folder / _FAST_FILE))
+    known = backend.get_vocab()
+    found = {name: next((token for token in tokens if token in known), None) for name, tokens in _USUAL_TOKENS.items()}
+    inputs = ["input_ids", "attention_mask"]
+    config = folder / CONFIG_NAME
+    if config.is_file() and (read_json_object(config, str(config)).get("type_vocab_size") or 0) > 1:
+        inputs.insert(1, "token_type_ids")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        name_or_path=str(folder),
+        model_input_names=inputs,
+        **{name: token for name, token in found.items() if token is not None},
+    )
+
+
+def rows_of_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> dict[str, list[list[int]]]:
+    """Tokenize texts into rows of at most `max_length` tokens, special ones included; none of their tokens is lost.
+
+    Returns:
+        The tokenizer's columns. A longer text has several rows, one behind the other.
+    """
+    if tokenizer.is_fast:
+        with as_it_was(tokenizer):
+            rows = tokenizer(texts, truncation=True, max_length=max_length, return_overflowing_tokens=True)
+        return {name: values for name, values in rows.items() if name != "overflow_to_sample_mapping"}
+    # Those in Python don't return what they cut off.
+    content = max(1, max_length - tokenizer.num_special_tokens_to_add())
+    pieces = [
+        tokenizer.prepare_for_model(ids[start : start + content])
+        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for start in range(0, len(ids) or 1, content)
+    ]
+    return {name: [piece[name] for piece in pieces] for name in tokenizer.model_input_names if name in pieces[0]}
 
 
 def check_tokenizer_files(folder: Path, label: str) -> None:

@@ -99,12 +99,11 @@ class Group:
     slices: tuple[Slice, ...]
 
 
-def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = None) -> dict[str, Group]:
+def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
     """Return all groups of a student, with or without projections, at its present widths.
 
     Args:
         model: the student.
-        architecture: its architecture; default: that of its model type.
 
     Returns:
         `hidden` first, `embedding` where it is a width of its own, then layer by layer `head.{l}` (one `head` where
@@ -113,7 +112,7 @@ def encoder_groups(model: LayerwiseModel, architecture: Architecture | None = No
     Raises:
         ValueError: the model has a parameter that the architecture's table lacks.
     """
-    architecture = architecture or architecture_of(model.config)
+    architecture = architecture_of(model.config)
     num_layers = model.config.num_hidden_layers
     shapes = architecture.shapes(num_layers, HEADS.get(type(model).__name__))
     names = [name for name, _ in model.named_parameters()]

@@ -1,15 +1,17 @@
-"""A student's widths from a preset, a budget or a written plan, checked against its teacher.
+"""A student's widths from a preset, a budget or a written plan, checked against its teacher; and a family's, in order.
 
 `resolve_plan` turns the user's `student` into a `WidthPlan` before any weight is loaded, or refuses it with the
 nearest valid plan. budgets.py and latency/budget.py search for the plan of a budget; pruning/ prunes a model to it.
+`check_family` refuses sizes that can't be made one from the other; experiments/family.py trains them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,9 @@ _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
     "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
 )
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 60
 
 
 def resolve_plan(
@@ -220,3 +225,50 @@ def _written_plan(student: str | Mapping[str, Any]) -> Any:
         return parse_json(student, "the plan") if is_text else read_json(student, "the file")
     except (OSError, ValueError) as error:
         raise ValueError(f"student={short_repr(student)} is no valid JSON ({error}); {_KINDS_OF_STUDENT}") from error
+
+
+def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: WidthPlan) -> None:
+    """Refuse a family if a member equals the one before it or is wider in some width.
+
+    Example:
+    ```python
+    >>> from homodistil_hf.plans.resolve import BERT_BASE, PRESETS
+    >>> names = ["homobert-base", "homobert-tiny"]
+    >>> check_family(names, [PRESETS[name] for name in names], BERT_BASE)
+
+    ```
+    """
+    earlier, limit = "the teacher", teacher
+    for student, plan in zip(students, plans, strict=True):
+        if plan == limit:
+            raise ValueError(f"student {short_repr(student)} has the widths of {earlier} before it; drop one of them")
+        if reason := too_wide(plan, limit, whose=f"that of {earlier} before it,"):
+            raise ValueError(
+                f"student {short_repr(student)} {reason}; each member is made from the one before: list them from "
+                f"wide to narrow, or take the nearest valid plan: {nearest_within(plan, limit).to_json()}"
+            )
+        earlier, limit = short_repr(student), plan
+
+
+def member_folder(number: int, student: str) -> str:
+    """Return the name of a member's folder, of letters, digits, `.`, `_` and `-`.
+
+    Example:
+    ```python
+    >>> member_folder(1, "macs=0.5"), member_folder(2, "216-9x24-528"), member_folder(3, "plans/mine.json")
+    ('1-macs-0.5', '2-216-9x24-528', '3-mine')
+
+    ```
+    """
+    text = student.strip()
+    if text.startswith("{"):
+        widths = parse_json(text, "the plan")
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = (
+            "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS))
+            if set(widths) == set(UNIFORM_KEYS)
+            else f"widths-{digest}"
+        )
+    elif text.endswith(".json"):
+        text = Path(text).stem
+    return f"{number}-{_UNSAFE.sub('-', text).strip('.-')[:_LONGEST_NAME] or 'student'}"

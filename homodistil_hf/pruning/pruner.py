@@ -18,7 +18,7 @@ from ..models.widths import WidthPlan, widths_of
 from .compaction import compact
 from .masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule
-from .scores import METRICS, PlatonScores, SensitivityScores
+from .scores import METRICS, SensitivityScores
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,14 @@ class PruningSettings:
     """How units are scored and chosen; the words are those of `HomoDistilTrainingArguments`.
 
     Args:
-        metric: `sensitivity`, `platon`, `magnitude` or `movement`.
+        metric: `sensitivity`, `magnitude` or `movement`.
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
-        uncertainty_smoothing: β2 in [0, 1).
     """
 
     metric: str = "sensitivity"
     multiple: int = 8
     sensitivity_smoothing: float = 0.85
-    uncertainty_smoothing: float = 0.95
 
 
 class Pruner:
@@ -62,9 +60,7 @@ class Pruner:
         self.full = full or widths_of(model.config)
         self.groups = encoder_groups(model)
         self.scores: SensitivityScores = METRICS[settings.metric](
-            self.groups,
-            sensitivity_smoothing=settings.sensitivity_smoothing,
-            uncertainty_smoothing=settings.uncertainty_smoothing,
+            self.groups, sensitivity_smoothing=settings.sensitivity_smoothing
         )
         self.plan_reached = self.full == target
         self.choices_digest = b""
@@ -155,9 +151,6 @@ class Pruner:
 
     def _check_sizes(self, tensors: Mapping[str, torch.Tensor]) -> None:
         sizes = {name: torch.Size([group.num_units]) for name, group in self.groups.items()}
-        if isinstance(self.scores, PlatonScores):
-            parameters = dict(self.model.named_parameters())
-            sizes = {f"{kind}.{name}": p.shape for kind in self.scores.averages for name, p in parameters.items()}
         misfits = {name for name, values in tensors.items() if values.shape != sizes.get(name)}
         if wrong := sorted(misfits | (self.scores.state.keys() - tensors.keys())):
             raise ValueError(

@@ -32,14 +32,12 @@ class SensitivityScores:
     Args:
         groups: the student's groups.
         sensitivity_smoothing: β1 in [0, 1).
-        uncertainty_smoothing: β2 of [`PlatonScores`], unused here.
     """
 
     needs_gradients = True
 
-    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85, uncertainty_smoothing: float = 0.95):
+    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85):
         self.sensitivity_smoothing = sensitivity_smoothing
-        self.uncertainty_smoothing = uncertainty_smoothing
         self.state: UnitTensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
 
     def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
@@ -100,64 +98,8 @@ class MagnitudeScores(SensitivityScores):
         return unit_sums({name: (p.detach(), p.detach()) for name, p in parameters.items()}, groups, _magnitude)
 
 
-class PlatonScores(SensitivityScores):
-    """PLATON: smoothed sensitivity × smoothed uncertainty, kept for every parameter (Zhang et al. 2022, eq. 6–9).
-
-    Ī ← β1·Ī + (1 − β1)·S,   Ū ← β2·Ū + (1 − β2)·|S − Ī|,   score of a weight Ī·Ū, of a unit the sum over its slices.
-    The uncertainty is taken against the updated Ī.
-    """
-
-    averages = ("sensitivity", "uncertainty")
-
-    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85, uncertainty_smoothing: float = 0.95):
-        super().__init__(
-            groups, sensitivity_smoothing=sensitivity_smoothing, uncertainty_smoothing=uncertainty_smoothing
-        )
-        self.state = {}
-
-    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
-        """Take in one step for every parameter that has a unit; arguments as [`SensitivityScores.update`]."""
-        scored = {piece.parameter for group in groups.values() for piece in group.slices}
-        tensors = {
-            name: (*pair, *(self._average(f"{average}.{name}", pair[0]) for average in self.averages))
-            for name, pair in _with_gradients(parameters).items()
-            if name in scored
-        }
-        # In place, as the averages are as large as the student itself: S, then Ī, then |S − Ī| in S's memory, then Ū.
-        for _, (weights, gradients, means, uncertainties) in _portions(tensors):
-            sensitivities = [values.float() for values in _sensitivity(weights, gradients)]
-            torch._foreach_div_(sensitivities, gradient_scale)
-            torch._foreach_lerp_(means, sensitivities, 1 - self.sensitivity_smoothing)
-            torch._foreach_sub_(sensitivities, means)
-            torch._foreach_abs_(sensitivities)
-            torch._foreach_lerp_(uncertainties, sensitivities, 1 - self.uncertainty_smoothing)
-
-    def _average(self, key: str, weight: torch.Tensor) -> torch.Tensor:
-        if key not in self.state:
-            self.state[key] = torch.zeros_like(weight, dtype=torch.float32)
-        return self.state[key]
-
-    def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
-        """Ī·Ū summed over each unit's slices; arguments and return as [`SensitivityScores.scores`]."""
-        first, second = self.averages
-        pairs = {
-            name: (self.state[f"{first}.{name}"], self.state[f"{second}.{name}"])
-            for name in parameters
-            if f"{first}.{name}" in self.state
-        }
-        return unit_sums(pairs, groups, _product)
-
-    def keep(self, units: UnitTensors, indices: Indices) -> None:
-        """Slice every parameter's averages; arguments as [`SensitivityScores.keep`]."""
-        for key, values in self.state.items():
-            for dim, kept in sorted(indices.get(key.partition(".")[2], {}).items()):
-                values = values.index_select(dim, kept.to(values.device))
-            self.state[key] = values
-
-
 METRICS: dict[str, type[SensitivityScores]] = {
     "sensitivity": SensitivityScores,
-    "platon": PlatonScores,
     "magnitude": MagnitudeScores,
     "movement": MovementScores,
 }

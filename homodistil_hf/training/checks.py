@@ -6,11 +6,13 @@
 import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -19,13 +21,16 @@ from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.locks import is_of_a_lock
 from ..files.messages import short_repr
-from ..models.architectures import max_tokens
+from ..models.architectures import has_segments, max_tokens
 from ..training_args import DistillationArguments, ExactArguments, with_settings
 
 logger = logging.getLogger(__name__)
 
 _NUM_ROWS = 10_000
 """Rows of a table that are checked: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
+
+_LABEL_COLUMNS = ("label_ids", "label", "labels")
+"""Columns that transformers' collators make labels of; the first that is there wins."""
 
 _OF_TRAINER = (
     *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", "num_train_epochs"),
@@ -168,6 +173,16 @@ def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
         )
 
 
+def check_same_start(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, to go on with a run that began with other values; both are name → JSON value."""
+    for name, value in now.items():
+        if recorded.get(name) != value:
+            raise ValueError(
+                f"{name}={short_repr(value)} is not what the run in output_dir={output_dir!r} began with, "
+                f"{short_repr(recorded.get(name))}; resume with that, or name another folder"
+            )
+
+
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """Check the data before training starts.
 
@@ -182,10 +197,14 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
+    for name, rows in _parts(data):
+        _check_rows(name, rows, config)
+
+
+def _parts(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, dataset in data.items():
         parts = dataset if isinstance(dataset, dict) else {"": dataset}
-        for part, rows in parts.items():
-            _check_rows(f"{name}[{part!r}]" if part else name, rows, config)
+        yield from ((f"{name}[{part!r}]" if part else name, rows) for part, rows in parts.items())
 
 
 def _check_rows(name: str, rows: Any, config: Any) -> None:
@@ -208,13 +227,20 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         ) from error
     _check_length(name, longest, config)
+    if isinstance(rows, datasets.Dataset) and longest:
+        ids = pc.min_max(_head(rows).combine_chunks().flatten())
+        _check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config)
+
+
+def _head(rows: datasets.Dataset) -> Any:
+    """`input_ids` of a table's first rows, as Arrow has them."""
+    return rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]["input_ids"]
 
 
 def _longest(rows: Any, first: Any) -> int:
     """Tokens of the longest of a table's first rows; for any other data set those of its first row."""
     if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
-        head = rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]
-        return pc.max(pc.list_value_length(head["input_ids"])).as_py() or 0
+        return pc.max(pc.list_value_length(_head(rows))).as_py() or 0
     return len(first["input_ids"]) if isinstance(first, Mapping) else 0
 
 
@@ -226,25 +252,78 @@ def _check_length(name: str, length: int, config: Any) -> None:
         )
 
 
-def check_batch(batch: Mapping[str, Any], config: Any) -> None:
-    """Refuse sequences over the teacher's positions; reads the shape of `input_ids` `(B, T)`, so no device waits."""
+def _check_ids(name: str, smallest: int, largest: int, config: Any) -> None:
+    wrong = smallest if smallest < 0 else largest
+    if wrong < 0 or wrong >= config.vocab_size:
+        raise ValueError(
+            f"{name} has the token id {wrong}, but the model's vocab_size={config.vocab_size}; tokenize the text with "
+            "the tokenizer that was saved with the model"
+        )
+
+
+def check_label_rows(data: Mapping[str, Any], task: Task, collator: Any) -> None:
+    """Look at the labels of tables before training; those of streams and of later rows are seen batch by batch.
+
+    Args:
+        data: as in [`check_data`].
+        task: of the student.
+        collator: of the data; None: Trainer's. What a user's own makes of a row is seen in its batches alone.
+
+    Raises:
+        ValueError: labels that are no numbers, out of the task's range, or too many or too few for their row.
+    """
+    is_stock = collator is None or getattr(collator, "__module__", "").startswith("transformers.")
+    if task.is_pretraining or task.required_labels != ("labels",) or not is_stock:
+        return
+    for name, rows in _parts(data):
+        if isinstance(rows, datasets.Dataset) and rows.format["type"] != "custom":
+            column = next((column for column in _LABEL_COLUMNS if column in rows.column_names), None)
+            if column is not None:
+                head = rows.select_columns([column, "input_ids"]).with_format("arrow")[:_NUM_ROWS]
+                _check_label_column(
+                    f"column {column!r} of {name}", head[column].combine_chunks(), head["input_ids"], task
+                )
+
+
+def _check_label_column(where: str, labels: pa.Array, tokens: pa.ChunkedArray, task: Task) -> None:
+    num_tokens = pc.list_value_length(tokens).to_pylist()
+    is_listed = isinstance(labels, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray)
+    num_missing, values = labels.null_count, labels.flatten() if is_listed else labels
+    if num_missing or values.null_count:
+        raise ValueError(f"{where} has rows without a label; drop them")
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise ValueError(
+            f"{where} holds values of type {values.type}; expected numbers, such as 0 for the first class"
+        )
+    num_labels = pc.list_value_length(labels).to_pylist() if is_listed else [1] * len(labels)
+    for row in sorted(set(zip(num_labels, num_tokens, strict=True))):
+        task.check_count(*row, where)
+    task.check_values(torch.tensor(values.to_numpy(zero_copy_only=False)), where)
+
+
+def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return a batch without segments that the model lacks, after a look at its `input_ids` `(B, T)`.
+
+    Shapes are read everywhere, token ids on the CPU alone, as no other device should be waited for.
+
+    Raises:
+        ValueError: sequences over the teacher's positions, or token ids that it doesn't have.
+    """
     if "input_ids" in batch:
-        _check_length("a batch", batch["input_ids"].shape[-1], config)
+        tokens_BT = batch["input_ids"]
+        _check_length("a batch", tokens_BT.shape[-1], config)
+        if tokens_BT.device.type == "cpu" and tokens_BT.numel():
+            _check_ids("a batch", int(tokens_BT.min()), int(tokens_BT.max()), config)
+    return {name: value for name, value in batch.items() if name != "token_type_ids" or has_segments(config)}
 
 
 def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
-    """Refuse a training batch without the labels that a task needs, or with labels of a wrong type."""
+    """Refuse a training batch without the labels that a task needs; `Task.with_positions` looks at them."""
     missing = [name for name in task.required_labels if name not in batch]
     if missing:
         raise ValueError(
             f"a training batch has {', '.join(sorted(batch))}, but not {', '.join(missing)}; check the columns of "
             f"train_dataset and the data_collator ({type(collator).__name__})"
-        )
-    labels = batch.get("labels")
-    if task.has_classes and labels is not None and labels.is_floating_point():
-        raise ValueError(
-            f"labels of type {labels.dtype} don't fit a task of single classes; set config.problem_type of the model "
-            "to 'multi_label_classification' or 'regression', or make the labels integers"
         )
 
 

@@ -22,19 +22,21 @@ from transformers.utils import PushInProgress
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
-from ..export.dense_student import check_finished, dense_copy
 from ..export.export_folder import export_student
 from ..export.facts import CARD_SECTION
+from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
 from ..models.saved_student import load_student, read_state, save_projections
+from ..models.tokenizers import check_words_of_model
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..training_args import DistillationArguments
 from .checks import (
-    check_batch,
     check_data,
+    check_label_rows,
     check_labels,
+    checked_batch,
     own_arguments,
     pin_data_order,
     refuse_replacements,
@@ -131,9 +133,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             projection_init=self.projection_init,
         )
         processing_class = self.tokenizer_of(processing_class)
-        check_data(
-            {"train_dataset": train_dataset, "eval_dataset": eval_dataset}, processing_class, parts.student.config
-        )
+        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        check_data(data, processing_class, parts.student.config)
+        if isinstance(processing_class, PreTrainedTokenizerBase):
+            check_words_of_model(processing_class, parts.teacher.exact.config)
         task = task_of(parts.student)
         refuse_settings_without_part(args, task, masks_words=data_collator is None)
         if args.learning_rate is None:
@@ -142,7 +145,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
-            data_collator = self.default_collator(task, processing_class)
+            data_collator = self.default_collator(task, processing_class, parts.student.config)
+        check_label_rows(data, task, data_collator)
         super().__init__(
             model=parts.student,
             args=args,
@@ -159,6 +163,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
         self.distillation = self.make_distillation(parts.teacher.to(args.device))
+        self.distillation.autocast = self.accelerator.autocast
         self.held_out = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
@@ -218,7 +223,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     def prepare_batch(self, batch: Any) -> Any:
         """Check a micro-batch, and find the positions of its predictions once."""
-        check_batch(batch, self.model.config)
+        batch = checked_batch(batch, self.model.config)
         check_labels(batch, self.distillation.task, self.data_collator)
         return self.distillation.task.with_positions(batch)
 
@@ -249,7 +254,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         They are shares of averages over the step that `counts` are of; without `counts`, over the batch itself.
         """
         counts = self.count(inputs) if counts is None else counts
-        return self.distillation.terms(model, inputs, counts, autocast=self.accelerator.autocast)
+        return self.distillation.terms(model, inputs, counts)
 
     def on_resized(self, masks: UnitTensors) -> None:
         """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""
@@ -344,7 +349,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         several = isinstance(self.eval_dataset, dict)
         self.teacher_evaluation = {}
         for name in self.eval_dataset if several else [None]:
-            batches = (self._prepare_inputs(inputs) for inputs in self.get_eval_dataloader(name))
+            loader, config = self.get_eval_dataloader(name), self.model.config
+            batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
             found = self.held_out.of_teacher(batches)
             self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
         return self.teacher_evaluation
@@ -369,8 +375,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         """Measure one batch in float32; logits are computed only on demand, and then at all positions."""
-        inputs = self._prepare_inputs(inputs)
-        check_batch(inputs, self.model.config)
+        inputs = checked_batch(self._prepare_inputs(inputs), self.model.config)
         loss = self.held_out.measure(inputs)
         if prediction_loss_only:
             return loss, None, None

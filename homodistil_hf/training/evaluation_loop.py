@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import nested_detach
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from .rows import first_rows, num_own_rows
+from .ranks import first_rows, num_own_rows
 
 _PREFIX = "eval_"
 TIMINGS = ("runtime", "per_second", "preparation_time")
@@ -62,7 +62,10 @@ class HeldOutEvaluation:
         return first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
-        """Logits at all positions: a tensor, or a tuple of several; outputs named in `ignore_keys` are left out."""
+        """Logits at all positions: a tensor, or a tuple of several; outputs named in `ignore_keys` are left out.
+
+        For `compute_metrics` Trainer keeps them for all rows: reduce them by `preprocess_logits_for_metrics`.
+        """
         forward = {name: value for name, value in inputs.items() if name not in self.task.label_names}
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             outputs = type(self.student).forward(self.student, **forward)

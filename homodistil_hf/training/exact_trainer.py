@@ -6,7 +6,7 @@ its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends
 checkpoints hold (`state_to_save`, `tensors_to_save`, `read_state`).
 
 `run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
-SIGTERM, and `rows.py` and `ranks.py` make rows and ranks agree.
+SIGTERM, and `ranks.py` makes rows and ranks agree.
 """
 
 import copy
@@ -36,8 +36,7 @@ from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
 from .checks import settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
-from .ranks import settle_buckets
-from .rows import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps
+from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
@@ -118,7 +117,7 @@ class ExactTrainer(Trainer):
         return collator
 
     def smallest_inputs(self) -> dict[str, torch.Tensor]:
-        """One short row that the model can read; see [`settle_buckets`]."""
+        """One short row that the model can read; see [`lay_out_buckets`]."""
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=self.args.device)}
 
     def extra_logs(self) -> dict[str, float]:
@@ -292,7 +291,7 @@ class ExactTrainer(Trainer):
             check_moments(self.optimizer, self.resumed_from)
             place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
             self.step_log.load_state_dict(self.resumed_logs, **place, device=self.args.device)
-        settle_buckets(self.model_wrapped, self.smallest_inputs())
+        lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def begin_epoch(self) -> None:
         """Called before each pass over the data: it gets masks of its own."""

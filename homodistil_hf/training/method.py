@@ -7,19 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.masking import masking_collator
+from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.objective import DistillationLoss, check_weights
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..models.widths import WidthPlan
-from ..training_args import LOSS_TERMS, DistillationArguments
+from ..training_args import DistillationArguments
 from .evaluation_loop import HeldOutEvaluation
 from .learning_rate import default_learning_rate_of
-from .pair import ProjectionInit, Start
-from .student_plan import resolve_student
+from .pair import ProjectionInit, Start, resolve_student
 
 
 class DistillationMethod:
@@ -60,12 +59,12 @@ class DistillationMethod:
         """The tokenizer of the run, where the model brings one."""
         return processing_class
 
-    def default_collator(self, task: Task, tokenizer: Any) -> Any:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
         """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
         if not task.is_pretraining:
             return None
         masks = {"mlm_probability": self.args.mlm_probability, "seed": self.args.seed}
-        return masking_collator(tokenizer, replaces=task.has_one_logit, **masks)
+        return masking_collator(ReplacedTokensCollator if task.has_one_logit else MaskedLMCollator, tokenizer, **masks)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """The peak rate where none is given, and a log line that says why."""
@@ -106,7 +105,7 @@ class DistillationMethod:
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
+        weights = self.args.loss_weights()
         check_weights(weights, self.model)
         return DistillationLoss(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
@@ -115,3 +114,15 @@ class DistillationMethod:
     def make_evaluation(self) -> HeldOutEvaluation:
         """The measurement of held-out batches; subclasses with another kind of prediction return their own."""
         return HeldOutEvaluation(self.model, self.distillation.teacher, self.distillation.task, self.accelerator)
+
+
+def masking_collator(
+    kind: type[MaskedLMCollator], tokenizer: Any, *, mlm_probability: float, seed: int
+) -> MaskedLMCollator:
+    """Make a collator that masks or replaces words of a run; it needs a tokenizer."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
+            "or a data_collator that gives labels"
+        )
+    return kind(tokenizer, mlm_probability=mlm_probability, seed=seed)

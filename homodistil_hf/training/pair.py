@@ -1,19 +1,25 @@
 """Student and teacher of a run, with the plan and the projections between them, checked before time is spent.
 
-Cheap things first: the plan is checked against the teacher's configuration before weights are loaded.
+Cheap things first: the plan is checked against the teacher's configuration before weights are loaded. Most plans
+follow from the settings alone. The plan of a latency budget is measured, and a second measurement could differ, so
+every checkpoint holds it and a resumed run takes it from there.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..distillation.projections import Projections
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
+from ..files.checkpoints import STATE_FILE, sorted_checkpoints
 from ..models.architectures import HEADS, architecture_of
 from ..models.architectures.architecture import (
     MASKED_LM,
@@ -23,16 +29,67 @@ from ..models.architectures.architecture import (
     TOKEN_CLASSIFICATION,
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import to_student
+from ..models.conversion import check_stock_shapes, to_student
 from ..models.loading import load_encoder, load_encoder_config
+from ..models.saved_student import read_state
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
+from ..plans.latency.budget import LatencyBudget, plan_within
+from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
-from .ranks import check_whole_model
-from .student_plan import resolve_student
+from .ranks import check_whole_model, on_every_rank
+
+logger = logging.getLogger(__name__)
 
 Resolve = Callable[[DistillationArguments, PreTrainedConfig], WidthPlan]
 ProjectionInit = Literal["identity", "random"]
+
+
+def resolve_student(
+    args: DistillationArguments, config: PreTrainedConfig, *, has_all_layers: bool = True
+) -> WidthPlan:
+    """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
+
+    Args:
+        args: the run's settings.
+        config: configuration of the model that the student starts as.
+        has_all_layers: whether the student has as many layers as the plan; a latency budget is measured on all.
+
+    Raises:
+        ValueError: see [`resolve_plan`]; also a latency budget without `has_all_layers`.
+    """
+    if args.student is None:
+        raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
+
+    def of_the_first_rank(budget: LatencyBudget) -> WidthPlan | None:
+        if args.process_index != 0:
+            return None
+        return recorded_plan(args, config) or plan_within(budget, config, multiple=args.width_multiple).plan
+
+    def measure(budget: LatencyBudget) -> WidthPlan:
+        if not has_all_layers:
+            raise ValueError(
+                f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
+                "and wider ones; ask for a share of the encoder MACs, such as macs=0.5"
+            )
+        plans = [on_every_rank(lambda: of_the_first_rank(budget))]
+        return broadcast_object_list(plans)[0]
+
+    return resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure)
+
+
+def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:
+    """The plan that a checkpoint holds for the same `student` and the same start widths, or None."""
+    requested = args.resume_from_checkpoint
+    named = requested if isinstance(requested, str) and requested != "last" else None
+    for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
+        if not (folder / STATE_FILE).is_file():
+            continue
+        state = read_state(folder)
+        if state["student"] == args.student and state["full"] == widths_of(config).to_dict():
+            logger.info("student=%r: the widths of %s are taken, nothing is measured", args.student, folder)
+            return WidthPlan.from_dict(state["plan"], config.num_hidden_layers)
+    return None
 
 
 class Start(NamedTuple):
@@ -96,6 +153,7 @@ def prepare(
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args, resolve, needs_head=needs_head)
+    check_stock_shapes(student, plan)
     if isinstance(teacher, str):
         teacher = load_encoder(teacher, token=args.hub_token)
     guide = to_student(student if teacher is None else teacher, needs_head=needs_head)

@@ -1,25 +1,38 @@
-"""Pushes to the Hub, under Trainer's own `hub_*` settings, also while training goes on.
+"""Pushes to the Hub, under Trainer's own `hub_*` settings, also while training goes on; and resuming from there.
 
-A standard export is pushed once the plan is reached, and with `hub_strategy="checkpoint"` the checkpoint too.
-`export/export_folder.py` writes exports; `export/hub.py` and `hub_checkpoints.py` upload files.
+A standard export is pushed once the plan is reached, and with `hub_strategy="checkpoint"` the checkpoint too, to
+`last-checkpoint/` as in stock Trainer. export/export_folder.py writes exports, export/hub.py uploads them.
+
+A checkpoint becomes a folder of the repository in one commit, with a manifest of its own. It contains the optimizer's
+state, which torch writes as pickles. They are downloaded only to resume a run, and opened only after their digests
+are checked, with `weights_only=True`. `training_args.bin`, which nothing opens, is not uploaded.
 """
 
+import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..export.hub import ensure_repo, push_export
-from .hub_checkpoints import LAST_CHECKPOINT, push_checkpoint
+from ..export.hub import commit_to, ensure_repo, push_export
+from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
+from ..files.folders import publish
+from ..files.hub_errors import hub_errors, persistently
+from ..files.messages import short_repr
+from ..files.strict_json import is_int, read_json_object
+from ..files.tensors import stays_inside
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +40,14 @@ Push = Callable[[], Any]
 """A push without arguments; it blocks until the Hub has the files."""
 _PUSHING_NAME = ".pushing"
 _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+
+LAST_CHECKPOINT = "last-checkpoint"
+"""Folder of the repository for the newest checkpoint; `transformers.Trainer` uses the same name."""
+
+_SCHEME = "hf://"
+_ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
+# It holds settings and folders of the other machine; no resumed run reads it.
+_LEFT_BEHIND = "training_args.bin"
 
 
 def create_repo(args: TrainingArguments, *, token: str | None, private: bool | None) -> str:
@@ -115,3 +136,185 @@ def _log_failed_push(job: Future) -> None:
 
 def _warn(error: BaseException) -> None:
     logger.warning("a push during training failed (%s: %s); the student is still on disk", type(error).__name__, error)
+
+
+class HubAddress(NamedTuple):
+    """Address of a checkpoint on the Hub; a revision is a branch, tag or commit (None: the main branch)."""
+
+    repo_id: str
+    revision: str | None
+    folder: str
+
+
+def is_hub_address(value: Any) -> bool:
+    """Whether `resume_from_checkpoint` names a checkpoint on the Hub (`hf://…`) instead of a folder."""
+    return isinstance(value, str) and value.startswith(_SCHEME)
+
+
+def parse_address(address: str) -> HubAddress:
+    """Read `hf://user/name[@revision][/folder]`, as huggingface_hub writes it.
+
+    Args:
+        address: value of `resume_from_checkpoint`.
+
+    Returns:
+        [`HubAddress`].
+
+    Raises:
+        ValueError: it is no such address.
+
+    Example:
+    ```python
+    >>> parse_address("hf://me/student@v2")
+    HubAddress(repo_id='me/student', revision='v2', folder='last-checkpoint')
+
+    ```
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found is None or ".." in address.split("/"):
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} is no address on the Hub; expected "
+            f"hf://user/name[@revision][/folder], e.g. hf://me/my-student or hf://me/my-student@main/{LAST_CHECKPOINT}"
+        )
+    repo_id, revision, folder = found.groups()
+    return HubAddress(repo_id, unquote(revision) if revision else None, folder or LAST_CHECKPOINT)
+
+
+def push_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    path_in_repo: str = LAST_CHECKPOINT,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> CommitInfo:
+    """Upload a checkpoint in one commit: the folder on the Hub is the old one or the new one, never a mix.
+
+    Args:
+        folder: a complete `checkpoint-N`.
+        repo_id: `user/name`; created if need be.
+        path_in_repo: folder of the repository, replaced as a whole.
+        private: visibility of a new repository; default: the organisation's.
+        token: Hub token; default: the logged-in one.
+        revision: branch to commit to, created if need be; default: the main one.
+
+    Raises:
+        ValueError: the checkpoint is incomplete or damaged.
+        HubError: the Hub refused or can't be reached; the repository is as it was.
+    """
+    folder = Path(folder)
+    if problem := manifest_problem(folder):
+        raise ValueError(f"checkpoint={str(folder)!r} can't be pushed: {problem}; push another one")
+    manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
+    manifest["sha256"].pop(_LEFT_BEHIND, None)
+    names = list(manifest["sha256"])
+
+    def commit(api: HfApi, name: str) -> CommitInfo:
+        additions = [CommitOperationAdd(f"{path_in_repo}/{path}", folder / path) for path in names]
+        additions.append(
+            CommitOperationAdd(f"{path_in_repo}/{MANIFEST_NAME}", json.dumps(manifest, indent=2).encode())
+        )
+        present = {
+            path for path in api.list_repo_files(name, revision=revision) if path.startswith(f"{path_in_repo}/")
+        }
+        stale = present - {addition.path_in_repo for addition in additions}
+        deletions = [CommitOperationDelete(path) for path in sorted(stale)]
+        message = f"Training in progress, {folder.name}"
+        return api.create_commit(name, [*additions, *deletions], commit_message=message, revision=revision)
+
+    with hub_errors(f"repo_id={repo_id!r} can't take {folder.name}", token=token, remedy="It is still on disk"):
+        return commit_to(repo_id, commit, private=private, token=token, revision=revision)
+
+
+def check_address(address: str, *, token: str | None = None) -> None:
+    """Check that a checkpoint is there, before time is spent on anything else.
+
+    Raises:
+        ValueError: no such address, or no checkpoint there.
+        HubError: the Hub refused or can't be reached.
+    """
+    at = parse_address(address)
+    with _fetch_errors(address, token):
+        manifest = f"{at.folder}/{MANIFEST_NAME}"
+        found = persistently(lambda: HfApi(token=token).get_paths_info(at.repo_id, [manifest], revision=at.revision))
+    if not found:
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} holds no checkpoint ({manifest} is missing); push one with "
+            "hub_strategy='checkpoint', or name another folder or revision"
+        )
+
+
+def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
+    """Download a checkpoint, verify it, and move it to `OUTPUT_DIR/checkpoint-N`.
+
+    An interrupted download leaves no checkpoint. An equal checkpoint in `output_dir` is kept.
+
+    Raises:
+        ValueError: no such address, no checkpoint there, a damaged one, or another checkpoint of that step here.
+        HubError: the Hub refused or can't be reached.
+    """
+    check_address(address, token=token)
+    at = parse_address(address)
+    with _fetch_errors(address, token):
+        found = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
+        commit = found.sha
+        _check_names([file.rfilename for file in found.siblings or ()], address)
+        # Named after the commit, so that files of an earlier attempt are used only if they are of the same commit.
+        aside = Path(output_dir) / STAGING_NAME / f"hub-{commit}"
+        persistently(
+            lambda: snapshot_download(
+                at.repo_id, revision=commit, allow_patterns=[f"{at.folder}/*"], local_dir=aside, token=token
+            )
+        )
+    if problem := manifest_problem(aside / at.folder):
+        raise ValueError(f"resume_from_checkpoint={address!r} can't be used: {problem}; name another revision")
+    return _placed(aside / at.folder, Path(output_dir), address)
+
+
+def _check_names(names: Iterable[str], address: str) -> None:
+    # Newer versions of huggingface_hub refuse such names too; 1.5 writes outside of the folder.
+    for name in names:
+        if not stays_inside(name):
+            raise ValueError(
+                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
+                f"{short_repr(name)}; name another repository"
+            )
+
+
+def _placed(staged: Path, output_dir: Path, address: str) -> Path:
+    final = output_dir / f"checkpoint-{_step_of(staged, address)}"
+    if not final.exists():
+        publish(staged, final)
+    elif _digests(final) != _digests(staged):
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} is another {final.name} than the one in output_dir="
+            f"{str(output_dir)!r}; name another output_dir, or move that folder away"
+        )
+    shutil.rmtree(output_dir / STAGING_NAME, ignore_errors=True)
+    return final
+
+
+def _step_of(folder: Path, address: str) -> int:
+    try:
+        step = read_json_object(folder / TRAINER_STATE_NAME, TRAINER_STATE_NAME).get("global_step")
+    except (OSError, ValueError):
+        step = None
+    if not is_int(step) or step < 0:
+        raise ValueError(
+            f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "
+            "one of this package's trainers"
+        )
+    return step
+
+
+def _digests(folder: Path) -> dict[str, str] | None:
+    """Digests of a complete checkpoint, without those of files that are not uploaded; None if it is not complete."""
+    if manifest_problem(folder):
+        return None
+    digests = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)["sha256"]
+    return {name: digest for name, digest in digests.items() if name != _LEFT_BEHIND}
+
+
+def _fetch_errors(address: str, token: str | None) -> Any:
+    return hub_errors(f"resume_from_checkpoint={address!r} can't be fetched", token=token)

@@ -1,11 +1,13 @@
-"""Ranks acting together: checks that pass or fail on all ranks, equal masks, and DDP around a student that is sliced.
+"""Ranks acting together: equal rows and masks, checks that pass or fail on all ranks, and DDP around a sliced student.
 
 A check that fails on one rank only would leave the others waiting in a collective call, so every check here fails on
-all of them. The arithmetic of rows is in `rows.py`.
+all of them. Rows of a step are the same on any number of ranks with the same global batch. accelerate deals
+micro-batches of a table out to the ranks in turn. It would share a stream of many files by file, so the number of
+ranks would change the order, and it would repeat rows at the stream's end. `WholeBatches` prevents both.
 """
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +16,9 @@ from accelerate.utils import DistributedType, gather_object, is_compiled_module
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
+from transformers.trainer_utils import has_length
 
 from ..files.checkpoints import last_checkpoint
 
@@ -98,7 +102,7 @@ def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Ma
     """Let DDP, if a model is wrapped in it, reduce the parameters that its module has now. Collective.
 
     The same object is initialised again. Trainer's loop holds it, so beside a second one the first would keep the old
-    parameters, and twice their size in gradient buckets, to the end of the run. Arguments as [`settle_buckets`].
+    parameters, and twice their size in gradient buckets, to the end of the run. Arguments as [`lay_out_buckets`].
     """
     if (wrapper := _ddp_in(wrapped)) is None:
         return
@@ -108,10 +112,10 @@ def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Ma
     wrapper.__init__(wrapper.module, device_ids=device_ids, **settings)  # type: ignore[misc]
     if handler is not None:
         handler.register_comm_hook(wrapper)
-    settle_buckets(wrapper, smallest_inputs)
+    lay_out_buckets(wrapper, smallest_inputs)
 
 
-def settle_buckets(wrapped: nn.Module, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
+def lay_out_buckets(wrapped: nn.Module, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
     """Let DDP lay out its buckets before the first step instead of after it. Collective.
 
     DDP reorders its buckets once, by the order in which the first backward pass gave gradients. The place of a
@@ -137,3 +141,97 @@ def _ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
     """The DDP wrapper of a model as Trainer has wrapped it, compiled or not; None in a single process."""
     bare: Any = wrapped._orig_mod if is_compiled_module(wrapped) else wrapped
     return bare if isinstance(bare, DistributedDataParallel) else None
+
+
+class WholeBatches(IterableDataset):
+    """A stream cut to a whole number of micro-batches on every rank.
+
+    Each rank reads the whole stream and keeps its own micro-batches. Each loader worker cuts its own share.
+
+    Args:
+        stream: rows, always in the same order.
+        num_rows: rows a micro-batch, over all ranks.
+
+    Example:
+    ```python
+    >>> list(WholeBatches(range(10), num_rows=4))
+    [0, 1, 2, 3, 4, 5, 6, 7]
+
+    ```
+    """
+
+    def __init__(self, stream: Iterable[Any], *, num_rows: int):
+        self.stream: Any = stream
+        self.num_rows = num_rows
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rows of whole micro-batches."""
+        rows = []
+        for row in self.stream:
+            rows.append(row)
+            if len(rows) == self.num_rows:
+                yield from rows
+                rows = []
+
+    def __len__(self) -> int:
+        """Number of rows, if the stream has a length."""
+        return len(self.stream) // self.num_rows * self.num_rows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Pass the epoch on to a stream that shuffles by it."""
+        if hasattr(self.stream, "set_epoch"):
+            self.stream.set_epoch(epoch)
+
+
+def check_has_steps(num_steps: int | None, rows_per_step: int) -> None:
+    """Refuse a table that has fewer rows than one step; None, the unknown number of steps of a stream, passes."""
+    if num_steps == 0:
+        raise ValueError(
+            f"train_dataset has fewer rows than the {rows_per_step} of a step (per_device_train_batch_size × "
+            "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
+        )
+
+
+def check_took_steps(num_steps: int, rows_per_step: int) -> None:
+    """Refuse to end a run that has taken no step, because its stream was too short."""
+    if num_steps == 0:
+        raise ValueError(
+            "the run ended after 0 steps: train_dataset gave fewer rows than a step has "
+            f"({rows_per_step} = per_device_train_batch_size × gradient_accumulation_steps × ranks; with "
+            "dataloader_num_workers each worker of a stream needs its own whole micro-batches); give more rows, "
+            "a smaller batch, or fewer workers"
+        )
+
+
+def check_evaluation_stream(dataset: Any, num_ranks: int) -> None:
+    """Refuse to evaluate on a stream that ranks can't share evenly, as it has no length."""
+    if isinstance(dataset, IterableDataset) and num_ranks > 1 and not has_length(dataset):
+        raise ValueError(
+            f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by {num_ranks} ranks; make it "
+            "a table: Dataset.from_list(list(stream))"
+        )
+
+
+def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:
+    """Rows of a rank's last evaluation batch that are not repeated: accelerate fills the batch up with the first rows.
+
+    Example:
+    ```python
+    >>> [num_own_rows(6, batch_size=4, rank=rank, num_ranks=2) for rank in (0, 1)]
+    [4, 2]
+
+    ```
+    """
+    remainder %= batch_size * num_ranks
+    return batch_size if remainder == 0 else max(0, min(batch_size, remainder - rank * batch_size))
+
+
+def first_rows(batch: Mapping[str, torch.Tensor], num_rows: int) -> dict[str, torch.Tensor]:
+    """The first rows of a batch; its `masked_positions`, if any, point into the flattened `input_ids`."""
+    if num_rows == len(batch["input_ids"]):
+        return dict(batch)
+    rows = {name: values[:num_rows] for name, values in batch.items()}
+    if "masked_positions" in batch:
+        positions = batch["masked_positions"]
+        rows["masked_positions"] = positions[positions < num_rows * batch["input_ids"].shape[1]]
+    return rows

@@ -27,7 +27,7 @@ from ..files.folders import check_archives, naming_the_file, publish, remove_fol
 from ..files.locks import claimed, lock_in
 from ..files.messages import short_repr
 from .checks import FolderSettings, check_free, check_output_dir, existing_files
-from .hub_checkpoints import fetch_checkpoint, is_hub_address
+from .publishing import fetch_checkpoint, is_hub_address
 from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)

@@ -9,13 +9,14 @@ import numpy as np
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
-from ..data.packing import TextPacker
+from ..data.blocks import TextPacker
 from ..files.messages import nearest_name, short_repr
 
 _MULTIPLE = 8  # the number of tokens becomes a multiple of this, unless the user names a number
 KEEP, MIN_COUNT = "keep", "min_count"
 _EXPECTED = f"{KEEP}=16384, {MIN_COUNT}=5, or a file with a token a line"
 _BATCH = 1000
+_TEXT = "text"
 _FEATURES = Features({"ids": Sequence(Value("int32")), "counts": Sequence(Value("int64"))})
 
 
@@ -57,7 +58,7 @@ class Vocabulary:
         if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
         if os.path.isfile(text):
-            lines = Path(text).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").splitlines()
             return cls(text, tokens=tuple(line for line in lines if line))
         raise ValueError(f"vocabulary={short_repr(text)} is no vocabulary; expected {_EXPECTED}")
 
@@ -129,35 +130,28 @@ class _Counter:
         return {"ids": [ids], "counts": [counts]}
 
 
-def count_tokens(
-    documents: Dataset, tokenizer: PreTrainedTokenizerBase, *, text_column: str = "text", num_proc: int | None = None
-) -> np.ndarray:
+def count_tokens(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Count the tokens of all documents; separators that stand between documents in blocks are counted too.
 
     `datasets` shows the progress, and caches the counts under a fingerprint of text and tokenizer.
 
     Args:
-        documents: one a row.
+        documents: one a row, strings in the column `text`; None and blank ones are skipped.
         tokenizer: the teacher's.
-        text_column: column of strings; None and blank ones are skipped.
-        num_proc: processes; by default one, whose tokenizer uses all cores.
 
     Returns:
         int64 `(largest id + 1,)`.
 
     Raises:
-        ValueError: a missing column, or no token at all.
+        ValueError: no token at all.
     """
-    if text_column not in documents.column_names:
-        raise ValueError(f"text_column={text_column!r} is missing; expected one of {documents.column_names}")
     counted = documents.map(
-        _Counter(TextPacker(tokenizer, 0, text_column)),
+        _Counter(TextPacker(tokenizer, 0, _TEXT)),
         batched=True,
         batch_size=_BATCH,
-        input_columns=[text_column],
+        input_columns=[_TEXT],
         remove_columns=documents.column_names,
         features=_FEATURES,
-        num_proc=num_proc if num_proc and num_proc > 1 else None,
         desc="Counting tokens",
     )
     counts = np.zeros(max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1), dtype=np.int64)

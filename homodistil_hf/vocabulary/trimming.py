@@ -94,6 +94,7 @@ def trim_tokenizer(
     trimmed = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **tokenizer.special_tokens_map,
+        extra_special_tokens=tokenizer.extra_special_tokens,  # which the map doesn't hold
         model_input_names=tokenizer.model_input_names,
         model_max_length=tokenizer.model_max_length,
         padding_side=tokenizer.padding_side,

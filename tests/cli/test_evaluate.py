@@ -17,14 +17,14 @@ from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
 from homodistil_hf.evaluation.evaluated_model import load_model, model_in, model_name, results_folder
-from homodistil_hf.evaluation.glue.data import GLUE_TASKS
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
+from homodistil_hf.evaluation.task_data import GLUE_TASKS
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.embedding.evaluate import EmbeddingEvaluationSettings
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.digest import weights_digest
+from homodistil_hf.models.equality import weights_digest
 from homodistil_hf.models.widths import widths_of
 
 
@@ -37,7 +37,7 @@ def _cache(monkeypatch, tmp_path):
 def fake(monkeypatch):
     """Nothing is trained here; what a training gives is tested in test_glue.py."""
     measure = FakeMeasure(lambda learning_rate, seed: (0.5, 0.75, 0.7)[seed])
-    monkeypatch.setattr("homodistil_hf.evaluation.glue.evaluate.classification_metrics", measure)
+    monkeypatch.setattr("homodistil_hf.evaluation.glue.classification_metrics", measure)
     return measure
 
 
@@ -183,7 +183,7 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
     def evaluate_squad(model, tasks, **arguments):
         asked.update(arguments, model=model, tasks=tasks)
 
-    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate.evaluate_squad", evaluate_squad)
+    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate_squad", evaluate_squad)
     words = [
         "--task",
         "squad_v2",

@@ -218,11 +218,113 @@ def test_an_archive_behind_text_is_not_unpacked(tmp_path):
         load_text(tmp_path / "a.txt")
 
 
-def test_files_of_one_glob_must_have_the_same_columns(tmp_path):
-    write(tmp_path / "a.parquet", {"text": ["one"], "title": ["x"]})
-    write(tmp_path / "b.parquet", {"text": ["two"], "n": [1]})
-    with pytest.raises(ValueError, match=r"the same columns in all files .*\(others can be listed\).*CastError"):
-        load_text(f"{tmp_path}/*.parquet")
+@BOTH
+def test_files_of_one_glob_may_share_the_one_column(tmp_path, streaming):
+    write(tmp_path / "x" / "a.parquet", {"text": ["one"], "title": ["x"]})
+    write(tmp_path / "x" / "b.parquet", {"n": [1], "text": pa.array(["two"], pa.large_string())})
+    write(tmp_path / "x" / "c.parquet", {"text": ["three"], "title": [4]})
+    assert texts(f"{tmp_path}/x/*.parquet", streaming=streaming) == ["one", "two", "three"]
+    write(tmp_path / "x" / "d.jsonl", json_lines({"text": "four", "n": 1}))
+    write(tmp_path / "x" / "e.jsonl", json_lines({"text": "five", "title": "x"}))
+    assert texts(tmp_path / "x", streaming=streaming) == ["one", "two", "three", "four", "five"]
+    write(tmp_path / "x" / "f.parquet", {"title": ["x"], "n": [1]})
+    with pytest.raises(ValueError, match=r"missing text column \(text_column='text'\)"):
+        load_text(f"{tmp_path}/x/*.parquet", text_column="text", streaming=streaming)
+
+
+def test_columns_of_two_types_in_json_files_are_refused(tmp_path):
+    write(tmp_path / "a.jsonl", json_lines({"text": "one", "n": 1}))
+    write(tmp_path / "b.jsonl", json_lines({"text": "two", "n": "x"}))
+    with pytest.raises(ValueError, match=r"columns of the same types in all files .*\(others can be listed\)"):
+        load_text(f"{tmp_path}/*.jsonl")
+    assert texts([tmp_path / "a.jsonl", tmp_path / "b.jsonl"]) == ["one", "two"]
+
+
+@BOTH
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_wide_encodings_are_refused(tmp_path, streaming, encoding, name):
+    file = write(tmp_path / name, json_lines({"text": "one"}).encode(encoding))
+    with pytest.raises(ValueError, match=rf"eval_data='.*{name}': {name} is UTF-16, UTF-32 or no text; expected"):
+        load_text(file, streaming=streaming, argument="eval_data")
+
+
+@BOTH
+def test_byte_order_marks_are_no_text(tmp_path, streaming):
+    rows = json_lines({"text": "one"}, {"text": "two"})
+    for name, content in {
+        "a.txt": "one\n\ntwo",
+        "a.jsonl": rows,
+        "a.json": '[{"text": "one"}, {"text": "two"}]',
+    }.items():
+        assert texts(write(tmp_path / name, content.encode("utf-8-sig")), streaming=streaming) == ["one", "two"]
+
+
+def test_documents_with_replaced_bytes_are_counted(tmp_path, caplog):
+    file = write(tmp_path / "a.txt", "größe\n\nplain\n\nmaß".encode("latin-1"))
+    other = write(tmp_path / "b.parquet", {"text": ["\ufffd"]})
+    assert texts([file, other]) == ["gr\ufffd\ufffde", "plain", "ma\ufffd", "\ufffd"]
+    assert "2 of 3 documents hold U+FFFD, which stands for bytes that are no UTF-8" in caplog.text
+    caplog.clear()
+    assert texts(write(tmp_path / "c.jsonl", b'{"text": "a \xff"}\n{"text": null}\n')) == ["a \ufffd", None]
+    assert "1 of 2 documents hold U+FFFD" in caplog.text
+    caplog.clear()
+    texts(write(tmp_path / "d.txt", "größe"))
+    assert caplog.text == ""
+
+
+def test_what_is_hidden_is_not_read(tmp_path):
+    for name in (".b.txt", ".git/c.txt", ".ipynb_checkpoints/a.txt", "__MACOSX/._a.txt", "y/__pycache__/d.txt"):
+        write(tmp_path / "x" / name, "no")
+    write(tmp_path / "x" / "a.txt", "one")
+    assert texts(tmp_path / "x") == texts(f"{tmp_path}/x/**") == ["one"]
+    assert texts(tmp_path / "x" / ".git") == ["no"]  # a folder that a user names
+
+
+def test_a_text_about_training_is_no_split(tmp_path, caplog):
+    write(tmp_path / "x" / "notes on training dogs.txt", "one")
+    write(tmp_path / "x" / "other.txt", "two")
+    assert texts(tmp_path / "x") == ["one", "two"]
+    write(tmp_path / "y" / "eval-report.jsonl", json_lines({"text": "one"}))
+    write(tmp_path / "y" / "a.jsonl", json_lines({"text": "two"}))
+    assert sorted(texts(tmp_path / "y")) == ["one", "two"]
+    assert caplog.text == ""
+
+
+def test_files_of_no_split_beside_splits_are_named(tmp_path, caplog):
+    for name in ("train_data.txt", "test_data.txt", "licence.txt"):
+        write(tmp_path / "x" / name, name)
+    assert texts(tmp_path / "x") == ["train_data.txt"]
+    assert "files named after no split are left out, as others are: licence.txt" in caplog.text
+    for name in ("train-00000-of-00001-a09b74b3ef9c3b56.parquet", "other.parquet"):
+        write(tmp_path / "y" / name, {"text": [name[:5]]})
+    assert texts(tmp_path / "y") == ["train"]
+    assert "left out, as others are: other.parquet" in caplog.text
+
+
+@BOTH
+def test_folders_of_save_to_disk_are_read(tmp_path, streaming):
+    rows = datasets.Dataset.from_dict({"n": [1, 2, 3], "text": ["one", None, "two"]})
+    rows.save_to_disk(tmp_path / "x", num_shards=2)
+    assert texts(tmp_path / "x", streaming=streaming) == ["one", None, "two"]
+    parts = datasets.DatasetDict({"train": rows, "validation": datasets.Dataset.from_dict({"text": ["three"]})})
+    parts.save_to_disk(tmp_path / "y")
+    before = sorted((tmp_path / "y").rglob("*"))
+    assert texts(tmp_path / "y", streaming=streaming) == ["one", None, "two"]
+    assert texts(tmp_path / "y", split="validation", streaming=streaming) == ["three"]
+    assert sorted((tmp_path / "y").rglob("*")) == before
+    write(tmp_path / "y" / "train" / "more.jsonl", json_lines({"text": "four"}))  # beside the records of the saved set
+    assert texts(tmp_path / "y", streaming=streaming) == ["one", None, "two", "four"]
+
+
+@BOTH
+@pytest.mark.parametrize("folder", ["file/cache", "file"])
+def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch, folder, streaming):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / folder)
+    file = write(tmp_path / "a.txt", "one")
+    with pytest.raises(OSError, match=rf"^cache='.*{folder}' can't be written \(.*\); name another folder"):
+        load_text(file, streaming=streaming)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt.gz", "a"])

@@ -1,9 +1,12 @@
 import pytest
 import torch
 from students import FULL, UNEVEN, make_batch, make_student, masked, unlabelled
+from tiny_architectures import tiny_architecture_teacher
 
 from homodistil_hf.distillation.attention_recorder import AttentionRecorder
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.conversion import to_student
 from homodistil_hf.pruning.compaction import compact
 
 
@@ -88,3 +91,13 @@ def test_recording_changes_no_output():
     with recorder.recording():
         assert torch.equal(student(**inputs).logits, before)
     assert torch.equal(student(**inputs).logits, before)
+
+
+def test_projections_of_distances_are_not_recorded():
+    """DeBERTa projects embedded distances by the same matrices, after the tokens."""
+    architecture = ARCHITECTURES["deberta-v2"]
+    student = to_student(tiny_architecture_teacher(architecture, architecture.heads[0]))
+    assert student.config.share_att_key
+    with AttentionRecorder(student).recording() as recorded:
+        student(**unlabelled(make_batch()))
+    assert [tensor.shape for pair in recorded for tensor in pair] == [(4, 12, 32)] * 4

@@ -47,10 +47,8 @@ def on_device(task: str, **batch: torch.Tensor) -> tuple[DistillationLoss, dict[
     return distillation, {name: tensor.to(DEVICE) for name, tensor in (make_batch(task) | batch).items()}
 
 
-def terms_of(
-    distillation: DistillationLoss, inputs: dict[str, torch.Tensor], **settings: object
-) -> dict[str, torch.Tensor]:
-    return distillation.terms(distillation.student, inputs, distillation.count(inputs), **settings)[0]
+def terms_of(distillation: DistillationLoss, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return distillation.terms(distillation.student, inputs, distillation.count(inputs))[0]
 
 
 # The start: student = teacher
@@ -73,9 +71,9 @@ def test_an_unpruned_student_with_identity_projections_is_its_teacher(task, atte
 @pytest.mark.parametrize("task", TASKS)
 def test_in_bfloat16_student_and_fast_teacher_agree_up_to_the_projections_rounding(task):
     distillation = make_pair(make_student(task, init="identity").train(), task, dtype=torch.bfloat16)
-    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    with autocast():
-        terms = terms_of(distillation, make_batch(task), autocast=autocast)
+    distillation.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    with distillation.autocast():
+        terms = terms_of(distillation, make_batch(task))
     assert [float(terms[name].detach()) for name in ("kl", "attention")] == [0.0, 0.0]
     # States are rounded to 8 bits when they are projected, an error of up to 2⁻⁸ of each.
     assert 0 < float(terms["embedding"].detach()) < 1e-5
@@ -355,10 +353,11 @@ def test_projections_run_in_the_context_they_are_given():
     projections = [distillation.student.projections.embedding, *distillation.student.projections.hidden]
     for projection in projections:
         projection.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
-    terms_of(distillation, make_batch(), autocast=partial(torch.autocast, "cpu", dtype=torch.bfloat16))
-    assert dtypes == [torch.bfloat16] * 3
     terms_of(distillation, make_batch())
-    assert dtypes[3:] == [torch.float32] * 3
+    assert dtypes == [torch.float32] * 3
+    distillation.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    terms_of(distillation, make_batch())
+    assert dtypes[3:] == [torch.bfloat16] * 3
 
 
 def test_terms_are_float32_whatever_the_autocast_type():
@@ -366,9 +365,9 @@ def test_terms_are_float32_whatever_the_autocast_type():
     sliced(student, ALL_HEADS)
     distillation = make_pair(student, dtype=torch.bfloat16)
     exact = terms_of(make_pair(student), make_batch())
-    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    with autocast():
-        terms = terms_of(distillation, make_batch(), autocast=autocast)
+    distillation.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    with distillation.autocast():
+        terms = terms_of(distillation, make_batch())
     for name, term in terms.items():
         assert term.dtype == torch.float32
         assert term.dim() == 0

@@ -4,11 +4,18 @@ import pytest
 import torch
 from students import logits_of, make_batch
 from tiny_architectures import OTHERS, tiny_architecture_teacher
+from tiny_models import make_teacher
 from torch import nn
 from transformers import TrainingArguments
 
-from homodistil_hf.evaluation.fine_tuning import fresh_answerer, fresh_classifier, head_linears, start_at_mean
-from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
+from homodistil_hf.evaluation.fine_tuning import (
+    TaskDistillTrainer,
+    forward,
+    fresh_answerer,
+    fresh_classifier,
+    head_linears,
+    start_at_mean,
+)
 
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
@@ -63,3 +70,12 @@ def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, t
 
 def stacked(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize("positions", [34, 32])
+def test_padded_lengths_stay_within_the_positions(positions, tokenizer):
+    """Stock models fail by an index error on a batch that was padded beyond them."""
+    model = make_teacher("sequence_classification", max_position_embeddings=positions)
+    rows = [{"input_ids": list(range(5, 5 + length))} for length in (3, positions - 1, positions)]
+    (outputs,) = forward(model, rows, tokenizer)
+    assert outputs["logits"].shape == (3, 2)

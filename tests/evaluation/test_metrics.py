@@ -1,24 +1,35 @@
-"""The metrics of GLUE against scikit-learn and SciPy, and how a task's metric is found."""
+"""The metrics of GLUE against scikit-learn and SciPy, those of SQuAD by hand, and how a task's metric is found."""
 
 import ast
 import importlib.util
 import json
+import random
+import string
 from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
 from homodistil_hf.evaluation import metrics as task_metrics
-from homodistil_hf.evaluation.glue import metrics as glue_metrics
-from homodistil_hf.evaluation.glue.data import GLUE_TASKS
-from homodistil_hf.evaluation.glue.metrics import GlueMetric
-from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
-from homodistil_hf.evaluation.squad import metrics as squad_metrics
-from homodistil_hf.evaluation.task_data import TaskData
+from homodistil_hf.evaluation.metrics import (
+    METRIC_TASKS,
+    GlueMetric,
+    best_threshold,
+    constant_score,
+    exact_match,
+    load_metric,
+    main_metrics,
+    normalize_answer,
+    task_score,
+    token_f1,
+)
+from homodistil_hf.evaluation.task_data import GLUE_TASKS, TaskData
 
 GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
@@ -142,16 +153,15 @@ def test_unknown_tasks_are_named():
 def test_a_missing_extra_is_named(monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        glue_metrics.importlib.util, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
+        task_metrics.importlib.util, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
     )
     with pytest.raises(ValueError, match=r"task='cola' needs scikit-learn; install .*'homodistil-hf\[evaluation\]'"):
         load_metric("cola")
     assert load_metric("squad").name == "squad_metric"
 
 
-@pytest.mark.parametrize("module", [glue_metrics, squad_metrics, task_metrics])
-def test_the_extra_is_imported_only_where_it_is_needed(module):
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+def test_the_extra_is_imported_only_where_it_is_needed():
+    tree = ast.parse(Path(task_metrics.__file__).read_text(encoding="utf-8"))
     at_the_top = {name for node in tree.body for name in imported_names(node)}
     assert not {name for name in at_the_top if name.split(".")[0] in ("sklearn", "scipy")}
     assert "evaluate" in at_the_top
@@ -180,3 +190,276 @@ def test_a_constant_answer_to_a_question_is_none():
     assert constant_score(data) == pytest.approx(2 / 3)
     data = TaskData("squad", "squad", questions(["cat"]), {"validation": questions(["cat"], ["dog"])}, "")
     assert constant_score(data) == 0
+
+
+def reference(identity, *texts):
+    return {"id": identity, "answers": {"text": list(texts), "answer_start": [0] * len(texts)}}
+
+
+def prediction(identity, text, probability=None):
+    row = {"id": identity, "prediction_text": text}
+    return row if probability is None else row | {"no_answer_probability": probability}
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("The Cat", "cat"),
+        ("theatre an-thology a.b", "theatre anthology ab"),
+        ("  two\t words\n", "two words"),
+        ("U.S.A.", "usa"),
+        ("$1,000.50", "100050"),
+        ("A. the, an!", ""),
+        ("Beyoncé — “the” queen", "beyoncé — “ ” queen"),
+        ("ÉCOLE", "école"),
+        ("a1 an_the", "a1 anthe"),
+        ("東京 the 都", "東京 都"),
+        ("non\u00a0breaking", "non breaking"),
+        ("", ""),
+    ],
+)
+def test_normalisation_by_hand(text, normalized):
+    assert normalize_answer(text) == normalized
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.sampled_from("aAnthe .,-!é\t\n1"), max_size=20))
+def test_normalised_texts_hold_neither_punctuation_nor_articles(text):
+    normalized = normalize_answer(text)
+    assert not set(normalized) & set(string.punctuation)
+    assert not set(normalized.split(" ")) & {"a", "an", "the"}
+    assert normalized == " ".join(normalized.split()) == normalized.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "golds", "exact", "f1"),
+    [
+        ("the Norman dynasty", ["Norman Dynasty."], 1, 1),
+        ("in the 10th century", ["10th century"], 0, 4 / 5),
+        ("10th and 11th", ["10th and 11th centuries", "in the 10th and 11th centuries", "10th"], 0, 6 / 7),
+        ("to be to be", ["to be"], 0, 2 / 3),  # words count as often as they occur
+        ("France", ["Denmark", "Iceland"], 0, 0),
+        ("", ["France"], 0, 0),
+        ("the", ["France"], 0, 0),
+    ],
+)
+def test_scores_by_hand(text, golds, exact, f1):
+    assert exact_match(text, golds) == exact
+    assert token_f1(text, golds) == pytest.approx(f1)
+
+
+def test_several_questions_of_the_first_version():
+    results = load_metric("squad").compute(
+        predictions=[prediction("b", "the cat sat"), prediction("a", "Paris!"), prediction("c", "dog")],
+        references=[reference("a", "in Paris", "Paris"), reference("b", "a cat"), reference("c", "cow")],
+    )
+    assert results == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3 + 0) / 3})
+
+
+def test_nothing_left_of_both_counts_by_version():
+    given, wanted = prediction("a", "a"), reference("a", "the")
+    first = load_metric("squad").compute(predictions=[given], references=[wanted])
+    second = load_metric("squad_v2").compute(predictions=[given | {"no_answer_probability": 0.0}], references=[wanted])
+    assert first == {"exact_match": 100, "f1": 0}
+    assert (second["exact"], second["f1"]) == (100, 100)
+
+
+ANSWERED = [
+    (prediction("a", "the cat", 0.2), reference("a", "cat", "")),
+    (prediction("b", "black cat", 0.6), reference("b", "cat")),
+    (prediction("c", "cat", 0.7), reference("c")),
+    (prediction("d", "", 0.1), reference("d")),
+    (prediction("e", "", 0.9), reference("e", "cat")),
+]
+
+
+def second_version(pairs, **options):
+    return load_metric("squad_v2").compute(
+        predictions=[given for given, _ in pairs], references=[wanted for _, wanted in pairs], **options
+    )
+
+
+def test_the_second_version_by_hand():
+    results = second_version(ANSWERED)
+    # By probability: d is right already, a adds 1, b adds 0 or 2/3, c loses its point, e adds nothing.
+    expected = {
+        "exact": 100 * 2 / 5,
+        "f1": 100 * (1 + 2 / 3 + 1) / 5,
+        "total": 5,
+        "HasAns_exact": 100 / 3,
+        "HasAns_f1": 100 * (1 + 2 / 3) / 3,
+        "HasAns_total": 3,
+        "NoAns_exact": 50,
+        "NoAns_f1": 50,
+        "NoAns_total": 2,
+        "best_exact": 100 * 3 / 5,
+        "best_exact_thresh": 0.2,
+        "best_f1": 100 * (2 + 1 + 2 / 3) / 5,
+        "best_f1_thresh": 0.6,
+    }
+    assert results == pytest.approx(expected)
+    assert list(results) == list(expected)
+
+
+def test_answers_above_the_threshold_count_as_none():
+    results = second_version(ANSWERED, no_answer_threshold=0.6)
+    assert (results["exact"], results["f1"]) == pytest.approx((100 * 3 / 5, 100 * (3 + 2 / 3) / 5))
+    nothing = second_version(ANSWERED, no_answer_threshold=0.0)
+    assert (nothing["HasAns_f1"], nothing["NoAns_f1"]) == (0, 100)
+    assert nothing["best_f1"] == results["best_f1"]
+
+
+@pytest.mark.parametrize(("kept", "absent"), [(slice(2, 4), "HasAns_f1"), (slice(0, 2), "NoAns_f1")])
+def test_questions_of_one_kind_have_no_part_of_the_other(kept, absent):
+    results = second_version(ANSWERED[kept])
+    assert absent not in results
+    assert results["total"] == 2
+
+
+def test_an_empty_gold_counts_only_if_both_are_empty():
+    wanted = reference("a", "")
+    for text, score in (("", 100), ("cat", 0), ("the", 100)):
+        assert second_version([(prediction("a", text, 0.0), wanted)])["f1"] == score
+
+
+def mean_at(threshold, scores, probabilities, has_answer, is_answered):
+    """The mean score if answers above a threshold are withheld, question by question."""
+    total = 0.0
+    for score, probability, answer, answered in zip(scores, probabilities, has_answer, is_answered, strict=True):
+        if answer:
+            total += score if probability <= threshold else 0.0
+        else:
+            total += 1.0 if probability > threshold or not answered else 0.0
+    return total / len(scores)
+
+
+questions = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans(), st.booleans()), min_size=1, max_size=12
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(questions, st.randoms(use_true_random=False))
+def test_the_best_threshold_is_the_slow_loops(rows, random):
+    probabilities = [(index + 1) / 16 for index in range(len(rows))]
+    random.shuffle(probabilities)
+    has_answer = np.array([answer for _, answer, _ in rows])
+    is_answered = np.array([answered for _, _, answered in rows])
+    scores = np.array([score if answered else 0.0 for score, _, answered in rows])
+    best, threshold = best_threshold(scores, np.array(probabilities), has_answer=has_answer, is_answered=is_answered)
+    means = {t: mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *sorted(probabilities))}
+    assert best == pytest.approx(max(means.values()))
+    assert threshold == min(t for t, mean in means.items() if mean == pytest.approx(max(means.values())))
+
+
+def test_a_long_list_of_thresholds_equals_the_slow_loop():
+    generator = np.random.default_rng(0)
+    probabilities, scores = generator.random(200), generator.random(200)
+    has_answer, is_answered = generator.random((2, 200)) < np.array([[0.5], [0.9]])
+    best, threshold = best_threshold(scores, probabilities, has_answer=has_answer, is_answered=is_answered)
+    means = [mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *probabilities)]
+    assert best == pytest.approx(max(means))
+    assert mean_at(threshold, scores, probabilities, has_answer, is_answered) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "wanted", "message"),
+    [
+        ("squad", [], [], "predictions are empty; expected one for each reference"),
+        ("squad", ["a", "a"], ["a", "b"], "predictions hold id='a' more than once; expected one row a question"),
+        ("squad", ["a", "b"], ["b", "b"], "references hold id='b' more than once"),
+        ("squad_v2", ["a", "b"], ["a", "c"], "predictions lack id='c' of the references; predict an empty text"),
+    ],
+)
+def test_predictions_and_references_go_together(task, given, wanted, message):
+    probability = 0.0 if task == "squad_v2" else None
+    with pytest.raises(ValueError, match=message):
+        load_metric(task).compute(
+            predictions=[prediction(identity, "x", probability) for identity in given],
+            references=[reference(identity, "x") for identity in wanted],
+        )
+
+
+def test_the_first_version_needs_answers():
+    with pytest.raises(ValueError, match="references: question id='a' has no answer; use the metric squad_v2"):
+        load_metric("squad").compute(predictions=[prediction("a", "x")], references=[reference("a")])
+
+
+@pytest.mark.parametrize("probability", [-0.1, 3.0, float("nan")])
+def test_scores_are_no_probabilities(probability):
+    with pytest.raises(
+        ValueError, match=rf"no_answer_probability={probability} is not in \[0, 1\]; of a score s, give"
+    ):
+        second_version([(prediction("a", "x", probability), reference("a", "x"))])
+
+
+TEXT = (
+    "the The a an An cat cats black-cat U.S. 1,000 1000 Oxford, “quoted” ÉCOLE école naïve sat. sat 東京 to be or not "
+    "a.b ab — x-ray"
+)
+
+
+def made_up_questions(seed, number, *, second):
+    """Id, golds, prediction, probability of no answer; many predictions are near a gold, of the second version some
+    questions have no gold and some texts are nothing but articles."""
+    draw, words = random.Random(seed), TEXT.split()
+    rows = []
+    for index in range(number):
+        golds = [" ".join(draw.choices(words, k=draw.randint(1, 5))) for _ in range(draw.randint(1, 3))]
+        if second and draw.random() < 0.35:
+            golds = []
+        if not second:
+            golds = [f"{gold} cat" for gold in golds]
+        given = (draw.choice(golds) if golds else draw.choice(words)).split()
+        kind = draw.random()
+        if kind < 0.3:
+            given = given[: draw.randint(1, len(given))]
+        elif kind < 0.6:
+            given.insert(draw.randint(0, len(given)), draw.choice(words))
+        elif kind < 0.75 and second:
+            given = []
+        rows.append((f"q{index}", golds, " ".join(given), draw.random()))
+    return rows
+
+
+OFFICIAL = {
+    1.0: {
+        "exact": 40.333333333333336,
+        "f1": 55.320298220298234,
+        "HasAns_f1": 71.40788077296013,
+        "NoAns_f1": 27.92792792792793,
+    },
+    0.5: {
+        "exact": 39.333333333333336,
+        "f1": 47.02573352573353,
+        "HasAns_f1": 38.6651854905823,
+        "NoAns_f1": 61.26126126126126,
+    },
+}
+BEST = {
+    "best_exact": 40.333333333333336,
+    "best_exact_thresh": 0.24709640398768273,
+    "best_f1": 50.4240019240019,
+    "best_f1_thresh": 0.9625770244136284,
+}
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.5])
+def test_the_second_version_equals_the_official_script(threshold):
+    """`OFFICIAL` and `BEST` are what its port in transformers 4.57.1, `squad_evaluate`, gives for these rows."""
+    rows = made_up_questions(0, 300, second=True)
+    pairs = [(prediction(name, text, none), reference(name, *golds)) for name, golds, text, none in rows]
+    results = second_version(pairs, no_answer_threshold=threshold)
+    assert results == pytest.approx(results | OFFICIAL[threshold] | BEST)
+    assert (results["HasAns_total"], results["NoAns_total"]) == (189, 111)
+
+
+def test_the_first_version_equals_the_official_script():
+    """The values are those of its port in torchmetrics 1.9.0, `SQuAD`, in float32."""
+    rows = made_up_questions(1, 300, second=False)
+    results = load_metric("squad").compute(
+        predictions=[prediction(name, text) for name, _, text, _ in rows],
+        references=[reference(name, *golds) for name, golds, _, _ in rows],
+    )
+    assert results == pytest.approx({"exact_match": 57.0, "f1": 89.32539367675781}, rel=1e-6)

@@ -1,20 +1,22 @@
 """A task of one's own: rows in files → a stock classifier, and what a fine-tuned teacher adds to the loss."""
 
+import gc
 import json
+from decimal import Decimal
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
+from students import WITHOUT_DROPOUT
 from tiny_files import own_cache, write_teacher
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
-from homodistil_hf.evaluation.glue.data import GlueTask, encode
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, task_metrics
-from homodistil_hf.evaluation.task_distill_trainer import TaskDistillTrainer
+from homodistil_hf.evaluation.fine_tuning import TaskDistillTrainer, _least_squares, fresh_classifier, settings_from
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, rows_of, task_metrics
+from homodistil_hf.evaluation.task_data import GlueTask, encode
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
@@ -82,6 +84,132 @@ def test_fractions_are_a_regression(given, tmp_path):
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
 
 
+# Labels
+
+
+def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
+    """Rows as they are read of files that hold these columns."""
+    paths = {}
+    for name, columns in (("train_data", train), ("eval_data", dev or train)):
+        found = columns if isinstance(columns, Dataset) else Dataset.from_dict({"text": ["w5 w6"] * 8} | columns)
+        paths[name] = str(tmp_path / f"own-{name}{suffix if isinstance(columns, dict) else '.parquet'}")
+        if paths[name].endswith(".csv"):
+            found.to_csv(paths[name], index=False)
+        else:
+            found.to_parquet(paths[name])
+    return rows_of(settings_from(OwnTaskSettings, {**given, **paths}))
+
+
+def named(labels=(0, 1) * 4, names=("pos", "neg")):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    return Dataset.from_dict({"text": ["w5 w6"] * 8, "label": list(labels)}, features=features)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_numbers_with_a_point_are_classes(given, tmp_path, suffix, caplog):
+    train, dev, names = rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [1.0, 0.0] * 4}, suffix)
+    assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["0", "1"])
+    assert "label has whole numbers such as 0.0; they are classes" in caplog.text
+    results, _ = run(given, **{name: str(tmp_path / f"own-{name}{suffix}") for name in ("train_data", "eval_data")})
+    assert results["metrics"].keys() == {"accuracy", "macro_f1"}
+
+
+def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
+    train, dev, names = rows_from(given, tmp_path, {"label": [0, 1] * 4}, {"label": [0.5, 1.0] * 4})
+    assert (train["label"][:2], dev["label"][:2], names) == ([0.0, 1.0], [0.5, 1.0], [])
+    decimals = {"label": [Decimal("0.5"), Decimal("2.0")] * 4}
+    train, _, names = rows_from(given, tmp_path, decimals, suffix=".parquet")
+    assert (train["label"][:2], names) == ([0.5, 2.0], [])
+
+
+def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
+    train, dev, names = rows_from(given, tmp_path, named(), {"label": ["neg", "pos"] * 4})
+    assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
+    # A file without the feature may have its numbers.
+    for train, dev in ((named(), {"label": [1, 0] * 4}), ({"label": [0, 1] * 4}, named((1, 0) * 4))):
+        train, dev, names = rows_from(given, tmp_path, train, dev)
+        assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
+
+
+@pytest.mark.parametrize("labels", [("pos", "neg"), ("0", "1"), ("LABEL_0", "LABEL_1")])
+def test_a_teacher_has_a_features_names_or_their_numbers(given, tmp_path, labels):
+    teacher = classifier(0)
+    teacher.config.id2label = dict(enumerate(labels))
+    teacher.save_pretrained(tmp_path / "teacher")
+    rows_from(given, tmp_path, named())
+    files = {name: str(tmp_path / f"own-{name}.parquet") for name in ("train_data", "eval_data")}
+    run(given, teacher=str(tmp_path / "teacher"), **files)
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
+    assert model.config.id2label == {0: "pos", 1: "neg"}
+
+
+def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
+    columns = {"text": ["null", "NA", "None", "007"] * 2, "label": ["null", "NA", "None", "n/a"] * 2}
+    train, _, names = rows_from(given, tmp_path, columns)
+    assert (train["text"][:4], names) == (["null", "NA", "None", "007"], ["NA", "None", "n/a", "null"])
+    assert train["label"][:4] == [3, 0, 1, 2]
+
+
+def test_other_columns_of_a_file_need_no_type(given, tmp_path):
+    texts = [f"w{5 + number % 90}" for number in range(20_002)]
+    columns = {"text": texts, "label": ["a", "b"] * 10_001, "other": [*range(20_001), "NA"]}
+    train, dev = (tmp_path / name for name in ("train.csv", "eval.csv"))
+    for path in (train, dev):
+        path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *zip(*columns.values(), strict=True)]))
+    read, _, names = rows_of(
+        settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)})
+    )
+    assert (read["text"][:], read["label"][-1], names) == (texts, 1, ["a", "b"])
+    train.write_text("text,label\nw5,a\nw6\n" + "w7,b\n" * 8)
+    with pytest.raises(ValueError, match="has rows without 'label'; drop them"):
+        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
+    train.write_text("")
+    with pytest.raises(ValueError, match="is unreadable"):
+        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
+
+
+def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
+    for labels in ([True, False] * 4, ["true", "false"] * 4):
+        train, _, names = rows_from(given, tmp_path, {"label": labels})
+        assert (train["label"][:2], names) == ([1, 0], ["False", "True"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "suffix", "message"),
+    [
+        ({"label": ["0.5", "NA"] * 4}, ".csv", "has rows with label='NA' beside numbers; drop them"),
+        ({"label": ["1", "null"] * 4}, ".csv", "has rows with label='null' beside numbers; drop them"),
+        ({"label": ["yes", ""] * 4}, ".csv", "has rows without 'label'; drop them"),
+        ({"label": [0.5, float("nan")] * 4}, ".parquet", "train_data has rows with label=nan; drop them"),
+        ({"label": [[0, 1]] * 8}, ".parquet", "has lists in 'label'; expected one text or label a row"),
+        ({"text": [["a", "b"]] * 8, "label": [0, 1] * 4}, ".parquet", "has lists in 'text'; expected one text or"),
+        (named((0, -1) * 4), ".parquet", "train_data has rows with label=-1, which is none of its classes; drop them"),
+        ({"label": [1.0] * 8}, ".csv", "train_data has the one label 1; expected two or more"),
+    ],
+)
+def test_labels_that_say_nothing_are_refused(given, tmp_path, columns, suffix, message):
+    with pytest.raises(ValueError, match=message):
+        rows_from(given, tmp_path, columns, suffix=suffix)
+
+
+def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
+    for columns in ({"label": ["pos", "other"] * 4}, {"label": [0, 2] * 4}, {"label": [0.5, 1.0] * 4}):
+        with pytest.raises(ValueError, match="eval_data has the label .*, which train_data never has; drop its rows"):
+            rows_from(given, tmp_path, named(), columns)
+        with pytest.raises(ValueError, match="train_data has the label .*, which eval_data never has; drop its rows"):
+            rows_from(given, tmp_path, columns, named())
+
+
+def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):
+    make_teacher("sequence_classification", problem_type="regression").save_pretrained(tmp_path / "teacher")
+    rows_from(given, tmp_path, {"label": [0, 1] * 4}, suffix=".parquet")
+    files = {name: str(tmp_path / f"own-{name}.parquet") for name in ("train_data", "eval_data")}
+    with pytest.raises(
+        ValueError, match="teacher has problem_type='regression', the rows are for 'single_label_class"
+    ):
+        run(given, teacher=str(tmp_path / "teacher"), **files)
+
+
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)
@@ -146,6 +274,77 @@ def test_the_loss_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("problem_type", "loss"),
+    [
+        ("regression", F.mse_loss),
+        ("multi_label_classification", F.binary_cross_entropy_with_logits),
+    ],
+)
+def test_beside_itself_a_model_of_several_values_has_its_own_loss_alone(problem_type, loss, tmp_path):
+    settings = {"num_labels": 3, "problem_type": problem_type, **WITHOUT_DROPOUT}
+    teacher, student = (make_teacher("sequence_classification", **settings) for _ in range(2))
+    trainer, batch = trainer_of(teacher, student, tmp_path)
+    batch["labels"] = torch.rand(8, 3)
+    own = loss(student(**{k: v for k, v in batch.items() if k != "labels"}).logits, batch["labels"])
+    torch.testing.assert_close(trainer.compute_loss(student, dict(batch)), own, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        student.classifier.bias.add_(10)  # the same for all values, which a softmax would not see
+    assert trainer.compute_loss(student, dict(batch)) > own + 1
+
+
+def test_a_teacher_of_another_task_is_refused(tmp_path):
+    student = make_teacher("sequence_classification", num_labels=3)
+    for settings, message in (
+        ({"num_labels": 2}, "teacher has num_labels=2, the model 3; take a teacher of the same task"),
+        ({"problem_type": "regression"}, "teacher has problem_type='regression', the model None; take"),
+    ):
+        teacher = make_teacher("sequence_classification", **{"num_labels": 3} | settings)
+        with pytest.raises(ValueError, match=message):
+            trainer_of(teacher, student, tmp_path)
+
+
+def test_projections_start_as_least_squares_over_the_tokens_of_all_batches(tmp_path):
+    teacher, student = classifier(0), classifier(1)
+    with torch.no_grad():
+        student.bert.encoder.layer[0].output.dense.weight.mul_(-1)
+    trainer, _ = trainer_of(teacher, student, tmp_path)
+    kept = []
+    for batch in trainer.get_train_dataloader():
+        read, is_token = {k: v for k, v in batch.items() if k != "labels"}, batch["attention_mask"].bool()
+        with torch.no_grad():
+            states = [each.eval()(**read, output_hidden_states=True).hidden_states for each in (student, teacher)]
+        kept.append([[layer[is_token] for layer in model[1:]] for model in states])
+    for layer, project in enumerate(student.projections.hidden):
+        own, guide = (torch.cat([batch[side][layer] for batch in kept]) for side in (0, 1))
+        residual, best = (own @ project.weight.T - guide), torch.linalg.lstsq(own, guide, driver="gelsd").solution
+        assert float(residual.detach().norm()) <= float((own @ best - guide).norm()) * (1 + 1e-4)
+        torch.testing.assert_close(project.weight.T, best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("num_rows", "rank"), [(200, 16), (200, 5), (9, 9)], ids=["full", "singular", "few rows"])
+def test_sums_give_the_solution_of_least_norm(num_rows, rank):
+    torch.manual_seed(0)
+    own = torch.randn(num_rows, rank) @ torch.randn(rank, 16)
+    guide = own @ torch.randn(16, 12) + 0.1 * torch.randn(num_rows, 12)
+    sums = own.double().T @ torch.cat([own, guide], -1).double()
+    expected = torch.linalg.lstsq(own, guide, driver="gelsd").solution
+    torch.testing.assert_close(_least_squares(sums, num_rows), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_no_states_of_earlier_batches_are_kept(tmp_path):
+    counts, teacher = [], classifier(0)
+
+    def count_tensors(*_):
+        gc.collect()
+        counts.append(sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects()))
+
+    teacher.register_forward_pre_hook(count_tensors)
+    trainer_of(teacher, classifier(1), tmp_path)
+    assert len(counts) == 4
+    assert max(counts[2:]) <= counts[1]
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model": ""}, "model='' is not a name; set it"),
@@ -153,7 +352,7 @@ def test_the_loss_by_hand(tmp_path):
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
         ({"text_columns": "sentence"}, "lacks the column 'sentence'; it has text, label"),
         ({"seed": -1}, "seed=-1 is not a whole number from 0"),
-        ({"lable_column": "x"}, "unknown name 'lable_column'; nearest valid: 'label_column'"),
+        ({"lable_column": "x"}, "unknown key 'lable_column' .*; nearest valid: 'label_column'"),
     ],
 )
 def test_what_is_wrong_is_told_before_training(given, changes, message):

@@ -18,7 +18,7 @@ from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import parse_run, run_of
 from homodistil_hf.experiments.family import distill_family
 from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.checks import run_settings
+from homodistil_hf.experiments.sweep.training import run_settings
 from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.methods.masked_words import MaskedWordsRun
 from homodistil_hf.methods.registry import run_named
@@ -27,7 +27,7 @@ from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
-from homodistil_hf.training import student_plan
+from homodistil_hf.training import pair
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
 NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
@@ -225,10 +225,10 @@ def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
     class Measured:
         plan = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher")))
 
-    monkeypatch.setattr(student_plan, "plan_within", lambda *_, **__: Measured)
+    monkeypatch.setattr(pair, "plan_within", lambda *_, **__: Measured)
     students = ["latency_ms=5", "16-2x6-24"]
     distil_killed(monkeypatch, kill_at("_train_member", 1), folder, tmp_path / "run", student=students)
-    monkeypatch.setattr(student_plan, "plan_within", refuse)
+    monkeypatch.setattr(pair, "plan_within", refuse)
     results = distil(folder, tmp_path / "run", student=students, max_steps=2, resume_from_checkpoint="last")
     assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 16]
     assert [member["folder"] for member in results["members"]] == ["1-latency_ms-5", "2-16-2x6-24"]
@@ -278,7 +278,9 @@ def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, 
 
 
 def test_another_family_is_not_gone_on_with(whole, folder):
-    with pytest.raises(ValueError, match="holds a family with students=.*, not .*; resume with that, or name another"):
+    with pytest.raises(
+        ValueError, match="students=.* is not what the run in .* began with, .*; resume with that, or name another"
+    ):
         distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
 
 

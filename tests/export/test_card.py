@@ -13,9 +13,9 @@ from transformers import BertForMaskedLM
 from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.embedding.card import embedding_card
+from homodistil_hf.methods.embedding.folder import embedding_card
 from homodistil_hf.methods.registry import METHODS, RUNS
-from homodistil_hf.methods.self_distillation.card import further_pretraining_card
+from homodistil_hf.methods.self_distillation.run import further_pretraining_card
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -322,17 +322,6 @@ def test_words_that_are_not_all_there_are_refused(tmp_path):
 
 
 # Templates and code
-
-
-def test_a_template_of_ones_own(tmp_path):
-    facts, _ = facts_of(tmp_path)
-    assert render_card(facts, "$title / $licence").startswith("HomoDistil student of somebody/a-bert / The student")
-
-
-def test_a_place_that_no_fact_fills_is_an_error(tmp_path):
-    facts, _ = facts_of(tmp_path)
-    with pytest.raises(KeyError, match="no_such_place"):
-        render_card(facts, "$no_such_place")
 
 
 @pytest.mark.parametrize("student_class", [head.student for head in BERT.heads])

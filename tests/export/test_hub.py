@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hub_clients import WAITS_S, logits_from
+from hub_clients import WAITS_S, as_user, logits_from
 from hub_server import Fault, requests_to
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from tiny_models import UNEVEN, make_teacher, random_student
 from transformers import BertForMaskedLM
 
+from homodistil_hf.export import hub as hub_module
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_licence
@@ -136,9 +137,9 @@ def test_a_push_to_a_branch(hub, hub_client, folder):
 
 def test_a_commit_gets_a_tag(hub, hub_client, folder):
     _, oid = hub_client.run(push, str(folder), "me/small").value
-    hub_client.run(tag_commit, "me/small", "v1.0", revision=oid, token="hf_writer")
+    hub_client.run(as_user, "hf_writer", tag_commit, "me/small", "v1.0", revision=oid)
     assert hub.repos["me/small"].tags == {"v1.0": oid}
-    again = hub_client.run(tag_commit, "me/small", "v1.0", revision=oid, token="hf_writer")
+    again = hub_client.run(as_user, "hf_writer", tag_commit, "me/small", "v1.0", revision=oid)
     expected = "repo_id='me/small' can't get the tag 'v1.0': it is there already (409); choose another name"
     assert (again.error, again.message) == ("HubError", expected)
 
@@ -205,7 +206,7 @@ def test_a_compact_push_runs_its_code_only_for_who_says_so(hub, hub_client, stoc
 
 def test_a_revision_loads_as_it_was_pushed(hub, hub_client, stock_client, exports, tmp_path):
     _, first = hub_client.run(push, str(exports["standard"]), "me/small").value
-    hub_client.run(tag_commit, "me/small", "v1", revision=first, token="hf_writer")
+    hub_client.run(as_user, "hf_writer", tag_commit, "me/small", "v1", revision=first)
     other = export_student(random_student(HomoBertForMaskedLM), tmp_path / "other")
     hub_client.run(push, str(other), "me/small")
     for revision in ("v1", first):
@@ -472,18 +473,19 @@ class FakeApi:
         (ValueError("no such name"), "unknown"),
     ],
 )
-def test_a_licence_on_the_hub(answer, licence):
+def test_a_licence_on_the_hub(answer, licence, monkeypatch):
     api = FakeApi(answer)
-    assert teacher_licence("somebody/a-bert", token="hf_secret", api=api) == licence
+    monkeypatch.setattr(hub_module, "HfApi", lambda: api)
+    assert teacher_licence("somebody/a-bert") == licence
     ((_, name, settings),) = api.calls
-    assert (name, settings["token"]) == ("somebody/a-bert", "hf_secret")
+    assert name == "somebody/a-bert"
     assert settings["timeout"] <= 10
 
 
 def test_a_licence_over_http(hub, hub_client):
     hub.put("you/bert", {"README.md": b"---\nlicense: mit\n---\n"}, is_private=True)
-    assert hub_client.run(teacher_licence, "you/bert", token="hf_other").value == "mit"
-    assert hub_client.run(teacher_licence, "you/bert", token="hf_writer").value == "unknown"
+    assert hub_client.run(as_user, "hf_other", teacher_licence, "you/bert").value == "mit"
+    assert hub_client.run(as_user, "hf_writer", teacher_licence, "you/bert").value == "unknown"
     assert len(list(requests_to(hub, "GET", "^/api/models/you/bert"))) == 2
 
 
@@ -500,11 +502,12 @@ def test_a_licence_over_http(hub, hub_client):
         (None, "unknown"),
     ],
 )
-def test_a_licence_in_a_folder(tmp_path, text, licence):
+def test_a_licence_in_a_folder(tmp_path, text, licence, monkeypatch):
     if text is not None:
         (tmp_path / "README.md").write_text(text)
     api = FakeApi()
-    assert teacher_licence(str(tmp_path), api=api) == licence
+    monkeypatch.setattr(hub_module, "HfApi", lambda: api)
+    assert teacher_licence(str(tmp_path)) == licence
     assert api.calls == []
 
 
@@ -512,8 +515,9 @@ def test_an_unnamed_teacher_has_no_licence():
     assert teacher_licence("") == "unknown"
 
 
-def test_a_token_is_never_logged(caplog):
+def test_a_token_is_never_logged(caplog, monkeypatch):
+    monkeypatch.setattr(hub_module, "HfApi", lambda: FakeApi(OSError("401 for token hf_secret")))
     with caplog.at_level(logging.DEBUG):
-        teacher_licence("somebody/a-bert", token="hf_secret", api=FakeApi(OSError("401 for token hf_secret")))
+        teacher_licence("somebody/a-bert")
     assert "somebody/a-bert" in caplog.text
     assert "hf_secret" not in caplog.text

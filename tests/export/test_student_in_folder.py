@@ -1,12 +1,31 @@
-"""What lies in a folder is told alike to all who ask: exporting, pushing, evaluating."""
+"""The student in a folder is found alike by all that ask, and a run's student becomes a dense one of its own."""
 
 import json
 
 import pytest
-from students import make_teacher
+import torch
+from students import assert_same_logits, logits_of, make_student, make_teacher, write_checkpoint
 
 from homodistil_hf.export.export_folder import export_student
-from homodistil_hf.export.student_in_folder import SETTINGS_FILE, StudentIn, exported_student, student_in
+from homodistil_hf.export.student_in_folder import (
+    SETTINGS_FILE,
+    StudentIn,
+    check_finished,
+    checkpoint_student,
+    dense_copy,
+    exported_student,
+    narrowed_copy,
+    student_in,
+)
+from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
+from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.files.tensors import load_tensors
+from homodistil_hf.methods.formats import export_from
+from homodistil_hf.models.conversion import to_stock
+from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.models.saved_student import read_state
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
+from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 
 
 @pytest.fixture
@@ -52,3 +71,131 @@ def test_a_teacher_that_nobody_names_is_none(run, teacher, expected):
     path = run / "student" / "facts.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"teacher": teacher}))
     assert student_in(run).teacher is expected
+
+
+INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))
+TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
+# 3 heads × 6 channels don't fit into 20 hidden channels of a stock BERT, whose heads must divide them.
+ODD = WidthPlan(20, (LayerWidths(3, 6, 40), LayerWidths(2, 6, 24)))
+
+
+def make_pruner(kept: WidthPlan | None = None, *, metric: str = "sensitivity") -> Pruner:
+    """On its way, with scores of two steps."""
+    pruner = Pruner(make_student(), TARGET, settings=PruningSettings(metric=metric))
+    for _ in range(2):
+        pruner.model(INPUT_IDS, labels=INPUT_IDS).loss.backward()
+        pruner.score()
+    if kept is not None:
+        pruner.prune_to(kept)
+        pruner.plan_reached = kept == TARGET
+    return pruner
+
+
+def test_the_copy_is_the_student_without_its_projections():
+    model = make_pruner(ODD).model.train()
+    student = dense_copy(model)
+    assert widths_of(student.config) == ODD
+    assert not student.training
+    assert model.training
+    assert not any("projections" in name for name in student.state_dict())
+    assert torch.equal(logits_of(student), logits_of(model))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda pruner: dense_copy(pruner.model), lambda p: narrowed_copy(p, format="standard")]
+)
+def test_the_run_goes_on_unchanged(make):
+    pruner = make_pruner(ODD)
+    before = {name: tensor.clone() for name, tensor in pruner.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in make(pruner).parameters():
+            parameter.zero_()
+    after = pruner.model.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert pruner.kept == ODD
+
+
+def test_an_unfinished_student_is_refused(tmp_path):
+    message = r"not reached its plan yet \(.*20.*, not .*16.*allow_partial=True"
+    with pytest.raises(ValueError, match=message):
+        check_finished(False, kept=ODD, target=TARGET, allow_partial=False)
+    with pytest.raises(ValueError, match=message):
+        checkpoint_student(
+            check_manifest(write_checkpoint(tmp_path, make_pruner(ODD))), format="compact", allow_partial=False
+        )
+    for is_finished, allow_partial in ((True, False), (True, True), (False, True)):
+        check_finished(is_finished, kept=ODD, target=TARGET, allow_partial=allow_partial)
+
+
+def test_an_unfinished_student_is_taken_at_the_nearest_widths():
+    pruner = make_pruner(ODD)
+    assert torch.equal(logits_of(narrowed_copy(pruner, format="compact")), logits_of(pruner.model))
+    student = narrowed_copy(pruner, format="standard")
+    stock = to_stock(student)
+    assert stock.config.hidden_size % stock.config.num_attention_heads == 0
+    assert widths_of(student.config).hidden_size <= 20
+    assert_same_logits(logits_of(stock), logits_of(student))
+
+
+@pytest.mark.parametrize("metric", ["sensitivity", "movement"])
+@pytest.mark.parametrize("format", ["standard", "compact"])
+def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metric):
+    pruner = make_pruner(ODD, metric=metric)
+    student, state = checkpoint_student(
+        check_manifest(write_checkpoint(tmp_path, pruner)), format=format, allow_partial=True
+    )
+    expected = narrowed_copy(pruner, format=format)
+    assert widths_of(student.config) == widths_of(expected.config)
+    assert torch.equal(logits_of(student), logits_of(expected))
+    assert (state["full"], state["plan"]) == (pruner.full.to_dict(), TARGET.to_dict())
+
+
+@pytest.mark.parametrize("format", ["standard", "compact"])
+def test_a_checkpoint_is_exported(tmp_path, format):
+    pruner = make_pruner(TARGET)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint-4", pruner, method="minilm")
+    export = export_from(checkpoint, tmp_path / "student", format=format)
+    assert_same_logits(logits_of(load_encoder(str(export))), logits_of(pruner.model))
+    facts = read_json_object(export / "facts.json", "facts")
+    assert facts["training"] == {
+        "method": "minilm",
+        "checkpoint": "checkpoint-4",
+        "kept_fraction_hidden": 0.5,
+        "kept_fraction_attention": 0.5,
+        "kept_fraction_ffn": 0.5,
+    }
+
+
+def test_a_method_that_does_not_prune_has_no_scores(tmp_path):
+    folder = write_checkpoint(tmp_path, make_pruner(TARGET))
+    state = read_state(folder)
+    del state["pruner"]
+    write_json(folder / STATE_FILE, state)
+    (folder / SCORES_FILE).unlink()
+    write_manifest(folder)
+    student, _ = checkpoint_student(check_manifest(folder), format="standard", allow_partial=False)
+    assert widths_of(student.config) == TARGET
+
+
+def test_a_state_that_no_run_writes_is_refused(tmp_path):
+    pruner = make_pruner(ODD)
+    write_checkpoint(tmp_path, pruner)
+    state = read_state(tmp_path)
+    state["pruner"]["settings"]["colour"] = "red"
+    write_json(tmp_path / STATE_FILE, state)
+    write_manifest(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint .* has a pruning state that can't be used \(TypeError.*colour"):
+        checkpoint_student(check_manifest(tmp_path), format="standard", allow_partial=True)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    weights = write_checkpoint(tmp_path, make_pruner(TARGET)) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        export_from(tmp_path, tmp_path / "student")
+
+
+def test_what_is_written_holds_no_masks(tmp_path):
+    pruner = make_pruner(ODD)
+    folder = write_checkpoint(tmp_path, pruner)
+    assert load_tensors(folder / SCORES_FILE).keys() == pruner.groups.keys()

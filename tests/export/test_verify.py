@@ -330,7 +330,7 @@ def test_a_process_that_fails_is_told_by_its_last_line(export, monkeypatch):
 @pytest.mark.slow
 def test_a_process_that_hangs_is_stopped(export, monkeypatch):
     monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
-    monkeypatch.setattr(homodistil_hf.export.fresh_process, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(homodistil_hf.export.verify, "TIMEOUT_S", 0.5)
     assert verify_export(export("standard")).problems == ("the fresh process took more than 0.5 s",)
 
 

@@ -60,3 +60,10 @@ def test_where_caches_are(variables, expected, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(expected)
+
+
+def test_a_cache_that_can_not_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOMODISTIL_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match=r"cache='.*file/cache.*' can't be written \(.*\); name another folder"):
+        cached("latency", "key", lambda folder: None)

@@ -26,7 +26,7 @@ from homodistil_hf.methods.binarization.folder import export_packed
 from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.embedding.folder import export_embedding_model
 from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.self_distillation.rounds import self_distill
+from homodistil_hf.methods.self_distillation.run import self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
 
 _HOLD = (

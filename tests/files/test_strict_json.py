@@ -5,7 +5,7 @@ import json
 import pytest
 
 from homodistil_hf.files import folders
-from homodistil_hf.files.strict_json import is_int, is_number, read_json, write_json
+from homodistil_hf.files.strict_json import fits, is_int, is_number, read_json, write_json
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -35,3 +35,4 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
 )
 def test_true_is_no_number(value, whole, number):
     assert (is_int(value), is_number(value)) == (whole, number)
+    assert (fits([value], [int]), fits({"a": value}, {"a": int | float})) == (whole, number)

@@ -3,8 +3,12 @@
 import json
 
 import pytest
-from transformers import BertConfig, BertForMaskedLM
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import make_teacher
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.loading import load_encoder, load_encoder_config, refuse_architecture
 
@@ -43,6 +47,15 @@ def test_a_class_with_a_long_name_is_named_in_short(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ValueError, match="^teacher class x{1000} is not supported"):
         load_encoder_config(str(tmp_path))
+    with pytest.raises(ValueError, match="^folder class x{1000} is not supported"):
+        load_encoder_config(str(tmp_path), argument="folder")
+
+
+def test_a_decoder_is_refused_by_the_name_that_the_user_gave_it(tmp_path):
+    values = {"model_type": "bert", "is_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ValueError, match="^folder config has is_decoder=True, add_cross_attention=False; only enc"):
+        load_encoder_config(str(tmp_path), argument="folder")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +130,71 @@ def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, v
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
 def test_a_bare_encoder_of_any_architecture_is_told_which_class_to_take(architecture):
     with pytest.raises(
-        ValueError, match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if"
+        ValueError,
+        match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if .*docs/embeddings.md",
     ):
         refuse_architecture(architecture.encoder_name)
+
+
+# Folders whose weights are not what their config describes
+
+
+def rewritten(folder, *, weights=None, config=None, without=()):
+    make_teacher(BertForSequenceClassification).save_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text()) | (config or {})
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k not in without}))
+    if weights is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in weights(load_file(folder / WEIGHTS_FILE)).items()}
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    return folder
+
+
+def without_two_heads(tensors):
+    half = {name: tensor[:16] for name, tensor in tensors.items() if "layer.0.attention.self" in name}
+    name = "bert.encoder.layer.0.attention.output.dense.weight"
+    return tensors | half | {name: tensors[name][:, :16]}
+
+
+THREE = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+MISFITS = {
+    "heads pruned by transformers": (
+        {"weights": without_two_heads, "config": {"pruned_heads": {"0": [0, 1]}}},
+        r"of the shape \(32, 16\), .*describes \(32, 32\) \(and 6 more like it\); its pruned_heads=.* from before",
+    ),
+    "heads pruned without a word": (
+        {"weights": without_two_heads},
+        r"of the shape \(32, 16\), .*; mend config\.json, or take the one that was saved with these weights",
+    ),
+    "saved from a wrapper": (
+        {"weights": lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()}},
+        r"weights named module\.bert\..* where bert\..*; take the prefix 'module\.' off",
+    ),
+    "saved from two wrappers": (
+        {"weights": lambda tensors: {f"_orig_mod.module.{name}": tensor for name, tensor in tensors.items()}},
+        r"take the prefix '_orig_mod\.module\.' off",
+    ),
+    "no model type": ({"without": ["model_type"]}, r"config\.json has no model_type; add the one"),
+    "an empty model type": ({"config": {"model_type": None}}, r"config\.json has no model_type; add the one"),
+    "more names than labels": ({"config": THREE}, r"its head has 2 labels: give id2label and label2id as many"),
+    "fewer names than labels": (
+        {"config": {"id2label": {"0": "a"}, "label2id": {"a": 0}}},
+        r"its head has 2 labels: give id2label and label2id as many",
+    ),
+    "a larger vocabulary": (
+        {"config": {"vocab_size": 200}},
+        r"bert\.embeddings\.word_embeddings\.weight of the shape \(96, 32\), .*describes \(200, 32\); mend",
+    ),
+    "adapters": (
+        {"weights": lambda tensors: tensors | {"bert.encoder.layer.0.lora_A.weight": torch.zeros(2, 2)}},
+        r"holds adapters \(bert\..*lora_A.*merge_and_unload",
+    ),
+    "one layer more": ({"config": {"num_hidden_layers": 3}}, r"has no weights for bert\.encoder\.layer\.2\."),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MISFITS.values(), ids=MISFITS)
+def test_weights_that_do_not_fit_are_named(changes, message, tmp_path, caplog):
+    with pytest.raises(ValueError, match=message) as raised:
+        load_encoder(rewritten(tmp_path, **changes))
+    assert "copy or download" not in str(raised.value)
+    assert "LOAD REPORT" not in caplog.text

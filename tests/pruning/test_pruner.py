@@ -65,7 +65,7 @@ def total_widths(plan: WidthPlan) -> tuple[int, int, int]:
     return plan.hidden_size, attention, ffn
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "platon", "magnitude", "movement"])
+@pytest.mark.parametrize("metric", ["sensitivity", "magnitude", "movement"])
 def test_reaches_the_plan_exactly_and_only_ever_shrinks(metric):
     pruner = make_pruner(metric=metric)
     totals = [total_widths(plan) for plan in run(pruner)]
@@ -155,7 +155,7 @@ def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     return copied
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "platon", "movement", "magnitude"])
+@pytest.mark.parametrize("metric", ["sensitivity", "movement", "magnitude"])
 @pytest.mark.parametrize("num_steps", [4, 12])
 def test_state_comes_back_exactly(metric, num_steps):
     pruner = make_pruner(metric=metric)
@@ -174,11 +174,11 @@ def test_state_comes_back_exactly(metric, num_steps):
 
 
 def test_another_metric_is_refused():
-    with pytest.raises(ValueError, match="importance_metric='platon' differs from the checkpoint's 'sensitivity'"):
-        copy_of(make_pruner(), metric="platon")
+    with pytest.raises(ValueError, match="importance_metric='movement' differs from the checkpoint's 'sensitivity'"):
+        copy_of(make_pruner(), metric="movement")
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "platon"])
+@pytest.mark.parametrize("metric", ["sensitivity", "movement"])
 def test_scores_of_other_widths_are_refused(metric):
     pruner, smaller = make_pruner(metric=metric), make_pruner(metric=metric)
     backward(smaller)

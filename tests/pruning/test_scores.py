@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from students import UNEVEN, indices_of, make_batch, make_student, masked, zero_dropped
+from students import UNEVEN, indices_of, make_batch, make_student, masked
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +19,6 @@ from homodistil_hf.pruning.scores import (
     METRICS,
     MagnitudeScores,
     MovementScores,
-    PlatonScores,
     SensitivityScores,
     unit_sums,
 )
@@ -257,95 +256,6 @@ def test_the_moving_average_by_hand():
     assert metric.state["unit"].tolist() == [0.75 * 1.625]
 
 
-def test_platon_by_hand():
-    metric = PlatonScores(ONE_WEIGHT, sensitivity_smoothing=0.5, uncertainty_smoothing=0.75)
-    metric.update(one_weight(2.0, -4.0), ONE_WEIGHT)  # S = 8, Ī = 4, Ū = ¼·|8 − 4| = 1
-    assert metric.scores(one_weight(2.0, None), ONE_WEIGHT)["unit"].tolist() == [4.0 * 1.0]
-    metric.update(one_weight(1.0, 2.0), ONE_WEIGHT)  # S = 2, Ī = 3, Ū = ¾·1 + ¼·|2 − 3| = 1
-    assert metric.scores(one_weight(1.0, None), ONE_WEIGHT)["unit"].tolist() == [3.0 * 1.0]
-
-
-class SlowPlaton:
-    """Zhang et al. 2022, equations 6 to 9, in float64."""
-
-    def __init__(self, parameters: Weights, beta1: float, beta2: float):
-        self.betas = beta1, beta2
-        self.mean, self.uncertainty = (
-            {name: torch.zeros(parameter.shape).double() for name, parameter in parameters.items()} for _ in range(2)
-        )
-
-    def update(self, parameters: Weights) -> None:
-        for name, product in products(parameters).items():
-            sensitivity = product.abs()
-            self.mean[name] = self.betas[0] * self.mean[name] + (1 - self.betas[0]) * sensitivity
-            deviation = (sensitivity - self.mean[name]).abs()
-            self.uncertainty[name] = self.betas[1] * self.uncertainty[name] + (1 - self.betas[1]) * deviation
-
-    def keep(self, indices: dict[str, dict[int, torch.Tensor]]) -> None:
-        for name, dims in indices.items():
-            for dim, kept in dims.items():
-                for state in (self.mean, self.uncertainty):
-                    state[name] = state[name].index_select(dim, kept)
-
-    def scores(self, groups: dict[str, Group]) -> dict[str, list[float]]:
-        return slow_sums({name: mean * self.uncertainty[name] for name, mean in self.mean.items()}, groups)
-
-
-def test_platon_equals_a_slow_reference_before_and_after_a_compaction():
-    student = make_student()
-    groups = encoder_groups(student)
-    fast = PlatonScores(groups, sensitivity_smoothing=0.85, uncertainty_smoothing=0.95)
-    slow = SlowPlaton(dict(student.named_parameters()), 0.85, 0.95)
-    for seed in range(3):
-        parameters = take_gradients(student, seed)
-        fast.update(parameters, groups)
-        slow.update(parameters)
-    assert_same_scores(fast.scores(parameters, groups), slow.scores(groups))
-    groups, masks = masked(student, UNEVEN)
-    kept = compact(student, groups, masks, plan=UNEVEN)
-    fast.keep(*kept)
-    slow.keep(kept[1])
-    groups = encoder_groups(student)
-    assert_same_scores(fast.scores(dict(student.named_parameters()), groups), slow.scores(groups))
-    for seed in range(3, 6):
-        parameters = take_gradients(student, seed)
-        fast.update(parameters, groups)
-        slow.update(parameters)
-        student.bert.embeddings.LayerNorm.weight.data += 0.01
-    assert_same_scores(fast.scores(parameters, groups), slow.scores(groups))
-
-
-def test_platons_averages_are_sliced_like_the_weights():
-    """What is left of a dropped unit's averages must not count for the units that it crosses."""
-    student = make_student()
-    groups, metric = encoder_groups(student), PlatonScores(encoder_groups(student))
-    for seed in range(2):
-        metric.update(take_gradients(student, seed), groups)
-    groups, masks = masked(student, UNEVEN)
-    parameters = dict(student.named_parameters())
-    zeroed, untouched = PlatonScores(groups), metric.scores(parameters, groups)
-    zeroed.state = {key: values.clone() for key, values in metric.state.items()}
-    for average in PlatonScores.averages:
-        prefix = f"{average}."
-        averages = {key.removeprefix(prefix): v for key, v in zeroed.state.items() if key.startswith(prefix)}
-        assert len(averages) > 40
-        zero_dropped(averages, groups, masks)
-    before = zeroed.scores(parameters, groups)
-    metric.keep(*compact(student, groups, masks, plan=UNEVEN))
-    after = metric.scores(dict(student.named_parameters()), encoder_groups(student))
-    for name, values in after.items():
-        torch.testing.assert_close(values, before[name][masks[name]], rtol=1e-5, atol=1e-12)
-    assert not torch.allclose(untouched["hidden"][masks["hidden"]], after["hidden"], rtol=0.01)
-
-
-def test_platon_can_be_asked_before_its_first_update():
-    student = make_student()
-    groups = encoder_groups(student)
-    scores = PlatonScores(groups).scores(dict(student.named_parameters()), groups)
-    assert {name: len(values) for name, values in scores.items()} == {n: g.num_units for n, g in groups.items()}
-    assert {float(values.abs().sum()) for values in scores.values()} == {0.0}
-
-
 @pytest.mark.parametrize("name", METRICS)
 def test_a_gradient_scale_is_divided_out(name):
     scores = []
@@ -394,13 +304,11 @@ def test_metrics_are_found_by_name_and_take_their_smoothing():
     groups = encoder_groups(make_student())
     assert {name: metric.__name__ for name, metric in METRICS.items()} == {
         "sensitivity": "SensitivityScores",
-        "platon": "PlatonScores",
         "magnitude": "MagnitudeScores",
         "movement": "MovementScores",
     }
     for metric in METRICS.values():
-        made = metric(groups, sensitivity_smoothing=0.3, uncertainty_smoothing=0.4)
-        assert (made.sensitivity_smoothing, made.uncertainty_smoothing) == (0.3, 0.4)
+        assert metric(groups, sensitivity_smoothing=0.3).sensitivity_smoothing == 0.3
 
 
 def test_sums_of_nothing_are_zero():
@@ -471,7 +379,7 @@ def bert_base() -> HomoBertForMaskedLM:
     return student
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "platon", "movement"])
+@pytest.mark.parametrize("metric", ["sensitivity", "movement"])
 def test_an_update_starts_few_kernels_on_a_gpu(metric):
     student = bert_base()
     groups, scores = encoder_groups(student), METRICS[metric](encoder_groups(student))

@@ -27,7 +27,7 @@ WORLD_SIZES = (1, 4, 2)
 DEVICE = os.environ.get("HOMODISTIL_TEST_DEVICE", "cpu")
 SHARED: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.1},
-    "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "platon"},
+    "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "movement"},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
     "scored first": {"num_scoring_batches": 3},

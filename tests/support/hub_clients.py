@@ -167,6 +167,22 @@ def release(url: str, signal: str) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{url}/_signal/{signal}", method="POST"), timeout=30).close()
 
 
+def as_user(token: str, action: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Call a function while a token is that of the logged-in user.
+
+    Args:
+        token: of the Hub.
+        action: of a module that can be imported.
+        arguments: of the function.
+        settings: of the function.
+
+    Returns:
+        Its result.
+    """
+    with mock.patch.dict(os.environ, {"HF_TOKEN": token}):
+        return action(*arguments, **settings)
+
+
 def logits_from(name: str, auto_class: str, **settings: Any) -> dict[str, Any]:
     """Load what was pushed as anybody would, and run it on the probe of its facts.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from homodistil_hf.distillation.projections import Projections
-from homodistil_hf.export.probe import all_logits
+from homodistil_hf.export.facts import all_logits
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.models.architectures.architecture import PROJECTIONS

@@ -12,7 +12,7 @@ from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
 
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel
 from homodistil_hf.evaluation.fine_tuning import FineTuned
-from homodistil_hf.evaluation.glue.data import GLUE_TASKS
+from homodistil_hf.evaluation.task_data import GLUE_TASKS
 
 NUM_TRAIN, NUM_DEV = 40, 12
 

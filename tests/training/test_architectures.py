@@ -41,7 +41,17 @@ def test_the_student_starts_equal_to_its_teacher(make_trainer, architecture):
 
 @of_every_architecture
 def test_rotated_heads_change_nothing(make_trainer, architecture):
-    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=1, mlm_weight=0.5, **GRADUAL)
+    student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
+    rows = [{"input_ids": list(range(5, 9 + index))} for index in range(8)]  # batches are padded
+    trainer = make_trainer(
+        model=masked_lm_teacher(architecture),
+        student=student,
+        train_dataset=rows,
+        max_steps=1,
+        mlm_weight=0.5,
+        **GRADUAL,
+    )
+    assert trainer.args.rotate_heads
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
     assert terms["loss_kl"] == pytest.approx(0.0, abs=1e-5)

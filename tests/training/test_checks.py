@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -9,16 +10,21 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from students import make_batch
+from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
-from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments
+from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments, default_data_collator
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, prune_gradient_free
+from homodistil_hf.distillation.tasks import task_of
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.training import pair as preparation
 from homodistil_hf.training.checks import (
-    check_batch,
     check_data,
+    check_label_rows,
     check_output_dir,
+    checked_batch,
     existing_files,
     own_arguments,
     pin_data_order,
@@ -187,8 +193,8 @@ def test_the_shape_of_a_batch_is_checked(length, is_long):
     batch = {"input_ids": torch.empty(2, length, dtype=torch.int64, device="meta")}  # which has no values to wait for
     message = "^a batch has sequences of 33 tokens, above the teacher's positions=32; set max_seq_length"
     with pytest.raises(ValueError, match=message) if is_long else nullcontext():
-        check_batch(batch, tiny_config())
-    check_batch({"inputs_embeds": torch.zeros(2, 99, 4)}, tiny_config())
+        checked_batch(batch, tiny_config())
+    checked_batch({"inputs_embeds": torch.zeros(2, 99, 4)}, tiny_config())
 
 
 def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
@@ -204,6 +210,7 @@ def test_a_row_that_nobody_looked_at_stops_the_training_in_words(make_trainer):
 def test_evaluation_sets_are_looked_at_too():
     with pytest.raises(ValueError, match=r"^eval_dataset is empty \(0 rows\)"):
         check_data({"train_dataset": make_blocks(), "eval_dataset": make_blocks().select([])}, None, tiny_config())
+
     sets = {"short": make_blocks(), "long": Dataset.from_list(rows_of(40))}
     with pytest.raises(ValueError, match=r"^eval_dataset\['long'\] has sequences of 40 tokens"):
         check_data({"eval_dataset": sets}, None, tiny_config())
@@ -239,6 +246,103 @@ def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
         make_trainer(train_dataset=Dataset.from_list(rows_of(40)))
     with pytest.raises(ValueError, match="^output_dir='.*' can't be created"):
         make_trainer(output_dir=str(Path(__file__) / "below"))
+
+
+# Labels
+
+SEVERAL = {"problem_type": "multi_label_classification", "num_labels": 3}
+
+
+def labelled(labels: list[Any], column: str = "labels") -> Dataset:
+    return Dataset.from_dict({"input_ids": [[2, 5, 6, 3]] * len(labels), column: labels})
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "rows", "message"),
+    [
+        ("sequence_classification", {}, labelled([0, 1, -1], "label"), r"'label' of train_dataset has the label -1; "),
+        ("sequence_classification", {"num_labels": 3}, labelled([1, 2, 3]), "the label 3; expected 0 … 2, as .* 3 cl"),
+        ("token_classification", {}, labelled([[0, 1, 2, -100]]), "the label 2; expected 0 … 1, as the model has 2"),
+        ("token_classification", {}, labelled([[0, 1, 0]]), "3 labels in a row of 4 tokens; expected one a token"),
+        ("token_classification", {}, labelled([1, 0]), "1 labels in a row of 4 tokens; expected one a token"),
+        (
+            "sequence_classification",
+            {},
+            labelled([[0, 1], [1, 0]]),
+            "2 labels .* one-hot labels, set config",
+        ),
+        ("sequence_classification", {}, labelled(["0", "1"]), "holds values of type string; expected numbers"),
+        ("sequence_classification", {}, labelled([0, None]), "has rows without a label; drop them"),
+        ("sequence_classification", SEVERAL, labelled([0, 2]), "1 labels .*; expected 3, .*'single_label_classificat"),
+        ("sequence_classification", SEVERAL, labelled([[1, 0, 1], [0, 2]]), "2 labels .*; expected 3, one for each"),
+        ("sequence_classification", SEVERAL, labelled([[1, 0, -100]]), "the label -100; expected 0 or 1 for each"),
+        ("sequence_classification", {"num_labels": 1}, labelled([0.5, math.nan]), "the label nan; expected a finite"),
+        (
+            "sequence_classification",
+            SEVERAL | {"problem_type": "regression"},
+            labelled([0.5]),
+            "expected 3, one",
+        ),
+    ],
+)
+def test_labels_that_a_task_can_not_have_are_refused_when_a_trainer_is_made(make_trainer, task, config, rows, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(model=make_teacher(task, **config), train_dataset=rows)
+    with pytest.raises(ValueError, match=message.replace("train_dataset", r"eval_dataset\['bad'\]")):
+        make_trainer(model=make_teacher(task, **config), eval_dataset={"bad": rows}, train_dataset=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "labels"),
+    [
+        ("sequence_classification", {}, [0, 1, -100]),
+        ("sequence_classification", {}, [[0], [1]]),
+        ("sequence_classification", {}, [True, False]),
+        ("sequence_classification", SEVERAL, [[True, False, True]]),
+        ("sequence_classification", SEVERAL, [[0.5, 0.0, 1.0]]),
+        ("sequence_classification", {"num_labels": 1}, [-100, 7]),
+        ("token_classification", {}, [[-100, 0, 1, -100]]),
+    ],
+)
+def test_labels_that_a_task_can_have_pass(task, config, labels):
+    check_label_rows({"train_dataset": labelled(labels)}, task_of(make_teacher(task, **config)), None)
+
+
+def test_labels_that_a_collator_or_a_transform_makes_are_seen_in_batches():
+    task, rows = task_of(make_teacher("sequence_classification")), labelled([1, 2])
+    check_label_rows({"train_dataset": rows}, task, lambda rows: {"labels": [row["labels"] - 1 for row in rows]})
+    check_label_rows({"train_dataset": rows.with_transform(lambda batch: batch)}, task, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [0, 1, 0, 2],
+            "^a batch has the label 2; expected 0 … 1, as the model has 2 classes, or -100 for none",
+        ),
+        ([[0, 1]] * 4, "^a batch has 2 labels in a row of 4 tokens; expected the number of one class; for several"),
+        ([0.0, 1.0] * 2, "^labels of type torch.float32 don't fit a task of single classes; set config.problem_type"),
+    ],
+)
+def test_a_label_that_nobody_looked_at_stops_training_and_evaluation_in_words(make_trainer, labels, message):
+    rows = labelled(labels).to_iterable_dataset()
+    trainer = make_trainer(
+        model=make_teacher("sequence_classification"), train_dataset=rows, max_steps=1, per_device_train_batch_size=4
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(rows)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_booleans_are_the_classes_0_and_1(make_trainer):
+    losses = []
+    for labels in ([True, False] * 4, [1, 0] * 4):
+        model = make_teacher("sequence_classification")
+        losses.append(make_trainer(model=model, train_dataset=None).evaluate(labelled(labels))["eval_task_loss"])
+    assert losses[0] == losses[1]
 
 
 # Resuming
@@ -326,3 +430,55 @@ def test_functions_that_would_replace_the_students_are_refused(make_trainer):
         make_trainer(model_init=make_teacher)
     with pytest.raises(ValueError, match="^compute_loss_func=.* would replace the distillation loss; leave it"):
         make_trainer(compute_loss_func=print)
+
+
+# Segments and token ids
+
+
+def two_segments(**config):
+    batch = make_batch("sequence_classification", num_rows=8)
+    batch["token_type_ids"] = (torch.arange(batch["input_ids"].shape[1]) >= 6).long().expand(8, -1)
+    rows = [{name: tensor[index].tolist() for name, tensor in batch.items()} for index in range(8)]
+    return make_teacher("sequence_classification", **config), rows
+
+
+def test_segments_are_dropped_where_a_model_has_one_row_of_them(make_trainer):
+    """As for a RoBERTa-like model beside BERT's tokenizer, which numbers the texts of a pair."""
+    model, rows = two_segments(type_vocab_size=1)
+    trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert trainer.evaluate_teacher()
+
+
+@pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
+def test_segments_are_dropped_where_an_architecture_has_none(make_trainer, name):
+    architecture = ARCHITECTURES[name]
+    (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
+    _, rows = two_segments()
+    model = tiny_architecture_teacher(architecture, head)
+    trainer = make_trainer(
+        model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, data_collator=default_data_collator
+    )
+    trainer.train()
+    inputs = {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "token_type_ids")}
+    prune_gradient_free(model, [inputs], macs=0.9)
+
+
+@pytest.mark.parametrize("wrong", [tiny_config().vocab_size, -1])
+def test_token_ids_that_the_model_does_not_have_are_refused(wrong):
+    message = f"has the token id {wrong}, but the model's vocab_size={tiny_config().vocab_size}; tokenize"
+    rows = Dataset.from_dict({"input_ids": [[2, 5, 3], [2, wrong, 3]]})
+    with pytest.raises(ValueError, match=f"^train_dataset {message}"):
+        check_data({"train_dataset": rows}, None, tiny_config())
+    with pytest.raises(ValueError, match=f"^a batch {message}"):
+        checked_batch({"input_ids": torch.tensor(rows["input_ids"][:])}, tiny_config())
+
+
+def test_a_token_id_in_a_row_that_nobody_looked_at_is_refused_in_words(make_trainer):
+    model, rows = two_segments()
+    rows[-1]["input_ids"][3] = model.config.vocab_size
+    trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=rows, max_steps=1)
+    for run in (trainer.train, trainer.evaluate):
+        with pytest.raises(ValueError, match="^a batch has the token id 96, but the model's vocab_size=96; tokenize"):
+            run()

@@ -8,7 +8,7 @@ import pytest
 from hub_server import Fault, Hub
 
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, manifest_problem, write_manifest
-from homodistil_hf.training.hub_checkpoints import (
+from homodistil_hf.training.publishing import (
     HubAddress,
     check_address,
     fetch_checkpoint,

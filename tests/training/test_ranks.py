@@ -8,13 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import DistributedType
-from tiny_models import make_blocks, make_teacher
+from hypothesis import given
+from hypothesis import strategies as st
+from run_traces import logs_of
+from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
+from torch.utils.data import Sampler
 
-from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.training.ranks import check_whole_model, leave_process_group, on_every_rank
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
+from homodistil_hf.training.ranks import (
+    WholeBatches,
+    check_whole_model,
+    first_rows,
+    leave_process_group,
+    num_own_rows,
+    on_every_rank,
+)
 
 DDP = "use DDP .torchrun or accelerate launch.: pruning needs whole parameters on every rank"
 
@@ -115,3 +127,186 @@ def test_a_process_group_leaves_no_thread_behind():
 
 def test_leaving_without_a_process_group():
     leave_process_group()
+
+
+@pytest.mark.parametrize(("num_rows", "kept"), [(7, 0), (8, 8), (9, 8), (15, 8), (16, 16)])
+def test_rows_too_few_for_a_micro_batch_are_left_out(num_rows, kept):
+    assert list(WholeBatches(range(num_rows), num_rows=8)) == list(range(kept))
+    assert len(WholeBatches(range(num_rows), num_rows=8)) == kept
+
+
+def test_a_stream_without_a_length_has_none():
+    with pytest.raises(TypeError, match="has no len"):
+        len(WholeBatches(iter(range(3)), num_rows=2))
+
+
+def test_the_pass_reaches_a_stream_that_is_shuffled_by_it():
+    stream = make_blocks(16).to_iterable_dataset().shuffle(seed=1, buffer_size=16)
+    whole = WholeBatches(stream, num_rows=4)
+    orders = []
+    for epoch in (0, 1, 0):
+        whole.set_epoch(epoch)
+        orders.append([row["example_id"] for row in whole])
+    assert orders[0] == orders[2] != orders[1]
+    WholeBatches(range(4), num_rows=4).set_epoch(1)  # one that isn't is left alone
+
+
+@given(num_rows=st.integers(1, 60), num_ranks=st.integers(1, 5), batch_size=st.integers(1, 5))
+def test_ranks_of_accelerate_share_whole_batches_without_gap_or_overlap(num_rows, num_ranks, batch_size):
+    of_all = num_ranks * batch_size
+    shards = [
+        list(
+            IterableDatasetShard(
+                WholeBatches(range(num_rows), num_rows=of_all),
+                batch_size=batch_size,
+                num_processes=num_ranks,
+                process_index=rank,
+            )
+        )
+        for rank in range(num_ranks)
+    ]
+    batches = [[shard[i : i + batch_size] for i in range(0, len(shard), batch_size)] for shard in shards]
+    in_order = [
+        row for batches_of_a_round in zip(*batches, strict=True) for batch in batches_of_a_round for row in batch
+    ]
+    assert in_order == list(range(num_rows // of_all * of_all))
+
+
+@given(num_total=st.integers(1, 100), num_ranks=st.integers(1, 6), batch_size=st.integers(1, 7))
+def test_own_rows_of_all_ranks_are_the_rows_that_are_left(num_total, num_ranks, batch_size):
+    own = [num_own_rows(num_total, batch_size=batch_size, rank=r, num_ranks=num_ranks) for r in range(num_ranks)]
+    a_round = batch_size * num_ranks
+    assert sum(own) == (num_total - 1) % a_round + 1
+    assert own == sorted(own, reverse=True)
+    assert max(own) <= batch_size
+
+
+def test_first_rows_of_a_batch_with_masked_positions():
+    batch = {"input_ids": torch.arange(12).view(3, 4), "masked_positions": torch.tensor([1, 6, 7, 8, 11])}
+    rows = first_rows(batch, 2)
+    assert rows["input_ids"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert rows["masked_positions"].tolist() == [1, 6, 7]
+    assert first_rows({"input_ids": torch.ones(3, 4)}, 5)["input_ids"].shape == (3, 4)
+
+
+# In runs
+
+
+class RecordingCollator(MaskedLMCollator):
+    """Remembers the rows that it was given, in this process."""
+
+    def __init__(self):
+        super().__init__(tiny_tokenizer())
+        self.rows = []
+
+    def __call__(self, rows):
+        self.rows.extend(int(row["example_id"]) for row in rows)
+        return super().__call__(rows)
+
+
+@pytest.mark.slow
+def test_a_stream_of_several_files_with_loader_workers_is_trained_on(make_trainer):
+    """A pass holds two steps, so it is gone through again."""
+    stream = make_blocks(64).to_iterable_dataset(num_shards=4)
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "dataloader_num_workers": 4}
+    trainer = make_trainer(train_dataset=stream, max_steps=6, **settings)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert len([entry for entry in logs_of(trainer) if "loss" in entry]) == 6
+    assert trainer.kept == trainer.plan
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train_dataset": make_blocks(7).to_iterable_dataset()},
+        {"train_dataset": make_blocks(16).to_iterable_dataset(num_shards=2), "dataloader_num_workers": 2}
+        | {"per_device_train_batch_size": 16},
+        {"train_dataset": make_blocks(7)},
+        {"train_dataset": make_blocks(12), "gradient_accumulation_steps": 2},
+        {"train_dataset": make_blocks(7), "max_steps": -1, "num_train_epochs": 1},
+    ],
+)
+def test_data_too_few_for_one_step_are_an_error(make_trainer, settings):
+    trainer = make_trainer(**{"max_steps": 2} | settings)
+    with pytest.raises(ValueError, match=r"fewer rows than .* step .*give more rows.* a smaller batch"):
+        trainer.train()
+
+
+class EverySecond(Sampler):
+    """Rows 1, 3, 5, …: half as many as the table has."""
+
+    def __init__(self, rows):
+        self.indices = range(1, len(rows), 2)
+
+    def __iter__(self):
+        return iter(self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+
+class TwiceEach(EverySecond):
+    """Rows 0, 0, 1, 1, …: twice as many as the table has."""
+
+    def __init__(self, rows):
+        self.indices = [index // 2 for index in range(2 * len(rows))]
+
+
+@pytest.mark.parametrize(("sampler", "steps_a_pass"), [(EverySecond, 4), (TwiceEach, 17)])
+def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, sampler, steps_a_pass):
+    class Sampled(HomoDistilTrainer):
+        def _get_train_sampler(self, dataset=None):
+            return sampler(dataset or self.train_dataset)
+
+    rows, collator = make_blocks(70), RecordingCollator()
+    settings = {"train_dataset": rows, "data_collator": collator, "max_steps": -1, "num_train_epochs": 2}
+    trainer = make_trainer(trainer_class=Sampled, **GRADUAL | settings)
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps == 2 * steps_a_pass
+    assert trainer.state.epoch == 2.0
+    a_pass = list(sampler(rows))[: 8 * steps_a_pass]
+    assert collator.rows == a_pass * 2
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": -1, "num_train_epochs": 3}, {"max_steps": 7}])
+def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings):
+    """21 rows: two steps of 8 a pass, and 5 rows that wait for another shuffle."""
+    settings = (
+        GRADUAL | {"train_dataset": make_blocks(21), "student_dropout": 0.0, "pruning_interval_steps": 1} | settings
+    )
+    whole = make_trainer(per_device_train_batch_size=8, **settings)
+    parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
+    metrics = whole.train().metrics
+    parts.train()
+    assert metrics["train_samples_per_second"] == pytest.approx(8 * metrics["train_steps_per_second"], rel=0.01)
+    assert whole.state.global_step == parts.state.global_step == max(6, settings["max_steps"])
+    assert whole.state.epoch == parts.state.epoch == whole.state.global_step / 2
+    for one, other in zip(losses_of(whole), losses_of(parts), strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
+def losses_of(trainer):
+    return [
+        {name: value for name, value in entry.items() if name.startswith("loss")}
+        for entry in logs_of(trainer)
+        if "loss" in entry
+    ]
+
+
+def test_a_batch_outside_a_step_is_averaged_over_itself(make_trainer):
+    settings = {"max_steps": 4, "mlm_weight": 1.0, "gradient_accumulation_steps": 2, "projection_init": "random"}
+    trained, fresh = make_trainer(**settings), make_trainer(**settings)
+    trained.train()
+    batch = trained.data_collator(list(make_blocks(3, seed=5)))
+    for trainer in (trained, fresh):
+        trainer.model.eval()
+        with torch.no_grad():
+            loss = trainer.compute_loss(trainer.model, dict(batch))
+            terms, _ = trainer.loss_terms(trainer.model, trainer.distillation.task.with_positions(batch))
+            expected = torch.nn.functional.cross_entropy(
+                type(trainer.model).forward(trainer.model, input_ids=batch["input_ids"]).logits.flatten(0, 1),
+                batch["labels"].flatten(),
+            )
+        assert terms["mlm"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert loss.item() == pytest.approx(trainer.distillation.total(terms).item(), rel=1e-5)

@@ -273,7 +273,7 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
 
 @pytest.mark.parametrize(
     ("trainer_class", "other"),
-    [(HomoDistilTrainer, {"importance_metric": "platon"}), (OneShotTrainer, {"student": "macs=0.5"})],
+    [(HomoDistilTrainer, {"importance_metric": "movement"}), (OneShotTrainer, {"student": "macs=0.5"})],
 )
 def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, trainer_class, other):
     settings = {"trainer_class": trainer_class, "max_steps": 4}
@@ -422,12 +422,12 @@ def test_the_hub_token_is_in_no_file_of_a_saved_model(make_trainer, tmp_path):
 
 
 def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, caplog):
-    platon = {"max_steps": 4, "importance_metric": "platon"}
-    make_trainer(**platon, callbacks=[SaveAt(2)]).train()
+    few = {"max_steps": 4}
+    make_trainer(**few, callbacks=[SaveAt(2)]).train()
     other = {"kl_weight": 2.0, "mlm_probability": 0.15, "learning_rate": 1e-5, "seed": 7, "pruning_end_fraction": 0.9}
     other |= {"width_multiple": 4}
-    other |= {"sensitivity_smoothing": 0.5, "uncertainty_smoothing": 0.5}
-    resumed = make_trainer(**platon, output_dir=str(tmp_path / "other"), **other)
+    other |= {"sensitivity_smoothing": 0.5}
+    resumed = make_trainer(**few, output_dir=str(tmp_path / "other"), **other)
     with caplog.at_level("WARNING", logger="homodistil_hf"):
         resumed.train(checkpoint(tmp_path, 2))
     told = [record.getMessage() for record in caplog.records if "resumed with" in record.getMessage()]
@@ -437,7 +437,7 @@ def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, c
     for change in ("kl_weight=2.0, the checkpoint has 1.0", "width_multiple=4, the checkpoint has 8"):
         assert f"resumed with {change}: the run will differ from an uninterrupted one; " in caplog.text
     caplog.clear()
-    same = make_trainer(**platon, output_dir=str(tmp_path / "same"))
+    same = make_trainer(**few, output_dir=str(tmp_path / "same"))
     same.train(checkpoint(tmp_path, 2))
     assert "resumed with" not in caplog.text
 

@@ -1,14 +1,17 @@
 """Models of every architecture with fewer tokens: the same outputs, positions and files, for text of kept tokens."""
 
+import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny_architectures import CASES, IDS, tiny_architecture_teacher
 from tiny_models import make_teacher
 from tiny_tokenizers import paragraphs, trained_tokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
+from transformers import AddedToken, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
+from homodistil_hf.data.masking import unmaskable_ids
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary
@@ -102,6 +105,39 @@ def test_saved_tokenizers_come_back_as_they_were(kind, tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert names.isdisjoint({"vocab.txt", "vocab.json", "merges.txt", "spm.model", "sentencepiece.bpe.model"})
     assert "added_tokens_decoder" not in json.loads((tmp_path / "tokenizer_config.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+def test_special_tokens_of_ones_own_stay_special(kind, tmp_path):
+    whole = copy.deepcopy(trained_tokenizer(kind))
+    own = ["<e1>", AddedToken("<e2>", lstrip=True)]
+    whole.add_special_tokens({"extra_special_tokens": own})
+    whole.add_tokens([AddedToken("<marked>", special=True)], special_tokens=True)
+    small, _ = trim_tokenizer(whole, make_teacher(vocab_size=len(whole), pad_token_id=whole.pad_token_id).config, [])
+    small.save_pretrained(tmp_path)
+    text = "the <e1> teacher  <e2> of <marked> a layer"
+    for tokenizer in (small, AutoTokenizer.from_pretrained(tmp_path)):
+        assert tokenizer.all_special_tokens == whole.all_special_tokens
+        assert "<e1>" in tokenizer.all_special_tokens
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True).split() == [
+            *("the", "teacher", "of", "a", "layer")
+        ]
+        for token in ("<e1>", "<e2>", "<marked>"):
+            old, new = (each.added_tokens_decoder[each.convert_tokens_to_ids(token)] for each in (whole, tokenizer))
+            assert old.__getstate__() == new.__getstate__()
+        ids = np.array([tokenizer.convert_tokens_to_ids(token) for token in ("<e1>", "<e2>")])
+        assert np.isin(ids, unmaskable_ids(tokenizer)).all()
+
+
+def test_named_special_tokens_of_ones_own_stay_named():
+    whole = copy.deepcopy(TOKENIZER)
+    whole.add_tokens([AddedToken("<entity>", special=True)], special_tokens=True)
+    named = PreTrainedTokenizerFast(
+        tokenizer_object=whole.backend_tokenizer, entity_token="<entity>", **whole.special_tokens_map
+    )
+    small, _ = trim_tokenizer(named, make_teacher(vocab_size=len(named), **SPECIAL).config, [])
+    assert small.entity_token == "<entity>"
+    assert small.all_special_tokens == named.all_special_tokens
 
 
 def test_trimming_twice_is_trimming_once():

@@ -24,11 +24,12 @@ from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_target
+from ...export.student_in_folder import RESULTS_FILE
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
 from ...models.architectures import max_tokens
-from ...models.cost import model_facts
+from ...models.cost import MODEL_COSTS, model_facts
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer
@@ -38,7 +39,6 @@ from .text import read_documents, source_files
 
 TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
-RESULTS_FILE = "results.json"
 PLOT_FILE = "discrepancy.png"
 _PRUNING_ENDS = {"student": 0.0, "gradual": 0.3}
 """Student → `pruning_end_fraction`."""
@@ -239,7 +239,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
     return [
         {
             "name": name,
-            **{cost: model_facts(model)[cost] for cost in ("num_parameters", "encoder_macs", "size_bytes")},
+            **{cost: model_facts(model)[cost] for cost in MODEL_COSTS},
             "latency_ms": round(latencies[name]["median_ms"], 3),
             **{metric: measured[name][metric] for metric in ("kl", "mlm_accuracy")},
         }

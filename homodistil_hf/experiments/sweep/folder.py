@@ -1,4 +1,7 @@
-"""The files of a sweep: a folder and a record a cell, and how far each has come. Their numbers: `statistics.py`."""
+"""The files of a sweep: a folder, a record and a lock a cell, and how far each has come.
+
+Two processes never train the same cell, see `files/locks.py`. `tables.py` computes with the records.
+"""
 
 import itertools
 import json

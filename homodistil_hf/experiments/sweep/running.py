@@ -23,9 +23,7 @@ from ...training.sigterm import EXIT_STATUS, StopRequest
 from ..config import setting_names
 from ..plots import can_plot, plot_sweep
 from . import worker
-from .cells import TEACHER, Cell, Sweep, select_cells
-from .checks import check_cells
-from .evaluations import check_evaluations
+from .cells import TEACHER, Cell, Sweep, read_sweep, select_cells
 from .folder import (
     DONE,
     ERROR,
@@ -41,8 +39,8 @@ from .folder import (
     write_record,
     write_records,
 )
-from .reading import read_sweep
 from .tables import in_order, sweep_table
+from .training import check_cells, check_evaluations
 
 _POLL_SECONDS = 1.0
 _NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"

@@ -1,33 +1,40 @@
-"""One cell: train or go on, export, evaluate, and write everything into one record.
+"""One cell: check it before any is trained, then train it or go on, export, evaluate, and write one record.
 
-Which cells are left: `running.py`. The caller holds the cell's lock.
+`running.py` decides which cells are left; the process that calls [`run_cell`] holds the cell's lock.
 """
 
 import json
 import math
+import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from ...evaluation.fine_tuning import GlueSettings, settings_from
+from ...evaluation.glue import evaluate_glue
+from ...evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
 from ...export.facts import read_facts
 from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
+from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
 from ...files.strict_json import read_json_object
-from ...methods.run import SETTINGS_OF_ONE_CALL
+from ...methods.masked_words import MaskedWordsRun
+from ...methods.registry import METHODS, RUNS, run_named
+from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
 from ...methods.run_arguments import Log, RunConfig
 from ...models.cost import COSTS
+from ...models.widths import widths_of
 from ...training.checks import own_settings
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import PRUNING_KINDS
-from ..student import make_trainer
+from ..config import run_of
+from ..student import make_trainer, student_run
 from .cells import TEACHER, Cell
-from .checks import run_settings
-from .evaluations import EVALUATIONS
 from .folder import (
     CELL_FILE,
     DONE,
@@ -40,7 +47,60 @@ from .folder import (
     write_record,
 )
 
+_DECIDES_SOURCES = (
+    *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
+    *("student", "width_multiple"),
+)
+
 _CLOCK_FILE = "clock.json"
+
+TASKS = "tasks"
+
+
+def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
+    """The settings of a cell's run in `output_dir`; a ValueError where no run can have them."""
+    if not isinstance(run_named(cell.method), MaskedWordsRun):
+        names = ", ".join(name for name in METHODS if name not in RUNS)
+        raise ValueError(
+            f"cell {cell.name!r} has method={cell.method!r}, whose students can't be compared with the others' by a "
+            f"sweep; use one of {names}"
+        )
+    decided = {"method": cell.method, "disable_tqdm": True, "output_dir": output_dir}
+    values = {**cell.settings, **decided, **others}
+    settings = run_of(values, f"cell {cell.name!r}")
+    if settings.members:
+        raise ValueError(
+            f"cell {cell.name!r} has the list student={short_repr(cell.settings['student'])}; name one student"
+        )
+    return settings
+
+
+def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
+    """Check cells without reading text or weights: name of each that can't exist → why.
+
+    Raises:
+        ValueError: settings that can't work; the message begins with the cell.
+        OSError: a teacher or tokenizer can't be read.
+    """
+    sources: dict[str, RunInputs] = {}
+    reasons = {}
+    for cell in (cell for cell in cells if cell.method != TEACHER):
+        try:
+            reason = _impossible_reason(cell, sources)
+        except ValueError as error:
+            label = f"cell {cell.name!r}"
+            raise ValueError(str(error) if label in str(error) else f"{label}: {error}") from error
+        if reason is not None:
+            reasons[cell.name] = reason
+    return reasons
+
+
+def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
+    settings = run_settings(cell, "runs/checked")
+    key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
+    if key not in known:
+        known[key] = student_run(settings).inputs(settings)
+    return METHODS[cell.method].impossible_reason(known[key].plan, widths_of(known[key].config))
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], log: Log) -> None:
@@ -188,3 +248,48 @@ def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def check_evaluations(evaluate: Mapping[str, Any]) -> None:
+    """Refuse unknown names in `evaluate` (name → settings), and settings that can't work, by a ValueError."""
+    for name, settings in evaluate.items():
+        if name not in EVALUATIONS:
+            nearest = nearest_name(name, EVALUATIONS)
+            raise ValueError(f"evaluate has the unknown key {short_repr(name)}; nearest valid: {nearest!r}")
+        if not isinstance(settings, dict) or TASKS not in settings:
+            raise ValueError(
+                f'evaluate[{name!r}]={short_repr(settings)} names no tasks; expected such as {{"tasks": ["rte"]}}'
+            )
+        own = settings_from(GlueSettings, _own(settings))
+        for task in check_tasks(settings[TASKS]):
+            if own.data_dir is not None:
+                data_folder(task, own.data_dir)
+
+
+def glue_scores(model: str | Path, settings: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
+    """Fine-tune a model, a folder or a Hub name, on GLUE tasks.
+
+    Args:
+        model: folder or Hub name.
+        settings: `tasks`, and those of [`GlueSettings`].
+        output_dir: of the evaluation's own records, by which it goes on after a stop.
+
+    Returns:
+        `dict`: `mean` of the tasks' scores, and `tasks`: name → `mean`, `std`, `scores` by seed, `metrics`.
+    """
+    summary = evaluate_glue(model, settings[TASKS], settings=_own(settings), output_dir=output_dir)
+    asked = check_tasks(settings[TASKS])
+    tasks = {
+        name: {**found["score"], "scores": found["scores"], "metrics": found["metrics"]}
+        for name, found in summary[TASKS].items()
+        if name.removesuffix(PART_SUFFIX) in asked
+    }
+    return {"mean": statistics.fmean(task["mean"] for task in tasks.values()), TASKS: tasks}
+
+
+EVALUATIONS: dict[str, Callable[[str | Path, Mapping[str, Any], Path], dict[str, Any]]] = {"glue": glue_scores}
+"""Name in a sweep's file → what evaluates a model."""
+
+
+def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != TASKS}

@@ -1,4 +1,4 @@
-"""The process of one cell, run by `python -m` and told what to do by JSON on its standard input.
+"""The process of one cell, run by `python -m`; JSON on its standard input names the cell and its folder.
 
 A process a cell gives all memory back, and one that is killed takes no other cell with it. An error ends it with a
 traceback in the cell's log.
@@ -34,7 +34,7 @@ def main(text: str) -> int:
     with held(folder.lock(cell)) as is_ours:
         if not is_ours:
             return TAKEN_STATUS
-        from .training import run_cell  # seconds of imports: others should see at once who has the cell
+        from .training import run_cell  # seconds of imports: other processes should see the lock at once
 
         run_cell(cell, folder, task["evaluate"], logger.info)
     return 0

@@ -3,11 +3,11 @@
 Recipe of Sanh et al. 2019 (arXiv 1910.01108) and its public script, from memory: layers spread evenly over the
 teacher's, first and last included; 2·MLM + 5·soft KL at temperature 2 + 1·cosine of the last hidden states. Two things
 differ here. The KL is taken at the masked positions, as in all methods of this package, where the script takes it at
-all tokens unless told otherwise; and the student keeps the segment embeddings, as stock BERT has them.
+all tokens by default; and the student keeps the segment embeddings, as stock BERT has them.
+
+Shapes: B batch, T tokens, H hidden, M masked positions, V vocabulary.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ...distillation.losses import exact_dtype
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
@@ -25,12 +26,11 @@ from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.resizing import keep_layers
 from ...models.widths import WidthPlan, widths_of
-from ...plans.fewer_layers import shallow_plan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Start
-from ...training_args import LOSS_TERMS, DistillationArguments
-from ..conditions import check_masked_lm
-from .relations import cosine_error
+from ...training_args import DistillationArguments
+from ..fewer_layers import shallow_plan
+from ..masked_words import check_masked_lm
 
 
 @dataclass
@@ -96,8 +96,9 @@ class DistilBertTrainer(DistillationTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """DistilBERT's three terms; arguments and return as [`DistillationMethod.make_distillation`]."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | self.args.loss_weights()
-        distillation = SoftDistillation(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
+        distillation = SoftDistillation(
+            self.model, teacher, weights=self.args.loss_weights(), kept_heads=self.matched_heads
+        )
         distillation.temperature = self.args.temperature
         return distillation
 
@@ -111,14 +112,7 @@ class SoftDistillation(DistillationLoss):
     temperature = 2.0
     """Of the soft predictions, > 0."""
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """`mlm`, `kl` (at temperature 1, for the log only), `soft_kl` and `cosine`, unweighted.
 
         Arguments and return as [`DistillationLoss.terms`].
@@ -129,7 +123,7 @@ class SoftDistillation(DistillationLoss):
         forward |= {"skip_decoder": True, "output_hidden_states": True}
         teacher = self.teacher(**forward)
         student = model(**forward)
-        with autocast():
+        with self.autocast():
             own, kl = self._prediction_terms(student, teacher, inputs)
             soft_kl = self._soft_kl(student, teacher, self.task.labels(inputs))
         cosine = cosine_error(teacher.hidden_states[-1], student.hidden_states[-1], inputs.get("attention_mask"))
@@ -149,3 +143,31 @@ class SoftDistillation(DistillationLoss):
     def _softened(self, decoder: Decoder) -> Decoder:
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
+
+
+def cosine_error(
+    teacher_BTH: torch.Tensor, student_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Σ_tokens (1 − cos(H_t, H_s)), the angle between two models' states (DistilBERT, section 3: L_cos).
+
+    Args:
+        teacher_BTH: the teacher's states; no gradient.
+        student_BTH: the student's, of the same size.
+        token_mask_BT: 1 = token, 0 = padding; default: no padding.
+
+    Returns:
+        `torch.Tensor`: scalar, float32 or float64.
+
+    Example:
+    ```python
+    >>> one, other = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
+    >>> float(cosine_error(one, other)), float(cosine_error(one, other, torch.tensor([[1, 0]])))
+    (1.0, 0.0)
+
+    ```
+    """
+    exact = exact_dtype(student_BTH)
+    # A copy, as autograd saves it and can't save the teacher's inference tensors.
+    teacher = teacher_BTH.clone().to(exact)
+    error_BT = 1 - torch.cosine_similarity(student_BTH.to(exact), teacher, dim=-1)
+    return (error_BT if token_mask_BT is None else error_BT * token_mask_BT).sum()

@@ -13,9 +13,10 @@ from ...files.field_checks import setting
 from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.resizing import replace_parameters, write_plan
+from ...models.widths import WidthPlan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import DistillationArguments
-from ..conditions import check_masked_lm
+from ..masked_words import check_masked_lm
 
 FRESH = "The student began with random weights and kept none of the teacher's."
 
@@ -72,3 +73,15 @@ class FreshTrainer(DistillationTrainer):
 def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     # A gradient of 0 and not none at all: DDP waits for every parameter's.
     return tuple(tensor.detach() + 0.0 * (tensor - tensor.detach()) for tensor in inputs)
+
+
+def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    """Why two models' heads can't be compared one by one, or None where each layer has as many in both."""
+    heads = [[layer.num_attention_heads for layer in widths.layers] for widths in (plan, teacher)]
+    if heads[0] == heads[1]:
+        return None
+    return (
+        f"the student's heads {heads[0]} are not as many as the teacher's {heads[1]}, and this method compares them "
+        "one by one; choose a plan with the teacher's number of heads, such as a budget that names it: "
+        f"student='macs=0.25,num_attention_heads={max(heads[1])}'"
+    )

@@ -5,12 +5,13 @@ nothing but KL divergences between relations of the last layers. MiniLM compares
 relations of the values, head by head, so both models need the same number of heads. MiniLMv2 compares queries, keys
 and values each with themselves, cut anew into relation heads, so heads may differ; it takes 48 of them and, of large
 teachers, a layer before the last.
+
+Shapes: B batch, T tokens, A channels of all heads side by side, N heads, D channels of one head.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from ...distillation.attention_recorder import AttentionRecorder
+from ...distillation.losses import exact_dtype
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
@@ -26,15 +28,17 @@ from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_int
 from ...models.architectures.modeling_layerwise import LayerwiseModel
+from ...models.chunks import slices
 from ...models.widths import WidthPlan, chosen
-from ...training_args import LOSS_TERMS, DistillationArguments
-from ..conditions import check_recordable, other_heads
-from .fresh import FRESH, FreshArguments, FreshTrainer
-from .relations import relation_error
+from ...training_args import DistillationArguments, refuse_reentrant_checkpointing
+from .fresh import FRESH, FreshArguments, FreshTrainer, other_heads
 
 NUM_RELATION_HEADS = 48
 """MiniLMv2's for teachers of BERT-base's size."""
 
+Sides = tuple[torch.Tensor, torch.Tensor]
+CHUNK_ELEMENTS = 1 << 22
+"""Relations of one chunk of rows: their float32 temporaries stay at 16 MB each, if one row has no more."""
 _PROJECTIONS = ("query", "key", "value")
 
 
@@ -61,7 +65,7 @@ class MiniLMArguments(FreshArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_recordable(self)
+        refuse_reentrant_checkpointing(self, "this method compares")
 
 
 class RelationTrainer(FreshTrainer, ABC):
@@ -77,8 +81,7 @@ class RelationTrainer(FreshTrainer, ABC):
         """Relations and masked words; arguments and return as [`DistillationMethod.make_distillation`]."""
         args: Any = self.args
         relations = self.relations()
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": args.mlm_weight}
-        weights |= dict.fromkeys(relations.sides, args.relation_weight)
+        weights = {"mlm": args.mlm_weight} | dict.fromkeys(relations.sides, args.relation_weight)
         return RelationDistillation(
             self.model, teacher, weights=weights, kept_heads=self.matched_heads, relations=relations
         )
@@ -167,21 +170,14 @@ class RelationDistillation(DistillationLoss):
             "student": AttentionRecorder(student, _PROJECTIONS, layers=[-1]),
         }
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """Those of [`DistillationLoss.terms`] and the relations, each averaged over the tokens of the global batch.
 
         Arguments and return as there.
         """
         inputs = self.task.with_positions(inputs)
         with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
-            terms, outputs = super().terms(model, inputs, counts, autocast=autocast)
+            terms, outputs = super().terms(model, inputs, counts)
         num_tokens = counts[1].clamp(min=1).float()
         (teacher,), (student,) = (
             [dict(zip(_PROJECTIONS, layer, strict=True)) for layer in recorded] for recorded in (theirs, own)
@@ -215,3 +211,103 @@ def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:
             f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
         )
     return asked
+
+
+def relation_error(
+    teacher: Sides,
+    student: Sides,
+    *,
+    num_heads: int,
+    scalings: tuple[float, float],
+    token_mask_BT: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """KL between two models' relations of tokens, averaged over heads and summed over tokens.
+
+    Σ_t 1/N Σ_n KL(R_t[n, t] ‖ R_s[n, t]) with R = softmax(L·Rᵀ·scaling) over the tokens (MiniLM, section 3.1 and 3.2:
+    queries and keys, values and values; MiniLMv2, section 3.1: queries, keys and values each with themselves).
+
+    Rows are worked on one after the other and their gradients computed along, so that no tensor of the size N × T × T
+    is kept. Padding has no relations and doesn't count. The teacher gets no gradient.
+
+    Args:
+        teacher: `(L, R)`, each `(B, T, A)`, all heads side by side.
+        student: the same of the student; its A may be another.
+        num_heads: N, divides both A.
+        scalings: of the teacher's and of the student's products.
+        token_mask_BT: 1 = token, 0 = padding; default: no padding.
+
+    Returns:
+        `torch.Tensor`: scalar, float32 or float64.
+
+    Example:
+    ```python
+    >>> states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> float(relation_error((states, states), (states, states), num_heads=1, scalings=(1.0, 1.0)))
+    0.0
+    >>> flat = torch.zeros(1, 2, 2)
+    >>> round(float(relation_error((states, states), (flat, flat), num_heads=1, scalings=(1.0, 1.0))), 4)
+    0.2219
+
+    ```
+    """
+    return _RelationError.apply(*student, *(side.detach() for side in teacher), token_mask_BT, num_heads, scalings)
+
+
+class _RelationError(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        left_BTA: torch.Tensor,
+        right_BTA: torch.Tensor,
+        teacher_left: torch.Tensor,
+        teacher_right: torch.Tensor,
+        mask_BT: torch.Tensor | None,
+        num_heads: int,
+        scalings: tuple[float, float],
+    ) -> torch.Tensor:
+        dtype = exact_dtype(left_BTA)
+        total = torch.zeros((), dtype=dtype, device=left_BTA.device)
+        gradients = [torch.empty_like(side) for side in (left_BTA, right_BTA)]
+        batch, tokens = left_BTA.shape[:2]
+        with torch.autocast(left_BTA.device.type, enabled=False):
+            # A few texts at a time: both models' relations, their KL, and at once the gradient of the student's sides.
+            for rows in slices(batch, CHUNK_ELEMENTS // (num_heads * tokens * tokens)):
+                mask = None if mask_BT is None else mask_BT[rows].bool()
+                left, right, t_left, t_right = (
+                    _heads(side[rows].to(dtype), num_heads)
+                    for side in (left_BTA, right_BTA, teacher_left, teacher_right)
+                )
+                log_teacher = _log_relations(t_left, t_right, scalings[0], mask)
+                log_student = _log_relations(left, right, scalings[1], mask)
+                counted = 1.0 if mask is None else mask[:, None, :, None]
+                p_teacher = log_teacher.exp() * counted
+                total += (p_teacher * (log_teacher - log_student)).sum() / num_heads
+                # d KL = p_s − p_t, in rows that count.
+                gradient_BNTT = (log_student.exp() * counted - p_teacher) * (scalings[1] / num_heads)
+                gradients[0][rows] = _side_by_side(gradient_BNTT @ right)
+                gradients[1][rows] = _side_by_side(gradient_BNTT.transpose(2, 3) @ left)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        left_BTA, right_BTA = ctx.saved_tensors
+        return left_BTA * gradient, right_BTA * gradient, None, None, None, None, None
+
+
+def _log_relations(
+    left_BNTD: torch.Tensor, right_BNTD: torch.Tensor, scaling: float, mask_BT: torch.Tensor | None
+) -> torch.Tensor:
+    products_BNTT = (left_BNTD * scaling) @ right_BNTD.transpose(2, 3)
+    if mask_BT is not None:
+        # Not −∞: the two models' log relations to padding must differ by 0, not by NaN.
+        products_BNTT.masked_fill_(~mask_BT[:, None, None, :], torch.finfo(products_BNTT.dtype).min)
+    return products_BNTT.log_softmax(-1)
+
+
+def _heads(states_BTA: torch.Tensor, num_heads: int) -> torch.Tensor:
+    return states_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def _side_by_side(states_BNTD: torch.Tensor) -> torch.Tensor:
+    return states_BNTD.transpose(1, 2).flatten(2)

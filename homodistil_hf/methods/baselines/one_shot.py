@@ -8,9 +8,9 @@ Cutting by weight magnitudes needs no data but the first batches, whose attentio
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...export.card import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, MethodCard
+from ...export.card import MethodCard
 from ...files.field_checks import setting
-from ...trainer import HomoDistilTrainer
+from ...trainer import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, HomoDistilTrainer
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 
 
@@ -43,11 +43,8 @@ class PrunedFirstArguments(HomoDistilTrainingArguments):
         "importance_metric": "units are chosen by magnitude; leave it out",
         "num_scoring_batches": "magnitudes need no batch; leave it out",
         "sensitivity_smoothing": "magnitudes are not smoothed; leave it out",
-        "uncertainty_smoothing": "magnitudes are not smoothed; leave it out",
     }
-    importance_metric: Literal["sensitivity", "platon", "magnitude", "movement"] = setting(
-        "magnitude", "Always magnitude."
-    )
+    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting("magnitude", "Always magnitude.")
 
 
 class PrunedFirstTrainer(HomoDistilTrainer):

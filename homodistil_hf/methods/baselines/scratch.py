@@ -1,7 +1,5 @@
 """The student without a teacher: the plan's widths, random weights, the masked-LM loss alone."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +11,6 @@ from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
 from ...export.card import MethodCard
-from ...training_args import LOSS_TERMS
 from .fresh import FRESH, FreshArguments, FreshTrainer
 
 
@@ -31,8 +28,8 @@ class ScratchArguments(FreshArguments):
 class ScratchTrainer(FreshTrainer):
     """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
 
-    The teacher isn't asked during training, so a step is cheaper than other methods'; budgets are compared in tokens.
-    Evaluations measure the discrepancy to it like everybody's.
+    Training makes no forward pass of the teacher, so a step is cheaper than other methods'; budgets are compared in
+    tokens. Evaluations measure the discrepancy to it, as for all methods.
     """
 
     method = "scratch"
@@ -47,26 +44,18 @@ class ScratchTrainer(FreshTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationMethod.make_distillation`]."""
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"mlm": 1.0}
-        return OwnLoss(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
+        return OwnLoss(self.model, teacher, weights={"mlm": 1.0}, kept_heads=self.matched_heads)
 
 
 class OwnLoss(DistillationLoss):
     """The student's own masked-LM loss; no forward pass of the teacher. Arguments as [`DistillationLoss`]."""
 
-    def terms(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        counts: torch.Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ) -> tuple[Terms, Any]:
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """The masked-LM loss `mlm` of one batch; arguments and return as [`DistillationLoss.terms`]."""
         inputs = self.task.with_positions(inputs)
         outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
-        with autocast():
+        with self.autocast():
             head = decoder_of(self.student.decoder_layer, outputs["decoder_inputs"])
-        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is nobody else.
+        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is no teacher.
         own, _ = decoded_terms(head, head, self.task.labels(inputs), weights=(self.weights["mlm"], 0.0))
         return {"mlm": own / counts[0].clamp(min=1).float()}, outputs

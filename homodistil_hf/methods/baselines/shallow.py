@@ -9,12 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ...export.card import UNITS, MethodCard
+from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.widths import WidthPlan, widths_of
-from ...trainer import HomoDistilTrainer
+from ...trainer import UNITS, HomoDistilTrainer
 from ...training.pair import Start
 from ...training_args import HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...models.widths import WidthPlan
-from ..conditions import check_recordable, other_heads
-from .fresh import FRESH, FreshArguments, FreshTrainer
+from ...training_args import refuse_reentrant_checkpointing
+from .fresh import FRESH, FreshArguments, FreshTrainer, other_heads
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TinyBertArguments(FreshArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_recordable(self)
+        refuse_reentrant_checkpointing(self, "this method compares")
 
 
 class TinyBertTrainer(FreshTrainer):

@@ -1,24 +1,28 @@
 """A chain of binarizations on a task's rows: the float model, then fewer and fewer bits, each the next one's teacher.
 
-The folder shows which stages are done, so a run that was killed at any moment goes on in its stage. Rows, steps and
-metrics are those of fine-tuning; `trainer.py` trains one stage.
+The folder shows which stages are done, so a run that was killed at any moment goes on in its stage. Rows are read by
+the model's head; rows, steps and metrics are those of fine-tuning. `trainer.py` trains one stage.
 """
 
 import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
-from ...evaluation.evaluated_model import load_model
+from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import collator_of, training_arguments
-from ...evaluation.own_task import MODEL_FOLDER, OwnTaskSettings
+from ...evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, are_numbered, check_labels, rows_of, task_metrics
+from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, training_windows
+from ...evaluation.task_data import GlueTask, encode, read_questions
+from ...evaluation.task_runs import check_length, training_rows
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import last_verified, sorted_checkpoints
@@ -28,18 +32,20 @@ from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.settings import build
 from ...files.strict_json import read_json_object, write_json
+from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
-from ...training.checks import existing_files
+from ...training.checks import check_same_start, existing_files
 from ...training.run_folder import folder_claimed
 from ..run import Run
 from ..run_arguments import Log, RunConfig
 from .binarizing import to_binary
 from .folder import BITS, export_packed
-from .task_rows import task_rows
 from .trainer import BinarizationArguments, BinarizationTrainer
 
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _SAVE_STEPS = 200
+
+_MOST_SHARED, _MOST_QUESTION_TOKENS = 128, 64
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def _all_stages(settings: BinarizationSettings, given: Mapping[str, Any], log: L
         teacher = student
     facts = {"teacher": public_name(settings.model), "metrics": results}
     export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
-    results |= {"size_bytes": (export / "model.safetensors").stat().st_size, "settings": asdict(settings)}
+    results |= {"size_bytes": (export / WEIGHTS_FILE).stat().st_size, "settings": asdict(settings)}
     results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
     write_json(folder / RESULTS_FILE, results)
     return results
@@ -155,11 +161,7 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     )
     if path.is_file():
         before = read_json_object(path, f"{SETTINGS_FILE} in output_dir={settings.output_dir!r}")
-        if others := [name for name, value in now.items() if before.get(name) != value]:
-            raise ValueError(
-                f"{others[0]}={short_repr(now[others[0]])} is not what the run in output_dir={settings.output_dir!r} "
-                f"began with, {short_repr(before.get(others[0]))}; resume with its settings, or name another folder"
-            )
+        check_same_start(settings.output_dir, before, now)
     return now
 
 
@@ -190,7 +192,7 @@ def _stage(
     recover(done)
     if done.is_dir():
         return type(student).from_pretrained(done, dtype="float32")
-    collate = collator_of(tokenizer)
+    collate = collator_of(tokenizer, student.config)
     arguments: BinarizationArguments = training_arguments(
         str(folder),
         settings,
@@ -216,3 +218,71 @@ def _stage(
     for finished in sorted_checkpoints(folder):
         remove_folder(finished)
     return student.eval()
+
+
+class TaskRows(NamedTuple):
+    """Rows of a task.
+
+    Args:
+        encoded: training rows as model inputs, unpadded, with labels and `length`.
+        measure: model → its metrics on the evaluation rows.
+    """
+
+    encoded: Dataset
+    measure: Callable[[PreTrainedModel], dict[str, float]]
+
+
+def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+    """Read the rows that a model with a head for classification, regression or questions was fine-tuned for.
+
+    Raises:
+        ValueError: another head, other labels, or rows that can't be used.
+    """
+    name = type(evaluated.model).__name__
+    read = next((read for head, read in _READERS.items() if name.endswith(head)), None)
+    if read is None:
+        raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_READERS)}")
+    check_length(settings, evaluated)
+    return read(settings, evaluated)
+
+
+def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+    tokenizer = evaluated.tokenizer
+    train, dev, names = rows_of(settings)
+    check_labels(evaluated.model, names, argument="model", are_numbered=are_numbered(train))
+    task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
+    encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.max_length)
+    return TaskRows(
+        encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=settings.max_length)
+    )
+
+
+def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+    """Rows with the columns of SQuAD; the task is version 2.0 where a question has no answer."""
+    tokenizer = evaluated.tokenizer
+    for field in fields(OwnTaskSettings):
+        if field.name in ("text_columns", "label_column") and getattr(settings, field.name) != field.default:
+            raise ValueError(
+                f"{field.name}={short_repr(getattr(settings, field.name))} has no place with a model that answers "
+                "questions: its rows have the columns of SQuAD; leave it out"
+            )
+    third = settings.max_length // 3
+    windows = SquadSettings(
+        max_length=settings.max_length,
+        stride=min(_MOST_SHARED, third),
+        max_question_tokens=min(_MOST_QUESTION_TOKENS, third),
+    )
+    check_windows(windows, tokenizer)
+    train, dev = (read_questions(getattr(settings, name), argument=name) for name in ("train_data", "eval_data"))
+    task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
+
+    def graded(model: PreTrainedModel) -> dict[str, float]:
+        return grade(task, dev, answer_questions(model, dev, tokenizer, windows))
+
+    return TaskRows(training_windows(training_rows(train, settings.max_train_samples), tokenizer, windows), graded)
+
+
+_READERS: dict[str, Callable[[OwnTaskSettings, EvaluatedModel], TaskRows]] = {
+    "ForSequenceClassification": _labelled,
+    "ForQuestionAnswering": _questions,
+}

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from ...distillation.losses import hidden_error, prediction_terms, regression_terms
+from ...distillation.losses import hidden_error, prediction_terms
+from ...distillation.tasks import sequence_task
 from ...files.field_checks import setting
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from ...training.checks import own_arguments
@@ -150,8 +151,8 @@ class BinarizationTrainer(ExactTrainer):
         return (loss, {name: found[name] for name in _LOGITS if name in found}) if return_outputs else loss
 
     def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:
-        if self.teacher.config.num_labels == 1:
-            return regression_terms(own, guide, guide)[1]
+        if own.dim() == 2 and name == "logits" and not (task := sequence_task(self.teacher.config)).has_classes:
+            return task.terms(own, guide, guide)[1]
         if own.dim() == 3:  # a token each
             own, guide = own[mask_BT.bool()], guide[mask_BT.bool()]
         elif name != "logits":  # tokens are classes

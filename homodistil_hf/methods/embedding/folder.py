@@ -1,7 +1,7 @@
-"""A student of an embedding model → a folder for sentence-transformers and servers of vectors.
+"""A student of an embedding model → a folder for sentence-transformers and servers of vectors, alone or as a pair.
 
 Its form is that before version 5.4, with stock modules alone: newer versions read both forms, older ones misread the
-newer one.
+newer one. `verify.py` checks a folder.
 """
 
 import dataclasses
@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import ModelCardData
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
 from ...export.export_folder import check_target, plain_classes, written_aside
-from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, file_facts, run_facts
+from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts, run_facts
 from ...files.folders import write_text
+from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
-from ...models.cost import model_facts
-from .card import TEACHER, embedding_card
+from ...models.cost import COSTS, model_facts
 from .model import (
     MODULES_FILE,
     POOLINGS,
@@ -31,6 +33,8 @@ from .model import (
     Dense,
     EmbeddingModel,
     folded,
+    load_embedding_model,
+    reduced,
 )
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
@@ -42,6 +46,8 @@ PROBE_TEXTS = (
 )
 AXES_FILE = "axes.safetensors"
 ROUTER_FILE = "router_config.json"
+ROUTES = ("query", "document")
+"""Routes of a pair: the student encodes queries, the teacher documents."""
 MODULE_TYPE = "sentence_transformers.models.{}"
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case")
@@ -49,6 +55,26 @@ ACTIVATION_TYPES = {
     "Identity": "torch.nn.modules.linear.Identity",
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
+
+EMBEDDING_FORMATS = ("standard", "pair")
+
+STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
+"""Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
+_WORDS = COST_LABELS | {
+    "cosine": "cosine to the teacher's vectors",
+    "neighbours": "ten nearest texts alike",
+    "neighbours_in_index": "the same, in the teacher's index",
+    "spread": "spread of similarities, of the teacher's",
+    ASYMMETRIC: "student's questions, teacher's documents",
+}
+_TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
+_USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({name!r})
+{example}"""
+_SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
+_PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
+print(model.similarity(model.encode_query("Does it rain?"), documents))"""
 
 
 def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingModel) -> EmbeddingModel:
@@ -227,3 +253,162 @@ def _write_dense(layer: Dense, folder: Path) -> None:
     write_json(folder / "config.json", values | {"activation_function": ACTIVATION_TYPES[layer.activation]})
     tensors = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def export_embedding_from(
+    folder: Path, output: str | Path, *, format: str = "standard", teacher: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write an export of an embedding model again, alone or beside its teacher.
+
+    Args:
+        folder: the export.
+        output: folder to write.
+        format: `standard`: alone. `pair`: beside its teacher, see [`export_pair`].
+        teacher: folder or Hub name; a pair needs it.
+        overwrite: replace an earlier export in `output`.
+
+    Raises:
+        ValueError: another format, a pair without a teacher, or a teacher of another space.
+    """
+    if format not in EMBEDDING_FORMATS:
+        raise ValueError(
+            f"format={format!r}: an embedding model is written as one of {', '.join(EMBEDDING_FORMATS)}; nearest "
+            "valid: standard"
+        )
+    if format == "pair" and teacher is None:
+        raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
+    facts = read_embedding_facts(folder)
+    is_apart = has_own_space(facts)
+    if format == "pair" and is_apart:
+        raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
+    student = load_embedding_model(folder, argument="folder")
+    axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
+    if format == "pair":
+        whole = load_embedding_model(str(teacher))
+        recorded = (facts.get(TEACHER) or {}).get("sha256")
+        if recorded not in (None, whole.sha256):
+            raise ValueError(
+                f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
+                "another space; name the folder or repository that the run began with"
+            )
+        return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
+    kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
+    settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
+    return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
+
+
+def export_pair(
+    query: EmbeddingModel, document: EmbeddingModel, folder: str | Path, *, overwrite: bool = False
+) -> Path:
+    """Write two models of one space as one model: the first encodes queries, the second documents.
+
+    `SentenceTransformer(folder)`, version 5 or later, has them as routes of a Router: `encode_query(…)` and
+    `encode_document(…)`; `encode(…)` takes the query's.
+
+    Args:
+        query: the student.
+        document: the teacher, with vectors of the same length.
+        folder: where to; created with its parents.
+        overwrite: replace an earlier export in the folder.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: vectors of different lengths, or a folder that is not free.
+        OSError: it can't be written.
+    """
+    if query.dimension != document.dimension:
+        raise ValueError(
+            f"query has vectors of dimension={query.dimension}, document {document.dimension}; a pair needs one space"
+        )
+    target = check_target(folder, overwrite=overwrite)
+    types: dict[str, str] = {}
+    routes: dict[str, list[str]] = {}
+    with written_aside(target, overwrite=overwrite) as aside:
+        for route, model in zip(ROUTES, (query, document), strict=True):
+            names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
+            write_modules(model, [aside / name for name in names])
+            types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
+            routes[route] = names
+        parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
+        write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
+        write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])
+        write_json(aside / SETTINGS_FILE, shared_file(query))
+        known = {
+            "facts_version": FACTS_VERSION,
+            "format": PAIR,
+            "versions": version_facts(),
+            STUDENT: facts_of(query),
+            TEACHER: facts_of(document),
+            "settings_of_vectors": shared_settings(query),
+            "probe": probe_facts(query=query, document=document),
+        }
+        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
+        (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
+    return target
+
+
+def embedding_table(
+    models: Mapping[str, Mapping[str, Any]],
+    agreement: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> str:
+    """Lay costs and scores out as Markdown, shares × 100.
+
+    Args:
+        models: `student`, and `teacher` where there is one → costs.
+        agreement: of [`agreement`], or some of it.
+        scores: task → metric → side → score.
+    """
+    sides = [TEACHER, STUDENT] if TEACHER in models else [STUDENT]
+    if any(ASYMMETRIC in found for metrics in scores.values() for found in metrics.values()):
+        sides.append(ASYMMETRIC)
+    lines: dict[str, Mapping[str, str]] = {
+        name: {side: f"{found[name]:,}" for side, found in models.items() if name in found}
+        for name in (*COSTS, "dimension")
+    }
+    lines |= {name: {STUDENT: f"{100 * agreement[name]:.1f}"} for name in _WORDS if name in agreement}
+    for task, metrics in scores.items():
+        for metric, found in metrics.items():
+            name = f"{task}, {metric.replace('_', ' ')}"
+            lines[name] = {side: f"{100 * score:.1f}" for side, score in found.items()}
+    rows = [[_WORDS.get(name, name), *(cells.get(side, "") for side in sides)] for name, cells in lines.items()]
+    return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
+
+
+def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
+    """The text of `README.md`.
+
+    Args:
+        name: of the folder.
+        facts: content of `facts.json`.
+    """
+    student, teacher = facts[STUDENT], facts.get(TEACHER)
+    models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
+    summary, base = (
+        f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels.",
+        None,
+    )
+    if teacher:
+        base = teacher["name"] if teacher.get("is_on_hub") is True else None
+        summary += f" Made from {code_span(teacher['name'])} by pruning its encoder and distilling its vectors on "
+        summary += "unlabelled text."
+        if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
+            summary += " They are in its space: an index of its vectors can stay."
+    example = _SINGLE
+    if set(facts["probe"]["vectors"]) != {"query"}:
+        example = _PAIR
+        summary += " Queries are encoded by the student, documents by the teacher."
+    measured = facts.get(BENCHMARKS, {})
+    agreement = measured.get("agreement") or facts.get("evaluation", {})
+    table = embedding_table(measured.get("models", models), agreement, measured.get("scores", {}))
+    pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+    return fill_card(
+        ModelCardData(**pipeline, base_model=base, tags=_TAGS),
+        facts["versions"],
+        title=name,
+        summary=summary,
+        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
+        usage=_USAGE.format(name=one_line(name), example=example),
+    )

@@ -16,18 +16,17 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...export.facts import fits
 from ...files.hub_errors import hub_errors
 from ...files.messages import short_repr
-from ...files.strict_json import is_int, read_json, read_json_object
+from ...files.strict_json import fits, is_int, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ...models.architectures import ARCHITECTURES, config_class, max_tokens
 from ...models.cost import count_parameters
-from ...models.digest import weights_digest
+from ...models.equality import weights_digest
 from ...models.loading import checked_config, config_values, load_weights, refuse_config
-from ...models.tokenizers import as_it_was
+from ...models.tokenizers import COPY, as_it_was, load_tokenizer
 from ...models.widths import widths_of
 
 MODULES_FILE = "modules.json"
@@ -336,7 +335,8 @@ def load_embedding_model(
             "Normalize or not"
         )
     encoder_folder = modules[0][1]
-    encoder, tokenizer = _encoder(encoder_folder, label), AutoTokenizer.from_pretrained(encoder_folder)
+    encoder = _encoder(encoder_folder, label, argument)
+    tokenizer = load_tokenizer(encoder_folder, argument=argument, remedy=COPY)
     settings = _settings(folder, encoder_folder, encoder, tokenizer)
     pooling = _pooling(modules[1][1] / "config.json", label)
     return EmbeddingModel(
@@ -362,8 +362,17 @@ def read_modules(file: Path) -> list[tuple[str, str]]:
     return [(each["type"], each["path"]) for each in found]
 
 
-def encoder_config(folder: Path, label: str) -> PreTrainedConfig:
-    """Read and check the configuration of an encoder without a head; `label` begins every message."""
+def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:
+    """Read and check the configuration of an encoder without a head.
+
+    Args:
+        folder: of the encoder.
+        label: first words of messages.
+        argument: the user's name for the model, in other messages.
+
+    Raises:
+        ValueError: an unknown encoder, or a setting that can't be used.
+    """
     values = config_values(folder, label)
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
@@ -371,12 +380,12 @@ def encoder_config(folder: Path, label: str) -> PreTrainedConfig:
             f"{label} has model_type={short_repr(model_type)}; expected one of {', '.join(ARCHITECTURES)}"
         )
     config = checked_config(values, config_class(model_type), label)
-    refuse_config(config)
+    refuse_config(config, argument)
     return config
 
 
-def _encoder(folder: Path, label: str) -> PreTrainedModel:
-    config = encoder_config(folder, label)
+def _encoder(folder: Path, label: str, argument: str) -> PreTrainedModel:
+    config = encoder_config(folder, label, argument=argument)
     check_weights(folder, count_parameters(widths_of(config), config), label)
     remedy = "copy or download it again"
     return load_weights(AutoModel, folder, config, label=label, optional="pooler.", remedy=remedy).eval()

@@ -2,27 +2,77 @@
 
 The student starts as its teacher, so the error of its scores has no gradient; units are scored by a probe instead,
 Σ_b v_b·s_b with a random sign v_b for each pair, which says how far a score moves if a weight goes.
+
+Shapes: M pairs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ...distillation.discrepancy import DiscrepancyMeter
 from ...distillation.objective import DistillationLoss
 from ...distillation.tasks import Task, task_of
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...models.tokenizers import padding_multiple
 from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
 from ...training.pair import Start
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from .model import default_activation
-from .reranking import RERANKING, ScoreMeter
 from .texts import TextCollator
+
+
+def score_terms(
+    student_M1: torch.Tensor, teacher_M1: torch.Tensor, signs_M1: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probe that scores units, and the squared error of the scores.
+
+    Args:
+        student_M1: logits.
+        teacher_M1: logits, without gradients.
+        signs_M1: random, +1 or −1.
+
+    Returns:
+        `(Σ v·s, Σ (s − t)²)`: at the start of a run the second has no gradient, so units are scored by the first.
+    """
+    student, teacher, signs = (rows.float() for rows in (student_M1, teacher_M1, signs_M1))
+    return (signs * student).sum(), (student - teacher).square().sum()
+
+
+RERANKING = Task("probe", terms=score_terms, has_classes=False)
+"""The task of a reranker: labels are signs, a row each."""
+
+
+class ScoreMeter(DiscrepancyMeter):
+    """Sums over held-out pairs; arguments as [`DiscrepancyMeter`]."""
+
+    num_sums = 8
+
+    def batch_sums(
+        self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Squared error, and the moments of both models' scores; see [`DiscrepancyMeter.batch_sums`]."""
+        own, theirs = (each.float().cpu().double().flatten() for each in (rows, teacher_rows))
+        error = (own - theirs).square().sum()
+        zero, count = torch.zeros_like(error), error.new_full((), len(own))
+        moments = own.sum(), theirs.sum(), own.square().sum(), theirs.square().sum()
+        return error, (own * theirs).sum(), zero, count, *moments
+
+    def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
+        """`probe_loss`, the mean squared error of the scores, and `correlation` with the teacher's, in [-1, 1]."""
+        error, products, _, count, own, theirs, own_squares, their_squares = reduce(self.sums).tolist()
+        if count == 0:
+            return {}
+        covariance = products / count - own * theirs / count**2
+        variances = own_squares / count - (own / count) ** 2, their_squares / count - (theirs / count) ** 2
+        scale = max(variances[0] * variances[1], 1e-24) ** 0.5
+        return {"probe_loss": error / count, "correlation": covariance / scale}
 
 
 @dataclass
@@ -46,7 +96,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         model: sequence classification of one logit: Hub name, folder, or loaded.
         args: the run's settings.
         processing_class: the tokenizer, which pads.
-        teacher_model: who the student learns from; default: `model`.
+        teacher_model: the model that the student learns from; default: `model`.
         train_dataset: rows as [`tokenize_pairs`] makes them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -69,13 +119,13 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         self.teacher_source = whole if isinstance(whole, str) else whole.name_or_path
         return Start(model, teacher_model, plan)
 
-    def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
                 f"processing_class={tokenizer!r} is no tokenizer, so pairs can't be padded; pass the teacher's"
             )
-        return TextCollator(tokenizer, dimension=1, seed=self.args.seed)
+        return TextCollator(tokenizer, dimension=1, seed=self.args.seed, multiple=padding_multiple(config))
 
     def set_up_student(self) -> None:
         """Also give the student its teacher's activation."""

@@ -11,17 +11,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
-from ...data.corpus import load_text
-from ...data.held_out import hold_out
+from ...data.corpus import hold_out, load_text
 from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
 from ...files.tensors import load_tensors
 from ...models.conversion import to_student
+from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
-from ...models.tokenizers import load_tokenizer
+from ...models.tokenizers import COPY, load_tokenizer
 from ...tables import aligned_lines
-from ...training.student_plan import resolve_student
+from ...training.pair import resolve_student
 from ...training_args import with_settings
 from ..fewer_layers import Layers
 from ..masked_words import check_length
@@ -29,8 +29,7 @@ from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
 from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
-from .pairs import tokenize_pairs
-from .texts import LEAST_CHARACTERS, by_length, mixed, tokenize_texts
+from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
 _METRICS = {
@@ -157,12 +156,10 @@ class EmbeddingRun(StudentRun):
             documents = _columns([name], run.train_split, "train_data", source, is_stream=run.streaming)
             label = f"train_data={name!r}"
             if not run.eval_data:
-                # Of two columns, the first one's line says it all.
-                parts = [
-                    hold_out(part, (lambda line: None) if number else log) for number, part in enumerate(documents)
-                ]
+                parts = [hold_out(part) for part in documents]
+                log(f"eval_data is not set: {parts[0][2]} of train_data are held out")
                 documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
-                held_out.append(source.rows(kept_back, run, prompt, label))
+                held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
             train.append(source.rows(documents, run, prompt, label))
             if run.streaming and next(iter(train[-1]), None) is None:
                 raise ValueError(
@@ -190,7 +187,7 @@ class EmbeddingRun(StudentRun):
         metrics = [name for name in _METRICS if all(found.get(name) is not None for found in results["models"])]
         table = [["model", "parameters", "encoder MACs", "bytes", *(_METRICS[name] for name in metrics)]]
         for found in results["models"]:
-            costs = [f"{found[cost]:,}" for cost in ("num_parameters", "encoder_macs", "size_bytes")]
+            costs = [f"{found[cost]:,}" for cost in MODEL_COSTS]
             table.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
         folder = output_dir.rstrip("/")
         return f"""
@@ -235,7 +232,7 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
             max_length=min(run.max_seq_length, model.settings.max_seq_length),
             prepare=partial(model.prepared, prompt_name=prompt),
             # A source whose prompt is named may be one of queries, or of titles.
-            least_characters=LEAST_CHARACTERS if prompt is None else 1,
+            least_characters=None if prompt is None else 1,
             num_proc=run.preprocessing_num_workers,
             argument=argument,
         )
@@ -249,9 +246,11 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
     if len(columns) != 2 or not all(columns):
         raise ValueError(
             f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
-            "'question,passage'"
+            f"'question,passage'. teacher={name!r} has one label, as rerankers do: if it is a regression of single "
+            "texts, use HomoDistilTrainer with labelled rows, or homodistil prune with text"
         )
-    model, tokenizer = load_encoder(name, token=token), load_tokenizer(name, token=token)
+    model = load_encoder(name, token=token)
+    tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]

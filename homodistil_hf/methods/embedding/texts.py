@@ -1,4 +1,4 @@
-"""Separate texts as rows, for models with one vector a text: cut, tokenized, put beside others of their length.
+"""Texts, alone or in pairs, as rows: cut, tokenized, put beside others of their length.
 
 `data/corpus.py` reads the texts.
 """
@@ -11,17 +11,17 @@ from typing import Any, TypeAlias
 
 import datasets
 import torch
-from datasets import Features, IterableDataset, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from ...models.tokenizers import as_it_was
+from ...data.corpus import is_running_text
+from ...models.tokenizers import as_it_was, check_vocabulary, rows_of_texts
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
-MULTIPLE = 8
 """Batches are padded to a multiple of so many tokens."""
 LEAST_CHARACTERS = 20
-"""Length of a paragraph that makes a row; headings are shorter."""
+"""Length of a paragraph that makes a row, in text that has others; headings are shorter."""
 _BATCHES_IN_A_CHUNK = 64
 _FEATURES = Features({"input_ids": List(Value("int64"))})
 
@@ -40,13 +40,23 @@ def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> li
     return [line for line in lines if len(line) >= least_characters]
 
 
+def paragraphs_of(documents: Rows) -> Callable[[str | None], list[str]]:
+    """Return text → its paragraphs, as [`paragraphs`]; a row of a table that has short ones alone keeps them.
+
+    Such a row is a sentence, maybe in a script of few characters. In text files it is a heading.
+    """
+    if is_running_text(documents):
+        return paragraphs
+    return lambda text: paragraphs(text) or paragraphs(text, 1)
+
+
 def tokenize_texts(
     documents: Rows,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
     prepare: Callable[[str], str] = str,
-    least_characters: int = LEAST_CHARACTERS,
+    least_characters: int | None = None,
     num_proc: int | None = None,
     argument: str = "the data",
 ) -> Rows:
@@ -57,7 +67,7 @@ def tokenize_texts(
         tokenizer: of the encoder.
         max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
         prepare: applied to each paragraph first (prompts, lower case).
-        least_characters: shorter paragraphs are left out.
+        least_characters: shorter paragraphs are left out; default: as in [`paragraphs_of`].
         num_proc: processes, for a table.
         argument: name of the documents in messages.
 
@@ -65,16 +75,20 @@ def tokenize_texts(
         `Dataset` or `IterableDataset`: `input_ids`, lists of different lengths.
 
     Raises:
-        ValueError: no paragraph is long enough.
+        ValueError: no paragraph is long enough, or the tokenizer has no vocabulary.
     """
+    check_vocabulary(tokenizer)
+    read = (
+        paragraphs_of(documents)
+        if least_characters is None
+        else partial(paragraphs, least_characters=least_characters)
+    )
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        wanted = [prepare(line) for text in batch["text"] for line in paragraphs(text, least_characters)]
+        wanted = [prepare(line) for text in batch["text"] for line in read(text)]
         if not wanted:
             return {"input_ids": []}
-        with as_it_was(tokenizer):
-            encoded = tokenizer(wanted, truncation=True, max_length=max_length, return_overflowing_tokens=True)
-        return {"input_ids": encoded["input_ids"]}
+        return {"input_ids": rows_of_texts(tokenizer, wanted, max_length)["input_ids"]}
 
     if isinstance(documents, IterableDataset):
         return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
@@ -87,8 +101,8 @@ def tokenize_texts(
     )
     if not len(table):
         raise ValueError(
-            f"{argument}: no paragraph of {least_characters} characters or more; name other data, or a prompt for "
-            "them (train_prompts), which takes lines of any length"
+            f"{argument}: no paragraph of {least_characters or LEAST_CHARACTERS} characters or more; name other data, "
+            "or a prompt for them (train_prompts), which takes lines of any length"
         )
     return table
 
@@ -179,12 +193,14 @@ class TextCollator:
         tokenizer: pads.
         dimension: channels of a vector.
         seed: of the directions.
+        multiple: of padded lengths, see [`padding_multiple`].
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0, multiple: int | None = 8):
         self.tokenizer = tokenizer
         self.dimension = dimension
         self.seed = seed
+        self.multiple = multiple
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
@@ -194,7 +210,7 @@ class TextCollator:
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(
             [{name: list(row[name]) for name in names} for row in rows],
-            pad_to_multiple_of=MULTIPLE,
+            pad_to_multiple_of=self.multiple,
             return_tensors="pt",
         )
         directions = torch.stack(list(self._directions(rows)))
@@ -205,3 +221,62 @@ class TextCollator:
             number = zlib.crc32(torch.tensor(row["input_ids"]).numpy().tobytes(), self.seed)
             generator = torch.Generator().manual_seed(number)
             yield torch.nn.functional.normalize(torch.randn(self.dimension, generator=generator), dim=-1)
+
+
+def tokenize_pairs(
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    num_others: int = 1,
+    seed: int = 0,
+    num_proc: int | None = None,
+    argument: str = "the data",
+) -> Dataset:
+    """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
+
+    A reranker mostly scores documents that don't answer, so a student learns their scores as well.
+
+    Args:
+        pairs: with columns `first` and `second`.
+        tokenizer: of the model.
+        max_length: tokens of a pair at most, special ones included; the longer text is cut first.
+        num_others: rows with a second text of another pair, for each pair.
+        seed: of the choice of other pairs.
+        num_proc: processes.
+        argument: name of the pairs in messages.
+
+    Returns:
+        `Dataset`: `input_ids`, and `token_type_ids` where the tokenizer makes them; lists of different lengths.
+
+    Raises:
+        ValueError: no pair of two texts.
+    """
+
+    def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+        found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]
+        draw = random.Random(f"{seed} {indices[0]}")
+        wanted = [(one, text) for one, own in found for text in (own, *_others(found, own, num_others, draw))]
+        if not wanted:
+            return {"input_ids": []}
+        first, second = map(list, zip(*wanted, strict=True))
+        with as_it_was(tokenizer):
+            encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)
+        return dict(encoded)
+
+    table = pairs.map(
+        rows,
+        batched=True,
+        with_indices=True,
+        remove_columns=pairs.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing pairs",
+    )
+    if not len(table):
+        raise ValueError(f"{argument}: no pair of two texts; name other columns (text_column) or other data")
+    return table
+
+
+def _others(pairs: list[tuple[str, str]], own: str, num_others: int, draw: random.Random) -> list[str]:
+    choices = [second for _, second in pairs if second != own]
+    return [draw.choice(choices) for _ in range(num_others)] if choices else []

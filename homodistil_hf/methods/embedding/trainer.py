@@ -27,17 +27,17 @@ from ...files.messages import short_repr
 from ...files.strict_json import parse_json
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
+from ...models.tokenizers import padding_multiple
 from ...models.units import UnitTensors
 from ...models.widths import WidthPlan
-from ...plans.recipe import rate_for_width
 from ...trainer import HomoDistilTrainer
+from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
-from ...training_args import LOSS_TERMS, PRUNED_BEFORE, HomoDistilTrainingArguments
+from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
-from .held_out import VectorEvaluation
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
-from .objective import EmbeddingDistillation, fit_dense
+from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher_model`
             the student of it that this one starts from, with its projections.
         args: the run's settings.
-        teacher_model: who the student learns from; default: `model`.
+        teacher_model: the model that the student learns from; default: `model`.
         train_dataset: rows with `input_ids`, as [`tokenize_texts`] makes them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -166,11 +166,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """The embedding model's own, if no other is given."""
         return self.embedding_model.tokenizer if processing_class is None else processing_class
 
-    def default_collator(self, task: Task, tokenizer: Any) -> TextCollator:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads texts; arguments as [`DistillationMethod.default_collator`]."""
         output = self.args.output
         dimension = self.embedding_model.dimension if isinstance(output, str) else output
-        return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=self.args.seed)
+        seed, multiple = self.args.seed, padding_multiple(config)
+        return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=seed, multiple=multiple)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""
@@ -200,7 +201,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
-        weights = dict.fromkeys(LOSS_TERMS, 0.0) | {"probe": 0.0} | self.args.loss_weights()
         # Copies: exports are written from the caller's model, on the CPU.
         layers = tuple(
             dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
@@ -218,7 +218,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.model,
             teacher,
             model=model,
-            weights=weights,
+            weights=self.args.loss_weights(),
             kept_heads=self.matched_heads,
             matched_layers=self.matched_layers,
             has_own_space=output == "student",

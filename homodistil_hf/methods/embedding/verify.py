@@ -11,21 +11,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...export.facts import CARD_FILE, FACTS_FILE, fits
-from ...export.fresh_process import run_fresh
-from ...export.verify import VerifyReport, code_problems, difference_problems, file_problems, relative_difference
+from ...export.facts import CARD_FILE, FACTS_FILE
+from ...export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
 from ...files.messages import short_repr
-from ...files.strict_json import read_json_object
+from ...files.strict_json import fits, read_json_object
 from ...files.tensors import stays_inside
-from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, TRANSFORMER_KEYS
+from ...models.equality import relative_difference
+from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, ROUTES, TRANSFORMER_KEYS
 from .model import MODULES_FILE, TRANSFORMER_FILE, encoder_config, read_modules
 
 _LEAST_VERSION = 6
 """Of sentence-transformers, as in the extra `embeddings`."""
 VECTOR_TOLERANCE = 1e-4
 """Largest difference of a channel, as a share of the largest channel or of 1."""
-ROUTES = ("query", "document")
-"""Routes of a pair: the student encodes queries, the teacher documents."""
 _SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
 
 _FRESH_PROCESS = """
@@ -120,7 +118,7 @@ def _problems_of_module(folder: Path, kind: str, name: str) -> Iterator[str]:
     if kind not in known or not (name == "." or stays_inside(name)):
         yield f"{MODULES_FILE}: expected modules of {', '.join(known)}, found {short_repr(kind)} in {short_repr(name)}"
     elif known[kind] == "Transformer":
-        encoder_config(folder, name)
+        encoder_config(folder, name, argument="folder")
         for file in folder.glob("sentence_*_config.json"):
             settings = read_json_object(file, file.name)
             if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):

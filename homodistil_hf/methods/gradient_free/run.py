@@ -11,7 +11,7 @@ from ...data.corpus import load_text
 from ...data.samples import drawn, unlabeled_batches
 from ...evaluation.evaluated_model import load_model
 from ...evaluation.fine_tuning import fastest_device
-from ...evaluation.glue.data import GLUE_TASKS, check_tasks, load_glue
+from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_target, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here

@@ -1,21 +1,25 @@
-"""Models that predict what is masked, words or patches of images: their loss, and their states on unmasked input.
+"""Models that predict what is masked, words or patches of images: their loss, their states on unmasked input.
 
-One class a modality, for all stock classes of it. What a loss is averaged over is told by who trains.
+There is one class a modality, for all stock classes of it. The collator of images masks patches that depend on nothing
+but (seed, epoch, row); the model's configuration says how many. `trainer.py` averages the losses.
 
-Shapes: B batch, T tokens ([CLS] + patches of an image), H hidden, M masked positions, V vocabulary, P patches.
+Shapes: B batch, T tokens ([CLS] + patches of an image), H hidden, M masked positions, V vocabulary, P patches,
+C channels, Y height, X width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEForPreTraining
 
-from ...data.masking import IGNORED_LABEL
-from ...models.architectures import HEADS, architecture_of
+from ...data.masking import IGNORED_LABEL, SeededMasks, row_counter
+from ...files.messages import short_repr
+from ...models.architectures import HEADS, architecture_of, has_segments
 from ...models.architectures.architecture import MASKED_LM
 
 Inputs = Mapping[str, torch.Tensor]
@@ -31,6 +35,8 @@ class MaskedWords:
 
     def __init__(self, model: PreTrainedModel):
         self.entry = architecture_of(model.config).mlm_entry(model)
+        segments = ("token_type_ids",) if has_segments(model.config) else ()
+        self.input_names = ("input_ids", "attention_mask", *segments)
 
     def num_predictions(self, inputs: Inputs) -> torch.Tensor:
         """Masked tokens of a batch, int64 scalar."""
@@ -60,8 +66,7 @@ class MaskedWords:
         return encoder(**self._forward(inputs) | {"input_ids": ids_BT}).last_hidden_state
 
     def _forward(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        return {name: inputs[name] for name in names if name in inputs}
+        return {name: inputs[name] for name in self.input_names if name in inputs}
 
 
 class MaskedPatches:
@@ -168,3 +173,69 @@ def _nothing_masked(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.config.mask_ratio = ratio
+
+
+class MaskedImageCollator(SeededMasks):
+    """Batch images, and give each a random order of its patches; a masked auto-encoder keeps the first of them.
+
+    The same row gets the same order in the same epoch whatever the batch, rank, worker or resume, as with
+    [`MaskedLMCollator`].
+
+    Args:
+        num_patches: of an image, ≥ 1.
+        seed: of the orders, 0 … 2⁶⁴ − 1.
+
+    Raises:
+        ValueError: `num_patches` or `seed` out of range.
+
+    Example:
+    ```python
+    >>> collator = MaskedImageCollator(4)
+    >>> batch = collator([{"pixel_values": torch.zeros(3, 2, 2), "example_id": 0}])
+    >>> batch["pixel_values"].shape, sorted(batch["noise"][0].tolist())
+    (torch.Size([1, 3, 2, 2]), [0.0, 1.0, 2.0, 3.0])
+
+    ```
+    """
+
+    def __init__(self, num_patches: int, *, seed: int = 0) -> None:
+        if num_patches < 1:
+            raise ValueError(f"num_patches={num_patches} is below 1; expected the number of patches of an image")
+        super().__init__(seed)
+        self.num_patches = num_patches
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Batch rows.
+
+        Args:
+            rows: each with `pixel_values` (C, Y, X) of one size, and optionally `example_id`, an integer. Other
+                columns are ignored.
+
+        Returns:
+            `dict`: `pixel_values` (B, C, Y, X), and `noise` (B, P), a permutation of 0 … P − 1 a row; float32 both.
+
+        Raises:
+            ValueError: a row without `pixel_values`, or images of several sizes.
+        """
+        images = [_image(row) for row in rows]
+        if len(shapes := {image.shape for image in images}) != 1:
+            raise ValueError(f"images of a batch have shapes {short_repr(sorted(shapes))}; make them all one size")
+        noise = [self._order(row, image) for row, image in zip(rows, images, strict=True)]
+        return {"pixel_values": torch.from_numpy(np.stack(images)), "noise": torch.from_numpy(np.stack(noise))}
+
+    def _order(self, row: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
+        generator = self.generator()
+        state: Any = generator.state
+        state["state"]["counter"] = np.array(row_counter(row, image.astype("<f4").tobytes()), dtype=np.uint64)
+        generator.state = state
+        # Ranks of raw words and not the words: equal ones would be ordered differently on different devices.
+        return generator.random_raw(self.num_patches).argsort(kind="stable").astype(np.float32)
+
+
+def _image(row: Mapping[str, Any]) -> np.ndarray:
+    if "pixel_values" not in row:
+        raise ValueError(
+            f"a row has columns {short_repr(sorted(map(str, row)))}, but no pixel_values; make them with the model's "
+            "image processor"
+        )
+    return np.asarray(row["pixel_values"], dtype=np.float32)

@@ -1,27 +1,65 @@
-"""Runs of self-distillation from settings to `results.json`, alone or before a distillation whose teacher they make.
+"""Rounds of self-distillation in one folder, each a run of its own, all from the same initial weights; and their card.
 
-How rounds go and what stands in their folders: `rounds.py`.
+Which rounds are done shows in the folder, so a run that was killed at any moment goes on in its round. `trainer.py`
+trains one round. The rounds are a run of `homodistil distill`, alone or before a distillation whose teacher they make.
 """
 
+import gc
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
-from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
+from ...export.card import card_table, code_span, fill_card
+from ...export.facts import CARD_FILE
+from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
+from ...files.checkpoints import STAGING_NAME, last_verified
+from ...files.folders import publish, recover, remove_folder, write_text
 from ...files.messages import short_repr
-from ...files.provenance import version_facts
-from ...files.strict_json import parse_json, write_json
+from ...files.provenance import public_name, version_facts
+from ...files.strict_json import parse_json, read_json_object, write_json
+from ...files.tensors import check_weights
+from ...models.loading import checked_config, config_values, load_encoder, load_encoder_config, load_weights
 from ...tables import aligned_lines
+from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
+from ...training.ranks import on_every_rank
+from ...training.run_folder import folder_claimed
+from ...training_args import with_settings
 from ..masked_words import load_blocks, masked_lm_inputs
 from ..run import Run
 from ..run_arguments import Log, RunArguments, RunConfig
-from .rounds import check_folder, run_identity, self_distill
-from .trainer import SelfDistillTrainer
+from .masked_models import IMAGE_CLASS, check_class, least_parameters
+from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
+
+_ROUND_MODEL = "model"
+RUN_FILE = "self_distillation.json"
+
+_CARD_SETTINGS = (
+    *("num_rounds", "distillation_weight", "compared_states", "mlm_probability", "learning_rate", "max_steps"),
+    *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "seed"),
+)
+_HOW = """The initial weights were further pre-trained on a target corpus with their masked objective; then, {rounds},
+training started again from the initial weights on the same corpus, and the squared distance to the state ({states}) of
+the model before was added to the masked loss, times {weight}. Fine-tune it like the model it was made from, or distil
+it. The method is that of
+
+```bibtex
+@inproceedings{{lee2023selfdistillation,
+  title     = {{Self-Distillation for Further Pre-training of Transformers}},
+  author    = {{Lee, Seanie and Kang, Minki and Lee, Juho and Hwang, Sung Ju and Kawaguchi, Kenji}},
+  booktitle = {{International Conference on Learning Representations}},
+  year      = {{2023}},
+  url       = {{https://arxiv.org/abs/2210.02871}},
+}}
+```"""
 
 FURTHER_FOLDER = "further_pretraining"
 _UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights")
@@ -30,6 +68,194 @@ _SHARED = (
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),
 )
 _DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_checkpoint", "overwrite_output_dir")
+
+
+def self_distill(
+    model: str, args: SelfDistillationArguments, *, revision: str | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """Further pre-train a model on a corpus, then once or more again from its first weights beside what came out.
+
+    Round k is in `OUTPUT_DIR/round-k`: checkpoints, and `model/` once it is done. The last round's model is also
+    `OUTPUT_DIR/student`: a checkpoint like the first one, with tokenizer or image processor and a model card.
+    Two models are in memory, and one of them is trained: the first weights are read again for each round.
+
+    Args:
+        model: Hub name or folder of the initial weights.
+        args: the settings. `resume_from_checkpoint="last"`: finished rounds are left alone, and the one in progress
+            goes on at its last complete checkpoint; as if it had never stopped, to the last bit.
+        revision: branch, tag or commit of `model` on the Hub.
+        kwargs: as in [`SelfDistillTrainer`], for every round: `train_dataset`, `eval_dataset`, `processing_class`, ….
+
+    Returns:
+        `dict`: `rounds`, of each its last logged values by name, and `student`, the folder of the result.
+
+    Raises:
+        ValueError: a model of no such kind, unusable data, or a folder that holds something else.
+        OSError: the model can't be read, or a file can't be written.
+    """
+    identity = run_identity(model, revision)
+    config = initial_config(model, revision=revision, token=args.hub_token)
+    check_corpus(kwargs, kwargs.get("processing_class"), config, args)
+    with folder_claimed(str(args.output_dir), is_main=args.should_save):
+        return _all_rounds(model, args, identity=identity, revision=revision, data=kwargs)
+
+
+def _all_rounds(
+    model: str,
+    args: SelfDistillationArguments,
+    *,
+    identity: Mapping[str, Any],
+    revision: str | None,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    folder = Path(args.output_dir or "")
+    on_every_rank(lambda: check_folder(args, identity))
+    if args.should_save and not args.resume_from_checkpoint:
+        _start_anew(folder, identity)
+    load = partial(load_initial, model, revision=revision, token=args.hub_token)
+    rounds = [_train_round(number, args, load=load, data=data) for number in range(args.num_rounds + 1)]
+    if args.should_save:
+        _write_result(folder, args, identity)
+    return {"rounds": rounds, "student": str(folder / STUDENT_FOLDER)}
+
+
+def initial_config(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedConfig:
+    """Read and check the configuration of initial weights; no weights are loaded.
+
+    Raises:
+        ValueError: a model that doesn't predict what is masked, or of an unknown architecture.
+        OSError: there is no such model.
+    """
+    label = f"model={short_repr(name)}"
+    values = config_values(name, label, revision=revision, token=token)
+    if values.get("model_type") == ViTMAEConfig.model_type:
+        config: PreTrainedConfig = checked_config(values, ViTMAEConfig, label)
+        config.architectures = config.architectures or [IMAGE_CLASS]
+    else:
+        config = load_encoder_config(name, revision=revision, token=token, argument="model")
+    check_class((config.architectures or [""])[0])
+    return config
+
+
+def load_initial(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedModel:
+    """Load weights to be further pre-trained, in float32; arguments and errors as [`initial_config`]."""
+    config = initial_config(name, revision=revision, token=token)
+    if config.model_type != ViTMAEConfig.model_type:
+        return load_encoder(name, config=config, revision=revision, token=token, argument="model")
+    label = f"model={short_repr(name)}"
+    if Path(name).is_dir():
+        check_weights(name, least_parameters(config), label)
+    remedy = "take the checkpoint of the masked auto-encoder, with its decoder"
+    return load_weights(ViTMAEForPreTraining, name, config, label=label, revision=revision, token=token, remedy=remedy)
+
+
+def _train_round(
+    number: int, args: SelfDistillationArguments, *, load: Any, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train a round unless it is done; its folder then has the model."""
+    folder = Path(args.output_dir or "", f"round-{number}")
+    recover(folder / _ROUND_MODEL)
+    if (folder / _ROUND_MODEL).is_dir():
+        return read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
+    own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
+    teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / _ROUND_MODEL))
+    trainer = SelfDistillTrainer(load(), own, teacher_model=teacher, **data)
+    trainer.train(last_verified(folder) if args.resume_from_checkpoint else None)
+    trainer.check_finite()
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
+    logs = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
+    trainer.accelerator.wait_for_everyone()
+    if args.should_save:
+        write_json(folder / RESULTS_FILE, logs)
+        _write_model(trainer, folder)
+    trainer.accelerator.wait_for_everyone()
+    del trainer, teacher
+    gc.collect()  # a trainer is full of cycles, and the next round wants its memory
+    return logs
+
+
+def _write_model(trainer: SelfDistillTrainer, folder: Path) -> None:
+    staged = folder / STAGING_NAME
+    shutil.rmtree(staged, ignore_errors=True)
+    trainer.model.save_pretrained(staged)
+    if trainer.processing_class is not None:
+        trainer.processing_class.save_pretrained(staged)
+    publish(staged, folder / _ROUND_MODEL)
+
+
+def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
+    staged = folder / STAGING_NAME
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(folder / f"round-{args.num_rounds}" / _ROUND_MODEL, staged)
+    values, _ = PreTrainedConfig.get_config_dict(staged)
+    card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
+    write_text(staged / CARD_FILE, card)
+    publish(staged, folder / STUDENT_FOLDER)
+
+
+# The folder
+
+
+def run_identity(model: str, revision: str | None) -> dict[str, Any]:
+    """What a run that goes on must have in common with the one that began."""
+    return {"model": str(model), "revision": revision}
+
+
+def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder with other files for a new run, and one without this run for one that goes on."""
+    folder, resume = str(args.output_dir), args.resume_from_checkpoint
+    path = Path(folder, RUN_FILE)
+    check_output_dir(folder)
+    if not resume:
+        check_free(args, existing_files(folder))
+        return
+    if resume != "last":
+        raise ValueError(
+            f"resume_from_checkpoint={short_repr(resume)} is not supported for rounds, which find their checkpoints "
+            "themselves; use 'last'"
+        )
+    if not path.is_file():
+        raise ValueError(f"resume_from_checkpoint='last' finds no {RUN_FILE} in {folder!r}; start without it")
+    check_same_start(folder, read_json_object(path, str(path)), identity)
+
+
+def _start_anew(folder: Path, identity: Mapping[str, Any]) -> None:
+    # In this order: what an earlier run has left must never pass for this one's.
+    (folder / RUN_FILE).unlink(missing_ok=True)
+    for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
+        remove_folder(earlier)
+    write_json(folder / RUN_FILE, dict(identity))
+
+
+def further_pretraining_card(architecture: str, source: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Write the card, markdown with its YAML header.
+
+    Args:
+        architecture: class of the checkpoint.
+        source: `model`: Hub name or folder of the initial weights; the card names the last part of a folder.
+        settings: of the run, by name.
+    """
+    named, num_rounds = public_name(str(source["model"])), settings["num_rounds"]
+    unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
+    return fill_card(
+        ModelCardData(
+            base_model=named if named == source["model"] else None,
+            library_name="transformers",
+            tags=["further-pretraining", "self-distillation"],
+        ),
+        version_facts(),
+        title=f"{named.rpartition('/')[2]}, further pre-trained with self-distillation",
+        summary=f"{code_span(architecture)}, made from {code_span(named)} without a change of its shape.",
+        how=_HOW.format(
+            rounds="once" if num_rounds == 1 else f"{num_rounds} times",
+            states="of [CLS]" if settings["compared_states"] == "first" else "of each token",
+            weight=settings["distillation_weight"],
+        ),
+        settings=card_table(
+            ("setting", "value"), [(f"`{name}`", settings[name]) for name in _CARD_SETTINGS if name != unread]
+        ),
+    )
 
 
 class SelfDistillationRun(Run):

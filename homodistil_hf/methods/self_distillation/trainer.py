@@ -5,7 +5,7 @@ and trains on the same rows, the model of the round before its teacher:
 
 L = masked loss(masked x) + w · ‖h_student(x) − stopgrad h_teacher(x)‖²
 
-with h the last layer's first state on unmasked input, and w = 1. This file trains one round; `rounds.py` chains them,
+with h the last layer's first state on unmasked input, and w = 1. This file trains one round; `run.py` chains them,
 and `masked_models.py` computes the masked loss and the states. Nothing is pruned.
 """
 
@@ -18,16 +18,16 @@ from datasets import IterableDataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
 
-from ...data.masking import SeededMasks, masking_collator
+from ...data.masking import MaskedLMCollator, SeededMasks
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...training.checks import check_data, own_arguments, pin_data_order
 from ...training.exact_trainer import ExactTrainer
+from ...training.method import masking_collator
 from ...training.ranks import check_launch
 from ...training.run_folder import RunFolder
 from ...training_args import ExactArguments
-from .image_masking import MaskedImageCollator
-from .masked_models import MaskedPatches, modality_of, state_error
+from .masked_models import MaskedImageCollator, MaskedPatches, modality_of, state_error
 
 _NO_COMPILING = "leave it off: half of each step is outside what would be compiled"
 _REMEDIES = {
@@ -103,7 +103,7 @@ class SelfDistillTrainer(ExactTrainer):
     Args:
         model: what is trained: a masked-LM model of a known architecture, or a `ViTMAEForPreTraining`.
         args: the settings, which are copied; `num_rounds` is not used here.
-        teacher_model: who it learns from, of the same class; taken over, frozen. Default: plain further pre-training.
+        teacher_model: what it learns from, of the same class; taken over, frozen. Default: plain further pre-training.
         train_dataset: rows with `input_ids` or `pixel_values`; an `example_id` is what their masks are drawn from.
         eval_dataset: rows held out.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.
@@ -271,7 +271,7 @@ def _check_pair(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
 def _collator(modality: Any, processor: Any, args: SelfDistillationArguments) -> SeededMasks:
     if isinstance(modality, MaskedPatches):
         return MaskedImageCollator(modality.num_patches, seed=args.seed)
-    return masking_collator(processor, mlm_probability=args.mlm_probability, seed=args.seed)
+    return masking_collator(MaskedLMCollator, processor, mlm_probability=args.mlm_probability, seed=args.seed)
 
 
 def _num_rows(inputs: Mapping[str, torch.Tensor]) -> int:

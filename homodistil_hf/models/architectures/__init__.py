@@ -19,28 +19,33 @@ MODEL_TYPES = tuple(
 """`model_type` of teachers and of students."""
 
 
+def architecture_named(model_type: object) -> Architecture:
+    """Return the architecture that has one of `MODEL_TYPES`."""
+    for architecture in ARCHITECTURES.values():
+        if model_type in (architecture.model_type, architecture.student_type):
+            return architecture
+    raise ValueError(f"model_type={model_type!r} is of no architecture here; expected one of {', '.join(MODEL_TYPES)}")
+
+
 def config_class(model_type: str) -> type[PreTrainedConfig]:
     """Return the configuration class of one of `MODEL_TYPES`: the stock class or the students'."""
-    return next(
-        architecture.stock_config if model_type in ARCHITECTURES else architecture.student_config
-        for architecture in ARCHITECTURES.values()
-        if architecture.knows(model_type)
-    )
+    architecture = architecture_named(model_type)
+    return architecture.stock_config if model_type in ARCHITECTURES else architecture.student_config
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
     """Return the architecture of a teacher's or a student's configuration."""
-    for architecture in ARCHITECTURES.values():
-        if architecture.knows(config.model_type):
-            return architecture
-    raise ValueError(
-        f"model_type={config.model_type!r} is of no architecture here; expected one of {', '.join(MODEL_TYPES)}"
-    )
+    return architecture_named(config.model_type)
 
 
 def max_tokens(config: PreTrainedConfig) -> int:
     """Return the number of tokens of the longest text that a model has positions for."""
     return architecture_of(config).max_tokens(config)
+
+
+def has_segments(config: PreTrainedConfig) -> bool:
+    """Whether a model tells the two texts of a pair apart; without, or with a table of one row, it is given none."""
+    return getattr(config, "type_vocab_size", 0) > 1
 
 
 HEADS: dict[str, Head] = {

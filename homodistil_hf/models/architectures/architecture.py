@@ -214,7 +214,7 @@ class Architecture:
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
         dropouts: names of the configuration's dropout rates.
-        is_timed: whether its embeddings and layers are those that plans/latency/parts.py times.
+        is_timed: whether its embeddings and layers are those that plans/latency/budget.py times.
     """
 
     name: str
@@ -254,10 +254,6 @@ class Architecture:
         """The students' `config.model_type`."""
         return f"homo{self.model_type}"
 
-    def knows(self, model_type: object) -> bool:
-        """Whether a `model_type` is that of its teachers or of its students."""
-        return model_type in (self.model_type, self.student_type)
-
     @property
     def heads_by_name(self) -> dict[str, Head]:
         """Class name → its head: stock classes, then student classes."""
@@ -275,9 +271,14 @@ class Architecture:
         return _imported("transformers", self.encoder_name)
 
     @property
+    def student_encoder_name(self) -> str:
+        """Name of the student without a head."""
+        return f"Homo{self.encoder_name}"
+
+    @property
     def student_encoder(self) -> type[PreTrainedModel]:
         """The student without a head."""
-        return _imported(self.modeling, f"Homo{self.encoder_name}")
+        return _imported(self.modeling, self.student_encoder_name)
 
     @property
     def auto_classes(self) -> dict[str, type]:

@@ -21,6 +21,7 @@ class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
 
     model_type = "homodeberta-v2"
     like_hidden_size: ClassVar[tuple[str, ...]] = ("pooler_hidden_size",)
+    like_head_dim: ClassVar[tuple[str, ...]] = ("attention_head_size",)
 
     head_dim: int | None = None
     softmax_head_dim: int | None = None

@@ -37,6 +37,8 @@ class LayerwiseConfig:
     """Width → the stock configuration's name for it, if that is another."""
     like_hidden_size: ClassVar[tuple[str, ...]] = ()
     """Further names of the hidden size in the stock configuration."""
+    like_head_dim: ClassVar[tuple[str, ...]] = ()
+    """Further names of the head size in the stock configuration, which can derive it from the hidden size."""
 
     is_heterogeneous: bool
     per_layer_config: Any

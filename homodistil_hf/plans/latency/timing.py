@@ -1,18 +1,50 @@
-"""The one measuring routine: several callables timed in turns, summed up by medians and quartiles.
+"""Ways to run a model, torch as it is, torch compiled or ONNX Runtime, and the one routine that times them.
 
-backends.py makes callables of models. No measured time may steer a run.
+Everything is float32, in evaluation mode and without gradients. Outputs of two ways are compared before anything is
+timed. The graph comes from `torch.onnx.export`, its optimisation from ONNX Runtime: onnx and onnxruntime are the
+`[onnx]` extra, imported on use. No measured time may steer a run.
 """
 
+import contextlib
+import importlib.util
+import logging
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...files.messages import nearest_name
+from ...models.architectures import max_tokens
+from ...models.compiling import compiling_problem
+from ...models.equality import relative_difference
 
 Pass = Callable[[], object]
 """One forward pass, complete when it returns."""
 
 _LONG_MS = 250.0
 _REST_SECONDS = 0.03
+
+BACKENDS = ("torch", "compiled", "onnxruntime")
+TOLERANCE = 1e-4
+"""Largest difference between the outputs of two backends, as a share of the largest output (or of 1)."""
+
+Runner = Callable[..., torch.Tensor]
+
+_REQUIRED = ("onnx", "onnxscript", "onnxruntime")
+_EXAMPLE_SIZE = 2  # sizes 0 and 1 would be taken for constants
+_EXAMPLE_TOKENS = 16
+
+# ONNX Runtime's SkipLayerNormalization is no vector code on CPUs: 0.12 ms at 128 × 224, where an addition and its
+# LayerNormalization take 0.03 ms (version 1.31, one thread of a Zen 5). The other fusions of its highest level gain.
+# onnxruntime.transformers' optimizer adds nothing: it finds the same fusions, and no attention in torch 2.13's graphs.
+_SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 
 def time_in_turns(
@@ -90,3 +122,200 @@ def _time_ms(forward: Pass) -> float:
     start = time.perf_counter()
     forward()
     return 1000 * (time.perf_counter() - start)
+
+
+class FirstOutput(nn.Module):
+    """A model that takes token ids and mask by position and returns its first output: logits, or hidden states."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Run the model on `(batch, tokens)` int64, 1 = token in the mask."""
+        return self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+
+
+def check_backend(backend: str) -> None:
+    """Refuse an unknown backend."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown; nearest valid: {nearest_name(backend, BACKENDS)!r}")
+
+
+def missing_reason(backend: str) -> str | None:
+    """Return what a backend lacks on this machine and how to install it; None if it lacks nothing."""
+    if backend == "compiled":
+        return compiling_problem()
+    if backend != "onnxruntime" or not (missing := missing_packages()):
+        return None
+    return f"{', '.join(missing)} not installed: pip install 'homodistil-hf[onnx]'"
+
+
+def model_inputs(config: PreTrainedConfig, batch_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random tokens without padding, from a generator of their own, and their mask: `(batch, tokens)` int64.
+
+    Raises:
+        ValueError: the length is above the model's positions.
+    """
+    limit = max_tokens(config)
+    if length > limit:
+        raise ValueError(f"length={length} is above the model's positions={limit}; nearest valid: {limit}")
+    generator = torch.Generator().manual_seed(0)
+    input_ids_BT = torch.randint(config.vocab_size, (batch_size, length), generator=generator)
+    return input_ids_BT, torch.ones_like(input_ids_BT)
+
+
+def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor], folder: Path) -> Runner:
+    """Prepare a module for one backend, and check on `inputs` that its outputs equal torch's.
+
+    Args:
+        module: returns one tensor; float32, in evaluation mode, on the CPU.
+        backend: a name of `BACKENDS`.
+        inputs: `(batch, tokens, …)` each.
+        folder: for an ONNX graph; it must exist as long as the runner is used.
+
+    Returns:
+        A callable that takes tensors like `inputs`, of any batch size and length, by position.
+
+    Raises:
+        ValueError: the outputs differ by more than `TOLERANCE`.
+        RuntimeError: torch can't compile here, for want of a C++ compiler for instance.
+    """
+    if backend == "torch":
+        return module
+    if backend == "compiled":
+        runner: Runner = torch.compile(module, dynamic=False, fullgraph=True)
+    else:
+        path = Path(tempfile.mkdtemp(dir=folder)) / "model.onnx"
+        export_onnx(module, inputs, path)
+        runner = onnx_runner(path)
+    check_equal(module, runner, inputs, backend)
+    return runner
+
+
+@torch.no_grad()
+def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor], backend: str) -> None:
+    """Refuse a runner whose output differs from the module's own by more than `TOLERANCE`."""
+    difference = relative_difference(runner(*inputs), module(*inputs))
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"backend={backend!r} gives other outputs than torch, by {difference:.1e} of the largest; expected "
+            f"at most {TOLERANCE:.0e}; time another backend, and report this"
+        )
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every part of a model into evaluation mode, and restore each part's mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        # One by one: a frozen part inside a model that trains stays in evaluation mode.
+        for module, training in modes.items():
+            module.training = training
+
+
+def missing_packages() -> list[str]:
+    """Names of the packages of the `[onnx]` extra that are not installed."""
+    return [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
+
+
+def export_onnx(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path) -> None:
+    """Write a module as an ONNX graph of any batch size and length.
+
+    Args:
+        module: takes `inputs` by position and returns one tensor.
+        inputs: tensors of shape `(batch, tokens, …)`, at least two tokens.
+        path: file to write.
+
+    Raises:
+        ValueError: a package of the `[onnx]` extra is missing.
+    """
+    if missing := missing_packages():
+        raise ValueError(f"{', '.join(missing)} not installed; install with pip install 'homodistil-hf[onnx]'")
+    examples = tuple(_example(tensor) for tensor in inputs)
+    with torch.no_grad(), _quietly(), _plain_attention(module):
+        program = torch.onnx.export(
+            module,
+            examples,
+            dynamo=True,
+            dynamic_shapes=tuple(dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for _ in examples),
+            input_names=[f"input_{index}" for index in range(len(examples))],
+            output_names=["output"],
+            verbose=False,
+        )
+    if program is None:  # only without dynamo, which is on
+        raise ValueError("torch.onnx.export returned no program; expected one with dynamo=True")
+    program.save(path)
+
+
+def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., torch.Tensor]:
+    """Load a graph as a callable that takes the graph's input tensors by position and returns its output tensor."""
+    session = onnx_session(path, num_threads=num_threads)
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        arrays = [tensor.numpy() for tensor in inputs]
+        return torch.from_numpy(session.run(None, dict(zip(names, arrays, strict=True)))[0])
+
+    return run
+
+
+def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | None = None) -> Any:
+    """Load a graph that [`export_onnx`] wrote, on the CPU, with all graph optimisations that gain.
+
+    Args:
+        path: the file.
+        num_threads: threads of ONNX Runtime; default: torch's number.
+        profile: beginning of the file name of ONNX Runtime's profile; default: no profile.
+
+    Returns:
+        `onnxruntime.InferenceSession`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = num_threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+    )
+
+
+def _example(tensor: torch.Tensor) -> torch.Tensor:
+    short = tensor[:1, :_EXAMPLE_TOKENS]
+    return short.expand(_EXAMPLE_SIZE, *short.shape[1:]).contiguous()
+
+
+@contextlib.contextmanager
+def _plain_attention(module: nn.Module) -> Iterator[None]:
+    """Export attention as two products and a softmax: torch's fused one would add checks for NaN."""
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    before = [model.config._attn_implementation for model in models]
+    for model in models:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for model, implementation in zip(models, before, strict=True):
+            model.set_attn_implementation(implementation)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence torch, which warns of its own deprecations and of torchvision's absence at every export."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -19,16 +19,15 @@ from transformers import BertConfig
 from benchmarks.reliability.fuzz import is_own
 from benchmarks.reliability.fuzz_targets import SHAPE, make_checkpoint, make_export, tiny_teacher
 from homodistil_hf import HomoDistilTrainingArguments, load_text
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.packing import TextPacker
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.export.dense_student import checkpoint_student
 from homodistil_hf.export.export_folder import check_target, convert_export
+from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
 from homodistil_hf.files.strict_json import parse_json, read_json
 from homodistil_hf.files.tensors import load_tensors, stays_inside
-from homodistil_hf.models.config_checks import check_config_values
-from homodistil_hf.models.loading import load_encoder, load_encoder_config
+from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 
@@ -333,7 +332,7 @@ def copied(checkpoint, tmp_path):
 
 
 def read(folder):
-    return checkpoint_student(folder, format="standard", allow_partial=True)
+    return checkpoint_student(check_manifest(folder), format="standard", allow_partial=True)
 
 
 def test_a_checkpoint_that_agrees_is_read(copied):

@@ -1,4 +1,4 @@
-"""A short form of `benchmarks/soak.py`: a run that is killed in its rare moments ends as one that was left alone."""
+"""A short form of `benchmarks/reliability/soak.py`: a killed run ends as an uninterrupted one."""
 
 import json
 import os

@@ -25,7 +25,7 @@ from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
 from homodistil_hf.experiments.sweep.folder import trained, write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
-from homodistil_hf.plans.recipe import default_learning_rate
+from homodistil_hf.training.learning_rate import default_learning_rate
 
 CHECKOUT = Path(__file__).parents[3]
 MAX_LINES, MAX_FIRST_SCREEN = 350, 40
@@ -141,7 +141,7 @@ def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
     variants = {
         "homodistil": (0.5, {}),
         "no_kl": (0.7, {"kl_weight": 0}),
-        "platon": (0.51, {"importance_metric": "platon"}),
+        "movement": (0.51, {"importance_metric": "movement"}),
     }
     ablations = [record(variant, kl, method="homodistil", **settings) for variant, (kl, settings) in variants.items()]
     ablations[1]["machine"] = MACHINE | {"processor": "another"}

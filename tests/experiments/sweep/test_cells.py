@@ -9,10 +9,8 @@ import pytest
 from tiny_files import write_teacher
 
 from homodistil_hf.experiments.config import setting_names
-from homodistil_hf.experiments.sweep.cells import Cell, select_cells
-from homodistil_hf.experiments.sweep.checks import check_cells, run_settings
-from homodistil_hf.experiments.sweep.evaluations import check_evaluations
-from homodistil_hf.experiments.sweep.reading import read_sweep
+from homodistil_hf.experiments.sweep.cells import Cell, read_sweep, select_cells
+from homodistil_hf.experiments.sweep.training import check_cells, check_evaluations, run_settings
 
 SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
 SETTING_NAMES = setting_names() - {"method"}
@@ -155,7 +153,7 @@ def test_the_teacher_is_a_cell_where_students_are_evaluated(read):
         ({"glu": {"tasks": ["rte"]}}, "unknown key 'glu'; nearest valid: 'glue'"),
         ({"glue": {}}, "names no tasks"),
         ({"glue": {"tasks": ["rta"]}}, "task='rta' is unknown; nearest valid: 'rte'"),
-        ({"glue": {"tasks": ["rte"], "batch_sise": 4}}, "unknown name 'batch_sise'; nearest valid: 'batch_size'"),
+        ({"glue": {"tasks": ["rte"], "batch_sise": 4}}, "unknown key 'batch_sise' .*; nearest valid: 'batch_size'"),
     ],
 )
 def test_mistakes_in_evaluations_are_named(evaluate, message):

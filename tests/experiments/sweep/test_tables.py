@@ -9,8 +9,7 @@ from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice
 from homodistil_hf.experiments.sweep.folder import record_head
-from homodistil_hf.experiments.sweep.statistics import chosen, over_seeds, searches
-from homodistil_hf.experiments.sweep.tables import sweep_table, tokens_per_second
+from homodistil_hf.experiments.sweep.tables import chosen, over_seeds, searches, sweep_table, tokens_per_second
 
 
 def test_seeds_are_taken_together():

@@ -15,11 +15,9 @@ from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import setting_names
 from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.sweep import training
-from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, select_cells
-from homodistil_hf.experiments.sweep.checks import run_settings
+from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, read_sweep, select_cells
 from homodistil_hf.experiments.sweep.folder import SweepFolder, read_record, record_head, state_of, write_record
-from homodistil_hf.experiments.sweep.reading import read_sweep
-from homodistil_hf.experiments.sweep.training import RunClock, run_cell
+from homodistil_hf.experiments.sweep.training import RunClock, run_cell, run_settings
 from homodistil_hf.files.checkpoints import sorted_checkpoints
 
 PAPER = Path(__file__).parents[3] / "examples" / "sweeps" / "paper"
@@ -209,7 +207,7 @@ def test_other_settings_begin_anew(settings, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "platon")])
+@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "movement")])
 def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, variant):
     sweep = read_sweep(PAPER / f"{name}.json", setting_names() - {"method"})
     assert "Not run here" in sweep.description

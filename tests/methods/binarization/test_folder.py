@@ -180,7 +180,7 @@ def test_other_weights_are_found_by_what_they_answer(folder):
     assert "logits in memory: expected a relative difference of at most 0.1" in problem_of(folder)
 
 
-@pytest.mark.parametrize("positions", [[], ["a"], [-1], [0.5]])
+@pytest.mark.parametrize("positions", [[], ["a"], [-1], [0.5], [True]])
 def test_facts_without_logits_are_refused(folder, positions):
     with_facts(folder, probe={"logits": [1.0], "positions": positions})
     assert "expected positions and as many logits" in problem_of(folder)

@@ -192,7 +192,7 @@ def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
         saving = {"save_strategy": "steps", "save_steps": 6, "logging_strategy": "steps", "logging_steps": 1}
         kind = {"arguments_class": BinarizationArguments}
         args = training_arguments(str(tmp_path / name), settings, 0, num_rows=64, **kind, **saving)
-        collate = collator_of(load_tokenizer(rows["model"]))
+        collate = collator_of(load_tokenizer(rows["model"]), teacher.config)
         student = to_binary(teacher, activation_bits=1, dropout=0.1)
         trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data, data_collator=collate)
         trainer.train(checkpoint and str(checkpoint))
@@ -306,3 +306,32 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     padded = {"input_ids": torch.cat([tokens, padding], 1), "attention_mask": torch.cat([mask, padding], 1)}
     found = trainer.compute_loss(student, padded)
     assert float(found.detach()) == pytest.approx(float(alone.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_regressions_are_compared_by_their_values(num_labels, tmp_path):
+    teacher = make_teacher("sequence_classification", num_labels=num_labels, problem_type="regression")
+    student = to_binary(teacher, activation_bits=1).eval()
+    trainer = BinarizationTrainer(
+        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
+    )
+    tokens = torch.randint(5, 90, (2, 9))
+    calibrate(student, {"input_ids": tokens})
+    before = trainer.compute_loss(student, {"input_ids": tokens})
+    with torch.no_grad():
+        far = teacher(tokens).logits - student(tokens).logits
+        student.classifier.bias.add_(10)  # the same for all values, which a softmax would not see
+        added = (0.5 * ((far - 10).square() - far.square())).mean(-1).mean()
+    after = trainer.compute_loss(student, {"input_ids": tokens})
+    assert float(after - before) == pytest.approx(float(added), rel=1e-3)
+
+
+def test_tokens_of_one_class_are_compared_without_padding(tmp_path):
+    teacher = make_teacher("token_classification", num_labels=1)
+    student = to_binary(teacher, activation_bits=1).eval()
+    trainer = BinarizationTrainer(
+        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
+    )
+    logits = torch.randn(2, 3, 1)
+    kl = trainer._kl(logits, logits + 10, torch.tensor([[1, 1, 0], [1, 0, 0]]), "logits")
+    assert float(kl) == 0  # one class has the probability 1

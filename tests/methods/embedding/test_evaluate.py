@@ -13,11 +13,9 @@ from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
-from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
+from homodistil_hf.methods.embedding.evaluate import evaluate_embedding, load_tasks, pair_score, retrieval_scores
 from homodistil_hf.methods.embedding.folder import export_embedding_model
 from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.embedding.scores import pair_score, retrieval_scores
-from homodistil_hf.methods.embedding.tasks import load_tasks
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from transformers import BertModel
 import homodistil_hf.methods.embedding.verify
 from homodistil_hf.cli import main
 from homodistil_hf.export.facts import file_facts
-from homodistil_hf.methods.embedding.folder import export_embedding_model
+from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair
 from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.embedding.pair import export_pair
 from homodistil_hf.methods.formats import verify_export
 
 needs_library = pytest.mark.skipif(
@@ -159,6 +158,7 @@ def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
         ({"probe": {"texts": ["a"], "vectors": {"other": [[1.0]]}}}, "expected vectors of query, and of document"),
         ({"probe": {"texts": ["a"], "vectors": {"query": [[1.0], [2.0]]}}}, "a vector of equal length for each text"),
         ({"probe": {"texts": ["a"], "vectors": {"query": [["x"]]}}}, "a vector of equal length for each text"),
+        ({"probe": {"texts": ["a"], "vectors": {"query": [[True]]}}}, "a vector of equal length for each text"),
         ({"settings_of_vectors": {}}, "settings_of_vectors: expected max_seq_length, prompts"),
     ],
 )

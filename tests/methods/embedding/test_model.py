@@ -5,8 +5,9 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_embeddings import make_sentence_folder, write
-from tiny_models import tiny_config
+from tiny_models import VOCAB_SIZE, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel
 
@@ -139,3 +140,43 @@ def test_settings_of_other_types_are_refused(tmp_path, file, values, message):
     write(folder / file, json.loads((folder / file).read_text()) | values)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_embedding_model(folder)
+
+
+def test_a_folder_without_vocabulary_is_refused(tmp_path):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="teacher': its tokenizer has no vocabulary beside special tokens; copy it"):
+        load_embedding_model(folder)
+    words = tiny_tokenizer().convert_ids_to_tokens(range(VOCAB_SIZE))
+    (folder / "vocab.txt").write_text("\n".join(words))
+    assert load_embedding_model(folder).tokenizer("w7")["input_ids"] == [2, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("weights", "values", "message"),
+    [
+        (lambda name: f"module.{name}", {}, r"weights named module\..*; take the prefix 'module\.' off"),
+        (lambda name: f"{name}.lora_A", {}, r"holds adapters \(.*merge_and_unload"),
+        (str, {"vocab_size": VOCAB_SIZE - 6}, r"word_embeddings.weight of the shape .*describes .*; mend config.json"),
+        (str, {"num_labels": 3, "type_vocab_size": 3}, r"token_type_.*describes \(3, .*; mend config.json"),
+        (lambda name: name.replace("layer.1", "layer.7"), {}, r"has no weights for .*layer\.1\..*download it again"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path, caplog, weights, values, message):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({weights(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"teacher=.*{message}"):
+        load_embedding_model(folder)
+    assert "LOAD REPORT" not in caplog.text
+
+
+def test_a_pooler_may_be_missing(tmp_path):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    tensors = load_file(folder / "model.safetensors")
+    assert any(name.startswith("pooler.") for name in tensors)
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    whole = load_embedding_model(folder).encode(TEXTS)
+    save_file(rest, folder / "model.safetensors")
+    assert torch.equal(load_embedding_model(folder).encode(TEXTS), whole)

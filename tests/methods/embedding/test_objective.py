@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from homodistil_hf.methods.embedding.objective import fit_dense, vector_error
-from homodistil_hf.methods.embedding.scores import agreement
+from homodistil_hf.methods.embedding.objective import agreement, fit_dense, vector_error
 
 
 def unit_vectors(num_rows=6, size=4, seed=0):

@@ -171,6 +171,13 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
+@pytest.mark.parametrize("text_column", [None, "q", "q,"])
+def test_a_regression_of_single_texts_is_told_where_to_go(pairs_config, capsys, text_column):
+    assert main(["distill", pairs_config(text_column=text_column)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "if it is a regression of single texts, use HomoDistilTrainer with labelled rows, or homodistil pr" in told
+
+
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     assert main(words) == 0
@@ -221,6 +228,13 @@ def test_a_family_of_rerankers(pairs_config, tmp_path):
 def test_a_stream_that_is_all_held_out_is_told(config, capsys):
     assert main(["distill", config(streaming=True, max_steps=4, eval_data=[])]) == 2
     assert "has no text to train on beside what is held out; name eval_data" in capsys.readouterr().err
+
+
+def test_held_out_documents_without_text_are_named(config, tmp_path, capsys):
+    rows = [*("w5 w6 w7 w8 w9 w10 w11" for _ in range(19)), None]
+    Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "rows.parquet")
+    assert main(["distill", config(train_data=str(tmp_path / "rows.parquet"), eval_data=[])]) == 2
+    assert "the held-out part of train_data='" in capsys.readouterr().err
 
 
 def test_a_family_of_a_trimmed_teacher_goes_on_where_it_was(config, tmp_path, capsys):

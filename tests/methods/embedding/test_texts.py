@@ -1,12 +1,16 @@
-"""Texts as rows: paragraphs, lengths side by side, and the same directions whenever a row is seen."""
+"""Texts and pairs as rows: paragraphs, lengths side by side, and the same directions and other texts every time."""
 
 import pytest
 import torch
 from datasets import Dataset
 from tiny_embeddings import make_rows
-from tiny_models import tiny_tokenizer
+from tiny_models import tiny_config, tiny_tokenizer
 
-from homodistil_hf.methods.embedding.texts import TextCollator, by_length, mixed, tokenize_texts
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.methods.embedding.texts import TextCollator, by_length, mixed, tokenize_pairs, tokenize_texts
+from homodistil_hf.models.tokenizers import padding_multiple
+
+PAIRS = Dataset.from_dict({"first": [f"w{i}" for i in range(10, 20)], "second": [f"w{i} w7" for i in range(30, 40)]})
 
 
 def test_a_row_is_a_paragraph_or_what_is_left_of_one():
@@ -77,3 +81,78 @@ def test_directions_belong_to_texts():
     assert not torch.equal(batch["labels"][0], batch["labels"][1])
     other = TextCollator(tiny_tokenizer(), dimension=5, seed=2)(rows)
     assert not torch.equal(batch["labels"], other["labels"])
+
+
+@pytest.mark.parametrize(("positions", "length"), [(34, 33), (32, 32)])
+def test_padded_lengths_stay_within_the_positions(positions, length, tokenizer):
+    multiple = padding_multiple(tiny_config(max_position_embeddings=positions))
+    collator = TextCollator(tokenizer, dimension=2, multiple=multiple)
+    rows = [{"input_ids": list(range(5, 5 + number))} for number in (3, length)]
+    assert collator(rows)["input_ids"].shape == (2, length)
+    assert TextCollator(tokenizer, dimension=2)(rows[:1])["input_ids"].shape == (1, 8)
+
+
+def test_short_rows_of_tables_stay_and_headings_do_not(tmp_path):
+    long, words = "w5 w6 w7 w8 w9 w10 w11", convert(tiny_tokenizer())
+    table = Dataset.from_dict({"text": ["w5 w6", f"w7\n{long}", None, " ", "w8"]})
+    rows = tokenize_texts(table, tiny_tokenizer(), max_length=16)
+    assert [words(row) for row in rows["input_ids"]] == ["w5 w6", long, "w8"]
+    (tmp_path / "a.txt").write_text(f"w5\n\nw7\n{long}\n\nw8")
+    headings = tokenize_texts(load_text(tmp_path / "a.txt"), tiny_tokenizer(), max_length=16)
+    assert [words(row) for row in headings["input_ids"]] == [long]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_short_rows_of_files_stay(tmp_path, name, streaming):
+    table = Dataset.from_dict({"text": ["w5 w6", "w7", "w8 w9"]})
+    (table.to_json if name.endswith("jsonl") else table.to_parquet)(tmp_path / name)
+    documents = load_text(tmp_path / name, streaming=streaming)
+    assert len(list(tokenize_texts(documents, tiny_tokenizer(), max_length=16))) == 3
+
+
+def convert(tokenizer):
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def words(row):
+    tokenizer = tiny_tokenizer()
+    sides = [[], []]
+    for token, side in zip(row["input_ids"], row["token_type_ids"], strict=True):
+        if token not in tokenizer.all_special_ids:
+            sides[side].append(tokenizer.decode([token]))
+    return tuple(" ".join(side) for side in sides)
+
+
+def test_each_pair_comes_with_others():
+    found = [words(row) for row in tokenize_pairs(PAIRS, tiny_tokenizer(), max_length=16, num_others=2)]
+    assert len(found) == 30
+    for index, row in enumerate(PAIRS):
+        own, *others = found[3 * index : 3 * index + 3]
+        assert own == (row["first"], row["second"])
+        assert all(first == row["first"] and second in PAIRS["second"] for first, second in others)
+        assert row["second"] not in [second for _, second in others]
+    again = [words(row) for row in tokenize_pairs(PAIRS, tiny_tokenizer(), max_length=16, num_others=2)]
+    assert again == found
+
+
+def test_pairs_without_a_text_are_left_out():
+    pairs = Dataset.from_dict({"first": ["w9", None, ""], "second": ["w8", "w7", "w7"]})
+    (row,) = tokenize_pairs(pairs, tiny_tokenizer(), max_length=16)  # no other text to be had
+    assert words(row) == ("w9", "w8")
+    with pytest.raises(ValueError, match="no pair of two texts"):
+        tokenize_pairs(pairs.select([1, 2]), tiny_tokenizer(), max_length=16)
+
+
+def test_long_pairs_are_cut():
+    pairs = Dataset.from_dict({"first": ["w9 w10"], "second": ["w8 " * 30]})
+    (row,) = tokenize_pairs(pairs, tiny_tokenizer(), max_length=12)
+    assert len(row["input_ids"]) == 12
+    assert words(row)[0] == "w9 w10"
+
+
+def test_batches_have_both_segments_and_signs():
+    rows = list(tokenize_pairs(PAIRS, tiny_tokenizer(), max_length=16))
+    batch = TextCollator(tiny_tokenizer(), dimension=1)(rows)
+    assert batch["token_type_ids"].shape == batch["input_ids"].shape == batch["attention_mask"].shape
+    assert set(batch["labels"].flatten().tolist()) == {1.0, -1.0}

@@ -19,7 +19,7 @@ from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_expo
 from homodistil_hf.cli import main
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.samples import drawn, unlabeled_batches
-from homodistil_hf.evaluation.glue.data import load_glue
+from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.methods.gradient_free.run import PruneSettings, prune_to_folder
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}

@@ -13,8 +13,8 @@ from homodistil_hf.experiments.distill import distill as distill_settings
 from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.checks import run_settings
-from homodistil_hf.methods.self_distillation import rounds
+from homodistil_hf.experiments.sweep.training import run_settings
+from homodistil_hf.methods.self_distillation import run as rounds
 from homodistil_hf.methods.self_distillation.run import SelfDistillationRun, further_pretraining_of
 
 ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}

@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.self_distillation import rounds
-from homodistil_hf.methods.self_distillation.image_masking import MaskedImageCollator
-from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
+from homodistil_hf.methods.self_distillation import run as rounds
+from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
+from homodistil_hf.methods.self_distillation.run import load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -499,7 +499,7 @@ def test_folders_with_other_files_are_refused(initial, image_initial, arguments,
     self_distill(initial, arguments(max_steps=1), **data_of(TEXT))
     with pytest.raises(ValueError, match=r"is not empty .* overwrite_output_dir"):
         self_distill(initial, arguments(), **data_of(TEXT))
-    with pytest.raises(ValueError, match=r"holds a run of .*; resume with that"):
+    with pytest.raises(ValueError, match=r"is not what the run in output_dir=.* began with, .*; resume with that"):
         self_distill(image_initial, arguments(resume_from_checkpoint="last"), **data_of(IMAGES))
     again = self_distill(initial, arguments(max_steps=1, overwrite_output_dir=True), **data_of(TEXT))
     assert all(again["rounds"])
@@ -560,4 +560,11 @@ def test_configurations_of_images_are_checked_before_weights_are_read(image_init
     path = Path(image_initial, "config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     with pytest.raises(ValueError, match=message):
+        load_initial(image_initial)
+
+
+def test_weights_of_images_that_do_not_fit_are_named(image_initial):
+    path = Path(image_initial, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder_intermediate_size": 16}))
+    with pytest.raises(ValueError, match=r"decoder.* the shape \(32,\), .* describes \(16,\) .*; mend config\.json"):
         load_initial(image_initial)

@@ -25,6 +25,7 @@ from homodistil_hf.models.resizing import keep_layers
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.rotation import head_moments, rotate_heads
 
 pytestmark = pytest.mark.parametrize(("architecture", "head", "config"), CASES, ids=IDS)
 PLANS = {"uniform": UNIFORM, "uneven": UNEVEN}
@@ -192,3 +193,16 @@ def test_masks_mean_the_same_however_they_come(architecture, head, config):
             for found in (given, {name: inputs[name] for name in ("input_ids", "attention_mask")})
         )
     assert_same_logits(hidden, expected)
+
+
+def test_rotated_heads_keep_the_function_and_count_the_tokens_of_the_text(architecture, head, config):
+    student = student_of(architecture, head, **config)
+    if not architecture.rotates(student.config):
+        pytest.skip("its heads are not rotated")
+    inputs = make_batch(head.kind.name)
+    expected = logits_of(student, inputs)
+    moments = head_moments(student, [inputs, inputs], range(2))
+    num_tokens = 2 * int(inputs["attention_mask"].sum())
+    assert all((total[..., -1, -1] == num_tokens).all() for total in moments.values())
+    rotate_heads(student, moments)
+    torch.testing.assert_close(logits_of(student, inputs), expected, rtol=0, atol=1e-9)

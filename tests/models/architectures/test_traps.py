@@ -11,11 +11,11 @@ import re
 import pytest
 import torch
 from students import assert_same_logits, logits_of, make_batch, masked, sliced, zeroed_copy
-from tiny_architectures import UNIFORM, VARIANTS, plan_of, tiny_architecture_config, tiny_architecture_teacher
+from tiny_architectures import UNEVEN, UNIFORM, VARIANTS, plan_of, tiny_architecture_config, tiny_architecture_teacher
 
 from homodistil_hf import resolve_plan
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.conversion import check_stock_shapes, remove_padding, to_stock, to_student
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
@@ -197,3 +197,58 @@ def test_only_plans_that_ask_for_it_lose_rotary_pairs():
     compact_plan = resolve_plan("compact_macs=0.25", config)
     assert {layer.head_dim for layer in compact_plan.layers} == {52}
     assert {layer.head_dim for layer in compact_plan.padded().layers} == {64}
+
+
+def test_a_head_size_that_deberta_says_twice_follows_the_plan(tmp_path):
+    """The checkpoints of 900 M and 1.5 B parameters have `attention_head_size` beside the number of heads."""
+    teacher = tiny_architecture_teacher(
+        ARCHITECTURES["deberta-v2"], head_of(ARCHITECTURES["deberta-v2"], "masked_lm"), attention_head_size=8
+    )
+    student, inputs = to_student(teacher).double().eval(), make_batch()
+    assert_same_logits(logits_of(to_stock(student), inputs), logits_of(teacher.double(), inputs))
+    sliced(student, plan_of(ARCHITECTURES["deberta-v2"], UNEVEN))
+    expected = logits_of(student, inputs)
+    for number, model in enumerate((student, to_stock(student))):
+        model.save_pretrained(tmp_path / str(number))
+        loaded = type(model).from_pretrained(tmp_path / str(number), dtype=torch.float64).eval()
+        assert_same_logits(logits_of(loaded, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_stock_class_of_a_plan_is_compared_before_training(name, monkeypatch):
+    architecture = ARCHITECTURES[name]
+    for head in architecture.heads:
+        student = to_student(tiny_architecture_teacher(architecture, head))
+        check_stock_shapes(student, plan_of(architecture, UNEVEN))
+    monkeypatch.setattr(architecture.stock_encoder, "__init__", wider(architecture.stock_encoder.__init__))
+    with pytest.raises(ValueError, match="parameter .* has the shape .* not known here"):
+        check_stock_shapes(student, plan_of(architecture, UNEVEN))
+
+
+def wider(init):
+    """A stock class that takes one width from elsewhere."""
+
+    def build(self, config, *args, **kwargs):
+        init(self, config, *args, **kwargs)
+        old = self.get_input_embeddings()
+        self.set_input_embeddings(torch.nn.Embedding(old.num_embeddings, old.embedding_dim + 1))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "settings", [{"return_dict": False}, {"output_attentions": True}, {"output_hidden_states": True}]
+)
+@pytest.mark.parametrize("name", ["bert", "distilbert", "deberta-v2"])
+def test_settings_of_outputs_are_dropped(name, settings, tmp_path):
+    architecture = ARCHITECTURES[name]
+    teacher = tiny_architecture_teacher(architecture, architecture.heads[0])
+    teacher.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    loaded = load_encoder(tmp_path)
+    teacher.config.update({name: value for name, value in settings.items() if name != "output_attentions"})
+    for model in (to_student(loaded), to_student(teacher), to_stock(to_student(teacher))):
+        for setting in settings:
+            assert getattr(model.config, setting) == getattr(type(model.config)(), setting)
+        assert torch.equal(logits_of(model, make_batch()), logits_of(loaded, make_batch()))

@@ -1,1 +1,0 @@
-"""The nine GLUE tasks: data, metrics, one evaluation; fine-tuning itself is shared with SQuAD."""

@@ -1,0 +1,362 @@
+"""SQuAD v1.1 and v2.0: fine-tunes a model to mark answers, lets it answer development questions, grades it.
+
+A context that is too long for one window of tokens is cut into several that overlap. The score of a span is the logit
+of its first token as a start plus that of its last token as an end. Rows: task_data.py; formulas: metrics.py; learning
+rates and files of results: task_runs.py.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..files.field_checks import setting
+from .evaluated_model import EvaluatedModel, load_model
+from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
+from .metrics import load_metric
+from .task_data import check_squad_task, load_squad, squad_files
+from .task_runs import check_length, evaluate_tasks
+
+Row = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+_QUESTIONS_AT_ONCE = 1000
+_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
+
+
+@dataclass(frozen=True)
+class SquadSettings(GlueSettings):
+    """Settings of SQuAD fine-tuning, the same for every model of a comparison.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    Example:
+    ```python
+    >>> SquadSettings(num_best=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_best=0 is not a whole number of at least 1; the default is 20
+
+    ```
+    """
+
+    max_length: int = setting(384, "Tokens a window, ≥ 8; longer contexts take several.", least=8)
+    stride: int = setting(128, "Tokens that two windows of a context share, ≥ 0.", least=0)
+    max_question_tokens: int = setting(64, "Tokens of a question that are read, ≥ 1.", least=1)
+    max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
+    num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A question with a part of its context, as one row of model inputs.
+
+    Args:
+        inputs: name of a model input → one number a token.
+        row: index of the question's row.
+        cls_index: the token that stands for "no answer".
+        first_token: the first token of the context.
+        offsets: int32 `(C, 2)`, where each of its C tokens begins and ends in the context's characters.
+    """
+
+    inputs: Mapping[str, list[int]]
+    row: int
+    cls_index: int
+    first_token: int
+    offsets: np.ndarray
+
+    def tokens_of(self, begin: int, end: int) -> tuple[int, int]:
+        """First and last token of the characters `begin` … `end` - 1; twice the `cls_index` if any is missing."""
+        inside = np.flatnonzero((self.offsets[:, 1] > begin) & (self.offsets[:, 0] < end))
+        is_whole = len(inside) and self.offsets[0, 0] <= begin and end <= self.offsets[-1, 1]
+        if not is_whole:
+            return self.cls_index, self.cls_index
+        return self.first_token + int(inside[0]), self.first_token + int(inside[-1])
+
+
+def check_windows(settings: SquadSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that windows advance and that the tokenizer gives offsets.
+
+    Raises:
+        ValueError: no fast tokenizer, no token for the beginning, or no room for more context than windows share.
+    """
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise ValueError(f"tokenizer={name} has no offsets; expected a fast one, with a tokenizer.json")
+    if tokenizer.cls_token_id is None:
+        raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
+    num_special = tokenizer.num_special_tokens_to_add(pair=True)
+    shortest = settings.max_question_tokens + num_special + settings.stride + 1
+    if settings.max_length < shortest:
+        raise ValueError(
+            f"max_length={settings.max_length} holds no new context beside max_question_tokens="
+            f"{settings.max_question_tokens}, {num_special} special tokens and stride={settings.stride}; "
+            f"nearest valid: {shortest}, or a smaller stride"
+        )
+
+
+def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: SquadSettings) -> list[Window]:
+    """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
+    check_windows(settings, tokenizer)
+    encoded = tokenizer(
+        _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
+        [row["context"] for row in rows],
+        truncation="only_second",
+        max_length=settings.max_length,
+        stride=settings.stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    names = [name for name in tokenizer.model_input_names if name in encoded]
+    return [
+        _window(encoded, part, row=row, names=names, cls_token_id=tokenizer.cls_token_id)
+        for part, row in enumerate(encoded["overflow_to_sample_mapping"])
+    ]
+
+
+def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
+    """A window's inputs, with `start_positions` and `end_positions` of the first right answer: of `[CLS]` for none."""
+    start, end = window.cls_index, window.cls_index
+    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+    if texts and texts[0].strip():
+        begin = starts[0] + len(texts[0]) - len(texts[0].lstrip())
+        start, end = window.tokens_of(begin, begin + len(texts[0].strip()))
+    return {**window.inputs, "start_positions": start, "end_positions": end}
+
+
+def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cls_token_id: int) -> Window:
+    context = [index for index, side in enumerate(encoded.sequence_ids(part)) if side == 1]
+    offsets = np.array(encoded["offset_mapping"][part], dtype=np.int32).reshape(-1, 2)
+    return Window(
+        inputs={name: encoded[name][part] for name in names},
+        row=row,
+        cls_index=encoded["input_ids"][part].index(cls_token_id),
+        first_token=context[0] if context else 0,
+        offsets=offsets[context],
+    )
+
+
+def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
+    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [
+        question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
+        for question, offsets in zip(questions, encoded, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class RankedAnswers:
+    """Different answers, the likeliest first, with their scores, and the score of "no answer"."""
+
+    texts: tuple[str, ...]
+    scores: tuple[float, ...]
+    null_score: float
+
+    @property
+    def text(self) -> str:
+        """The likeliest answer; empty where no window has a span."""
+        return self.texts[0] if self.texts else ""
+
+    @property
+    def no_answer_probability(self) -> float:
+        """Probability of "no answer" against the likeliest one: 1 / (1 + exp(score - null score)), in [0, 1]."""
+        best = self.scores[0] if self.scores else -np.inf
+        return float(np.exp(-np.logaddexp(0.0, best - self.null_score)))
+
+
+def rank_answers(
+    context: str,
+    windows: Sequence[Window],
+    logits: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    max_answer_tokens: int = 30,
+    num_best: int = 20,
+) -> RankedAnswers:
+    """Find the best spans over all windows of one question.
+
+    A text that several windows hold counts with its best score. "No answer" counts with its lowest: a window without
+    the answer scores it high, so one window with the answer is enough.
+
+    Args:
+        context: the characters that the windows' offsets count.
+        windows: all windows of the question.
+        logits: for each window, float `(T,)` of starts and of ends, T at least the tokens of the window.
+        max_answer_tokens: longest answer, in tokens.
+        num_best: spans of each window that compete, and answers that are returned, at most.
+
+    Example:
+    ```python
+    >>> words = np.array([[0, 3], [4, 7], [8, 11]])
+    >>> window = Window(inputs={}, row=0, cls_index=0, first_token=1, offsets=words)
+    >>> starts, ends = np.array([1.0, 0.0, 5.0, 0.0]), np.array([1.0, 0.0, 0.0, 4.0])
+    >>> ranked = rank_answers("one two six", [window], [(starts, ends)])
+    >>> ranked.text, ranked.scores[0], ranked.null_score
+    ('two six', 9.0, 2.0)
+
+    ```
+    """
+    best: dict[str, float] = {}
+    for window, (starts, ends) in zip(windows, logits, strict=True):
+        for first, last, score in _best_spans(window, starts, ends, max_answer_tokens, num_best):
+            text = context[window.offsets[first, 0] : window.offsets[last, 1]].strip()
+            best[text] = max(score, best.get(text, -np.inf))
+    best.pop("", None)
+    ranked = sorted(best.items(), key=lambda item: -item[1])[:num_best]
+    null_scores = [
+        float(starts[window.cls_index]) + float(ends[window.cls_index])
+        for window, (starts, ends) in zip(windows, logits, strict=True)
+    ]
+    return RankedAnswers(tuple(text for text, _ in ranked), tuple(score for _, score in ranked), min(null_scores))
+
+
+def _best_spans(
+    window: Window, starts: np.ndarray, ends: np.ndarray, max_answer_tokens: int, num_best: int
+) -> list[tuple[int, int, float]]:
+    """First token, last token and score of the best of all spans, not only of those between best starts and ends."""
+    num_tokens = len(window.offsets)
+    if num_tokens == 0:
+        return []
+    tokens = slice(window.first_token, window.first_token + num_tokens)
+    num_lengths = min(max_answer_tokens, num_tokens)
+    # scores[first, extra]: of the span from `first` to `first + extra`; -inf beyond the context.
+    scores = np.full((num_tokens, num_lengths), -np.inf)
+    for extra in range(num_lengths):
+        last = num_tokens - extra
+        scores[:last, extra] = starts[tokens][:last].astype(np.float64) + ends[tokens][extra:]
+    order = np.argsort(-scores, axis=None, kind="stable")[:num_best]
+    firsts, extras = np.unravel_index(order, scores.shape)
+    spans = [(int(f), int(f + e), float(scores[f, e])) for f, e in zip(firsts, extras, strict=True)]
+    return [span for span in spans if span[2] > -np.inf]
+
+
+def evaluate_squad(
+    model: str | Path,
+    tasks: str | Sequence[str] = "squad_v2",
+    *,
+    settings: SquadSettings | Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Fine-tune a model on SQuAD with several seeds and grade its answers to the development questions.
+
+    Finished seeds, return value and errors are as in [`evaluate_glue`]; metrics are those of [`grade`].
+
+    Args:
+        model: see [`evaluate_glue`].
+        tasks: `"squad"` (v1.1), `"squad_v2"`, or both.
+        settings: [`SquadSettings`], or some of them by name.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+    """
+    names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
+    settings = settings_from(SquadSettings, settings)
+    for name in names:
+        check_squad_task(name)
+        if settings.data_dir is not None:
+            squad_files(name, settings.data_dir)
+    evaluated = load_model(model, output_dir)
+    check_windows(settings, evaluated.tokenizer)
+    check_length(settings, evaluated)
+    rows = (load_squad(name, settings.data_dir) for name in names)
+    return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
+
+
+def answer_metrics(
+    evaluated: EvaluatedModel,
+    task: str,
+    rows: Dataset,
+    measured_on: Mapping[str, Dataset],
+    *,
+    settings: SquadSettings,
+    seed: int,
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune once and grade: see [`Measure`]."""
+    tokenizer, encoder = evaluated.tokenizer, evaluated.model.base_model
+    answerer = fresh_answerer(encoder, dropout=settings.dropout_fraction, seed=seed)
+    trained = fine_tune(answerer, training_windows(rows, tokenizer, settings), tokenizer, settings=settings, seed=seed)
+    found = {
+        name: grade(task, dev, answer_questions(trained.model, dev, tokenizer, settings))
+        for name, dev in measured_on.items()
+    }
+    return found, trained
+
+
+def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings) -> Dataset:
+    """Cut questions into windows to learn from: model inputs, `start_positions`, `end_positions`, `length`."""
+    parts = []
+    for batch in _batches(rows):
+        labelled = [labelled_inputs(window, batch[window.row]) for window in make_windows(batch, tokenizer, settings)]
+        parts.append(Dataset.from_list([inputs | {"length": len(inputs["input_ids"])} for inputs in labelled]))
+    return datasets.concatenate_datasets(parts)
+
+
+def answer_questions(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings
+) -> list[RankedAnswers]:
+    """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
+
+    Memory: the windows and logits of 1,000 questions, 8 bytes of logits a token of a window, on the host.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
+    ranked = []
+    for batch in _batches(rows):
+        windows = make_windows(batch, tokenizer, settings)
+        found = zip(windows, _window_logits(model, windows, tokenizer), strict=True)
+        for row, of_row in groupby(found, key=lambda pair: pair[0].row):
+            limits = {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}
+            of_windows, logits = zip(*of_row, strict=True)
+            ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
+    return ranked
+
+
+def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
+    """Grade answers by the task's official metrics, in percent; thresholds are in [0, 1].
+
+    In SQuAD v2.0 the prediction is "no answer" where its score is above the best span's: a threshold of 0 on their
+    difference. `best_exact` and `best_f1` use the best threshold for these questions. Thresholds are probabilities p,
+    which stand for differences of log(p / (1 - p)).
+    """
+    references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
+    given = list(zip(rows["id"], ranked, strict=True))
+    if task == "squad":
+        predictions = [{"id": identity, "prediction_text": answers.text} for identity, answers in given]
+        return load_metric(task).compute(predictions=predictions, references=references)
+    predictions = [
+        {"id": id_, "prediction_text": answers.text, "no_answer_probability": answers.no_answer_probability}
+        for id_, answers in given
+    ]
+    graded = load_metric(task).compute(predictions=predictions, references=references, no_answer_threshold=_EVEN)
+    return {name: value for name, value in graded.items() if not name.endswith("total")}
+
+
+def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        yield rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
+
+
+def _window_logits(
+    model: PreTrainedModel, windows: list[Window], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits of starts and ends, float32 `(T,)` each, padding included, in the order of the windows."""
+    order = sorted(range(len(windows)), key=lambda index: len(windows[index].inputs["input_ids"]))
+    logits: list[tuple[np.ndarray, np.ndarray]] = []
+    for outputs in forward(model, [dict(windows[index].inputs) for index in order], tokenizer):
+        starts, ends = (outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits"))
+        if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
+            raise FloatingPointError(
+                f"logits of {type(model).__name__} are not finite: fine-tuning diverged; lower learning_rate, or "
+                "train in dtype=float32"
+            )
+        logits += zip(starts, ends, strict=True)
+    return [logits[place] for place in np.argsort(order)]

@@ -1,0 +1,160 @@
+"""Checks that a student made by `conversion.py` is its model: the same parameters, and the same answers to a batch.
+
+A model may bear the name of a stock class and compute something else: a class of one's own, adapters inside, another
+head, fewer layers. Its student would be the stock function, and would be compared with it without an error.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..files.messages import first_line, join_some
+from .architectures import architecture_of, max_tokens
+
+_ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
+_TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3}
+_HALF_TOLERANCE = 0.1
+_MERGE = "merge adapters first: model = model.merge_and_unload()"
+WRAPPERS = {
+    "OptimizedModule": "it is compiled: pass the model that torch.compile was given, model._orig_mod",
+    "DistributedDataParallel": "pass the model inside, model.module, and launch with torchrun or accelerate",
+    "DataParallel": "pass the model inside, model.module",
+    "FullyShardedDataParallel": "pass the model before it was sharded",
+    "SentenceTransformer": "an embedding model: use EmbeddingDistilTrainer",
+    "CrossEncoder": "a reranker: use RerankerDistilTrainer",
+}
+"""Class that holds a model → the remedy."""
+
+
+def wrapper_remedy(model: nn.Module) -> str:
+    """Return the remedy for a class that holds a model, or is none of transformers; empty for others."""
+    kinds = type(model).__mro__
+    if any(kind.__module__.partition(".")[0] == "peft" for kind in kinds):
+        return _MERGE
+    return next((WRAPPERS[kind.__name__] for kind in kinds if kind.__name__ in WRAPPERS), "")
+
+
+def refuse_other_parameters(
+    model: nn.Module, state: Mapping[str, Any], student: PreTrainedModel, *, argument: str
+) -> None:
+    """Refuse a model whose parameters are not those of its stock class.
+
+    Args:
+        model: the user's, for its modules.
+        state: its parameters and buffers, without those that a student may lack.
+        student: made from its configuration.
+        argument: the user's name for the model.
+
+    Raises:
+        ValueError: names the parameters and the likely reason.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
+    given = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
+    if given == wanted:
+        return
+    surplus, missing = given.keys() - wanted.keys(), wanted.keys() - given.keys()
+    reshaped = [
+        f"{name} {given[name]} for {wanted[name]}"
+        for name in given.keys() & wanted.keys()
+        if given[name] != wanted[name]
+    ]
+    found = [
+        f"{what} {join_some(names)}"
+        for what, names in (("further parameters", surplus), ("no", missing), ("other shapes:", reshaped))
+        if names
+    ]
+    raise ValueError(
+        f"{argument}={type(model).__name__} is not as its config describes it: it has {'; '.join(found)}. "
+        f"{_likely_remedy(model, student, [*surplus, *missing])}"
+    )
+
+
+def _likely_remedy(model: nn.Module, student: PreTrainedModel, names: list[str]) -> str:
+    if any("lora_" in name or ".base_layer." in name or "modules_to_save" in name for name in names):
+        return f"It has adapters inside; {_MERGE}"
+    if foreign := {type(module).__module__ for module in model.modules() if _is_quantized(module)}:
+        return f"It has quantized modules ({join_some(foreign)}); load it without quantization"
+    layers = f"{architecture_of(student.config).layers}."
+    if names and all(layers in name for name in names):
+        return "Set config.num_hidden_layers to the number of its layers, as keep_layers and from_pretrained do"
+    return "Load it with the stock class's from_pretrained, and give the class its own head and its own config"
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    kind = type(module)
+    return "quant" in kind.__module__ or kind.__module__.partition(".")[0] in ("bitsandbytes", "torchao")
+
+
+@torch.no_grad()
+def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, argument: str) -> None:
+    """Refuse a model that answers a small batch otherwise than its student, which has the same parameters.
+
+    Args:
+        model: the user's; its mode is restored.
+        student: made from it, on the same device.
+        argument: the user's name for the model.
+
+    Raises:
+        ValueError: the answers differ by more than rounding, or the model can't read the batch.
+    """
+    inputs = _batch(student)
+    remedy = (
+        f"A student computes what transformers' own {type(student).__name__.removeprefix('Homo')} does; give a model "
+        "of that class, or train one to it first"
+    )
+    try:
+        expected = _answers(model, inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(
+            f"{argument}={type(model).__qualname__} can't read a batch of token ids ({type(error).__name__}: "
+            f"{first_line(error)}). {remedy}"
+        ) from error
+    found = _answers(student, inputs)
+    if [answer.shape for answer in expected] != [answer.shape for answer in found]:
+        own, usual = ([tuple(answer.shape) for answer in answers] for answers in (expected, found))
+        raise ValueError(
+            f"{argument}={type(model).__qualname__} has outputs of shapes {own}, its stock class {usual}. {remedy}"
+        )
+    tolerance = _TOLERANCES.get(model.dtype, _HALF_TOLERANCE)
+    for one, other in zip(expected, found, strict=True):
+        largest = float(one.float().abs().nan_to_num(posinf=0.0).max())
+        off = (one.float() - other.float()).abs().nan_to_num(posinf=0.0)
+        if float(off.max()) > tolerance * max(1.0, largest):
+            raise ValueError(
+                f"{argument}={type(model).__module__}.{type(model).__qualname__} is not the function that its name "
+                f"and config describe: with the same parameters, answers differ by {float(off.max()):.3g} "
+                f"(the largest is {largest:.3g}). {remedy}"
+            )
+
+
+def _batch(student: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Two rows of at most 8 tokens, one padded."""
+    config, length = student.config, min(8, max_tokens(student.config))
+    # Strides spread the tokens over any vocabulary.
+    tokens_BT = (torch.arange(2 * length, device=student.device) * 7919 + 1).remainder(config.vocab_size)
+    mask_BT = torch.ones(2, length, dtype=torch.long, device=student.device)
+    mask_BT[1, length - length // 4 :] = 0
+    return {"input_ids": tokens_BT.view(2, length), "attention_mask": mask_BT}
+
+
+def _answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    modes = {module: module.training for module in model.modules()}
+    # accelerate puts autocast around `forward` and keeps the model's own.
+    forward = vars(model).get("_original_forward") or model.forward
+    try:
+        model.eval()
+        outputs = forward(**inputs, return_dict=True)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    padding = inputs["attention_mask"] == 0
+    found = [outputs[name] for name in _ANSWERS if name in outputs]
+    return [_without_padding(answer, padding) for answer in found]
+
+
+def _without_padding(answer: torch.Tensor, padding_BT: torch.Tensor) -> torch.Tensor:
+    # Attention kernels differ in what they give padded tokens.
+    return answer[~padding_BT] if answer.shape[:2] == padding_BT.shape else answer

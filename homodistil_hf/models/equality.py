@@ -1,0 +1,30 @@
+"""Whether two models are the same: a digest of weights and settings, and the difference of outputs."""
+
+import hashlib
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def weights_digest(model: PreTrainedModel, *behind: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights and configuration, and of the weights of modules `behind` it.
+
+    It is another one as soon as any of them changes.
+    """
+    ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
+    config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
+    digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
+    for module in (model, *behind):
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode("utf-8"))
+            digest.update(memoryview(tensor.detach().contiguous().cpu().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference, divided by the largest expected value or 1; infinite where shapes differ."""
+    if found.shape != expected.shape:
+        return float("inf")
+    largest = max(1.0, float(expected.abs().max()))
+    return float((found - expected).abs().max()) / largest

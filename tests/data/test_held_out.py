@@ -1,0 +1,23 @@
+"""Documents that are held out, where a stream has too few, or those that are chosen have no text."""
+
+import pytest
+from datasets import Dataset
+
+from homodistil_hf.data.corpus import hold_out
+
+
+def stream(num_documents):
+    return Dataset.from_dict({"text": [str(number) for number in range(num_documents)]}).to_iterable_dataset()
+
+
+@pytest.mark.parametrize("num_documents", [1, 7, 1000])
+def test_a_stream_that_ends_with_what_is_held_out_is_refused(num_documents):
+    with pytest.raises(ValueError, match="a stream of at most 1,000 documents, has no text to train on beside"):
+        hold_out(stream(num_documents))
+
+
+def test_the_first_documents_of_a_stream_are_held_out():
+    train, held_out, words = hold_out(stream(1002))
+    assert words == "the first 1,000 documents"
+    assert [row["text"] for row in train] == ["1000", "1001"]
+    assert [row["text"] for row in held_out] == [str(number) for number in range(1000)]

@@ -1,0 +1,331 @@
+"""GLUE rows, heads and fine-tunings: what is trained on, what is measured on, and that a seed is a seed."""
+
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+from tiny_files import write_teacher
+from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
+from tiny_models import make_teacher, random_student, tiny_tokenizer
+
+from homodistil_hf.evaluation import GlueSettings, evaluate_glue, glue
+from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_classifier, predict, settings_from
+from homodistil_hf.evaluation.task_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
+from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.conversion import to_student
+
+QUICK = {"learning_rate": 1e-4, "num_train_epochs": 1, "batch_size": 8, "max_length": 24}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """rte, stsb, a part of mnli, and nothing else."""
+    folder = tmp_path_factory.mktemp("glue data")
+    write_task(folder, "rte")
+    write_task(folder, "stsb")
+    write_task(folder, "mnli", folder="mnli_part")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a tiny stock BERT."""
+    return write_teacher(tmp_path_factory.mktemp("models") / "tiny")
+
+
+# Tasks and rows
+
+
+def test_glue_stands_for_all_nine():
+    assert check_tasks("glue") == list(GLUE_TASKS)
+    assert check_tasks(["rte", "glue"])[0] == "rte"
+    assert len(check_tasks(["rte", "glue"])) == 9
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("rtt", "rte"), ("sts-b", "stsb"), ("SST2", "sst2"), (3, ".*")])
+def test_an_unknown_task_names_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=f"task={name!r} is unknown; nearest valid: '{nearest}'"):
+        check_tasks([name])
+
+
+def test_rows_of_a_part_are_named_as_one(data_dir):
+    assert load_glue("rte", data_dir).name == "rte"
+    data = load_glue("mnli", data_dir)
+    assert (data.task, data.name, len(data.train), len(data.dev["validation"])) == (
+        "mnli",
+        "mnli_part",
+        NUM_TRAIN,
+        NUM_DEV,
+    )
+
+
+def test_both_dev_sets_of_mnli_are_read_once(tmp_path):
+    sizes = {"train": 9, "validation": 2, "validation_matched": 2, "validation_mismatched": 3}
+    write_task(tmp_path, "mnli", splits=sizes)
+    data = load_glue("mnli", tmp_path)
+    assert {split: len(rows) for split, rows in data.dev.items()} == {
+        "validation_matched": 2,
+        "validation_mismatched": 3,
+    }
+
+
+def test_tasks_may_lie_in_a_folder_called_glue(tmp_path):
+    write_task(tmp_path / "glue", "rte")
+    assert data_folder("rte", tmp_path) == tmp_path / "glue" / "rte"
+
+
+def test_a_missing_task_names_what_is_there(data_dir, tmp_path):
+    with pytest.raises(ValueError, match="has no folder cola and no cola_part, but mnli_part, rte, stsb; add it"):
+        data_folder("cola", data_dir)
+    with pytest.raises(ValueError, match="but none of any task"):
+        data_folder("cola", tmp_path)
+    with pytest.raises(ValueError, match="data_dir='.*nowhere' is no folder"):
+        data_folder("cola", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("rte", {"label": [0, -1, 1]}, r"validation of .* has the label -1; expected 0 … 1 \(test rows have none\)"),
+        ("mnli", {"label": [0, 3, 1]}, "has the label 3; expected 0 … 2"),
+        ("stsb", {"label": [0.0, 5.5, 1.0]}, "has the label 5.5; expected numbers from 0 to 5"),
+        ("rte", {"sentence2": None}, "lacks the column 'sentence2'; expected sentence1, sentence2, label"),
+        ("rte", {"label": None}, "lacks the column 'label'"),
+    ],
+)
+def test_rows_that_are_not_the_tasks_are_refused(tmp_path, task, changes, message):
+    folder = write_task(tmp_path, task)
+    values = {
+        name: list(column)[:3]
+        for name, column in pyarrow.parquet.read_table(folder / "validation.parquet").to_pydict().items()
+    }
+    values = {
+        name: changes.get(name, column) for name, column in values.items() if changes.get(name, column) is not None
+    }
+    pyarrow.parquet.write_table(pyarrow.table(values), folder / "validation.parquet")
+    with pytest.raises(ValueError, match=message):
+        load_glue(task, tmp_path)
+
+
+def test_unreadable_and_missing_files_are_named(tmp_path):
+    folder = write_task(tmp_path, "rte")
+    (folder / "train.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="train.parquet' is no readable parquet"):
+        load_glue("rte", tmp_path)
+    (folder / "train.parquet").unlink()
+    with pytest.raises(ValueError, match="lacks train.parquet or validation.parquet; expected both"):
+        load_glue("rte", tmp_path)
+
+
+def test_the_hub_out_of_reach_is_told(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no route\nto the Hub")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(ValueError, match=r"task='rte' can't be loaded from the Hub \(nyu-mll/glue: no route\)"):
+        load_glue("rte")
+
+
+def test_other_rows_have_another_digest(data_dir, tmp_path):
+    folder = write_task(tmp_path, "rte")
+    assert load_glue("rte", tmp_path).sha256 == load_glue("rte", data_dir).sha256
+    table = pyarrow.parquet.read_table(folder / "train.parquet").to_pydict()
+    table["label"][0] = 1 - table["label"][0]
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "train.parquet")
+    assert load_glue("rte", tmp_path).sha256 != load_glue("rte", data_dir).sha256
+
+
+def test_rows_are_encoded_as_the_model_reads_them(data_dir):
+    tokenizer, rows = tiny_tokenizer(), load_glue("rte", data_dir).train
+    encoded = encode(rows, GLUE_TASKS["rte"], tokenizer, 12)
+    first = rows[0]
+    assert (
+        encoded[0]["input_ids"]
+        == tokenizer(first["sentence1"], first["sentence2"], truncation=True, max_length=12)["input_ids"]
+    )
+    assert set(encoded[0]["token_type_ids"]) == {0, 1}
+    assert encoded["labels"][:] == rows["label"][:]
+    assert encoded["length"][:] == [len(ids) for ids in encoded["input_ids"][:]]
+    assert max(encoded["length"][:]) == 12
+    values = encode(load_glue("stsb", data_dir).train, GLUE_TASKS["stsb"], tokenizer, 12)["labels"][:]
+    assert all(isinstance(value, float) for value in values)
+
+
+def test_the_same_rows_are_capped_and_held_out_every_time(data_dir):
+    rows = load_glue("rte", data_dir).train
+    capped = training_rows(rows, 10)["idx"][:]
+    assert capped == training_rows(rows, 10)["idx"][:]
+    assert len(set(capped)) == 10
+    assert capped != list(range(10))
+    assert training_rows(rows, NUM_TRAIN)["idx"][:] == training_rows(rows, None)["idx"][:] == list(range(NUM_TRAIN))
+    learnt, held_out = with_held_out(rows)
+    assert len(held_out) == 4
+    assert sorted([*learnt["idx"], *held_out["idx"]]) == list(range(NUM_TRAIN))
+
+
+# One fine-tuning
+
+
+@pytest.mark.parametrize("kind", ("stock", "per-layer"))
+def test_a_classifier_takes_the_encoder_and_nothing_else(kind):
+    source = make_teacher() if kind == "stock" else random_student(HomoBertForMaskedLM, vocab_size=96)
+    classifier = fresh_classifier(source.base_model, 3, dropout=0.25, seed=7)
+    kept = {name: tensor for name, tensor in classifier.base_model.state_dict().items() if "pooler" not in name}
+    assert kept.keys() == source.base_model.state_dict().keys()
+    assert all(torch.equal(tensor, source.base_model.state_dict()[name]) for name, tensor in kept.items())
+    assert classifier.config.attention_probs_dropout_prob == classifier.dropout.p == 0.25
+    assert classifier.classifier.out_features == 3
+    again, other = (fresh_classifier(source.base_model, 3, dropout=0.0, seed=seed) for seed in (7, 8))
+    pooler = classifier.base_model.pooler.dense
+    assert torch.equal(pooler.weight, again.base_model.pooler.dense.weight)
+    assert not torch.equal(pooler.weight, other.base_model.pooler.dense.weight)
+    assert float(pooler.weight.detach().std()) == pytest.approx(source.config.initializer_range, rel=0.1)
+    assert pooler.bias.count_nonzero() == classifier.classifier.bias.count_nonzero() == 0
+
+
+@pytest.mark.slow
+def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model, tmp_path, monkeypatch):
+    started = []
+
+    def fine_tune_and_look(classifier, *args, **kwargs):
+        started.append(classifier.classifier.bias.detach().clone())
+        return fine_tune(classifier, *args, **kwargs)
+
+    monkeypatch.setattr(glue, "fine_tune", fine_tune_and_look)
+    settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0]}
+    evaluate_glue(model, ["stsb", "rte"], settings=settings, output_dir=tmp_path)
+    labels = load_glue("stsb", data_dir).train["label"][:]
+    assert [bias.tolist() for bias in started] == [[pytest.approx(sum(labels) / NUM_TRAIN, rel=1e-6)], [0.0, 0.0]]
+
+
+def test_a_models_own_pooler_and_head_are_left_behind():
+    source = make_teacher("sequence_classification", num_labels=5)
+    classifier = fresh_classifier(source.base_model, 2, dropout=0.1, seed=0)
+    assert not torch.equal(classifier.base_model.pooler.dense.weight, source.base_model.pooler.dense.weight)
+    assert classifier.classifier.out_features == 2
+    student = fresh_classifier(to_student(make_teacher()).base_model, 2, dropout=0.1, seed=0)
+    assert torch.equal(student.base_model.pooler.dense.weight, classifier.base_model.pooler.dense.weight)
+
+
+def test_predictions_are_those_of_one_row_at_a_time(data_dir):
+    tokenizer = tiny_tokenizer()
+    classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=0).eval()
+    encoded = encode(load_glue("rte", data_dir).dev["validation"], GLUE_TASKS["rte"], tokenizer, 24)
+    logits, labels = predict(classifier, encoded, tokenizer)
+    by_length = sorted(encoded, key=lambda row: row["length"])
+    assert labels.tolist() == [row["labels"] for row in by_length]
+    for found, row in zip(logits, by_length, strict=True):
+        inputs = {name: torch.tensor([row[name]]) for name in ("input_ids", "token_type_ids", "attention_mask")}
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(found), classifier(**inputs).logits[0], atol=1e-6)
+
+
+def test_a_diverged_training_is_no_result(data_dir):
+    tokenizer = tiny_tokenizer()
+    classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=0)
+    torch.nn.init.constant_(classifier.classifier.bias, float("nan"))
+    rows = encode(load_glue("rte", data_dir).train, GLUE_TASKS["rte"], tokenizer, 24)
+    with pytest.raises(FloatingPointError, match="at learning_rate=0.0001: fine-tuning diverged; lower learning_rate"):
+        fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK), seed=0)
+
+
+@pytest.mark.slow
+def test_a_seed_is_a_seed(data_dir, model, tmp_path):
+    """Real trainings: equal seeds end equal, in bfloat16 too where it is multiplied; the score is scikit-learn's."""
+    settings = {**QUICK, "data_dir": str(data_dir), "learning_rate": 1e-3, "seeds": [0, 1]}
+    first, second = (evaluate_glue(model, ["rte"], settings=settings, output_dir=tmp_path / name) for name in "ab")
+    assert first == second
+    record = json.loads((tmp_path / "a" / "rte.seed-1.json").read_text())
+    again = json.loads((tmp_path / "b" / "rte.seed-1.json").read_text())
+    assert record["train_loss"] == again["train_loss"]
+    assert record["train_loss"] != json.loads((tmp_path / "a" / "rte.seed-0.json").read_text())["train_loss"]
+    assert record["num_steps"] == NUM_TRAIN // 8
+    tokenizer, data, task = tiny_tokenizer(), load_glue("rte", data_dir), GLUE_TASKS["rte"]
+    classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=1)
+    rows = encode(data.train, task, tokenizer, 24)
+    trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK | {"learning_rate": 1e-3}), seed=1)
+    assert trained.train_loss == record["train_loss"]
+    logits, labels = predict(trained.model, encode(data.dev["validation"], task, tokenizer, 24), tokenizer)
+    assert record["metrics"] == {"accuracy": accuracy_score(labels, logits.argmax(-1))}
+
+
+def test_similarities_are_a_regression(data_dir, model, tmp_path):
+    settings = {**QUICK, "data_dir": str(data_dir), "seeds": 0}
+    summary = evaluate_glue(model, "stsb", settings=settings, output_dir=tmp_path)
+    found = summary["tasks"]["stsb"]
+    assert found["metrics"].keys() == {"pearson", "spearmanr"}
+    assert found["score"]["mean"] == pytest.approx(np.mean([value["mean"] for value in found["metrics"].values()]))
+    assert found["score"]["std"] is None
+
+
+def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.evaluation.glue.fine_tune", lambda *args, **kwargs: pytest.fail("trained"))
+    settings = {"data_dir": str(data_dir), "max_length": 64}
+    with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
+        evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "num_rows", "steps"),
+    [
+        ({}, 10, LEAST_STEPS),
+        ({}, 100_000, 9375),
+        ({"num_train_epochs": 1}, 33, 2),
+        ({"num_train_epochs": 0.5}, 320, 5),
+        ({"max_train_steps": 7}, 100_000, 7),
+        ({"max_train_steps": 7, "num_train_epochs": 1}, 33, 2),
+    ],
+)
+def test_steps_follow_from_the_rows(given, num_rows, steps):
+    assert GlueSettings(**given).num_steps(num_rows, batch_size=32) == steps
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": []}, "names no seed"),
+        ({"seeds": [1, 1]}, r"seeds=\(1, 1\) has one twice"),
+        ({"seeds": -1}, "seeds=-1 is not a whole number from 0 to 4294967295"),
+        ({"learning_rate": 0}, r"learning_rate=0 is outside \(0, inf\)"),
+        ({"learning_rate": 1e-4, "learning_rates": [1e-4, 1e-3]}, "exclude each other; give one rate, or several"),
+        ({"max_train_steps": 0}, "max_train_steps=0 is not a whole number of at least 1"),
+        ({"learning_rates": [1e-4, float("nan")]}, "learning_rates=nan is outside"),
+        ({"num_train_epochs": True}, "num_train_epochs=True, of the JSON type boolean; expected a number or null"),
+        ({"batch_size": 1.5}, "batch_size=1.5, of the JSON type number; expected a whole number"),
+        ({"max_train_samples": 4}, "max_train_samples=4 is not a whole number of at least 8"),
+        ({"warmup_fraction": 1}, r"warmup_fraction=1 is outside \[0, 1\)"),
+        ({"dtype": "bf16"}, "dtype='bf16' is not one of auto, bfloat16, float32"),
+        ({"batchsize": 8}, "unknown key 'batchsize' .*; nearest valid: 'batch_size'"),
+    ],
+)
+def test_settings_are_checked_when_they_are_made(values, message):
+    with pytest.raises(ValueError, match=message):
+        settings_from(GlueSettings, values)
+
+
+# Real rows
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_real_rows_of_every_folder(real_data, model, tmp_path):
+    names = {"rte": "rte", "qnli": "qnli_part", "mnli": "mnli_part"}
+    for task, name in names.items():
+        assert load_glue(task, real_data / "glue").name == name
+    settings = {"data_dir": str(real_data), "seeds": [0], "max_train_samples": 64, "max_length": 32}
+    settings |= {"learning_rate": 1e-4, "num_train_epochs": 3}
+    found = evaluate_glue(model, ["rte"], settings=settings, output_dir=tmp_path)["tasks"]["rte"]
+    assert (found["num_train_rows"], found["num_available_rows"], found["num_dev_rows"]) == (
+        64,
+        2490,
+        {"validation": 277},
+    )
+    assert 0.3 < found["metrics"]["accuracy"]["mean"] < 0.7  # of random weights that know no word

@@ -1,0 +1,352 @@
+"""SQuAD from end to end: a tiny model that can learn where answers are, and real questions."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tiny_models import make_teacher, random_student, tiny_tokenizer
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
+
+from homodistil_hf.evaluation import GlueSettings, squad
+from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
+from homodistil_hf.evaluation.fine_tuning import FineTuned, fresh_answerer, settings_from
+from homodistil_hf.evaluation.metrics import task_score
+from homodistil_hf.evaluation.squad import (
+    RankedAnswers,
+    SquadSettings,
+    answer_metrics,
+    answer_questions,
+    check_windows,
+    evaluate_squad,
+    grade,
+    labelled_inputs,
+    make_windows,
+    rank_answers,
+    training_windows,
+)
+from homodistil_hf.evaluation.task_data import TaskData, load_squad
+from homodistil_hf.evaluation.task_runs import check_length, training_rows, with_held_out
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+
+TOKENIZER = tiny_tokenizer()
+TINY = SquadSettings(
+    max_length=24,
+    stride=4,
+    max_question_tokens=4,
+    max_answer_tokens=3,
+    learning_rate=5e-3,
+    num_train_epochs=4,
+    batch_size=16,
+    weight_decay=0.0,
+    dropout_fraction=0.0,
+    dtype="float32",
+)
+
+
+def questions(num_questions, *, seed):
+    """Contexts of one to two windows; two in three hold the answer, "w90 w91"."""
+    generator = random.Random(seed)
+    for index in range(num_questions):
+        words = [f"w{generator.randrange(10, 80)}" for _ in range(generator.randrange(5, 26))]
+        answers = {"text": [], "answer_start": []}
+        if index % 3:
+            place = generator.randrange(len(words))
+            words[place:place] = ["w90", "w91"]
+            answers = {"text": ["w90 w91"], "answer_start": [" ".join(words).index("w90")]}
+        yield {"id": f"{seed}-{index}", "context": " ".join(words), "question": "w5 w6", "answers": answers}
+
+
+def tiny_data(task="squad_v2", *, num_train=240):
+    def drawn(number, seed):
+        rows = list(questions(number, seed=seed))
+        return Dataset.from_list([row for row in rows if task == "squad_v2" or row["answers"]["text"]])
+
+    return TaskData(task, task, drawn(num_train, 0), {"validation": drawn(60, 1)}, "0" * 64, "context")
+
+
+def fine_tune_squad(evaluated, data, *, settings, seed):
+    """One fine-tuning, as `evaluate_squad` has it done."""
+    settings = settings_from(SquadSettings, settings)
+    check_windows(settings, evaluated.tokenizer)
+    check_length(settings, evaluated)
+    rows = training_rows(data.train, settings.max_train_samples)
+    found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
+    return {"metrics": found["validation"], "num_steps": trained.num_steps, "train_loss": trained.train_loss}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A stock BERT with its tokenizer."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    make_teacher().save_pretrained(path)
+    TOKENIZER.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder):
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def learned(evaluated):
+    return fine_tune_squad(evaluated, tiny_data(), settings=TINY, seed=0)
+
+
+@pytest.mark.slow
+def test_answers_are_learned(learned):
+    assert learned["metrics"]["HasAns_exact"] > 90
+    assert learned["metrics"]["NoAns_exact"] > 90
+    assert task_score("squad_v2", learned["metrics"]) == learned["metrics"]["f1"] / 100
+
+
+@pytest.mark.slow
+def test_every_window_is_learned_in_every_epoch(learned):
+    num_windows = len(training_windows(tiny_data().train, TOKENIZER, TINY))
+    assert learned["num_steps"] == 4 * math.ceil(num_windows / 16)
+    assert json.loads(json.dumps(learned)) == learned
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_result_and_leaves_the_model_alone(evaluated):
+    before = {name: tensor.clone() for name, tensor in evaluated.model.state_dict().items()}
+    data = tiny_data(num_train=24)
+    first, again, other = (fine_tune_squad(evaluated, data, settings=TINY, seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first["train_loss"] != other["train_loss"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in evaluated.model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_first_version_says_something_to_every_question(evaluated):
+    data = tiny_data("squad", num_train=24)
+    result = fine_tune_squad(evaluated, data, settings=TINY, seed=0)
+    assert set(result["metrics"]) == {"exact_match", "f1"}
+    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0)
+    ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY)
+    assert all(answers.text for answers in ranked)
+
+
+def test_a_fresh_head_stands_on_the_models_encoder(evaluated):
+    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.2, seed=5)
+    assert type(answerer) is BertForQuestionAnswering
+    assert answerer.config.hidden_dropout_prob == answerer.config.attention_probs_dropout_prob == 0.2
+    for name, tensor in answerer.bert.state_dict().items():
+        assert torch.equal(tensor, evaluated.model.bert.state_dict()[name])
+    again, other = (fresh_answerer(evaluated.model.base_model, dropout=0.2, seed=seed) for seed in (5, 6))
+    assert torch.equal(again.qa_outputs.weight, answerer.qa_outputs.weight)
+    assert not torch.equal(other.qa_outputs.weight, answerer.qa_outputs.weight)
+    assert other.qa_outputs.weight.std().item() == pytest.approx(answerer.config.initializer_range, rel=0.3)
+    assert not answerer.qa_outputs.bias.any()
+
+
+def test_answers_come_from_the_models_logits_window_by_window(evaluated):
+    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0).eval()
+    rows = tiny_data().dev["validation"]
+    ranked = answer_questions(answerer, rows, TOKENIZER, TINY)
+    for index, row in enumerate(rows.to_list()[:12]):
+        windows = make_windows([row], TOKENIZER, TINY)
+        logits = []
+        for window in windows:
+            with torch.no_grad():
+                outputs = answerer(**{name: torch.tensor([values]) for name, values in window.inputs.items()})
+            logits.append((outputs.start_logits[0].numpy(), outputs.end_logits[0].numpy()))
+        alone = rank_answers(row["context"], windows, logits, max_answer_tokens=3, num_best=20)
+        assert ranked[index].scores == pytest.approx(alone.scores, abs=1e-5)
+        assert ranked[index].null_score == pytest.approx(alone.null_score, abs=1e-5)
+        assert ranked[index].text == alone.text
+
+
+def test_windows_to_learn_from_are_the_features(evaluated):
+    rows = tiny_data().train.select(range(7))
+    windows = training_windows(rows, TOKENIZER, TINY)
+    expected = [labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY)]
+    assert [{name: value for name, value in row.items() if name != "length"} for row in windows] == expected
+    assert windows["length"][:] == [len(inputs["input_ids"]) for inputs in expected]
+
+
+def answered(text, difference):
+    """An answer that is better than "no answer" by `difference`."""
+    return RankedAnswers((text,), (difference,), 0.0)
+
+
+def test_no_answer_is_said_where_its_score_is_higher():
+    rows = Dataset.from_list(list(questions(3, seed=0)))  # the first has no answer
+    ranked = [answered("w11", -0.1), answered("w90 w91", 0.1), answered("w90 w91", -0.3)]
+    metrics = grade("squad_v2", rows, ranked)
+    assert (metrics["NoAns_f1"], metrics["HasAns_f1"], metrics["f1"]) == pytest.approx((100, 50, 200 / 3))
+    # Answering all with a difference of -0.3 or more gains one question and loses one.
+    assert metrics["best_f1"] == pytest.approx(200 / 3)
+    assert metrics["best_f1_thresh"] == pytest.approx(1 / (1 + math.exp(0.1)))
+    assert not [name for name in metrics if name.endswith("total")]
+    even = grade("squad_v2", rows, [answered("w11", 0.0), *ranked[1:]])
+    assert even["NoAns_f1"] == 0
+
+
+@pytest.mark.slow
+def test_seeds_are_measured_once(folder, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    Dataset.from_list(list(questions(24, seed=0))).to_parquet(data / "train.parquet")
+    Dataset.from_list(list(questions(9, seed=1))).to_parquet(data / "validation.parquet")
+    settings = {**TINY.compared(), "learning_rate": 5e-3, "num_train_epochs": 1}
+    settings |= {"data_dir": str(data), "seeds": (0, 1)}
+    lines = []
+    summary = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results", say=lines.append)
+    records = [json.loads((tmp_path / f"results/squad_v2.seed-{seed}.json").read_text()) for seed in (0, 1)]
+    scores = [record["score"] for record in records]
+    assert summary["tasks"]["squad_v2"]["score"] == {
+        "mean": pytest.approx(np.mean(scores)),
+        "std": pytest.approx(np.std(scores, ddof=1)),
+    }
+    assert summary["tasks"]["squad_v2"]["conditions"]["max_question_tokens"] == 4
+    alone = fine_tune_squad(
+        load_model(folder), load_squad("squad_v2", data), settings={**settings, "seeds": 0}, seed=1
+    )
+    assert alone["metrics"] == records[1]["metrics"]
+    again = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results", say=lines.append)
+    assert again == summary
+    assert [line.endswith("(read from an earlier evaluation)") for line in lines] == [False, False, True, True]
+
+
+def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def measured(evaluated, task, rows, measured_on, *, settings, seed):
+        seen.append((settings.learning_rate, set(rows["context"][:]), measured_on))
+        return {name: {"f1": 100 * settings.learning_rate} for name in measured_on}, FineTuned(None, 1, 0.0)
+
+    rows = [row | {"context": context} for row, context in zip(questions(40, seed=0), "abcde" * 8, strict=True)]
+    rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
+    for name in ("train", "validation"):
+        Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    monkeypatch.setattr(squad, "answer_metrics", measured)
+    settings = {**TINY.compared(), "data_dir": str(tmp_path), "seeds": 0, "learning_rates": (0.5, 0.25)}
+    evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
+    for _, learned_from, measured_on in seen[:2]:
+        held_out = set(measured_on["held_out"]["context"][:])
+        assert (len(held_out), len(learned_from), held_out & learned_from) == (1, 4, set())
+    assert [rate for rate, _, _ in seen] == [0.25, 0.5, 0.5]
+    assert seen[2][2].keys() == {"validation"}
+
+
+def test_questions_of_one_context_are_held_out_together():
+    rows = Dataset.from_list([{"id": str(index), "context": f"c{index // 4}"} for index in range(100)])
+    learned_from, held_out = with_held_out(rows, "context")
+    assert not set(learned_from["context"][:]) & set(held_out["context"][:])
+    assert sorted([*learned_from["id"][:], *held_out["id"][:]], key=int) == rows["id"][:]
+    assert 10 <= len(held_out) < 14
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_length": 40}, "max_length=40 is over the model's positions=32; nearest valid: 32"),
+        ({"stride": 20}, r"max_length=24 holds no new context beside .*stride=20; nearest valid: 28"),
+        ({"strides": 2}, "settings has the unknown key 'strides' .*; nearest valid: 'stride'"),
+        ({"stride": -1}, "stride=-1 is not a whole number of at least 0"),
+        ({"max_question_tokens": -2}, "max_question_tokens=-2 is not a whole number of at least 1"),
+        ({"num_best": 0}, "num_best=0 is not a whole number of at least 1"),
+        ({"max_answer_tokens": "30"}, "max_answer_tokens='30', of the JSON type string; expected a whole number"),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number"),
+    ],
+)
+def test_wrong_settings_are_named(evaluated, values, message):
+    with pytest.raises(ValueError, match=message):
+        fine_tune_squad(evaluated, tiny_data(), settings={**TINY.compared(), **values}, seed=0)
+
+
+def test_settings_of_another_kind_are_refused(evaluated):
+    with pytest.raises(ValueError, match="settings are GlueSettings; expected SquadSettings, or values by name"):
+        fine_tune_squad(evaluated, tiny_data(), settings=GlueSettings(), seed=0)
+
+
+def test_unknown_tasks_are_named_before_anything_is_read():
+    with pytest.raises(ValueError, match="task='squad_v1' is unknown; nearest valid: 'squad"):
+        evaluate_squad("no such model", "squad_v1")
+
+
+def test_missing_data_are_told_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="data_dir=.* has none for train; expected one file: train.parquet"):
+        evaluate_squad("no such model", settings={"data_dir": str(tmp_path)})
+    with pytest.raises(ValueError, match="data_dir='.*nowhere' is no folder"):
+        evaluate_squad("no such model", settings={"data_dir": str(tmp_path / "nowhere")})
+
+
+@pytest.mark.slow
+def test_students_of_uneven_widths_are_fine_tuned_as_they_are(tmp_path):
+    student = random_student(HomoBertForMaskedLM, vocab_size=len(TOKENIZER), max_position_embeddings=32)
+    answerer = fresh_answerer(student.base_model, dropout=0.0, seed=0).eval()
+    assert type(answerer) is HomoBertForQuestionAnswering
+    inputs = {"input_ids": torch.tensor([[2, 5, 3, 40, 41, 42, 3]])}
+    with torch.no_grad():
+        hidden = [model.base_model(**inputs).last_hidden_state for model in (answerer, student)]
+    assert torch.allclose(*hidden, atol=1e-5)
+    data, model = tiny_data(num_train=24), EvaluatedModel("uneven", "uneven", student, TOKENIZER, tmp_path)
+    assert fine_tune_squad(model, data, settings=TINY, seed=0)["train_loss"] > 0
+
+
+def test_logits_of_a_diverged_model_are_an_error(evaluated):
+    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0)
+    with torch.no_grad():
+        answerer.qa_outputs.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="logits of BertForQuestionAnswering are not finite: fine-tuning div"):
+        answer_questions(answerer, tiny_data().dev["validation"], TOKENIZER, TINY)
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer(real_data):
+    return AutoTokenizer.from_pretrained(real_data / "teacher")
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_tokenizer):
+    rows = load_squad("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
+    settings = SquadSettings(max_length=192, stride=64)
+    windows = make_windows(rows.to_list(), real_tokenizer, settings)
+    assert len(windows) > len(rows)
+    ranked = []
+    for index, row in enumerate(rows):
+        mine = [window for window in windows if window.row == index]
+        ranked.append(rank_answers(row["context"], mine, [certain_logits(window, row) for window in mine]))
+    metrics = grade("squad_v2", rows, ranked)
+    assert (metrics["NoAns_exact"], metrics["HasAns_f1"]) == pytest.approx((100, 100), abs=1)
+    assert metrics["HasAns_exact"] > 96  # where an answer is part of a word, the whole word is found
+
+
+def certain_logits(window, row):
+    labelled = labelled_inputs(window, row)
+    starts, ends = np.zeros((2, len(window.inputs["input_ids"])))
+    starts[labelled["start_positions"]] = ends[labelled["end_positions"]] = 10.0
+    return starts, ends
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_real_questions_from_end_to_end(real_data, real_tokenizer, tmp_path):
+    config = BertConfig(
+        vocab_size=len(real_tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    real_tokenizer.save_pretrained(tmp_path)
+    data = load_squad("squad_v2", real_data)
+    few = TaskData(data.task, data.name, data.train, {"validation": data.dev["validation"].select(range(24))}, "")
+    settings = {"max_length": 128, "stride": 32, "max_train_samples": 24, "num_train_epochs": 1, "batch_size": 16}
+    result = fine_tune_squad(load_model(tmp_path), few, settings=settings, seed=0)
+    assert data.name == "squad_v2_part"
+    assert result["num_steps"] >= 3  # more windows than questions
+    metrics = result["metrics"]
+    assert metrics["best_f1"] >= metrics["f1"] - 1e-9
+    num_without = sum(not answers["text"] for answers in few.dev["validation"]["answers"][:])
+    assert metrics["best_exact"] >= 100 * num_without / 24 - 1e-9

@@ -1,0 +1,250 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_tokenizer
+
+from homodistil_hf.evaluation.squad import (
+    RankedAnswers,
+    SquadSettings,
+    Window,
+    labelled_inputs,
+    make_windows,
+    rank_answers,
+)
+from homodistil_hf.evaluation.task_data import check_answers
+
+TOKENIZER = tiny_tokenizer()
+SHORT = SquadSettings(max_length=12, stride=2, max_question_tokens=3)
+CONTEXT = "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19"
+
+
+def question(text="w5 w6", context=CONTEXT, *answers, identity="q1"):
+    starts = [context.index(answer) for answer in answers]
+    return {
+        "id": identity,
+        "question": text,
+        "context": context,
+        "answers": {"text": list(answers), "answer_start": starts},
+    }
+
+
+def read(window, context=CONTEXT):
+    return [context[begin:end] for begin, end in window.offsets]
+
+
+def test_windows_by_hand():
+    first, second = make_windows([question()], TOKENIZER, SHORT)
+    # [CLS] w5 w6 [SEP] … [SEP]: seven places for the context, of which two are shared.
+    assert first.inputs["input_ids"] == [2, 5, 6, 3, 10, 11, 12, 13, 14, 15, 16, 3]
+    assert second.inputs["input_ids"] == [2, 5, 6, 3, 15, 16, 17, 18, 19, 3]
+    assert second.inputs["token_type_ids"] == [0] * 4 + [1] * 6
+    assert second.inputs["attention_mask"] == [1] * 10
+    assert read(second) == ["w15", "w16", "w17", "w18", "w19"]
+    assert (first.row, first.cls_index, first.first_token) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "places"),
+    [
+        ("w10", [(4, 4), (0, 0)]),
+        ("w13 w14", [(7, 8), (0, 0)]),
+        ("w15 w16", [(9, 10), (4, 5)]),  # in both
+        ("w16 w17", [(0, 0), (5, 6)]),  # cut off by the first
+        ("w14 w15", [(8, 9), (0, 0)]),  # cut off by the second
+        ("w19", [(0, 0), (8, 8)]),
+        ("12 w1", [(6, 7), (0, 0)]),  # parts of words
+        (" w12 ", [(6, 6), (0, 0)]),
+        (" ", [(0, 0), (0, 0)]),
+    ],
+)
+def test_answers_are_placed_in_every_window(answer, places):
+    row = question("w5 w6", CONTEXT, answer)
+    labelled = [labelled_inputs(window, row) for window in make_windows([row], TOKENIZER, SHORT)]
+    assert [(inputs["start_positions"], inputs["end_positions"]) for inputs in labelled] == places
+    assert set(labelled[0]) == {*TOKENIZER.model_input_names, "start_positions", "end_positions"}
+
+
+def test_the_first_answer_is_learned_and_none_is_the_first_token():
+    row = question("w5 w6", CONTEXT, "w12", "w13")
+    assert labelled_inputs(make_windows([row], TOKENIZER, SHORT)[0], row)["start_positions"] == 6
+    none = question()
+    assert labelled_inputs(make_windows([none], TOKENIZER, SHORT)[0], none)["end_positions"] == 0
+
+
+words = st.lists(st.integers(7, 60).map(lambda i: f"w{i}"), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words, st.integers(0, 4), st.data())
+def test_windows_cover_the_context_and_agree_on_the_answer(context_words, stride, data):
+    context = "  ".join(context_words)
+    first = data.draw(st.integers(0, len(context_words) - 1))
+    last = data.draw(st.integers(first, min(first + 3, len(context_words) - 1)))
+    begin = sum(len(word) + 2 for word in context_words[:first])
+    text = "  ".join(context_words[first : last + 1])
+    row = question(context=context) | {"answers": {"text": [text], "answer_start": [begin]}}
+    windows = make_windows([row], TOKENIZER, SquadSettings(max_length=12, stride=stride, max_question_tokens=3))
+    spans = [tuple(span) for window in windows for span in window.offsets]
+    assert sorted(set(spans)) == [
+        (start, start + len(word))
+        for start, word in zip(np.cumsum([0, *(len(w) + 2 for w in context_words[:-1])]), context_words, strict=True)
+    ]
+    for window in windows:
+        labelled = labelled_inputs(window, row)
+        start, end = labelled["start_positions"], labelled["end_positions"]
+        if begin >= window.offsets[0, 0] and begin + len(text) <= window.offsets[-1, 1]:
+            assert context[window.offsets[start - window.first_token, 0] :].startswith(text)
+            assert window.offsets[end - window.first_token, 1] == begin + len(text)
+        else:
+            assert (start, end) == (0, 0)
+
+
+def test_long_questions_are_cut_and_white_space_around_them_counts_nothing():
+    row = question("  w5 w6 w7 w8 w9  ")
+    window = make_windows([row], TOKENIZER, SHORT)[0]
+    assert window.inputs["input_ids"][:5] == [2, 5, 6, 7, 3]
+    short = make_windows([question("  w5  ")], TOKENIZER, SHORT)[0]
+    assert short.inputs["input_ids"][:4] == [2, 5, 3, 10]
+
+
+@pytest.mark.parametrize(("text", "context"), [("w5", ""), ("", "w7"), ("", ""), ("w5", " \n ")])
+def test_empty_texts_make_one_window(text, context):
+    (window,) = make_windows([question(text, context)], TOKENIZER, SHORT)
+    assert read(window, context) == context.split()
+    assert window.inputs["input_ids"].count(3) == 2
+
+
+def test_offsets_count_characters_whatever_their_bytes():
+    context = "😀 w10 É 東 w11 naïve"
+    (window,) = make_windows(
+        [question("w5", context)], TOKENIZER, SquadSettings(max_length=32, stride=0, max_question_tokens=3)
+    )
+    assert read(window, context) == ["😀", "w10", "É", "東", "w11", "naïve"]
+    row = question("w5", context, "東 w11")
+    assert labelled_inputs(window, row)["start_positions"] == window.first_token + 3
+    assert labelled_inputs(window, row)["end_positions"] == window.first_token + 4
+
+
+def test_windows_know_their_rows():
+    rows = [question(), question(context="w10"), question(context=CONTEXT)] * 300
+    windows = make_windows(rows, TOKENIZER, SHORT)
+    assert [window.row for window in windows] == [row for row in range(900) for _ in range(1 if row % 3 == 1 else 2)]
+    assert all(read(window, rows[window.row]["context"])[0] in ("w10", "w15") for window in windows)
+
+
+def test_windows_must_advance():
+    with pytest.raises(ValueError, match=r"max_length=12 holds no new context .*stride=6; nearest valid: 13"):
+        make_windows([question()], TOKENIZER, SquadSettings(max_length=12, stride=6, max_question_tokens=3))
+    tight = SquadSettings(max_length=13, stride=6, max_question_tokens=3)
+    assert len(make_windows([question("w5 w6 w7")], TOKENIZER, tight)) == 4  # 7 tokens, then one more each
+
+
+def test_tokenizers_need_a_first_token():
+    tokenizer = tiny_tokenizer()
+    tokenizer.cls_token = None
+    with pytest.raises(ValueError, match="tokenizer=BertTokenizer has no cls_token, which stands for no answer"):
+        make_windows([question()], tokenizer, SHORT)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"text": [], "answer_start": []}, "train_data: question id='q1' has no answer; take the task squad_v2"),
+        ({"text": ["w10"], "answer_start": []}, "'q1' has 1 answers and 0 answer_start; expected one for each"),
+        ({"text": ["w11"], "answer_start": [3]}, "answer_start=3, where the context reads ' w1', not 'w11'"),
+    ],
+)
+def test_wrong_rows_are_named(answers, message):
+    with pytest.raises(ValueError, match=message):
+        check_answers([question() | {"answers": answers}], argument="train_data", need_answers=True)
+
+
+def test_right_rows_pass():
+    check_answers([question("w5", CONTEXT, "w10", "w19")], argument="train_data", need_answers=True)
+    check_answers([question()], argument="train_data", need_answers=False)
+
+
+WORDS = [f"{letter}{index}" for index, letter in enumerate("abcdefghijklmnopqrst")]
+ONE_TO_TEN = " ".join(WORDS)
+
+
+def window_of(first_word, num_words, *, first_token=3):
+    """A window that holds some of the context's words; all have two or three characters and one space."""
+    begins = np.cumsum([0, *(len(word) + 1 for word in WORDS)])
+    offsets = np.array([(begins[i], begins[i] + len(WORDS[i])) for i in range(first_word, first_word + num_words)])
+    return Window(inputs={}, row=0, cls_index=0, first_token=first_token, offsets=offsets.reshape(-1, 2))
+
+
+def slow_ranking(windows, logits, *, max_answer_tokens):
+    """Every span of every window, in plain Python."""
+    best = {}
+    for window, (starts, ends) in zip(windows, logits, strict=True):
+        for first in range(len(window.offsets)):
+            for last in range(first, min(first + max_answer_tokens, len(window.offsets))):
+                text = ONE_TO_TEN[window.offsets[first][0] : window.offsets[last][1]]
+                score = float(starts[window.first_token + first]) + float(ends[window.first_token + last])
+                best[text] = max(score, best.get(text, -math.inf))
+    return sorted(best.items(), key=lambda item: -item[1])
+
+
+def random_logits(num_windows, *, seed, num_tokens=20):
+    generator = np.random.default_rng(seed)
+    return [tuple(generator.normal(size=(2, num_tokens)).astype(np.float32)) for _ in range(num_windows)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(0, 6))
+def test_the_best_answers_are_the_slow_loops(seed, max_answer_tokens, shift):
+    windows = [window_of(0, 12), window_of(shift, 9, first_token=5)]
+    logits = random_logits(2, seed=seed)
+    ranked = rank_answers(ONE_TO_TEN, windows, logits, max_answer_tokens=max_answer_tokens, num_best=10)
+    expected = slow_ranking(windows, logits, max_answer_tokens=max_answer_tokens)[:10]
+    assert ranked.scores == pytest.approx([score for _, score in expected])
+    assert list(ranked.texts) == [text for text, _ in expected]
+    assert ranked.null_score == pytest.approx(min(float(starts[0]) + float(ends[0]) for starts, ends in logits))
+
+
+def test_the_best_score_over_windows_counts_by_hand():
+    windows = [window_of(0, 4), window_of(2, 4)]
+    starts, ends = np.zeros((2, 8)), np.zeros((2, 8))
+    starts[0, [0, 5]], ends[0, [0, 6]] = (4, 2), (3, 1)  # first window: c2 d3 with 3
+    starts[1, [0, 3]], ends[1, [0, 4]] = (1, 3), (1, 2)  # second: the same words with 5
+    ranked = rank_answers(ONE_TO_TEN, windows, list(zip(starts, ends, strict=True)))
+    assert (ranked.text, ranked.scores[0]) == ("c2 d3", 5)
+    assert ranked.null_score == 2  # of 7 and 2
+    assert ranked.no_answer_probability == pytest.approx(1 / (1 + math.exp(5 - 2)))
+    assert len(set(ranked.texts)) == len(ranked.texts)
+
+
+def test_ends_never_stand_before_starts_nor_too_far_behind():
+    starts, ends = np.zeros(23), np.zeros(23)
+    starts[12], ends[4] = 9, 9  # the best of both, in the wrong order
+    window = window_of(0, 20)
+    ranked = rank_answers(ONE_TO_TEN, [window], [(starts, ends)], max_answer_tokens=2, num_best=1000)
+    lengths = {len(text.split()) for text in ranked.texts}
+    assert lengths == {1, 2}
+    assert len(ranked.texts) == 20 + 19
+    assert ranked.scores[0] == 9
+
+
+def test_questions_and_padding_are_no_answers():
+    starts, ends = np.full(12, 50.0), np.full(12, 50.0)
+    starts[3:7], ends[3:7] = 0.0, 0.0
+    ranked = rank_answers(ONE_TO_TEN, [window_of(5, 4)], [(starts, ends)])
+    assert ranked.scores[0] == 0
+    assert set(" ".join(ranked.texts).split()) == set(WORDS[5:9])
+
+
+def test_an_empty_context_has_no_answer():
+    ranked = rank_answers("", [window_of(0, 0)], [(np.zeros(4), np.zeros(4))])
+    assert ranked == RankedAnswers((), (), 0.0)
+    assert (ranked.text, ranked.no_answer_probability) == ("", 1.0)
+
+
+@pytest.mark.parametrize(("difference", "probability"), [(0.0, 0.5), (-900.0, 0.0), (900.0, 1.0), (2.0, 0.880797)])
+@pytest.mark.filterwarnings("error")
+def test_probabilities_stay_in_their_range(difference, probability):
+    assert RankedAnswers(("x",), (1.0,), 1.0 + difference).no_answer_probability == pytest.approx(probability)

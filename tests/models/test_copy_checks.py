@@ -1,0 +1,165 @@
+"""A student is its model, or the reason why it can't be is named before any time is spent."""
+
+import copy
+
+import pytest
+import torch
+from students import logits_of, make_batch
+from tiny_architectures import tiny_architecture_teacher
+from tiny_models import make_teacher
+from torch import nn
+from transformers import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from homodistil_hf import prune_gradient_free, to_binary
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.conversion import to_student
+
+CLASSIFIER = "sequence_classification"
+
+
+def classifier():
+    return make_teacher(CLASSIFIER)
+
+
+class MeanPooled(BertForSequenceClassification):
+    """The stock parameters under the stock name, but it averages tokens."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+        states = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = attention_mask[..., None].to(states)
+        pooled = torch.tanh(self.bert.pooler.dense((states * weights).sum(1) / weights.sum(1)))
+        return SequenceClassifierOutput(logits=self.classifier(pooled))
+
+
+MeanPooled.__name__ = MeanPooled.__qualname__ = "BertForSequenceClassification"
+
+
+class Logged(BertForSequenceClassification):
+    """A class of one's own that computes what the stock class does."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+Logged.__name__ = "BertForSequenceClassification"
+
+
+def of_class(kind):
+    model = kind(classifier().config)
+    model.load_state_dict(classifier().state_dict())
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "use", [to_student, lambda model: to_binary(model, activation_bits=8)], ids=["student", "bits"]
+)
+def test_a_class_of_ones_own_under_a_stock_name_is_refused(use):
+    with pytest.raises(ValueError, match=r"=.*BertForSequenceClassification is not the function .* differ by"):
+        use(of_class(MeanPooled))
+
+
+def test_a_class_of_ones_own_that_computes_the_same_is_taken():
+    model = of_class(Logged)
+    assert torch.equal(logits_of(to_student(model)), logits_of(model))
+
+
+def test_a_copied_class_is_refused_before_its_teacher_is_compared(make_trainer):
+    with pytest.raises(ValueError, match="is not the function"):
+        make_trainer(model=of_class(MeanPooled), train_dataset=[], eval_dataset=None)
+    with pytest.raises(ValueError, match="is not the function"):
+        make_trainer(model=classifier(), teacher_model=of_class(MeanPooled), train_dataset=[], eval_dataset=None)
+    with pytest.raises(ValueError, match="is not the function"):
+        prune_gradient_free(of_class(MeanPooled), [make_batch(CLASSIFIER)], macs=0.9)
+
+
+def test_a_replaced_forward_of_one_model_is_refused():
+    model = make_teacher("masked_lm").eval()
+    stock = model.forward
+    model.forward = lambda **inputs: {"logits": 2 * stock(**inputs).logits}
+    with pytest.raises(ValueError, match="is not the function that its name"):
+        to_student(model)
+
+
+def test_other_outputs_are_refused():
+    model = classifier()
+    model.forward = lambda **inputs: {"logits": torch.zeros(2, 5)}
+    with pytest.raises(ValueError, match=r"outputs of shapes \[\(2, 5\)\], its stock class \[\(2, 2\)\]"):
+        to_student(model)
+    model.forward = lambda **inputs: {"scores": torch.zeros(2, 2)}
+    with pytest.raises(ValueError, match=r"outputs of shapes \[\], its stock class"):
+        to_student(model)
+    model.forward = lambda inputs_embeds: None
+    with pytest.raises(ValueError, match=r"can't read a batch of token ids \(TypeError"):
+        to_student(model)
+
+
+@pytest.mark.parametrize("name", ["masked_lm", CLASSIFIER])
+def test_adapters_inside_are_refused(name):
+    model = make_teacher(name)
+    linear = model.bert.encoder.layer[0].attention.self.query
+    linear.base_layer, linear.lora_A = copy.deepcopy(linear), nn.Linear(32, 2)
+    with pytest.raises(ValueError, match=r"further parameters .*adapters inside; .*merge_and_unload\(\)"):
+        to_student(model)
+
+
+def test_a_head_of_several_layers_is_refused():
+    model = classifier()
+    model.classifier = nn.Sequential(nn.Linear(32, 8), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"further parameters classifier\.0\..*; no classifier\.bias, .*own head"):
+        to_student(model)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_layers_that_the_config_does_not_know_are_refused(layers):
+    model = make_teacher("masked_lm")
+    model.bert.encoder.layer = nn.ModuleList([*model.bert.encoder.layer, *model.bert.encoder.layer][:layers])
+    with pytest.raises(ValueError, match=r"encoder\.layer.* Set config\.num_hidden_layers"):
+        to_student(model)
+
+
+def test_another_vocabulary_than_in_the_config_is_refused():
+    model = make_teacher("masked_lm")
+    model.bert.embeddings.word_embeddings = nn.Embedding(200, 32)
+    with pytest.raises(ValueError, match=r"other shapes: .*\(200, 32\) for"):
+        to_student(model)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize")
+def test_quantized_modules_are_refused():
+    model = torch.ao.quantization.quantize_dynamic(classifier(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ValueError, match=r"quantized modules \(torch\.ao.*; load it without"):
+        to_student(model)
+
+
+def test_wrappers_are_refused_with_the_model_inside():
+    with pytest.raises(ValueError, match=r"=OptimizedModule is not a model .*model\._orig_mod"):
+        to_student(torch.compile(classifier()))
+    with pytest.raises(ValueError, match=r"=DataParallel .*model\.module"):
+        to_student(nn.DataParallel(classifier()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_of_half_precision_is_no_other_function(dtype):
+    for model in (make_teacher(BertForPreTraining), make_teacher("question_answering")):
+        assert to_student(model.to(dtype)).dtype == torch.float32
+    encoder = BertModel(classifier().config).to(dtype)
+    assert to_student(encoder, needs_head=False).dtype == torch.float32
+
+
+def test_modes_of_modules_stay_as_they_were():
+    model = make_teacher(BertForMaskedLM).train()
+    model.bert.embeddings.eval()
+    to_student(model)
+    assert model.training
+    assert not model.bert.embeddings.training
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_the_function_of_its_name(name):
+    architecture = ARCHITECTURES[name]
+    for head in architecture.heads:
+        model = tiny_architecture_teacher(architecture, head).eval()
+        model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.flip(-1))
+        with pytest.raises(ValueError, match="is not the function"):
+            to_student(model)

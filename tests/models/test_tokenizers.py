@@ -1,0 +1,193 @@
+"""Tokenizers of folders: a vocabulary alone, none, one whose ids mean other words; texts longer than a row."""
+
+import copy
+import json
+
+import pytest
+from datasets import Dataset
+from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
+from tiny_tokenizers import trained_tokenizer
+from tokenizers import normalizers
+from transformers import BertJapaneseTokenizer, BertTokenizer
+
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.data.blocks import check_tokenizer, tokenize_to_blocks
+from homodistil_hf.data.samples import unlabeled_batches
+from homodistil_hf.evaluation.evaluated_model import load_model
+from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
+from homodistil_hf.methods.embedding.texts import tokenize_texts
+from homodistil_hf.models.tokenizers import load_tokenizer, rows_of_texts, stored_tokenizer, tokenizer_of_run
+
+WORDS = tiny_tokenizer().convert_ids_to_tokens(range(VOCAB_SIZE))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_teacher("sequence_classification").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def with_tokenizer(folder, words=WORDS):
+    BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+def moved_words():
+    return [*WORDS[:5], *WORDS[6:], WORDS[5]]
+
+
+def test_a_vocabulary_alone_is_read(folder):
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    assert load_model(folder).tokenizer("w7 w9")["input_ids"] == [2, 7, 9, 3]
+
+
+def test_a_tokenizer_file_alone_is_read_by_its_own_rules(folder):
+    backend = copy.deepcopy(trained_tokenizer("WordPiece").backend_tokenizer)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    backend.save(str(folder / "tokenizer.json"))
+    found = stored_tokenizer(folder)
+    text = "The teacher and the student"
+    assert found(text)["input_ids"] == backend.encode(text).ids
+    assert found.unk_token_id in found(text)["input_ids"]
+    assert found.unk_token_id not in found(text.lower())["input_ids"]
+    assert (found.cls_token, found.sep_token, found.pad_token) == ("[CLS]", "[SEP]", "[PAD]")
+    assert "token_type_ids" in found.model_input_names
+
+
+@pytest.mark.parametrize("kind", ["BPE", "Unigram"])
+def test_a_tokenizer_file_of_another_kind_than_the_model_s_usual_one(folder, kind):
+    whole = trained_tokenizer(kind)
+    whole.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    found = stored_tokenizer(folder)
+    assert found("the teacher")["input_ids"] == whole("the teacher")["input_ids"]
+    assert found.all_special_ids == whole.all_special_ids
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config.json": json.dumps({"tokenizer_class": "BertTokenizer"})},
+        {"vocab.txt": "\n".join(WORDS[:5])},
+        {"vocab.txt": "\n".join(WORDS[:5]), "added_tokens.json": json.dumps({"w5": 5})},
+    ],
+    ids=["configuration", "special tokens", "an added token"],
+)
+def test_tokenizers_without_vocabulary_are_refused(folder, files):
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    with pytest.raises(ValueError, match="model': its tokenizer has no vocabulary beside special tokens; copy it"):
+        load_model(folder)
+    with pytest.raises(ValueError, match="tokenizer='.*' has no vocabulary beside special tokens; name one with"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer_config.json", lambda values: values | {"additional_special_tokens": 5}),
+        ("tokenizer.json", lambda values: values | {"model": values["model"] | {"vocab": ["w5"]}}),
+    ],
+    ids=["no list", "a list of words"],
+)
+def test_damaged_tokenizers_are_refused_before_text_is_read(folder, name, change):
+    with_tokenizer(folder)
+    (folder / name).write_text(json.dumps(change(json.loads((folder / name).read_text()))))
+    with pytest.raises(ValueError, match=r"tokenizer='.*model' can't be loaded \(.*\); name one with --tokenizer"):
+        load_tokenizer(folder)
+    with pytest.raises(ValueError, match=r"model': its tokenizer can't be loaded \(.*\); copy it again from"):
+        load_model(folder)
+
+
+def test_a_template_without_its_tokens_is_refused_before_text_is_read(folder):
+    content = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    content["post_processor"]["special_tokens"] = {}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"can't be loaded \(PanicException: .*\); name one with --tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_trying_a_tokenizer_out_leaves_its_file_as_it_was(folder):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(9)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    before = json.loads((folder / "tokenizer.json").read_text())
+    assert json.loads(stored_tokenizer(folder).backend_tokenizer.to_str()) == before
+
+
+def test_tokenizers_without_vocabulary_in_memory_are_refused():
+    bare = BertTokenizer()
+    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
+        check_tokenizer(bare, make_teacher().config)
+    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
+        unlabeled_batches([["w5 w6"]], bare)
+    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
+        tokenize_to_blocks(Dataset.from_dict({"text": ["w5 " * 20]}), bare, max_seq_length=8)
+    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
+        tokenize_texts(Dataset.from_dict({"text": ["w5 " * 20]}), bare, max_length=8)
+
+
+def test_ids_that_mean_other_words_are_refused(folder, tmp_path):
+    with_tokenizer(folder)
+    other = with_tokenizer(tmp_path / "other", moved_words())
+    message = "other' has 'w6' as id 5, which is 'w5' in the tokenizer of '.*model'"
+    with pytest.raises(ValueError, match=message):
+        tokenizer_of_run(str(folder), str(other))
+    with pytest.raises(ValueError, match=message):
+        check_tokenizer(load_tokenizer(other), model_of(folder).config)
+    assert len(tokenizer_of_run(str(folder), str(folder))) == len(WORDS)
+
+
+def model_of(folder):
+    return load_model(folder).model
+
+
+@pytest.mark.parametrize("argument", ["model", "teacher_model"])
+def test_trainers_refuse_ids_that_mean_other_words(tmp_path, argument):
+    make_teacher().save_pretrained(tmp_path / "teacher")
+    with_tokenizer(tmp_path / "teacher")
+    other = load_tokenizer(with_tokenizer(tmp_path / "other", moved_words()))
+    models = {"model": make_teacher(), "teacher_model": make_teacher()} | {argument: str(tmp_path / "teacher")}
+    args = HomoDistilTrainingArguments(tmp_path / "out", student="macs=0.25", max_steps=1, report_to="none")
+    with pytest.raises(ValueError, match="has 'w6' as id 5, which is 'w5' in the tokenizer of '.*teacher'"):
+        HomoDistilTrainer(models.pop("model"), args, **models, processing_class=other)
+
+
+def test_fine_tuning_beside_a_teacher_refuses_ids_that_mean_other_words(folder):
+    teacher = model_of(with_tokenizer(folder))
+    other = BertTokenizer(vocab={word: number for number, word in enumerate(moved_words())})
+    with pytest.raises(ValueError, match="has 'w6' as id 5, which is 'w5'"):
+        fine_tune(teacher, Dataset.from_dict({}), other, settings=FineTuningSettings(), seed=0, teacher=teacher)
+
+
+def test_words_in_place_of_unused_ones_more_words_and_fewer_are_let_pass(folder):
+    with_tokenizer(folder, [*WORDS[:-1], "[unused0]"])
+    config = model_of(folder).config
+    check_tokenizer(tiny_tokenizer(), config)
+    config.vocab_size += 1
+    more = tiny_tokenizer()
+    more.add_tokens("another")
+    check_tokenizer(more, config)
+    config.vocab_size = 50  # of a model that has lost tokens since
+    check_tokenizer(BertTokenizer(vocab={word: number for number, word in enumerate(moved_words()[:50])}), config)
+
+
+def python_tokenizer(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    return BertJapaneseTokenizer(
+        str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="wordpiece"
+    )
+
+
+def test_tokenizers_in_python_read_texts_beyond_the_first_row(tmp_path):
+    slow, fast = python_tokenizer(tmp_path), tiny_tokenizer()
+    texts = [" ".join(f"w{number}" for number in range(5, 5 + length)) for length in (13, 2, 6, 7)]
+    expected = rows_of_texts(fast, texts, 8)["input_ids"]
+    assert rows_of_texts(slow, texts, 8)["input_ids"] == expected
+    assert len(expected) == 7
+    assert slow.is_fast is False
+    documents = Dataset.from_dict({"text": texts})
+    found = tokenize_texts(documents, slow, max_length=8, least_characters=1)["input_ids"][:]
+    assert found == expected
+    batches = unlabeled_batches([texts], slow, max_length=8, batch_size=100)
+    assert sum(int(batch["attention_mask"].sum()) for batch in batches) == sum(map(len, expected))

@@ -1,0 +1,46 @@
+"""Python blocks of the pages import what there is, and call public names with arguments that they take."""
+
+import ast
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+]
+
+
+def imported_names(tree):
+    """Name in a block → the object of this package that it imports."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "homodistil_hf":
+            module = import_module(node.module)
+            found |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_imports_resolve_and_calls_bind(block):
+    tree = ast.parse(block)
+    names = imported_names(tree)
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Name) and call.func.id in names:
+            keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+            inspect.signature(names[call.func.id]).bind(*call.args, **keywords)
+
+
+def test_a_wrong_import_or_keyword_is_seen():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        test_imports_resolve_and_calls_bind("from homodistil_hf import no_such_name")
+    with pytest.raises(TypeError, match="colour"):
+        test_imports_resolve_and_calls_bind(
+            "from homodistil_hf import resolve_plan\nresolve_plan('macs=0.5', None, colour=1)"
+        )

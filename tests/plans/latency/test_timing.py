@@ -1,0 +1,379 @@
+"""Timing in turns, the backends' outputs, and the comparison of models. No time is asserted."""
+
+import json
+import sys
+
+import pytest
+import torch
+from tiny_models import make_teacher, randomized, tiny_config
+from torch import nn
+from transformers import BertModel
+
+from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.plans.latency import timing
+from homodistil_hf.plans.latency.timing import (
+    FirstOutput,
+    check_backend,
+    check_equal,
+    export_onnx,
+    figures,
+    make_runner,
+    missing_packages,
+    missing_reason,
+    model_inputs,
+    onnx_runner,
+    time_in_turns,
+)
+
+if_torch_compiles = pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
+needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
+
+UNEVEN = HomoBertConfig(
+    vocab_size=96,
+    hidden_size=24,
+    num_hidden_layers=2,
+    max_position_embeddings=32,
+    per_layer_config={
+        0: {"num_attention_heads": 3, "head_dim": 5, "intermediate_size": 40},
+        1: {"num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},
+    },
+)
+"""Heads × head size is not the hidden size, and layers differ: only the compact form holds it."""
+
+
+def uneven_student() -> HomoBertForMaskedLM:
+    return randomized(HomoBertForMaskedLM(UNEVEN), std=0.2)
+
+
+# Timing
+
+
+class Clock:
+    """`time.perf_counter` that a pass moves on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = 0.0
+        monkeypatch.setattr("homodistil_hf.plans.latency.timing.time.perf_counter", lambda: self.now)
+
+
+def test_figures_by_hand():
+    durations_ms = [8.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0]
+    names = ("median_ms", "lower_quartile_ms", "upper_quartile_ms", "min_ms", "num_rounds")
+    assert figures({"a": durations_ms})["latency"] == {"a": dict(zip(names, (5.0, 3.0, 7.0, 1.0, 9), strict=True))}
+    assert figures({"a": [7.0]})["latency"] == {"a": dict(zip(names, (7.0, 7.0, 7.0, 7.0, 1), strict=True))}
+
+
+def test_a_speed_up_is_the_ratio_of_medians_with_the_quartiles_of_the_rounds():
+    # Rounds: 10/5, 30/10, 20/5, 40/8, 50/10; medians 30 and 8.
+    found = figures({"teacher": [10.0, 30, 20, 40, 50], "student": [5.0, 10, 5, 8, 10]})
+    assert found["speed_up"] == {"student": {"ratio": 30 / 8, "lower_quartile": 3.0, "upper_quartile": 5.0}}
+
+
+def test_turns_are_interleaved_and_begin_with_a_pass_that_does_not_count(monkeypatch):
+    clock, calls = Clock(monkeypatch), []
+    costs = {"a": iter([0.09, 0.01, 0.03, 0.02] * 3), "b": iter([0.08, 0.05, 0.04, 0.07] * 3)}
+
+    def timed(name: str) -> None:
+        calls.append(name)
+        clock.now += next(costs[name])
+
+    durations_ms = time_in_turns(
+        {name: lambda name=name: timed(name) for name in costs}, num_rounds=2, num_warmup=1, num_passes=3
+    )
+    assert "".join(calls) == "aaaabbbb" * 3
+    assert durations_ms == {"a": pytest.approx([20.0, 20.0]), "b": pytest.approx([50.0, 50.0])}
+
+
+def test_a_long_pass_is_a_whole_turn(monkeypatch):
+    clock, costs = Clock(monkeypatch), iter([0.5, 0.25, 0.1, 0.125])
+
+    def timed() -> None:
+        clock.now += next(costs)
+
+    assert time_in_turns({"a": timed}, num_rounds=3, num_warmup=0, num_passes=1) == {"a": [500.0, 250.0, 125.0]}
+
+
+def test_rounds_of_the_warm_up_are_left_out(monkeypatch):
+    clock, costs = Clock(monkeypatch), iter([9.0, 1.0, 2.0])
+
+    def timed() -> None:
+        clock.now += next(costs)
+
+    assert time_in_turns({"a": timed}, num_rounds=2, num_warmup=1, num_passes=1) == {"a": [1000.0, 2000.0]}
+
+
+# Models in turns
+
+
+@pytest.mark.slow
+def test_models_are_timed_in_evaluation_mode_and_without_gradients():
+    calls = []
+
+    def recorded(name: str) -> BertModel:
+        def hook(module: nn.Module, _: tuple, inputs: dict) -> None:
+            calls.append((name, tuple(inputs["input_ids"].shape), module.training, torch.is_grad_enabled()))
+
+        model = BertModel(tiny_config()).train()
+        model.register_forward_pre_hook(hook, with_kwargs=True)
+        return model
+
+    models = {name: recorded(name) for name in ("teacher", "student")}
+    (cell,) = compare_latencies(models, small_grid(batch_sizes=(3,), lengths=(8,)))["cells"]
+    a_turn = [("teacher", (3, 8), False, False)] * 4 + [("student", (3, 8), False, False)] * 4
+    assert calls == a_turn * 4
+    assert {name: latency["num_rounds"] for name, latency in cell["latency"].items()} == {"teacher": 2, "student": 2}
+    assert all(model.training for model in models.values())
+
+
+def test_measuring_leaves_every_training_mode_and_the_random_state_alone():
+    model = BertModel(tiny_config()).train()
+    model.embeddings.eval()  # a frozen part of a model that trains
+    modes = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    compare_latencies({"model": model}, small_grid(lengths=(8,)))
+    assert [module.training for module in model.modules()] == modes
+    assert {True, False} <= set(modes)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_failure_still_restores_the_training_mode():
+    model = BertModel(tiny_config()).train()
+    model.encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken layer")))
+    with pytest.raises(RuntimeError, match="broken layer"):
+        compare_latencies({"model": model}, small_grid(lengths=(8,)))
+    assert all(module.training for module in model.modules())
+
+
+def test_lengths_above_the_positions_are_refused():
+    with pytest.raises(ValueError, match="length=33 is above the model's positions=32; nearest valid: 32"):
+        model_inputs(tiny_config(), 1, 33)
+
+
+# Backends
+
+
+@pytest.mark.slow
+@needs_onnx
+@pytest.mark.parametrize(("make", "with_head"), [(make_teacher, False), (uneven_student, True)])
+def test_an_onnx_graph_gives_the_same_numbers_at_any_size_and_under_any_mask(make, with_head, tmp_path):
+    model = make()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    module = FirstOutput(model if with_head else model.base_model)
+    export_onnx(module, model_inputs(model.config, 1, 12), tmp_path / "model.onnx")
+    runner = onnx_runner(tmp_path / "model.onnx", num_threads=1)
+    for batch_size, length in ((1, 12), (3, 32), (2, 5), (1, 1)):
+        input_ids_BT, attention_mask_BT = model_inputs(model.config, batch_size, length)
+        attention_mask_BT[0, (length + 1) // 2 :] = 0
+        with torch.no_grad():
+            expected = module(input_ids_BT, attention_mask_BT)
+        output = runner(input_ids_BT, attention_mask_BT)
+        assert output.shape == expected.shape
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=2e-5)
+    assert model.config._attn_implementation == "sdpa"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.slow
+@if_torch_compiles
+def test_compiled_outputs_are_checked(monkeypatch, tmp_path):
+    # Dynamo with its own interpreter of graphs: the C++ compiler would take half a minute.
+    compiled = []
+    original = torch.compile
+
+    def compile_eagerly(module: nn.Module, **settings: object) -> object:
+        compiled.append(settings)
+        return original(module, backend="eager", **settings)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    model = make_teacher(num_hidden_layers=1)
+    inputs = model_inputs(model.config, 2, 8)
+    module = FirstOutput(model)
+    with torch.no_grad():
+        runner = make_runner(module, "compiled", inputs, tmp_path)
+        assert torch.allclose(runner(*inputs), module(*inputs), atol=1e-6)
+    assert compiled == [{"dynamic": False, "fullgraph": True}]
+
+
+def test_torch_runs_the_module_itself(tmp_path):
+    module = FirstOutput(make_teacher())
+    assert make_runner(module, "torch", (), tmp_path) is module
+
+
+@pytest.mark.parametrize("error", [1e-3, float("nan")])
+def test_other_outputs_than_torch_are_refused(error):
+    model = make_teacher()
+    module = FirstOutput(model.base_model)
+    inputs = model_inputs(model.config, 1, 8)
+    check_equal(module, lambda *inputs: module(*inputs) * (1 + 1e-6), inputs, "onnxruntime")
+    with pytest.raises(ValueError, match=r"backend='onnxruntime' gives other outputs than torch, by .*at most 1e-04"):
+        check_equal(module, lambda *inputs: module(*inputs) * (1 + error), inputs, "onnxruntime")
+
+
+def test_an_unknown_backend_names_the_nearest():
+    with pytest.raises(ValueError, match="backend='onnx' is unknown; nearest valid: 'onnxruntime'"):
+        check_backend("onnx")
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(timing.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    assert missing_reason("torch") is None
+    monkeypatch.setattr(torch, "__version__", "2.6.0")
+    assert missing_reason("compiled") == (
+        "torch 2.6.0 cannot compile BERT of transformers 5; install torch 2.7 or newer"
+    )
+    assert missing_reason("onnxruntime") == "onnxruntime not installed: pip install 'homodistil-hf[onnx]'"
+    with pytest.raises(ValueError, match="onnxruntime not installed; install with pip install "):
+        export_onnx(FirstOutput(make_teacher()), model_inputs(tiny_config(), 1, 8), tmp_path / "model.onnx")
+
+
+# Comparison
+
+
+def small_grid(**changes: object) -> LatencyGrid:
+    values = {"batch_sizes": (1, 2), "lengths": (8, 16), "backends": ("torch",), "num_rounds": 2}
+    return LatencyGrid(**values | changes)
+
+
+@pytest.mark.slow
+def test_every_cell_has_every_model_and_speed_ups_over_the_first():
+    teacher = make_teacher()
+    lines = []
+    results = compare_latencies({"teacher": teacher, "student": uneven_student()}, small_grid(), say=lines.append)
+    places = [(cell["backend"], cell["batch_size"], cell["length"]) for cell in results["cells"]]
+    assert places == [("torch", batch_size, length) for batch_size in (1, 2) for length in (8, 16)]
+    assert lines == [f"latency: torch, batch {batch_size}, length {length}" for _, batch_size, length in places]
+    for cell in results["cells"]:
+        assert list(cell["latency"]) == ["teacher", "student"]
+        assert list(cell["speed_up"]) == ["student"]
+        medians = {name: latency["median_ms"] for name, latency in cell["latency"].items()}
+        assert cell["speed_up"]["student"]["ratio"] == medians["teacher"] / medians["student"]
+        assert cell["latency"]["teacher"]["num_rounds"] == 2
+    assert results["reference"] == "teacher"
+    assert results["models"]["student"]["plan"]["layers"][1]["num_attention_heads"] == 1
+    assert results["machine"] == machine_facts()
+    assert json.loads(json.dumps(results))["settings"]["num_rounds"] == 2
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_heads_run_only_when_asked_for(with_head):
+    model = make_teacher()
+    calls = []
+    model.cls.register_forward_hook(lambda *_: calls.append("head"))
+    compare_latencies({"model": model}, small_grid(batch_sizes=(1,), lengths=(8,), with_head=with_head))
+    assert bool(calls) == with_head
+
+
+def test_lengths_beyond_the_positions_are_named_and_skipped():
+    models = {"teacher": make_teacher(max_position_embeddings=64), "student": make_teacher()}
+    results = compare_latencies(models, small_grid(batch_sizes=(1,), lengths=(33, 32)))
+    skipped, measured = results["cells"]
+    assert skipped == {
+        "backend": "torch",
+        "batch_size": 1,
+        "length": 33,
+        "skipped": "student has positions=32",
+    }
+    assert "skipped" not in measured
+    assert "skipped: torch, batch 1, length 33: student has positions=32" in format_latencies(results)
+
+
+def test_without_onnxruntime_the_other_columns_remain(monkeypatch):
+    monkeypatch.setattr(timing, "missing_packages", lambda: ["onnx", "onnxruntime"])
+    grid = small_grid(batch_sizes=(1,), lengths=(8,), backends=("onnxruntime", "torch"))
+    onnx, eager = compare_latencies({"model": make_teacher()}, grid)["cells"]
+    assert onnx["skipped"] == "onnx, onnxruntime not installed: pip install 'homodistil-hf[onnx]'"
+    assert "latency" in eager
+
+
+def test_where_torch_cannot_compile_the_table_says_so(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(timing, "compiling_problem", lambda: None)
+    grid = small_grid(batch_sizes=(1,), lengths=(8,), backends=("compiled", "torch"))
+    results = compare_latencies({"model": make_teacher()}, grid)
+    compiled, eager = results["cells"]
+    assert compiled["skipped"] == "torch.compile fails here: InvalidCxxCompiler: No working C++ compiler found"
+    assert "latency" in eager
+    assert "compiled, batch 1, length 8: torch.compile fails here" in format_latencies(results)
+
+
+def test_a_failure_of_another_backend_is_no_gap_in_the_table(monkeypatch):
+    model = make_teacher()
+    model.base_model.encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken layer")))
+    with pytest.raises(RuntimeError, match="broken layer"):
+        compare_latencies({"model": model}, small_grid())
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_one_graph_serves_all_shapes(monkeypatch):
+    exports = []
+    original = timing.export_onnx
+
+    def counted(module: nn.Module, inputs: object, path: object) -> None:
+        exports.append(module)
+        original(module, inputs, path)
+
+    monkeypatch.setattr(timing, "export_onnx", counted)
+    student = to_student(make_teacher(num_hidden_layers=1))
+    results = compare_latencies({"student": student}, small_grid(backends=("onnxruntime",)))
+    assert len(exports) == 1
+    assert all("latency" in cell for cell in results["cells"])
+
+
+def test_the_table_by_hand():
+    cell = {"backend": "torch", "batch_size": 1, "length": 128}
+    latency = {"lower_quartile_ms": 1.0, "upper_quartile_ms": 3.0, "min_ms": 0.5, "num_rounds": 5}
+    results = {
+        "machine": {"num_threads": 2, "processor": "abacus"},
+        "settings": {"num_rounds": 5, "with_head": False},
+        "cells": [
+            cell
+            | {
+                "latency": {"teacher": {"median_ms": 20.0, **latency}, "student": {"median_ms": 2.0, **latency}},
+                "speed_up": {"student": {"ratio": 10.0, "lower_quartile": 9.0, "upper_quartile": 11.5}},
+            },
+            cell | {"length": 512, "skipped": "teacher has positions=128"},
+        ],
+    }
+    assert format_latencies(results) == (
+        "backend  batch  length  model    median, ms  quartiles, ms  speed-up     quartiles\n"
+        "torch        1     128  teacher       20.00    1.00 – 3.00\n"
+        "torch        1     128  student        2.00    1.00 – 3.00    10.00×  9.00 – 11.50\n"
+        "\n"
+        "skipped: torch, batch 1, length 512: teacher has positions=128\n"
+        "float32, 2 threads on abacus; medians over 5 rounds in turns; embeddings and encoder, no head"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_sizes": ()}, r"batch_sizes=\[\] needs numbers, each at least 1"),
+        ({"lengths": (128, 1)}, r"lengths=\[128, 1\] needs numbers, each at least 2"),
+        ({"backends": ("torch", "onnx")}, "backend='onnx' is unknown; nearest valid: 'onnxruntime'"),
+        ({"num_rounds": 0}, "num_rounds=0 is too small; nearest valid: 1"),
+    ],
+)
+def test_an_impossible_grid_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small_grid(**changes)
+
+
+def test_a_comparison_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="holds no model; name at least one"):
+        compare_latencies({}, small_grid())
+
+
+def test_machine_facts_name_what_a_time_depends_on():
+    facts = machine_facts()
+    assert facts["num_threads"] == torch.get_num_threads()
+    # A build's own tag, as in 2.13.0+cu130, is not always a part of the version that is installed.
+    assert facts["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
