@@ -14,6 +14,7 @@ from ..methods.registry import TEACHER_RUNS, run_named
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
 from ..training.checks import check_free, existing_files
+from ..training.run_folder import folder_claimed
 from ..training_args import with_settings
 from .family import FAMILY_FILE, distill_family
 from .student import student_run, train_student
@@ -37,7 +38,10 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
     if not settings.is_main:
         log = _silent
     method = run_named(settings.run.method)
-    return distill(settings, log) if isinstance(method, StudentRun) else method.run(settings, log)
+    if settings.training is None:  # it claims its folder itself
+        return method.run(settings, log)
+    with folder_claimed(settings.output_dir, is_main=settings.is_main):
+        return distill(settings, log) if isinstance(method, StudentRun) else method.run(settings, log)
 
 
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:

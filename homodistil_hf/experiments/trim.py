@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
-from ..export.card import fill_card
+from ..export.card import code_span, fill_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
@@ -195,7 +195,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
         if plan.bundle:
             plan.bundle.write(trimmed, tokenizer, aside)
         else:
@@ -229,8 +229,8 @@ def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
         ModelCardData(library_name="transformers", base_model=base, tags=["vocabulary-trimming"]),
         version_facts(),
         title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
-        summary=f"`{class_name}`, made from `{name}` by leaving out tokens of its vocabulary; nothing was trained. "
-        "Text made only of kept tokens is tokenized and scored as before.",
+        summary=f"`{class_name}`, made from {code_span(name)} by leaving out tokens of its vocabulary; nothing was "
+        "trained. Text made only of kept tokens is tokenized and scored as before.",
         comparison=f"{format_trimming(facts)}.",
     )
 

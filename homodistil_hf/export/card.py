@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.utils import yaml_dump
 
 from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
@@ -92,6 +93,9 @@ def render_card(facts: Mapping[str, Any]) -> str:
 def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str) -> str:
     """Put texts into the template of cards; paragraphs whose places are empty are left out, and so are empty sections.
 
+    Names in header, title and versions may be anybody's; in the other texts they go through [`plain_text`] or
+    [`code_span`] first.
+
     Args:
         metadata: the YAML header.
         versions: package → version, of what wrote the model.
@@ -99,7 +103,10 @@ def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str
     """
     template = card_template()
     places = dict.fromkeys(_places(template), "") | texts
-    places |= {"metadata": metadata.to_yaml(), "versions": ", ".join(map(" ".join, versions.items()))}
+    if "title" in texts:
+        places["title"] = plain_text(texts["title"])
+    header = yaml_dump(_on_one_line(metadata.to_dict()), sort_keys=False).strip()
+    places |= {"metadata": header, "versions": plain_text(", ".join(f"{name} {of}" for name, of in versions.items()))}
 
     def is_filled(part: str) -> bool:
         names = _places(part)
@@ -108,6 +115,47 @@ def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str
     sections = re.split(r"\n\n(?=## )", template.strip())
     paragraphs = [part for section in sections if is_filled(section) for part in section.split("\n\n")]
     return "\n\n".join(string.Template(part).substitute(places) for part in filter(is_filled, paragraphs)) + "\n"
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without characters that change how others are shown."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def plain_text(text: str) -> str:
+    r"""A name from a folder, from facts or from settings as Markdown: on one line, without HTML, links and images.
+
+    Example:
+    ```python
+    >>> print(plain_text("a\n# <b>b</b> [c](d)"))
+    a # &lt;b>b&lt;/b> [c]\(d)
+
+    ```
+    """
+    return one_line(text).replace("<", "&lt;").replace("](", "]\\(")
+
+
+def code_span(text: str) -> str:
+    """A name as code in Markdown, on one line, within as many backticks as it takes.
+
+    Example:
+    ```python
+    >>> print(code_span("my-bert"), code_span("a`b"))
+    `my-bert` `` a`b ``
+
+    ```
+    """
+    name = one_line(text)
+    longest = max(map(len, re.findall("`+", name)), default=0)
+    return f"{'`' * (longest + 1)} {name} {'`' * (longest + 1)}" if longest else f"`{name}`"
+
+
+def _on_one_line(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _on_one_line(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_on_one_line(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def card_template() -> str:
@@ -141,7 +189,10 @@ def _head(facts: Mapping[str, Any]) -> HeadKind:
 
 def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
     words = facts.get(CARD_SECTION)
-    return MethodCard(**words) if words else None
+    if not words:
+        return None
+    shown: dict[str, Any] = {name: plain_text(text) if isinstance(text, str) else text for name, text in words.items()}
+    return MethodCard(**shown)
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
@@ -206,7 +257,7 @@ def _summary(facts: Mapping[str, Any]) -> str:
     name = _architecture(facts).name
     article = "an" if name[0] in "EMX" and not name.startswith("Mo") else "a"
     start = f"This is a {_head(facts).title}: {article} {name} of {facts['student']['num_hidden_layers']} layers"
-    named = f"`{teacher['name']}` (licence: {teacher['licence']})" if teacher else "a larger one"
+    named = f"{code_span(teacher['name'])} (licence: {plain_text(teacher['licence'])})" if teacher else "a larger one"
     if method:
         return f"{start} that was {method.made.replace('{teacher}', named)}."
     return f"{start} whose teacher is {named}." if teacher else f"{start}."
@@ -264,7 +315,7 @@ def _usage(facts: Mapping[str, Any]) -> str:
 
 
 def _code_files(facts: Mapping[str, Any]) -> str:
-    return " and ".join(f"`{name}`" for name in sorted(facts["files"]) if name.endswith(".py"))
+    return " and ".join(code_span(name) for name in sorted(facts["files"]) if name.endswith(".py"))
 
 
 def _format_note(facts: Mapping[str, Any]) -> str:
@@ -275,7 +326,7 @@ def _format_note(facts: Mapping[str, Any]) -> str:
             note += " No stock class has the student's widths; zeros fill the rest, which changes no logit."
     else:
         note = (
-            f"It needs transformers {facts['requires']['transformers']}. `trust_remote_code=True` runs "
+            f"It needs transformers {plain_text(facts['requires']['transformers'])}. `trust_remote_code=True` runs "
             f"{_code_files(facts)} from this folder, which import torch and transformers only; after "
             f"`import homodistil_hf` it is not needed."
         )
@@ -299,23 +350,24 @@ def _training(facts: Mapping[str, Any]) -> str:
     training = facts.get("training")
     if not training:
         return "No record of the training run came with this export."
-    return "\n".join(f"- {_words(name)}: {_cell(value)}" for name, value in training.items())
+    return "\n".join(f"- {plain_text(_words(name))}: {_cell(value)}" for name, value in training.items())
 
 
 def _settings(facts: Mapping[str, Any]) -> str:
     settings = facts.get("settings")
     if not settings:
         return "No settings came with this export."
-    return card_table(("setting", "value"), [(f"`{name}`", value) for name, value in settings.items()])
+    return card_table(("setting", "value"), [(code_span(name), value) for name, value in settings.items()])
 
 
 def _licence(facts: Mapping[str, Any]) -> str:
     teacher = facts["teacher"]
     if not teacher:
         return "The student derives from a teacher that is not recorded here; its licence applies."
+    start = f"The student derives from {code_span(teacher['name'])}, whose licence"
     if teacher["licence"] == UNKNOWN_LICENCE:
-        return f"The student derives from `{teacher['name']}`, whose licence could not be found; ask its authors."
-    return f"The student derives from `{teacher['name']}`, whose licence is {teacher['licence']}."
+        return f"{start} could not be found; ask its authors."
+    return f"{start} is {plain_text(teacher['licence'])}."
 
 
 def _paper(facts: Mapping[str, Any]) -> str:
@@ -331,7 +383,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split()).replace("|", "\\|")
+    return plain_text(text).replace("|", "\\|")
 
 
 def _words(name: str) -> str:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
 from ..files.messages import short_repr
-from ..files.strict_json import read_json_object
+from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named, architecture_of
 from ..models.cost import COSTS, cost_fractions, model_facts
@@ -43,6 +43,7 @@ RELATIVE_TOLERANCE = 1e-5
 """Largest difference of float32 logits, as a share of the largest logit or of 1."""
 
 _CONFIG_FILE = "config.json"
+_CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 # The Hub adds the first to every repository; its client keeps the second beside its downloads.
@@ -168,6 +169,8 @@ def file_problems(
             kind = "pickle, expected safetensors only" if name.endswith(_PICKLE_SUFFIXES) else "file"
             yield f"{name}: found an unexpected {kind}; {FACTS_FILE} does not list it"
     for name in sorted(present.keys() & listed.keys()):
+        if name.endswith(_PICKLE_SUFFIXES):
+            yield f"{name}: found a pickle, expected safetensors only"
         yield from _differences(listed[name], present[name], name)
 
 
@@ -175,21 +178,44 @@ def _code_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     config = read_json_object(folder / _CONFIG_FILE, _CONFIG_FILE)
     if (model_type := config.get("model_type")) not in MODEL_TYPES:
         yield f"{_CONFIG_FILE} model_type: expected one of {', '.join(MODEL_TYPES)}, found {short_repr(model_type)}"
-        return
-    architecture = architecture_named(model_type)
-    expected_map = architecture.auto_map if facts["format"] == "compact" else None
-    if (auto_map := config.get("auto_map")) != expected_map:
-        yield f"{_CONFIG_FILE} auto_map: expected {expected_map}, found {short_repr(auto_map)}"
-    if facts["format"] != "compact":
-        return
-    for file in architecture.modeling_files:
+    elif facts["format"] == "compact":
+        architecture = architecture_named(model_type)
+        yield from code_problems(folder, facts, files=architecture.modeling_files, auto_map=architecture.auto_map)
+    else:
+        yield from code_problems(folder, facts)
+
+
+def code_problems(
+    folder: Path, facts: Mapping[str, Any], *, files: Sequence[Path] = (), auto_map: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Code in an export, or a name of code in its configurations, that the export did not write.
+
+    Facts are no evidence: whoever adds a file can list it there.
+
+    Args:
+        folder: the export.
+        facts: content of its `facts.json`.
+        files: this package's modelling files that its format copies; empty for a format without code.
+        auto_map: classes of these files, as the format names them in `config.json`.
+    """
+    for path in sorted(folder.rglob(f"*{_CONFIG_FILE}")):
+        name = path.relative_to(folder).as_posix()
+        expected_map = auto_map if name == _CONFIG_FILE else None
+        if (found_map := read_json_object(path, name).get("auto_map")) != expected_map:
+            yield f"{name} auto_map: expected {expected_map}, found {short_repr(found_map)}"
+    known = {file.name for file in files}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix in _CODE_SUFFIXES and name not in known:
+            yield f"{name}: expected no code beside {', '.join(sorted(known)) or 'the weights'}; it was not run"
+    for file in files:
         if not (folder / file.name).is_file():
-            yield f"{file.name}: expected in a compact export, found nothing"
+            yield f"{file.name}: expected in this export, found nothing"
         elif (found := file_digest(folder / file.name)) != (expected_digest := file_digest(file)):
-            writer = facts["versions"].get("homodistil_hf")
+            writer = fits(facts.get("versions"), {...: str}) and facts["versions"].get("homodistil_hf")
             yield (
                 f"{file.name}: expected this package's own file (sha256 {expected_digest}), found another ({found}), "
-                f"written by homodistil_hf {writer}; it was not run"
+                f"written by homodistil_hf {writer or 'unknown'}; it was not run"
             )
 
 

@@ -82,7 +82,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in an existing folder: afterwards it is whole, or as it was before."""
-    aside = path.with_name(f".{path.name}.aside")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")  # no other process has it
     with naming_the_file(path.parent, file=path.name):
         aside.write_text(text, encoding="utf-8")
         _sync(aside)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
 """Keys of a configuration that change what a model returns; losses ask for what they need."""
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
+_MISSING_HEAD = "name the class it was trained as in config.json's architectures, or train that head first"
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 MAX_LAYERS = 1024
@@ -50,7 +51,11 @@ _LARGEST = {
     "num_labels": 1 << 17,
     "head_dim": MAX_WIDTH,
     "softmax_head_dim": MAX_WIDTH,
+    "image_size": 1 << 13,
+    "patch_size": 1 << 13,
+    "num_channels": 1 << 10,
 }
+_LARGEST |= {f"decoder_{name}": most for name, most in _LARGEST.items()}
 _LARGEST |= {
     architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
 }
@@ -88,7 +93,7 @@ def load_encoder_config(
         OSError: no such checkpoint.
     """
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
-    values = _config_values(str(name_or_path), label, revision=revision, token=token)
+    values = config_values(str(name_or_path), label, revision=revision, token=token)
     model_type = values.get("model_type")
     if model_type is None:
         raise ValueError(
@@ -100,12 +105,7 @@ def load_encoder_config(
             f"{label} has model_type={short_repr(model_type)}; supported: {', '.join(ARCHITECTURES)}, and their "
             "students. Choose an encoder of one of these types, such as google-bert/bert-base-uncased"
         )
-    if model_type in ARCHITECTURES and "auto_map" in values:
-        raise ValueError(
-            f"{label} brings its own modelling code (auto_map={short_repr(values['auto_map'])}), which "
-            f"transformers' own class would ignore; choose a checkpoint of the stock class"
-        )
-    config = _built_config(values, f"{label}: {CONFIG_NAME}")
+    config = checked_config(values, config_class(model_type), label)
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
     refuse_architecture(config.architectures[0], argument)
@@ -113,14 +113,22 @@ def load_encoder_config(
     return config
 
 
-def _config_values(name: str, label: str, *, revision: str | None, token: str | None) -> dict[str, Any]:
+def config_values(
+    name: str | Path, label: str, *, revision: str | None = None, token: str | None = None
+) -> dict[str, Any]:
+    """Read the `config.json` of a folder or a Hub name; `label` begins every message.
+
+    Raises:
+        ValueError: it holds no JSON object.
+        OSError: there is no such folder or repository, or no `config.json` in it.
+    """
     path = Path(name)
     try:
         if path.is_dir():
             path = path / CONFIG_NAME
         elif not path.is_file():
             with hub_errors(f"{label} can't be read", token=token):
-                found = cached_file(name, CONFIG_NAME, revision=revision, token=token)
+                found = cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
             if found is None:
                 raise FileNotFoundError(f"there is no {CONFIG_NAME}; name the repository of a model")
             path = Path(found)
@@ -131,21 +139,41 @@ def _config_values(name: str, label: str, *, revision: str | None, token: str | 
     return read_json_object(path, f"{label}: {CONFIG_NAME}")
 
 
-def _built_config(values: dict[str, Any], label: str) -> PreTrainedConfig:
-    kind = config_class(values["model_type"])
+def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: str) -> PreTrainedConfig:
+    """Make a configuration of the content of a `config.json`, within bounds; every model is loaded with such a one.
+
+    Args:
+        values: what [`config_values`] returned.
+        kind: its class, of transformers or of this package.
+        label: argument and value, first words of every message.
+
+    Raises:
+        ValueError: modelling code of its own beside a stock class, or a setting that can't be used.
+    """
+    if "auto_map" in values and kind.__module__.startswith("transformers."):
+        raise ValueError(
+            f"{label} brings its own modelling code (auto_map={short_repr(values['auto_map'])}), which "
+            f"transformers' own class would ignore; choose a checkpoint of the stock class"
+        )
+    label = f"{label}: {CONFIG_NAME}"
     check_config_values(values, kind, label)
     try:
         config = kind.from_dict({name: value for name, value in values.items() if name not in OUTPUT_KEYS})
-        widths_of(config)
-        if max_tokens(config) < 1:
-            raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
-        if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
-            raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
+        if kind.model_type in MODEL_TYPES:
+            _check_text_config(config)
     except Exception as error:  # transformers raises errors of many kinds for unexpected content
         raise ValueError(
             f"{label} can't be used ({type(error).__name__}: {' '.join(str(error).split())[:_SHOWN_CHARS]}); mend it"
         ) from error
     return config
+
+
+def _check_text_config(config: PreTrainedConfig) -> None:
+    widths_of(config)
+    if max_tokens(config) < 1:
+        raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+        raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
 
 
 def load_encoder(
@@ -175,6 +203,36 @@ def load_encoder(
             _fetch_weights(name_or_path, revision=revision, token=token)
     class_name = config.architectures[0]
     model_class = HEADS[class_name].class_called(class_name)
+    return load_weights(model_class, name_or_path, config, label=label, revision=revision, token=token)
+
+
+def load_weights(
+    model_class: Any,
+    name_or_path: str | Path,
+    config: PreTrainedConfig,
+    *,
+    label: str,
+    revision: str | None = None,
+    token: str | None = None,
+    optional: str | tuple[str, ...] = (),
+    remedy: str = _MISSING_HEAD,
+) -> PreTrainedModel:
+    """Load a model of a checked configuration in float32; no remote code runs.
+
+    Args:
+        model_class: a class of a model, or an auto class.
+        name_or_path: folder or Hub name.
+        config: what [`checked_config`] returned.
+        label: argument and value, first words of every message.
+        revision: branch, tag or commit on the Hub.
+        token: Hub token.
+        optional: beginnings of names of weights that may be missing.
+        remedy: what to do where others are missing.
+
+    Raises:
+        ValueError: weights that are unreadable, lack a part of the model, or have other shapes.
+        HubError: the Hub refused or can't be reached.
+    """
     try:
         with _without_load_report():
             model, info = model_class.from_pretrained(
@@ -185,13 +243,14 @@ def load_encoder(
                 dtype="float32",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
             )
     except Exception as error:  # safetensors, pickle and the Hub's client raise errors of many kinds
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
-    refuse_loading_problems(info, model, label)
+    refuse_loading_problems(info, model, label, optional=optional, remedy=remedy)
     return model
 
 
@@ -206,18 +265,28 @@ def _without_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def refuse_loading_problems(info: Mapping[str, Any], model: PreTrainedModel, label: str) -> None:
+def refuse_loading_problems(
+    info: Mapping[str, Any],
+    model: PreTrainedModel,
+    label: str,
+    *,
+    optional: str | tuple[str, ...] = (),
+    remedy: str = _MISSING_HEAD,
+) -> None:
     """Refuse a model whose files hold other weights than its configuration describes, by the likely reason.
 
     Args:
         info: `output_loading_info` of `from_pretrained`, with sizes that may differ.
         model: loaded with it.
         label: first words of the message.
+        optional: beginnings of names of weights that may be missing.
+        remedy: what to do where others are missing.
 
     Raises:
         ValueError: weights are missing, of other shapes, or those of adapters.
     """
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
+    unexpected = sorted(info["unexpected_keys"])
     shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
     if adapters := [name for name in unexpected if "lora_" in name or ".base_layer." in name]:
         raise ValueError(
@@ -230,7 +299,7 @@ def refuse_loading_problems(info: Mapping[str, Any], model: PreTrainedModel, lab
         raise ValueError(
             f"{label} holds {name} of the shape {found}, its {CONFIG_NAME} describes {wanted}"
             f"{f' (and {len(shapes) - 1} more like it)' if shapes.keys() - {name} else ''}; "
-            f"{_remedy_for_shapes(shapes, model.config)}"
+            f"{_remedy_for_shapes(shapes, model)}"
         )
     prefixes = {name.removesuffix(one) for one in missing[:1] for name in unexpected if name.endswith(f".{one}")}
     if prefixes:
@@ -241,20 +310,19 @@ def refuse_loading_problems(info: Mapping[str, Any], model: PreTrainedModel, lab
         )
     if missing:
         raise ValueError(
-            f"{label} has no weights for {join_some(missing)}, which {type(model).__name__} needs; name the class it "
-            "was trained as in config.json's architectures, or train that head first"
+            f"{label} has no weights for {join_some(missing)}, which {type(model).__name__} needs; {remedy}"
         )
 
 
-def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], config: PreTrainedConfig) -> str:
-    if pruned := getattr(config, "pruned_heads", None):
+def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], model: PreTrainedModel) -> str:
+    if pruned := getattr(model.config, "pruned_heads", None):
         return (
             f"its pruned_heads={short_repr(pruned)} were removed by an older transformers, which newer classes can't "
             "build: take the checkpoint from before, and let this package prune"
         )
-    base = f"{architecture_of(config).prefix}."
-    numbers = {found[0] for name, (found, wanted) in shapes.items() if wanted[:1] == (config.num_labels,)}
-    if len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
+    has_head, base = model.base_model is not model, f"{model.base_model_prefix}."
+    numbers = {found[0] for found, wanted in shapes.values() if wanted[:1] == (model.config.num_labels,)}
+    if has_head and len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
         return f"its head has {min(numbers)} labels: give id2label and label2id as many names as that"
     return f"mend {CONFIG_NAME}, or take the one that was saved with these weights"
 
@@ -362,7 +430,10 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
 
 
 def _is_in_bounds(name: str, value: Any) -> bool:
-    return name not in _LARGEST or value is None or (is_int(value) and _least(name) <= value <= _LARGEST[name])
+    if name not in _LARGEST or value is None:
+        return True
+    is_pair = name == "image_size" and isinstance(value, list) and len(value) == 2  # height, width
+    return all(is_int(size) and _least(name) <= size <= _LARGEST[name] for size in (value if is_pair else [value]))
 
 
 def _least(name: str) -> int:

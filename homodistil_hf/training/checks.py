@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
+from ..files.locks import is_of_a_lock
 from ..files.messages import short_repr
 from ..models.architectures import has_segments, max_tokens
 from ..training_args import DistillationArguments, ExactArguments, with_settings
@@ -157,9 +158,9 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """Sorted names in an output folder, without the staging folder that a killed process leaves."""
+    """Sorted names in an output folder, without the staging folder and the lock that a killed process leaves."""
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
-    return sorted(name for name in names if name != STAGING_NAME)
+    return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))
 
 
 def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ from ..training_args import ExactArguments
 from .checks import settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
-from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
+from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 
@@ -232,9 +232,14 @@ class ExactTrainer(Trainer):
 
         Raises:
             ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer; a new run in a
-                folder that held files before this trainer was made; or data that are not enough for one step.
+                folder that held files before this trainer was made; a folder in which another process trains; or data
+                that are not enough for one step.
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
         """
+        with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
+            return self._train(resume_from_checkpoint, *args, **kwargs)
+
+    def _train(self, resume_from_checkpoint: Requested, *args: Any, **kwargs: Any) -> Any:
         folder = self.run_folder.resolve(resume_from_checkpoint)
         self.resumed_logs = None
         if folder is None:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from ..files.checkpoints import (
     write_manifest,
 )
 from ..files.folders import check_archives, naming_the_file, publish, remove_folder
+from ..files.locks import claimed, lock_in
 from ..files.messages import short_repr
 from .checks import FolderSettings, check_free, check_output_dir, existing_files
 from .publishing import fetch_checkpoint, is_hub_address
@@ -33,6 +34,33 @@ logger = logging.getLogger(__name__)
 
 Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 """Values of `resume_from_checkpoint`."""
+
+
+@contextmanager
+def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
+    """Hold the folder of a run while inside, by the main process; a second run is refused on every rank. Collective.
+
+    Reentrant: a run holds its folder from its first check to its last file, and its trainer while it trains.
+
+    Raises:
+        ValueError: another process has it, or it can't be written.
+    """
+    existed = os.path.isdir(output_dir)
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            if is_main:
+                check_output_dir(output_dir)
+                stack.enter_context(claimed(lock_in(output_dir), f"output_dir={output_dir!r}"))
+
+        try:
+            on_every_rank(claim)
+            yield
+        finally:
+            stack.close()
+            if is_main and not existed:
+                with suppress(OSError):  # not empty, unless the run was refused
+                    os.rmdir(output_dir)
 
 
 class RunFolder:

@@ -1,5 +1,6 @@
 """The card states facts and nothing else."""
 
+import ast
 import dataclasses
 import re
 
@@ -10,10 +11,12 @@ from methods_here import needs
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from transformers import BertForMaskedLM
 
-from homodistil_hf.export.card import card_template
+from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
+from homodistil_hf.methods.embedding.folder import embedding_card
 from homodistil_hf.methods.registry import METHODS, RUNS
+from homodistil_hf.methods.self_distillation.run import further_pretraining_card
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -340,3 +343,51 @@ def test_a_compact_card_asks_for_remote_code(tmp_path):
     assert "AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)" in card
     assert "It needs transformers ≥ 5.14." in card
     assert "trust_remote_code" not in facts_of(tmp_path / "other")[1]
+
+
+# Names that anybody may have chosen
+
+EVIL = "x`\n---\n# <script>alert(1)</script> ![p](http://evil/p.png)\x85\u202e"
+
+
+def assert_harmless(card):
+    header, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(header)["library_name"] in ("transformers", "sentence-transformers")
+    assert ModelCard(card).data.library_name == yaml.safe_load(header)["library_name"]
+    assert "\u202e" not in card
+    outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"```.*?```", "", body, flags=re.DOTALL))
+    assert "<script>" not in outside_code
+    assert "](http://evil" not in outside_code
+    assert [line for line in body.splitlines() if line.startswith("# ")] == [body.strip().splitlines()[0]]
+    return body
+
+
+def test_names_in_a_strangers_facts_stay_names(tmp_path):
+    facts, _ = facts_of(tmp_path)
+    facts["teacher"] |= {"name": EVIL, "licence": EVIL, "hub_id": EVIL}
+    facts["versions"] = {EVIL: EVIL}
+    for section in ("settings", "training", "evaluation"):
+        facts[section] = {EVIL: EVIL if section != "evaluation" else 0.5}
+    facts["card"] = dict.fromkeys(("student", "made", "how", "paper"), EVIL) | {"tags": [EVIL]}
+    body = assert_harmless(render_card(facts))
+    assert body.count("alert(1)") > 10
+
+
+def test_names_of_folders_stay_names():
+    student = {"max_seq_length": 8, "dimension": 4}
+    probe = {"vectors": {"query": []}}
+    facts = {"student": student, "teacher": student | {"name": EVIL}, "probe": probe, "versions": {}}
+    name = 'a"); print("b'
+    body = assert_harmless(embedding_card(name, facts))
+    (code,) = re.findall(r"```python\n(.+?)```", body, re.DOTALL)
+    (line,) = [line for line in code.splitlines() if line.startswith("model = ")]
+    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
+    assert ast.literal_eval(call.args[0]) == name
+    assert_harmless(embedding_card(EVIL, facts))
+
+
+def test_names_of_models_stay_names_in_other_cards():
+    settings = dict.fromkeys(("num_rounds", "max_steps", "num_train_epochs", "distillation_weight", "seed"), 1)
+    settings |= dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"), 1)
+    settings |= {"compared_states": "first", "mlm_probability": 0.15, "learning_rate": EVIL}
+    assert_harmless(further_pretraining_card("BertForMaskedLM", {"model": EVIL}, settings))

@@ -216,6 +216,37 @@ def test_a_standard_export_has_no_remote_code(export):
     )
 
 
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ["configuration_evil.py", "deep/modeling_evil.py", "evil.so"])
+def test_listed_code_that_no_export_writes_is_not_run(export, format, name):
+    folder = export(format)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("raise SystemExit")
+    with_new_digests(folder)
+    (problem,) = verify_export(folder).problems
+    assert problem.startswith(f"{name}: expected no code beside ")
+
+
+@pytest.mark.usefixtures("no_process")
+def test_code_that_a_tokenizer_names_is_not_run(export):
+    folder = export("standard")
+    edit_json(
+        folder / "tokenizer_config.json", lambda config: config.update(auto_map={"AutoTokenizer": ["x.X", None]})
+    )
+    with_new_digests(folder)
+    (problem,) = verify_export(folder).problems
+    assert problem.startswith("tokenizer_config.json auto_map: expected None, found {'AutoTokenizer'")
+
+
+@pytest.mark.usefixtures("no_process")
+def test_a_listed_pickle_is_not_opened(export):
+    folder = export("standard")
+    torch.save({}, folder / "pytorch_model.bin")
+    with_new_digests(folder)
+    assert verify_export(folder).problems == ("pytorch_model.bin: found a pickle, expected safetensors only",)
+
+
 # Numbers
 
 

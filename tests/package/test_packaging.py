@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -218,7 +219,41 @@ def test_demo_and_tests_run_with_these_versions():
 @pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13"])
 @pytest.mark.parametrize("requirement", third_party_requirements(), ids=str)
 def test_every_requirement_has_one_pin_inside_its_range(requirement, python_version):
+    if requirement.marker is not None and not requirement.marker.evaluate({"python_version": python_version}):
+        pytest.skip(f"not asked for on Python {python_version}")
     assert version_pinned(requirement.name, python_version=python_version) in requirement.specifier
+
+
+def hashed_pins() -> dict[Requirement, list[str]]:
+    """Each pin of the file for `--require-hashes`, with its digests."""
+    text = (ROOT / "constraints-hashes.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split(" --hash=") for line in text.splitlines() if line and not line.startswith("#")]
+    return {Requirement(name): [digest.strip() for digest in digests] for name, *digests in lines}
+
+
+def test_every_pin_has_hashes_and_the_version_of_the_constraints():
+    for pin, digests in hashed_pins().items():
+        assert digests, pin
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", digest) for digest in digests), pin
+        if known := pins().get(canonicalize_name(pin.name)):
+            assert pin.specifier in [other.specifier for other in known], f"{pin}: renew constraints-hashes.txt"
+
+
+def test_every_requirement_has_hashes():
+    hashed = {canonicalize_name(pin.name) for pin in hashed_pins()}
+    assert {canonicalize_name(requirement.name) for requirement in third_party_requirements()} - hashed == set()
+
+
+def test_the_workflow_reads_only_and_pins_its_actions():
+    (file,) = (ROOT / ".github" / "workflows").iterdir()
+    workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert "permissions" not in job
+    used = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert [name for name in used if not re.fullmatch("actions/[a-z-]+@[0-9a-f]{40}", name)] == []
+    assert job["steps"][0]["with"] == {"persist-credentials": False}
+    assert job["steps"][-1] == {"run": "bash .ci/run"}
 
 
 def imported_distributions(path: Path) -> set[str]:

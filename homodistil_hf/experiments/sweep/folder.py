@@ -1,22 +1,18 @@
 """The files of a sweep: a folder, a record and a lock a cell, and how far each has come.
 
-Two processes never train the same cell. A lock is the operating system's and goes with its process, however that ends,
-so none is ever stale. `tables.py` computes with the records.
+Two processes never train the same cell, see `files/locks.py`. `tables.py` computes with the records.
 """
 
 import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
+from ...files.locks import holder
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json, read_json_object
 from .cells import TEACHER, Cell
@@ -33,8 +29,6 @@ EVALUATE = "evaluate"
 
 CELL_FILE = "cell.json"
 RECORDS_SUFFIX = ".jsonl"
-
-_HOLDER_SUFFIX = ".pid"
 
 
 @dataclass(frozen=True)
@@ -157,35 +151,3 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
             "expected one that a sweep of this version wrote: remove it"
         )
     return found
-
-
-@contextmanager
-def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock while inside, unless another process has it; yield whether it is ours."""
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(lock_file).acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    with lock:
-        lock_file.with_suffix(_HOLDER_SUFFIX).write_text(f"{os.getpid()}\n", encoding="utf-8")
-        yield True
-
-
-def holder(lock_file: Path) -> int | None:
-    """The process that holds a lock, -1 where it has not said its number yet; None where the lock is free."""
-    if not lock_file.parent.is_dir():
-        return None
-    try:
-        with FileLock(lock_file).acquire(blocking=False):
-            return None
-    except Timeout:
-        return _number_in(lock_file.with_suffix(_HOLDER_SUFFIX))
-
-
-def _number_in(file: Path) -> int:
-    try:
-        return int(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return -1

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from ...files.folders import write_text
+from ...files.locks import holder
 from ...methods.run_arguments import Log
 from ...training.sigterm import EXIT_STATUS, StopRequest
 from ..config import setting_names
@@ -30,7 +31,6 @@ from .folder import (
     IMPOSSIBLE,
     RECORDS_SUFFIX,
     SweepFolder,
-    holder,
     read_record,
     read_records,
     record_head,
@@ -110,7 +110,7 @@ def run_sweep(run: SweepRun, log: Log, *, overwrite: bool = False) -> int:
             if stop.is_made:
                 stop.leave()
     for cell in to_do:
-        log(f"{_place(run, cell)} {cell.name}: left to process {holder(run.folder.lock(cell))}")
+        log(f"{_place(run, cell)} {cell.name}: left to {holder(run.folder.lock(cell)) or 'another process'}")
     return sum(run.state(cell) == FAILED for cell in run.cells)
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...files.locks import held
 from .cells import Cell
-from .folder import SweepFolder, as_cell, held, record_head
+from .folder import SweepFolder, as_cell, record_head
 
 TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""

@@ -12,20 +12,30 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...export.card import card_table, fill_card, loading_lines
+from ...export.card import card_table, code_span, fill_card, loading_lines
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, all_logits, file_facts, probe_facts, probe_inputs
-from ...export.verify import RELATIVE_TOLERANCE, VerifyReport, difference_problems, file_problems, load_fresh
+from ...export.verify import (
+    RELATIVE_TOLERANCE,
+    VerifyReport,
+    code_problems,
+    difference_problems,
+    file_problems,
+    load_fresh,
+)
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
 from ...files.provenance import version_facts
 from ...files.strict_json import fits, is_int, write_json
-from ...files.tensors import WEIGHTS_FILE
+from ...files.tensors import WEIGHTS_FILE, check_weights
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
 from ...models.architectures.modeling_binarybert import BinaryBertConfig, PackedEmbedding, PackedLinear
+from ...models.cost import count_parameters
 from ...models.equality import relative_difference
+from ...models.loading import checked_config, config_values, load_weights
+from ...models.widths import widths_of
 from .binarizing import to_packed
 
 _MODELING = modeling_binarybert.__name__.rpartition(".")[2]
@@ -68,9 +78,9 @@ def export_packed(
     target = check_target(folder, overwrite=overwrite)
     packed = to_packed(model)
     kind = type(packed).__name__.removeprefix("BinaryBertFor")
-    names = {"AutoConfig": "BinaryBertConfig", f"AutoModelFor{kind}": type(packed).__name__}
-    packed.config.auto_map = {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
-    with written_aside(target) as aside:
+    auto_class = f"AutoModelFor{kind}"
+    packed.config.auto_map = auto_map_of(auto_class)
+    with written_aside(target, overwrite=overwrite) as aside:
         with plain_classes(type(packed), type(packed.config)):
             packed.save_pretrained(aside)
         for file in CODE:
@@ -82,7 +92,7 @@ def export_packed(
             raise ValueError(f"folder={str(folder)!r}: {size} bytes of weights, though bits and floats are {least}")
         known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
         known |= {
-            "auto_class": f"AutoModelFor{kind}",
+            "auto_class": auto_class,
             "versions": version_facts(),
             "probe": probe_facts(packed, packed_probe(packed.config)),
             **(facts or {}),
@@ -90,6 +100,12 @@ def export_packed(
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
         (aside / CARD_FILE).write_text(_card(target.name, packed, known), encoding="utf-8")
     return target
+
+
+def auto_map_of(auto_class: str) -> dict[str, str]:
+    """What a folder's `config.json` names for transformers: the classes of its modelling file."""
+    names = {"AutoConfig": "BinaryBertConfig", auto_class: auto_class.replace("AutoModelFor", "BinaryBertFor")}
+    return {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
 
 
 def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
@@ -100,7 +116,7 @@ def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
-    origin = f"`{facts['teacher']}`" if facts.get("teacher") else "its float teacher"
+    origin = code_span(facts["teacher"]) if facts.get("teacher") else "its float teacher"
     return fill_card(
         ModelCardData(library_name="transformers", tags=["binarization"]),
         facts["versions"],
@@ -145,15 +161,6 @@ def least_bytes(packed: PreTrainedModel) -> int:
     return bits + 4 * floats
 
 
-def code_problems(folder: Path) -> Iterator[str]:
-    """Modelling files that are not this package's own, as transformers would run them."""
-    for file in CODE:
-        if not (folder / file.name).is_file():
-            yield f"{file.name}: expected beside packed weights, found nothing"
-        elif (found := file_digest(folder / file.name)) != (expected := file_digest(file)):
-            yield f"{file.name}: expected this package's own file (sha256 {expected}), found another, {found}; not run"
-
-
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Weights that are larger than their bits and floats."""
     least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
@@ -161,16 +168,25 @@ def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
 
 
-def probe_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The fixed input of the logits in the folder's facts."""
-    return packed_probe(BinaryBertConfig.from_pretrained(folder))
+def packed_config(folder: Path) -> PreTrainedConfig:
+    """Read and check a folder's configuration, and that its weights are no fewer than its bits.
+
+    Raises:
+        ValueError: a setting that can't be used.
+    """
+    label = f"folder={str(folder)!r}"
+    values = config_values(folder, label)
+    as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.student_config, label)
+    check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
+    return checked_config(values, BinaryBertConfig, label)
 
 
 @torch.inference_mode()
-def logits_of(folder: Path, auto_class: str) -> torch.Tensor:
+def logits_of(folder: Path, auto_class: str, config: PreTrainedConfig) -> torch.Tensor:
     """Logits of the model with this package's classes."""
-    model = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor")).from_pretrained(folder)
-    return all_logits(model.float().eval()(**probe_of(folder)))
+    model_class = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor"))
+    model = load_weights(model_class, folder, config, label=f"folder={str(folder)!r}")
+    return all_logits(model.eval()(**packed_probe(config)))
 
 
 def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
@@ -196,14 +212,19 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
         if not is_right
     ]
-    problems = problems or list(file_problems(folder, facts)) or list(code_problems(folder))
+    problems = (
+        problems
+        or list(file_problems(folder, facts))
+        or list(code_problems(folder, facts, files=CODE, auto_map=auto_map_of(facts["auto_class"])))
+    )
     if problems := problems or list(size_problems(folder, facts)):
         return VerifyReport(folder, tuple(problems))
     name = facts["auto_class"]
     try:
-        _, tensors = load_fresh(folder, [name], probe_of(folder))
+        config = packed_config(folder)
+        _, tensors = load_fresh(folder, [name], packed_probe(config))
         fresh = tensors[f"{name}.logits"]
-        here, in_memory = relative_difference(fresh, logits_of(folder, name)), difference_of(facts, fresh)
+        here, in_memory = relative_difference(fresh, logits_of(folder, name, config)), difference_of(facts, fresh)
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = [

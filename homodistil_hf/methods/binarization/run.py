@@ -34,7 +34,8 @@ from ...files.settings import build
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
-from ...training.checks import check_same_start
+from ...training.checks import check_same_start, existing_files
+from ...training.run_folder import folder_claimed
 from ..run import Run
 from ..run_arguments import Log, RunConfig
 from .binarizing import to_binary
@@ -114,17 +115,21 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
         FloatingPointError: training diverged.
     """
+    given = _checked(Path(settings.output_dir), settings)
+    with folder_claimed(settings.output_dir, is_main=True):
+        return _all_stages(settings, given, log)
+
+
+def _all_stages(settings: BinarizationSettings, given: Mapping[str, Any], log: Log) -> dict[str, Any]:
     start = time.perf_counter()
     folder = Path(settings.output_dir)
-    given = _checked(folder, settings)
     _refuse_bits(settings.model)
     keep_datasets_here()
     evaluated = load_model(settings.model)
     teacher, tokenizer = evaluated.model, evaluated.tokenizer
     encoded, measure = task_rows(settings, evaluated)
     to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS_FILE, given)  # now that nothing was refused
+    write_json(folder / SETTINGS_FILE, dict(given))  # now that nothing was refused
     results: dict[str, Any] = {"float": measure(teacher)}
     log(f"float: {results['float']}")
     for number, bits in enumerate(settings.stages, start=1):
@@ -148,7 +153,7 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (settings.resume and path.is_file()):
+    if existing_files(str(folder)) and not (settings.resume and path.is_file()):
         remedy = "set resume, or name another folder" if path.is_file() else "it holds no chain; name another folder"
         raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
     now: dict[str, Any] = json.loads(

@@ -390,7 +390,9 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
     }
     for side, name in models.items():
         # No cache: mteb's cache knows a folder by its name alone.
-        results = mteb.evaluate(SentenceTransformer(name), tasks, cache=None, co2_tracker=False)
+        results = mteb.evaluate(
+            SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
+        )
         for task, result in zip(tasks, results.task_results, strict=True):
             found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())
     return found

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ...export.card import COST_LABELS, card_table, fill_card
+from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts, run_facts
 from ...files.folders import write_text
@@ -36,7 +36,6 @@ from .model import (
     load_embedding_model,
     reduced,
 )
-from .verify import ROUTES
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
@@ -46,8 +45,13 @@ PROBE_TEXTS = (
     "More than any model reads. " * 2000,
 )
 AXES_FILE = "axes.safetensors"
+ROUTER_FILE = "router_config.json"
+ROUTES = ("query", "document")
+"""Routes of a pair: the student encodes queries, the teacher documents."""
 MODULE_TYPE = "sentence_transformers.models.{}"
-_ACTIVATION = {
+MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case")
+ACTIVATION_TYPES = {
     "Identity": "torch.nn.modules.linear.Identity",
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
@@ -66,7 +70,7 @@ _WORDS = COST_LABELS | {
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
 _USAGE = """from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name}")
+model = SentenceTransformer({name!r})
 {example}"""
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
@@ -119,7 +123,7 @@ def export_embedding_model(
         OSError: it can't be written.
     """
     target = check_target(folder, overwrite=overwrite)
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite) as aside:
         write_model(model, aside)
         if axes is not None:
             save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
@@ -227,8 +231,8 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
     with plain_classes(type(encoder), type(encoder.config)):
         encoder.save_pretrained(folders[0])
     model.tokenizer.save_pretrained(folders[0])
-    own = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
-    write_json(folders[0] / TRANSFORMER_FILE, own)
+    own = (model.settings.max_seq_length, model.settings.lowers)
+    write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, own, strict=True)))
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
     write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
     # A folder is left for `Normalize`, which has no files.
@@ -246,7 +250,7 @@ def shared_file(model: EmbeddingModel) -> dict[str, Any]:
 def _write_dense(layer: Dense, folder: Path) -> None:
     linear = layer.linear
     values = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
-    write_json(folder / "config.json", values | {"activation_function": _ACTIVATION[layer.activation]})
+    write_json(folder / "config.json", values | {"activation_function": ACTIVATION_TYPES[layer.activation]})
     tensors = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
 
@@ -321,14 +325,14 @@ def export_pair(
     target = check_target(folder, overwrite=overwrite)
     types: dict[str, str] = {}
     routes: dict[str, list[str]] = {}
-    with written_aside(target) as aside:
+    with written_aside(target, overwrite=overwrite) as aside:
         for route, model in zip(ROUTES, (query, document), strict=True):
             names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
             write_modules(model, [aside / name for name in names])
             types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
             routes[route] = names
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
-        write_json(aside / "router_config.json", {"types": types, "structure": routes, "parameters": parameters})
+        write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
         write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])
         write_json(aside / SETTINGS_FILE, shared_file(query))
         known = {
@@ -388,9 +392,8 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     )
     if teacher:
         base = teacher["name"] if teacher.get("is_on_hub") is True else None
-        summary += (
-            f" Made from `{teacher['name']}` by pruning its encoder and distilling its vectors on unlabelled text."
-        )
+        summary += f" Made from {code_span(teacher['name'])} by pruning its encoder and distilling its vectors on "
+        summary += "unlabelled text."
         if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
             summary += " They are in its space: an index of its vectors can stay."
     example = _SINGLE
@@ -407,5 +410,5 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         title=name,
         summary=summary,
         comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
-        usage=_USAGE.format(name=name, example=example),
+        usage=_USAGE.format(name=one_line(name), example=example),
     )

@@ -16,15 +16,18 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.hub_errors import hub_errors
 from ...files.messages import short_repr
-from ...files.strict_json import is_int, read_json, read_json_object
-from ...files.tensors import WEIGHTS_FILE, load_tensors
-from ...models.architectures import ARCHITECTURES, max_tokens
+from ...files.strict_json import fits, is_int, read_json, read_json_object
+from ...files.tensors import WEIGHTS_FILE, check_weights, load_tensors
+from ...models.architectures import ARCHITECTURES, config_class, max_tokens
+from ...models.cost import count_parameters
 from ...models.equality import weights_digest
+from ...models.loading import checked_config, config_values, load_weights, refuse_config
 from ...models.tokenizers import COPY, as_it_was, load_tokenizer
+from ...models.widths import widths_of
 
 MODULES_FILE = "modules.json"
 TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
@@ -45,6 +48,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "ReLU": nn.ReLU,
     "GELU": nn.GELU,
     "Sigmoid": nn.Sigmoid,
+}
+
+
+_SETTINGS: dict[str, Any] = {
+    "prompts": {...: str},
+    "default_prompt_name": str,
+    "similarity_fn_name": str,
+    "max_seq_length": int,
+    "do_lower_case": bool,
+}
+_EXPECTED = {
+    "prompts": "an object: name → text",
+    **dict.fromkeys(("default_prompt_name", "similarity_fn_name"), "a name"),
+    "max_seq_length": "a whole number",
+    "do_lower_case": "true or false",
 }
 
 
@@ -307,7 +325,7 @@ def load_embedding_model(
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
-    modules = [(kind.rpartition(".")[2], folder / path) for kind, path in _modules(folder / MODULES_FILE)]
+    modules = [(kind.rpartition(".")[2], folder / path) for kind, path in read_modules(folder / MODULES_FILE)]
     kinds = [kind for kind, _ in modules]
     num_dense = kinds.count("Dense")
     normalizes = kinds[-1:] == ["Normalize"]
@@ -317,7 +335,7 @@ def load_embedding_model(
             "Normalize or not"
         )
     encoder_folder = modules[0][1]
-    encoder = _encoder(encoder_folder, label)
+    encoder = _encoder(encoder_folder, label, argument)
     tokenizer = load_tokenizer(encoder_folder, argument=argument, remedy=COPY)
     settings = _settings(folder, encoder_folder, encoder, tokenizer)
     pooling = _pooling(modules[1][1] / "config.json", label)
@@ -330,7 +348,8 @@ def load_embedding_model(
     )
 
 
-def _modules(file: Path) -> list[tuple[str, str]]:
+def read_modules(file: Path) -> list[tuple[str, str]]:
+    """Read `modules.json`: the type of each module, and its folder below that of the model."""
     found = read_json(file, str(file))
     if not isinstance(found, list) or not all(
         isinstance(each, dict) and isinstance(each.get("type"), str) and isinstance(each.get("path"), str)
@@ -343,26 +362,48 @@ def _modules(file: Path) -> list[tuple[str, str]]:
     return [(each["type"], each["path"]) for each in found]
 
 
-def _encoder(folder: Path, label: str) -> PreTrainedModel:
-    model_type = read_json_object(folder / "config.json", str(folder / "config.json")).get("model_type")
-    if model_type not in ARCHITECTURES:
+def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:
+    """Read and check the configuration of an encoder without a head.
+
+    Args:
+        folder: of the encoder.
+        label: first words of messages.
+        argument: the user's name for the model, in other messages.
+
+    Raises:
+        ValueError: an unknown encoder, or a setting that can't be used.
+    """
+    values = config_values(folder, label)
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ValueError(
             f"{label} has model_type={short_repr(model_type)}; expected one of {', '.join(ARCHITECTURES)}"
         )
-    encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
-    if missing:
-        raise ValueError(f"{label} has no weights for {', '.join(sorted(missing)[:3])}; copy or download it again")
-    return encoder.eval()
+    config = checked_config(values, config_class(model_type), label)
+    refuse_config(config, argument)
+    return config
+
+
+def _encoder(folder: Path, label: str, argument: str) -> PreTrainedModel:
+    config = encoder_config(folder, label, argument=argument)
+    check_weights(folder, count_parameters(widths_of(config), config), label)
+    remedy = "copy or download it again"
+    return load_weights(AutoModel, folder, config, label=label, optional="pooler.", remedy=remedy).eval()
 
 
 def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
     def read(file: Path) -> dict[str, Any]:
-        return read_json_object(file, str(file)) if file.is_file() else {}
+        values = read_json_object(file, str(file)) if file.is_file() else {}
+        for name, shape in _SETTINGS.items():
+            if values.get(name) is not None and not fits(values[name], shape):
+                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {_EXPECTED[name]}")
+        return values
 
     own, shared = read(encoder_folder / TRANSFORMER_FILE), read(folder / SETTINGS_FILE)
     most = max_tokens(encoder.config)
     longest = own.get("max_seq_length") or tokenizer.model_max_length
+    if longest < 1:
+        raise ValueError(f"{encoder_folder / TRANSFORMER_FILE} has max_seq_length={longest}; expected at least 1")
     return {
         "max_seq_length": min(longest, most) if is_int(longest) else most,
         "lowers": bool(own.get("do_lower_case")),

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-import torch
 from datasets import Dataset
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out, load_text
@@ -145,7 +144,7 @@ class EmbeddingRun(StudentRun):
         student = folder / STUDENT_FOLDER
         if not is_embedding_folder(student):
             return super().load_start(folder)
-        encoder = to_student(AutoModel.from_pretrained(student, dtype=torch.float32), needs_head=False)
+        encoder = to_student(load_embedding_model(student, argument="folder").encoder, needs_head=False)
         return with_projections(encoder, load_tensors(folder / PROJECTIONS_FILE))
 
     def rows(self, settings: RunConfig, inputs: EmbeddingInputs, log: Log) -> tuple[Any, Dataset]:

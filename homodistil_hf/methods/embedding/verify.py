@@ -1,5 +1,6 @@
 """Checks that sentence-transformers, without this package, gives the vectors in an embedding model's facts."""
 
+import importlib.metadata
 import importlib.util
 import json
 import tempfile
@@ -11,16 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from ...export.facts import CARD_FILE, FACTS_FILE
-from ...export.verify import VerifyReport, difference_problems, file_problems, run_fresh
+from ...export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
 from ...files.messages import short_repr
-from ...files.strict_json import fits
+from ...files.strict_json import fits, read_json_object
+from ...files.tensors import stays_inside
 from ...models.equality import relative_difference
-from .model import MODULES_FILE
+from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, ROUTES, TRANSFORMER_KEYS
+from .model import MODULES_FILE, TRANSFORMER_FILE, encoder_config, read_modules
 
+_LEAST_VERSION = 6
+"""Of sentence-transformers, as in the extra `embeddings`."""
 VECTOR_TOLERANCE = 1e-4
 """Largest difference of a channel, as a share of the largest channel or of 1."""
-ROUTES = ("query", "document")
-"""Routes of a pair: the student encodes queries, the teacher documents."""
 _SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
 
 _FRESH_PROCESS = """
@@ -39,7 +42,7 @@ def loading(cls, *args, **kwargs):
     missing.extend([*info["missing_keys"], *info["unexpected_keys"]])
     return model
 transformers.PreTrainedModel.from_pretrained = classmethod(loading)
-model = SentenceTransformer(folder, device="cpu")
+model = SentenceTransformer(folder, device="cpu", trust_remote_code=False)
 found = {}
 for route in routes.split(","):
     vectors = model.encode(texts, convert_to_tensor=True, **({"task": route} if "," in routes else {}))
@@ -64,8 +67,8 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     """
     if problems := list(_shape_problems(facts)):
         return problems, None
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return ["sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"], None
+    if problem := _library_problem():
+        return [problem], None
     routes = list(facts["probe"]["vectors"])
     with tempfile.TemporaryDirectory() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
@@ -82,6 +85,54 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
     problems += difference_problems(differences, VECTOR_TOLERANCE)
     return problems, max(differences.values())
+
+
+def _library_problem() -> str | None:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return "sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"
+    found = importlib.metadata.version("sentence-transformers")
+    if int(found.partition(".")[0]) < _LEAST_VERSION:
+        # Before, it imported whatever class a folder named.
+        return (
+            f"sentence-transformers {found} is installed, expected {_LEAST_VERSION} or later, which runs no code of a "
+            "folder; pip install 'homodistil-hf[embeddings]'"
+        )
+    return None
+
+
+def module_problems(folder: Path) -> Iterator[str]:
+    """Modules and settings of a folder that no export writes; sentence-transformers would import or read them."""
+    try:
+        modules = read_modules(folder / MODULES_FILE)
+        if modules == [(MODULE_TYPE.format("Router"), "")]:
+            routed = read_json_object(folder / ROUTER_FILE, ROUTER_FILE)["types"]
+            modules = [(kind, path) for path, kind in routed.items()]
+        for kind, path in modules:
+            yield from _problems_of_module(folder / path, kind, path or ".")
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:  # a table of another shape
+        yield f"modules: {error}"
+
+
+def _problems_of_module(folder: Path, kind: str, name: str) -> Iterator[str]:
+    known = {MODULE_TYPE.format(name): name for name in MODULE_KINDS}
+    if kind not in known or not (name == "." or stays_inside(name)):
+        yield f"{MODULES_FILE}: expected modules of {', '.join(known)}, found {short_repr(kind)} in {short_repr(name)}"
+    elif known[kind] == "Transformer":
+        encoder_config(folder, name, argument="folder")
+        for file in folder.glob("sentence_*_config.json"):
+            settings = read_json_object(file, file.name)
+            if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
+                yield (
+                    f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}, found {file.name} with "
+                    f"{short_repr(settings)}"
+                )
+    elif known[kind] == "Dense":
+        activation = read_json_object(folder / "config.json", name).get("activation_function")
+        if activation not in ACTIVATION_TYPES.values():
+            yield (
+                f"{name} activation_function: expected one of {', '.join(ACTIVATION_TYPES.values())}, found "
+                f"{short_repr(activation)}"
+            )
 
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -123,6 +174,9 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     if not isinstance(facts.get("files"), dict):
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     if problems := list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
+        return VerifyReport(folder, tuple(problems), compared="vectors")
+    problems = list(code_problems(folder, facts)) or list(module_problems(folder))
+    if problems:
         return VerifyReport(folder, tuple(problems), compared="vectors")
     found, difference = vector_problems(folder, facts)
     return VerifyReport(folder, tuple(found), difference, compared="vectors")

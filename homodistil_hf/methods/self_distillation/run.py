@@ -17,24 +17,26 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
-from ...export.card import card_table, fill_card
+from ...export.card import card_table, code_span, fill_card
 from ...export.facts import CARD_FILE
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import STAGING_NAME, last_verified
 from ...files.folders import publish, recover, remove_folder, write_text
-from ...files.messages import join_some, short_repr
+from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import parse_json, read_json_object, write_json
-from ...models.loading import load_encoder, load_encoder_config
+from ...files.tensors import check_weights
+from ...models.loading import checked_config, config_values, load_encoder, load_encoder_config, load_weights
 from ...tables import aligned_lines
 from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ...training.ranks import on_every_rank
+from ...training.run_folder import folder_claimed
 from ...training_args import with_settings
 from ..masked_words import load_blocks, masked_lm_inputs
 from ..run import Run
 from ..run_arguments import Log, RunArguments, RunConfig
-from .masked_models import IMAGE_CLASS, check_class
+from .masked_models import IMAGE_CLASS, check_class, least_parameters
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
 _ROUND_MODEL = "model"
@@ -94,12 +96,24 @@ def self_distill(
     identity = run_identity(model, revision)
     config = initial_config(model, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
+    with folder_claimed(str(args.output_dir), is_main=args.should_save):
+        return _all_rounds(model, args, identity=identity, revision=revision, data=kwargs)
+
+
+def _all_rounds(
+    model: str,
+    args: SelfDistillationArguments,
+    *,
+    identity: Mapping[str, Any],
+    revision: str | None,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
     folder = Path(args.output_dir or "")
     on_every_rank(lambda: check_folder(args, identity))
     if args.should_save and not args.resume_from_checkpoint:
         _start_anew(folder, identity)
     load = partial(load_initial, model, revision=revision, token=args.hub_token)
-    rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
+    rounds = [_train_round(number, args, load=load, data=data) for number in range(args.num_rounds + 1)]
     if args.should_save:
         _write_result(folder, args, identity)
     return {"rounds": rounds, "student": str(folder / STUDENT_FOLDER)}
@@ -112,9 +126,10 @@ def initial_config(name: str, *, revision: str | None = None, token: str | None 
         ValueError: a model that doesn't predict what is masked, or of an unknown architecture.
         OSError: there is no such model.
     """
-    values, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main", token=token)
+    label = f"model={short_repr(name)}"
+    values = config_values(name, label, revision=revision, token=token)
     if values.get("model_type") == ViTMAEConfig.model_type:
-        config: PreTrainedConfig = ViTMAEConfig.from_dict(values)
+        config: PreTrainedConfig = checked_config(values, ViTMAEConfig, label)
         config.architectures = config.architectures or [IMAGE_CLASS]
     else:
         config = load_encoder_config(name, revision=revision, token=token, argument="model")
@@ -127,15 +142,11 @@ def load_initial(name: str, *, revision: str | None = None, token: str | None = 
     config = initial_config(name, revision=revision, token=token)
     if config.model_type != ViTMAEConfig.model_type:
         return load_encoder(name, config=config, revision=revision, token=token, argument="model")
-    model, info = ViTMAEForPreTraining.from_pretrained(
-        name, revision=revision or "main", token=token, dtype="float32", output_loading_info=True
-    )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"model={name!r} has no weights for {join_some(info['missing_keys'])}; take the checkpoint of the masked "
-            "auto-encoder, with its decoder"
-        )
-    return model
+    label = f"model={short_repr(name)}"
+    if Path(name).is_dir():
+        check_weights(name, least_parameters(config), label)
+    remedy = "take the checkpoint of the masked auto-encoder, with its decoder"
+    return load_weights(ViTMAEForPreTraining, name, config, label=label, revision=revision, token=token, remedy=remedy)
 
 
 def _train_round(
@@ -235,7 +246,7 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         ),
         version_facts(),
         title=f"{named.rpartition('/')[2]}, further pre-trained with self-distillation",
-        summary=f"`{architecture}`, made from `{named}` without a change of its shape.",
+        summary=f"{code_span(architecture)}, made from {code_span(named)} without a change of its shape.",
         how=_HOW.format(
             rounds="once" if num_rounds == 1 else f"{num_rounds} times",
             states="of [CLS]" if settings["compared_states"] == "first" else "of each token",

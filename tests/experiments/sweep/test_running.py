@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,6 @@ from homodistil_hf.experiments.sweep import running, worker
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import (
     SweepFolder,
-    held,
-    holder,
     read_record,
     read_records,
     record_head,
@@ -29,6 +28,7 @@ from homodistil_hf.experiments.sweep.folder import (
 )
 from homodistil_hf.experiments.sweep.running import prepare_sweep, run_sweep, write_table
 from homodistil_hf.files.checkpoints import sorted_checkpoints
+from homodistil_hf.files.locks import held, holder
 
 METRICS = {"kl": 0.5, "mlm_loss": 4.0, "mlm_accuracy": 0.25}
 RTE = {"tasks": ["rte"]}
@@ -156,10 +156,10 @@ def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
     with held(run.folder.lock(run.cells[0])) as is_ours:
         assert is_ours
         assert states(sweep_file)["a,seed=0"] == "running"
-        assert holder(run.folder.lock(run.cells[0])) == os.getpid()
+        assert holder(run.folder.lock(run.cells[0])) == (os.getpid(), socket.gethostname())
         lines: list[str] = []
         assert run_sweep(run, lines.append) == 0
-        assert lines[-1] == f"[1/2] a,seed=0: left to process {os.getpid()}"
+        assert lines[-1] == f"[1/2] a,seed=0: left to process {os.getpid()} on {socket.gethostname()}"
         assert processes.cells == ["a,seed=1"]
         assert worker.main(worker.task_text(run.cells[0], run.folder, {})) == worker.TAKEN_STATUS
     assert states(sweep_file)["a,seed=0"] == "waiting"
@@ -171,13 +171,13 @@ def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
 def test_a_lock_goes_with_its_process(tmp_path):
     lock = tmp_path / "locks" / "a.lock"
     code = (
-        "import sys, time; from pathlib import Path; from homodistil_hf.experiments.sweep.folder import held\n"
+        "import sys, time; from pathlib import Path; from homodistil_hf.files.locks import held\n"
         "with held(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "True\n"
-        assert holder(lock) == process.pid
+        assert holder(lock) == (process.pid, socket.gethostname())
         with held(lock) as is_ours:
             assert not is_ours
         process.kill()
@@ -286,8 +286,9 @@ def test_sigterm_saves_a_checkpoint_that_the_next_call_goes_on_with(sweep_file, 
         deadline = time.monotonic() + 240
         while not sorted_checkpoints(run_folder) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        pid = holder(tmp_path / "out" / "locks" / "a,seed=0.lock")
-        assert pid not in (None, process.pid)
+        found = holder(tmp_path / "out" / "locks" / "a,seed=0.lock")
+        assert found is not None
+        assert found.pid != process.pid
         process.terminate()
         printed, _ = process.communicate(timeout=240)
     assert process.returncode == 143, printed

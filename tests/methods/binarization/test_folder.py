@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
+from homodistil_hf.export.facts import file_facts
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.bit_products import compiled, multiply_bits
@@ -157,6 +158,20 @@ def test_other_code_is_not_run(folder):
     assert "found nothing" in problem_of(folder)
 
 
+@pytest.mark.parametrize("names_it", [True, False])
+def test_a_fourth_modelling_file_is_not_run(folder, names_it):
+    """As a forger leaves it: listed in the facts, and named in `auto_map` or imported by nothing yet."""
+    (folder / "modeling_evil.py").write_text("raise SystemExit")
+    config = json.loads((folder / "config.json").read_text())
+    if names_it:
+        config["auto_map"]["AutoModelForSequenceClassification"] = "modeling_evil.Model"
+        (folder / "config.json").write_text(json.dumps(config))
+    with_facts(folder, files=file_facts(folder))
+    problems = verify_export(folder).problems
+    assert problems[-1].startswith("modeling_evil.py: expected no code beside modeling_binarybert.py, ")
+    assert problems[0].startswith("config.json auto_map: expected {") == names_it
+
+
 def test_other_weights_are_found_by_what_they_answer(folder):
     tensors = load_file(folder / "model.safetensors")
     name = "classifier.weight"
@@ -169,3 +184,19 @@ def test_other_weights_are_found_by_what_they_answer(folder):
 def test_facts_without_logits_are_refused(folder, positions):
     with_facts(folder, probe={"logits": [1.0], "positions": positions})
     assert "expected positions and as many logits" in problem_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number"),
+        ({"vocab_size": 1 << 23, "hidden_size": 1 << 13, "head_dim": None}, "its config.json describes"),
+        ({"attn_implementation": "kernels/evil"}, "expected eager or sdpa"),
+        ({"hidden_act": 3}, "expected an activation"),
+    ],
+)
+def test_configurations_of_bits_are_checked_before_weights_are_read(folder, values, message):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    listed_anew(folder, "config.json")
+    assert message in problem_of(folder)

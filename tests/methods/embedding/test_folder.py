@@ -9,7 +9,9 @@ from tiny_embeddings import make_sentence_folder, write
 from tiny_models import randomized, tiny_config
 from transformers import BertModel
 
+import homodistil_hf.methods.embedding.verify
 from homodistil_hf.cli import main
+from homodistil_hf.export.facts import file_facts
 from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.formats import verify_export
@@ -79,6 +81,73 @@ def test_files_come_first(export):
     assert problem.startswith("1_Pooling/config.json")
     (export / "modules.json").unlink()
     assert "modules.json: expected in every export, found nothing" in verify_export(export).problems
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """Nothing is handed to sentence-transformers."""
+
+    def refuse(*args):
+        raise AssertionError("a fresh process was started")
+
+    monkeypatch.setattr(homodistil_hf.methods.embedding.verify, "run_fresh", refuse)
+
+
+def as_a_forger_leaves_it(folder, file, **values):
+    edit(folder / file, **values)
+    edit(folder / "facts.json", files=file_facts(folder))
+
+
+@needs_library
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        (
+            "config.json",
+            {"auto_map": {"AutoModel": "evil.Model"}},
+            "config.json auto_map: expected None, found {",
+        ),
+        ("config.json", {"attn_implementation": "kernels/evil"}, "attn_implementation='kernels/evil'; expected eager"),
+        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number"),
+        (
+            "sentence_bert_config.json",
+            {"model_args": {"x": "a/b"}},
+            "expected sentence_bert_config.json with max_",
+        ),
+        ("2_Dense/config.json", {"activation_function": "torch.hub.load"}, "activation_function: expected one of"),
+    ],
+)
+def test_a_folder_with_foreign_code_is_not_loaded(export, file, values, message):
+    as_a_forger_leaves_it(export, file, **values)
+    assert message in verify_export(export).problems[0]
+
+
+@needs_library
+@pytest.mark.usefixtures("no_process")
+@pytest.mark.parametrize("kind", ["evil.Pooling", "sentence_transformers.sparse_encoder.SparseEncoder", 3])
+def test_foreign_modules_are_not_loaded(export, kind):
+    modules = json.loads((export / "modules.json").read_text())
+    write(export / "modules.json", [modules[0], modules[1] | {"type": kind}])
+    edit(export / "facts.json", files=file_facts(export))
+    assert "modules" in verify_export(export).problems[0]
+
+
+@needs_library
+@pytest.mark.usefixtures("no_process")
+def test_foreign_modules_of_a_pair_are_not_loaded(export, tmp_path):
+    model = load_embedding_model(export)
+    pair = export_pair(model, model, tmp_path / "pair")
+    types = json.loads((pair / "router_config.json").read_text())["types"]
+    as_a_forger_leaves_it(pair, "router_config.json", types=types | {"query_1_Pooling": "evil.Pooling"})
+    assert "found 'evil.Pooling' in 'query_1_Pooling'" in verify_export(pair).problems[0]
+
+
+def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.4.1")
+    (problem,) = verify_export(export).problems
+    assert problem.startswith("sentence-transformers 5.4.1 is installed, expected 6 or later")
 
 
 @pytest.mark.parametrize(

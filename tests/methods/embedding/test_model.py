@@ -1,9 +1,11 @@
 """Folders of sentence-transformers, old and new: what is read, what is refused, and the vectors that come out."""
 
 import json
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_embeddings import make_sentence_folder, write
 from tiny_models import VOCAB_SIZE, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
@@ -102,6 +104,44 @@ def test_other_folders_are_refused(tmp_path):
         load_embedding_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number from 1 to 1024"),
+        ({"vocab_size": 1 << 23, "hidden_size": 1 << 12}, "its config.json describes"),
+        ({"attn_implementation": "kernels/evil"}, "attn_implementation='kernels/evil'; expected eager or sdpa"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "brings its own modelling code"),
+        ({"hidden_act": ["gelu"]}, "expected an activation of transformers"),
+        ({"model_type": ["bert"]}, "expected one of bert"),
+        ({"hidden_size": "32"}, "expected a whole number"),
+        ({"is_decoder": True}, "only encoders are supported"),
+    ],
+)
+def test_configurations_are_checked_before_weights_are_read(tmp_path, values, message):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_embedding_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}, "expected an object: name → text"),
+        ("config_sentence_transformers.json", {"prompts": {"query": None}}, "expected an object: name → text"),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["query"]}, "expected a name"),
+        ("sentence_bert_config.json", {"max_seq_length": "12"}, "expected a whole number"),
+        ("sentence_bert_config.json", {"max_seq_length": -1}, "max_seq_length=-1; expected at least 1"),
+        ("sentence_bert_config.json", {"do_lower_case": "no"}, "expected true or false"),
+    ],
+)
+def test_settings_of_other_types_are_refused(tmp_path, file, values, message):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    write(folder / file, json.loads((folder / file).read_text()) | values)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_embedding_model(folder)
+
+
 def test_a_folder_without_vocabulary_is_refused(tmp_path):
     folder = make_sentence_folder(tmp_path / "teacher")
     (folder / "tokenizer.json").unlink()
@@ -110,3 +150,33 @@ def test_a_folder_without_vocabulary_is_refused(tmp_path):
     words = tiny_tokenizer().convert_ids_to_tokens(range(VOCAB_SIZE))
     (folder / "vocab.txt").write_text("\n".join(words))
     assert load_embedding_model(folder).tokenizer("w7")["input_ids"] == [2, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("weights", "values", "message"),
+    [
+        (lambda name: f"module.{name}", {}, r"weights named module\..*; take the prefix 'module\.' off"),
+        (lambda name: f"{name}.lora_A", {}, r"holds adapters \(.*merge_and_unload"),
+        (str, {"vocab_size": VOCAB_SIZE - 6}, r"word_embeddings.weight of the shape .*describes .*; mend config.json"),
+        (str, {"num_labels": 3, "type_vocab_size": 3}, r"token_type_.*describes \(3, .*; mend config.json"),
+        (lambda name: name.replace("layer.1", "layer.7"), {}, r"has no weights for .*layer\.1\..*download it again"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path, caplog, weights, values, message):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({weights(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"teacher=.*{message}"):
+        load_embedding_model(folder)
+    assert "LOAD REPORT" not in caplog.text
+
+
+def test_a_pooler_may_be_missing(tmp_path):
+    folder = make_sentence_folder(tmp_path / "teacher")
+    tensors = load_file(folder / "model.safetensors")
+    assert any(name.startswith("pooler.") for name in tensors)
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")}
+    whole = load_embedding_model(folder).encode(TEXTS)
+    save_file(rest, folder / "model.safetensors")
+    assert torch.equal(load_embedding_model(folder).encode(TEXTS), whole)

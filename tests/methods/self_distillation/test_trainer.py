@@ -293,3 +293,29 @@ def test_a_data_set_with_a_format_of_its_own_can_be_read(arguments):
     trainer = SelfDistillTrainer(make_image_model(), arguments(max_steps=2), train_dataset=images)
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number from 1 to 1024"),
+        ({"decoder_num_hidden_layers": 10**9}, "decoder_num_hidden_layers=1000000000; expected a whole number"),
+        ({"image_size": 1 << 12, "hidden_size": 1 << 14}, "its config.json describes"),
+        ({"image_size": [8, -8]}, r"image_size=\[8, -8\]; expected a whole number"),
+        ({"_attn_implementation": "kernels/evil"}, "expected eager or sdpa"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "brings its own modelling code"),
+        ({"hidden_size": "32"}, "expected a whole number"),
+    ],
+)
+def test_configurations_of_images_are_checked_before_weights_are_read(image_initial, values, message):
+    path = Path(image_initial, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(ValueError, match=message):
+        load_initial(image_initial)
+
+
+def test_weights_of_images_that_do_not_fit_are_named(image_initial):
+    path = Path(image_initial, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder_intermediate_size": 16}))
+    with pytest.raises(ValueError, match=r"decoder.* the shape \(32,\), .* describes \(16,\) .*; mend config\.json"):
+        load_initial(image_initial)

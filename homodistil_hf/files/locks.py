@@ -1,0 +1,138 @@
+"""Claims: of several processes, one at a time works in a folder.
+
+The lock is the operating system's and goes with its process: however a process ends, its locks are free from that
+moment on, so none is ever stale. Where a system call for locks is missing, filelock keeps a file with process and host
+instead, and takes over those of processes that are gone.
+"""
+
+import errno
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+LOCK_SUFFIX, HOLDER_SUFFIX = ".lock", ".pid"
+_CLAIMS: set[tuple[int, int, Path]] = set()
+"""Process, thread and lock of each claim that is held here."""
+_HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+class Holder(NamedTuple):
+    """The process that holds a lock; `pid` is -1 where it has not said its number yet."""
+
+    pid: int
+    host: str = ""
+
+    def __str__(self) -> str:
+        named = f"process {self.pid}" if self.pid >= 0 else "another process"
+        return f"{named} on {self.host}" if self.host else named
+
+
+@contextmanager
+def held(lock_file: Path) -> Iterator[bool]:
+    """Hold a lock while inside, unless another holder has it, in this process or another; yield whether it is ours."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    is_locked = _lock(lock, lock_file)
+    if not is_locked:
+        yield is_locked is None
+        return
+    try:
+        _say_who(lock_file)
+        yield True
+    finally:
+        # Before the lock is free: a process that waits with the removed file sees that, and makes another one.
+        for path in (lock_file.with_suffix(HOLDER_SUFFIX), lock_file):
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+@contextmanager
+def claimed(lock_file: Path, label: str) -> Iterator[None]:
+    """Hold a lock while inside; within a claim of this thread the same claim changes nothing.
+
+    Args:
+        lock_file: of [`lock_in`] or [`lock_beside`].
+        label: argument and value of the folder, first words of the message.
+
+    Raises:
+        ValueError: another process has it.
+        OSError: the lock can't be written.
+    """
+    claim = (os.getpid(), threading.get_ident(), lock_file.resolve())
+    if claim in _CLAIMS:
+        yield
+        return
+    with held(lock_file) as is_ours:
+        if not is_ours:
+            raise ValueError(
+                f"{label} is in use by {_holder_in(lock_file)}; wait until it is done, stop it, or name another folder"
+            )
+        _CLAIMS.add(claim)
+        try:
+            yield
+        finally:
+            _CLAIMS.discard(claim)
+
+
+def lock_in(folder: str | Path) -> Path:
+    """The lock of a folder that lasts, such as a run's."""
+    return Path(folder) / LOCK_SUFFIX
+
+
+def lock_beside(folder: Path) -> Path:
+    """The lock of a folder that is replaced as a whole, such as an export."""
+    return folder.with_name(f".{folder.name}{LOCK_SUFFIX}")
+
+
+def is_of_a_lock(name: str) -> bool:
+    """Whether a name is that of a file which a killed process may leave of its lock."""
+    return name.startswith(".") and name.endswith((LOCK_SUFFIX, HOLDER_SUFFIX))
+
+
+def holder(lock_file: Path) -> Holder | None:
+    """The process that holds a lock; None where the lock is free."""
+    if not lock_file.is_file():
+        return None
+    try:
+        with FileLock(lock_file).acquire(blocking=False):
+            return None
+    except Timeout:
+        return _holder_in(lock_file)
+
+
+def _lock(lock: BaseFileLock, lock_file: Path) -> bool | None:
+    """Take a lock that is free, and return whether it was; None where the file system has no locks."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno not in _HAS_NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
+        )
+        return None
+    return True
+
+
+def _say_who(lock_file: Path) -> None:
+    with suppress(OSError):  # a full disk; the lock is held all the same
+        lock_file.with_suffix(HOLDER_SUFFIX).write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
+
+
+def _holder_in(lock_file: Path) -> Holder:
+    try:
+        pid, _, host = lock_file.with_suffix(HOLDER_SUFFIX).read_text(encoding="utf-8").strip().partition(" ")
+        return Holder(int(pid), host)
+    except (OSError, ValueError):
+        return Holder(-1)

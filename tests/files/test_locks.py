@@ -1,0 +1,207 @@
+"""Folders are claimed by one process at a time, whatever works in them."""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from contextlib import contextmanager
+
+import pytest
+from filelock import SoftFileLock
+from tiny_embeddings import make_sentence_folder
+from tiny_files import write_teacher
+from tiny_models import make_teacher
+from torchrun import torchrun
+from transformers import BertForMaskedLM, BertForSequenceClassification
+
+from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.locks import Holder, claimed, held, holder, lock_beside, lock_in
+from homodistil_hf.methods.binarization.binarizing import to_binary
+from homodistil_hf.methods.binarization.folder import export_packed
+from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
+from homodistil_hf.methods.embedding.folder import export_embedding_model
+from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.self_distillation.run import self_distill
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
+
+_HOLD = (
+    "import sys; from pathlib import Path; from homodistil_hf.files.locks import claimed\n"
+    "with claimed(Path(sys.argv[1]), 'folder'): print('held', flush=True); sys.stdin.read()"
+)
+
+
+@contextmanager
+def in_other_hands(lock_file):
+    """Another process holds the lock while inside; yields what every refusal says."""
+    command = [sys.executable, "-c", _HOLD, str(lock_file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield f"is in use by process {process.pid} on {socket.gethostname()}; wait until it is done"
+        process.kill()
+
+
+def test_a_claim_is_reentrant_and_leaves_nothing(tmp_path):
+    lock = lock_in(tmp_path)
+    with claimed(lock, "folder"):
+        with claimed(lock, "folder"):
+            assert holder(lock) == Holder(os.getpid(), socket.gethostname())
+        assert holder(lock) is not None
+    assert holder(lock) is None
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    lock = lock_in(tmp_path)
+    with (
+        in_other_hands(lock) as message,
+        pytest.raises(ValueError, match=f"folder {message}"),
+        claimed(lock, "folder"),
+    ):
+        raise AssertionError("two hold it")
+    assert sorted(os.listdir(tmp_path)) == [".lock", ".lock.pid"]  # of the killed process
+    with claimed(lock, "folder"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with caplog.at_level(logging.WARNING), held(lock_in(tmp_path)) as is_ours:
+        assert is_ours
+    assert "its file system has no locks (No locks available); start no second process" in caplog.text
+
+
+def test_without_flock_a_file_says_who_holds_the_folder(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with held(lock_in(tmp_path)) as is_ours:
+            assert is_ours
+            assert SoftFileLock(lock_in(tmp_path)).pid == os.getpid()
+        assert os.listdir(tmp_path) == []
+        (tmp_path / ".lock").write_text(f"{_dead_pid()}\n{socket.gethostname()}\n")
+        with held(lock_in(tmp_path)) as is_ours:
+            assert is_ours
+    assert "flock not supported" in str(caught[0].message)
+
+
+def _dead_pid():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+# What claims a folder
+
+
+@pytest.mark.slow
+def test_trainers_refuse_a_folder_in_which_another_process_trains(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=2)
+    with in_other_hands(lock_in(tmp_path / "run")) as message:
+        for resume in (None, "last"):
+            with pytest.raises(ValueError, match=f"output_dir=.*run' {message}"):
+                trainer.train(resume)
+    trainer.train()
+    assert not [name for name in os.listdir(tmp_path / "run") if "lock" in name]
+
+
+@pytest.mark.slow
+def test_chains_and_rounds_refuse_a_folder_in_other_hands(tmp_path, blocks):
+    teacher, rows = write_teacher(tmp_path / "teacher"), tmp_path / "rows.csv"
+    rows.write_text("text,label\na,0\nb,1\n", encoding="utf-8")
+    folder = str(tmp_path / "run")
+    chain = BinarizationSettings(model=str(teacher), train_data=str(rows), eval_data=str(rows), output_dir=folder)
+    rounds = SelfDistillationArguments(output_dir=folder, max_steps=1, report_to="none", use_cpu=True)
+    with in_other_hands(lock_in(folder)) as message:
+        with pytest.raises(ValueError, match=f"output_dir='.*run' {message}"):
+            binarize_chain(chain, print)
+        with pytest.raises(ValueError, match=f"output_dir='.*run' {message}"):
+            self_distill(str(teacher), rounds, train_dataset=blocks)
+
+
+def _stock(target):
+    return export_student(make_teacher(BertForMaskedLM), target, overwrite=True)
+
+
+def _bits(target):
+    return export_packed(to_binary(make_teacher(BertForSequenceClassification), activation_bits=1), target)
+
+
+def _vectors(target):
+    source = target.parents[1] / "model"
+    model = load_embedding_model(source if source.is_dir() else make_sentence_folder(source))
+    return export_embedding_model(model, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", [_stock, _bits, _vectors])
+def test_exports_refuse_a_folder_in_other_hands(export, tmp_path):
+    target = tmp_path / "to" / "student"
+    with in_other_hands(lock_beside(target)) as message, pytest.raises(ValueError, match=f"folder='.*' {message}"):
+        export(target)
+    assert not target.exists()
+    export(target)
+    assert os.listdir(tmp_path / "to") == ["student"]
+
+
+def test_an_export_that_another_process_wrote_meanwhile_stays(tmp_path, monkeypatch):
+    model = make_teacher(BertForMaskedLM)
+    other = export_student(model, tmp_path / "other")
+    # It appears after the first look at the folder and before the lock is taken.
+    monkeypatch.setattr(
+        "homodistil_hf.export.export_folder.model_facts",
+        lambda exported: other.exists() and other.rename(tmp_path / "student") and {},
+    )
+    with pytest.raises(ValueError, match="holds an export already"):
+        export_student(model, tmp_path / "student")
+
+
+def test_two_processes_may_write_one_file(tmp_path, monkeypatch):
+    aside = []
+    monkeypatch.setattr(os, "replace", lambda source, target: aside.append(source.name))
+    write_text(tmp_path / "a.json", "{}")
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    write_text(tmp_path / "a.json", "{}")
+    assert len(set(aside)) == 2
+
+
+_RANK = """
+import sys
+from accelerate import PartialState
+state = PartialState(cpu=True)
+from homodistil_hf.training.run_folder import folder_claimed
+try:
+    with folder_claimed(sys.argv[1], is_main=state.is_main_process):
+        print("claimed")
+except ValueError as error:
+    print(f"rank {state.process_index}: {error}")
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.distributed
+def test_a_second_run_is_refused_on_all_its_ranks(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(_RANK, encoding="utf-8")
+    paths = os.pathsep.join(filter(None, sys.path))
+    with in_other_hands(lock_in(tmp_path / "run")) as message:
+        done = torchrun(script, tmp_path / "run", env={"PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "claimed" not in done.stdout
+    assert f"rank 0: output_dir='{tmp_path / 'run'}' {message}" in done.stdout
+    assert "rank 1: rank 0 stopped with ValueError: output_dir=" in done.stdout
+    done = torchrun(script, tmp_path / "run", env={"PYTHONPATH": paths})
+    assert done.stdout.count("claimed") == 2
