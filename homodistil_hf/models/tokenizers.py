@@ -13,7 +13,7 @@ from transformers.utils import CONFIG_NAME
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
-from .architectures import MODEL_TYPES, max_tokens
+from .architectures import MODEL_TYPES, has_segments, max_tokens
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _FAST_FILE = "tokenizer.json"
@@ -91,6 +91,13 @@ def load_tokenizer(
             raise
         raise ValueError(f"{label} can't be loaded ({type(error).__name__}: {first_line(error)}); {remedy}") from error
     check_vocabulary(tokenizer, label, remedy)
+    return tokenizer
+
+
+def without_unused_segments(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """Let a model's own tokenizer number the texts of a pair only where the model tells them apart; returns it."""
+    if not has_segments(config):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return tokenizer
 
 

@@ -14,7 +14,14 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.fine_tuning import TaskDistillTrainer, _least_squares, fresh_classifier, settings_from
+from homodistil_hf.evaluation.evaluated_model import load_model
+from homodistil_hf.evaluation.fine_tuning import (
+    TaskDistillTrainer,
+    _least_squares,
+    forward,
+    fresh_classifier,
+    settings_from,
+)
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, rows_of, task_metrics
 from homodistil_hf.evaluation.task_data import GlueTask, encode
 from homodistil_hf.export.export_folder import export_student
@@ -392,3 +399,21 @@ def test_unnamed_classes_of_a_teacher_are_numbers(given, tmp_path):
         0: "0",
         1: "1",
     }
+
+
+def test_pairs_are_read_without_segments_by_a_model_of_one(tmp_path):
+    """As a RoBERTa-like model that was saved as a BERT beside BERT's tokenizer."""
+    model = make_teacher("sequence_classification", type_vocab_size=1)
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    evaluated = load_model(tmp_path / "model")
+    assert "token_type_ids" in tiny_tokenizer()("w5", "w6")
+    rows = encode(
+        Dataset.from_dict({"one": ["w5"], "other": ["w6 w7"], "label": [1]}),
+        GlueTask("own", ("one", "other"), num_labels=2),
+        evaluated.tokenizer,
+        16,
+    )
+    assert "token_type_ids" not in rows.column_names
+    (outputs,) = forward(evaluated.model, rows.remove_columns(["labels", "length"]), evaluated.tokenizer)
+    assert outputs["logits"].shape == (1, 2)

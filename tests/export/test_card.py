@@ -14,9 +14,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.embedding.folder import embedding_card
 from homodistil_hf.methods.registry import METHODS, RUNS
-from homodistil_hf.methods.self_distillation.run import further_pretraining_card
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -373,7 +371,10 @@ def test_names_in_a_strangers_facts_stay_names(tmp_path):
     assert body.count("alert(1)") > 10
 
 
+@needs("embedding")
 def test_names_of_folders_stay_names():
+    from homodistil_hf.methods.embedding.folder import embedding_card
+
     student = {"max_seq_length": 8, "dimension": 4}
     probe = {"vectors": {"query": []}}
     facts = {"student": student, "teacher": student | {"name": EVIL}, "probe": probe, "versions": {}}
@@ -386,7 +387,10 @@ def test_names_of_folders_stay_names():
     assert_harmless(embedding_card(EVIL, facts))
 
 
+@needs("self_distillation")
 def test_names_of_models_stay_names_in_other_cards():
+    from homodistil_hf.methods.self_distillation.run import further_pretraining_card
+
     settings = dict.fromkeys(("num_rounds", "max_steps", "num_train_epochs", "distillation_weight", "seed"), 1)
     settings |= dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"), 1)
     settings |= {"compared_states": "first", "mlm_probability": 0.15, "learning_rate": EVIL}

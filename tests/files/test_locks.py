@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 from filelock import SoftFileLock
-from tiny_embeddings import make_sentence_folder
+from methods_here import needs
 from tiny_files import write_teacher
 from tiny_models import make_teacher
 from torchrun import torchrun
@@ -21,13 +21,6 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.locks import Holder, claimed, held, holder, lock_beside, lock_in
-from homodistil_hf.methods.binarization.binarizing import to_binary
-from homodistil_hf.methods.binarization.folder import export_packed
-from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
-from homodistil_hf.methods.embedding.folder import export_embedding_model
-from homodistil_hf.methods.embedding.model import load_embedding_model
-from homodistil_hf.methods.self_distillation.run import self_distill
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments
 
 _HOLD = (
     "import sys; from pathlib import Path; from homodistil_hf.files.locks import claimed\n"
@@ -118,18 +111,31 @@ def test_trainers_refuse_a_folder_in_which_another_process_trains(make_trainer, 
     assert not [name for name in os.listdir(tmp_path / "run") if "lock" in name]
 
 
-@pytest.mark.slow
-def test_chains_and_rounds_refuse_a_folder_in_other_hands(tmp_path, blocks):
-    teacher, rows = write_teacher(tmp_path / "teacher"), tmp_path / "rows.csv"
+def _chain(folder, teacher, blocks):
+    from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
+
+    rows = teacher.parent / "rows.csv"
     rows.write_text("text,label\na,0\nb,1\n", encoding="utf-8")
-    folder = str(tmp_path / "run")
-    chain = BinarizationSettings(model=str(teacher), train_data=str(rows), eval_data=str(rows), output_dir=folder)
-    rounds = SelfDistillationArguments(output_dir=folder, max_steps=1, report_to="none", use_cpu=True)
-    with in_other_hands(lock_in(folder)) as message:
-        with pytest.raises(ValueError, match=f"output_dir='.*run' {message}"):
-            binarize_chain(chain, print)
-        with pytest.raises(ValueError, match=f"output_dir='.*run' {message}"):
-            self_distill(str(teacher), rounds, train_dataset=blocks)
+    data = {"train_data": str(rows), "eval_data": str(rows)}
+    binarize_chain(BinarizationSettings(model=str(teacher), output_dir=folder, **data), print)
+
+
+def _rounds(folder, teacher, blocks):
+    from homodistil_hf import SelfDistillationArguments, self_distill
+
+    args = SelfDistillationArguments(output_dir=folder, max_steps=1, report_to="none", use_cpu=True)
+    self_distill(str(teacher), args, train_dataset=blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(_chain, marks=needs("binarization")), pytest.param(_rounds, marks=needs("self_distillation"))],
+)
+def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks):
+    teacher, folder = write_teacher(tmp_path / "teacher"), str(tmp_path / "run")
+    with in_other_hands(lock_in(folder)) as told, pytest.raises(ValueError, match=f"output_dir='.*run' {told}"):
+        run(folder, teacher, blocks)
 
 
 def _stock(target):
@@ -137,17 +143,31 @@ def _stock(target):
 
 
 def _bits(target):
+    from homodistil_hf import export_packed, to_binary
+
     return export_packed(to_binary(make_teacher(BertForSequenceClassification), activation_bits=1), target)
 
 
 def _vectors(target):
+    from tiny_embeddings import make_sentence_folder
+
+    from homodistil_hf.methods.embedding.folder import export_embedding_model
+    from homodistil_hf.methods.embedding.model import load_embedding_model
+
     source = target.parents[1] / "model"
     model = load_embedding_model(source if source.is_dir() else make_sentence_folder(source))
     return export_embedding_model(model, target)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("export", [_stock, _bits, _vectors])
+@pytest.mark.parametrize(
+    "export",
+    [
+        _stock,
+        pytest.param(_bits, marks=needs("binarization")),
+        pytest.param(_vectors, marks=needs("embedding")),
+    ],
+)
 def test_exports_refuse_a_folder_in_other_hands(export, tmp_path):
     target = tmp_path / "to" / "student"
     with in_other_hands(lock_beside(target)) as message, pytest.raises(ValueError, match=f"folder='.*' {message}"):

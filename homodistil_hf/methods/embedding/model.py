@@ -26,7 +26,7 @@ from ...models.architectures import ARCHITECTURES, config_class, max_tokens
 from ...models.cost import count_parameters
 from ...models.equality import weights_digest
 from ...models.loading import checked_config, config_values, load_weights, refuse_config
-from ...models.tokenizers import COPY, as_it_was, load_tokenizer
+from ...models.tokenizers import COPY, as_it_was, load_tokenizer, without_unused_segments
 from ...models.widths import widths_of
 
 MODULES_FILE = "modules.json"
@@ -123,6 +123,9 @@ class EmbeddingModel:
     settings: PoolingSettings
     dense: tuple[Dense, ...] = ()
     name: str = ""
+
+    def __post_init__(self) -> None:
+        without_unused_segments(self.tokenizer, self.encoder.config)
 
     @property
     def dimension(self) -> int:

@@ -19,7 +19,7 @@ from ...files.tensors import load_tensors
 from ...models.conversion import to_student
 from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
-from ...models.tokenizers import COPY, load_tokenizer
+from ...models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ...tables import aligned_lines
 from ...training.pair import resolve_student
 from ...training_args import with_settings
@@ -251,6 +251,7 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
         )
     model = load_encoder(name, token=token)
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
+    without_unused_segments(tokenizer, model.config)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_embeddings import make_sentence_folder, write
-from tiny_models import VOCAB_SIZE, tiny_config, tiny_tokenizer
+from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel
 
@@ -180,3 +180,10 @@ def test_a_pooler_may_be_missing(tmp_path):
     whole = load_embedding_model(folder).encode(TEXTS)
     save_file(rest, folder / "model.safetensors")
     assert torch.equal(load_embedding_model(folder).encode(TEXTS), whole)
+
+
+def test_a_model_of_one_segment_is_given_none(tmp_path):
+    encoder = randomized(BertModel(tiny_config(type_vocab_size=1)))
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", encoder=encoder))
+    assert "token_type_ids" not in model.tokenizer.model_input_names
+    assert model.tokenizer("w5", "w6").keys() == {"input_ids", "attention_mask"}

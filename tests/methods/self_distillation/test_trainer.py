@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 import os
 from pathlib import Path
