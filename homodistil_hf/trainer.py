@@ -1,14 +1,14 @@
 """HomoDistil as a `Trainer`: prune a student, at once or a little at a time, and distil it from the model it was.
 
-Before the first step the units are scored on a few batches, while the student still is its teacher: `start_student`.
+`start_student` scores the units on a few batches before the first step, while the student still is its teacher.
 One optimizer step, in order:
 
-1. if the schedule asks, masks are chosen and what they drop is sliced off: `begin_step`;
-2. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss` of the base;
-3. with `num_scoring_batches=0`, as in the paper: the gradients, complete, averaged over ranks and not clipped, become
-   scores: `on_gradients`;
-4. clipping and the optimizer's step: Trainer's;
-5. log, evaluate, save: Trainer's, so that a student is never measured before a step at its widths.
+1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop.
+2. `compute_loss` of the base, then backward, for each micro-batch: teacher forward, student forward, loss terms.
+3. `on_gradients`, called by `training_step` after the last micro-batch: with `num_scoring_batches=0`, as in the paper,
+   turn the gradients into scores. They are complete, averaged over ranks and not clipped.
+4. Trainer clips and steps the optimizer.
+5. Trainer logs, evaluates and saves, so a student is never measured before a step at its widths.
 
 `training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, and
 `training/exact_trainer.py` the loop and the checkpoints.
@@ -68,9 +68,9 @@ PRUNED_AT_ONCE = MethodCard(
 class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
-    By default everything is dropped before the first step, which ends as near to the teacher or nearer for the same
-    computation (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, with `num_scoring_batches=0` as the
-    paper does.
+    By default all pruning happens before the first step. For the same computation, the student ends at least as near
+    to its teacher as with gradual pruning (docs/results.md). `pruning_end_fraction=0.3` prunes gradually;
+    `num_scoring_batches=0` beside it scores as the paper does.
 
     L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
     + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)

@@ -1,10 +1,10 @@
 """The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
 
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
-(docs/results.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
-embeddings aren't counted, a hidden size that falls less than the FFN size. It considers only plans without padding,
-except for the compact form. latency/budget.py predicts milliseconds; resolve.py reads presets and written plans and
-checks plans against the teacher.
+(docs/results.md). Heads have 24 channels or more, and are as many as the teacher's where this number divides the
+hidden size. For budgets of MACs and milliseconds, the hidden size falls less than the FFN size. Only the compact form
+may need padding. latency/budget.py predicts milliseconds; resolve.py reads presets and written plans and checks plans
+against the teacher.
 """
 
 from __future__ import annotations
@@ -54,18 +54,21 @@ def plan_for_budget(
 
     Args:
         budget (`str` or `Budget`):
-            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
-            a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
-            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. By default heads are as many as the
-            teacher's while each keeps 24 channels, fewer below. The FFN keeps the hidden size's share, for MACs that
-            share to the power of 1.75. `"compact_macs=0.25"` is for the compact export: a wider hidden size, of which
-            attention has about 0.8; a stock BERT pads it and costs more.
-        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
-        multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
-        within (`WidthPlan`, *optional*): Widths that the plan must not be above. Default: the teacher's.
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. The FFN size falls
+            by the same ratio as the hidden size.
+            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. The FFN size falls by the hidden size's
+            ratio to the power 1.75.
+            `"compact_macs=0.25"`: the same for the compact export, with the power 2.5. Compared with `macs`, the
+            hidden size is larger and attention uses 0.8 of it. A standard export must pad attention.
+            Each may name hidden size and heads as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. By
+            default heads are as many as the teacher's while each keeps 24 channels, fewer below.
+        teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
+        multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
+            least 1.
+        within (`WidthPlan`, *optional*): Widths that the plan may not exceed. Default: the teacher's.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape. If the steps of the hidden
+        `WidthPlan`: Of the plans within 3 % of the budget, the plan nearest to this shape. If the steps of the hidden
         size are too large for 3 %, the plan nearest to the budget.
 
     Raises:
@@ -132,13 +135,13 @@ def plan_for_latency(
 
     Args:
         limit_ms: milliseconds of one forward pass.
-        teacher_config: of a BERT-shaped teacher.
+        teacher_config: configuration of a teacher of any supported architecture.
         predict: plan → its milliseconds.
         multiple: see `plan_for_budget`.
 
     Returns:
-        Of the plans within `limit_ms` the one with the most encoder MACs; a plan less like the teacher must have more
-        of them to be preferred.
+        Of the plans within `limit_ms`, the plan with the most encoder MACs. A plan whose proportions or heads are
+        further from the wanted ones must have more MACs to win.
 
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
@@ -176,9 +179,9 @@ def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """The uniform plans that one teacher can be pruned to and that stock BERT holds.
+    """The uniform plans that a teacher can be pruned to and that its stock class holds.
 
-    It holds them without padding, unless `attention` is below 1, the share of the hidden size that attention has.
+    `attention` is attention's share of the hidden size. Plans need no padding unless this share is below 1.
     """
 
     teacher: WidthPlan

@@ -67,21 +67,21 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     Args:
         model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings, of the method's `arguments_class`; copied.
-        teacher_model: who the student learns from: Hub name, folder, or a loaded model. Default: a frozen copy of
-            `model`.
+        teacher_model: the model that the student learns from: Hub name, folder, or a loaded model. Default: a frozen
+            copy of `model`.
         train_dataset: tokenized rows, or a stream of them.
         eval_dataset: rows held out, or several sets by name.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
         compute_metrics: as in `transformers.Trainer`.
         callbacks: as in `transformers.Trainer`.
-        optimizers: `(optimizer, scheduler)`; an optimizer is made from the parameters of `model` and will hold the
-            student's.
+        optimizers: `(optimizer, scheduler)`. Make the optimizer from the loaded `model`'s parameters. The trainer
+            moves it to the student's parameters.
         optimizer_cls_and_kwargs: as in `transformers.Trainer`.
         preprocess_logits_for_metrics: as in `transformers.Trainer`.
         model_init: refused, as the student starts from `model`.
         compute_loss_func: refused, as it would replace the distillation loss.
-        plan: the widths that `args.student` names, where they are resolved already.
+        plan: widths from `resolve_plan`. Default: resolved from `args.student`.
 
     Raises:
         ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched
@@ -391,7 +391,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
         Args:
             folder: where to; an earlier export there is replaced.
-            format: `"standard"` (stock BERT) or `"compact"`.
+            format: `"standard"` (the stock class) or `"compact"`.
             allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
 
         Raises:

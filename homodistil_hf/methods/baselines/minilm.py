@@ -226,12 +226,12 @@ def relation_error(
     Σ_t 1/N Σ_n KL(R_t[n, t] ‖ R_s[n, t]) with R = softmax(L·Rᵀ·scaling) over the tokens (MiniLM, section 3.1 and 3.2:
     queries and keys, values and values; MiniLMv2, section 3.1: queries, keys and values each with themselves).
 
-    Rows are worked on one after the other and their gradients computed along, so that no tensor of the size N × T × T
-    is kept. Padding has no relations and doesn't count. The teacher gets no gradient.
+    A few texts are compared at a time, and their gradients computed at once, so no N × T × T tensor is kept for the
+    backward pass. Padding has no relations and doesn't count. The teacher gets no gradient.
 
     Args:
         teacher: `(L, R)`, each `(B, T, A)`, all heads side by side.
-        student: the same of the student; its A may be another.
+        student: likewise; A may differ.
         num_heads: N, divides both A.
         scalings: of the teacher's and of the student's products.
         token_mask_BT: 1 = token, 0 = padding; default: no padding.

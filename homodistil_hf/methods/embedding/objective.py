@@ -1,5 +1,7 @@
 """What a student's vectors have in common with its teacher's: terms of the loss, map, agreement, held-out measurement.
 
+trainer.py makes the loss in `make_distillation`; model.py has pooling and further layers.
+
 Shapes: B or N texts, H hidden channels, D channels of a vector.
 """
 
@@ -34,15 +36,14 @@ def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Te
 class EmbeddingDistillation(DistillationLoss):
     """Compares vectors, and hidden states as [`DistillationLoss`] does.
 
-    The student's pooled states pass `projections.dense`, which starts as the identity and loses a column with each
-    hidden channel, and then the teacher's own layers: so its vectors are in the teacher's space from the first step.
+    The student's pooled states pass the map `projections.dense`, then the teacher's own layers. The map starts as the
+    identity and loses a column with each hidden channel. So vectors are in the teacher's space from the first step.
 
     Args:
         student: with its projections, `dense` among them.
         teacher: frozen.
-        model: the teacher's embedding model, for its pooling and layers, which are where the student is.
-        has_own_space: the vectors wanted are the pooled states themselves, of a space of the student's own; the map is
-            there for the loss alone.
+        model: the teacher's embedding model, for its pooling and layers, which are on the student's device.
+        has_own_space: the student's vectors are its pooled states, in a space of its own; only the loss uses the map.
         weights: term → factor: `vector`, `hidden`, `embedding`, `attention`, and `probe`, 0 in training.
         kwargs: as in [`DistillationLoss`].
     """
