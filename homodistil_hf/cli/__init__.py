@@ -1,4 +1,4 @@
-"""The command `homodistil`: finds the command that is asked for, and prints errors; the files beside hold commands."""
+"""The command line `homodistil`: a file for each command; this file finds the command and prints errors."""
 
 import argparse
 import ctypes

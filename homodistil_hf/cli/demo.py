@@ -1,4 +1,4 @@
-"""`homodistil demo` and `homodistil cache`, the two that take no model."""
+"""`homodistil demo` and `homodistil cache`, the two commands that take no model."""
 
 import logging
 from dataclasses import asdict, dataclass

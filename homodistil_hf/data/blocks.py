@@ -1,6 +1,6 @@
 """Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
 
-A batch of texts is tokenized, joined with separators and cut: a pure function of texts and tokenizer. The tokenizer
+A batch of texts is tokenized, joined with separators and cut, by a pure function of texts and tokenizer. The tokenizer
 gets pieces of bounded length, a bounded number at a time, so that documents of any size fit into memory. corpus.py
 finds the documents, masking.py masks tokens.
 """

@@ -1,6 +1,6 @@
 """Text from local files or the Hub: a data set with one column, `text`, and one document a row; and its split.
 
-blocks.py tokenizes and cuts it. Code that comes with a data set is never run.
+blocks.py tokenizes and cuts the documents. Code that comes with a data set is never run.
 """
 
 import codecs

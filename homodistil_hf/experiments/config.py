@@ -1,8 +1,8 @@
 """A JSON file and flags → the settings of one run of `homodistil distill`, checked before anything else happens.
 
-The JSON holds the fields of [`RunArguments`] and of the method's arguments; flags have the same names and override it.
-The method is read first, as it decides which other settings there are. How words and values are checked:
-`files/settings.py`. `distill.py` does what they ask for.
+The JSON holds the fields of [`RunArguments`] and of the method's arguments. Flags have the same names and override it.
+The method is read first, because it decides which other settings there are. `files/settings.py` checks words and
+values, `distill.py` runs the settings.
 """
 
 from collections.abc import Mapping, Sequence

@@ -87,7 +87,7 @@ def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -
 def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     """Zero-pad a student to uniform widths and return it as the stock class; logits stay the same.
 
-    A zero FFN neuron and a head with zero value rows contribute exactly nothing. Stock BERT takes its softmax scale
+    A zero FFN neuron and a head with zero value rows contribute exactly nothing. A stock class takes its softmax scale
     from the head size D = hidden_size / num_attention_heads, the student from d = `softmax_head_dim`. So query weight
     and bias are multiplied by √(D/d).
 
@@ -95,7 +95,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         A model of the stock class with the same dtype, device and mode, and weights of its own.
 
     Raises:
-        ValueError: the model is no student, or no stock BERT can hold its widths.
+        ValueError: the model is no student, or its stock class can't hold its widths.
     """
     stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
     name = type(model).__name__

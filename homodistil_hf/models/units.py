@@ -209,8 +209,8 @@ def kept_indices(
 ) -> tuple[UnitTensors, Indices]:
     """Turn masks into the units that are kept and the indices of every parameter that are kept with them.
 
-    A dropped head must be dropped in its channel groups as well, so an index is kept where all groups that divide it
-    agree. Indices are found on the CPU and moved all at once: asking a device for them would wait for it.
+    A dropped head must be dropped in its channel groups as well, so an index is kept where all groups that divide its
+    dimension agree. Indices are found on the CPU and moved all at once, because finding them on a device would wait.
 
     Args:
         groups: groups of the model as it is now.

@@ -1,7 +1,7 @@
-"""Scores + scheduled widths → masks: the choice of what stays.
+"""Which units go next: scores and scheduled widths → masks.
 
 Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py decides how
-much goes, compaction.py removes it.
+many units go, compaction.py removes them.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ def scheduled_plan(
 ) -> WidthPlan:
     """Return the widths that the schedule asks for now, between `target` and `kept`.
 
-    Every width falls from full to target with its kind's progress, rounded to the nearest step: a multiple of hidden
-    channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of masks
-    removes at most one step more than the schedule since the choice before. The last cut is no larger than the
-    others. The target itself is reached exactly.
+    Every width falls from full to target with its kind's progress, rounded to the nearest step. A step is a multiple
+    of hidden channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of
+    masks removes at most one step more than the schedule since the choice before, and the last cut is no larger than
+    the others. The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.

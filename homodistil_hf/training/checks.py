@@ -187,7 +187,7 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
 
     Args:
         data: argument name → data set, or a mapping of them; None and streams are let pass.
-        tokenizer: checked against the teacher's vocabulary if it is a tokenizer.
+        tokenizer: compared with the teacher's vocabulary if it is a tokenizer.
         config: the student's configuration.
 
     Raises:

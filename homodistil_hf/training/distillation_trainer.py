@@ -1,7 +1,7 @@
 """An `ExactTrainer` whose model is a student beside its frozen teacher; subclasses decide how the student shrinks.
 
-This file knows nothing of pruning. It holds the student, the loss, the held-out evaluation, exports and the Hub.
-`exact_trainer.py` holds the loop, the logs and the checkpoints.
+This file holds the student, the loss, the held-out evaluation, exports and the Hub. `exact_trainer.py` holds the loop,
+the logs and the checkpoints; pruning is in `trainer.py` of the package.
 """
 
 import dataclasses
@@ -61,8 +61,8 @@ _PREPARED = "_is_accelerate_prepared"
 class DistillationTrainer(DistillationMethod, ExactTrainer):
     """Trains a student beside its frozen teacher; everything else is `transformers.Trainer`, resumed bit for bit.
 
-    A subclass names its `method`, overrides hooks of [`DistillationMethod`], and says how the student starts
-    (`start_student`) and changes (`begin_step`). The constructor is the same for all methods.
+    A subclass names its `method` and overrides hooks of [`DistillationMethod`], `start_student` (how the student
+    starts) and `begin_step` (how it changes). The constructor is the same for all methods.
 
     Args:
         model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
@@ -290,7 +290,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             yield self._prepare_inputs(fetched[0]), counts
 
     def evaluation_collator(self) -> Any:
-        """As [`ExactTrainer.evaluation_collator`]; the default collator always masks BERT's share of the tokens."""
+        """As [`ExactTrainer.evaluation_collator`]; the default collator masks BERT's share of the tokens, 15 %."""
         collator = super().evaluation_collator()
         if self.is_masking and isinstance(collator, MaskedLMCollator):  # so that figures compare
             collator.mlm_probability = EVALUATED_PROBABILITY
@@ -387,7 +387,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
 
-        To be called on all ranks; the main process writes.
+        Call it on all ranks; the main process writes.
 
         Args:
             folder: where to; an earlier export there is replaced.

@@ -1,6 +1,6 @@
 """What a method of distillation decides: attributes and hooks, with the defaults that most methods keep.
 
-[`DistillationTrainer`] in `distillation_trainer.py` has them and calls them; the classes in `methods/` override them.
+[`DistillationTrainer`] in `distillation_trainer.py` inherits and calls them; the classes in `methods/` override them.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class DistillationMethod:
         return masking_collator(ReplacedTokensCollator if task.has_one_logit else MaskedLMCollator, tokenizer, **masks)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
-        """The peak rate where none is given, and a log line that says why."""
+        """The peak rate where none is given; the log gives the reason."""
         sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
         return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
 

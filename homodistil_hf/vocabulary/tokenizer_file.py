@@ -1,8 +1,8 @@
-"""The content of a `tokenizer.json` → that of a tokenizer with fewer tokens; selection.py chooses them.
+"""The content of a `tokenizer.json` → the content for a tokenizer with fewer tokens; selection.py chooses them.
 
 Text whose tokens all stay becomes the same tokens as before, for every kind of tokenizer. WordPiece takes the longest
-piece, which still exists. BPE applies the same merges in the same order, as a token keeps the merges that lead to it.
-Unigram still has its best path through a word. Other text becomes more and smaller pieces.
+piece, which still exists. BPE applies the same merges in the same order, because a token keeps the merges that lead to
+it. Unigram still has its best path through a word. Other text becomes more and smaller pieces.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cells of a sweep: which runs its JSON file asks for, and how they are called. `training.py` checks them.
+"""The cells of a sweep: the runs that its JSON file asks for, and their names. `training.py` checks them.
 
 A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method` and settings that differ from the
 base) and `grid` (axes that multiply the cells). Nothing here knows models or methods.
@@ -91,7 +91,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's file says.
+    """The content of a sweep's file.
 
     Args:
         name: of the file, without its suffix.

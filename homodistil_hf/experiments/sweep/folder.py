@@ -1,7 +1,7 @@
 """The files of a sweep: a folder, a record and a lock a cell, and how far each has come.
 
-Two processes never train the same cell. A lock is the operating system's and goes with its process, however that ends,
-so none is ever stale. `tables.py` computes with the records.
+Two processes never train the same cell. A lock is the operating system's and goes with its process, however the
+process ends, so no lock is ever stale. `tables.py` computes with the records.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""A sweep from its first cell to its last: what is left to do, one process a cell, and what came of each.
+"""A sweep from its first cell to its last: cells that are left, one process a cell, and their outcomes.
 
-Any number of processes may work at one sweep: each takes cells that no other has. The table and the plots are written
-whenever a process is done.
+Any number of processes may work at one sweep. Each takes cells that no other process has. The table and the plots are
+written whenever a process is done.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""One cell: check it before any is trained, then train it or go on, export, evaluate, and write one record.
+"""One cell: check it before any cell is trained, then train it or go on, export, evaluate, and write one record.
 
 `running.py` decides which cells are left; the process that calls [`run_cell`] holds the cell's lock.
 """

@@ -1,10 +1,10 @@
 """MiniLM and MiniLMv2: the student learns how one layer of the teacher relates tokens to each other.
 
 Recipes of Wang et al. 2020 (arXiv 2002.10957) and 2021 (arXiv 2012.15828), from memory: students of random weights,
-nothing but KL divergences between relations of the last layers. MiniLM compares the attention distributions and the
-relations of the values, head by head, so both models need the same number of heads. MiniLMv2 compares queries, keys
-and values each with themselves, cut anew into relation heads, so heads may differ; it takes 48 of them and, of large
-teachers, a layer before the last.
+nothing but KL divergences between relations of the last layers ([`relation_error`]). MiniLM compares the attention
+distributions and the relations of the values, head by head, so both models need the same number of heads. MiniLMv2
+compares queries, keys and values each with themselves, cut anew into 48 relation heads, so the models' heads may
+differ. Of large teachers it takes a layer before the last.
 
 Shapes: B batch, T tokens, A channels of all heads side by side, N heads, D channels of one head.
 """

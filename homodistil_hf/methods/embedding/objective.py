@@ -1,4 +1,4 @@
-"""What a student's vectors have in common with its teacher's: terms of the loss, map, agreement, held-out measurement.
+"""A student's vectors compared with its teacher's: terms of the loss, map, agreement, held-out measurement.
 
 trainer.py makes the loss in `make_distillation`; model.py has pooling and further layers.
 
@@ -131,15 +131,15 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
 
     Args:
         student_ND: float, any length.
-        teacher_ND: as many; of other channels only where the student has a space of its own.
+        teacher_ND: as many vectors; their channels may differ only if the student has a space of its own.
         has_own_space: whether the student's vectors are in another space.
 
     Returns:
         `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
         have, each in its own index. `neighbours_in_index`: the same with the student's vector looked up in the
-        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's; 0 for
-        collapsed vectors, left out where the teacher's similarities are all the same, as those of two texts are.
-        Empty for fewer than two texts; `neighbours` and `spread` alone for two spaces.
+        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's, 0 for
+        collapsed vectors. It is left out where all the teacher's similarities are equal, as with two texts. The result
+        is empty for fewer than two texts, and has `neighbours` and `spread` alone for two spaces.
 
     Example:
     ```python

@@ -1,8 +1,8 @@
 """Gradient-free structured pruning with unlabeled data (ICML 2023, arXiv 2303.04185): drops FFN neurons.
 
-A fine-tuned model loses the filters that represent the others least (R2) and are least active on unlabeled text (D2),
-in forward passes without training. `representatives.py` has the kernel, the masking and the fit;
-`run.py` reads text and writes the folder.
+A filter is a neuron's column of the FFN's second matrix. A fine-tuned model loses the filters that represent other
+filters least (R2) and are least active on unlabeled text (D2), in forward passes without training. `activations.py`
+runs the model, `representatives.py` has kernel, masking and fit, `run.py` reads text and writes the folder.
 """
 
 import dataclasses

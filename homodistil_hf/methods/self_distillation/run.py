@@ -1,6 +1,6 @@
 """Rounds of self-distillation in one folder, each a run of its own, all from the same initial weights; and their card.
 
-Which rounds are done shows in the folder, so a run that was killed at any moment goes on in its round. `trainer.py`
+The folder shows which rounds are done, so a run that was killed at any moment goes on in its round. `trainer.py`
 trains one round. The rounds are a run of `homodistil distill`, alone or before a distillation whose teacher they make.
 """
 
