@@ -166,7 +166,7 @@ class HomoDistilTrainer(DistillationTrainer):
         All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place. A batch
         whose gradients are not finite is left out; a FloatingPointError where all are.
         """
-        self.model.eval()
+        self.model.eval()  # without dropout, which would make the student differ from its teacher
         num_seen = num_scored = 0
         for inputs, counts in itertools.islice(self.first_batches(), self.args.num_scoring_batches):
             num_seen += 1
@@ -174,6 +174,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 loss = self.compute_loss(self.model, inputs, num_items_in_batch=counts)
             loss.backward()  # not accelerate's: a scaler's first factor overflows float16, and no step lowers it
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            # DDP wraps the student only later, so the ranks' gradients are averaged here.
             for gradient in gradients:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
             if nn.utils.get_total_norm(gradients).isfinite():

@@ -83,6 +83,7 @@ def decoded_terms(
 
     ```
     """
+    # Gradients are computed along with the terms, so whether any is needed must be decided before.
     learns = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in student if not isinstance(tensor, torch.dtype)
     )
@@ -102,6 +103,7 @@ class _DecodedTerms(torch.autograd.Function):
         labels_M: torch.Tensor,
         weights: tuple[float, float] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Autocast is off, because both decoders name the type of their matrix product.
         with torch.autocast(states_MH.device.type, enabled=False):
             student, teacher = _lowered(Decoder(states_MH, weight_VH, bias_V, dtype)), _lowered(teacher)
             # Chunks of rows whose logits fit; each adds its terms, and its gradients as soon as its logits are there.

@@ -106,10 +106,12 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     plan, architecture = widths.padded(), architecture_of(model.config)
     stock_class = architecture.stock_encoder if head is None else head.stock
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
+    # Projections serve the loss alone, so no stock class has them.
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
+    # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place.
     pairs = getattr(model.config, "rotary_pairs", None) or {}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        # Scale first, while names and shapes are the student's; then pad every matrix that has heads or neurons.
+        # The padded head size sets the stock class's softmax scale. Scaled queries make up for it.
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
         queries = tuple(
             f"{architecture.prefix_of(head)}{architecture.layers}.{index}.{name}." for name in model.queries

@@ -75,7 +75,8 @@ def plan_for_budget(
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
     kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
-    # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
+    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
+    # there: hidden size and FFN keep the teacher's proportion.
     ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
     attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
     search = _Search(
@@ -97,11 +98,12 @@ def plan_for_budget(
             f"'{kind}={_rounded(largest, math.floor)}{widths}'"
         )
 
+    # Within the tolerance all costs are equally good, so that a better shape may win over an exact cost.
     def distance(plan: WidthPlan) -> tuple[float, float]:
         error = abs(measure(plan) / target - 1)
         return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
 
-    # For every hidden size, the FFN that the shape wants and those that meet the budget; the nearest of all wins.
+    # Each hidden size gives the wanted FFN size and the two sizes that meet the budget; the nearest plan of all wins.
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
     return with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
 

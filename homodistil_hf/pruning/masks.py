@@ -89,7 +89,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     for index, widths in enumerate(plan.layers):
         head, ffn = head_group(masks, index), f"ffn.{index}"
         chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
-        # Channels compete inside their head only, and only in heads that stay.
+        # Channels compete inside their head only, and only in heads that stay: a layer's heads share one head size.
         by_head = (len(chosen[head]), -1)
         own = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
         for name in (*own, f"value_output.{index}"):
@@ -109,6 +109,7 @@ def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tens
     comparable = scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
     ranked = comparable.masked_fill(~mask, -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
+    # All channels of a dropped head rank −∞, and the sort still picks some of them: the mask takes them out again.
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
 
 

@@ -255,6 +255,7 @@ class ExactTrainer(Trainer):
         num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
         check_has_steps(num_steps, self.rows_per_step)
         values = super().set_initial_training_values(args, dataloader)
+        # A stream's length is known only at its end: Trainer's values hold, and `whole_step` leaves the rest out.
         if num_steps is None:
             return values
         # Trainer counts micro-batches at the end of a pass that are too few for a step as one more step. Here they
