@@ -106,11 +106,11 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @property
     def projection_init(self) -> ProjectionInit:
-        """As the settings say."""
+        """The setting of the same name."""
         return self.args.projection_init
 
     def set_up_student(self) -> None:
-        """Make the pruner, and let the card say whether everything is dropped at once."""
+        """Make the pruner, and choose the card of pruning at once or step by step."""
         self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
         if self.card is HOMODISTIL and self.args.prunes_at_once:
             self.card = PRUNED_AT_ONCE

@@ -112,7 +112,7 @@ class FineTuningSettings:
 
     @property
     def num_search_steps(self) -> int:
-        """Optimizer steps of each trial of a learning rate: enough to tell rates apart, cheap on many rows."""
+        """Optimizer steps of each trial of a learning rate: enough to compare rates, cheap on many rows."""
         return min(LEAST_STEPS, self.max_train_steps or LEAST_STEPS)
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:

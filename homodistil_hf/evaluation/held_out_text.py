@@ -256,7 +256,7 @@ def _check_vocabularies(student: LayerwiseModel, teacher: LayerwiseModel) -> Non
 
 
 def _source_names(sources: Sequence[str]) -> list[str]:
-    # The end of a path names the text; the rest would tell about this machine.
+    # The end of a path names the text; the rest would describe this machine.
     return ["/".join(Path(source).parts[-2:]) if Path(source).exists() else source for source in sources]
 
 

@@ -44,7 +44,7 @@ def setting_names() -> set[str]:
 
 
 def _run_for(values: Mapping[str, Any], flags: Sequence[str]) -> Run:
-    """The run of the method that is named, else of the one that the teacher's folder is for."""
+    """The run of the named method, else of the method that the teacher's folder is for."""
     parser = RaisingParser(add_help=False, allow_abbrev=False)
     for name in ("method", "teacher"):
         parser.add_argument(f"--{name}", nargs="?", default=values.get(name))

@@ -103,7 +103,7 @@ class TrimPlan:
 
 
 def plan_trimming(source: TrimSource) -> TrimPlan:
-    """Count tokens, choose those that stay, and measure how the text changes.
+    """Count tokens, choose the tokens that stay, and measure how the text changes.
 
     No weights are read but those of a [`Bundle`].
 

@@ -281,7 +281,7 @@ def _accepts(hint: Any, value: Any) -> bool:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, else the type; beside an enumeration `str` only says how its values are written."""
+    """The members of a union, else the type; `str` beside an enumeration is left out: it is how values are written."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return tuple(option for option in options if option is not str or not any(map(_is_enum, options)))
 

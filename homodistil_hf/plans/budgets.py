@@ -256,7 +256,7 @@ class _Search:
     def ffn_variants(
         self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
     ) -> Iterator[WidthPlan]:
-        """Yield the plan, and the two with the FFN sizes on either side of the one that meets `target` exactly."""
+        """Yield the plan, and two plans with the FFN sizes on either side of the size that meets `target` exactly."""
         yield plan
         ffn_size = plan.layers[0].intermediate_size
         cost = measure(plan)

@@ -69,7 +69,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     Args:
         scores: float32 importance a unit.
         masks: current masks; dropped units stay dropped.
-        plan: widths to keep, none above those that the masks still keep.
+        plan: widths to keep, no width above the masks' own.
 
     Example:
     ```python

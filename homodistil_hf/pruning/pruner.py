@@ -23,7 +23,7 @@ from .scores import METRICS, SensitivityScores
 
 @dataclass(frozen=True)
 class PruningSettings:
-    """How units are scored and chosen; the words are those of `HomoDistilTrainingArguments`.
+    """How units are scored and chosen; `HomoDistilTrainingArguments` has the same words.
 
     Args:
         metric: `sensitivity`, `magnitude` or `movement`.

@@ -68,7 +68,7 @@ class SensitivityScores:
         return dict(self.state)
 
     def keep(self, units: UnitTensors, indices: Indices) -> None:
-        """Drop the state of units that compaction removes; arguments are those that [`kept_indices`] returns."""
+        """Drop the state of units that compaction removes; the arguments are the result of [`kept_indices`]."""
         for name, kept in units.items():
             self.state[name] = self.state[name].index_select(0, kept.to(self.state[name].device))
 

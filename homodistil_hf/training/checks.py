@@ -137,7 +137,7 @@ def pin_data_order(args: TrainingArguments) -> None:
         if bool(getattr(loading, name)) is refused:
             raise ValueError(f"accelerator_config has {name}={refused}; {reason}: leave it out")
     loading.dispatch_batches = False
-    # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.
+    # A transfer from pinned memory to a GPU need not hold up the host.
     loading.non_blocking = loading.non_blocking or (args.dataloader_pin_memory and args.device.type == "cuda")
     if args.data_seed is None:
         args.data_seed = args.seed

@@ -80,7 +80,7 @@ class DistillationMethod:
         """What a method adds to the student once model, loss and settings are there; nothing by default."""
 
     def plan_step(self, num_training_steps: int) -> float:
-        """The step at which the student has its plan's widths; 0 for those that have them from the start on."""
+        """The step at which the student has its plan's widths; 0 if it has them from the start on."""
         return 0.0
 
     @classmethod
@@ -104,7 +104,7 @@ class DistillationMethod:
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
+        """The terms of the loss, HomoDistil's by default; refuses weights if no term of the student counts."""
         weights = self.args.loss_weights()
         check_weights(weights, self.model)
         return DistillationLoss(

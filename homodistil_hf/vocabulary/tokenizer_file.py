@@ -78,7 +78,7 @@ def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
 
 
 def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
-    """Return the wanted ids, those that always stay, and those that they are merged from, ascending."""
+    """Return the wanted ids, the ids that always stay, and the ids that both are merged from, ascending."""
     needs = needs_of(tokenizer)
     return sorted(set().union(*(needs(token) for token in {*wanted, *required_ids(tokenizer)})))
 

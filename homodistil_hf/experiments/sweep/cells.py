@@ -44,7 +44,7 @@ class Cell:
         variant: its name in the file.
         axes: axis → this cell's value there.
         method: name of the method that trains it.
-        settings: of `homodistil distill` with that method, without those that the sweep gives.
+        settings: settings of `homodistil distill` with this method, without the settings that the sweep gives.
     """
 
     variant: str

@@ -26,7 +26,7 @@ def task_text(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> s
 
 
 def main(text: str) -> int:
-    """Do what a text of [`task_text`] says; the exit status, 0 or `TAKEN_STATUS`."""
+    """Do the task in a text of [`task_text`]; return the exit status, 0 or `TAKEN_STATUS`."""
     task = json.loads(text)
     cell, folder = as_cell(task["cell"]), SweepFolder(Path(task["root"]))
     _show_logs()

@@ -59,7 +59,7 @@ class Relations:
 
 @dataclass
 class MiniLMArguments(FreshArguments):
-    """Settings of MiniLM: factors of the relations and of the masked-LM loss, and what that one trains."""
+    """Settings of MiniLM: factors of the relations and of the masked-LM loss, and the parameters that MLM trains."""
 
     relation_weight: float = setting(1.0, "Factor ≥ 0 of the KL of every relation.", range="[0, inf)")
 

@@ -389,7 +389,7 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
         task.metadata.name: {task.metadata.main_score: {}} for task in tasks
     }
     for side, name in models.items():
-        # No cache: mteb's cache knows a folder by its name alone.
+        # No cache: mteb's cache finds a folder by its name alone, whatever its weights.
         results = mteb.evaluate(SentenceTransformer(name), tasks, cache=None, co2_tracker=False)
         for task, result in zip(tasks, results.task_results, strict=True):
             found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())

@@ -90,7 +90,7 @@ class EmbeddingDistillation(DistillationLoss):
     def mapped_and_own(
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors in the teacher's space `(B, D)`, and those that an export gives; others where `has_own_space`."""
+        """Vectors in the teacher's space `(B, D)`, and an export's vectors, which differ where `has_own_space`."""
         with torch.autocast(states_BTH.device.type, enabled=False):
             own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
             mapped_BD = F.normalize(self.model.behind(self.dense(own_BH)), dim=-1)

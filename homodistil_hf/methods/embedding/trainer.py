@@ -137,7 +137,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     )
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
-        """Take the encoder out of the embedding model, and leave out layers where the settings say so.
+        """Take the encoder out of the embedding model, and leave out layers if the settings do.
 
         Arguments and return as [`DistillationMethod.start_from`].
         """

@@ -71,7 +71,7 @@ class MaskedWords:
 
 
 class MaskedPatches:
-    """`ViTMAEForPreTraining`; batches are those of [`MaskedImageCollator`]. Ratio and pixel loss say its config."""
+    """`ViTMAEForPreTraining` on batches of [`MaskedImageCollator`]. Its config has the ratio and the pixel loss."""
 
     def __init__(self, model: PreTrainedModel):
         self.num_patches: int = model.get_submodule("vit.embeddings.patch_embeddings").num_patches

@@ -188,7 +188,7 @@ def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mappi
 
 
 def run_identity(model: str, revision: str | None) -> dict[str, Any]:
-    """What a run that goes on must have in common with the one that began."""
+    """Values that a resumed run must have in common with the interrupted run."""
     return {"model": str(model), "revision": revision}
 
 

@@ -217,7 +217,7 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
         data: with `train_dataset` and `eval_dataset`, both optional.
         processor: tokenizer or image processor.
         config: of the model.
-        args: say how large a batch is.
+        args: settings with the size of a batch.
     """
     rows = {name: data.get(name) for name in ("train_dataset", "eval_dataset")}
     if isinstance(rows["train_dataset"], torch.utils.data.IterableDataset | IterableDataset):
