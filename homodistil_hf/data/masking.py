@@ -1,7 +1,7 @@
 """Rows of token ids → masked-LM batches whose masks depend on nothing but (seed, epoch, row).
 
 Masks come from a counter-based generator. The data loader collates ahead of the training step, in other processes, and
-in another order after a resume, so a sequential generator could not be restored bit for bit. blocks.py makes the rows.
+in another order after a resume. So a sequential generator could not be restored bit for bit. blocks.py makes the rows.
 
 Shapes: B batch, T tokens, M masked positions, S special tokens.
 """

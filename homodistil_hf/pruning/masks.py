@@ -27,8 +27,8 @@ def scheduled_plan(
 
     Every width falls from full to target with its kind's progress, rounded to the nearest step. A step is a multiple
     of hidden channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of
-    masks removes at most one step more than the schedule since the choice before, and the last cut is no larger than
-    the others. The target itself is reached exactly.
+    masks removes at most one step more than the schedule since the choice before. The last cut is no larger than the
+    others. The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.

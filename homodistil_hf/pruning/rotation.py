@@ -2,8 +2,8 @@
 
 Queries and keys of one head may be multiplied by T and T⁻ᵀ, for any invertible T: their products stay. So may values
 and the columns of attention-out. In a trained model every channel carries a part of its head's work, and dropping any
-of them hurts. In the bases chosen here, channels are uncorrelated and ordered by their contribution on real text, and
-no channel has a mean that would be lost with it. trainer.py chooses the layers, the text and the moment.
+of them hurts. In the bases chosen here, channels are uncorrelated and ordered by their contribution on real text. No
+channel has a mean that would be lost with it. trainer.py chooses the layers, the text and the moment.
 
 Shapes: T tokens, H heads, C channels of a head and a 1 behind them.
 """

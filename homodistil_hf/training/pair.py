@@ -1,8 +1,8 @@
 """Student and teacher of a run, with the plan and the projections between them, checked before time is spent.
 
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded. Most plans
-follow from the settings alone. The plan of a latency budget is measured, and a second measurement could differ, so
-every checkpoint holds it and a resumed run takes it from there.
+follow from the settings alone. The plan of a latency budget is measured, and a second measurement could differ. So
+every checkpoint holds the plan, and a resumed run takes it from there.
 """
 
 import logging

@@ -226,7 +226,7 @@ def relation_error(
     Σ_t 1/N Σ_n KL(R_t[n, t] ‖ R_s[n, t]) with R = softmax(L·Rᵀ·scaling) over the tokens (MiniLM, section 3.1 and 3.2:
     queries and keys, values and values; MiniLMv2, section 3.1: queries, keys and values each with themselves).
 
-    A few texts are compared at a time, and their gradients computed at once, so no N × T × T tensor is kept for the
+    A few texts are compared at a time, and their gradients computed at once. So no N × T × T tensor is kept for the
     backward pass. Padding has no relations and doesn't count. The teacher gets no gradient.
 
     Args:

@@ -186,7 +186,7 @@ def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> 
 class TextCollator:
     """Rows → a padded batch with a random direction for each row, to score units with.
 
-    A direction is a function of the row's tokens and the seed alone, so it is the same in a resumed run and on any
+    A direction is a function of the row's tokens and the seed alone. So it is the same in a resumed run and on any
     number of ranks.
 
     Args:

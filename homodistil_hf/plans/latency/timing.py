@@ -52,8 +52,8 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Time several callables A B C A B C …, so that their ratios hold on a busy machine: a slow phase slows them all.
 
-    A turn begins with a short rest, because the threads of an ONNX Runtime session wait actively for some milliseconds
-    and would take a core from the next callable. Then comes a pass that does not count and brings weights back into
+    A turn begins with a short rest. The threads of an ONNX Runtime session wait actively for some milliseconds, so
+    they would take a core from the next callable. Then comes a pass that does not count and brings weights back into
     the caches. If this pass takes a quarter of a second or more, it is the whole turn and counts.
 
     Args:
