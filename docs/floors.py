@@ -23,7 +23,7 @@ def floors_of(contract: str) -> list[list[str]]:
 
 
 def first_line(room: str) -> str:
-    """What a room says of itself."""
+    """The first paragraph of a room's docstring."""
     file = next(path for path in (PACKAGE / room / "__init__.py", PACKAGE / f"{room}.py") if path.is_file())
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].replace("`", "").split())
@@ -49,7 +49,7 @@ def picture(floors: list[list[str]], says: dict[str, str]) -> str:
                 )
         top += height + GAP
     size = f'width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
-    font = 'font-architecture="Helvetica, Arial, sans-serif" font-size="13"'
+    font = 'font-family="Helvetica, Arial, sans-serif" font-size="13"'
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', *shapes, "</svg>", ""])
 
 

@@ -1,7 +1,7 @@
 """Width pruning of encoders while they are distilled, as a `transformers.Trainer` extension.
 
-`__init__.pyi` lists the public names; each is imported at its first use, torch and transformers with it. Once
-the package is imported, transformers' Auto classes load its per-layer-width models.
+`__init__.pyi` lists the public names. The first use of a name imports it, with torch and transformers. Once the
+package is imported, transformers' Auto classes load its students (models/auto_classes.py).
 """
 
 import ast

@@ -1,14 +1,14 @@
 """HomoDistil as a `Trainer`: prune a student, at once or a little at a time, and distil it from the model it was.
 
-Before the first step the units are scored on a few batches, while the student still is its teacher: `start_student`.
+`start_student` scores the units on a few batches before the first step, while the student still is its teacher.
 One optimizer step, in order:
 
-1. if the schedule asks, masks are chosen and what they drop is sliced off: `begin_step`;
-2. teacher forward, student forward, loss terms, backward, for each micro-batch: `compute_loss` of the base;
-3. with `num_scoring_batches=0`, as in the paper: the gradients, complete, averaged over ranks and not clipped, become
-   scores: `on_gradients`;
-4. clipping and the optimizer's step: Trainer's;
-5. log, evaluate, save: Trainer's, so that a student is never measured before a step at its widths.
+1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop.
+2. `compute_loss` of the base, then backward, for each micro-batch: teacher forward, student forward, loss terms.
+3. `on_gradients`, called by `training_step` after the last micro-batch: with `num_scoring_batches=0`, as in the paper,
+   turn the gradients into scores. They are complete, averaged over ranks and not clipped.
+4. Trainer clips and steps the optimizer.
+5. Trainer logs, evaluates and saves, so a student is never measured before a step at its widths.
 
 `training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, and
 `training/exact_trainer.py` the loop and the checkpoints.
@@ -68,9 +68,9 @@ PRUNED_AT_ONCE = MethodCard(
 class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
-    By default everything is dropped before the first step, which ends as near to the teacher or nearer for the same
-    computation (docs/results.md). `pruning_end_fraction=0.3` prunes gradually, with `num_scoring_batches=0` as the
-    paper does.
+    By default all pruning happens before the first step. For the same computation, the student ends at least as near
+    to its teacher as with gradual pruning (docs/results.md). `pruning_end_fraction=0.3` prunes gradually;
+    `num_scoring_batches=0` beside it scores as the paper does.
 
     L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
     + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
@@ -106,11 +106,11 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @property
     def projection_init(self) -> ProjectionInit:
-        """As the settings say."""
+        """The setting of the same name."""
         return self.args.projection_init
 
     def set_up_student(self) -> None:
-        """Make the pruner, and let the card say whether everything is dropped at once."""
+        """Make the pruner, and choose the card of pruning at once or step by step."""
         self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
         if self.card is HOMODISTIL and self.args.prunes_at_once:
             self.card = PRUNED_AT_ONCE
@@ -166,7 +166,7 @@ class HomoDistilTrainer(DistillationTrainer):
         All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place. A batch
         whose gradients are not finite is left out; a FloatingPointError where all are.
         """
-        self.model.eval()
+        self.model.eval()  # without dropout, which would make the student differ from its teacher
         num_seen = num_scored = 0
         for inputs, counts in itertools.islice(self.first_batches(), self.args.num_scoring_batches):
             num_seen += 1
@@ -174,6 +174,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 loss = self.compute_loss(self.model, inputs, num_items_in_batch=counts)
             loss.backward()  # not accelerate's: a scaler's first factor overflows float16, and no step lowers it
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            # DDP wraps the student only later, so the ranks' gradients are averaged here.
             for gradient in gradients:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
             if nn.utils.get_total_norm(gradients).isfinite():

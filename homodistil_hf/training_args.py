@@ -223,10 +223,11 @@ PRUNED_BEFORE: dict[str, str] = dict.fromkeys(
 class HomoDistilTrainingArguments(DistillationArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
 
-    Defaults that differ from `TrainingArguments`: `learning_rate` (by the tokens of a step, once a trainer is made),
-    `adam_beta2`, `adam_epsilon` (the paper's), `per_device_train_batch_size`, `warmup_steps`, a learning-rate
-    curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole global batch),
-    `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every micro-step).
+    Defaults that differ from `TrainingArguments`: `learning_rate` (the trainer computes it from the tokens of a step
+    and the teacher's hidden size), `adam_beta2`, `adam_epsilon` (the paper's), `per_device_train_batch_size`,
+    `warmup_steps`, a learning-rate curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole
+    global batch), `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every
+    micro-step).
 
     Raises:
         ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value

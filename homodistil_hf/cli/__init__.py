@@ -1,4 +1,4 @@
-"""The command `homodistil`: finds the command that is asked for, and prints errors; the files beside hold commands."""
+"""The command line `homodistil`: a file for each command; this file finds the command and prints errors."""
 
 import argparse
 import ctypes
@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def keep_memory() -> None:
     """Spare this process and its children most page faults of large tensors (docs/performance.md).
 
-    On Linux torch then asks for large pages, and glibc keeps freed blocks for the next tensor, up to 2 GB at the end
-    of its heap. Variables that are set already stay, and so does what they stand for.
+    On Linux torch then asks for large pages. glibc keeps freed blocks for the next tensor, up to 2 GB at the end of
+    its heap. Variables that are set already keep their values.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch once, at its first allocation
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -1,4 +1,4 @@
-"""What all commands share: how their words are read, and where their lines go."""
+"""The base of all commands: it reads their words and prints their lines."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""`homodistil demo` and `homodistil cache`, the two that take no model."""
+"""`homodistil demo` and `homodistil cache`, the two commands that take no model."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ class Demo(Command):
 
 @dataclass
 class Cache(Command):
-    """Say where caches are and how large, or remove them."""
+    """Print the caches' folders and sizes, or remove the caches."""
 
     example: ClassVar[str] = "homodistil cache --clear"
     clear: bool = flag("remove tokenized texts and latency tables", default=False)

@@ -37,7 +37,7 @@ _MAIN_SETTINGS = {
 
 @dataclass
 class Distill(Command):
-    """Distil and prune a teacher as a JSON file says."""
+    """Distil and prune a teacher with the settings of a JSON file."""
 
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:

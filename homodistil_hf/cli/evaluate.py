@@ -1,4 +1,4 @@
-"""`homodistil evaluate`: which evaluations its flags ask for, then one table; `evaluation` measures."""
+"""`homodistil evaluate`: runs the evaluations that its flags ask for, then prints one table; `evaluation` measures."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`homodistil prune`: a smaller model without training; the method that does it is found in the registry."""
+"""`homodistil prune`: a smaller model without training, by a function that `methods/registry.py` names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ class Trim(Command):
     json: bool = flag("print JSON for machines", default=False)
 
     def run(self) -> int:
-        """Trim, or tell what that would do."""
+        """Trim, or print what trimming would do."""
         from ..experiments.trim import TrimSource, format_trimming, plan_trimming, trim_to_folder
 
         show_logs()

@@ -1,6 +1,6 @@
 """Documents → blocks of exactly `max_seq_length` tokens without padding, as a table or as a stream.
 
-A batch of texts is tokenized, joined with separators and cut: a pure function of texts and tokenizer. The tokenizer
+A batch of texts is tokenized, joined with separators and cut, by a pure function of texts and tokenizer. The tokenizer
 gets pieces of bounded length, a bounded number at a time, so that documents of any size fit into memory. corpus.py
 finds the documents, masking.py masks tokens.
 """
@@ -173,20 +173,21 @@ def tokenize_to_blocks(
 ) -> Dataset | IterableDataset:
     """Tokenize documents and cut them into full blocks.
 
-    All documents make one stream of tokens, with a separator token after each; a block is a piece of it between the
-    class and the separator token: `[CLS] … [SEP] … [SEP]`. Empty documents leave no trace, and literal special tokens
-    in the text are plain text.
+    All documents make one stream of tokens, with a separator token after each. A block is a piece of the stream
+    between the class and the separator token: `[CLS] … [SEP] … [SEP]`. Empty documents leave no trace, and literal
+    special tokens in the text are plain text.
 
     A table is tokenized in parallel, in batches of about 4 MB of text, and cached by `datasets` under a fingerprint of
-    text, tokenizer and settings. The tokens behind the last full block of a batch are lost, on average half a block in
-    some thousands. A stream loses those behind its very last block only. Ranks share a stream by taking blocks in turn
-    (`split_dataset_by_node` or accelerate, applied to the result), so that together they see what one rank would see;
-    each of them reads all of the text.
+    text, tokenizer and settings. A batch loses its last, incomplete block: half a block on average, of some thousand
+    blocks. A stream loses one incomplete block at its very end. To share a stream, apply `split_dataset_by_node` or
+    accelerate to the result. Every rank then reads all text but keeps only its blocks; together the ranks see what one
+    rank would see.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): Documents, one a row.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer with a class and a separator token.
-        max_seq_length (`int`): Tokens a block, special ones included; 8 … positions of tokenizer and teacher.
+        max_seq_length (`int`): Tokens a block, special ones included. From 8 to the longest length that tokenizer and
+            teacher can read.
         text_column (`str`, defaults to `"text"`): Column of strings; None and blank strings are skipped.
         num_proc (`int`, *optional*): Processes for a table; by default one, whose tokenizer uses all cores.
         max_positions (`int`, *optional*): Longest sequence the teacher can read, in tokens.
@@ -195,7 +196,7 @@ def tokenize_to_blocks(
         `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` int32) and `example_id` (int64: 0, 1, 2, …).
 
     Raises:
-        ValueError: a length, column, process count or tokenizer that can't work; text too short for one block.
+        ValueError: a length, column, number of processes or tokenizer that can't work; text too short for one block.
 
     Example:
     ```python

@@ -1,6 +1,6 @@
 """Text from local files or the Hub: a data set with one column, `text`, and one document a row; and its split.
 
-blocks.py tokenizes and cuts it. Code that comes with a data set is never run.
+blocks.py tokenizes and cuts the documents. Code that comes with a data set is never run.
 """
 
 import codecs
@@ -100,14 +100,16 @@ def load_text(
     r"""Load documents from local files, without the network, or from the Hub.
 
     Parquet, Arrow and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that
-    are no UTF-8 become U+FFFD, with a warning for a table. A folder, also one of `save_to_disk`, stands for all such
-    files below it but hidden ones, or, if some are named after splits (`train-00.parquet`, `validation/a.txt`), for
-    those of `split`. Files and globs are read whole, under any name.
+    are no UTF-8 become U+FFFD, with a warning for a table.
+
+    A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
+    (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. For single
+    files and globs, `split` doesn't select by file name.
 
     Args:
         source (`str`, path, or a sequence of those):
             A file, a folder, a glob, or else the name of a Hub data set, with a configuration if it has several:
-            `"Salesforce/wikitext:wikitext-103-raw-v1"`. The members of a sequence follow each other.
+            `"Salesforce/wikitext:wikitext-103-raw-v1"`. The sources of a sequence follow each other.
         text_column (`str`, *optional*):
             Column with the documents; by default `text`, or the only column of strings.
         split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
@@ -119,7 +121,8 @@ def load_text(
 
     Raises:
         FileNotFoundError: a local source does not exist.
-        ValueError: an empty or unreadable source, an unknown extension, or a missing or ambiguous text column.
+        ValueError: an empty or unreadable source, an unknown extension, a folder without files of `split`, or a
+            missing or ambiguous text column.
 
     Example:
     ```python
@@ -177,13 +180,13 @@ def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
     """Split documents into those to train on and those to evaluate on, by position and so always alike.
 
     Args:
-        documents: a table, every 20th of whose documents is held out, or a stream, whose first are.
+        documents: a table or a stream. Of a table every 20th document is held out, of a stream the first ones.
 
     Returns:
-        Documents to train on, those held out, and words for the latter such as `1 of 3 documents`.
+        Documents to train on, documents held out, and their number in words such as `1 of 3 documents`.
 
     Raises:
-        ValueError: there is one document, or none; a stream ends with those that are held out.
+        ValueError: there is one document, or none; or a stream has no document after the held-out ones.
 
     Example:
     ```python

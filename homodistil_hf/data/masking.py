@@ -1,8 +1,7 @@
 """Rows of token ids → masked-LM batches whose masks depend on nothing but (seed, epoch, row).
 
-Masks come from a counter-based generator instead of a global one. The data loader collates ahead of the training step,
-in other processes, and in another order after a resume. No sequential generator could be restored bit for bit.
-blocks.py makes the rows.
+Masks come from a counter-based generator. The data loader collates ahead of the training step, in other processes, and
+in another order after a resume. So a sequential generator could not be restored bit for bit. blocks.py makes the rows.
 
 Shapes: B batch, T tokens, M masked positions, S special tokens.
 """
@@ -66,11 +65,13 @@ class SeededMasks:
 class MaskedLMCollator(SeededMasks):
     """Batch rows and choose their masked tokens, reproducibly.
 
-    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens get a label, at least one if n ≥ 1.
-    80 % of them become the mask token, 10 % a random ordinary token, 10 % stay. Special tokens are never chosen; the
-    unknown token is ordinary text here. The same row gets the same mask in the same epoch, in every batch, rank,
-    worker or resumed run: the generator is Philox with key (seed, epoch). Its counter holds the row's `example_id`,
-    or, for rows without one, a digest of their `input_ids`.
+    In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens are chosen and get a label, at least
+    one if n ≥ 1. Each chosen token becomes the mask token with probability 0.8 and a random ordinary token with 0.1;
+    else it stays. Special tokens are never chosen. The unknown token counts as ordinary text.
+
+    A row's mask depends on seed, epoch and `example_id` alone. Batch, rank, worker and resumption don't change it.
+    The generator is Philox with key (seed, epoch). Its counter holds the row's `example_id`; a row without
+    `example_id` has a digest of its `input_ids` there.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the rows; needs a mask token.

@@ -34,7 +34,7 @@ def unlabeled_batches(
 
     Args:
         columns: one or two columns of equally many texts; rows without text are left out.
-        tokenizer: the model's.
+        tokenizer: of the model that reads the batches.
         num_rows: rows to draw, ≥ 1; default: all.
         seed: seed of the draw.
         max_length: tokens a row, special ones included.

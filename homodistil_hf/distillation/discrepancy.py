@@ -1,7 +1,7 @@
 """The meter for held-out data: a student's distance from its teacher and from the labels, batch by batch.
 
-It runs in float32 for every training type, and reduces every batch to sums: no tensor of batch × length × vocabulary
-is gathered.
+It runs in float32 for every training type. It reduces every batch to sums, so that no tensor of batch × length ×
+vocabulary is gathered from the ranks.
 """
 
 from collections.abc import Callable

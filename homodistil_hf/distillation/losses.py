@@ -1,6 +1,6 @@
 """Formulas of the loss terms, pure functions of tensors.
 
-Every function returns a *sum*; objective.py divides it by the count of the global batch, so that 1×8 = 8×1
+Every function returns a *sum*. objective.py divides it by the count of the global batch, so that 1×8 = 8×1
 accumulation = 2 ranks, and weights the terms. tasks.py selects the rows of logits that count.
 
 Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions, C classes (the vocabulary for masked
@@ -26,7 +26,7 @@ def prediction_terms(
 
     CE = −Σ_r log p_s(y_r),   KL = Σ_r Σ_c p_t(c)·(log p_t(c) − log p_s(c))   (HomoDistil, section 3: L_MLM and D_KL).
 
-    For few classes; the same of a whole vocabulary, without its logits, is [`decoded_terms`].
+    For few classes. [`decoded_terms`] does the same for a whole vocabulary without holding its logits.
 
     Args:
         student_RC: logits, any floating type.
@@ -123,7 +123,7 @@ def hidden_error(
         projected_BTH: the student's, projected to the teacher's hidden size.
         token_mask_BT: 1 = token, 0 = padding; default: no padding.
         is_relative: divide each token's error by the mean square of the teacher's state, for states without a
-            LayerNorm behind them. Token by token, so that the rest of the batch has no influence.
+            LayerNorm behind them. Each token has its own divisor, so the rest of the batch has no influence.
 
     Returns:
         `torch.Tensor`: scalar, float32 or float64.

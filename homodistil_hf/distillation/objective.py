@@ -1,6 +1,6 @@
 """The named loss terms of one batch: teacher forward, student forward, comparison.
 
-It knows models and tasks, not Trainer: weights, the wrapped model and counts are arguments. losses.py and
+Weights, the wrapped model and counts are arguments, so nothing here depends on Trainer. losses.py and
 vocabulary_loss.py have the formulas.
 
 Shapes: B batch, T tokens.
@@ -99,7 +99,7 @@ class DistillationLoss:
 
         Args:
             model: the student as it is wrapped for training.
-            inputs: a batch with labels; after `task.with_positions` it saves a wait for the device.
+            inputs: a batch with labels. A batch that has passed `task.with_positions` saves a wait for the device.
             counts: the result of `count`, summed over the global batch.
 
         Returns:

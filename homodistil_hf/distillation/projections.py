@@ -11,8 +11,8 @@ from torch import nn
 class Projections(nn.Module):
     """One matrix a layer, and one for the embeddings: H_s·W_k lives in the teacher's space.
 
-    HomoDistil (section 3) starts them at random. Here the identity is the default: the student starts equal to the
-    teacher, so these losses start at 0, by the same argument that the paper makes for the weights.
+    HomoDistil (section 3) starts them at random. Here the identity is the default. The student starts equal to the
+    teacher, so with the identity these losses start at 0: the paper's argument for the weights.
 
     Args:
         student_size: the student's hidden size at the start.

@@ -1,7 +1,7 @@
 """A student's kind of prediction: masked words, classes of sequences, classes of tokens, answers.
 
-A `Task` names the inputs that are labels, finds those that count, and turns outputs into rows of logits to compare.
-A new head needs a new `Task`. losses.py has the formulas.
+A `Task` names the inputs that are labels, finds the labels that count, and turns outputs into rows of logits to
+compare. A new head needs a new `Task`. losses.py has the formulas.
 
 Shapes: B batch, T tokens, N labels, M labels that count, C classes.
 """
@@ -41,9 +41,9 @@ class Task:
         logits: outputs that predict them, in the same order.
         terms: student rows, teacher rows and labels → summed loss and summed KL.
         has_classes: whether the highest logit is a right or wrong prediction; without classes every label counts.
-        has_vocabulary: whether the classes are a vocabulary, whose logits are too many to hold in training.
+        has_vocabulary: whether the classes are a vocabulary; their logits are too many to hold in training.
         points: whether the classes are the sequence's own tokens.
-        has_one_logit: whether two classes have one logit, that of the second; the first one's is 0.
+        has_one_logit: whether two classes share one logit: the second class's; the first class's is 0.
         num_values: labels a row, or `ONE_A_TOKEN`; 0: not checked.
         label_range: the least and the greatest label; None: not checked.
     """

@@ -1,7 +1,7 @@
 """The frozen forward pass of the teacher, exact or fast.
 
-The fast form keeps matrix weights in a lower type and runs under autocast, so its numerics are those of a student
-under the same autocast: both start equal. Discrepancies are measured on the exact form.
+The fast form keeps matrix weights in a lower type and runs under autocast. A student under the same autocast rounds
+alike, so both start equal. Discrepancies are measured on the exact form.
 """
 
 import copy

@@ -2,7 +2,7 @@
 
 The vocabulary is by far the widest layer of a small encoder. Decoder, cross-entropy, KL and their gradients are
 computed together for some rows at a time. Only the gradients of the decoder's inputs and parameters are kept until the
-backward pass. Memory does not grow with predictions × vocabulary, and nothing is computed twice. losses.py has the
+backward pass. So memory does not grow with predictions × vocabulary, and nothing is computed twice. losses.py has the
 terms for logits that exist already.
 
 Shapes: M predictions (masked positions), H hidden, V vocabulary.
@@ -66,9 +66,9 @@ def decoded_terms(
     Args:
         student: gets gradients.
         teacher: gets none.
-        labels_M: int64 words; others than [0, V) add nothing to the cross-entropy, but count in KL.
+        labels_M: int64 words; rows with a label outside [0, V) add nothing to the cross-entropy, but count in KL.
         weights: `(a, b)`: in the loss the two terms stand as s·(a·CE + b·KL) with one s. The gradient is computed
-            along with the terms, so this must be known beforehand; a backward pass that weighs them otherwise raises.
+            along with the terms, so a and b must be known beforehand. A backward pass with another ratio raises.
 
     Returns:
         `(CE, KL)`: scalars, float32 (float64 for float64 states).
@@ -83,6 +83,7 @@ def decoded_terms(
 
     ```
     """
+    # Gradients are computed along with the terms, so whether any is needed must be decided before.
     learns = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in student if not isinstance(tensor, torch.dtype)
     )
@@ -102,6 +103,7 @@ class _DecodedTerms(torch.autograd.Function):
         labels_M: torch.Tensor,
         weights: tuple[float, float] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Autocast is off, because both decoders name the type of their matrix product.
         with torch.autocast(states_MH.device.type, enabled=False):
             student, teacher = _lowered(Decoder(states_MH, weight_VH, bias_V, dtype)), _lowered(teacher)
             # Chunks of rows whose logits fit; each adds its terms, and its gradients as soon as its logits are there.

@@ -34,17 +34,17 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
     """Put the results of several models side by side.
 
     Args:
-        models: what [`evaluate_glue`] takes, or folders of results (`evaluations/NAME`).
-        teacher: one more model; the others' scores are also given as shares of its scores.
+        models: models as [`evaluate_glue`] takes them, or folders of results (`evaluations/NAME`).
+        teacher: one more model; the others' scores are also given as shares of the teacher's.
 
     Returns:
-        `dict`: `rows`, one a model: `name`, costs, discrepancy, `tasks` (name → `mean`, `std`, `num_seeds`), `mean`
-        over the `common_tasks`, those that all rows have, `kept_fraction`, its share of the teacher's mean, and
-        `kept_above_constant`, the same after the score of one answer for every row is taken off both (None where
-        that score wasn't measured); `notes`: results that are missing or were not measured alike.
+        `dict`: `rows`, one a model: `name`, costs, discrepancy, `tasks` (name → `mean`, `std`, `num_seeds`), and
+        `mean` over the `common_tasks`, the tasks that all rows have. `kept_fraction` is the mean as a share of the
+        teacher's. `kept_above_constant` is this share after the score of one constant answer is taken off both means
+        (None where this score wasn't measured). `notes`: results that are missing or were not measured alike.
 
     Raises:
-        ValueError: no model is named, one doesn't exist, or none has results.
+        ValueError: no model is named, a model doesn't exist, or no model has results.
     """
     sources = list(dict.fromkeys(map(str, [*([teacher] if teacher else []), *models])))
     if not sources:

@@ -1,6 +1,6 @@
 """The model that a folder or a Hub name holds, loaded for an evaluation, and the folder of its results.
 
-A finished run stands for its export, a `checkpoint-N` for its student as wide as it is at that moment.
+The folder of a finished run stands for its export, a `checkpoint-N` for its student at the widths of that step.
 """
 
 import hashlib

@@ -1,8 +1,9 @@
 """One fine-tuning with the stock `Trainer`: its settings, fresh heads, float32 predictions of the result.
 
 Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
-Beside a fine-tuned teacher, the student also learns its predictions and hidden states (`TaskDistillTrainer`), by the
-formulas of distillation/losses.py. task_runs.py and own_task.py choose rows and rates; glue.py and squad.py grade.
+With a fine-tuned teacher, the student also learns the teacher's predictions and hidden states (`TaskDistillTrainer`),
+by the formulas of distillation/losses.py. task_runs.py and own_task.py choose rows and rates; glue.py and squad.py
+grade.
 
 Shapes: B batch, T tokens, H hidden.
 """
@@ -111,7 +112,7 @@ class FineTuningSettings:
 
     @property
     def num_search_steps(self) -> int:
-        """Optimizer steps of each trial of a learning rate: enough to tell rates apart, cheap on many rows."""
+        """Optimizer steps of each trial of a learning rate: enough to compare rates, cheap on many rows."""
         return min(LEAST_STEPS, self.max_train_steps or LEAST_STEPS)
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:
@@ -248,7 +249,7 @@ def fine_tune(
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
-        teacher: fine-tuned for the same labels; the model also learns its predictions and hidden states.
+        teacher: fine-tuned for the same labels; the model also learns the teacher's predictions and hidden states.
 
     Raises:
         FloatingPointError: the loss is not finite.

@@ -44,7 +44,7 @@ def evaluate_glue(
     again. An export's `facts.json` and card are brought up to date.
 
     Args:
-        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
+        model: export of either format, finished run, `checkpoint-N`, or folder or Hub name of a stock model.
         tasks: names, or `"glue"` for all nine.
         settings: [`GlueSettings`], or some of them by name.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
@@ -52,7 +52,8 @@ def evaluate_glue(
 
     Returns:
         `dict`: the content of `summary.json`: `model`, `tasks` (name → `score` and `metrics` with `mean` and `std`
-        over seeds, `seeds`, `conditions` …) and `discrepancy` if measured earlier. Names of parts end in `_part`.
+        over seeds, `seeds`, `conditions` …) and `discrepancy` if measured earlier. A task measured on part of its data
+        has a name that ends in `_part`.
 
     Raises:
         ValueError: unknown task or setting, missing data, or no model that can be evaluated.

@@ -112,9 +112,9 @@ def evaluate_discrepancy(
     """Measure a masked-LM model on held-out text, beside its teacher.
 
     Args:
-        model: export of either format, finished run, `checkpoint-N`, folder of a stock BERT, or Hub name of one.
-        teacher: folder or Hub name; default: the one that the run or the export recorded. Where that can't be read,
-            `kl` and `agreement` are left out, with a line to `say`.
+        model: export of either format, finished run, `checkpoint-N`, or folder or Hub name of a stock model.
+        teacher: folder or Hub name; default: the teacher that the run or the export recorded. If this teacher can't be
+            read, `kl` and `agreement` are left out, with a line to `say`.
         settings: [`DiscrepancySettings`], or some of them by name; `eval_data` is needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
@@ -256,7 +256,7 @@ def _check_vocabularies(student: LayerwiseModel, teacher: LayerwiseModel) -> Non
 
 
 def _source_names(sources: Sequence[str]) -> list[str]:
-    # The end of a path names the text; the rest would tell about this machine.
+    # The end of a path names the text; the rest would describe this machine.
     return ["/".join(Path(source).parts[-2:]) if Path(source).exists() else source for source in sources]
 
 

@@ -1,9 +1,9 @@
 """The official metrics of GLUE and SQuAD, a task's metric by its name, and the one score that models are compared by.
 
 The metrics are modules that need no download. GLUE's formulas are scikit-learn's and SciPy's, the `[evaluation]`
-extra, imported when they are needed. SQuAD's are written from the published definition (Rajpurkar et al. 2016, 2018);
-inputs and names of results are those of the Hub's `squad` and `squad_v2` metrics, all in percent. task_data.py names
-the metrics of each task.
+extra, imported when they are needed. SQuAD's formulas follow the published definition (Rajpurkar et al. 2016, 2018).
+Their inputs and names of results are those of the Hub's `squad` and `squad_v2` metrics, all in percent. task_data.py
+names the metrics of each task.
 """
 
 import importlib.util
@@ -39,8 +39,8 @@ def missing_packages() -> list[str]:
 class GlueMetric(evaluate.Metric):
     """The official metrics of one GLUE task, all in [-1, 1].
 
-    An undefined score is 0, as scikit-learn has it for Matthews correlation and F1: a correlation with constant
-    predictions or references, an F1 without any positive.
+    An undefined score is 0, as in scikit-learn. A correlation with constant predictions or references is undefined,
+    and an F1 without any positive.
 
     Args:
         config_name (`str`): the task, one of `GLUE_TASKS`.
@@ -123,7 +123,8 @@ def exact_match(prediction: str, golds: Sequence[str]) -> float:
 def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
     """Harmonic mean of precision and recall of normalised words, in [0, 1]; the best right answer counts.
 
-    `both_empty` is the score where both are empty once normalised: 1 in v2.0, which means "no answer"; 0 in v1.1.
+    `both_empty` is the score where both are empty once normalised: 1 in v2.0, where empty means "no answer"; 0 in
+    v1.1.
 
     Example:
     ```python
@@ -141,8 +142,9 @@ def best_threshold(
 ) -> tuple[float, float]:
     """Find the best probability above which "no answer" is predicted, by a sweep over all probabilities.
 
-    The sweep starts with no question answered and answers them by rising probability of no answer, equal ones in the
-    order given. A question with an answer then adds its score; one without loses its point if its text isn't empty.
+    The sweep starts with no question answered. It answers questions by rising probability of no answer, equal ones in
+    the order given. Then a question that has an answer adds its score. A question that has none loses its point if
+    the model's answer isn't empty.
 
     Args:
         scores: float `(N,)`, each question's score if the model's answer is given, in [0, 1].
@@ -151,8 +153,8 @@ def best_threshold(
         is_answered: bool `(N,)`, whether the model's answer is not empty.
 
     Returns:
-        `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches it, 0 where nothing
-        answered is best.
+        `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches this score; 0 where
+        it is best to answer nothing.
     """
     # totals[n]: score with the first n questions of the order answered; all questions without an answer count at 0.
     order = np.argsort(no_answer_probabilities, kind="stable")
@@ -204,7 +206,7 @@ class SquadMetric(evaluate.Metric):
 class SquadV2Metric(evaluate.Metric):
     """SQuAD v2.0, in percent: `exact` and `f1`; `HasAns_…` and `NoAns_…`, of questions with and without an answer.
 
-    `best_exact` and `best_f1` are what the best thresholds would give, `…_thresh` those thresholds.
+    `best_exact` and `best_f1` are the scores at the best thresholds, `…_thresh` these thresholds.
 
     Args:
         **kwargs: those of `evaluate.Metric`, such as `keep_in_memory`.

@@ -1,7 +1,7 @@
 """Results on disk: one JSON a measurement, and a summary that is always made anew from those files.
 
-A record carries a digest of all that its numbers depend on: weights, tokenizer, data, settings. Where the digest is
-the same, a measurement is read instead of repeated; else the record is replaced.
+A record carries a digest of everything that its numbers depend on: weights, tokenizer, data, settings. If the digest
+is the same, a measurement is read instead of repeated; else the record is replaced.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """SQuAD v1.1 and v2.0: fine-tunes a model to mark answers, lets it answer development questions, grades it.
 
-A context that is too long for one window of tokens is cut into several that overlap. The score of a span is the logit
-of its first token as a start plus that of its last token as an end. Rows: task_data.py; formulas: metrics.py; learning
-rates and files of results: task_runs.py.
+A context that is too long for one window of tokens is cut into several windows that overlap. The score of a span is
+the start logit of its first token plus the end logit of its last token. Rows: task_data.py; formulas: metrics.py;
+learning rates and files of results: task_runs.py.
 """
 
 import logging
@@ -183,8 +183,8 @@ def rank_answers(
 ) -> RankedAnswers:
     """Find the best spans over all windows of one question.
 
-    A text that several windows hold counts with its best score. "No answer" counts with its lowest: a window without
-    the answer scores it high, so one window with the answer is enough.
+    A text that several windows hold counts with its best score. "No answer" counts with its lowest score, because
+    every window without the answer scores it high; one window with the answer is enough.
 
     Args:
         context: the characters that the windows' offsets count.

@@ -55,12 +55,12 @@ class TaskData:
 
     Args:
         task: name of its metric.
-        name: of its results: the task's name, with `_part` behind it for a part of its rows.
+        name: name in results: the task's, with `_part` behind it if these rows are a part of its rows.
         train: training rows.
         dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
-        sha256: of all rows.
-        group_column: rows with one value in this column stay together when rows are held out, such as the questions
-            of one text; default: every row stands for itself.
+        sha256: digest of all rows.
+        group_column: when rows are held out, rows with one value in this column stay together, such as the questions
+            of one text. Default: every row stands for itself.
     """
 
     task: str
@@ -224,9 +224,9 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
 
     Args:
         task: `"squad"` (v1.1) or `"squad_v2"`.
-        data_dir: folder with a training and a development file, or with a folder `task` or `task_part` of those. Where
-            it has only `squad_v2`, `squad` takes the questions that have an answer and counts as a part. Default: the
-            Hub.
+        data_dir: folder with a training and a development file, or with a folder `task` or `task_part` of such files.
+            If it has only `squad_v2`, `squad` takes the questions that have an answer and counts as a part. Default:
+            the Hub.
 
     Raises:
         ValueError: an unknown task, missing or unreadable rows, answers that are not at their `answer_start`.

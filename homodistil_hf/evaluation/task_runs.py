@@ -1,6 +1,6 @@
-"""A model on a task: chooses a learning rate, runs every seed, writes a record each and the summary of them all.
+"""A model on a task: chooses a learning rate, runs every seed, writes a record each and a summary of all records.
 
-It also caps rows and holds some out. The caller's `Measure` fine-tunes and grades.
+It also caps the number of rows and holds rows out. The caller's `Measure` fine-tunes and grades.
 """
 
 import statistics

@@ -1,1 +1,1 @@
-"""Whole runs: one JSON in, a folder with a student, tables and plots out; flags are read in `cli`."""
+"""Whole runs: one JSON in, a folder with a student, tables and plots out."""

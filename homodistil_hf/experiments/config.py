@@ -1,8 +1,8 @@
 """A JSON file and flags → the settings of one run of `homodistil distill`, checked before anything else happens.
 
-The JSON holds the fields of [`RunArguments`] and of the method's arguments; flags have the same names and override it.
-The method is read first, as it decides which other settings there are. How words and values are checked:
-`files/settings.py`. `distill.py` does what they ask for.
+The JSON holds the fields of [`RunArguments`] and of the method's arguments. Flags have the same names and override it.
+The method is read first, because it decides which other settings there are. `files/settings.py` checks words and
+values, `distill.py` runs the settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def setting_names() -> set[str]:
 
 
 def _run_for(values: Mapping[str, Any], flags: Sequence[str]) -> Run:
-    """The run of the method that is named, else of the one that the teacher's folder is for."""
+    """The run of the named method, else of the method that the teacher's folder is for."""
     parser = RaisingParser(add_help=False, allow_abbrev=False)
     for name in ("method", "teacher"):
         parser.add_argument(f"--{name}", nargs="?", default=values.get(name))

@@ -1,7 +1,7 @@
 """All that one config asks for, in its order: another run that makes the teacher, trimming, one student or a chain.
 
-The steps of a student: `student.py`; of a chain of sizes: `family.py`; of trimming: `trim.py`. Nothing here prints:
-lines for the user go to a callable.
+`TEACHER_RUNS` of `methods/registry.py` names the runs that make a teacher, such as further pre-training. `trim.py`
+trims, `student.py` makes one student, `family.py` a chain of sizes. Lines for the user go to a callable.
 """
 
 from dataclasses import replace

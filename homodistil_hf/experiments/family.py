@@ -1,8 +1,8 @@
 """A family of students: one run after the other, each from the student of the one before, all with the same teacher.
 
 Every member is a run of its own in a folder of `output_dir`, with the whole schedule and learning-rate curve of the
-settings. Which members there are, their widths and which are done stands in `family.json`, which is replaced as a
-whole: a family that was killed at any moment goes on where it was.
+settings. `family.json` holds the members, their widths, and which are done. The file is replaced as a whole, so a
+family that was killed at any moment goes on where it was.
 """
 
 import dataclasses

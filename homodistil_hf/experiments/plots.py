@@ -114,11 +114,11 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     """Draw one line for each name → (place, KL), with the names beside the lines' ends where they are few.
 
     Args:
-        points: of each line.
+        points: name → the points of its line.
         file: image to write.
-        xlabel: what the places are.
-        top: of the picture, nats; default: what the points need, on a logarithmic axis if the farthest student has
-            five times the KL of the nearest.
+        xlabel: label of the places.
+        top: upper end of the picture, nats. Default: what the points need, on a logarithmic axis if the farthest
+            student has five times the KL of the nearest.
 
     Raises:
         ValueError: the `[report]` extra is not installed.

@@ -51,7 +51,7 @@ class TrimSource:
         revision: of the model on the Hub.
         tokenizer: folder or Hub name; default: the model's.
         token: of the Hub.
-        method: of the distillation that the model is the teacher of; default: found by its folder.
+        method: method of the distillation whose teacher the model is; default: found by the model's folder.
     """
 
     model: str
@@ -103,7 +103,7 @@ class TrimPlan:
 
 
 def plan_trimming(source: TrimSource) -> TrimPlan:
-    """Count tokens, choose those that stay, and measure how the text changes.
+    """Count tokens, choose the tokens that stay, and measure how the text changes.
 
     No weights are read but those of a [`Bundle`].
 
@@ -177,7 +177,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     """Write a model with fewer tokens, its tokenizer and a card.
 
     Args:
-        source: what it is made of.
+        source: the sources of the model.
         output: folder to write, which `from_pretrained` reads.
         log: takes lines for the user.
         overwrite: replace an earlier export there.
@@ -238,8 +238,8 @@ def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
 def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     """Trim the teacher of a distillation as its `vocabulary` asks for, in a folder of its own below `output_dir`.
 
-    A student of the trimmed teacher reads and predicts kept tokens alone: the teacher's probabilities are those of its
-    softmax over their columns.
+    A student of the trimmed teacher reads and predicts kept tokens alone. The trimmed teacher's probabilities are its
+    softmax over the columns of kept tokens.
 
     Returns:
         `str`: the folder.

@@ -1,6 +1,6 @@
-"""Model cards: [`fill_card`] puts texts into the one template; [`render_card`] makes those texts of a student's facts.
+"""Model cards: [`fill_card`] puts texts into the one template; [`render_card`] makes the texts from a student's facts.
 
-Texts of other kinds of models stand beside the code that writes their folders, in `methods/` and `experiments/`.
+`methods/` and `experiments/` make the texts of other models, beside the code that writes their folders.
 """
 
 import json

@@ -58,22 +58,21 @@ def export_student(
     Args:
         model: a compacted student, or a model of a stock class; stored in float32.
         folder: where to; created with its parents.
-        format: `"standard"`: stock BERT, padded with zeros where layers differ in width. `"compact"`: unpadded, with
-            its own modelling file (`trust_remote_code=True`).
+        format: `"standard"`: the stock class of the teacher's architecture; layers of different widths are padded with
+            zeros. `"compact"`: unpadded, with modelling files of its own (`trust_remote_code=True`).
         tokenizer: saved along.
         teacher: name, folder or model that the student was made from, for facts and card; or the `teacher` part of
             another export's facts.
-        facts: of the run: any of the sections `settings`, `training`, `evaluation` (the student's
-            held-out metrics) and `teacher_evaluation`, each a mapping of names to plain values.
+        facts: sections of the run, any of `RUN_SECTIONS` in facts.py. Each maps names to plain values.
         overwrite: replace an earlier export in the folder. A folder that holds anything else is never replaced.
 
     Returns:
         `Path`: the folder.
 
     Raises:
-        ValueError: unknown format or section of facts, a folder that is not free, widths that stock BERT can't
+        ValueError: unknown format or section of facts, a folder that is not free, widths that the stock class can't
             hold, or logits that are not finite.
-        OSError: it can't be written; an earlier export there stays as it was.
+        OSError: the folder can't be written; an earlier export there stays as it was.
 
     Example:
         >>> import tempfile

@@ -1,6 +1,7 @@
-"""`facts.json` of an export: costs, digests, logits of a fixed input, sections of the run; card.py puts it in words.
+"""`facts.json` of an export: costs, digests, logits of a fixed input, sections of the run.
 
-The logits are recorded as the student has them in memory, and compared wherever its export is loaded.
+The logits are those of the student in memory; verify.py compares them with those of the loaded export.
+export_folder.py writes the file, card.py puts the facts in words.
 """
 
 import math

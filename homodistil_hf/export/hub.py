@@ -47,10 +47,10 @@ def push_export(
 ) -> CommitInfo:
     """Upload an export to the Hub in one commit, so that the repository never holds a mix of two students.
 
-    The same commit removes files of an earlier export that this one lacks; files that no export wrote stay.
+    The same commit removes files of an earlier export that the new export lacks; files that no export wrote stay.
 
     Args:
-        folder: an export. The files that its `facts.json` lists are uploaded, the facts and the card.
+        folder: an export. Its facts, its card and the files that its `facts.json` lists are uploaded.
         repo_id: `user/name` or `organisation/name`; created where it doesn't exist.
         private: visibility of a new repository; default: the organisation's.
         token: Hub token; default: the logged-in one.

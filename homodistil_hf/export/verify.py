@@ -1,7 +1,7 @@
 """Checks an export against its facts, and loads it in a fresh process that can't import this package.
 
-Its logits are compared with those of the compact form loaded here and with those that the student had in memory.
-`methods/formats.py` finds the check of each format.
+The export's logits are compared with the compact form's, loaded here, and with those of the student in memory, from
+its facts. `methods/formats.py` finds the check of each format.
 """
 
 import json

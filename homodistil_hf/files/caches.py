@@ -1,7 +1,7 @@
 """The package's own caches, which it can fill again, and how to clear them; the Hub's cache is not touched.
 
 `datasets` holds texts that `homodistil distill` has converted and tokenized; `latency` holds tables measured on this
-machine; `code` holds code compiled for it.
+machine; `code` holds code compiled for this machine.
 """
 
 import os

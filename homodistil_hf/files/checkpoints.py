@@ -10,9 +10,9 @@
 | `tokenizer.json`, `tokenizer_config.json` | the tokenizer |
 | `manifest.json` | SHA-256 of every file |
 
-The manifest is written last and checked first: safetensors has no checksum, and a pickle must not be opened before its
-digest is known to be right. models/saved_student.py reads and writes the student's files,
-training/exact_trainer.py (`write_state`) the others.
+The manifest is written last and checked first, because safetensors has no checksum. And a pickle must not be opened
+before its digest is checked. models/saved_student.py reads and writes the student's files, training/exact_trainer.py
+(`write_state`) the others.
 """
 
 import hashlib

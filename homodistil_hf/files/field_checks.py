@@ -1,4 +1,4 @@
-"""Fields of settings that hold their help and the values they allow, and the one check of these."""
+"""Fields of settings, which hold their help and the values that they allow; and the one check of these values."""
 
 import math
 import sys

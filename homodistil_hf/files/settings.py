@@ -1,7 +1,7 @@
 """Settings from a JSON object and from flags of the same names, checked against the fields of dataclasses.
 
-A field is a flag and a JSON key: its type decides which values it takes, its `help` describes it. Every command reads
-its words here; `cli` holds the commands, `experiments/config.py` what belongs to `homodistil distill` alone.
+A field is a flag and a JSON key. Its type decides which values it takes, its `help` describes it. Every command parses
+its words here. `cli` holds the commands, `experiments/config.py` the rules of `homodistil distill` alone.
 """
 
 import argparse
@@ -186,7 +186,7 @@ class SettingsParser(RaisingParser):
         Args:
             words: `--key value …`; `-` and `_` in names are one.
             values: a JSON object of settings.
-            label: of that object, see [`checked_values`].
+            label: name of this object in messages, see [`checked_values`].
 
         Returns:
             Name → value of each setting that is given.
@@ -281,7 +281,7 @@ def _accepts(hint: Any, value: Any) -> bool:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, else the type; beside an enumeration `str` only says how its values are written."""
+    """The members of a union, else the type; `str` beside an enumeration is left out: it is how values are written."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return tuple(option for option in options if option is not str or not any(map(_is_enum, options)))
 

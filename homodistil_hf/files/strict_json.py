@@ -1,4 +1,4 @@
-"""JSON files: written as a whole; read within bounds or refused, as their author is unknown."""
+"""JSON files: written as a whole; read within bounds or refused, because anybody may have written them."""
 
 import json
 import math

@@ -1,1 +1,1 @@
-"""Other ways to a student: a file a paper, and what several of them share; HomoDistil itself is the trainer."""
+"""All methods but HomoDistil (`trainer.py`), each in a folder or a file of `baselines/`; and code that they share."""

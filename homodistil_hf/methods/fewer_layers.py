@@ -1,4 +1,4 @@
-"""Students of fewer layers: which of the teacher's layers they keep, how wide these are, and what they match."""
+"""Students of fewer layers: the teacher's layers that stay, their widths, and the teacher's layers that they match."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Layers(NamedTuple):
     Args:
         asked: how many, ≥ 1 and fewer than the teacher's, spread evenly, the first and the last among them; or which,
             rising, from 0; None: one fewer than the teacher's.
-        called: the argument that says so, for messages.
+        called: the user's name for this argument, for messages.
     """
 
     asked: int | Sequence[int] | None = None
@@ -52,9 +52,9 @@ class ShallowStart(NamedTuple):
     """A student of fewer layers before it is pruned.
 
     Args:
-        student: as wide as the model that layers are left out of.
-        whole: that model.
-        plan: the widths that give it the encoder MACs asked for.
+        student: the layers that stay, as wide as in `whole`.
+        whole: the model with all layers.
+        plan: the widths that give the student the wanted encoder MACs.
         matched_layers: the teacher's layer for each of the student's.
     """
 
@@ -77,14 +77,14 @@ def start_shallow(
     A student layer's hidden states are compared with the teacher's in front of the next kept layer.
 
     Args:
-        model: a student that layers are left out of.
+        model: a student with all layers.
         args: the run's settings.
-        layers: which stay.
-        widths: of the layers that stay, a plan as in `resolve_plan`. Default: what the budget of MACs plans for them.
-        plan: what `args.student` names, where that is resolved already.
+        layers: the layers that stay.
+        widths: widths of these layers, in a form that `resolve_plan` reads. Default: planned by the budget of MACs.
+        plan: widths from `resolve_plan`. Default: resolved from `args.student`.
 
     Raises:
-        ValueError: no such layers, too few of them for these MACs, `widths` with other MACs, or a latency budget.
+        ValueError: no such layers, too few layers for these MACs, `widths` with other MACs, or a latency budget.
     """
     full = widths_of(model.config)
     kept = layers.of(len(full.layers))
@@ -158,8 +158,8 @@ def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
 def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     """Return, for each layer of a shallow student, the teacher's layer whose hidden states it should match.
 
-    A kept layer's weights expect the output of the teacher's layer before it. So the kept layer in front of it must
-    also do the work of the dropped layers between the two, and match the last of these.
+    A kept layer's weights expect the output of the teacher's layer before it. So the previous kept layer must also do
+    the work of the layers that were dropped between the two, and match the last of them.
 
     Example:
     ```python

@@ -27,8 +27,8 @@ _EXPORTERS: tuple[tuple[Callable[..., bool], Callable[..., Path]], ...] = (
 def verify_export(folder: str | Path) -> VerifyReport:
     """Check an export against its own facts, and load it without this package.
 
-    Files come first; a folder with a damaged, missing or unexpected file is not loaded. Remote code of a compact
-    export runs only if it is this package's own modelling file.
+    Files are checked first: a folder with a damaged, missing or unexpected file is not loaded. Remote code of a
+    compact export runs only if it is this package's own modelling file.
 
     Args:
         folder: what [`export_student`] wrote.

@@ -1,6 +1,7 @@
 """Every method, by the name that configs, sweeps and tables use: its trainer, its run, what it adds to commands.
 
-A new one: a folder or file of its own, its lines here, and a line in the contract that papers don't import each other.
+A new method needs a folder or file of its own, its lines here, and a line in `.importlinter`, so that no other method
+imports it.
 
 The trainers of students share constructor, `train`, `evaluate` and `export` of [`DistillationTrainer`]; a method's
 settings are the `arguments_class` of its trainer.

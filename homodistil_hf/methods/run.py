@@ -1,7 +1,7 @@
-"""A run of a method: which settings it reads, what it checks, what it trains on, how it is described when it is done.
+"""A run of a method: the settings that it reads, its checks, its data, its trainer, and the lines when it is done.
 
-[`StudentRun`] is that of every method whose trainer distils a student; `methods/masked_words.py` and the `run.py` in a
-method's folder hold the kinds of it. `experiments` decides what goes before a student and after it.
+[`StudentRun`] is the run of a method whose trainer distils a student. `methods/masked_words.py` and the `run.py` in a
+method's folder hold its subclasses. `experiments` decides what goes before a student and after it.
 """
 
 import json
@@ -29,7 +29,7 @@ from ..plans.resolve import member_folder
 from .run_arguments import Log, RunArguments, RunConfig
 
 SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")
-"""Settings that say how a run is started, and are none of the run itself."""
+"""Settings that decide how a run is started, and are none of the run itself."""
 
 
 class Bundle(NamedTuple):
@@ -191,8 +191,8 @@ class StudentRun(Run):
         Args:
             settings: the run's.
             log: takes lines for the user.
-            inputs: what [`StudentRun.inputs`] returned. Default: they are checked now.
-            start: what the student starts as, if not as its teacher.
+            inputs: the result of [`StudentRun.inputs`]. Default: they are checked now.
+            start: the model that the student starts as. Default: its teacher.
 
         Raises:
             ValueError: something about the settings, the data or the teacher can't work.

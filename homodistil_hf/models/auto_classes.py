@@ -1,9 +1,9 @@
 """The students' classes among transformers' Auto classes, under types of their own, from `import homodistil_hf` on.
 
 Importing transformers' models takes seconds, too long for `homodistil --help`, so this file imports neither
-transformers nor torch. An import hook does the rest. After the import of a modelling file it registers that file's
-classes. After the import of transformers' table of configurations, which may come before or after this package, it
-makes the table import a student's modelling file on first use of its type.
+transformers nor torch. An import hook does the rest. After the import of a modelling file it registers the file's
+classes. After the import of transformers' table of configurations, the table imports a student's modelling file on
+first use of its type. transformers may be imported before this package or after it.
 """
 
 import sys

@@ -87,7 +87,7 @@ def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -
 def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     """Zero-pad a student to uniform widths and return it as the stock class; logits stay the same.
 
-    A zero FFN neuron and a head with zero value rows contribute exactly nothing. Stock BERT takes its softmax scale
+    A zero FFN neuron and a head with zero value rows contribute exactly nothing. A stock class takes its softmax scale
     from the head size D = hidden_size / num_attention_heads, the student from d = `softmax_head_dim`. So query weight
     and bias are multiplied by √(D/d).
 
@@ -95,7 +95,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         A model of the stock class with the same dtype, device and mode, and weights of its own.
 
     Raises:
-        ValueError: the model is no student, or no stock BERT can hold its widths.
+        ValueError: the model is no student, or its stock class can't hold its widths.
     """
     stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
     name = type(model).__name__
@@ -106,10 +106,12 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     plan, architecture = widths.padded(), architecture_of(model.config)
     stock_class = architecture.stock_encoder if head is None else head.stock
     stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
+    # Projections serve the loss alone, so no stock class has them.
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
+    # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place.
     pairs = getattr(model.config, "rotary_pairs", None) or {}
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        # Scale first, while names and shapes are the student's; then pad every matrix that has heads or neurons.
+        # The padded head size sets the stock class's softmax scale. Scaled queries make up for it.
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
         queries = tuple(
             f"{architecture.prefix_of(head)}{architecture.layers}.{index}.{name}." for name in model.queries

@@ -1,7 +1,7 @@
 """Checks that a student made by `conversion.py` is its model: the same parameters, and the same answers to a batch.
 
 A model may bear the name of a stock class and compute something else: a class of one's own, adapters inside, another
-head, fewer layers. Its student would be the stock function, and would be compared with it without an error.
+head, fewer layers. Without these checks, its student would compute the stock function, and no error would follow.
 """
 
 from collections.abc import Mapping
@@ -43,9 +43,9 @@ def refuse_other_parameters(
     """Refuse a model whose parameters are not those of its stock class.
 
     Args:
-        model: the user's, for its modules.
-        state: its parameters and buffers, without those that a student may lack.
-        student: made from its configuration.
+        model: the user's model; its modules hint at the reason.
+        state: parameters and buffers of the model, without its architecture's `surplus`.
+        student: made from the model's configuration.
         argument: the user's name for the model.
 
     Raises:

@@ -89,7 +89,7 @@ def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:
         layers: rising indices of the layers that stay.
 
     Raises:
-        ValueError: without the first layer where that one has no LayerNorm in front of it.
+        ValueError: layer 0 of a pre-norm model is left out; no other layer works without a LayerNorm in front of it.
     """
     shallow = copy.deepcopy(model)
     plan = chosen(widths_of(model.config), layers)

@@ -65,11 +65,11 @@ def load_tokenizer(
         name: folder or Hub name.
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
-        argument: the user's name for it.
+        argument: the user's name for the tokenizer in messages.
         remedy: last words of messages.
 
     Raises:
-        ValueError: it is missing or unreadable, or has special tokens alone.
+        ValueError: the tokenizer is missing or unreadable, or has special tokens alone.
     """
     label = f"{argument}={str(name)!r}"
     is_folder = os.path.isdir(name)

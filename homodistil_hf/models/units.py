@@ -121,7 +121,7 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
             f"model parameters {', '.join(unknown)} are unknown to the {architecture.model_type} table of units; "
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
-    # Groups and their sizes first: those that span layers, then each layer's own.
+    # Groups and their sizes first: groups that span layers, then each layer's own.
     outer = _outer_units(model.config, architecture)
     kinds: tuple[str | None, ...] = architecture.rotary_kinds(model.config) or (None,) * num_layers
     layers = [
@@ -194,7 +194,7 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
 
 
 def head_group(groups: Container[str], layer: int) -> str:
-    """Return the name of the group of a layer's heads: its own, or the one that all layers share."""
+    """Return the name of the group of a layer's heads: its own, or the group that all layers share."""
     return "head" if "head" in groups else f"head.{layer}"
 
 
@@ -209,8 +209,8 @@ def kept_indices(
 ) -> tuple[UnitTensors, Indices]:
     """Turn masks into the units that are kept and the indices of every parameter that are kept with them.
 
-    A dropped head must be dropped in its channel groups as well, so an index is kept where all groups that divide it
-    agree. Indices are found on the CPU and moved all at once: asking a device for them would wait for it.
+    A dropped head must be dropped in its channel groups as well, so an index is kept where all groups that divide its
+    dimension agree. Indices are found on the CPU and moved all at once, because finding them on a device would wait.
 
     Args:
         groups: groups of the model as it is now.

@@ -1,4 +1,4 @@
-"""Width plans: a student's widths, layer by layer, in JSON and padded. Nothing here knows models or tensors."""
+"""Width plans: a student's widths, layer by layer, in JSON and padded. Nothing here needs models or tensors."""
 
 from __future__ import annotations
 
@@ -150,11 +150,11 @@ class WidthPlan:
         return LayerWidths(*map(max, zip(*map(dataclasses.astuple, self.layers), strict=True)))
 
     def padded(self) -> WidthPlan:
-        """Return the uniform plan of the stock BERT that holds this plan: heads times head size is the hidden size.
+        """Return the uniform plan of the stock model that holds this plan: heads times head size is the hidden size.
 
-        Stock BERT derives its head size from the hidden size. So heads and head channels are padded up to the smallest
-        number of heads that divides the hidden size and gives every layer room. FFN neurons are padded up to the
-        widest layer. A plan that already has this form is returned unchanged.
+        A stock class derives its head size from the hidden size. So heads and head channels are padded up to the
+        smallest number of heads that divides the hidden size and gives every layer room. FFN neurons are padded up to
+        the widest layer. A plan that already has this form is returned unchanged.
 
         Returns:
             `WidthPlan`: A uniform plan, as wide as this one or wider in every layer, of the same hidden size.
@@ -176,10 +176,10 @@ class WidthPlan:
 
 
 def widths_of(config: PreTrainedConfig) -> WidthPlan:
-    """Return the widths that a BERT-shaped model has according to its config.
+    """Return the widths of a model of any supported architecture, by its configuration.
 
-    The head size of a `BertConfig` is `hidden_size // num_attention_heads`; the layers of a compact student have their
-    own `num_attention_heads`, `head_dim` and `intermediate_size`.
+    A stock configuration's head size is `hidden_size // num_attention_heads`. The layers of a compact student have
+    their own `num_attention_heads`, `head_dim` and `intermediate_size`.
 
     Raises:
         ValueError: A layer without its own head size has heads that do not divide the hidden size.

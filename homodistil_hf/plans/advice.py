@@ -1,7 +1,7 @@
 """Measured results for a size and a budget of tokens: a student's distance from its teacher, and its kept accuracy.
 
 The measurements are those of docs/results.md, with one teacher on general text; `make pages` writes them into
-`advice.json` beside this file. For other sizes the advice names the measured ones.
+`advice.json` beside this file. For a size that was not measured the advice names the measured sizes.
 """
 
 import math
@@ -22,13 +22,14 @@ class Measured:
     """Result of the defaults with one size and one budget.
 
     Args:
-        encoder_macs: share of the teacher's, in (0, 1].
+        encoder_macs: the student's encoder MACs as a share of the teacher's, in (0, 1].
         num_tokens: tokens of a run.
         num_seeds: number of runs.
-        shape: widths of their layers, a short plan such as `216-9x24-528`.
-        kl: mean distance from the teacher, nats a masked token, on all held-out text if so measured.
+        shape: widths of the students' layers, a short plan such as `216-9x24-528`.
+        kl: mean distance from the teacher, nats a masked token, on all held-out text if it was measured there.
         accuracy_kept: masked-LM accuracy as a share of the teacher's.
-        glue_kept: mean over five GLUE tasks, fine-tuned beside the fine-tuned teacher, likewise; None: not tried.
+        glue_kept: mean over five GLUE tasks, fine-tuned beside the fine-tuned teacher, as a share of the teacher's;
+            None: not tried.
         glue_above: the same, with 0 for a model that gives every row the most frequent label.
     """
 

@@ -1,10 +1,10 @@
 """The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
 
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
-(docs/results.md): heads of 24 channels or more, as many as the teacher's where they divide the hidden size; and where
-embeddings aren't counted, a hidden size that falls less than the FFN size. It considers only plans without padding,
-except for the compact form. latency/budget.py predicts milliseconds; resolve.py reads presets and written plans and
-checks plans against the teacher.
+(docs/results.md). Heads have 24 channels or more, and are as many as the teacher's where this number divides the
+hidden size. For budgets of MACs and milliseconds, the hidden size falls less than the FFN size. Only the compact form
+may need padding. latency/budget.py predicts milliseconds; resolve.py reads presets and written plans and checks plans
+against the teacher.
 """
 
 from __future__ import annotations
@@ -54,25 +54,29 @@ def plan_for_budget(
 
     Args:
         budget (`str` or `Budget`):
-            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B; or `"macs=0.25"`:
-            a fraction of the teacher's encoder MACs at 128 tokens. Either may name the hidden size and the heads of a
-            layer as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. By default heads are as many as the
-            teacher's while each keeps 24 channels, fewer below. The FFN keeps the hidden size's share, for MACs that
-            share to the power of 1.75. `"compact_macs=0.25"` is for the compact export: a wider hidden size, of which
-            attention has about 0.8; a stock BERT pads it and costs more.
-        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
-        multiple (`int`): Hidden size and FFN size are multiples of it, unless they stay the teacher's; at least 1.
-        within (`WidthPlan`, *optional*): Widths that the plan must not be above. Default: the teacher's.
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. The FFN size falls
+            by the same ratio as the hidden size.
+            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. The FFN size falls by the hidden size's
+            ratio to the power 1.75.
+            `"compact_macs=0.25"`: the same for the compact export, with the power 2.5. Compared with `macs`, the
+            hidden size is larger and attention uses 0.8 of it. A standard export must pad attention.
+            Each may name hidden size and heads as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. By
+            default heads are as many as the teacher's while each keeps 24 channels, fewer below.
+        teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
+        multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
+            least 1.
+        within (`WidthPlan`, *optional*): Widths that the plan may not exceed. Default: the teacher's.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget the one nearest to that shape. If the steps of the hidden
+        `WidthPlan`: Of the plans within 3 % of the budget, the plan nearest to this shape. If the steps of the hidden
         size are too large for 3 %, the plan nearest to the budget.
 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
     kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
-    # Parameters count embeddings, which grow with the hidden size alone, so there it keeps the teacher's proportion.
+    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
+    # there: hidden size and FFN keep the teacher's proportion.
     ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
     attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
     search = _Search(
@@ -94,11 +98,12 @@ def plan_for_budget(
             f"'{kind}={_rounded(largest, math.floor)}{widths}'"
         )
 
+    # Within the tolerance all costs are equally good, so that a better shape may win over an exact cost.
     def distance(plan: WidthPlan) -> tuple[float, float]:
         error = abs(measure(plan) / target - 1)
         return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
 
-    # For every hidden size, the FFN that the shape wants and those that meet the budget; the nearest of all wins.
+    # Each hidden size gives the wanted FFN size and the two sizes that meet the budget; the nearest plan of all wins.
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
     return with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
 
@@ -132,13 +137,13 @@ def plan_for_latency(
 
     Args:
         limit_ms: milliseconds of one forward pass.
-        teacher_config: of a BERT-shaped teacher.
+        teacher_config: configuration of a teacher of any supported architecture.
         predict: plan → its milliseconds.
         multiple: see `plan_for_budget`.
 
     Returns:
-        Of the plans within `limit_ms` the one with the most encoder MACs; a plan less like the teacher must have more
-        of them to be preferred.
+        Of the plans within `limit_ms`, the plan with the most encoder MACs. A plan whose proportions or heads are
+        further from the wanted ones must have more MACs to win.
 
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
@@ -176,9 +181,9 @@ def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """The uniform plans that one teacher can be pruned to and that stock BERT holds.
+    """The uniform plans that a teacher can be pruned to and that its stock class holds.
 
-    It holds them without padding, unless `attention` is below 1, the share of the hidden size that attention has.
+    `attention` is attention's share of the hidden size. Plans need no padding unless this share is below 1.
     """
 
     teacher: WidthPlan
@@ -251,7 +256,7 @@ class _Search:
     def ffn_variants(
         self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
     ) -> Iterator[WidthPlan]:
-        """Yield the plan, and the two with the FFN sizes on either side of the one that meets `target` exactly."""
+        """Yield the plan, and two plans with the FFN sizes on either side of the size that meets `target` exactly."""
         yield plan
         ffn_size = plan.layers[0].intermediate_size
         cost = measure(plan)

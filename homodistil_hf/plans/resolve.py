@@ -1,8 +1,9 @@
 """A student's widths from a preset, a budget or a written plan, checked against its teacher; and a family's, in order.
 
 `resolve_plan` turns the user's `student` into a `WidthPlan` before any weight is loaded, or refuses it with the
-nearest valid plan. budgets.py and latency/budget.py search for the plan of a budget; pruning/ prunes a model to it.
-`check_family` refuses sizes that can't be made one from the other; experiments/family.py trains them.
+nearest valid plan. `check_family` refuses a list of students in which one can't be made from the one before.
+budgets.py and latency/budget.py search for the plan of a budget, pruning/ prunes a model to it, and
+experiments/family.py trains a list of students.
 """
 
 from __future__ import annotations
@@ -67,23 +68,26 @@ def resolve_plan(
 
     Args:
         student (`str` or `Mapping[str, Any]`):
-            A preset's name; a budget, `"params=14M"` (embeddings and encoder; suffixes k, M, B) or `"macs=0.25"` (of
-            the teacher's encoder at 128 tokens; `"compact_macs=0.25"` for the compact export), any with
-            `",num_attention_heads=8"` or `",hidden_size=216"` behind it, or `"latency_ms=5"` (on this machine, see
-            `LatencyBudget.parse`); a JSON file; or a plan: short, `"192-8x24-704"` for hidden size, heads × head size
-            and FFN size of every layer, as JSON text that begins with `{`, or as a mapping, see `WidthPlan.from_dict`.
-        teacher_config (`PreTrainedConfig`): Config of a BERT-shaped teacher.
-        multiple (`int`): Budgets only: hidden size and FFN size are multiples of it, at least 1.
-        within (`WidthPlan`, *optional*): Budgets of parameters and MACs only: upper bounds of the plan, the widths of
-            the member before in a family.
+            - a preset's name: `"homobert-tiny"`;
+            - `"params=14M"`: parameters of embeddings and encoder, with suffixes k, M, B;
+            - `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens;
+            - `"compact_macs=0.25"`: the same for the compact export;
+            - any of these three budgets with `",num_attention_heads=8"` or `",hidden_size=216"` behind it;
+            - `"latency_ms=5"`: on this machine, see `LatencyBudget.parse`;
+            - `"192-8x24-704"`: hidden size, heads × head size and FFN size of every layer;
+            - a JSON file, JSON text that begins with `{`, or a mapping, as `WidthPlan.from_dict` reads it.
+        teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
+        multiple (`int`): For budgets, hidden size and FFN size are multiples of this number, at least 1.
+        within (`WidthPlan`, *optional*): For budgets of parameters and MACs, widths that the plan may not exceed. In a
+            chain of students: the previous student's widths.
         measure (`Callable[[LatencyBudget], WidthPlan]`): Finds the plan of a latency budget. Default: `plan_within`.
 
     Returns:
         `WidthPlan`: One entry for each of the teacher's layers, nowhere wider than the teacher.
 
     Raises:
-        ValueError: `student` is not understood, or no such student of this teacher is possible; the message names the
-            nearest that is.
+        ValueError: `student` is not understood, or this teacher can't have such a student; the message names the
+            nearest valid one.
 
     Example:
     ```python
@@ -139,7 +143,7 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
 
 
 def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
-    """Refuse a plan that a teacher cannot be pruned to, or that stock BERT could not hold."""
+    """Refuse a plan that a teacher cannot be pruned to, or that the stock class could not hold."""
     misfit = too_wide(plan, teacher)
     if misfit:
         raise ValueError(f"student {misfit}; nearest valid plan: {nearest_within(plan, teacher).to_json()}")
@@ -186,7 +190,7 @@ def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's")
 
 
 def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
-    """Return a plan with each width cut to its limit, and then to a shape that stock BERT can hold."""
+    """Return a plan with each width cut to its limit, and then to a shape that the stock class can hold."""
     layers = with_num_layers(plan, len(limit.layers)).layers
     hidden_size = min(plan.hidden_size, limit.hidden_size)
     narrowed = dataclasses.replace(

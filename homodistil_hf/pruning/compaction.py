@@ -32,7 +32,7 @@ def compact(
         groups: its groups.
         masks: one bool a unit.
         plan: the widths that the masks leave.
-        optimizer: moved to the new parameters with its state sliced alike; param groups and schedulers stay valid.
+        optimizer: moved to the new parameters, its state sliced like them; param groups and schedulers stay valid.
 
     Returns:
         The result of [`~models.units.kept_indices`], on the model's device, for state outside the model (scores).

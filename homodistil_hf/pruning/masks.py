@@ -1,7 +1,7 @@
-"""Scores + scheduled widths → masks: the choice of what stays.
+"""Which units go next: scores and scheduled widths → masks.
 
 Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py decides how
-much goes, compaction.py removes it.
+many units go, compaction.py removes them.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ def scheduled_plan(
 ) -> WidthPlan:
     """Return the widths that the schedule asks for now, between `target` and `kept`.
 
-    Every width falls from full to target with its kind's progress, rounded to the nearest step: a multiple of hidden
-    channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of masks
-    removes at most one step more than the schedule since the choice before. The last cut is no larger than the
+    Every width falls from full to target with its kind's progress, rounded to the nearest step. A step is a multiple
+    of hidden channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of
+    masks removes at most one step more than the schedule since the choice before. The last cut is no larger than the
     others. The target itself is reached exactly.
 
     Args:
@@ -69,7 +69,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     Args:
         scores: float32 importance a unit.
         masks: current masks; dropped units stay dropped.
-        plan: widths to keep, none above those that the masks still keep.
+        plan: widths to keep, no width above the masks' own.
 
     Example:
     ```python
@@ -89,7 +89,7 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     for index, widths in enumerate(plan.layers):
         head, ffn = head_group(masks, index), f"ffn.{index}"
         chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
-        # Channels compete inside their head only, and only in heads that stay.
+        # Channels compete inside their head only, and only in heads that stay: a layer's heads share one head size.
         by_head = (len(chosen[head]), -1)
         own = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
         for name in (*own, f"value_output.{index}"):
@@ -109,6 +109,7 @@ def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tens
     comparable = scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
     ranked = comparable.masked_fill(~mask, -math.inf)
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
+    # All channels of a dropped head rank −∞, and the sort still picks some of them: the mask takes them out again.
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
 
 

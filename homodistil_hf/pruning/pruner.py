@@ -1,7 +1,7 @@
-"""One student on its way to a width plan: score → choose → slice, and the state in between.
+"""One student on its way to a width plan: scores.py → masks.py (which units go next) → compaction.py.
 
-The `Pruner` calls the stages in the order of the paper. It knows nothing of Trainer, data or ranks: the trainer calls
-it at two moments of an optimizer step.
+The `Pruner` calls these stages in the order of the paper and keeps the state in between. It needs no Trainer, data or
+ranks: the trainer calls it at two moments of an optimizer step.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from .scores import METRICS, SensitivityScores
 
 @dataclass(frozen=True)
 class PruningSettings:
-    """How units are scored and chosen; the words are those of `HomoDistilTrainingArguments`.
+    """How units are scored and chosen; `HomoDistilTrainingArguments` has the same words.
 
     Args:
         metric: `sensitivity`, `magnitude` or `movement`.

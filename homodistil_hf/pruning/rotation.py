@@ -2,8 +2,8 @@
 
 Queries and keys of one head may be multiplied by T and T⁻ᵀ, for any invertible T: their products stay. So may values
 and the columns of attention-out. In a trained model every channel carries a part of its head's work, and dropping any
-of them hurts. In the bases chosen here, channels are uncorrelated and ordered by their contribution on real text.
-None of them has a mean that would be lost with it. trainer.py chooses the layers, the text and the moment.
+of them hurts. In the bases chosen here, channels are uncorrelated and ordered by their contribution on real text. No
+channel has a mean that would be lost with it. trainer.py chooses the layers, the text and the moment.
 
 Shapes: T tokens, H heads, C channels of a head and a 1 behind them.
 """
@@ -150,6 +150,7 @@ def paired_bases(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tenso
     """
     root_first, root_second = _root(first), _root(second)
     left, sizes, right = torch.linalg.svd(root_first @ root_second)
+    # Dividing by the root of a size near 0 would make rounding errors large.
     rank = int((sizes > _RANK_TOLERANCE * sizes[0]).sum())
     rows = (right[:rank] @ root_second) / sizes[:rank, None].sqrt()
     opposite = (left[:, :rank].T @ root_first) / sizes[:rank, None].sqrt()
@@ -163,6 +164,7 @@ def paired_bases(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tenso
 
 def _root(moments: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(moments)
+    # Rounding can leave small eigenvalues below 0, where no root exists.
     values = torch.where(values > _ROUNDING * values[-1], values, 0.0)
     return (vectors * values.sqrt()) @ vectors.T
 
@@ -179,11 +181,11 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
         moments: the result of [`head_moments`]. A layer that has seen no token keeps its bases.
     """
     for layer, found in moments.items():
-        if found[0, 0, -1, -1] == 0:
+        if found[0, 0, -1, -1] == 0:  # the number of tokens
             continue
         queries, keys, values, output = architecture_of(model.config).attention_linears(model, layer)
         query, key, context = found.cpu()
-        # Means first, as they are those of channels in the old bases.
+        # Means first, because they belong to channels in the old bases.
         centre_values(values, output, means=_mean(context).flatten())
         num_heads, size = len(context), context.shape[-1] - 1
         for head in range(num_heads):
@@ -210,6 +212,8 @@ def _rotate_scores(
 
 
 def _rotate_values(linears: tuple[nn.Linear, nn.Linear], channels: slice, context: torch.Tensor) -> None:
+    # A head's output is Σ_c context_c · column_c: contexts and columns multiply as queries and keys do. Columns are
+    # weights, so their moments are exact; all hidden channels count alike.
     value, output = linears
     columns = output.weight[:, channels].T.cpu().double()
     bases = paired_bases(columns @ columns.T, context)

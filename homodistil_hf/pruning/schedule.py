@@ -1,6 +1,7 @@
 """When to prune, and how much: progress over the steps, and the learning-rate curve tied to it.
 
-Small pure functions of the step; masks.py makes masks of them.
+Small pure functions of the step. masks.py turns progress into widths and masks, training/learning_rate.py uses the
+curve.
 """
 
 import math
@@ -38,14 +39,14 @@ def pruning_progress(step: float, start_step: float, end_step: float) -> float:
 def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, total_steps: int) -> float:
     """Return the learning-rate factor in [0, 1]: warm up, hold until `end_step`, then fall linearly to zero.
 
-    While widths fall, every cut opens a new gap; closing it takes a learning rate that has not decayed yet
-    (docs/method.md, Defaults).
+    While widths fall, every cut opens a new gap to the teacher. Only a learning rate that has not decayed yet closes
+    the gap (docs/method.md, Defaults).
 
     Args:
         step: completed optimizer steps, ≥ 0.
         warmup_steps: steps of linear warm-up, ≥ 0.
-        end_step: last step at the full rate; by default that of `LEARNING_RATE_HOLD_FRACTION`, or if later the one at
-            which the last kind of group reaches the plan.
+        end_step: last step at the full rate. By default the later of two: the step at `LEARNING_RATE_HOLD_FRACTION` of
+            the run, and the step at which the last kind of group reaches the plan.
         total_steps: steps of the run, ≥ 1.
 
     Example:

@@ -3,8 +3,8 @@
 One class a metric, all with the same three methods: `update` after a backward pass, `scores` when masks are chosen,
 `keep` when units are physically removed. models/units.py defines the units, masks.py chooses among them.
 
-An accelerator waits for launches, a CPU for memory. So an accelerator takes all weights in one operation, a CPU a few
-rows at a time, whose importances stay in its cache.
+An accelerator waits for launches, a CPU for memory. So an accelerator takes all weights in one operation. A CPU takes
+a few rows at a time, so their importances stay in the cache.
 """
 
 import functools
@@ -68,7 +68,7 @@ class SensitivityScores:
         return dict(self.state)
 
     def keep(self, units: UnitTensors, indices: Indices) -> None:
-        """Drop the state of units that compaction removes; arguments are those that [`kept_indices`] returns."""
+        """Drop the state of units that compaction removes; the arguments are the result of [`kept_indices`]."""
         for name, kept in units.items():
             self.state[name] = self.state[name].index_select(0, kept.to(self.state[name].device))
 

@@ -1,1 +1,1 @@
-"""What transformers' Trainer lacks: setup, checks, exact checkpoints, ranks, evaluation loop, publishing."""
+"""The trainers below HomoDistil's and their parts: checks, exact checkpoints, ranks, evaluation loop, publishing."""

@@ -138,7 +138,7 @@ def pin_data_order(args: TrainingArguments) -> None:
         if bool(getattr(loading, name)) is refused:
             raise ValueError(f"accelerator_config has {name}={refused}; {reason}: leave it out")
     loading.dispatch_batches = False
-    # From pinned memory a transfer need not hold up the host; elsewhere there is nothing to wait for.
+    # A transfer from pinned memory to a GPU need not hold up the host.
     loading.non_blocking = loading.non_blocking or (args.dataloader_pin_memory and args.device.type == "cuda")
     if args.data_seed is None:
         args.data_seed = args.seed
@@ -188,7 +188,7 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
 
     Args:
         data: argument name → data set, or a mapping of them; None and streams are let pass.
-        tokenizer: checked against the teacher's vocabulary if it is a tokenizer.
+        tokenizer: compared with the teacher's vocabulary if it is a tokenizer.
         config: the student's configuration.
 
     Raises:

@@ -1,7 +1,7 @@
 """An `ExactTrainer` whose model is a student beside its frozen teacher; subclasses decide how the student shrinks.
 
-This file knows nothing of pruning. It holds the student, the loss, the held-out evaluation, exports and the Hub.
-`exact_trainer.py` holds the loop, the logs and the checkpoints.
+This file holds the student, the loss, the held-out evaluation, exports and the Hub. `exact_trainer.py` holds the loop,
+the logs and the checkpoints; pruning is in `trainer.py` of the package.
 """
 
 import dataclasses
@@ -61,27 +61,27 @@ _PREPARED = "_is_accelerate_prepared"
 class DistillationTrainer(DistillationMethod, ExactTrainer):
     """Trains a student beside its frozen teacher; everything else is `transformers.Trainer`, resumed bit for bit.
 
-    A subclass names its `method`, overrides hooks of [`DistillationMethod`], and says how the student starts
-    (`start_student`) and changes (`begin_step`). The constructor is the same for all methods.
+    A subclass names its `method` and overrides hooks of [`DistillationMethod`], `start_student` (how the student
+    starts) and `begin_step` (how it changes). The constructor is the same for all methods.
 
     Args:
         model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings, of the method's `arguments_class`; copied.
-        teacher_model: who the student learns from: Hub name, folder, or a loaded model. Default: a frozen copy of
-            `model`.
+        teacher_model: the model that the student learns from: Hub name, folder, or a loaded model. Default: a frozen
+            copy of `model`.
         train_dataset: tokenized rows, or a stream of them.
         eval_dataset: rows held out, or several sets by name.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
         compute_metrics: as in `transformers.Trainer`.
         callbacks: as in `transformers.Trainer`.
-        optimizers: `(optimizer, scheduler)`; an optimizer is made from the parameters of `model` and will hold the
-            student's.
+        optimizers: `(optimizer, scheduler)`. Make the optimizer from the loaded `model`'s parameters. The trainer
+            moves it to the student's parameters.
         optimizer_cls_and_kwargs: as in `transformers.Trainer`.
         preprocess_logits_for_metrics: as in `transformers.Trainer`.
         model_init: refused, as the student starts from `model`.
         compute_loss_func: refused, as it would replace the distillation loss.
-        plan: the widths that `args.student` names, where they are resolved already.
+        plan: widths from `resolve_plan`. Default: resolved from `args.student`.
 
     Raises:
         ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched
@@ -290,7 +290,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             yield self._prepare_inputs(fetched[0]), counts
 
     def evaluation_collator(self) -> Any:
-        """As [`ExactTrainer.evaluation_collator`]; the default collator always masks BERT's share of the tokens."""
+        """As [`ExactTrainer.evaluation_collator`]; the default collator masks BERT's share of the tokens, 15 %."""
         collator = super().evaluation_collator()
         if self.is_masking and isinstance(collator, MaskedLMCollator):  # so that figures compare
             collator.mlm_probability = EVALUATED_PROBABILITY
@@ -387,11 +387,11 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
 
-        To be called on all ranks; the main process writes.
+        Call it on all ranks; the main process writes.
 
         Args:
             folder: where to; an earlier export there is replaced.
-            format: `"standard"` (stock BERT) or `"compact"`.
+            format: `"standard"` (the stock class) or `"compact"`.
             allow_partial: also export a student that has not reached its plan, at the nearest possible widths.
 
         Raises:

@@ -1,6 +1,6 @@
 """Measurement of held-out batches against the teacher and the labels, in float32, inside Trainer's evaluation loop.
 
-`distillation/discrepancy.py` computes the metrics; this file gives it the rows, and knows nothing of training.
+`distillation/discrepancy.py` computes the metrics from the rows that this file finds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

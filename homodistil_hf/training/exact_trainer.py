@@ -1,9 +1,9 @@
 """A `transformers.Trainer` whose resumed runs equal uninterrupted ones to the last bit.
 
 This file holds every override of a private method of Trainer; the first line of each gives the reason. So a new
-version of transformers can break this file and no other. It knows no teacher, no loss and no pruning. A subclass gives
-its `method`, what a step counts (`count`), its loss (`compute_loss`, which ends in `scale_and_log`), and what
-checkpoints hold (`state_to_save`, `tensors_to_save`, `read_state`).
+version of transformers can break this file and no other. There is no teacher, no loss and no pruning here. A subclass
+gives its `method`, the counts of a step (`count`), its loss (`compute_loss`, which ends in `scale_and_log`), and the
+content of checkpoints (`state_to_save`, `tensors_to_save`, `read_state`).
 
 `run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
 SIGTERM, and `ranks.py` makes rows and ranks agree.
@@ -231,7 +231,7 @@ class ExactTrainer(Trainer):
             kwargs: as in `Trainer.train`.
 
         Raises:
-            ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer; a new run in a
+            ValueError: no checkpoint, a damaged checkpoint, or a checkpoint without the optimizer; a new run in a
                 folder that held files before this trainer was made; a folder in which another process trains; or data
                 that are not enough for one step.
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
@@ -260,6 +260,7 @@ class ExactTrainer(Trainer):
         num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
         check_has_steps(num_steps, self.rows_per_step)
         values = super().set_initial_training_values(args, dataloader)
+        # A stream's length is known only at its end: Trainer's values hold, and `whole_step` leaves the rest out.
         if num_steps is None:
             return values
         # Trainer counts micro-batches at the end of a pass that are too few for a step as one more step. Here they

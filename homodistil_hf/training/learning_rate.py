@@ -1,7 +1,7 @@
 """The learning rate of a run: its peak where none is given, and the curve tied to pruning.
 
 The rule for the peak was fitted on sweeps of rates with two teachers (docs/results.md). pruning/schedule.py has the
-share of the run for which the rate is held, training_args.py the end of pruning.
+curve and the share of the run for which the rate is held, training_args.py the end of pruning.
 """
 
 import logging
@@ -111,8 +111,9 @@ def row_length_of(dataset: Any) -> int:
 def default_learning_rate(tokens_per_step: float, hidden_size: int) -> float:
     """Return the peak learning rate of a student that starts from its teacher's weights.
 
-    With Adam, a batch that averages more noise away allows a higher rate. So does a narrow model: its outputs sum
-    fewer weights, which all move by the rate. Below 128 channels nothing was measured, and the rate rises no further.
+    With Adam, a batch that averages more noise away allows a higher rate. So does a narrow model, because its outputs
+    sum fewer weights, and every weight moves by the rate. Below 128 channels nothing was measured, and the rate rises
+    no further.
 
     Args:
         tokens_per_step: tokens of the global batch, > 0.

@@ -1,6 +1,6 @@
 """What a method of distillation decides: attributes and hooks, with the defaults that most methods keep.
 
-[`DistillationTrainer`] in `distillation_trainer.py` has them and calls them; the classes in `methods/` override them.
+[`DistillationTrainer`] in `distillation_trainer.py` inherits and calls them; the classes in `methods/` override them.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class DistillationMethod:
         return masking_collator(ReplacedTokensCollator if task.has_one_logit else MaskedLMCollator, tokenizer, **masks)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
-        """The peak rate where none is given, and a log line that says why."""
+        """The peak rate where none is given; the log gives the reason."""
         sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
         return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
 
@@ -80,7 +80,7 @@ class DistillationMethod:
         """What a method adds to the student once model, loss and settings are there; nothing by default."""
 
     def plan_step(self, num_training_steps: int) -> float:
-        """The step at which the student has its plan's widths; 0 for those that have them from the start on."""
+        """The step at which the student has its plan's widths; 0 if it has them from the start on."""
         return 0.0
 
     @classmethod
@@ -104,7 +104,7 @@ class DistillationMethod:
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The terms of the loss, HomoDistil's by default; refuses weights of which none counts for the student."""
+        """The terms of the loss, HomoDistil's by default; refuses weights if no term of the student counts."""
         weights = self.args.loss_weights()
         check_weights(weights, self.model)
         return DistillationLoss(

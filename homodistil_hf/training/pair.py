@@ -1,8 +1,8 @@
 """Student and teacher of a run, with the plan and the projections between them, checked before time is spent.
 
 Cheap things first: the plan is checked against the teacher's configuration before weights are loaded. Most plans
-follow from the settings alone. The plan of a latency budget is measured, and a second measurement could differ, so
-every checkpoint holds it and a resumed run takes it from there.
+follow from the settings alone. The plan of a latency budget is measured, and a second measurement could differ. So
+every checkpoint holds the plan, and a resumed run takes it from there.
 """
 
 import logging
@@ -97,7 +97,7 @@ class Start(NamedTuple):
 
     Args:
         model: Hub name, folder, or a loaded model, which is copied.
-        teacher_model: who it learns from; None: a frozen copy of `model`.
+        teacher_model: the model that the student learns from; None: a frozen copy of `model`.
         plan: the widths to reach, where they are resolved already.
     """
 
@@ -128,11 +128,11 @@ def prepare(
     """Make the student, the teacher and the plan of a run.
 
     Args:
-        model: what the student starts as: Hub name, folder, or a loaded model (which is copied).
+        model: the model that the student starts as: Hub name, folder, or a loaded model (which is copied). If it has
+            projections of an earlier run, and their shapes fit, they are taken over.
         args: the run's settings.
-        teacher: who it learns from; default: a frozen copy of `model`. Projections that `model` has learned in an
-            earlier run are taken over where they fit.
-        resolve: the widths to reach, by the settings and the configuration of `model`.
+        teacher: the model that the student learns from; default: a frozen copy of `model`.
+        resolve: settings and configuration of `model` → the widths to reach.
         matched_layers: the teacher's layer for each of the student's, where the teacher has more.
         needs_head: refuse encoders without a head.
         projection_init: start of the projections student → teacher.
@@ -277,7 +277,7 @@ def _attach_projections(
 
 
 def _take_over_projections(student: LayerwiseModel, model: str | PreTrainedModel) -> None:
-    """A student that goes on with its teacher knows the way to that one's hidden states already."""
+    """Keep projections that `model` has learned: a student that goes on with its teacher would learn them anew."""
     earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
     if earlier is not None and _shapes(earlier) == _shapes(own):
         own.load_state_dict(dict(earlier.named_parameters()))

@@ -1,10 +1,10 @@
-"""Pushes to the Hub, under Trainer's own `hub_*` settings, also while training goes on; and resuming from there.
+"""Pushes to the Hub, under Trainer's own `hub_*` settings, also while training goes on; and resuming from the Hub.
 
-A standard export is pushed once the plan is reached, and with `hub_strategy="checkpoint"` the checkpoint too, to
+A standard export is pushed once the plan is reached. With `hub_strategy="checkpoint"` the checkpoint is pushed too, to
 `last-checkpoint/` as in stock Trainer. export/export_folder.py writes exports, export/hub.py uploads them.
 
 A checkpoint becomes a folder of the repository in one commit, with a manifest of its own. It contains the optimizer's
-state, which torch writes as pickles. They are downloaded only to resume a run, and opened only after their digests
+state, which torch writes as pickles. Pickles are downloaded only to resume a run, and opened only after their digests
 are checked, with `weights_only=True`. `training_args.bin`, which nothing opens, is not uploaded.
 """
 

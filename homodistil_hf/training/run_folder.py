@@ -1,6 +1,6 @@
 """The folder of a run: claimed by one run, with checkpoints that are complete or absent.
 
-A checkpoint is written aside, its manifest last, and then renamed. `exact_trainer.py` decides what it holds.
+A checkpoint is written aside, its manifest last, and then renamed. `exact_trainer.py` decides what a checkpoint holds.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Sums between two logs: every term of the loss, skipped steps, and the tokens lost with them.
 
-They know nothing of Trainer. Checkpoints hold them, so that a resumed run logs the same values.
+Checkpoints hold these sums, so that a resumed run logs the same values. `exact_trainer.py` fills and reads them.
 """
 
 from collections.abc import Callable, Mapping

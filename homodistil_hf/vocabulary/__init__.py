@@ -1,1 +1,1 @@
-"""Fewer tokens: the choice of those that stay, and the model and tokenizer that have only them."""
+"""Fewer tokens: the choice of the tokens that stay, and a model and a tokenizer with these tokens alone."""

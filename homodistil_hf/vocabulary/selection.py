@@ -80,11 +80,11 @@ def select(
         counts: int64, occurrences of each id; unused for a list of tokens.
 
     Returns:
-        Ids, ascending: the required ones and the most frequent ones, of equally frequent ones the lower id first.
-        `keep` is met exactly; `min_count` is filled up to a multiple of eight with the next most frequent ones.
+        Ids, ascending: the required and the most frequent ids; of equally frequent ids the lower comes first. `keep`
+        is met exactly. `min_count` is filled up to a multiple of eight with the next most frequent ids.
 
     Raises:
-        ValueError: fewer tokens than always stay, more than exist, or an unknown token.
+        ValueError: fewer tokens wanted than always stay, more than exist, or an unknown token.
     """
     kept = set().union(*(needs(token) for token in required))
     if vocabulary.tokens is not None:

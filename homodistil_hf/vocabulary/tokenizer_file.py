@@ -1,8 +1,8 @@
-"""The content of a `tokenizer.json` → that of a tokenizer with fewer tokens; selection.py chooses them.
+"""The content of a `tokenizer.json` → the content for a tokenizer with fewer tokens; selection.py chooses them.
 
 Text whose tokens all stay becomes the same tokens as before, for every kind of tokenizer. WordPiece takes the longest
-piece, which still exists. BPE applies the same merges in the same order, as a token keeps the merges that lead to it.
-Unigram still has its best path through a word. Other text becomes more and smaller pieces.
+piece, which still exists. BPE applies the same merges in the same order, because a token keeps the merges that lead to
+it. Unigram still has its best path through a word. Other text becomes more and smaller pieces.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
 
 
 def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
-    """Return the wanted ids, those that always stay, and those that they are merged from, ascending."""
+    """Return the wanted ids, the ids that always stay, and the ids that both are merged from, ascending."""
     needs = needs_of(tokenizer)
     return sorted(set().union(*(needs(token) for token in {*wanted, *required_ids(tokenizer)})))
 

@@ -58,12 +58,12 @@ def trim_vocabulary(
 
     Args:
         model: a stock model of a known architecture, or a student; left as it is.
-        tokenizer: its own.
-        kept: ids that stay, besides those that always do and the pieces that they are merged from.
+        tokenizer: the model's own.
+        kept: ids that stay, besides the ids that always stay and the pieces that `kept` are merged from.
 
     Returns:
-        A model of the same class, device and mode with a row for each kept token, and its tokenizer. Text whose tokens
-        all stay has the same tokens and outputs as before. A masked-LM head has the logits of the kept tokens.
+        A model of the same class, device and mode with a row for each kept token, and the tokenizer for it. Text whose
+        tokens all stay has the same tokens and outputs as before. A masked-LM head has the logits of the kept tokens.
 
     Raises:
         ValueError: a tokenizer that can't be trimmed, or an unknown id.

@@ -1,7 +1,7 @@
 """`homodistil demo`: a real teacher, its HomoDistil student and the same width pruned at once, in one honest table.
 
 Everything is a function of settings and seed, never of a clock. The teacher comes with the package;
-`examples/make_demo_teacher.py` made it. The text: `text.py`.
+`examples/make_demo_teacher.py` made it, and `text.py` finds the text.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """English text that every Python has: the docstrings, messages and comments of its standard library.
 
-Source files are parsed, never imported, so nothing in them runs. A file belongs to the training text or to the
-held-out text by its name alone: what the teacher has not read on one machine, no student reads on another.
+Source files are parsed, never imported, so nothing in them runs. A file's name alone decides whether it is training
+text or held-out text. So no machine trains a student on text that the teacher's machine held out.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""The cells of a sweep: which runs its JSON file asks for, and how they are called. `training.py` checks them.
+"""The cells of a sweep: the runs that its JSON file asks for, and their names. `training.py` checks them.
 
 A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method` and settings that differ from the
 base) and `grid` (axes that multiply the cells). Nothing here knows models or methods.
@@ -44,7 +44,7 @@ class Cell:
         variant: its name in the file.
         axes: axis → this cell's value there.
         method: name of the method that trains it.
-        settings: of `homodistil distill` with that method, without those that the sweep gives.
+        settings: settings of `homodistil distill` with this method, without the settings that the sweep gives.
     """
 
     variant: str
@@ -91,7 +91,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep's file says.
+    """The content of a sweep's file.
 
     Args:
         name: of the file, without its suffix.

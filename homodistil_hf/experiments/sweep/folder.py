@@ -19,7 +19,7 @@ from .cells import TEACHER, Cell
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
-"""What a record says of its cell."""
+"""Values of a record's `status`."""
 
 ERROR = "error"
 """Key of what went wrong with a cell, or with an evaluation of one that is done."""

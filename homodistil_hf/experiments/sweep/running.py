@@ -1,7 +1,7 @@
-"""A sweep from its first cell to its last: what is left to do, one process a cell, and what came of each.
+"""A sweep from its first cell to its last: cells that are left, one process a cell, and their outcomes.
 
-Any number of processes may work at one sweep: each takes cells that no other has. The table and the plots are written
-whenever a process is done.
+Any number of processes may work at one sweep. Each takes cells that no other process has. The table and the plots are
+written whenever a process is done.
 """
 
 import signal
@@ -57,7 +57,7 @@ class SweepRun:
     impossible: dict[str, str]
 
     def state(self, cell: Cell) -> str:
-        """How far one of the cells has come, as [`state_of`] says it."""
+        """How far a cell has come, in the words of [`state_of`]."""
         return IMPOSSIBLE if cell.name in self.impossible else state_of(cell, self.folder, self.sweep.evaluate)
 
 
@@ -86,7 +86,7 @@ def prepare_sweep(
 
 
 def run_sweep(run: SweepRun, log: Log, *, overwrite: bool = False) -> int:
-    """Train every cell that is neither done nor in another process's hands; the number of those that failed.
+    """Train every cell that is neither done nor in another process's hands; return the number of failed cells.
 
     Cells that failed before are tried again, from their last checkpoint. At SIGTERM the cell in hand saves a
     checkpoint, and this process ends with status 143. Without `overwrite`, cells that were run with other settings

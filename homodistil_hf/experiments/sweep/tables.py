@@ -139,7 +139,7 @@ def in_order(cells: Sequence[Cell], records: Iterable[Mapping[str, Any]]) -> lis
 
 
 def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
-    """Lines that say which cells are impossible, failed or not run, and which evaluations are missing."""
+    """Lines that name cells that are impossible, failed or not run, and evaluations that are missing."""
     records, cells = list(records), sweep.cells
     known = {record["cell"] for record in records}
     reasons: dict[str, list[str]] = {}
@@ -160,7 +160,7 @@ def missing_notes(sweep: Sweep, records: Iterable[Record]) -> list[str]:
 
 
 def choice_notes(choice: Choice | None, records: Iterable[Record]) -> list[str]:
-    """Lines that say how the best values of an axis were found, and where a better one may lie beyond those tried."""
+    """Lines on how the best values of an axis were found, and where a better value may lie beyond the tried ones."""
     if choice is None:
         return []
     within = ", ".join(choice.within)

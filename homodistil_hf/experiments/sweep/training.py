@@ -1,4 +1,4 @@
-"""One cell: check it before any is trained, then train it or go on, export, evaluate, and write one record.
+"""One cell: check it before any cell is trained, then train it or go on, export, evaluate, and write one record.
 
 `running.py` decides which cells are left; the process that calls [`run_cell`] holds the cell's lock.
 """
@@ -212,7 +212,7 @@ def _outcome(
         "evaluation_seconds": round(clock.evaluation_seconds, 1),
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
-        # Defaults included, as a later version may have others; the rate is the one that the run had.
+        # Defaults included, because a later version may have others; the learning rate is the run's.
         "own_settings": _kept(own_settings(trainer.args)),
         "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "kept_fractions": _kept_fractions(history),
@@ -242,7 +242,7 @@ def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Six digits are enough for a curve; None for what was not finite, which JSON can't say."""
+    """Six digits are enough for a curve; None stands for values that are not finite, which JSON can't hold."""
     return {name: _short(value) if isinstance(value, float) else value for name, value in entry.items()}
 
 

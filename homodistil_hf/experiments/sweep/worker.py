@@ -1,7 +1,7 @@
 """The process of one cell, run by `python -m`; JSON on its standard input names the cell and its folder.
 
-A process a cell gives all memory back, and one that is killed takes no other cell with it. An error ends it with a
-traceback in the cell's log.
+With a process a cell all memory is given back, and a killed process takes no other cell with it. An error ends the
+process with a traceback in the cell's log.
 """
 
 import json
@@ -27,7 +27,7 @@ def task_text(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> s
 
 
 def main(text: str) -> int:
-    """Do what a text of [`task_text`] says; the exit status, 0 or `TAKEN_STATUS`."""
+    """Do the task in a text of [`task_text`]; return the exit status, 0 or `TAKEN_STATUS`."""
     task = json.loads(text)
     cell, folder = as_cell(task["cell"]), SweepFolder(Path(task["root"]))
     _show_logs()

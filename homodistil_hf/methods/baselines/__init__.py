@@ -1,1 +1,1 @@
-"""What HomoDistil is compared with: pruning at once or first, fewer layers, fresh students, other losses."""
+"""Methods that HomoDistil is compared with: pruning at once or first, fewer layers, fresh students, other losses."""

@@ -2,8 +2,8 @@
 
 Recipe of Sanh et al. 2019 (arXiv 1910.01108) and its public script, from memory: layers spread evenly over the
 teacher's, first and last included; 2·MLM + 5·soft KL at temperature 2 + 1·cosine of the last hidden states. Two things
-differ here. The KL is taken at the masked positions, as in all methods of this package, where the script takes it at
-all tokens by default; and the student keeps the segment embeddings, as stock BERT has them.
+differ here. The KL is taken at the masked positions, as in all methods of this package; the script takes it at all
+tokens by default. And the student keeps its teacher's segment embeddings.
 
 Shapes: B batch, T tokens, H hidden, M masked positions, V vocabulary.
 """

@@ -1,6 +1,6 @@
-"""Students that have the plan's widths and random weights from the first step on: what their methods share.
+"""Students that have the plan's widths and random weights from the first step on: the base of their methods.
 
-Everything else about such a run, from data to export, is [`DistillationTrainer`]'s.
+[`DistillationTrainer`] does everything else, from data to export.
 """
 
 import copy
@@ -36,7 +36,7 @@ class FreshArguments(DistillationArguments):
 
 
 class FreshTrainer(DistillationTrainer):
-    """A trainer whose student has the plan's widths and random weights, as BERT starts; arguments as in its base."""
+    """A trainer whose student has the plan's widths and a stock model's random weights; arguments as in its base."""
 
     learning_rate_share = 0.5  # what is best for pruned students is too much for random weights (docs/results.md)
     arguments_class: ClassVar[type[DistillationArguments]] = FreshArguments

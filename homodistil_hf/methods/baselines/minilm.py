@@ -1,10 +1,10 @@
 """MiniLM and MiniLMv2: the student learns how one layer of the teacher relates tokens to each other.
 
 Recipes of Wang et al. 2020 (arXiv 2002.10957) and 2021 (arXiv 2012.15828), from memory: students of random weights,
-nothing but KL divergences between relations of the last layers. MiniLM compares the attention distributions and the
-relations of the values, head by head, so both models need the same number of heads. MiniLMv2 compares queries, keys
-and values each with themselves, cut anew into relation heads, so heads may differ; it takes 48 of them and, of large
-teachers, a layer before the last.
+nothing but KL divergences between relations of the last layers ([`relation_error`]). MiniLM compares the attention
+distributions and the relations of the values, head by head, so both models need the same number of heads. MiniLMv2
+compares queries, keys and values each with themselves, cut anew into 48 relation heads, so the models' heads may
+differ. Of large teachers it takes a layer before the last.
 
 Shapes: B batch, T tokens, A channels of all heads side by side, N heads, D channels of one head.
 """
@@ -59,7 +59,7 @@ class Relations:
 
 @dataclass
 class MiniLMArguments(FreshArguments):
-    """Settings of MiniLM: factors of the relations and of the masked-LM loss, and what that one trains."""
+    """Settings of MiniLM: factors of the relations and of the masked-LM loss, and the parameters that MLM trains."""
 
     relation_weight: float = setting(1.0, "Factor ≥ 0 of the KL of every relation.", range="[0, inf)")
 
@@ -226,12 +226,12 @@ def relation_error(
     Σ_t 1/N Σ_n KL(R_t[n, t] ‖ R_s[n, t]) with R = softmax(L·Rᵀ·scaling) over the tokens (MiniLM, section 3.1 and 3.2:
     queries and keys, values and values; MiniLMv2, section 3.1: queries, keys and values each with themselves).
 
-    Rows are worked on one after the other and their gradients computed along, so that no tensor of the size N × T × T
-    is kept. Padding has no relations and doesn't count. The teacher gets no gradient.
+    A few texts are compared at a time, and their gradients computed at once. So no N × T × T tensor is kept for the
+    backward pass. Padding has no relations and doesn't count. The teacher gets no gradient.
 
     Args:
         teacher: `(L, R)`, each `(B, T, A)`, all heads side by side.
-        student: the same of the student; its A may be another.
+        student: likewise; A may differ.
         num_heads: N, divides both A.
         scalings: of the teacher's and of the student's products.
         token_mask_BT: 1 = token, 0 = padding; default: no padding.

@@ -1,8 +1,8 @@
 """Students that are cut out of the teacher before training, and then distilled with HomoDistil's loss.
 
-One-shot pruning is the hard baseline: the student is cut to the plan before the first step, so all its tokens are
-spent on the final width; but it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
-Cutting by weight magnitudes needs no data but the first batches, whose attention rotates the heads.
+One-shot pruning is the hard baseline. The student is cut to the plan before the first step, so all its tokens are
+spent on the final width. But it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
+Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py).
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Students of fewer layers: some of the teacher's are dropped at once, the others are as wide as the MACs allow.
 
-They become narrower HomoDistil's way.
+The layers that stay become narrower by HomoDistil; `methods/fewer_layers.py` chooses them and plans their widths.
 """
 
 import json

@@ -1,10 +1,10 @@
 """TinyBERT's general distillation: hidden states, embeddings and attention scores, layer by layer.
 
-Recipe of Jiao et al. 2020 (arXiv 1909.10351), from memory: a student of random weights, mean squared errors of the
-embeddings, of every layer's hidden states (through learnable projections) and of every layer's attention scores before
-the softmax, weights 1; no term of the predictions, as the paper found it to bring nothing at this stage. Its layers
-are mapped one to one here, because students have the teacher's depth; the paper writes one matrix for the hidden
-states of all layers, here each layer has its own, as HomoDistil has them.
+Recipe of Jiao et al. 2020 (arXiv 1909.10351), from memory. A student of random weights learns by mean squared errors
+of weight 1: of the embeddings, of every layer's hidden states (through learnable projections), and of every layer's
+attention scores before the softmax. There is no term of the predictions, which brought nothing in the paper at this
+stage. Layers are mapped one to one here, because students have the teacher's depth. The paper has one projection for
+the hidden states of all layers; here each layer has its own, as in HomoDistil.
 """
 
 from dataclasses import dataclass

@@ -124,7 +124,7 @@ def evaluate_embedding(
 
     Args:
         model: folder of sentence-transformers, finished run, or Hub name.
-        teacher: folder or Hub name; default: the run's. Without one, the model alone is measured, on tasks.
+        teacher: folder or Hub name; default: the run's. Without a teacher, the model alone is measured, on tasks.
         settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
             needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
@@ -389,7 +389,7 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
         task.metadata.name: {task.metadata.main_score: {}} for task in tasks
     }
     for side, name in models.items():
-        # No cache: mteb's cache knows a folder by its name alone.
+        # No cache: mteb's cache finds a folder by its name alone, whatever its weights.
         results = mteb.evaluate(
             SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
         )
@@ -402,8 +402,8 @@ def pair_score(metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, lab
     """Score the cosines of pairs by labels.
 
     Args:
-        metric: `spearman`: rank correlation with the labels, in [-1, 1]. `average_precision`: of the pairs labelled 1
-            among all, the most similar first, in [0, 1].
+        metric: `spearman`: rank correlation with the labels, in [-1, 1]. `average_precision`: average precision of the
+            pairs labelled 1 when all pairs are ordered from most to least similar, in [0, 1].
         first_ND: float.
         second_ND: of the same shape.
         labels: one a pair.
@@ -434,11 +434,11 @@ def retrieval_scores(queries_ND: torch.Tensor, documents_MD: torch.Tensor, answe
     Args:
         queries_ND: float.
         documents_MD: float.
-        answers: of each question the row of its document.
+        answers: each question's row in `documents_MD`.
 
     Returns:
-        `ndcg_at_10`: mean of 1 / log2(1 + rank), and `mrr_at_10`: mean of 1 / rank, ranks from 1, 0 for those below
-        the tenth. Of documents as similar as the right one all stand before it.
+        `ndcg_at_10`: mean of 1 / log2(1 + rank), and `mrr_at_10`: mean of 1 / rank. Ranks count from 1; ranks below
+        the tenth count 0. All documents as similar as the right one stand before it.
 
     Example:
     ```python

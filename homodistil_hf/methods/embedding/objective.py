@@ -1,4 +1,6 @@
-"""What a student's vectors have in common with its teacher's: terms of the loss, map, agreement, held-out measurement.
+"""A student's vectors compared with its teacher's: terms of the loss, map, agreement, held-out measurement.
+
+trainer.py makes the loss in `make_distillation`; model.py has pooling and further layers.
 
 Shapes: B or N texts, H hidden channels, D channels of a vector.
 """
@@ -34,15 +36,14 @@ def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Te
 class EmbeddingDistillation(DistillationLoss):
     """Compares vectors, and hidden states as [`DistillationLoss`] does.
 
-    The student's pooled states pass `projections.dense`, which starts as the identity and loses a column with each
-    hidden channel, and then the teacher's own layers: so its vectors are in the teacher's space from the first step.
+    The student's pooled states pass the map `projections.dense`, then the teacher's own layers. The map starts as the
+    identity and loses a column with each hidden channel. So vectors are in the teacher's space from the first step.
 
     Args:
         student: with its projections, `dense` among them.
         teacher: frozen.
-        model: the teacher's embedding model, for its pooling and layers, which are where the student is.
-        has_own_space: the vectors wanted are the pooled states themselves, of a space of the student's own; the map is
-            there for the loss alone.
+        model: the teacher's embedding model, for its pooling and layers, which are on the student's device.
+        has_own_space: the student's vectors are its pooled states, in a space of its own; only the loss uses the map.
         weights: term → factor: `vector`, `hidden`, `embedding`, `attention`, and `probe`, 0 in training.
         kwargs: as in [`DistillationLoss`].
     """
@@ -89,7 +90,7 @@ class EmbeddingDistillation(DistillationLoss):
     def mapped_and_own(
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors in the teacher's space `(B, D)`, and those that an export gives; others where `has_own_space`."""
+        """Vectors in the teacher's space `(B, D)`, and an export's vectors, which differ where `has_own_space`."""
         with torch.autocast(states_BTH.device.type, enabled=False):
             own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
             mapped_BD = F.normalize(self.model.behind(self.dense(own_BH)), dim=-1)
@@ -130,15 +131,15 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
 
     Args:
         student_ND: float, any length.
-        teacher_ND: as many; of other channels only where the student has a space of its own.
+        teacher_ND: as many vectors; their channels may differ only if the student has a space of its own.
         has_own_space: whether the student's vectors are in another space.
 
     Returns:
         `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
         have, each in its own index. `neighbours_in_index`: the same with the student's vector looked up in the
-        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's; 0 for
-        collapsed vectors, left out where the teacher's similarities are all the same, as those of two texts are.
-        Empty for fewer than two texts; `neighbours` and `spread` alone for two spaces.
+        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's, 0 for
+        collapsed vectors. It is left out where all the teacher's similarities are equal, as with two texts. The result
+        is empty for fewer than two texts, and has `neighbours` and `spread` alone for two spaces.
 
     Example:
     ```python

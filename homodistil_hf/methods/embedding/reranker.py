@@ -1,7 +1,8 @@
 """Rerankers, which sentence-transformers calls cross-encoders: a narrower model of pairs that scores as its teacher.
 
-The student starts as its teacher, so the error of its scores has no gradient; units are scored by a probe instead,
-Σ_b v_b·s_b with a random sign v_b for each pair, which says how far a score moves if a weight goes.
+The student starts as its teacher, so the error of its scores has no gradient. So units are scored by the gradient of a
+probe, Σ_b v_b·s_b, with a random sign v_b for each pair: it measures how far a score moves without a weight.
+`make_distillation` makes the loss.
 
 Shapes: M pairs.
 """

@@ -134,7 +134,7 @@ class EmbeddingRun(StudentRun):
         return inputs.source.model
 
     def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
-        """Also `layers`: a student that starts as another one has that one's."""
+        """Also `layers`, because a student that starts as another student has the other's layers."""
         layers = getattr(settings.training, "layers", None)
         problems = super().chain_problems(settings)
         return problems if layers is None else [*problems, ("layers", layers, "name one student, or no layers")]

@@ -1,4 +1,4 @@
-"""Texts, alone or in pairs, as rows: cut, tokenized, put beside others of their length.
+"""Texts, alone or in pairs, as rows: cut, tokenized, put beside texts of like length.
 
 `data/corpus.py` reads the texts.
 """
@@ -112,9 +112,9 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
 
     Args:
         sources: tables, or streams.
-        weights: > 0. Of a table: passes over it in one over the mixture; 0.5 takes half of its rows, 2 takes each
-            twice. Of a stream: share of the rows, relative to the others'.
-        seed: of the chosen rows.
+        weights: > 0. A table's weight is its number of passes in one pass over the mixture: 0.5 takes half of its
+            rows, 2 takes each row twice. A stream's weight is its share of the rows, relative to the others'.
+        seed: seed of the chosen rows.
 
     Returns:
         `Dataset` or `IterableDataset`, like the sources; streams are repeated without end.
@@ -141,16 +141,16 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
 
 
 def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
-    """Order rows so that those of a batch are about equally long, and batches of all lengths alternate.
+    """Order rows so that the rows of a batch are about equally long, and batches of all lengths alternate.
 
     Args:
         rows: with `input_ids`. A stream is shuffled within the rows that are sorted together.
         batch_size: rows of a step, on all ranks.
-        seed: of the order.
+        seed: seed of the order.
 
     Returns:
-        `Dataset` or `IterableDataset`: the same rows, to be read in this order; a table loses those that fill no
-        batch.
+        `Dataset` or `IterableDataset`: the same rows, to be read in this order. A table loses its last rows if they
+        fill no batch.
     """
     draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
     if isinstance(rows, IterableDataset):
@@ -184,10 +184,10 @@ def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> 
 
 
 class TextCollator:
-    """Rows → a padded batch with a random direction a row, which units are scored by.
+    """Rows → a padded batch with a random direction for each row, to score units with.
 
-    A direction is a function of the row's tokens and the seed alone: the same in a resumed run and on any number of
-    ranks.
+    A direction is a function of the row's tokens and the seed alone. So it is the same in a resumed run and on any
+    number of ranks.
 
     Args:
         tokenizer: pads.
@@ -235,7 +235,7 @@ def tokenize_pairs(
 ) -> Dataset:
     """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
 
-    A reranker mostly scores documents that don't answer, so a student learns their scores as well.
+    A reranker mostly scores documents that don't answer the question, so a student learns their scores as well.
 
     Args:
         pairs: with columns `first` and `second`.

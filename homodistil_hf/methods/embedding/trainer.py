@@ -1,8 +1,9 @@
 """Embedding models: a narrower encoder whose vectors stay in its teacher's space.
 
 The student is a copy of the teacher's encoder, its pooling, a linear map that starts as the identity, and the
-teacher's own further layers. At its start every loss is 0, and so is every gradient: units are scored by a probe
-instead, Σ_b v_b·z_b with a random direction v_b for each text, which says how far a vector moves if a weight goes.
+teacher's own further layers. At the start all losses and gradients are 0. So units are scored by the gradient of a
+probe, Σ_b v_b·z_b, with a random direction v_b for each text: it measures how far a vector moves without a weight.
+`make_distillation` makes the loss, [`EmbeddingDistillation`] of objective.py; folder.py writes the export.
 """
 
 import copy
@@ -101,15 +102,16 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     averaged over texts, or tokens.
 
     Args:
-        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]; with a `teacher_model`
-            the student of it that this one starts from, with its projections.
+        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]. If `teacher_model` is
+            given, `model` is an earlier student of that teacher, with its projections. The new student starts from it.
         args: the run's settings.
         teacher_model: the model that the student learns from; default: `model`.
         train_dataset: rows with `input_ids`, as [`tokenize_texts`] makes them; all other arguments are documented in
             [`DistillationTrainer`].
 
     Raises:
-        ValueError: as [`HomoDistilTrainer`]; a model that a student can't repeat; scores of gradients that are 0.
+        ValueError: as [`HomoDistilTrainer`]; or the model has a module or a setting that a student can't copy, or
+            `output` is none that its student can have.
 
     Example:
     ```python
@@ -135,7 +137,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     )
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
-        """Take the encoder out of the embedding model, and leave out layers where the settings say so.
+        """Take the encoder out of the embedding model, and leave out layers if the settings do.
 
         Arguments and return as [`DistillationMethod.start_from`].
         """

@@ -95,14 +95,14 @@ def ffn_statistics(
 ) -> FilterStatistics:
     """Run the encoder over all batches once; activations are summed as they come, none is stored.
 
-    The host adds up a batch's sums in float64, which Apple's devices lack; they are copied to it together. Memory: a
+    A batch's sums are copied to the host together and added up there in float64, which Apple's devices lack. Memory: a
     forward pass of one batch, and with products 4·F² bytes a layer on the device: 453 MB for BERT-base.
 
     Args:
         student: in evaluation mode, on the device that computes.
         batches: of [`check_samples`].
         average: over all tokens but padding: `"mean"`, `"magnitude"` (mean of sizes) or `"norm"` (root mean square).
-        max_product_tokens: tokens that products are summed over, at most, ≥ 1: every n-th of all; `None`: no products.
+        max_product_tokens: most tokens that products are summed over, ≥ 1, every n-th of all; `None`: no products.
         dtype: of the model's matrix products, by autocast; sums are float32 at least.
 
     Raises:

@@ -1,8 +1,8 @@
 """Gradient-free structured pruning with unlabeled data (ICML 2023, arXiv 2303.04185): drops FFN neurons.
 
-A fine-tuned model loses the filters that represent the others least (R2) and are least active on unlabeled text (D2),
-in forward passes without training. `representatives.py` has the kernel, the masking and the fit;
-`run.py` reads text and writes the folder.
+A filter is a neuron's column of the FFN's second matrix. A fine-tuned model loses the filters that represent other
+filters least (R2) and are least active on unlabeled text (D2), in forward passes without training. `activations.py`
+runs the model, `representatives.py` has kernel, masking and fit, `run.py` reads text and writes the folder.
 """
 
 import dataclasses
@@ -164,12 +164,12 @@ def prune_gradient_free(
 ) -> LayerwiseModel:
     """Drop FFN neurons of a fine-tuned model down to a budget, in forward passes on unlabeled text alone.
 
-    Filters of all layers are ranked together, so layers become uneven; attention and the hidden size stay. The result
-    has as many encoder MACs as the budget allows, less than one filter below it.
+    FFN neurons of all layers (the paper's filters) compete, so layers keep different numbers. Heads and hidden size
+    stay. The result stays within the budget of encoder MACs, and misses it by less than one neuron's MACs.
 
     Args:
-        model: BERT with a masked-LM, sequence- or token-classification or question-answering head, or a student; or
-            its folder or Hub name. It is not changed.
+        model: a model of any supported architecture with any of its heads, or a student; or its folder or Hub name.
+            It is not changed.
         unlabeled: batches of model inputs, such as a `DataLoader`'s: `input_ids` `(B, T)` int64, `attention_mask` of
             padded rows, `token_type_ids` of pairs. Other inputs, labels included, are ignored.
         macs: share of the model's encoder MACs to keep, in (0, 1].
@@ -224,10 +224,10 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
         macs: share of its encoder MACs, in (0, 1].
 
     Returns:
-        `int`: as many as fit, at least one a layer; the budget is used up to less than one filter.
+        `int`: as many as fit, at least one a layer. Less than one filter's MACs of the budget are left.
 
     Raises:
-        ValueError: no share, or one that dropping FFN neurons alone doesn't reach.
+        ValueError: `macs` is no share, or dropping FFN neurons alone doesn't reach it.
 
     Example:
     ```python

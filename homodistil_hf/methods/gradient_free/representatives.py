@@ -56,9 +56,9 @@ def convex_masking(
     r"""Represent every filter by non-negative shares of all: algorithm 1 of arXiv 2303.04185.
 
     C starts at 1/F everywhere and is updated until the change of an update, relative to Σ|C|, is below the tolerance.
-    It minimises \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\), the squared distance between filters and their
-    representations in the kernel's feature space. At the minimum, 0, C is the identity and ranks all filters alike;
-    the early stop tells them apart. Memory: three matrices as large as the kernel.
+    The updates minimise \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\), the squared distance between filters and their
+    representations in the kernel's feature space. At the minimum, 0, C is the identity and ranks all filters alike; C
+    ranks them only because the updates stop early. Memory: three matrices as large as the kernel.
 
     Args:
         kernel_FF: float32, symmetric, ≥ 0.
@@ -108,7 +108,7 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
     r"""Factors of the kept filters that best make up for the dropped ones.
 
     With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises the squared error of
-    the FFN's output, \\((m - 1)^\top P (m - 1)\\), plus \\(\lambda \lVert m_k - 1 \rVert^2\\): factors of 1 are one
+    the FFN's output, \\((m - 1)^\top P (m - 1)\\), plus \\(\lambda \lVert m_k - 1 \rVert^2\\). Factors of 1 are one
     candidate, so the error never rises.
 
     Args:

@@ -1,7 +1,8 @@
-"""Models that predict what is masked, words or patches of images: their loss, their states on unmasked input.
+"""Models that predict masked words or masked patches of images: their loss, their states on unmasked input.
 
-There is one class a modality, for all stock classes of it. The collator of images masks patches that depend on nothing
-but (seed, epoch, row); the model's configuration says how many. `trainer.py` averages the losses.
+There is one class for text and one for images, each for all stock classes of its kind. The collator of images orders
+patches by nothing but (seed, epoch, row); the model's configuration decides how many are masked. `trainer.py` averages
+the losses.
 
 Shapes: B batch, T tokens ([CLS] + patches of an image), H hidden, M masked positions, V vocabulary, P patches,
 C channels, Y height, X width.
@@ -70,7 +71,7 @@ class MaskedWords:
 
 
 class MaskedPatches:
-    """`ViTMAEForPreTraining`; batches are those of [`MaskedImageCollator`]. Ratio and pixel loss say its config."""
+    """`ViTMAEForPreTraining` on batches of [`MaskedImageCollator`]. Its config has the ratio and the pixel loss."""
 
     def __init__(self, model: PreTrainedModel):
         self.num_patches: int = model.get_submodule("vit.embeddings.patch_embeddings").num_patches
@@ -127,7 +128,7 @@ def check_class(name: str) -> None:
 def state_error(
     student_BTH: torch.Tensor, teacher_BTH: torch.Tensor, mask_BT: torch.Tensor | None, *, first_only: bool
 ) -> torch.Tensor:
-    """How far a student's states are from its teacher's: ‖h_s − h_t‖², summed over channels and rows.
+    """Squared distance of a student's states from its teacher's: ‖h_s − h_t‖², summed over channels and rows.
 
     Self-distillation for further pre-training (arXiv 2210.02871).
 
@@ -178,8 +179,7 @@ def _nothing_masked(model: PreTrainedModel) -> Iterator[None]:
 class MaskedImageCollator(SeededMasks):
     """Batch images, and give each a random order of its patches; a masked auto-encoder keeps the first of them.
 
-    The same row gets the same order in the same epoch whatever the batch, rank, worker or resume, as with
-    [`MaskedLMCollator`].
+    A row's order depends on seed, epoch and `example_id` alone, as a row's mask in [`MaskedLMCollator`].
 
     Args:
         num_patches: of an image, ≥ 1.

@@ -1,6 +1,6 @@
 """Rounds of self-distillation in one folder, each a run of its own, all from the same initial weights; and their card.
 
-Which rounds are done shows in the folder, so a run that was killed at any moment goes on in its round. `trainer.py`
+The folder shows which rounds are done, so a run that was killed at any moment goes on in its round. `trainer.py`
 trains one round. The rounds are a run of `homodistil distill`, alone or before a distillation whose teacher they make.
 """
 
@@ -73,24 +73,25 @@ _DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_
 def self_distill(
     model: str, args: SelfDistillationArguments, *, revision: str | None = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """Further pre-train a model on a corpus, then once or more again from its first weights beside what came out.
+    """Further pre-train a model on a corpus in rounds of self-distillation.
 
+    Round 0 trains the model. Each later round restarts from the first weights, with the previous result as teacher.
     Round k is in `OUTPUT_DIR/round-k`: checkpoints, and `model/` once it is done. The last round's model is also
-    `OUTPUT_DIR/student`: a checkpoint like the first one, with tokenizer or image processor and a model card.
-    Two models are in memory, and one of them is trained: the first weights are read again for each round.
+    `OUTPUT_DIR/student`: a folder like the initial one, with tokenizer or image processor and a model card.
+    A round holds two models: the trained one and its teacher. Each round reads the first weights from disk.
 
     Args:
         model: Hub name or folder of the initial weights.
-        args: the settings. `resume_from_checkpoint="last"`: finished rounds are left alone, and the one in progress
-            goes on at its last complete checkpoint; as if it had never stopped, to the last bit.
+        args: the settings. With `resume_from_checkpoint="last"` finished rounds are left alone. The round in progress
+            goes on at its last complete checkpoint, as if it had never stopped, to the last bit.
         revision: branch, tag or commit of `model` on the Hub.
         kwargs: as in [`SelfDistillTrainer`], for every round: `train_dataset`, `eval_dataset`, `processing_class`, ….
 
     Returns:
-        `dict`: `rounds`, of each its last logged values by name, and `student`, the folder of the result.
+        `dict`: `rounds`, the last logged values of each round by name, and `student`, the folder of the result.
 
     Raises:
-        ValueError: a model of no such kind, unusable data, or a folder that holds something else.
+        ValueError: a model that can't be pre-trained here, unusable data, or a folder that holds something else.
         OSError: the model can't be read, or a file can't be written.
     """
     identity = run_identity(model, revision)
@@ -198,7 +199,7 @@ def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mappi
 
 
 def run_identity(model: str, revision: str | None) -> dict[str, Any]:
-    """What a run that goes on must have in common with the one that began."""
+    """Values that a resumed run must have in common with the interrupted run."""
     return {"model": str(model), "revision": revision}
 
 

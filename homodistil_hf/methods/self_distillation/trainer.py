@@ -1,7 +1,7 @@
 """Further pre-training on a small corpus, regularised by self-distillation (arXiv 2210.02871, ICLR 2023).
 
-Round 0 trains the initial weights θ₀ on the corpus with the masked objective. Each later round starts again from θ₀
-and trains on the same rows, the model of the round before its teacher:
+Round 0 trains the initial weights θ₀ on the corpus with the masked objective. Each later round restarts from θ₀ on the
+same rows, with the previous round's model as teacher:
 
 L = masked loss(masked x) + w · ‖h_student(x) − stopgrad h_teacher(x)‖²
 
@@ -101,10 +101,11 @@ class SelfDistillTrainer(ExactTrainer):
     the last bit. Evaluations measure the masked loss alone, always with the same masks.
 
     Args:
-        model: what is trained: a masked-LM model of a known architecture, or a `ViTMAEForPreTraining`.
+        model: the model to train: a masked-LM model of a known architecture, or a `ViTMAEForPreTraining`.
         args: the settings, which are copied; `num_rounds` is not used here.
-        teacher_model: what it learns from, of the same class; taken over, frozen. Default: plain further pre-training.
-        train_dataset: rows with `input_ids` or `pixel_values`; an `example_id` is what their masks are drawn from.
+        teacher_model: the model that it learns from, of the same class; taken over, frozen. Default: plain further
+            pre-training.
+        train_dataset: rows with `input_ids` or `pixel_values`; masks are drawn from an `example_id` if rows have it.
         eval_dataset: rows held out.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.
         data_collator: default: [`MaskedLMCollator`] or [`MaskedImageCollator`].
@@ -216,7 +217,7 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
         data: with `train_dataset` and `eval_dataset`, both optional.
         processor: tokenizer or image processor.
         config: of the model.
-        args: say how large a batch is.
+        args: settings with the size of a batch.
     """
     rows = {name: data.get(name) for name in ("train_dataset", "eval_dataset")}
     if isinstance(rows["train_dataset"], torch.utils.data.IterableDataset | IterableDataset):

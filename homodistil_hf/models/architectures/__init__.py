@@ -44,7 +44,7 @@ def max_tokens(config: PreTrainedConfig) -> int:
 
 
 def has_segments(config: PreTrainedConfig) -> bool:
-    """Whether a model tells the two texts of a pair apart; without, or with a table of one row, it is given none."""
+    """Whether a model reads segments of a pair; without a table, or with a table of one row, it gets none."""
     return getattr(config, "type_vocab_size", 0) > 1
 
 

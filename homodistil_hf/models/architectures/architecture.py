@@ -190,31 +190,32 @@ class Architecture:
         prefix: prefix of the encoder's parameters in a model with a head.
         encoder_name: transformers' model without a head; student classes have `Homo` in front.
         heads: the predictions of teachers and students, the default first.
-        embeddings: parameters before the first layer and behind the last one.
+        embeddings: all encoder parameters outside the layers.
         pooler: further parameters of a model without a head.
-        layer: parameters of a layer, named from the layer on.
-        layers: the list of layers.
+        layer: one layer's parameters, with names relative to the layer.
+        layers: path of the list of layers in the encoder.
         attention: a layer's linear modules: query, key, value and output; None where one matrix holds several.
-        mlm_entries: first module of the masked-LM head, whose input is the encoder's last states; several where a
+        mlm_entries: first module of the masked-LM head, which reads the encoder's last states; several names where a
             configuration chooses among heads.
         also_loaded: other stock classes → the head that loads them.
         refused: stock classes with a head but no student class → the remedy in the message.
-        surplus: prefixes of a teacher's parameters that a student may lack.
-        width_names: `hidden_size`, … → the stock configuration's name for it, where that is another.
-        absent: configuration → parameters of the tables that its models lack.
-        not_in_first_layer: parameters of a layer that the first one lacks.
-        sizes: other word for a dimension's length → configuration → that length.
-        rotates: configuration → whether the channels of heads may be rotated.
-        shares_heads: whether a table outside the layers has a column for each head, so that all layers keep the same.
+        surplus: prefixes of teacher weights that `to_student` ignores where the student has none.
+        width_names: `hidden_size`, … → the stock configuration's name for this width, if it has another.
+        absent: configuration → parameters listed here that such a model doesn't have.
+        not_in_first_layer: parameters that the first layer doesn't have.
+        sizes: a dimension's meaning → configuration → the dimension's length, if the configuration has no such field.
+        rotates: configuration → whether heads may get a new basis before pruning (pruning/rotation.py).
+        shares_heads: whether a table outside the layers has a column for each head, so all layers keep the same heads.
         first_position: configuration → row of a text's first token in the table of positions.
-        is_rotary: whether positions turn the channels of heads in pairs, each with a place in the teacher's head.
-        rotary_kinds: configuration → the kind of each layer, where layers of a kind can lose pairs together.
+        is_rotary: whether attention uses rotary position embeddings.
+        rotary_kinds: configuration → the kind of each layer; layers of one kind lose the same rotary pairs. Empty if
+            heads stay whole.
         is_gated: whether an FFN has two matrices before its neurons.
         is_pre_norm: whether hidden states are those of the residual stream, not the output of a LayerNorm.
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
         dropouts: names of the configuration's dropout rates.
-        is_timed: whether its embeddings and layers are those that plans/latency/budget.py times.
+        is_timed: whether plans/latency/budget.py can time its embeddings and layers.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """Stock encoders with widths of their own in every layer, whatever their architecture.
 
-A class here is put in front of a stock class of transformers. The stock class is built as narrow as it can be, and
-the linear layers of each of its layers are then given the sizes of ``config.per_layer_config[i]``: number of heads,
-head size and FFN size may differ from layer to layer, and heads × head size need not equal the hidden size. Forward
-passes are those of transformers. The file imports torch and transformers only, because it travels inside compact
-exports as remote code. models/units.py groups the parameters, pruning/ shrinks a student.
+A student class derives from a class here and from a stock class of transformers. It first builds the stock class with
+tiny layers, then replaces their linear modules by modules of the sizes in ``config.per_layer_config[i]``. Number of
+heads, head size and FFN size may differ from layer to layer, and heads × head size need not equal the hidden size.
+Forward passes are those of transformers. The file imports torch and transformers only, because it travels inside
+compact exports as remote code. models/units.py groups the parameters, pruning/ shrinks a student.
 """
 
 import copy

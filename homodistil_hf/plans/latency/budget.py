@@ -1,9 +1,10 @@
-"""The plan that meets a latency budget on this machine: `"latency_ms=5"`, with the conditions that differ behind it.
+"""The plan that meets a latency budget on this machine, such as `"latency_ms=5"` or `"latency_ms=5,batch_size=8"`.
 
 A latency table has the milliseconds of an encoder's parts at the widths of a grid: attention blocks, FFN blocks and
-embeddings of random weights. It is measured once for a machine, its versions and its number of threads, and kept in
-the cache. A plan's milliseconds are the sum of its parts, interpolated between measured widths and flat beyond them;
-plans/budgets.py searches with them. A run asks once and stores the plan: a measured time never steers a resumed run.
+embeddings of random weights. The table is measured once for a machine, its versions and its number of threads, and
+kept in the cache. A plan's milliseconds are the sum of its parts, interpolated between measured widths and flat beyond
+them. plans/budgets.py searches with these sums. A run measures once and stores the plan, so that no measured time
+steers a resumed run.
 
 Shapes: B batch, T tokens, H hidden.
 """

@@ -1,7 +1,7 @@
-"""Ways to run a model, torch as it is, torch compiled or ONNX Runtime, and the one routine that times them.
+"""Ways to run a model (torch as it is, torch compiled, ONNX Runtime), and the one routine that times them.
 
 Everything is float32, in evaluation mode and without gradients. Outputs of two ways are compared before anything is
-timed. The graph comes from `torch.onnx.export`, its optimisation from ONNX Runtime: onnx and onnxruntime are the
+timed. The graph comes from `torch.onnx.export`, its optimisation from ONNX Runtime; onnx and onnxruntime are the
 `[onnx]` extra, imported on use. No measured time may steer a run.
 """
 
@@ -52,14 +52,14 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Time several callables A B C A B C …, so that their ratios hold on a busy machine: a slow phase slows them all.
 
-    A turn begins with a short rest: the threads of an ONNX Runtime session go on waiting actively for some
-    milliseconds and would take a core from the next callable. Then comes a pass that does not count, which brings
-    weights back into the caches. If it takes a quarter of a second or more, it is the whole turn and counts.
+    A turn begins with a short rest. The threads of an ONNX Runtime session wait actively for some milliseconds, so
+    they would take a core from the next callable. Then comes a pass that does not count and brings weights back into
+    the caches. If this pass takes a quarter of a second or more, it is the whole turn and counts.
 
     Args:
         passes: name → callable.
-        num_rounds: timed turns of each, ≥ 1.
-        num_warmup: turns of each before those, ≥ 0.
+        num_rounds: timed turns of each callable, ≥ 1.
+        num_warmup: turns of each callable before the timed ones, ≥ 0.
         num_passes: timed passes a turn, ≥ 1; their median counts.
 
     Returns:
@@ -76,9 +76,9 @@ def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Sum up the results of [`time_in_turns`], and compare all with the first.
 
     Returns:
-        `latency`: name → `median_ms`, quartiles and `min_ms` of one pass over one batch, and `num_rounds`; `speed_up`:
-        name, except for the first → `ratio`, how many times faster by the medians, and the quartiles of the ratios of
-        single rounds.
+        `latency`: name → `median_ms`, quartiles and `min_ms` of one pass over one batch, and `num_rounds`. `speed_up`:
+        every name but the first → `ratio`, the first median over this one's, and the quartiles of the ratios of single
+        rounds.
 
     Example:
     ```python
