@@ -192,7 +192,7 @@ def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
         saving = {"save_strategy": "steps", "save_steps": 6, "logging_strategy": "steps", "logging_steps": 1}
         kind = {"arguments_class": BinarizationArguments}
         args = training_arguments(str(tmp_path / name), settings, 0, num_rows=64, **kind, **saving)
-        collate = collator_of(load_tokenizer(rows["model"]))
+        collate = collator_of(load_tokenizer(rows["model"]), teacher.config)
         student = to_binary(teacher, activation_bits=1, dropout=0.1)
         trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data, data_collator=collate)
         trainer.train(checkpoint and str(checkpoint))
