@@ -75,30 +75,48 @@ class BitProduct:
 
     @torch.no_grad()
     def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """`(…, I)` → `(…, O)` float32: quantized, multiplied, times `scale`, plus bias."""
+        """`(…, I)` → `(…, O)` of the values' type: quantized, multiplied, times `scale`, plus bias, all in float32."""
         quantizer = layer.quantizer
         step = 2 if quantizer.is_sign else 1
         num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
-        values_RI = values.detach().float().flatten(0, -2).contiguous()
+        scaling = quantizer.offset, quantizer.scale
+        if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
+            scaled, scaling = scaled / quantizer.scale - quantizer.offset, (0.0, 1.0)
+        values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
         num_rows = len(values_RI)
         planes_KRW = torch.empty(num_bits, num_rows, self.num_words, dtype=torch.int64)
-        found_RO = torch.empty(num_rows, self.num_outputs)
+        spoilt_R, found_RO = torch.empty(num_rows), torch.empty(num_rows, self.num_outputs)
         bias_O = layer.bias.detach().float().contiguous()
         self.library.pack_values(
             _address(values_RI),
             _address(planes_KRW),
+            _address(spoilt_R),
             *_longs(num_rows, self.num_inputs),
             num_bits,
             int(quantizer.is_sign),
-            *_floats(quantizer.low, quantizer.high, quantizer.offset, quantizer.scale),
+            *_floats(quantizer.low, quantizer.high, *scaling),
         )
         self.library.multiply_bits(
-            *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, found_RO)),
+            *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, spoilt_R, found_RO)),
             *_longs(num_rows, self.num_outputs, self.num_words),
             num_bits,
             *_floats(quantizer.low, step, scale),
         )
-        return found_RO.unflatten(0, values.shape[:-1])
+        return found_RO.reshape(*values.shape[:-1], self.num_outputs).to(values.dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the library out: it is loaded again, or compiled, where this is unpickled or copied."""
+        return _restored, ({name: value for name, value in vars(self).items() if name != "library"},)
+
+
+def _restored(state: dict[str, Any]) -> BitProduct | None:
+    """Undo `BitProduct.__reduce__`; None, as before [`multiply_bits`], where nothing can be compiled."""
+    library = compiled()
+    if library is None:
+        return None
+    product = BitProduct.__new__(BitProduct)
+    vars(product).update(state, library=library)
+    return product
 
 
 def compiled() -> ctypes.CDLL | None:
