@@ -83,7 +83,7 @@ class BitProduct:
         quantizer = layer.quantizer
         step = 2 if quantizer.is_sign else 1
         num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
-        scaling = quantizer.offset, quantizer.scale
+        scaling: tuple[Any, Any] = (quantizer.offset, quantizer.scale)
         if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
             scaled, scaling = scaled / quantizer.scale - quantizer.offset, (0.0, 1.0)
         values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
