@@ -1,4 +1,4 @@
-"""The files of a `checkpoint-N`, its manifest, and the search for a run's last good checkpoint.
+"""The files of a `checkpoint-N`, its manifest, the search for a last good checkpoint, and models with a manifest.
 
 | file | content |
 | --- | --- |
