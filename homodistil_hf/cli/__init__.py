@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from ..files.settings import RaisingParser
+from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
 from .command import Command
 from .demo import Cache, Demo
@@ -46,18 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: exit status. 0: done; 1: `verify` found problems, or cells of `sweep` failed; 2: an error, printed
-            on standard error; 130: interrupted. SIGTERM during training saves a checkpoint and ends the process with
-            143.
+            on standard error; 130: interrupted. SIGTERM ends the process with 143, in training once a checkpoint is
+            saved; fine-tuning has none.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
     try:
-        return _run(words)
+        with ending_cleanly():
+            return _run(words)
     except (ValueError, OSError, FloatingPointError) as error:
         if _is_a_bug(error):
             raise
         print(f"homodistil: error: {error}", file=sys.stderr)
         return 2
+    except SystemExit as ended:
+        if ended.code == EXIT_STATUS:
+            print("homodistil: ended by SIGTERM", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("homodistil: interrupted", file=sys.stderr)
         return 130

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
+from ..files.checkpoints import model_written
 from ..files.field_checks import setting
 from ..files.messages import short_repr
 from ..files.strict_json import write_json
@@ -35,6 +36,7 @@ from .task_runs import best_rate, check_length, training_rows, with_held_out
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
+_MAKE_ROOM = "Make room or choose another output_dir, then start again"
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
@@ -102,11 +104,12 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     rate = run.best_rate(train, say)
     trained = run.fine_tuned(train, rate, max_train_steps=settings.max_train_steps)
     metrics = run.metrics(trained.model, dev)
-    _save(trained.model, evaluated.tokenizer, names, folder / MODEL_FOLDER)
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
-    write_json(folder / RESULTS_FILE, results)
+    with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
+        _save(trained.model, evaluated.tokenizer, names, aside)
+        write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     return results
 
 

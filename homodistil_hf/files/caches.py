@@ -6,13 +6,20 @@ machine; `code` holds code compiled for this machine.
 
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from .checkpoints import manifest_problem, write_manifest
+from .folders import remove_folder
 
 KINDS = ("datasets", "latency", "code")
+_LOCKS = "locks"
+_OLD_SECONDS = 24 * 3600
 
 
 def cache_folder() -> Path:
@@ -28,7 +35,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """Return a cached folder, which callers must not write to; build it first if it is absent or damaged.
 
     It is built under another name, gets a manifest of digests and is renamed: an interrupted build is never taken for
-    a whole one.
+    a whole one. Of several processes one builds, and the others wait; what a killed one has left is removed.
 
     Args:
         kind: one of `KINDS`.
@@ -36,20 +43,66 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         build: fills an empty folder.
     """
     folder = cache_folder() / kind / key
-    if folder.is_dir():
-        if manifest_problem(folder) is None:
-            return folder
-        shutil.rmtree(folder)
+    if _is_whole(folder):
+        return folder
     check_writable(folder.parent)
-    aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+    with FileLock(cache_folder() / _LOCKS / f"{kind}-{key}.lock"):
+        if not _is_whole(folder):  # another process may have been faster
+            remove_folder(folder)
+            _sweep(folder)
+            _build(folder, build)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return manifest_problem(folder) is None
+    except OSError:  # another process removes it meanwhile
+        return False
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         build(aside)
         write_manifest(aside)
-        if not folder.is_dir():  # another process may have been faster
-            os.rename(aside, folder)
+        os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left of an entry, whose lock we hold, and of others a day ago."""
+    for path in folder.parent.glob(".*"):
+        try:
+            if path.name.startswith(f".{folder.name}.") or time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            continue
+
+
+def is_ours_alone(folder: Path) -> bool:
+    """Whether this user and root own a folder, what is in it and above it, and nobody else can write there.
+
+    What doesn't exist yet is not looked at. A folder above may be one in which everybody has files of their own, as
+    `/tmp`. On Windows, whose permissions are others, the answer is yes.
+    """
+    if os.name == "nt":
+        return True
+    folder = folder.resolve()
+    above = ((path, stat.S_ISVTX) for path in folder.parents)
+    inside = ((path, 0) for path in (folder, *folder.rglob("*")))
+    return all(_is_safe(path, shared) for path, shared in (*above, *inside))
+
+
+def _is_safe(path: Path, shared: int) -> bool:
+    """Whether only we or root can change a path; a folder with the bit `shared` set may be written by everybody."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    is_written = not stat.S_ISLNK(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid in (0, os.geteuid()) and not (is_written and not found.st_mode & shared)
 
 
 def check_writable(folder: Path) -> None:
@@ -82,6 +135,6 @@ def cache_sizes() -> dict[str, int]:
 def clear_caches() -> int:
     """Remove all caches of this package, and nothing else in their folder; return the number of bytes freed."""
     freed_bytes = sum(cache_sizes().values())
-    for kind in KINDS:
+    for kind in (*KINDS, _LOCKS):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return freed_bytes

@@ -1,4 +1,4 @@
-"""The files of a `checkpoint-N`, its manifest, and the search for a run's last good checkpoint.
+"""The files of a `checkpoint-N`, its manifest, the search for a last good checkpoint, and models with a manifest.
 
 | file | content |
 | --- | --- |
@@ -18,11 +18,13 @@ before its digest is checked. models/saved_student.py reads and writes the stude
 import hashlib
 import logging
 import re
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import outdated_name, remove_folder, remove_leftovers
+from .folders import naming_the_file, outdated_name, publish, recover, remove_folder, remove_leftovers
 from .messages import short_repr
 from .strict_json import read_json_object, write_json
 
@@ -105,9 +107,54 @@ def last_checkpoint(
 
 
 def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
-    """Return the newest complete checkpoint of a run, verified here and therefore not again by the caller."""
-    found = last_checkpoint(output_dir)
-    return VerifiedCheckpoint(found) if found else None
+    """Return the newest complete checkpoint of a run, verified here and therefore not again by the caller.
+
+    A warning names each damaged one that is passed over.
+    """
+    for checkpoint in sorted_checkpoints(output_dir):
+        if (problem := manifest_problem(checkpoint)) is None:
+            return VerifiedCheckpoint(checkpoint)
+        logger.warning("%s can't be used and is passed over: %s", checkpoint, problem)
+    return None
+
+
+@contextmanager
+def model_written(folder: Path, *, remedy: str) -> Iterator[Path]:
+    """An empty folder that gets a manifest and the name `folder` when the block ends without an error.
+
+    A model that had the name before makes room. Whatever happens inside, half of one is never seen.
+
+    Args:
+        folder: of a model that a part of a run ends with; see [`is_model_done`].
+        remedy: what to do where it can't be written, a sentence without its full stop.
+
+    Raises:
+        OSError: it can't be written; the message names the file and the remedy.
+    """
+    staged = folder.with_name(f".{folder.name}.staging")
+    try:
+        remove_folder(staged)  # left by a killed process
+        staged.mkdir(parents=True)
+        with naming_the_file(staged):
+            yield staged
+        write_manifest(staged)
+        publish(staged, folder)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {folder} was not written. {remedy}", error.filename) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def is_model_done(folder: Path) -> bool:
+    """Whether a folder of [`model_written`] is there, as it was written; a warning tells of one that is damaged."""
+    recover(folder)
+    if not folder.is_dir():
+        return False
+    if problem := manifest_problem(folder):
+        logger.warning("%s can't be used and is made anew: %s", folder, problem)
+    return problem is None
 
 
 def sorted_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -317,7 +317,7 @@ class ExactTrainer(Trainer):
         if self.is_stopping:
             # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
             step = self.state.global_step
-            logger.warning("SIGTERM: checkpoint-%d is saved; go on with resume_from_checkpoint='last'", step)
+            logger.warning("SIGTERM: checkpoint-%d is saved; go on with %s", step, self.run_folder.how_to_resume)
             self.stop_request.leave()
 
     def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:

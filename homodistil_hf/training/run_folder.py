@@ -66,6 +66,9 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
 class RunFolder:
     """`output_dir` of one run; every rank has an object of its own for the same folder, and can write there."""
 
+    how_to_resume = "resume_from_checkpoint='last'"
+    """The setting by which a run goes on that was stopped."""
+
     def __init__(self, args: FolderSettings):
         self.args = args
         self.staged_in: str | None = None
@@ -133,7 +136,7 @@ class RunFolder:
             raise OSError(
                 error.errno,
                 f"{error.strerror}; {checkpoint.name} was not saved, {remains}. Make room or choose another "
-                "output_dir, then go on with resume_from_checkpoint='last'",
+                f"output_dir, then go on with {self.how_to_resume}",
                 error.filename,
             ) from error
 

@@ -1,14 +1,16 @@
 """SIGTERM: schedulers of rented machines send it some seconds before they kill a process.
 
-The handler only sets a flag. At the end of each step `exact_trainer.py` reads it, agrees with the other ranks, saves,
-and ends the process. SIGINT raises `KeyboardInterrupt` at once, as Python does, and the last checkpoint stays.
+In training the handler only sets a flag. At the end of each step `exact_trainer.py` reads it, agrees with the other
+ranks, saves, and ends the process. Elsewhere in a command [`ending_cleanly`] ends it at once, with the same status.
+SIGINT raises `KeyboardInterrupt` at once, as Python does, and the last checkpoint stays.
 """
 
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -62,6 +64,34 @@ class StopRequest:
         if not self.is_made:
             logger.warning("SIGTERM: this step is finished and a checkpoint saved before the process ends")
         self.is_made = True
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Meanwhile SIGTERM raises `SystemExit` with status 143, so that folders that are half written are removed.
+
+    It changes nothing outside of the main thread, where SIGTERM is handled or ignored already, and on one of several
+    ranks: that may wait in a library for another one, where no handler of Python's is called.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    is_free = in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not is_free or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a fork, which has nothing of ours to tidy up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_IGN)  # what is being tidied up isn't interrupted
+        raise SystemExit(EXIT_STATUS)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:

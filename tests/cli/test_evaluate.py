@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -348,3 +349,31 @@ def test_digests_are_of_weights_and_configuration():
         model.bert.pooler = None
         model.bert.embeddings.word_embeddings.weight[5, 0] += 1e-6
     assert weights_digest(model) != digest
+
+
+# SIGTERM
+
+
+def test_sigterm_ends_an_evaluation_and_what_was_measured_stays(folder, data_dir, monkeypatch, fake):
+    words = ["evaluate", str(folder / "teacher"), "--task", "rte", "--data_dir", str(data_dir)]
+    words += ["--seeds", "0", "1", "--max_length", "24", "--learning_rate", "1e-4"]
+
+    def asked(*args, settings, seed, **kwargs):
+        if seed == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return fake(*args, settings=settings, seed=seed, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("homodistil_hf.evaluation.glue.classification_metrics", asked)
+        with pytest.raises(SystemExit, match="143"):
+            main(words)
+    records = sorted(path.name for path in (folder / "evaluations").rglob("*") if path.is_file())
+    assert [name for name in records if "seed" in name] == ["rte.seed-0.json"], records
+    assert main(words) == 0
+
+
+def test_sigterm_ends_an_export_without_half_a_folder(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("homodistil_hf.export.export_folder.file_facts", lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit, match="143"):
+        main(["export", str(folder / "compact"), "--output", str(tmp_path / "out" / "student")])
+    assert list((tmp_path / "out").iterdir()) == []

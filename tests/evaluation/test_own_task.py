@@ -2,18 +2,28 @@
 
 import gc
 import json
+import re
+import signal
 from decimal import Decimal
 
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
+from small_disk import limited_file_size
 from students import WITHOUT_DROPOUT
 from tiny_files import own_cache, write_teacher
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from torch.nn import functional as F
-from transformers import AutoTokenizer, BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
+from transformers import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
 
 from homodistil_hf.cli import main
+from homodistil_hf.evaluation import own_task
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import (
     TaskDistillTrainer,
@@ -25,6 +35,7 @@ from homodistil_hf.evaluation.fine_tuning import (
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, rows_of, task_metrics
 from homodistil_hf.evaluation.task_data import GlueTask, encode
 from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.files.checkpoints import manifest_problem
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 QUICK = {"max_length": 24, "batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "dtype": "float32"}
@@ -71,6 +82,70 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
         right.append(model.config.id2label[int(logits.argmax())] == row["label"])
     assert results["metrics"]["accuracy"] == sum(right) / 16
     assert f"accuracy {sum(right) / 16:.4f}" in capsys.readouterr().out
+
+
+# What stops it
+
+
+def save_and(then):
+    """In the place of `_save`: half of a model, and then something."""
+
+    def save(model, tokenizer, names, folder):
+        tokenizer.save_pretrained(folder)
+        then()
+
+    return save
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("then", "status"), [(interrupt, 130), (lambda: signal.raise_signal(signal.SIGTERM), 143)])
+def test_a_call_that_is_ended_leaves_nothing_half(given, tmp_path, monkeypatch, then, status):
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patched:
+        patched.setattr(own_task, "_save", save_and(then))
+        assert status_of("finetune", tmp_path / "config.json") == status
+    assert list((tmp_path / "out").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert status_of("finetune", tmp_path / "config.json") == 0
+    assert manifest_problem(tmp_path / "out" / "model") is None
+
+
+def status_of(command, *words):
+    try:
+        return main([command, *map(str, words)])
+    except SystemExit as ended:
+        return ended.code
+
+
+def test_sigterm_ends_the_training_itself(given, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    monkeypatch.setattr(Trainer, "training_step", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    assert status_of("finetune", tmp_path / "config.json") == 143
+    assert "ended by SIGTERM" in capsys.readouterr().err
+    assert [list((tmp_path / name).iterdir()) for name in ("out", "scratch")] == [[], []]
+
+
+def test_a_disk_that_is_full_is_told_and_refuses_no_later_call(given, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    save = own_task._save
+
+    def full(*args):
+        with limited_file_size(4096):
+            save(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own_task, "_save", full)
+        assert status_of("finetune", tmp_path / "config.json") == 2
+    message = capsys.readouterr().err
+    assert re.search(r"File too large; \S*out/model was not written\. Make room .*model\.safetensors", message)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert status_of("finetune", tmp_path / "config.json") == 0
 
 
 def test_a_compact_student_becomes_a_stock_classifier(given, tmp_path):

@@ -1,9 +1,14 @@
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from tiny_files import own_cache
 
-from homodistil_hf.files.caches import cache_folder, cached, clear_caches
+from homodistil_hf.files.caches import cache_folder, cached, clear_caches, is_ours_alone
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +72,90 @@ def test_a_cache_that_can_not_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HOMODISTIL_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(OSError, match=r"cache='.*file/cache.*' can't be written \(.*\); name another folder"):
         cached("latency", "key", lambda folder: None)
+
+
+# Several processes, and what killed ones leave
+
+_READERS = """
+import sys
+from pathlib import Path
+from homodistil_hf.files.caches import cached
+def build(folder):
+    folder.joinpath("file").write_text("right")
+    folder.joinpath("other").write_text("right" * 1000)
+for line in sys.stdin:
+    folder = cached("code", "key" + line.strip(), build)
+    print(folder.joinpath("file").read_text() + folder.joinpath("other").read_text()[:5], flush=True)
+"""
+
+
+def test_processes_that_meet_at_a_damaged_entry_all_get_a_whole_one():
+    num_rounds, num_processes = 60, 4
+    for number in range(num_rounds):
+        folder = cached("code", f"key{number}", lambda folder: (folder / "file").write_text("right"))
+        (folder / "file").write_text("wrong")
+    command = [sys.executable, "-c", _READERS]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(num_processes)]
+    for number in range(num_rounds):
+        for process in processes:
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+        assert [process.stdout.readline() for process in processes] == ["rightright\n"] * num_processes
+    for process in processes:
+        assert process.communicate()[0] == ""
+    assert sorted(path.name for path in folder.parent.iterdir()) == sorted(f"key{n}" for n in range(num_rounds))
+
+
+def test_what_killed_builds_have_left_is_swept():
+    cached("latency", "key", lambda folder: None)
+    kind = cache_folder() / "latency"
+    for name, age_seconds in ((".key.abc", 0), (".other.abc", 0), (".third.abc", 2 * 24 * 3600)):
+        (kind / name).mkdir()
+        (kind / name / "half").write_text("")
+        os.utime(kind / name, (time.time() - age_seconds,) * 2)
+    (kind / "key" / "manifest.json").write_text("damaged")
+    cached("latency", "key", lambda folder: None)
+    assert sorted(path.name for path in kind.iterdir()) == [".other.abc", "key"]  # the other one may be in the making
+
+
+# Who can write
+
+
+def test_folders_of_ours_and_below_tmp_are_safe(tmp_path):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("")
+    for path in (tmp_path / "a", folder, folder / "file"):
+        path.chmod(0o755)
+    assert is_ours_alone(folder)
+    assert is_ours_alone(folder / "absent")
+    with tempfile.TemporaryDirectory() as shared:
+        Path(shared).chmod(0o1777)
+        (Path(shared) / "own").mkdir(0o700)
+        assert is_ours_alone(Path(shared) / "own")
+        assert not is_ours_alone(Path(shared))
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "a/b/file"])
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+def test_a_folder_that_others_can_change_is_not_safe(tmp_path, name, mode):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("")
+    (folder / "file").chmod(0o644)
+    (tmp_path / name).chmod(mode)
+    assert not is_ours_alone(folder)
+    (tmp_path / "link").symlink_to(folder)
+    assert not is_ours_alone(tmp_path / "link")
+
+
+def test_a_folder_of_somebody_elses_is_not_safe(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    is_root = os.getuid() == 0
+    assert is_ours_alone(tmp_path) == is_root
+    if is_root:
+        (tmp_path / "other").mkdir()
+        os.chown(tmp_path / "other", 12345, 12345)
+        assert not is_ours_alone(tmp_path / "other")
+        assert not is_ours_alone(tmp_path / "other" / "absent")

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from transformers import TrainerCallback
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
-from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, start_worker
+from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, ending_cleanly, start_worker
 
 SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
@@ -89,6 +90,68 @@ def test_threads_leave_signals_alone():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+# A command, outside of its training
+
+
+def test_a_command_ends_with_143_and_tidies_up(tmp_path):
+    with pytest.raises(SystemExit, match="143"), ending_cleanly(), tempfile.TemporaryDirectory(dir=tmp_path):
+        signal.raise_signal(signal.SIGTERM)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_tidying_up_is_not_interrupted():
+    done = []
+
+    @contextlib.contextmanager
+    def tidying():
+        try:
+            yield
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            done.append("all")
+
+    with pytest.raises(SystemExit, match="143"), ending_cleanly(), tidying():
+        signal.raise_signal(signal.SIGTERM)
+    assert done == ["all"]
+
+
+def test_a_training_inside_of_a_command_leaves_with_143():
+    with ending_cleanly():
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.is_made
+        with pytest.raises(SystemExit, match="143"):
+            stop.leave()
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_a_command_leaves_other_handlers_alone(handler):
+    earlier = signal.signal(signal.SIGTERM, handler)
+    try:
+        with ending_cleanly():
+            signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def test_one_of_several_ranks_ends_at_once(monkeypatch):
+    """It may wait for another rank in a library, where no handler of Python's is called."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with ending_cleanly():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_fork_of_a_command_ends_at_once():
+    with ending_cleanly():
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_workers_of_data_loaders_get_a_process_group_of_their_own(monkeypatch):

@@ -27,7 +27,7 @@ typedef struct {
 static uint64_t quantized(float value, const quantizer *q) {
   float t = value / q->scale - q->offset;
   if (q->is_sign) return t >= 0.0f;
-  t = t < q->low ? q->low : t > q->high ? q->high : t;
+  t = t > q->low ? (t < q->high ? t : q->high) : q->low; /* NaN becomes low, as no whole number is NaN */
   return (uint64_t)(int)(rintf(t) - q->low);
 }
 
@@ -52,19 +52,23 @@ static void pack_word(const float *values, long end, uint64_t *words, const quan
   }
 }
 
-/* values (rows, inputs) -> planes (bits, rows, words) */
-void pack_values(const float *values, uint64_t *planes, long rows, long inputs, int bits, int is_sign, float low,
-                 float high, float offset, float scale) {
+/* values (rows, inputs) -> planes (bits, rows, words), and of each row 0, or NaN where one of its values is NaN */
+void pack_values(const float *values, uint64_t *planes, float *spoilt, long rows, long inputs, int bits, int is_sign,
+                 float low, float high, float offset, float scale) {
   const quantizer q = {offset, scale, low, high, bits, is_sign};
   const long words = (inputs + 63) / 64;
 #pragma omp parallel for
-  for (long r = 0; r < rows; r++)
+  for (long r = 0; r < rows; r++) {
+    int is_spoilt = 0;
+    for (long i = 0; i < inputs; i++) is_spoilt |= values[r * inputs + i] != values[r * inputs + i];
+    spoilt[r] = is_spoilt ? NAN : 0.0f;
     for (long w = 0; w < words; w++) {
       uint64_t out[MOST_BITS];
       const long end = inputs - 64 * w < 64 ? inputs - 64 * w : 64;
       pack_word(values + r * inputs + 64 * w, end, out, &q);
       for (int k = 0; k < bits; k++) planes[(k * rows + r) * words + w] = out[k];
     }
+  }
 }
 
 /* counts[j][o] = bits that x_j and weight o share, over all words, for ROWS rows and TILE outputs */
@@ -105,9 +109,10 @@ static void shared_bits(const uint64_t *const *x, const uint64_t *tile, long wor
 }
 
 /* planes (bits, rows, words), weights (outputs / TILE, words, TILE), sums of weights and bias (outputs)
-   -> y (rows, outputs), products times scale plus bias */
+   -> y (rows, outputs), products times scale plus bias, and NaN in spoilt rows */
 void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_t *weight_sums, const float *bias,
-                   float *y, long rows, long outputs, long words, int bits, float low, float step, float scale) {
+                   const float *spoilt, float *y, long rows, long outputs, long words, int bits, float low, float step,
+                   float scale) {
 #pragma omp parallel for
   for (long first = 0; first < rows; first += ROWS) {
     const int num_rows = rows - first < ROWS ? (int)(rows - first) : ROWS;
@@ -130,7 +135,8 @@ void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_
       for (int j = 0; j < num_rows; j++)
         for (int o = 0; o < num_outputs; o++)
           y[(first + j) * outputs + out + o] =
-              (low * (float)weight_sums[out + o] + step * (float)total[j][o]) * scale + bias[out + o];
+              (low * (float)weight_sums[out + o] + step * (float)total[j][o]) * scale + bias[out + o] +
+              spoilt[first + j];
     }
   }
 }

@@ -1,21 +1,23 @@
 """Inference that multiplies bits: the C file beside this one, compiled when it is first asked for.
 
 A product of whole numbers is exact either way, so what comes out is bit for bit what [`PackedLinear`] computes in
-float32 without it. Where there is no C compiler, models stay as they are.
+float32 without it. Where there is no C compiler, models stay as they are. What is compiled is kept, and loaded from
+there only where nobody else can have written it.
 
 Shapes: R rows, I inputs, O outputs, W words of 64 bits, ⌈I / 64⌉, K bits of an input.
 """
 
 import ctypes
 import hashlib
-import itertools
 import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...files.caches import cached
+from ...files.caches import cache_folder, cached, is_ours_alone
 from ...models.architectures.modeling_binarybert import PackedLinear, unpack
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ _TILE = 16  # outputs beside each other, as in the C file
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
 _LIBRARY = "bit_products.so"
 _COMPILERS = ("cc", "gcc", "clang")
+_FUNCTIONS = ("pack_values", "multiply_bits")
+_COMPILER_SECONDS = 60
 
 
 def multiply_bits(model: PreTrainedModel) -> bool:
@@ -75,54 +79,177 @@ class BitProduct:
 
     @torch.no_grad()
     def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """`(…, I)` → `(…, O)` float32: quantized, multiplied, times `scale`, plus bias."""
+        """`(…, I)` → `(…, O)` of the values' type: quantized, multiplied, times `scale`, plus bias, all in float32."""
         quantizer = layer.quantizer
         step = 2 if quantizer.is_sign else 1
         num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
-        values_RI = values.detach().float().flatten(0, -2).contiguous()
+        scaling: tuple[Any, Any] = (quantizer.offset, quantizer.scale)
+        if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
+            scaled, scaling = scaled / quantizer.scale - quantizer.offset, (0.0, 1.0)
+        values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
         num_rows = len(values_RI)
         planes_KRW = torch.empty(num_bits, num_rows, self.num_words, dtype=torch.int64)
-        found_RO = torch.empty(num_rows, self.num_outputs)
+        spoilt_R, found_RO = torch.empty(num_rows), torch.empty(num_rows, self.num_outputs)
         bias_O = layer.bias.detach().float().contiguous()
         self.library.pack_values(
             _address(values_RI),
             _address(planes_KRW),
+            _address(spoilt_R),
             *_longs(num_rows, self.num_inputs),
             num_bits,
             int(quantizer.is_sign),
-            *_floats(quantizer.low, quantizer.high, quantizer.offset, quantizer.scale),
+            *_floats(quantizer.low, quantizer.high, *scaling),
         )
         self.library.multiply_bits(
-            *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, found_RO)),
+            *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, spoilt_R, found_RO)),
             *_longs(num_rows, self.num_outputs, self.num_words),
             num_bits,
             *_floats(quantizer.low, step, scale),
         )
-        return found_RO.unflatten(0, values.shape[:-1])
+        return found_RO.reshape(*values.shape[:-1], self.num_outputs).to(values.dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the library out: it is loaded again, or compiled, where this is unpickled or copied."""
+        return _restored, ({name: value for name, value in vars(self).items() if name != "library"},)
+
+
+def _restored(state: dict[str, Any]) -> BitProduct | None:
+    """Undo `BitProduct.__reduce__`; None, as before [`multiply_bits`], where nothing can be compiled."""
+    library = compiled()
+    if library is None:
+        return None
+    product = BitProduct.__new__(BitProduct)
+    vars(product).update(state, library=library)
+    return product
+
+
+class _NotCompiled(OSError):
+    """No compiler makes the library."""
 
 
 def compiled() -> ctypes.CDLL | None:
-    """Compile the C file for this machine unless that is done, and load it; None where no compiler does it."""
-    named = [shlex.split(os.environ["CC"])] if os.environ.get("CC") else [[name] for name in _COMPILERS]
-    compilers = [words for words in named if words and shutil.which(words[0])]
-    content = SOURCE.read_bytes() + " ".join(_FLAGS).encode() + _processor()
+    """Compile the C file for this machine unless that is done, and load it; None where no compiler does it.
+
+    Where others can write to the cache, where it can't be written, or what it holds does not load, the library is
+    compiled for this process alone.
+    """
     try:
-        folder = cached("code", hashlib.sha256(content).hexdigest()[:16], partial(_compile, compilers))
-        return ctypes.CDLL(str(folder / _LIBRARY))
+        return _from_cache() or _aside()
     except OSError as error:
         logger.warning("%s was not compiled, or does not load: %s", SOURCE.name, error)
         return None
 
 
-def _compile(compilers: Sequence[Sequence[str]], folder: Path) -> None:
-    errors = [f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one"]
-    for compiler, threads in itertools.product(compilers, (["-fopenmp"], [])):  # without OpenMP one thread multiplies
-        words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(folder / _LIBRARY)]
-        run = subprocess.run(words, capture_output=True, text=True, check=False)
-        if run.returncode == 0:
-            return
-        errors.append(run.stderr[-500:])
-    raise OSError(errors[-1])
+def entry_folder() -> Path:
+    """Return the folder of the cache that the library is kept in."""
+    content = SOURCE.read_bytes() + " ".join(_FLAGS).encode() + _processor()
+    return cache_folder() / "code" / hashlib.sha256(content).hexdigest()[:16]
+
+
+def _from_cache() -> ctypes.CDLL | None:
+    folder = entry_folder()
+    try:
+        if is_ours_alone(folder) and is_ours_alone(cached("code", folder.name, _compile)):
+            return _loaded_or_removed(folder)
+        problem = "others can write there (chmod go-w, of the folders above as well)"
+    except _NotCompiled:
+        raise
+    except OSError as error:
+        problem = str(error)
+    logger.warning("%s is not taken from cache=%r: %s", SOURCE.name, str(folder), problem)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _aside() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:  # a library stays loaded without its file
+        if not is_ours_alone(Path(folder)):
+            raise _NotCompiled(f"others can write to {folder!r}; name another folder with TMPDIR")
+        _compile(Path(folder))
+        return _loaded(Path(folder))
+
+
+def _loaded_or_removed(folder: Path) -> ctypes.CDLL:
+    try:
+        return _loaded(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)  # else it would stand in the way for good
+        raise
+
+
+def _loaded(folder: Path) -> ctypes.CDLL:
+    path = folder.resolve() / _LIBRARY
+    library = ctypes.CDLL(str(path))
+    if lacking := [name for name in _FUNCTIONS if not hasattr(library, name)]:
+        raise OSError(f"{path} lacks {', '.join(lacking)}")
+    return library
+
+
+def _compile(folder: Path) -> None:
+    """Write the library into a folder, by the first compiler whose library loads.
+
+    Raises:
+        _NotCompiled: no compiler wrote one.
+        OSError: those that were written don't load.
+    """
+    error: OSError = _NotCompiled(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
+    for compiler in _compilers():
+        for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
+            try:
+                _run([*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(folder / _LIBRARY)])
+                _loaded(folder)
+                return
+            except subprocess.TimeoutExpired:
+                error = _NotCompiled(f"{shlex.join(compiler)} is not done after {_COMPILER_SECONDS} seconds")
+                break
+            except OSError as problem:
+                error = problem
+    raise error
+
+
+def _compilers() -> list[list[str]]:
+    command = os.environ.get("CC")
+    try:
+        named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
+    except ValueError as error:
+        raise _NotCompiled(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
+    return [words for words in named if words and shutil.which(words[0])]
+
+
+def _run(words: Sequence[str]) -> None:
+    """Run a compiler, for a minute at most, without children that outlive it.
+
+    Raises:
+        subprocess.TimeoutExpired: it was not done.
+        _NotCompiled: it failed, or wrote nothing.
+    """
+    Path(words[-1]).unlink(missing_ok=True)
+    # Not into a pipe: children that a killed compiler leaves behind would hold its end open.
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        try:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            )
+        except OSError as error:
+            raise _NotCompiled(str(error)) from error
+        try:
+            status = process.wait(_COMPILER_SECONDS)
+        finally:
+            _end(process)
+        said.seek(0)
+        if status != 0 or not Path(words[-1]).is_file():
+            problem = said.read()[-500:].strip()
+            raise _NotCompiled(problem or f"{words[0]} ended with status {status} and wrote nothing")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a compiler that still runs, and what it has started."""
+    if process.poll() is not None:
+        return
+    if os.name == "posix":
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 def _processor() -> bytes:

@@ -25,9 +25,9 @@ from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import check_length, training_rows
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
-from ...files.checkpoints import last_verified, sorted_checkpoints
+from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
 from ...files.field_checks import setting
-from ...files.folders import publish, recover, remove_folder
+from ...files.folders import remove_folder
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.settings import build
@@ -189,8 +189,7 @@ def _stage(
         dropout=settings.dropout_fraction,
     )
     done = folder / MODEL_FOLDER
-    recover(done)
-    if done.is_dir():
+    if is_model_done(done):
         return type(student).from_pretrained(done, dtype="float32")
     collate = collator_of(tokenizer, student.config)
     arguments: BinarizationArguments = training_arguments(
@@ -210,11 +209,11 @@ def _stage(
     if checkpoint is None:
         remove_folder(folder)  # without a whole checkpoint nothing in it is of use
     trainer = BinarizationTrainer(student, arguments, teacher_model=teacher, train_dataset=rows, data_collator=collate)
+    trainer.run_folder.how_to_resume = "resume=true"
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.check_finite()
-    staged = folder / f".{MODEL_FOLDER}"
-    trainer.accelerator.unwrap_model(student).save_pretrained(staged)
-    publish(staged, done)
+    with model_written(done, remedy="Make room, then go on with resume=true") as aside:
+        trainer.accelerator.unwrap_model(student).save_pretrained(aside)
     for finished in sorted_checkpoints(folder):
         remove_folder(finished)
     return student.eval()

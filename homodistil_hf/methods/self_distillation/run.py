@@ -21,8 +21,8 @@ from ...export.card import card_table, code_span, fill_card
 from ...export.facts import CARD_FILE
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
-from ...files.checkpoints import STAGING_NAME, last_verified
-from ...files.folders import publish, recover, remove_folder, write_text
+from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_verified, model_written
+from ...files.folders import remove_folder, write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import parse_json, read_json_object, write_json
@@ -61,6 +61,7 @@ it. The method is that of
 }}
 ```"""
 
+_MAKE_ROOM = "Make room, then go on with resume_from_checkpoint='last'"
 FURTHER_FOLDER = "further_pretraining"
 _UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights")
 _SHARED = (
@@ -155,8 +156,7 @@ def _train_round(
 ) -> dict[str, Any]:
     """Train a round unless it is done; its folder then has the model."""
     folder = Path(args.output_dir or "", f"round-{number}")
-    recover(folder / _ROUND_MODEL)
-    if (folder / _ROUND_MODEL).is_dir():
+    if is_model_done(folder / _ROUND_MODEL):
         return read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
     own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
     teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / _ROUND_MODEL))
@@ -177,22 +177,19 @@ def _train_round(
 
 
 def _write_model(trainer: SelfDistillTrainer, folder: Path) -> None:
-    staged = folder / STAGING_NAME
-    shutil.rmtree(staged, ignore_errors=True)
-    trainer.model.save_pretrained(staged)
-    if trainer.processing_class is not None:
-        trainer.processing_class.save_pretrained(staged)
-    publish(staged, folder / _ROUND_MODEL)
+    with model_written(folder / _ROUND_MODEL, remedy=_MAKE_ROOM) as aside:
+        trainer.model.save_pretrained(aside)
+        if trainer.processing_class is not None:
+            trainer.processing_class.save_pretrained(aside)
 
 
 def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
-    staged = folder / STAGING_NAME
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(folder / f"round-{args.num_rounds}" / _ROUND_MODEL, staged)
-    values, _ = PreTrainedConfig.get_config_dict(staged)
-    card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
-    write_text(staged / CARD_FILE, card)
-    publish(staged, folder / STUDENT_FOLDER)
+    last = folder / f"round-{args.num_rounds}" / _ROUND_MODEL
+    with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
+        shutil.copytree(last, aside, ignore=shutil.ignore_patterns(MANIFEST_NAME), dirs_exist_ok=True)
+        values, _ = PreTrainedConfig.get_config_dict(aside)
+        card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
+        write_text(aside / CARD_FILE, card)
 
 
 # The folder

@@ -40,7 +40,10 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 def max_tokens(config: PreTrainedConfig) -> int:
     """Return the number of tokens of the longest text that a model has positions for."""
-    return architecture_of(config).max_tokens(config)
+    # A model of bits has a type of its own, and a configuration whose class is made from a student's.
+    kinds = (config.model_type, *(getattr(kind, "model_type", None) for kind in type(config).__mro__))
+    known = next((kind for kind in kinds if kind in MODEL_TYPES), config.model_type)
+    return architecture_named(known).max_tokens(config)
 
 
 def has_segments(config: PreTrainedConfig) -> bool:

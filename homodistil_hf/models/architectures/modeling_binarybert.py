@@ -52,8 +52,9 @@ class BinaryBertConfig(HomoBertConfig):
 class ElasticQuantizer(nn.Module):
     """Activations of a few bits: x_q = α · q(clip((x − β) / α, low, high)), with learnable scale α and threshold β.
 
-    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), as for learned step sizes. The
-    parameters are log α and β / α: α stays positive, and steps of one size suit all scales.
+    q rounds, and takes the sign for {−1, 1}; its gradient is 1 (straight-through), as for learned step sizes. The sign
+    doesn't depend on α, so there ∂x_q/∂α is Sign(x − β), as in the paper. The parameters are log α and β / α: α stays
+    positive, and steps of one size suit all scales.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -73,9 +74,15 @@ class ElasticQuantizer(nn.Module):
         self.calibrates = False
 
     @property
+    def largest(self) -> int:
+        """The largest size of a whole number of the set."""
+        return max(-self.low, self.high)
+
+    @property
     def scale(self) -> torch.Tensor:
-        """α, scalar."""
-        return self.log_scale.exp()
+        """α, scalar; never 0, as the α of inputs that are all 0 would be in half precision."""
+        kind = torch.finfo(self.log_scale.dtype)
+        return self.log_scale.exp().clamp(min=kind.tiny * kind.eps)
 
     def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return whole numbers of the set, in the values' shape and type, and α; their product approximates x."""
@@ -83,18 +90,25 @@ class ElasticQuantizer(nn.Module):
             self.calibrate(values)
         if not torch.is_grad_enabled():
             return self.quantized(values / self.scale - self.offset), self.scale
-        factor = (values.numel() * self.high) ** -0.5  # as for learned step sizes
+        factor = (max(1, values.numel()) * self.high) ** -0.5  # as for learned step sizes
         log_scale, offset = (_with_gradient_times(one, factor) for one in (self.log_scale, self.offset))
         scale = log_scale.exp()
         return _Quantized.apply(values, scale, offset, self), scale
 
     def quantized(self, scaled: torch.Tensor) -> torch.Tensor:
-        """Return the whole numbers for x / α − β / α."""
-        return signs(scaled) if self.is_sign else scaled.clamp(self.low, self.high).round_()
+        """Return the whole numbers for x / α − β / α; NaN stays NaN."""
+        if self.is_sign:
+            return signs(scaled).add_(scaled.clamp(0, 0))  # adds 0, or NaN, which has no sign
+        return scaled.clamp(self.low, self.high).round_()
 
     @torch.no_grad()
     def calibrate(self, values: torch.Tensor) -> None:
-        """Set α from a batch: the one of least squared error, which is mean |x| where only the sign counts."""
+        """Set α from a batch: the one of least squared error, which is mean |x| where only the sign counts.
+
+        An empty batch says nothing, and changes nothing.
+        """
+        if not values.numel():
+            return
         sample = values.float().flatten()[:: values.numel() // _SAMPLE | 1]  # odd, so that it meets all columns
         scale = sample.abs().mean()
         if not self.is_sign:
@@ -122,7 +136,7 @@ class _Quantized(torch.autograd.Function):
     ) -> torch.Tensor:
         scaled = values / scale - offset
         ctx.save_for_backward(scaled, scale, offset)
-        ctx.low, ctx.high = quantizer.low, quantizer.high
+        ctx.low, ctx.high, ctx.is_sign = quantizer.low, quantizer.high, quantizer.is_sign
         return quantizer.quantized(scaled)
 
     @staticmethod
@@ -132,7 +146,10 @@ class _Quantized(torch.autograd.Function):
         of_scale = of_offset = None
         if ctx.needs_input_grad[1]:
             of_offset = -inside.sum(dtype=scale.dtype)
-            of_scale = (offset * of_offset - (inside * scaled).sum(dtype=scale.dtype)) / scale
+            of_scale = offset * of_offset
+            if not ctx.is_sign:
+                of_scale = of_scale - (inside * scaled).sum(dtype=scale.dtype)
+            of_scale = of_scale / scale
         return inside / scale, of_scale, of_offset, None
 
 
@@ -176,7 +193,8 @@ class BinaryLinear(nn.Linear):
         scale = weight_scale(self.weight).clamp(min=1e-8)
         bits = _StraightThrough.apply(weight_signs(self.weight), self.weight / scale)
         codes, step = self.quantizer(values)
-        return scaled_product(codes, bits, step * scale, self.bias)
+        power = power_for(self.in_features * self.quantizer.largest)
+        return scaled_product(codes, bits if power == 1 else bits * power, step / power * scale, self.bias)
 
 
 class PackedLinear(nn.Module):
@@ -198,17 +216,29 @@ class PackedLinear(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`."""
-        if self.multiply is not None and values.device.type == "cpu":
-            return self.multiply(self, values, self.quantizer.scale * self.weight_scale)
+        if self.multiply is not None and values.device.type == "cpu" and not self.quantizer.calibrates:
+            return self.multiply(self, values, self.quantizer.scale.float() * self.weight_scale.float())
         codes, step = self.quantizer(values)
+        power = power_for(self.in_features * self.quantizer.largest)
         if self._signs is None or (self._signs.device, self._signs.dtype) != (codes.device, codes.dtype):
-            self._signs = unpack(self.packed, self.in_features).to(codes.dtype)
-        return scaled_product(codes, self._signs, step * self.weight_scale, self.bias)
+            self._signs = (unpack(self.packed, self.in_features) * power).to(codes.dtype)
+        return scaled_product(codes, self._signs, step / power * self.weight_scale, self.bias)
 
 
 def _forget_bits(layer: PackedLinear, _: Any) -> None:
     """Drop what was made of the former bits; a function, as a module with a lambda can't be pickled."""
     layer._signs = layer.multiply = None
+
+
+def power_for(largest: int) -> float:
+    """Return the power of two, 1 at most, that brings whole numbers up to `largest` into float16's range.
+
+    A factor of a product of whole numbers is multiplied by it, and the scale divided: nothing is rounded by that.
+    """
+    return 2.0 ** min(0, _BITS_OF_HALF - largest.bit_length())
+
+
+_BITS_OF_HALF = 15
 
 
 def scaled_product(
@@ -295,12 +325,17 @@ class BinarySelfAttention(nn.Module):
             getattr(self, f"{name}_bits")(self._by_head(getattr(self, name)(hidden_states)))
             for name in ("query", "key", "value")
         )
-        scores_BNTT = query_BNTD @ key_BNTD.transpose(-1, -2) * (query_scale * key_scale * self.scaling)
+        power = power_for(self.attention_head_size * self.query_bits.largest * self.key_bits.largest)
+        keys_BNDT = key_BNTD.transpose(-1, -2) * power
+        scores_BNTT = query_BNTD @ keys_BNDT * (query_scale / power * key_scale * self.scaling)
         if attention_mask is not None:
             scores_BNTT = scores_BNTT + attention_mask
         shares_BNTT = self.dropout(scores_BNTT.softmax(-1))
         codes_BNTT, share_scale = self.share_bits(shares_BNTT)
-        context_BNTD = codes_BNTT @ value_BNTD * (share_scale * value_scale)
+        if attention_mask is not None:  # a share of 0 may have another code
+            codes_BNTT = codes_BNTT * (attention_mask.exp() > 0)
+        power = power_for(codes_BNTT.shape[-1] * self.share_bits.largest * self.value_bits.largest)
+        context_BNTD = codes_BNTT @ (value_BNTD * power) * (share_scale / power * value_scale)
         return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT
 
     def _by_head(self, values_BTC: torch.Tensor) -> torch.Tensor:

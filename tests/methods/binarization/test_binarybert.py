@@ -1,6 +1,8 @@
 """Layers of bits: their values, gradients and packed form, and the product of bits."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -8,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from homodistil_hf.methods.binarization.binarizing import to_packed
 from homodistil_hf.methods.binarization.bit_products import BitProduct, compiled, multiply_bits
 from homodistil_hf.models.architectures.modeling_binarybert import (
     BinaryBertConfig,
     BinaryBertForSequenceClassification,
+    BinaryBertForTokenClassification,
     BinaryEmbedding,
     BinaryLinear,
     ElasticQuantizer,
@@ -66,7 +70,10 @@ def test_scales_start_where_the_squared_error_is_least(bits, is_signed):
 @pytest.mark.parametrize(("bits", "is_signed"), SETS)
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
 def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold):
-    """Straight through: α · (c + constant) with c the clipped value and the constant what rounding adds to it."""
+    """Straight through: α · (c + constant) with c the clipped value and the constant what rounding adds to it.
+
+    In α · Sign(x − β), of the values {−1, 1}, the sign is no function of α, so α's gradient is Sign(x − β).
+    """
     quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True).double()
     torch.manual_seed(0)
     values = torch.randn(200, dtype=torch.float64).mul(2).requires_grad_()
@@ -90,7 +97,8 @@ def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold)
 
     def clipped_with(which, shift):
         moved = [one + shift * (index == which) for index, one in enumerate(at)]
-        return moved[1] * (clipped(*moved) + rounding) * weights
+        inside = moved[0], at[1] if quantizer.is_sign else moved[1], moved[2]
+        return moved[1] * (clipped(*inside) + rounding) * weights
 
     near_bound = (clipped(*at) - (at[0] - threshold) / 0.7).abs().lt(1e-4) & (
         (clipped(*at) - quantizer.low).abs().lt(1e-4) | (clipped(*at) - quantizer.high).abs().lt(1e-4)
@@ -165,6 +173,110 @@ def test_packed_layers_and_products_of_bits_are_the_layer_itself(bits, is_signed
             assert packed(values).equal(simulated)
 
 
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+
+def wide_layers(bits, *, is_signed, dtype=torch.float32):
+    """A packed layer of 3072 inputs, once multiplying bits where they can be, values, and the float layer's answer."""
+    torch.manual_seed(0)
+    config = config_of(activation_bits=bits)
+    layer = BinaryLinear(3072, 20, config, is_signed=is_signed)
+    values = torch.randn(2, 5, 3072).abs() if not is_signed else torch.randn(2, 5, 3072)
+    layer.quantizer.calibrate(values)
+    packed, bitwise = (packed_like(layer, config).to(dtype) for _ in range(2))
+    if (library := compiled()) is not None:
+        bitwise.multiply = BitProduct(library, bitwise)
+    with torch.no_grad():
+        return packed, bitwise, values.to(dtype), layer(values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("bits", "is_signed"), [(1, True), (2, False), (8, True), (8, False)])
+def test_products_stay_in_the_range_of_their_type(bits, is_signed, dtype):
+    """Of 8 bits, 3072 whole numbers sum up to 783,360, which float16 hasn't."""
+    packed, bitwise, values, wanted = wide_layers(bits, is_signed=is_signed, dtype=dtype)
+    with torch.no_grad():
+        for layer in (packed, bitwise):
+            found = layer(values)
+            assert found.dtype == dtype
+            assert float((found.double() - wanted).norm() / wanted.norm()) < 6e-2
+
+
+@pytest.mark.parametrize(("bits", "is_signed"), [(1, True), (1, False), (4, True), (8, False)])
+def test_nan_is_an_answer_of_its_row(bits, is_signed):
+    packed, bitwise, values, wanted = wide_layers(bits, is_signed=is_signed)
+    values[0, 1, 7], values[1, 2, -1] = math.nan, math.nan
+    values[1, 4, 3], values[1, 4, 4] = math.inf, -math.inf  # these have a code
+    with torch.no_grad():
+        found = packed(values)
+        assert found.isnan().all(-1).nonzero().tolist() == found.isnan().any(-1).nonzero().tolist() == [[0, 1], [1, 2]]
+        assert torch.equal(bitwise(values).nan_to_num(9e9), found.nan_to_num(9e9))
+        assert torch.equal(found[0, 2:], wanted[0, 2:])
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0,), ()])
+def test_no_rows_and_single_ones_have_answers(shape):
+    packed, bitwise, values, _ = wide_layers(2, is_signed=True)
+    values = values[0, 0].expand(*shape, -1)
+    with torch.no_grad():
+        assert bitwise(values).shape == (*shape, 20)
+        assert bitwise(values).equal(packed(values))
+
+
+def test_an_empty_batch_trains_and_sets_nothing():
+    model = BinaryBertForSequenceClassification(config_of())
+    calibrated(model, torch.randint(1, 60, (2, 5)))
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    nothing = torch.zeros(0, 5, dtype=torch.long)
+    calibrated(model, nothing)
+    model(nothing).logits.sum().backward()
+    assert all(one.equal(before[name]) for name, one in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_models_of_any_type_multiply_bits_and_can_be_copied(dtype):
+    model = BinaryBertForSequenceClassification(config_of(activation_bits=8)).eval()
+    ids = torch.randint(1, 60, (3, 9))
+    mask = torch.ones_like(ids).index_fill(1, torch.tensor([7, 8]), 0)
+    calibrated(model, ids)
+    packed = to_packed(model)
+    with torch.no_grad():
+        wanted = packed(ids, attention_mask=mask).logits
+        packed = packed.to(dtype)
+        found = [packed(ids, attention_mask=mask).logits]
+        if multiply_bits(packed):
+            found += [other(ids, attention_mask=mask).logits for other in copies(packed)]
+    for logits in found:
+        assert logits.dtype == dtype
+        assert float((logits.float() - wanted).norm() / wanted.norm()) < 0.2
+    assert all(logits.equal(found[1]) for logits in found[2:])
+
+
+def copies(model):
+    others = [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    assert all(other.bert.encoder.layer[0].output.dense.multiply is not None for other in others)
+    return others
+
+
+def test_a_copy_where_nothing_compiles_unpacks_its_bits(monkeypatch):
+    packed, bitwise, values, _ = wide_layers(1, is_signed=True)
+    stored = pickle.dumps(bitwise)
+    monkeypatch.setattr("homodistil_hf.methods.binarization.bit_products.compiled", lambda: None)
+    other = pickle.loads(stored)
+    assert other.multiply is None
+    with torch.no_grad():
+        assert other(values).equal(packed(values))
+
+
+def test_inputs_of_zeros_stay_zeros_in_half_precision():
+    """Their α is 1e-8, which is 0 in float16."""
+    quantizer = ElasticQuantizer(8, is_signed=True, is_elastic=True)
+    quantizer.calibrate(torch.zeros(4, 4))
+    with torch.no_grad():
+        codes, scale = quantizer.half()(torch.zeros(4, 4, dtype=torch.float16))
+    assert (codes * scale).equal(torch.zeros(4, 4, dtype=torch.float16))
+
+
 def test_a_table_of_words_has_two_values():
     table = BinaryEmbedding(20, 12)
     values = table(torch.arange(20))
@@ -199,12 +311,35 @@ def test_every_product_of_the_encoder_sees_few_bits():
     assert sum(low == 0 for low, _ in seen) == 2 * 2  # attention's shares and the FFN's activations
 
 
-def test_padding_changes_nothing():
-    model = BinaryBertForSequenceClassification(config_of()).eval()
+def test_signs_have_the_gradient_of_the_scale_in_the_paper():
+    quantizer = ElasticQuantizer(1, is_signed=True, is_elastic=True)
+    codes, scale = quantizer(torch.tensor([0.1, -0.2, 3.0, 0.4]))  # α is 1
+    (codes * scale).sum().backward()
+    assert quantizer.log_scale.grad.item() == pytest.approx(4**-0.5 * (1 - 1 + 1 + 1))
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize(("two_sets", "threshold"), [(True, 0.0), (True, -0.7), (False, 0.0), (False, -0.7)])
+def test_padding_changes_nothing(bits, two_sets, threshold):
+    model = BinaryBertForSequenceClassification(config_of(activation_bits=bits, two_sets=two_sets)).eval()
     ids = torch.randint(1, 60, (3, 9))
     calibrated(model, ids)
+    for layer in model.bert.encoder.layer:  # β / α: a share of 0 becomes 1
+        layer.attention.self.share_bits.offset.data.fill_(threshold)
     padded, mask = F.pad(ids, (0, 4)), F.pad(torch.ones_like(ids), (0, 4))
     assert torch.allclose(model(padded, attention_mask=mask).logits, model(ids).logits, atol=1e-5)
+
+
+def test_tokens_that_a_mask_of_pairs_keeps_apart_do_not_see_each_other():
+    """Two sequences in one row, as packed batches have them."""
+    model = BinaryBertForTokenClassification(config_of(two_sets=False)).eval()
+    ids = torch.randint(1, 60, (1, 8))
+    calibrated(model, ids)
+    mask = torch.block_diag(torch.ones(4, 4), torch.ones(4, 4))[None, None]
+    mask = (1 - mask) * torch.finfo(torch.float32).min
+    other = ids.clone()
+    other[0, 4:] = (ids[0, 4:] + 1) % 60
+    assert torch.allclose(*(model(rows, attention_mask=mask).logits[0, :4] for rows in (ids, other)), atol=1e-5)
 
 
 def test_without_packed_layers_nothing_is_compiled(monkeypatch):

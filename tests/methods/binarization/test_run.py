@@ -1,12 +1,14 @@
 """Chains of binarization on a task's rows."""
 
 import json
+import signal
 
 import pytest
 import torch
 from datasets import Dataset
 from run_traces import logs_of
 from safetensors.torch import load_file
+from small_disk import limited_file_size
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
@@ -14,7 +16,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import collator_of, training_arguments
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
-from homodistil_hf.files.checkpoints import last_checkpoint
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
@@ -154,7 +156,7 @@ def test_a_chain_that_was_killed_goes_on(killed_chain, tmp_path):
     assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
 
 
-def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monkeypatch, caplog):
     whole, again = killed_chain
     stage = tmp_path / "run" / "stage-2"
     with open(stage / "checkpoint-2" / "optimizer.pt", "r+b") as file:
@@ -170,7 +172,56 @@ def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monk
     monkeypatch.setattr(BinarizationTrainer, "train", watched)
     results = binarize_chain(again, lambda line: None)
     assert started == [stage / "checkpoint-1"]
+    assert "checkpoint-2 can't be used and is passed over: optimizer.pt is damaged" in caplog.text
     assert_same_chain(results, whole, tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
+def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file, caplog):
+    whole, again = killed_chain
+    model = tmp_path / "run" / "stage-1" / "model"
+    (model / file).write_bytes(b"0" * (model / file).stat().st_size)
+    results = binarize_chain(again, lambda line: None)
+    assert f"{model} can't be used and is made anew: {file} is damaged" in caplog.text
+    assert_same_chain(results, whole, tmp_path)
+    assert manifest_problem(model) is None
+
+
+def test_sigterm_saves_a_chain_and_ends_with_143(rows, tmp_path, monkeypatch, caplog):
+    whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
+    config = tmp_path / "bit.json"
+    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    step, seen = BinarizationTrainer.training_step, []
+
+    def asked(self, *args, **kwargs):
+        seen.append(self.state.global_step)
+        if len(seen) == 4 + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(BinarizationTrainer, "training_step", asked)
+    with pytest.raises(SystemExit, match="143"):
+        main(["distill", str(config)])
+    assert "checkpoint-2 is saved; go on with resume=true" in caplog.text
+    assert main(["distill", str(config), "--resume", "true"]) == 0
+    assert_same_chain(json.loads((tmp_path / "run" / "results.json").read_text()), whole, tmp_path)
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(rows, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "bit.json"
+    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    limit = limited_file_size(4096)
+    with monkeypatch.context() as patched:
+        patched.setattr(BinarizationTrainer, "check_finite", lambda self: limit.__enter__())
+        try:
+            assert main(["distill", str(config)]) == 2
+        finally:
+            limit.__exit__(None, None, None)
+    message = capsys.readouterr().err
+    assert "File too large" in message
+    assert "stage-1/model was not written. Make room, then go on with resume=true" in message
+    assert not [path.name for path in (tmp_path / "run" / "stage-1").iterdir() if "model" in path.name]
+    assert main(["distill", str(config), "--resume", "true"]) == 0
 
 
 def test_a_stage_without_a_whole_checkpoint_starts_anew(killed_chain, tmp_path):

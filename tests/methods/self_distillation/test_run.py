@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,32 @@ def test_sweeps_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
         make_trainer(rounds_of, print)
     with pytest.raises(ValueError, match=r"cell 'a' has method='self_distillation', whose students can't be compared"):
         run_settings(Cell("a", {}, "self_distillation", {}), "out")
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A whole run in `whole`, and in `run` one that SIGTERM stopped in its second round."""
+    assert distill(write_further(tmp_path, output_dir=str(tmp_path / "whole"))) == 0
+    path, step, seen = write_further(tmp_path), rounds.SelfDistillTrainer.training_step, []
+
+    def asked(self, *args, **kwargs):
+        seen.append(self.state.global_step)
+        if len(seen) == 4 + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds.SelfDistillTrainer, "training_step", asked)
+        with pytest.raises(SystemExit, match="143"):
+            distill(path)
+    return path
+
+
+@pytest.mark.parametrize("damaged", [None, "round-0/model/model.safetensors", "round-1/checkpoint-2/optimizer.pt"])
+def test_what_sigterm_stopped_goes_on_and_damage_is_told(stopped, tmp_path, damaged, caplog):
+    if damaged:
+        path = tmp_path / "run" / damaged
+        path.write_bytes(b"0" * path.stat().st_size)
+    assert distill(stopped, "--resume_from_checkpoint", "last") == 0
+    assert weights(tmp_path / "run" / "student") == weights(tmp_path / "whole" / "student")
+    assert not damaged or f"{path.parent} can't be used" in caplog.text
