@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import setting
+from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -88,7 +89,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     folder = Path(settings.output_dir)
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that can't be made is found before the training
+    check_writable(folder, f"output_dir={settings.output_dir!r}")
     keep_datasets_here()
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)

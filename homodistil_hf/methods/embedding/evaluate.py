@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ...data.blocks import some_blocks
 from ...data.corpus import load_text
 from ...data.samples import drawn
-from ...evaluation.evaluated_model import model_in, model_name, results_folder
+from ...evaluation.evaluated_model import check_results_folder, model_in, model_name, results_folder
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
@@ -144,6 +144,7 @@ def evaluate_embedding(
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
+    check_results_folder(model, output_dir)
     named = teacher or recorded
     _check(settings, tasks, named)
     models = {STUDENT: load_embedding_model(folder, argument="model")} | (

@@ -1,5 +1,7 @@
 """Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -29,7 +31,7 @@ from ..masked_words import check_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
-from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
+from .model import SETTINGS_FILE, EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
 from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
@@ -225,8 +227,7 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         if prompt and prompt not in model.settings.prompts:
-            known = ", ".join(model.settings.prompts) or "none"
-            raise ValueError(f"train_prompts has {prompt!r}, but the teacher's prompts are {known}; name one of those")
+            raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
         return tokenize_texts(
             parts[0],
             model.tokenizer,
@@ -239,6 +240,17 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
         )
 
     return _Source(model, model.encoder, model.tokenizer, (text_column,), rows)
+
+
+def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
+    if known:
+        return f"train_prompts has {prompt!r}, but the teacher's prompts are {', '.join(known)}; name one of those"
+    name = re.sub(r"\W+", " ", prompt).strip() or "query"
+    text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
+    return (
+        f"train_prompts has {prompt!r}, but the teacher has no prompts; leave train_prompts out, or give the texts "
+        f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,8 @@ from ...files.folders import publish, recover, remove_folder, write_text
 from ...files.messages import join_some, short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import parse_json, read_json_object, write_json
-from ...models.loading import load_encoder, load_encoder_config
+from ...models.copy_checks import refuse_nonfinite
+from ...models.loading import load_encoder, load_encoder_config, plain_name
 from ...tables import aligned_lines
 from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ...training.ranks import on_every_rank
@@ -69,7 +70,7 @@ _DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_
 
 
 def self_distill(
-    model: str, args: SelfDistillationArguments, *, revision: str | None = None, **kwargs: Any
+    model: str | Path, args: SelfDistillationArguments, *, revision: str | None = None, **kwargs: Any
 ) -> dict[str, Any]:
     """Further pre-train a model on a corpus, then once or more again from its first weights beside what came out.
 
@@ -91,14 +92,15 @@ def self_distill(
         ValueError: a model of no such kind, unusable data, or a folder that holds something else.
         OSError: the model can't be read, or a file can't be written.
     """
-    identity = run_identity(model, revision)
-    config = initial_config(model, revision=revision, token=args.hub_token)
+    name: str = plain_name(model)
+    identity = run_identity(name, revision)
+    config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
     folder = Path(args.output_dir or "")
     on_every_rank(lambda: check_folder(args, identity))
     if args.should_save and not args.resume_from_checkpoint:
         _start_anew(folder, identity)
-    load = partial(load_initial, model, revision=revision, token=args.hub_token)
+    load = partial(load_initial, name, revision=revision, token=args.hub_token)
     rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
     if args.should_save:
         _write_result(folder, args, identity)
@@ -135,6 +137,7 @@ def load_initial(name: str, *, revision: str | None = None, token: str | None = 
             f"model={name!r} has no weights for {join_some(info['missing_keys'])}; take the checkpoint of the masked "
             "auto-encoder, with its decoder"
         )
+    refuse_nonfinite(model, f"model={name!r}")
     return model
 
 
