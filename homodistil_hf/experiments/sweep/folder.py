@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
 from ...files.messages import short_repr
-from ...files.strict_json import parse_json, read_json_object
-from .cells import TEACHER, Cell
+from ...files.strict_json import fits, is_int, parse_json, read_json_object
+from .cells import METRICS, TEACHER, Cell
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
@@ -35,6 +35,19 @@ CELL_FILE = "cell.json"
 RECORDS_SUFFIX = ".jsonl"
 
 _HOLDER_SUFFIX = ".pid"
+
+SEED = "seed"
+_NUMBER = int | float
+_COSTS = dict.fromkeys(("num_parameters", "encoder_macs"), _NUMBER)
+_HEAD: dict[str, Any] = {**dict.fromkeys(("cell", "variant", "method", "digest"), str), "axes": {}, "settings": {}}
+_SHAPES: dict[str, dict[str, Any]] = {FAILED: {ERROR: str}, IMPOSSIBLE: {"reason": str}}
+_TRAINED: dict[str, Any] = {
+    "evaluation": dict.fromkeys(METRICS, _NUMBER),
+    "teacher_evaluation": dict.fromkeys(("mlm_accuracy", "mlm_loss"), _NUMBER),
+    **dict.fromkeys(("num_tokens", "seconds", "evaluation_seconds"), _NUMBER),
+}
+_OPTIONAL: dict[str, Any] = {ERROR: str, EVALUATE: {...: {"settings": {}, "results": {}}}}
+"""Keys of records → what they hold, as [`fits`] takes it: of all, by status, of trained students, where they are."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +169,29 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
             f"{label} has format={short_repr(found.get('format'))} and status={short_repr(found.get('status'))}; "
             "expected one that a sweep of this version wrote: remove it"
         )
+    if (wrong := _wrong_key(found)) is not None:
+        raise ValueError(
+            f"{label} has {wrong}={short_repr(found.get(wrong))}, which no sweep of this version wrote: remove it, "
+            "and the sweep goes on with that cell"
+        )
     return found
+
+
+def _wrong_key(record: dict[str, Any]) -> str | None:
+    """The first key of a record whose value the tables can't read."""
+    shapes = _HEAD | _SHAPES.get(record["status"], {}) | {key: _OPTIONAL[key] for key in _OPTIONAL.keys() & record}
+    if record["status"] == DONE and record.get("method") != TEACHER:
+        models = record.get("models")
+        named = {"teacher", "student", *(models if isinstance(models, dict) else ())}
+        shapes |= _TRAINED | {"models": dict.fromkeys(named, _COSTS)}
+    wrong = [key for key, shape in shapes.items() if key not in record or not fits(record[key], shape)]
+    if not wrong and as_cell(record).name != record["cell"]:
+        wrong = ["axes"]
+    if not wrong and not is_int(record["settings"].get(SEED, 0)):
+        wrong = ["settings"]
+    if not wrong and "models" in shapes and record["models"]["teacher"]["encoder_macs"] <= 0:
+        wrong = ["models"]
+    return next(iter(wrong), None)
 
 
 @contextmanager
