@@ -409,8 +409,7 @@ def _refuse_unsupported(args: ExactArguments) -> None:
 
 def _refuse_missing_trackers(args: ExactArguments) -> None:
     names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
-    for name in names:
-        # An import of some tenths of a second, which Trainer makes, too.
+    for name in set(names) - {"all", "none"}:
         from transformers.integrations import get_available_reporting_integrations
         from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 

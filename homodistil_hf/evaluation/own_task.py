@@ -27,6 +27,7 @@ from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
+from ..tables import cell
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
@@ -179,7 +180,7 @@ def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return ", ".join(f"{name} {cell(value, '{:.4f}')}" for name, value in metrics.items())
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
-from ..files.messages import short_repr
+from ..files.messages import nearest_name, short_repr
 from ..models.architectures import has_segments, max_tokens
 from ..training_args import DistillationArguments, ExactArguments, with_settings
 
@@ -140,6 +140,15 @@ def refuse_search() -> NoReturn:
     )
 
 
+def check_best_metric(args: TrainingArguments, metrics: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError at the first evaluation, a `metric_for_best_model` that no evaluation has."""
+    wanted = str(args.metric_for_best_model)
+    known = [name.removeprefix("eval_") for name in metrics]
+    if args.metric_for_best_model is not None and wanted.removeprefix("eval_") not in known:
+        nearest = nearest_name(wanted, known)
+        raise ValueError(f"metric_for_best_model={wanted!r} is in no evaluation; nearest valid: {nearest!r}")
+
+
 def pin_data_order(args: TrainingArguments) -> None:
     """Make the rows of a step a function of the settings alone, on any number of ranks; changes `args` in place.
 
@@ -256,7 +265,8 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         raise ValueError(f"{name} is empty (0 rows); check its filters, split and path")
     table: Any = rows
     first = table[0]
-    if isinstance(rows, list) and not isinstance(first, Mapping):
+    # A collator of the user's own may take other rows, but not a column for a set by name.
+    if isinstance(first, str) or (isinstance(rows, list) and "[" in name and not isinstance(first, Mapping)):
         raise ValueError(
             f"{name} has a row {short_repr(first)}; expected mappings with input_ids: columns become rows with "
             "datasets.Dataset.from_dict, texts with homodistil_hf.tokenize_to_blocks"

@@ -34,7 +34,7 @@ from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
-from .checks import check_kind, refuse_search, settings_that_matter, warn_of_other_settings
+from .checks import check_best_metric, check_kind, refuse_search, settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
@@ -349,6 +349,7 @@ class ExactTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
         # the answer also decides whether to save, and SIGTERM asks for a checkpoint.
+        check_best_metric(self.args, metrics)
         return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
 
     # Logs

@@ -23,7 +23,7 @@ from ...models.conversion import to_student
 from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
 from ...models.tokenizers import COPY, load_tokenizer
-from ...tables import aligned_lines
+from ...tables import aligned_lines, cell
 from ...training.pair import resolve_student
 from ...training_args import with_settings
 from ..fewer_layers import Layers
@@ -190,8 +190,8 @@ class EmbeddingRun(StudentRun):
         metrics = [name for name in _METRICS if all(found.get(name) is not None for found in results["models"])]
         table = [["model", "parameters", "encoder MACs", "bytes", *(_METRICS[name] for name in metrics)]]
         for found in results["models"]:
-            costs = [f"{found[cost]:,}" for cost in MODEL_COSTS]
-            table.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
+            costs = [cell(found.get(cost), "{:,}") for cost in MODEL_COSTS]
+            table.append([found["name"], *costs, *(cell(found.get(name), "{:.3f}") for name in metrics)])
         folder = output_dir.rstrip("/")
         return f"""
 {chr(10).join(aligned_lines(table))}
@@ -248,7 +248,7 @@ def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
     name = re.sub(r"\W+", " ", prompt).strip() or "query"
     text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
     return (
-        f"train_prompts has {prompt!r}, but the teacher has no prompts; leave train_prompts out, or give the texts "
+        f"train_prompts has {prompt!r}, but the teacher's prompts are none; leave it out, or give the texts "
         f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
     )
 

@@ -28,7 +28,7 @@ from ...files.provenance import public_name, version_facts
 from ...files.strict_json import parse_json, read_json_object, write_json
 from ...models.copy_checks import refuse_nonfinite
 from ...models.loading import load_encoder, load_encoder_config, plain_name
-from ...tables import aligned_lines
+from ...tables import aligned_lines, cell
 from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ...training.ranks import on_every_rank
 from ...training_args import with_settings
@@ -296,7 +296,7 @@ class SelfDistillationRun(Run):
         }
         rows = [["round", *names.values()]]
         for number, found in enumerate(results["rounds"]):
-            rows.append([str(number), *(f"{found[name]:.4f}" if name in found else "–" for name in names)])
+            rows.append([str(number), *(cell(found.get(name), "{:.4f}") for name in names)])
         table = "\n".join(aligned_lines(rows))
         return f"\n{table}\n\n{results['time_s']:,.0f} s; fine-tune or distil {results['student']}"
 
