@@ -132,11 +132,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         ValueError: a file or line holds something else.
     """
     if path.suffix != RECORDS_SUFFIX:
-        records = (read_record(file) for file in sorted(path.glob("*.json")))
-        return [record for record in records if record is not None]
+        files = sorted(path.glob("*.json"))
+        records = ((read_record(file), f"record {file.name!r}") for file in files)
+        return [_measured(record, label) for record, label in records if record is not None]
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     labels = (f"line {number} of {path.name!r}" for number in itertools.count(1))
-    return [_checked(parse_json(line, label), label) for line, label in zip(lines, labels, strict=False)]
+    return [
+        _measured(_checked(parse_json(line, label), label), label) for line, label in zip(lines, labels, strict=False)
+    ]
 
 
 def record_head(cell: Cell) -> dict[str, Any]:
@@ -169,29 +172,37 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
             f"{label} has format={short_repr(found.get('format'))} and status={short_repr(found.get('status'))}; "
             "expected one that a sweep of this version wrote: remove it"
         )
-    if (wrong := _wrong_key(found)) is not None:
-        raise ValueError(
-            f"{label} has {wrong}={short_repr(found.get(wrong))}, which no sweep of this version wrote: remove it, "
-            "and the sweep goes on with that cell"
-        )
+    shapes = _HEAD | _SHAPES.get(found["status"], {}) | {key: _OPTIONAL[key] for key in _OPTIONAL.keys() & found}
+    _check_shapes(found, shapes, label)
+    if as_cell(found).name != found["cell"]:
+        raise _edited(label, "axes", found["axes"])
+    if not is_int(found["settings"].get(SEED, 0)):
+        raise _edited(label, "settings", found["settings"])
     return found
 
 
-def _wrong_key(record: dict[str, Any]) -> str | None:
-    """The first key of a record whose value the tables can't read."""
-    shapes = _HEAD | _SHAPES.get(record["status"], {}) | {key: _OPTIONAL[key] for key in _OPTIONAL.keys() & record}
-    if record["status"] == DONE and record.get("method") != TEACHER:
+def _measured(record: dict[str, Any], label: str) -> dict[str, Any]:
+    """Also check the figures of a student that is done, which tables are computed from."""
+    if record["status"] == DONE and record["method"] != TEACHER:
         models = record.get("models")
         named = {"teacher", "student", *(models if isinstance(models, dict) else ())}
-        shapes |= _TRAINED | {"models": dict.fromkeys(named, _COSTS)}
-    wrong = [key for key, shape in shapes.items() if key not in record or not fits(record[key], shape)]
-    if not wrong and as_cell(record).name != record["cell"]:
-        wrong = ["axes"]
-    if not wrong and not is_int(record["settings"].get(SEED, 0)):
-        wrong = ["settings"]
-    if not wrong and "models" in shapes and record["models"]["teacher"]["encoder_macs"] <= 0:
-        wrong = ["models"]
-    return next(iter(wrong), None)
+        _check_shapes(record, _TRAINED | {"models": dict.fromkeys(named, _COSTS)}, label)
+        if record["models"]["teacher"]["encoder_macs"] <= 0:
+            raise _edited(label, "models", models)
+    return record
+
+
+def _check_shapes(record: Mapping[str, Any], shapes: Mapping[str, Any], label: str) -> None:
+    for key, shape in shapes.items():
+        if key not in record or not fits(record[key], shape):
+            raise _edited(label, key, record.get(key))
+
+
+def _edited(label: str, key: str, value: Any) -> ValueError:
+    return ValueError(
+        f"{label} has {key}={short_repr(value)}, which no sweep of this version wrote: remove it, and the sweep goes "
+        "on with that cell"
+    )
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def test_a_record_edited_by_hand_is_told(tmp_path, change, wrong):
     assert read_record(tmp_path / "mine.json") == METHODS[0]
     write_record(tmp_path / "mine.json", METHODS[0] | change)
     with pytest.raises(ValueError, match=rf"^record 'mine.json' has {wrong}=.*, which no sweep .* remove it"):
-        read_record(tmp_path / "mine.json")
+        read_records(tmp_path)
     write_records(tmp_path / "mine.jsonl", [METHODS[0], METHODS[1] | change])
     with pytest.raises(ValueError, match=rf"^line 2 of 'mine.jsonl' has {wrong}="):
         read_records(tmp_path / "mine.jsonl")
