@@ -36,8 +36,8 @@ def refuse_nonfinite(model: nn.Module, label: str) -> None:
             counts = {"NaN": int(parameter.isnan().sum()), "Inf": int(parameter.isinf().sum())}
             found = " and ".join(f"{count:,} × {word}" for word, count in counts.items() if count)
             raise ValueError(
-                f"{label} has {found} among the {parameter.numel():,} values of {name}, so its answers are no "
-                "numbers; take another copy of it, or a checkpoint from before its training diverged"
+                f"{label} has {found} among the {parameter.numel():,} values of {name}, which makes logits that are "
+                "not finite as well; take another copy of it, or export an earlier checkpoint"
             )
 
 
