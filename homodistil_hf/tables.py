@@ -34,7 +34,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     columns = {key: shape for key, shape in _COLUMNS.items() if any(key in row for row in rows)}
     cells = [[heading for heading, _ in columns.values()]]
-    cells += [[_cell(row.get(key), shape) for key, (_, shape) in columns.items()] for row in rows]
+    cells += [[cell(row.get(key), shape) for key, (_, shape) in columns.items()] for row in rows]
     return "\n".join(aligned_lines(cells))
 
 
@@ -73,5 +73,16 @@ def padded(rows: Sequence[Sequence[str]], *, names: Collection[int]) -> list[lis
     ]
 
 
-def _cell(value: Any, shape: str) -> str:
-    return "–" if value is None else shape.format(value)
+def cell(value: Any, shape: str = "{}") -> str:
+    """Return a value in a format of numbers; a dash for None, as a table never fails a run.
+
+    Example:
+    ```python
+    >>> cell(0.5, "{:.3f}"), cell(None, "{:.3f}"), cell("diverged", "{:.3f}")
+    ('0.500', '–', 'diverged')
+
+    ```
+    """
+    if value is None:
+        return "–"
+    return shape.format(value) if isinstance(value, int | float) else str(value)

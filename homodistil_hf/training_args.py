@@ -8,16 +8,18 @@ teacher needs, and [`HomoDistilTrainingArguments`] HomoDistil's loss and pruning
 import copy
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch._dynamo  # imported while there is a process group, it would keep the threads of that alive
-from transformers import SchedulerType, TrainingArguments
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from .files.field_checks import check_fields, setting
-from .files.messages import short_repr
+from .files.messages import first_line, nearest_name, short_repr
+from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
 from .pruning.schedule import DEADLINE_FRACTION
@@ -53,6 +55,23 @@ _REMEDIES = {
     "where DDP would take them for unused and mark them ready twice",
     "ddp_static_graph": "leave it out: the student's graph changes as it is pruned",
 }
+_EPOCHS = "num_train_epochs"
+# Settings of TrainingArguments, which checks few of them: others would stop the run late, or change it silently.
+_AT_LEAST_0 = (
+    *("adam_epsilon", "weight_decay", "max_grad_norm", "warmup_steps"),
+    *("logging_steps", "save_steps", "eval_steps"),
+)
+_RANGES: dict[str, Mapping[str, Any]] = {
+    **{name: {"range": "[0, 1)"} for name in ("adam_beta1", "adam_beta2")},
+    **{name: {"range": "[0, inf)"} for name in _AT_LEAST_0},
+    "max_steps": {"least": 1, "unset": -1},
+    _EPOCHS: {"range": "(0, inf)"},
+    "seed": {"least": 0, "most": 2**32 - 1},
+    "data_seed": {"least": -(2**63), "most": 2**63 - 1},
+    "dataloader_num_workers": {"least": 0},
+}
+_TRIAL_STEPS, _TRIAL_RATE = 1000, 1e-3
+_SILENT_TRACKERS = ("azure_ml", "flyte")  # transformers' list of those that are installed leaves them out
 _GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _LAUNCHES_THAT_SPLIT = (
     "ACCELERATE_USE_FSDP",
@@ -109,14 +128,24 @@ class ExactArguments(TrainingArguments):
         False, "Trainer's filter; it synchronises every micro-step and isn't needed here."
     )
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuse unknown settings in words, as older versions of transformers had others."""
+        for name in kwargs.keys() - cls.__dataclass_fields__.keys():
+            nearest = nearest_name(name, cls.__dataclass_fields__)
+            raise ValueError(f"{name}={short_repr(kwargs[name])} is no setting; nearest valid: {nearest}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        check_fields(self)
+        epochs_count = not is_int(self.max_steps) or self.max_steps < 1
+        check_fields(self, {name: limits for name, limits in _RANGES.items() if epochs_count or name != _EPOCHS})
         self._refuse_without_part()
         _refuse_unsupported(self)
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
         super().__post_init__()
+        _refuse_missing_trackers(self)
+        _try_optimizer(self)
 
     def _refuse_without_part(self) -> None:
         method = type(self).__name__.removesuffix("Arguments")
@@ -127,6 +156,11 @@ class ExactArguments(TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """As Trainer's, without settings that have no part in the run."""
         return {name: value for name, value in super().to_dict().items() if name not in self.no_part}
+
+    @property
+    def follows_pruning(self) -> bool:
+        """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
+        return False
 
     @classmethod
     def default_of(cls, name: str) -> Any:
@@ -372,6 +406,51 @@ def _refuse_unsupported(args: ExactArguments) -> None:
             words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
             remedy = _REMEDIES.get(name, _USE_DDP)
             raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
+
+
+def _refuse_missing_trackers(args: ExactArguments) -> None:
+    names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    for name in set(names) - {"all", "none"}:
+        from transformers.integrations import get_available_reporting_integrations
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+        if name not in INTEGRATION_TO_CALLBACK:
+            nearest = nearest_name(name, [*INTEGRATION_TO_CALLBACK, "none"])
+            raise ValueError(f"report_to={short_repr(name)} is unknown; nearest valid: {nearest!r}")
+        installed = get_available_reporting_integrations()
+        if name not in (*installed, *_SILENT_TRACKERS):
+            raise ValueError(
+                f"report_to={name!r} is not installed here; install it, or set report_to to "
+                f"{' or '.join(map(repr, (*installed, 'none')))}"
+            )
+
+
+def _try_optimizer(args: ExactArguments) -> None:
+    """Make optimizer and learning-rate curve for one weight: they check their settings at the first step only."""
+    from transformers import Trainer
+
+    if args.optim not in SLICEABLE_OPTIMIZERS:
+        return  # others may need the model
+    given = {"optim": args.optim, "optim_args": args.optim_args}
+    try:
+        rated = args if args.learning_rate is not None else with_settings(args, learning_rate=_TRIAL_RATE)
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(rated)
+        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **settings)
+        if not args.follows_pruning:
+            given = {"lr_scheduler_type": args.lr_scheduler_type, "lr_scheduler_kwargs": args.lr_scheduler_kwargs}
+            num_steps = args.max_steps if args.max_steps > 0 else _TRIAL_STEPS
+            get_scheduler(
+                args.lr_scheduler_type,
+                optimizer,
+                args.get_warmup_steps(num_steps),
+                num_steps,
+                scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            )
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        words = ", ".join(f"{name}={short_repr(getattr(value, 'value', value))}" for name, value in given.items())
+        raise ValueError(
+            f"{words} can't be used ({type(error).__name__}: {first_line(error)}); mend or leave them out"
+        ) from error
 
 
 def _refuse_other_optimizers(args: DistillationArguments) -> None:

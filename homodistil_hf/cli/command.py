@@ -4,8 +4,10 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
+from ..files.folders import write_text
 from ..files.settings import SettingsParser, build, checked_values, setting_types, split_config
 
 
@@ -77,6 +79,12 @@ def show_logs(is_main_process: bool = True) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("homodistil: %(message)s"))
         logger.addHandler(handler)
+
+
+def write_output(file: str, text: str) -> None:
+    """Write the file that a user named for results, in a folder that is made where there is none."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    write_text(Path(file), text)
 
 
 def log_progress(line: str) -> None:

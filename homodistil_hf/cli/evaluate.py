@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..files.folders import write_text
+from ..files.folders import check_writable_file
 from ..files.messages import nearest_name, short_repr
 from ..files.settings import SettingsParser, build, flag
-from .command import Command, log_progress, show_logs
+from .command import Command, log_progress, show_logs, write_output
 
 _DISCREPANCY, _GLUE, _SQUAD = "discrepancy", "glue", "squad"
 _MAIN_SETTINGS = (
@@ -81,6 +81,8 @@ class Evaluate(Command):
         suffix = Path(self.output or "table.md").suffix
         if suffix not in (".md", ".json"):
             raise ValueError(f"output={self.output!r} has the suffix {suffix!r}; expected .md or .json")
+        if self.output is not None:
+            check_writable_file(self.output, f"output={self.output!r}")
         if self.compare and (self.model or self.task):
             raise ValueError(
                 f"--compare only reads results: drop MODEL={self.model!r} and --task, or run it afterwards"
@@ -172,5 +174,5 @@ def _written(text: str, values: Mapping[str, Any], output: str | None) -> str:
     """A table, after it or its values have been written where that was asked for."""
     if output is not None:
         content = json.dumps(values, indent=2, ensure_ascii=False) if output.endswith(".json") else text
-        write_text(Path(output), content + "\n")
+        write_output(output, content + "\n")
     return text

@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from ..files.folders import check_writable_file
 from ..files.settings import flag
-from .command import Command, log_progress, show_logs
+from .command import Command, log_progress, show_logs, write_output
 
 
 @dataclass(kw_only=True)
@@ -29,6 +29,8 @@ class Latency(Command):
         from ..models.loading import load_encoder
 
         show_logs()
+        if self.output is not None:
+            check_writable_file(self.output, f"output={self.output!r}")
         asked = {
             "batch_sizes": self.batch_sizes,
             "lengths": self.lengths,
@@ -38,8 +40,9 @@ class Latency(Command):
         given = {name: value for name, value in asked.items() if value is not None}
         grid = LatencyGrid(**given, with_head=self.with_head)  # type: ignore[arg-type]
         names = [*([self.teacher] if self.teacher else []), *self.folders]
-        results = compare_latencies({name: load_encoder(name) for name in names}, grid, say=log_progress)
+        models = {name: load_encoder(name, argument="teacher" if name == self.teacher else "folder") for name in names}
+        results = compare_latencies(models, grid, say=log_progress)
+        if self.output is not None:
+            write_output(self.output, json.dumps(results, indent=1) + "\n")
         print(format_latencies(results))
-        if self.output:
-            Path(self.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         return 0

@@ -18,7 +18,7 @@ from ..export.card import render_card
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
 from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, checkpoint_student, student_in
 from ..files.checkpoints import check_manifest
-from ..files.folders import write_text
+from ..files.folders import check_writable, is_path, write_text
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
@@ -114,7 +114,7 @@ def model_in(source: str | Path) -> StudentIn | None:
     """Describe the folder that a name means; None for a name on the Hub, ValueError for a path without a model."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if _is_path(str(source)):
+        if is_path(str(source)):
             raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")
         return None
     found = student_in(folder)
@@ -136,6 +136,13 @@ def results_folder(source: str | Path, output_dir: str | Path | None = None) -> 
     return folder.parent / EVALUATIONS_FOLDER / folder.name
 
 
+def check_results_folder(source: str | Path, output_dir: str | Path | None = None) -> None:
+    """Refuse, by a ValueError, a folder of results that can't be written, before anything is measured."""
+    folder = results_folder(source, output_dir)
+    given = f"output_dir={str(output_dir)!r}" if output_dir is not None else f"output_dir is not set, and {folder}"
+    check_writable(folder, given)
+
+
 def model_name(source: str | Path) -> str:
     """A model's name in tables: Hub name or last part of its folder, behind the run's for a student or checkpoint."""
     found = model_in(source)
@@ -147,12 +154,3 @@ def model_name(source: str | Path) -> str:
 
 
 _EXPECTED = "an export, a finished run, a checkpoint-N, the folder of a BERT model, or its name on the Hub"
-
-
-def _is_path(source: str) -> bool:
-    """Whether a name without a folder was meant as a path, not as a name on the Hub."""
-    path = Path(source).expanduser()
-    if path.is_absolute() or source.startswith((".", "~")):
-        return True
-    # `runs/my-student` could be on the Hub, but not where there is a folder runs/.
-    return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())

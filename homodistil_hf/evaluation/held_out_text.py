@@ -34,7 +34,7 @@ from ..models.conversion import to_student
 from ..models.equality import weights_digest
 from ..models.loading import load_encoder
 from ..models.tokenizers import check_words_of_model
-from .evaluated_model import EvaluatedModel, load_model, model_in, model_name
+from .evaluated_model import EvaluatedModel, check_results_folder, load_model, model_in, model_name
 from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records
 
@@ -128,6 +128,7 @@ def evaluate_discrepancy(
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     settings = settings_from(DiscrepancySettings, settings)
+    check_results_folder(model, output_dir)
     evaluated = load_model(model, output_dir)
     student = _masked_lm(evaluated.model, f"model={str(model)!r}")
     found = _found_teacher(model, teacher, say=say)

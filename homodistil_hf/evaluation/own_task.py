@@ -22,11 +22,13 @@ from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
+from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
+from ..tables import cell
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
@@ -90,7 +92,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     folder = Path(settings.output_dir)
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that can't be made is found before the training
+    check_writable(folder, f"output_dir={settings.output_dir!r}")
     keep_datasets_here()
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)
@@ -181,7 +183,7 @@ def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return ", ".join(f"{name} {cell(value, '{:.4f}')}" for name, value in metrics.items())
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:

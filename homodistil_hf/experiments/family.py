@@ -24,7 +24,7 @@ from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoi
 from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import fits, read_json_object, write_json
 from ..methods.run import RunInputs
 from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import encoder_macs
@@ -40,6 +40,9 @@ from .student import student_run, train_to_the_end
 logger = logging.getLogger(__name__)
 FAMILY_FILE = "family.json"
 """The state of a family in its `output_dir`: its members, and which are done."""
+_STATE: dict[str, Any] = {"plans": [{}], "finished": [str]}
+_RESULTS: dict[str, Any] = {"models": [{}], "plan": {}, "evaluation": {}, "num_steps": int, "time_s": int | float}
+"""What both files hold, as [`fits`] takes it."""
 
 
 def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
@@ -151,11 +154,17 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
     check_same_start(settings.training.output_dir, state, _identity(settings))
-    state["finished"] = [
-        _folder(member).name
-        for member in settings.members
-        if _folder(member).name in state["finished"] and _is_complete(_folder(member))
-    ]
+    if not fits(state, _STATE) or len(state["plans"]) != len(settings.members):
+        raise ValueError(
+            f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r} holds plans="
+            f"{short_repr(state.get('plans'))} and finished={short_repr(state.get('finished'))}; expected a plan of "
+            f"each of {len(settings.members)} students and names of folders: mend it, or start anew in another folder"
+        )
+    folders = [_folder(member) for member in settings.members]
+    done = [folder for folder in folders if folder.name in state["finished"] and _is_complete(folder)]
+    for folder in done:
+        _read_results(folder)  # now rather than after the others are trained
+    state["finished"] = [folder.name for folder in done]
     return state
 
 
@@ -217,7 +226,7 @@ def _state_file(settings: RunConfig) -> Path:
 
 def _results(settings: RunConfig) -> dict[str, Any]:
     folders = [_folder(member) for member in settings.members]
-    found = [read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}") for folder in folders]
+    found = [_read_results(folder) for folder in folders]
     named = list(zip(folders, found, strict=True))
     return {
         "method": settings.run.method,
@@ -231,6 +240,18 @@ def _results(settings: RunConfig) -> dict[str, Any]:
         "settings": settings.given,
         "time_s": round(sum(one["time_s"] for one in found), 1),
     }
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    label = f"{RESULTS_FILE} in {folder}"
+    found = read_json_object(folder / RESULTS_FILE, label)
+    for name, shape in _RESULTS.items():
+        if not fits(found.get(name), shape) or (not found[name] and name == "models"):
+            raise ValueError(
+                f"{label} has {name}={short_repr(found.get(name))}, which no run wrote; remove that file, and the "
+                "student is trained again from its last checkpoint"
+            )
+    return found
 
 
 def _push(settings: RunConfig) -> None:

@@ -2,7 +2,7 @@
 
 import glob
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files.checkpoints import last_checkpoint
+from ..files.checkpoints import STATE_FILE, last_checkpoint
 from ..files.folders import naming_the_file, publish, recover, remove_folder
 from ..files.locks import claimed, lock_beside
 from ..files.messages import nearest_name, short_repr
@@ -40,7 +40,7 @@ from .facts import (
 from .hub import teacher_licence
 
 FORMATS = ("standard", "compact")
-Teacher: TypeAlias = str | PreTrainedModel | Mapping[str, Any] | None
+Teacher: TypeAlias = str | Path | PreTrainedModel | Mapping[str, Any] | None
 
 
 def export_student(
@@ -171,8 +171,9 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
         ValueError: it is a file, or holds files that an export would delete.
     """
     target = Path(folder).resolve()
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"folder={str(folder)!r} is a file; choose another name")
+    if not str(folder).strip() or (target.exists() and not target.is_dir()):
+        raise ValueError(f"folder={str(folder)!r} is {'a file' if str(folder) else 'empty'}; choose another name")
+    _refuse_inside_another(target, (FACTS_FILE, STATE_FILE, record))
     if not target.is_dir() or not any(target.iterdir()):
         return target
     if not (target / record).is_file():
@@ -193,6 +194,15 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
             f"(--overwrite) would delete; move them away or choose another folder"
         )
     return target
+
+
+def _refuse_inside_another(target: Path, records: Sequence[str]) -> None:
+    for file in (parent / name for parent in target.parents for name in records):
+        if file.is_file():
+            raise ValueError(
+                f"folder={str(target)!r} lies in {str(file.parent)!r}, whose {file.name} says what belongs there; "
+                "name a folder beside that one"
+            )
 
 
 @contextmanager
@@ -253,8 +263,8 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     if teacher is None or isinstance(teacher, Mapping):
         return None if teacher is None else dict(teacher)
     config: PreTrainedConfig
-    if isinstance(teacher, str):
-        config = load_encoder_config(teacher)
+    if isinstance(teacher, str | Path):
+        config = load_encoder_config(str(teacher))
         class_name = config.architectures[0]
     else:
         config, class_name = teacher.config, type(teacher).__name__

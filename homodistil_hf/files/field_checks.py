@@ -4,10 +4,13 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .messages import short_repr
 from .strict_json import is_int, is_number
+
+_NO_LIMITS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -17,8 +20,9 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
         default: its default.
         help: one line for `--help`: unit, range and effect.
         limits: `range`: an interval of numbers such as `"[0, 1)"`; `least` and `most`: bounds of whole numbers;
-            `choices`, which a `Literal` type hint lists as well; `text`: what a string that isn't empty names. They
-            hold for each entry of a tuple. `None` is allowed where the hint has it; other names are notes.
+            `unset`: a whole number outside them that stands for none; `choices`, which a `Literal` type hint lists as
+            well; `text`: what a string that isn't empty names. They hold for each entry of a tuple. `None` is allowed
+            where the hint has it; other names are notes.
     """
     return field(default=default, metadata={"help": _Help(help, limits)})
 
@@ -48,11 +52,12 @@ def make_tuples(settings: Any) -> None:
             object.__setattr__(settings, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
-def check_fields(settings: Any) -> None:
+def check_fields(settings: Any, inherited: Mapping[str, Mapping[str, Any]] = _NO_LIMITS) -> None:
     """Refuse the first value that its field doesn't allow.
 
     Args:
         settings: an instance of a dataclass.
+        inherited: name → limits of fields of a foreign parent class, as [`setting`] takes them.
 
     Raises:
         ValueError: names field, value, what is allowed, and the default.
@@ -76,7 +81,8 @@ def check_fields(settings: Any) -> None:
             continue
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         for given in value if isinstance(value, tuple) else (value,):
-            if problem := _problem(given, {"choices": choices, **limits_of(entry)}, _remedy(entry)):
+            limits = {"choices": choices, **inherited.get(entry.name, {}), **limits_of(entry)}
+            if problem := _problem(given, limits, _remedy(entry)):
                 raise ValueError(f"{entry.name}={short_repr(given)} {problem}")
 
 
@@ -85,9 +91,10 @@ def _problem(value: Any, limits: Mapping[str, Any], remedy: str) -> str | None:
         return f"is not one of {', '.join(map(str, choices))}"
     if (interval := limits.get("range")) and not _is_inside(value, interval):
         return f"is outside {interval}; {remedy}"
-    least, most = limits.get("least"), limits.get("most", math.inf)
-    if least is not None and not (is_int(value) and least <= value <= most):
+    least, most, unset = limits.get("least"), limits.get("most", math.inf), limits.get("unset")
+    if least is not None and not (is_int(value) and (least <= value <= most or value == unset)):
         bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        bounds += "" if unset is None else f", or {unset}, which leaves it out"
         return f"is not a whole number {bounds}; {remedy}"
     if "text" in limits and not (isinstance(value, str) and value):
         return f"is not {limits['text']}; set it"

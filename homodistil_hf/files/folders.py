@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
@@ -78,6 +79,53 @@ def sync_folder(folder: Path) -> None:
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of something that doesn't exist was meant as a path, not as a name on the Hub."""
+    path = Path(os.path.expanduser(name))  # pathlib's raises where there is no such user
+    if path.is_absolute() or name.startswith((".", "~")):
+        return True
+    # `runs/my-student` could be on the Hub, but not where there is a folder runs/.
+    return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def refuse_missing(name: str, label: str) -> None:
+    """Refuse the name of a model that is empty, or a path where nothing is; a name on the Hub is let pass.
+
+    Raises:
+        ValueError: the name is empty.
+        FileNotFoundError: it was meant as a path.
+    """
+    if not name.strip():
+        raise ValueError(f"{label} is empty; name a folder or a repository on the Hub")
+    if is_path(name) and not os.path.exists(name):
+        raise FileNotFoundError(
+            f"{label} does not exist; expected a folder, or a name on the Hub such as google-bert/bert-base-uncased"
+        )
+
+
+def check_writable(place: str | Path, label: str) -> None:
+    """Refuse, by a ValueError, a file or folder that can't be written, by a trial that leaves nothing behind.
+
+    Args:
+        place: a folder that exists or will be made, with its parents.
+        label: first words of the message: argument and value.
+    """
+    whole = Path(place).absolute()
+    try:
+        nearest = next(folder for folder in (whole, *whole.parents) if folder.exists())
+        with TemporaryDirectory(prefix=".trial-", dir=nearest):
+            pass
+    except OSError as error:
+        raise ValueError(f"{label} can't be written ({error.strerror}); name a place where you may write") from error
+
+
+def check_writable_file(file: str | Path, label: str) -> None:
+    """Refuse, by a ValueError, a file that can't be written, before the work whose results it is to hold."""
+    if not str(file).strip() or Path(file).is_dir():
+        raise ValueError(f"{label} is no name of a file; name one, in a folder that exists or not")
+    check_writable(Path(file).parent, label)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,8 +9,23 @@ from collections.abc import Iterable
 _LONGEST_LINE = 1000
 
 
+_RENAMED = {
+    "group_by_length": "train_sampling_strategy",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "warmup_ratio": "warmup_steps",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+}
+"""Settings of older versions of transformers → what they are called now."""
+
+
 def nearest_name(name: object, valid: Iterable[str]) -> str:
-    """Return the entry of `valid` that is spelled most like `name`."""
+    """Return the entry of `valid` that is spelled most like `name`, or that it is called now."""
+    valid = list(valid)
+    plain = str(name).lstrip("-").replace("-", "_")
+    if (now := next((one for one in valid if one.lstrip("-") == _RENAMED.get(plain)), None)) is not None:
+        return now
     return difflib.get_close_matches(str(name)[:200], list(valid), n=1, cutoff=0.0)[0]
 
 

@@ -206,11 +206,16 @@ class SettingsParser(RaisingParser):
         return f"{spelled}{equals}{value}" if spelled in self._option_string_actions else word
 
     def _refuse(self, word: str) -> NoReturn:
+        if word.strip("-") == "":
+            self.error(f"unexpected argument {word!r}; leave it out: every value stands behind its --key")
         if not word.startswith("-"):
             expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
             self.error(f"unexpected argument {short_repr(word)}{expected}")
         name = shortened(word.partition("=")[0])
-        self.error(f"unknown key {name}; nearest valid: {nearest_name(name, self._option_string_actions)}")
+        nearest = nearest_name(name, self._option_string_actions)
+        if name.split()[:1] == [nearest]:  # one word with blanks, or one that stands behind "--"
+            self.error(f"{short_repr(word)} is no key by itself; write {nearest} VALUE, two words, with no -- before")
+        self.error(f"unknown key {name}; nearest valid: {nearest}")
 
     def _add(self, entry: "Field[Any]", hint: Any, *, is_shown: bool) -> None:
         """Add a flag; a value that isn't given is left to the dataclass."""

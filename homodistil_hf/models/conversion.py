@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.messages import join_some
@@ -19,7 +20,7 @@ from .architectures.architecture import (
     Shapes,
 )
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
-from .copy_checks import refuse_other_function, refuse_other_parameters, wrapper_remedy
+from .copy_checks import refuse_nonfinite, refuse_other_function, refuse_other_parameters, wrapper_remedy
 from .cost import check_shapes
 from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config
 from .resizing import replace_parameters
@@ -65,14 +66,24 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     refuse_other_parameters(model, state, student, argument=argument)
     student.load_state_dict(state)
     check_shapes(student, argument)
+    refuse_nonfinite(student, f"{argument}={type(model).__name__}")
     student.name_or_path = model.name_or_path
     student = student.to(model.device).train(model.training)
     refuse_other_function(model, student, argument=argument)
     return student
 
 
+def refuse_no_model(model: Any, argument: str) -> None:
+    """Refuse, by a ValueError, an object that is neither a loaded model nor the name of one."""
+    if not isinstance(model, str | nn.Module):
+        raise ValueError(
+            f"{argument} is a {type(model).__name__}; expected a folder, a name on the Hub, or a loaded model"
+        )
+
+
 def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -> type[LayerwiseModel]:
     name = type(model).__name__
+    refuse_no_model(model, argument)
     if remedy := wrapper_remedy(model):
         raise ValueError(f"{argument}={name} is not a model of transformers, but holds one; {remedy}")
     encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}

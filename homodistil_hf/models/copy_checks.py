@@ -29,6 +29,18 @@ WRAPPERS = {
 """Class that holds a model → the remedy."""
 
 
+def refuse_nonfinite(model: nn.Module, label: str) -> None:
+    """Refuse, by a ValueError that begins with `label`, a model with a parameter that holds NaN or Inf."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            counts = {"NaN": int(parameter.isnan().sum()), "Inf": int(parameter.isinf().sum())}
+            found = " and ".join(f"{count:,} × {word}" for word, count in counts.items() if count)
+            raise ValueError(
+                f"{label} has {found} among the {parameter.numel():,} values of {name}, which makes logits that are "
+                "not finite as well; take another copy of it, or export an earlier checkpoint"
+            )
+
+
 def wrapper_remedy(model: nn.Module) -> str:
     """Return the remedy for a class that holds a model, or is none of transformers; empty for others."""
     kinds = type(model).__mro__

@@ -6,6 +6,7 @@ of methods are refused here, before any weight is read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
+from ..files.folders import refuse_missing
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
 from ..files.strict_json import is_int, is_number, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
+from .copy_checks import refuse_nonfinite
 from .cost import count_parameters
 from .widths import LAYER_KEYS, widths_of
 
@@ -74,6 +77,11 @@ _SHARES = (
 )
 
 
+def plain_name(model: Any) -> Any:
+    """Return the text of a path; a name and a loaded model as they are."""
+    return os.fspath(model) if isinstance(model, os.PathLike) else model
+
+
 def load_encoder_config(
     name_or_path: str, *, revision: str | None = None, token: str | None = None, argument: str = "teacher"
 ) -> PreTrainedConfig:
@@ -123,6 +131,7 @@ def config_values(
         OSError: there is no such folder or repository, or no `config.json` in it.
     """
     path = Path(name)
+    refuse_missing(str(name), label)
     try:
         if path.is_dir():
             path = path / CONFIG_NAME
@@ -251,6 +260,7 @@ def load_weights(
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
     refuse_loading_problems(info, model, label, optional=optional, remedy=remedy)
+    refuse_nonfinite(model, label)
     return model
 
 

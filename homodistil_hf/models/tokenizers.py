@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import CONFIG_NAME
 
+from ..files.folders import refuse_missing
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import stays_inside
@@ -72,6 +73,7 @@ def load_tokenizer(
         ValueError: the tokenizer is missing or unreadable, or has special tokens alone.
     """
     label = f"{argument}={str(name)!r}"
+    refuse_missing(str(name), label)
     is_folder = os.path.isdir(name)
     if is_folder:
         check_tokenizer_files(Path(name), label)

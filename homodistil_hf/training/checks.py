@@ -7,7 +7,7 @@ import copy
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import datasets
 import pyarrow as pa
@@ -20,7 +20,7 @@ from ..data.blocks import check_tokenizer
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.locks import is_of_a_lock
-from ..files.messages import short_repr
+from ..files.messages import nearest_name, short_repr
 from ..models.architectures import has_segments, max_tokens
 from ..training_args import DistillationArguments, ExactArguments, with_settings
 
@@ -31,6 +31,22 @@ _NUM_ROWS = 10_000
 
 _LABEL_COLUMNS = ("label_ids", "label", "labels")
 """Columns that transformers' collators make labels of; the first that is there wins."""
+
+_TRAINED_ON = "train_dataset"
+_REMEDIES = {
+    "DatasetDict": "one of its parts, such as {name}['train']",
+    "IterableDatasetDict": "one of its parts, such as {name}['train']",
+    "BatchEncoding": "datasets.Dataset.from_dict(dict({name}))",
+    "dict": "datasets.Dataset.from_dict({name}) where it has columns, or one of its values where those are data sets",
+    "DataFrame": "datasets.Dataset.from_pandas({name})",
+    "Table": "datasets.Dataset({name})",
+    "DataLoader": "its data set, {name}.dataset, and its collate_fn as data_collator",
+    "Tensor": "datasets.Dataset.from_dict({{'input_ids': {name}.tolist()}})",
+    "ndarray": "datasets.Dataset.from_dict({{'input_ids': {name}.tolist()}})",
+    "str": "homodistil_hf.tokenize_to_blocks(homodistil_hf.load_text([{name}]), tokenizer)",
+    "PurePath": "homodistil_hf.tokenize_to_blocks(homodistil_hf.load_text([str({name})]), tokenizer)",
+}
+"""Class, or parent class, of something that has rows, but gives none of them → the remedy."""
 
 _OF_TRAINER = (
     *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", "num_train_epochs"),
@@ -117,6 +133,23 @@ def refuse_settings_without_part(args: DistillationArguments, task: Task, *, mas
             raise ValueError(f"{name}={short_repr(value)} has no part in this run: {remedy}")
 
 
+def refuse_search(*args: Any, **kwargs: Any) -> NoReturn:
+    """Refuse Trainer's search, which makes a model for each trial, where this package's students start from one."""
+    raise ValueError(
+        "hyperparameter_search would make a new model for each trial, but a student starts from the trainer's; try "
+        'settings with homodistil sweep, whose "grid" lists values and whose "choose" takes the best'
+    )
+
+
+def check_best_metric(args: TrainingArguments, metrics: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError at the first evaluation, a `metric_for_best_model` that no evaluation has."""
+    wanted = str(args.metric_for_best_model)
+    known = [name.removeprefix("eval_") for name in metrics]
+    if args.metric_for_best_model is not None and wanted.removeprefix("eval_") not in known:
+        nearest = nearest_name(wanted, known)
+        raise ValueError(f"metric_for_best_model={wanted!r} is in no evaluation; nearest valid: {nearest!r}")
+
+
 def pin_data_order(args: TrainingArguments) -> None:
     """Make the rows of a step a function of the settings alone, on any number of ranks; changes `args` in place.
 
@@ -201,10 +234,29 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
         _check_rows(name, rows, config)
 
 
+def check_kind(name: str, dataset: Any) -> None:
+    """Refuse, by a ValueError that names what to give, an object that Trainer can't draw rows from."""
+    words = {kind.__name__ for kind in type(dataset).__mro__}
+    remedy = next((remedy for kind, remedy in _REMEDIES.items() if kind in words), None)
+    is_drawn = isinstance(dataset, IterableDataset | datasets.IterableDataset) or hasattr(type(dataset), "__getitem__")
+    if remedy is None and dataset is not None and not is_drawn:
+        remedy = "datasets.IterableDataset.from_generator(function), or a list of rows"
+    if remedy is not None:
+        raise ValueError(
+            f"{name} is a {type(dataset).__name__}; expected rows, as a datasets.Dataset has them: give "
+            f"{remedy.format(name=name)}"
+        )
+
+
 def _parts(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, dataset in data.items():
-        parts = dataset if isinstance(dataset, dict) else {"": dataset}
-        yield from ((f"{name}[{part!r}]" if part else name, rows) for part, rows in parts.items())
+        # Several sets are evaluated by name, but a run trains on one.
+        has_parts = isinstance(dataset, dict) and name != _TRAINED_ON
+        parts = dataset if has_parts else {"": dataset}
+        for part, rows in parts.items():
+            label = f"{name}[{part!r}]" if part else name
+            check_kind(label, rows)
+            yield label, rows
 
 
 def _check_rows(name: str, rows: Any, config: Any) -> None:
@@ -214,6 +266,12 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         raise ValueError(f"{name} is empty (0 rows); check its filters, split and path")
     table: Any = rows
     first = table[0]
+    # A collator of the user's own may take other rows, but not a column for a set by name.
+    if isinstance(first, str) or (isinstance(rows, list) and "[" in name and not isinstance(first, Mapping)):
+        raise ValueError(
+            f"{name} has a row {short_repr(first)}; expected mappings with input_ids: columns become rows with "
+            "datasets.Dataset.from_dict, texts with homodistil_hf.tokenize_to_blocks"
+        )
     if isinstance(first, Mapping) and "input_ids" not in first:
         raise ValueError(
             f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "

@@ -27,6 +27,7 @@ from ..export.facts import CARD_SECTION
 from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
+from ..models.loading import plain_name
 from ..models.saved_student import load_student, read_state, save_projections
 from ..models.tokenizers import check_words_of_model
 from ..models.units import UnitTensors, head_group
@@ -121,7 +122,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         check_launch(args)
         pin_data_order(args)
         self.run_folder = RunFolder(args)
-        start = self.start_from(model, teacher_model, plan)
+        start = self.start_from(plain_name(model), plain_name(teacher_model), plan)
         resolved = start.plan
         parts = prepare(
             start.model,

@@ -34,7 +34,7 @@ from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
-from .checks import settings_that_matter, warn_of_other_settings
+from .checks import check_best_metric, check_kind, refuse_search, settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
@@ -255,6 +255,8 @@ class ExactTrainer(Trainer):
         check_took_steps(self.state.global_step, self.rows_per_step)
         return result._replace(training_loss=result.metrics["train_loss"])
 
+    hyperparameter_search = refuse_search  # type: ignore[assignment]
+
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
         num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
@@ -330,6 +332,7 @@ class ExactTrainer(Trainer):
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
+        check_kind("train_dataset" if kwargs.get("is_training") else "the data set to evaluate on", dataset)
         if not kwargs.get("is_training"):
             check_evaluation_stream(dataset, self.args.world_size)
             kept = self.data_collator, self.args.dataloader_drop_last
@@ -350,6 +353,7 @@ class ExactTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
         # the answer also decides whether to save, and SIGTERM asks for a checkpoint.
+        check_best_metric(self.args, metrics)
         return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
 
     # Logs

@@ -29,7 +29,7 @@ from ..models.architectures.architecture import (
     TOKEN_CLASSIFICATION,
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import check_stock_shapes, to_student
+from ..models.conversion import check_stock_shapes, refuse_no_model, to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
@@ -149,7 +149,8 @@ def prepare(
             f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
-    for name, given in (("model", model), ("teacher", teacher)):
+    for name, given in {"model": model, "teacher": model if teacher is None else teacher}.items():
+        refuse_no_model(given, name)
         if isinstance(given, PreTrainedModel):
             check_whole_model(name, given)
     student, plan = _student_and_plan(model, args, resolve, needs_head=needs_head)

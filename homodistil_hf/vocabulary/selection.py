@@ -59,6 +59,8 @@ class Vocabulary:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
         if os.path.isfile(text):
             lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            if not any(lines):
+                raise ValueError(f"vocabulary={text!r} is a file without a token; expected one a line")
             return cls(text, tokens=tuple(line for line in lines if line))
         raise ValueError(f"vocabulary={short_repr(text)} is no vocabulary; expected {_EXPECTED}")
 

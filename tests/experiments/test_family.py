@@ -364,3 +364,29 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
         trainer.train()
         student = trainer.model
     assert widths_of(student.config).to_dict() == NARROWEST
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("family.json", {"plans": True}, "^family.json in output_dir=.* holds plans=True"),
+        ("family.json", {"plans": []}, "expected a plan of each of 3 students"),
+        ("family.json", {"finished": 1.5}, "holds plans=.* and finished=1.5"),
+        (
+            f"{FOLDERS[0]}/results.json",
+            {"models": []},
+            "^results.json in .* has models=.*, which no run wrote",
+        ),
+        (f"{FOLDERS[1]}/results.json", {"num_steps": "many"}, "has num_steps='many', which no run wrote"),
+    ],
+)
+def test_files_edited_by_hand_are_told_before_training(whole, folder, monkeypatch, file, change, message):
+    run, _ = whole
+    before = (run / file).read_text()
+    monkeypatch.setattr(family, "_train_member", lambda *args, **kwargs: pytest.fail("training has started"))
+    (run / file).write_text(json.dumps(json.loads(before) | change))
+    try:
+        with pytest.raises(ValueError, match=message):
+            distil(folder, run, resume_from_checkpoint="last")
+    finally:
+        (run / file).write_text(before)

@@ -203,3 +203,13 @@ def test_costs_of_every_architecture_are_told_before_weights_are_read(architectu
     facts = plan_trimming(source).facts
     assert facts["after"]["num_tokens"] == 48
     assert facts["after"]["size_bytes"] < facts["before"]["size_bytes"]
+
+
+def test_a_teacher_with_inf_is_not_trimmed(tmp_path, capsys):
+    model = AutoModelForMaskedLM.from_pretrained(write_teacher(tmp_path / "teacher"))
+    write_text(tmp_path / "train.txt")
+    model.bert.encoder.layer[0].attention.self.query.weight.data[0, 0] = float("inf")
+    model.save_pretrained(tmp_path / "teacher")
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small")) == 2
+    assert "has 1 × Inf among the 1,024 values of bert.encoder.layer.0.attention" in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()

@@ -13,10 +13,14 @@ from small_disk import limited_file_size, read_only, room_for, small_disk
 from homodistil_hf.files import folders as durable
 from homodistil_hf.files.folders import (
     check_archives,
+    check_writable,
+    check_writable_file,
+    is_path,
     naming_the_file,
     outdated_name,
     publish,
     recover,
+    refuse_missing,
     remove_folder,
     remove_leftovers,
     write_text,
@@ -217,3 +221,35 @@ def test_errors_that_are_not_of_the_disk_pass(tmp_path, error):
 def test_an_error_that_names_its_file_keeps_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"), naming_the_file(tmp_path, file="other"):
         (tmp_path / "absent").read_text(encoding="utf-8")
+
+
+# Places that can't be written
+
+
+@pytest.mark.parametrize("place", ["file/new", "file", "file/a/b"])
+def test_a_place_in_a_file_can_not_be_written(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"output='x' can't be written \(Not a directory\)"):
+        check_writable(tmp_path / place, "output='x'")
+
+
+def test_a_trial_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "a" / "b", "output='a/b'")
+    check_writable_file(tmp_path / "a" / "b.md", "output='a/b.md'")
+    assert not list(tmp_path.iterdir())
+    for name in ("", tmp_path):
+        with pytest.raises(ValueError, match="is no name of a file"):
+            check_writable_file(name, f"output={str(name)!r}")
+
+
+def test_paths_are_told_from_names_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    paths = ("./a", "/a", "~/a", "a/b/c", "runs/a")
+    assert [is_path(name) for name in (*paths, "bert", "google/bert")] == [True] * 5 + [False] * 2
+    for name in paths:
+        with pytest.raises(FileNotFoundError, match="teacher does not exist; expected a folder, or a name on the Hub"):
+            refuse_missing(name, "teacher")
+    with pytest.raises(ValueError, match="teacher is empty"):
+        refuse_missing(" ", "teacher")
+    refuse_missing("google/bert", "teacher")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from students import make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
@@ -482,3 +482,80 @@ def test_a_token_id_in_a_row_that_nobody_looked_at_is_refused_in_words(make_trai
     for run in (trainer.train, trainer.evaluate):
         with pytest.raises(ValueError, match="^a batch has the token id 96, but the model's vocab_size=96; tokenize"):
             run()
+
+
+# What has rows, but gives none
+
+
+def _loader(rows: Dataset) -> Any:
+    return torch.utils.data.DataLoader(rows)
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda rows: DatasetDict(train=rows), r"one of its parts, such as train_dataset\['train'\]"),
+        (lambda rows: {"input_ids": rows["input_ids"][:]}, r"datasets.Dataset.from_dict\(train_dataset\)"),
+        (lambda rows: rows.to_pandas(), r"datasets.Dataset.from_pandas\(train_dataset\)"),
+        (_loader, "its data set, train_dataset.dataset, and its collate_fn"),
+        (lambda rows: (row for row in rows), r"datasets.IterableDataset.from_generator\(function\)"),
+        (lambda rows: lambda: rows, r"datasets.IterableDataset.from_generator\(function\)"),
+        (lambda rows: "train.txt", "homodistil_hf.tokenize_to_blocks"),
+        (lambda rows: Path("train.txt"), "homodistil_hf.tokenize_to_blocks"),
+        (lambda rows: torch.ones(4, 8), r"datasets.Dataset.from_dict\(\{'input_ids': train_dataset.tolist\(\)\}\)"),
+        (lambda rows: BatchEncoding({"input_ids": [[1]]}), r"datasets.Dataset.from_dict\(dict\(train_dataset\)\)"),
+    ],
+)
+def test_what_gives_no_rows_is_refused_with_what_to_give(make, remedy):
+    given = make(make_blocks(8))
+    name = type(given).__name__
+    with pytest.raises(ValueError, match=f"^train_dataset is a {name}; expected rows, .*: give {remedy}"):
+        check_data({"train_dataset": given}, None, tiny_config())
+
+
+@pytest.mark.parametrize("rows", [["a text"], [[1, 2, 3]]])
+def test_a_list_without_mappings_is_refused(rows):
+    with pytest.raises(ValueError, match=r"^eval_dataset\['a'\] has a row .*; expected mappings with input_ids"):
+        check_data({"eval_dataset": {"a": rows}}, None, tiny_config())
+
+
+def test_sets_by_name_are_evaluated():
+    rows = make_blocks(8)
+    check_data({"train_dataset": rows, "eval_dataset": DatasetDict(a=rows, b=rows)}, None, tiny_config())
+    check_data({"train_dataset": list(rows), "eval_dataset": rows.to_iterable_dataset()}, None, tiny_config())
+
+
+def test_a_set_that_is_evaluated_later_is_looked_at_too(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match="^the data set to evaluate on is a DataFrame; expected rows"):
+        trainer.evaluate(make_blocks(8).to_pandas())
+
+
+def test_paths_name_models(make_trainer, tmp_path):
+    make_teacher().save_pretrained(tmp_path / "teacher")
+    trainer = make_trainer(model=tmp_path / "teacher", teacher_model=tmp_path / "teacher")
+    assert trainer.distillation.teacher.exact.config.name_or_path == str(tmp_path / "teacher")
+
+
+@pytest.mark.parametrize("model", [5, {}, BertConfig(), BertConfig])
+def test_what_is_no_model_is_called_what_it_is(make_trainer, model):
+    with pytest.raises(
+        ValueError, match=f"^model is a {type(model).__name__}; expected a folder, a name on the Hub, or"
+    ):
+        make_trainer(model=model)
+    with pytest.raises(ValueError, match=f"^teacher is a {type(model).__name__}; expected a folder"):
+        prune_gradient_free(model, [])
+
+
+def test_searches_are_for_sweeps(make_trainer):
+    with pytest.raises(ValueError, match="^model_init=.* try settings with homodistil sweep"):
+        make_trainer(model_init=make_teacher)
+    with pytest.raises(ValueError, match="^hyperparameter_search would make a new model .* homodistil sweep"):
+        make_trainer().hyperparameter_search()
+
+
+def test_a_metric_that_no_evaluation_has_is_refused(make_trainer):
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    trainer = make_trainer(metric_for_best_model="kll", eval_steps=1, save_steps=1, max_steps=2, **settings)
+    with pytest.raises(ValueError, match="^metric_for_best_model='kll' is in no evaluation; nearest valid: 'kl'"):
+        trainer.train()

@@ -61,3 +61,10 @@ def test_a_list_is_taken_as_it_is(tmp_path):
 def test_what_can_not_be_met_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         chosen(text)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "\ufeff\n"])
+def test_a_file_without_a_token_is_refused(tmp_path, text):
+    (tmp_path / "empty.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="is a file without a token; expected one a line"):
+        Vocabulary.parse(str(tmp_path / "empty.txt"))

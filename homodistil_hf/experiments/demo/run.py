@@ -25,6 +25,7 @@ from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_target
 from ...export.student_in_folder import RESULTS_FILE
+from ...files.folders import check_writable
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
@@ -141,6 +142,7 @@ def claim_folder(folder: Path) -> None:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
+    check_writable(folder, f"output_dir={str(folder)!r}")
     for name in _HOW:
         check_target(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -297,13 +297,13 @@ def _choice(content: Any, cells: Sequence[Cell], setting_names: Collection[str],
     metric = str(content.get("metric", "kl")).removeprefix("eval_")
     within = content.get("within", ["variant"])
     axes = {name for cell in cells for name in cell.axes}
-    if axis not in axes:
+    if not isinstance(axis, str) or axis not in axes:
         raise ValueError(f"{label} has axis={short_repr(axis)}; expected one of the grid's: {sorted(axes)}")
     if metric not in METRICS:
         raise ValueError(f"{label} has metric={short_repr(metric)}; expected one of {', '.join(METRICS)}")
     valid = {"method", "variant"} | axes | set(setting_names)
     for name in within if isinstance(within, list) else [within]:
-        if name not in valid:
+        if not isinstance(name, str) or name not in valid:
             raise ValueError(
                 f"{label} has within={short_repr(name)}; expected a list of axes or settings; "
                 f"nearest valid: {nearest_name(name, valid)!r}"

@@ -14,8 +14,8 @@ from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
 from ...files.locks import holder
 from ...files.messages import short_repr
-from ...files.strict_json import parse_json, read_json_object
-from .cells import TEACHER, Cell
+from ...files.strict_json import fits, is_int, parse_json, read_json_object
+from .cells import METRICS, TEACHER, Cell
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
@@ -29,6 +29,19 @@ EVALUATE = "evaluate"
 
 CELL_FILE = "cell.json"
 RECORDS_SUFFIX = ".jsonl"
+
+SEED = "seed"
+_NUMBER = int | float
+_COSTS = dict.fromkeys(("num_parameters", "encoder_macs"), _NUMBER)
+_HEAD: dict[str, Any] = {**dict.fromkeys(("cell", "variant", "method", "digest"), str), "axes": {}, "settings": {}}
+_SHAPES: dict[str, dict[str, Any]] = {FAILED: {ERROR: str}, IMPOSSIBLE: {"reason": str}}
+_TRAINED: dict[str, Any] = {
+    "evaluation": dict.fromkeys(METRICS, _NUMBER),
+    "teacher_evaluation": dict.fromkeys(("mlm_accuracy", "mlm_loss"), _NUMBER),
+    **dict.fromkeys(("num_tokens", "seconds", "evaluation_seconds"), _NUMBER),
+}
+_OPTIONAL: dict[str, Any] = {ERROR: str, EVALUATE: {...: {"settings": {}, "results": {}}}}
+"""Keys of records → what they hold, as [`fits`] takes it: of all, by status, of trained students, where they are."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +126,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         ValueError: a file or line holds something else.
     """
     if path.suffix != RECORDS_SUFFIX:
-        records = (read_record(file) for file in sorted(path.glob("*.json")))
-        return [record for record in records if record is not None]
+        files = sorted(path.glob("*.json"))
+        records = ((read_record(file), f"record {file.name!r}") for file in files)
+        return [_measured(record, label) for record, label in records if record is not None]
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     labels = (f"line {number} of {path.name!r}" for number in itertools.count(1))
-    return [_checked(parse_json(line, label), label) for line, label in zip(lines, labels, strict=False)]
+    return [
+        _measured(_checked(parse_json(line, label), label), label) for line, label in zip(lines, labels, strict=False)
+    ]
 
 
 def record_head(cell: Cell) -> dict[str, Any]:
@@ -150,4 +166,34 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
             f"{label} has format={short_repr(found.get('format'))} and status={short_repr(found.get('status'))}; "
             "expected one that a sweep of this version wrote: remove it"
         )
+    shapes = _HEAD | _SHAPES.get(found["status"], {}) | {key: _OPTIONAL[key] for key in _OPTIONAL.keys() & found}
+    _check_shapes(found, shapes, label)
+    if as_cell(found).name != found["cell"]:
+        raise _edited(label, "axes", found["axes"])
+    if not is_int(found["settings"].get(SEED, 0)):
+        raise _edited(label, "settings", found["settings"])
     return found
+
+
+def _measured(record: dict[str, Any], label: str) -> dict[str, Any]:
+    """Also check the figures of a student that is done, which tables are computed from."""
+    if record["status"] == DONE and record["method"] != TEACHER:
+        models = record.get("models")
+        named = {"teacher", "student", *(models if isinstance(models, dict) else ())}
+        _check_shapes(record, _TRAINED | {"models": dict.fromkeys(named, _COSTS)}, label)
+        if record["models"]["teacher"]["encoder_macs"] <= 0:
+            raise _edited(label, "models", models)
+    return record
+
+
+def _check_shapes(record: Mapping[str, Any], shapes: Mapping[str, Any], label: str) -> None:
+    for key, shape in shapes.items():
+        if key not in record or not fits(record[key], shape):
+            raise _edited(label, key, record.get(key))
+
+
+def _edited(label: str, key: str, value: Any) -> ValueError:
+    return ValueError(
+        f"{label} has {key}={short_repr(value)}, which no sweep of this version wrote: remove it, and the sweep goes "
+        "on with that cell"
+    )

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 from ...evaluation.records import Spread
 from ...tables import markdown_table
 from .cells import METRICS, TEACHER, Cell, Choice, Sweep
-from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, as_cell, missing_evaluations, trained
+from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, SEED, as_cell, missing_evaluations, trained
 
-SEED = "seed"
 Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]
 

@@ -22,7 +22,7 @@ from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
-from ...files.strict_json import read_json_object
+from ...files.strict_json import fits, is_int, read_json_object
 from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
@@ -53,6 +53,7 @@ _DECIDES_SOURCES = (
 )
 
 _CLOCK_FILE = "clock.json"
+_MOST_DIGITS = 20  # of a step
 
 TASKS = "tasks"
 
@@ -160,6 +161,11 @@ class RunClock(TrainerCallback):
         known = read_json_object(file, f"{file.name} of the run") if file.is_file() else {}
         self.marks: dict[str, float] = known.get("seconds", {})
         self.num_sessions: int = known.get("num_sessions", 0)
+        if not is_int(self.num_sessions) or not fits(self.marks, {...: int | float}) or not _are_steps(self.marks):
+            raise ValueError(
+                f"{file.name} of the run holds {short_repr(known)}, which no run wrote; remove {str(file)!r}: the "
+                "time of earlier sessions isn't counted then"
+            )
         self.seconds = self.evaluation_seconds = 0.0
         self._earlier = 0.0
         self._start = 0.0
@@ -184,6 +190,10 @@ class RunClock(TrainerCallback):
 
     def _write(self) -> None:
         write_text(self.file, json.dumps({"num_sessions": self.num_sessions, "seconds": self.marks}) + "\n")
+
+
+def _are_steps(marks: Mapping[str, float]) -> bool:
+    return all(step.isdecimal() and len(step) < _MOST_DIGITS for step in marks)
 
 
 def _claim(cell: Cell, run_folder: Path) -> None:

@@ -27,7 +27,7 @@ from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
 from ...files.field_checks import setting
-from ...files.folders import remove_folder
+from ...files.folders import check_writable, remove_folder
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.settings import build
@@ -151,6 +151,7 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a chain is for one process; start it without torchrun")
     path = folder / SETTINGS_FILE
+    check_writable(folder, f"output_dir={settings.output_dir!r}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
     if existing_files(str(folder)) and not (settings.resume and path.is_file()):

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ...data.blocks import some_blocks
 from ...data.corpus import load_text
 from ...data.samples import drawn
-from ...evaluation.evaluated_model import model_in, model_name, results_folder
+from ...evaluation.evaluated_model import check_results_folder, model_in, model_name, results_folder
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
@@ -35,6 +35,7 @@ from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
+from ...tables import cell
 from .folder import ASYMMETRIC, STUDENT, TEACHER, embedding_table, has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
 from .objective import agreement
@@ -144,6 +145,7 @@ def evaluate_embedding(
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
+    check_results_folder(model, output_dir)
     named = teacher or recorded
     _check(settings, tasks, named)
     models = {STUDENT: load_embedding_model(folder, argument="model")} | (
@@ -159,7 +161,8 @@ def evaluate_embedding(
     }
     if settings.eval_data and named:
         results["agreement"] = _agreement(models, settings, is_apart=is_apart)
-        say("agreement: " + ", ".join(f"{name} {value:.3f}" for name, value in results["agreement"].items()))
+        figures = (f"{name} {cell(value, '{:.3f}')}" for name, value in results["agreement"].items())
+        say("agreement: " + ", ".join(figures))
     results["scores"] = {}
     for task in tasks:
         results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
@@ -178,7 +181,7 @@ def evaluate_embedding(
 
 def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
     for metric, of_sides in metrics.items():
-        say(f"{task}, {metric}: " + ", ".join(f"{side} {value:.4f}" for side, value in of_sides.items()))
+        say(f"{task}, {metric}: " + ", ".join(f"{side} {cell(value, '{:.4f}')}" for side, value in of_sides.items()))
 
 
 def format_scores(results: Mapping[str, Any]) -> str:

@@ -18,11 +18,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...files.folders import refuse_missing
 from ...files.hub_errors import hub_errors
 from ...files.messages import short_repr
 from ...files.strict_json import fits, is_int, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ...models.architectures import ARCHITECTURES, config_class, max_tokens
+from ...models.copy_checks import refuse_nonfinite
 from ...models.cost import count_parameters
 from ...models.equality import weights_digest
 from ...models.loading import checked_config, config_values, load_weights, refuse_config
@@ -284,15 +286,20 @@ def kind_of_texts(name_or_path: str | Path) -> str | None:
     return "embedding" if is_embedding_folder(name_or_path) else None
 
 
-def default_activation(name_or_path: str | Path, *, token: str | None = None) -> str | None:
+def default_activation(model: str | PreTrainedModel, *, token: str | None = None) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 
-    Of a model on the Hub, only settings are downloaded.
+    Args:
+        model: folder, Hub name, of which only settings are downloaded, or a loaded model, for which no Hub is asked:
+            the name that it was loaded by may be that of a folder which is no more.
+        token: of the Hub.
     """
+    is_loaded, name_or_path, found = False, model, {}
+    if isinstance(model, PreTrainedModel):
+        is_loaded, name_or_path, found = True, model.name_or_path, {"config.json": model.config.to_dict()}
     places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
     for name, keys in places.items():
-        file = Path(name_or_path) / name if Path(name_or_path).is_dir() else _from_hub(str(name_or_path), name, token)
-        values: Any = read_json_object(file, str(file)) if file is not None and file.is_file() else {}
+        values: Any = found.get(name) or _settings_of(str(name_or_path), name, token=token, is_cached=is_loaded)
         for key in keys:
             values = values.get(key) if isinstance(values, dict) else None
         if isinstance(values, str):
@@ -300,11 +307,14 @@ def default_activation(name_or_path: str | Path, *, token: str | None = None) ->
     return None
 
 
-def _from_hub(repository: str, name: str, token: str | None) -> Path | None:
-    try:
-        return Path(hf_hub_download(repository, name, token=token))
-    except (EntryNotFoundError, HFValidationError):  # no such file, or no repository's name
-        return None
+def _settings_of(source: str, name: str, *, token: str | None, is_cached: bool) -> dict[str, Any]:
+    file: Path | None = Path(source) / name
+    if not Path(source).is_dir():
+        try:
+            file = Path(hf_hub_download(source, name, token=token, local_files_only=is_cached))
+        except (EntryNotFoundError, HFValidationError):  # no such file, or no repository's name
+            file = None
+    return read_json_object(file, str(file)) if file is not None and file.is_file() else {}
 
 
 def load_embedding_model(
@@ -321,8 +331,14 @@ def load_embedding_model(
         ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
         HubError: the Hub refused or can't be reached.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(
+            f"{argument}={short_repr(name_or_path)} is a {type(name_or_path).__name__}; expected a folder of "
+            "sentence-transformers, a name on the Hub, or what load_embedding_model returned"
+        )
     label = f"{argument}={str(name_or_path)!r}"
     folder = Path(name_or_path)
+    refuse_missing(str(name_or_path), label)
     if not folder.is_dir():
         with hub_errors(f"{label} is no folder, and can't be read from the Hub", token=token):
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
@@ -342,11 +358,14 @@ def load_embedding_model(
     tokenizer = load_tokenizer(encoder_folder, argument=argument, remedy=COPY)
     settings = _settings(folder, encoder_folder, encoder, tokenizer)
     pooling = _pooling(modules[1][1] / "config.json", label)
+    dense = tuple(_dense(path, label) for kind, path in modules if kind == "Dense")
+    for layer in dense:
+        refuse_nonfinite(layer.linear, label)
     return EmbeddingModel(
         encoder,
         tokenizer,
         PoolingSettings(pooling=pooling, normalizes=normalizes, **settings),
-        tuple(_dense(path, label) for kind, path in modules if kind == "Dense"),
+        dense,
         name=str(name_or_path),
     )
 

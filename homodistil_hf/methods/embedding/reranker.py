@@ -117,7 +117,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
         """Remember where the teacher comes from; arguments and return as [`DistillationMethod.start_from`]."""
         whole = teacher_model or model
-        self.teacher_source = whole if isinstance(whole, str) else whole.name_or_path
+        self.teacher_source = whole
         return Start(model, teacher_model, plan)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
@@ -131,8 +131,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     def set_up_student(self) -> None:
         """Also give the student its teacher's activation."""
         super().set_up_student()
-        source, token = self.teacher_source, self.args.hub_token
-        activation = default_activation(source, token=token) if source else None
+        activation = default_activation(self.teacher_source, token=self.args.hub_token)
         if activation is not None:  # exports carry it in the place that every version of the library reads
             self.model.config.sentence_transformers = {"activation_fn": activation}
 

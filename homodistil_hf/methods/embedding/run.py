@@ -1,5 +1,7 @@
 """Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -20,7 +22,7 @@ from ...models.conversion import to_student
 from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
 from ...models.tokenizers import COPY, load_tokenizer, without_unused_segments
-from ...tables import aligned_lines
+from ...tables import aligned_lines, cell
 from ...training.pair import resolve_student
 from ...training_args import with_settings
 from ..fewer_layers import Layers
@@ -28,7 +30,7 @@ from ..masked_words import check_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
-from .model import EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
+from .model import SETTINGS_FILE, EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
 from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
@@ -187,8 +189,8 @@ class EmbeddingRun(StudentRun):
         metrics = [name for name in _METRICS if all(found.get(name) is not None for found in results["models"])]
         table = [["model", "parameters", "encoder MACs", "bytes", *(_METRICS[name] for name in metrics)]]
         for found in results["models"]:
-            costs = [f"{found[cost]:,}" for cost in MODEL_COSTS]
-            table.append([found["name"], *costs, *(f"{found[name]:.3f}" for name in metrics)])
+            costs = [cell(found.get(cost), "{:,}") for cost in MODEL_COSTS]
+            table.append([found["name"], *costs, *(cell(found.get(name), "{:.3f}") for name in metrics)])
         folder = output_dir.rstrip("/")
         return f"""
 {chr(10).join(aligned_lines(table))}
@@ -224,8 +226,7 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
         if prompt and prompt not in model.settings.prompts:
-            known = ", ".join(model.settings.prompts) or "none"
-            raise ValueError(f"train_prompts has {prompt!r}, but the teacher's prompts are {known}; name one of those")
+            raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
         return tokenize_texts(
             parts[0],
             model.tokenizer,
@@ -238,6 +239,17 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
         )
 
     return _Source(model, model.encoder, model.tokenizer, (text_column,), rows)
+
+
+def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
+    if known:
+        return f"train_prompts has {prompt!r}, but the teacher's prompts are {', '.join(known)}; name one of those"
+    name = re.sub(r"\W+", " ", prompt).strip() or "query"
+    text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
+    return (
+        f"train_prompts has {prompt!r}, but the teacher's prompts are none; leave it out, or give the texts "
+        f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
+    )
 
 
 @lru_cache(maxsize=1)

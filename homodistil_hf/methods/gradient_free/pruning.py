@@ -24,7 +24,7 @@ from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_student
 from ...models.cost import encoder_macs
-from ...models.loading import load_encoder
+from ...models.loading import load_encoder, plain_name
 from ...models.units import UnitTensors, encoder_groups
 from ...models.widths import WidthPlan, widths_of
 from ...pruning.compaction import compact
@@ -196,7 +196,8 @@ def prune_gradient_free(
     ```
     """
     settings = settings or GradientFreeSettings()
-    teacher = load_encoder(model, argument="model") if isinstance(model, str) else model
+    named = plain_name(model)
+    teacher = load_encoder(named, argument="model") if isinstance(named, str) else model
     student = to_student(teacher).eval()
     num_kept_filters(widths_of(student.config), macs)
     batches = check_samples(unlabeled, student) if settings.needs_samples else []

@@ -27,8 +27,15 @@ from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import parse_json, read_json_object, write_json
 from ...files.tensors import check_weights
-from ...models.loading import checked_config, config_values, load_encoder, load_encoder_config, load_weights
-from ...tables import aligned_lines
+from ...models.loading import (
+    checked_config,
+    config_values,
+    load_encoder,
+    load_encoder_config,
+    load_weights,
+    plain_name,
+)
+from ...tables import aligned_lines, cell
 from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ...training.ranks import on_every_rank
 from ...training.run_folder import folder_claimed
@@ -72,7 +79,7 @@ _DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_
 
 
 def self_distill(
-    model: str, args: SelfDistillationArguments, *, revision: str | None = None, **kwargs: Any
+    model: str | Path, args: SelfDistillationArguments, *, revision: str | None = None, **kwargs: Any
 ) -> dict[str, Any]:
     """Further pre-train a model on a corpus in rounds of self-distillation.
 
@@ -95,11 +102,12 @@ def self_distill(
         ValueError: a model that can't be pre-trained here, unusable data, or a folder that holds something else.
         OSError: the model can't be read, or a file can't be written.
     """
-    identity = run_identity(model, revision)
-    config = initial_config(model, revision=revision, token=args.hub_token)
+    name: str = plain_name(model)
+    identity = run_identity(name, revision)
+    config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
-        return _all_rounds(model, args, identity=identity, revision=revision, data=kwargs)
+        return _all_rounds(name, args, identity=identity, revision=revision, data=kwargs)
 
 
 def _all_rounds(
@@ -302,7 +310,7 @@ class SelfDistillationRun(Run):
         }
         rows = [["round", *names.values()]]
         for number, found in enumerate(results["rounds"]):
-            rows.append([str(number), *(f"{found[name]:.4f}" if name in found else "–" for name in names)])
+            rows.append([str(number), *(cell(found.get(name), "{:.4f}") for name in names)])
         table = "\n".join(aligned_lines(rows))
         return f"\n{table}\n\n{results['time_s']:,.0f} s; fine-tune or distil {results['student']}"
 

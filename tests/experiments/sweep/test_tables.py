@@ -8,7 +8,7 @@ from sweep_records import METHODS, record, sweep_of
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import discrepancy_curves, plot_sweep, quality_points
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, Choice
-from homodistil_hf.experiments.sweep.folder import record_head
+from homodistil_hf.experiments.sweep.folder import read_record, read_records, record_head, write_record, write_records
 from homodistil_hf.experiments.sweep.tables import chosen, over_seeds, searches, sweep_table, tokens_per_second
 
 
@@ -147,3 +147,29 @@ def test_layers_of_different_widths_count_without_their_padding():
     uneven["models"]["compact"] = uneven["models"]["student"] | {"encoder_macs": 250, "num_parameters": 3_000_000}
     table = sweep_table(sweep_of([uneven]), [uneven])
     assert "| global_widths | 3.00 M (4.00 padded) | 0.250 (0.411 padded) |" in table
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"evaluation": {"kl": "small"}}, "evaluation"),
+        ({"models": {"teacher": {}, "student": {}}}, "models"),
+        ({"models": None}, "models"),
+        ({"settings": {"seed": "x"}}, "settings"),
+        ({"axes": {"seed": 7}}, "axes"),
+        ({"variant": 3}, "variant"),
+        ({"seconds": None}, "seconds"),
+        ({"status": "impossible"}, "reason"),
+        ({"error": 5}, "error"),
+        ({"evaluate": {"glue": 1}}, "evaluate"),
+    ],
+)
+def test_a_record_edited_by_hand_is_told(tmp_path, change, wrong):
+    write_record(tmp_path / "mine.json", METHODS[0])
+    assert read_record(tmp_path / "mine.json") == METHODS[0]
+    write_record(tmp_path / "mine.json", METHODS[0] | change)
+    with pytest.raises(ValueError, match=rf"^record 'mine.json' has {wrong}=.*, which no sweep .* remove it"):
+        read_records(tmp_path)
+    write_records(tmp_path / "mine.jsonl", [METHODS[0], METHODS[1] | change])
+    with pytest.raises(ValueError, match=rf"^line 2 of 'mine.jsonl' has {wrong}="):
+        read_records(tmp_path / "mine.jsonl")

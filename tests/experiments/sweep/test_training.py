@@ -272,3 +272,18 @@ def test_a_clock_counts_what_was_kept(tmp_path, monkeypatch):
     second.on_train_end(None, state(8, 1.5, 2.0), None)
     assert (second.seconds, second.evaluation_seconds, second.num_sessions) == (15.0, 3.5, 2)
     assert json.loads((tmp_path / "clock.json").read_text()) == {"num_sessions": 2, "seconds": {"4": 10.0}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_sessions": {}, "seconds": {}},
+        {"num_sessions": 1, "seconds": 3},
+        {"num_sessions": 1, "seconds": {"4": "long"}},
+        {"num_sessions": 1, "seconds": {"four": 1.0}},
+    ],
+)
+def test_a_clock_edited_by_hand_is_told(tmp_path, content):
+    (tmp_path / "clock.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="^clock.json of the run holds .*, which no run wrote; remove '.*clock.json'"):
+        RunClock(tmp_path / "clock.json")

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from run_traces import logs_of
 from tiny_architectures import OTHERS, tiny_architecture_config
 from tiny_embeddings import make_pairs, make_reranker
@@ -135,3 +136,26 @@ def test_models_of_several_logits_are_refused(make_reranking_trainer, tmp_path, 
     BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=f"of {num_labels} labels; a reranker has one logit a pair"):
         make_reranking_trainer(tmp_path / "model")
+
+
+def test_no_hub_is_asked_for_a_model_in_memory(make_trainer, tmp_path, monkeypatch):
+    """It bears the name of a folder that is no more, and its own configuration says which activation it has."""
+
+    def asked(*args, local_files_only=False, **kwargs):
+        if not local_files_only:
+            pytest.fail("the Hub was asked")
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr("homodistil_hf.methods.embedding.model.hf_hub_download", asked)
+    for own in (None, {"activation_fn": "torch.nn.modules.linear.Identity"}):
+        extra = {} if own is None else {"sentence_transformers": own}
+        model = BertForSequenceClassification.from_pretrained(make_reranker(tmp_path / str(own), **extra))
+        model.name_or_path = model.config.name_or_path = "runs/gone"
+        trainer = make_trainer(
+            model=model,
+            trainer_class=RerankerDistilTrainer,
+            train_dataset=make_pairs(),
+            eval_dataset=make_pairs(16, seed=1),
+            output_dir=str(tmp_path / f"run {own}"),
+        )
+        assert getattr(trainer.model.config, "sentence_transformers", None) == own

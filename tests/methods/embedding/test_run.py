@@ -321,3 +321,29 @@ def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, mon
 def test_layers_have_no_place_in_a_family(config, capsys):
     assert main(["distill", config(student=[WIDE, SMALLER], layers=1)]) == 2
     assert "layers=1 is not supported for a family" in capsys.readouterr().err
+
+
+def test_prompts_of_a_model_without_any_are_given_as_texts(config, capsys):
+    assert main(["distill", config(train_prompts=["query"])]) == 2
+    error = capsys.readouterr().err
+    assert 'in its config_sentence_transformers.json, such as {"prompts": {"query": "query: "}}' in error
+    assert main(["distill", config(train_prompts=["search: "])]) == 2
+    assert '{"prompts": {"search": "search: "}}, and name \'search\'' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{}, {"output": "student"}])
+def test_one_held_out_text_does_not_fail_the_run(config, tmp_path, capsys, settings):
+    (tmp_path / "one.txt").write_text(" ".join(f"w{i}" for i in range(5, 15)))
+    held_out = {"eval_data": str(tmp_path / "one.txt"), "eval_split": "train", "max_steps": 2}
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    assert main(["distill", config(**held_out), *words]) == 0
+    assert (tmp_path / "run" / "results.json").is_file()
+    assert "SentenceTransformer(" in capsys.readouterr().out
+
+
+def test_a_dash_stands_for_what_was_not_measured():
+    costs = {"num_parameters": 1, "encoder_macs": 2, "size_bytes": None}
+    models = [{"name": name, **costs, "cosine": 0.5, "neighbours": None} for name in ("teacher", "student")]
+    text = run_named("embedding").summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
+    assert "–" in text
+    assert "0.500" in text
