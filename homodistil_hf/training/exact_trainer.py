@@ -255,7 +255,7 @@ class ExactTrainer(Trainer):
         check_took_steps(self.state.global_step, self.rows_per_step)
         return result._replace(training_loss=result.metrics["train_loss"])
 
-    hyperparameter_search = refuse_search  # type: ignore[assignment]
+    hyperparameter_search = refuse_search
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
