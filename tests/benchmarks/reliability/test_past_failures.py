@@ -166,7 +166,7 @@ def test_a_multiple_beyond_every_model_is_refused(multiple, nearest):
 @pytest.mark.parametrize("name", ["x" * 100_000, "a\0b", "~no_such_user/x", "../../x y"])
 def test_a_teacher_that_is_none_is_named_in_short(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match="^teacher=.*can't be read") as error:
+    with pytest.raises(OSError, match="^teacher=.*(can't be read|does not exist)") as error:
         load_encoder_config(name)
     assert len(str(error.value)) < 3000
 

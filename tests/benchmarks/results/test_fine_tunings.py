@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 from safetensors.torch import load_file
+from sweep_records import FIGURES
 from tiny_files import write_teacher
 from tiny_glue import write_task
 
@@ -24,7 +25,7 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 def add_student(sweep_folder: Path, teacher: Path, variant: str, seed: int) -> None:
     """A cell that is done, whose student is a model of its own."""
     cell = Cell(variant, {"seed": seed}, "homodistil", {"teacher": str(teacher), "seed": seed})
-    write_record(sweep_folder / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
+    write_record(sweep_folder / "results" / f"{cell.name}.json", record_head(cell) | FIGURES)
     write_teacher(sweep_folder / cell.name / "student", max_position_embeddings=128, intermediate_size=16)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sweep_records import FIGURES
 from tiny_files import write_teacher, write_text
 
 from benchmarks.results.sweep_models import models_of
@@ -20,7 +21,7 @@ def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch
     settings = {"teacher": str(teacher), "eval_data": [str(write_text(tmp_path / "eval.txt"))], "max_eval_blocks": 2}
     for variant, seed in (("homodistil", 0), ("homodistil", 1), ("one_shot", 0)):
         cell = Cell(variant, {"seed": seed}, variant, settings | {"seed": seed})
-        write_record(tmp_path / "sweep" / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
+        write_record(tmp_path / "sweep" / "results" / f"{cell.name}.json", record_head(cell) | FIGURES)
         write_teacher(tmp_path / "sweep" / cell.name / "student", num_hidden_layers=1, max_position_embeddings=128)
     results = tmp_path / "held_out" / "sizes.json"
     argv = ["held_out.py", tmp_path / "sweep", "--variants", "homodistil", "one_shot", "--results", results]
@@ -53,7 +54,7 @@ def test_a_student_is_distinguished_by_the_other_axes_of_its_cell(tmp_path):
         "homodistil",
         {"teacher": "t", "seed": 3},
     )
-    write_record(tmp_path / "results" / f"{cell.name}.json", record_head(cell) | {"status": "done"})
+    write_record(tmp_path / "results" / f"{cell.name}.json", record_head(cell) | FIGURES)
     student = tmp_path / cell.name / "student"
     student.mkdir(parents=True)
     _, found = models_of(tmp_path, ["homodistil"])
