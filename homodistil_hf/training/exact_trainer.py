@@ -36,6 +36,7 @@ from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
 from .checks import settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
+from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run
 from .sigterm import StopRequest, start_worker
@@ -123,6 +124,8 @@ class ExactTrainer(Trainer):
     def extra_logs(self) -> dict[str, float]:
         """Values that training logs report beside the terms of the loss; none by default."""
         return {}
+
+    evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
 
     # One optimizer step
 
@@ -219,6 +222,7 @@ class ExactTrainer(Trainer):
 
     # A run from its first step to its last
 
+    @naming_lost_ranks()
     def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
@@ -234,6 +238,7 @@ class ExactTrainer(Trainer):
             ValueError: no checkpoint, a damaged one, or one that was saved without the optimizer; a new run in a
                 folder that held files before this trainer was made; or data that are not enough for one step.
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
+            ConnectionError: another rank is dead, or was not there for `ddp_timeout`.
         """
         folder = self.run_folder.resolve(resume_from_checkpoint)
         self.resumed_logs = None
