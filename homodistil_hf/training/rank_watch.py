@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import distributed
 from transformers import TrainingArguments
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _LONGEST_PERIOD_S = 2.0
 _NUM_PERIODS = 3
 """A rank is dead that has not written for so many periods. torchrun gives 30 s before it kills the other ranks."""
+
+_FOUND = "found"
+_STORE_IS_LOST = "rank 0 or its node, which keeps the ranks' store, is dead or out of reach"
 
 
 class RankWatch(threading.Thread):
@@ -41,7 +44,8 @@ class RankWatch(threading.Thread):
 
     def __init__(self, args: TrainingArguments, store: distributed.Store):
         super().__init__(name="rank watch", daemon=True)
-        self.args, self.store, self.group = args, store, distributed.group.WORLD
+        self.args, self.store = args, store
+        self.group: Any = distributed.group.WORLD
         self.rank, self.num_ranks = distributed.get_rank(), distributed.get_world_size()
         self.period_s = min(_LONGEST_PERIOD_S, args.ddp_timeout / 10)
         self.ended = threading.Event()
@@ -71,8 +75,17 @@ class RankWatch(threading.Thread):
     def write(self) -> int:
         """Write a sign of life: a new number each time, and the number of collective calls, which is returned."""
         num_calls = self.group._get_sequence_number_for_group()
-        self.store.set(f"rank_watch/{self.rank}", f"{next(self._numbers)} {num_calls}")
+        self.store.set(str(self.rank), f"{next(self._numbers)} {num_calls}")
         return num_calls
+
+    def agreed(self) -> str:
+        """What the first rank to look found, as `lost_ranks`: a rank that has found it leaves, and looks dead then."""
+        try:
+            if not self.store.check([_FOUND]):
+                self.store.set(_FOUND, self.lost_ranks())
+            return self.store.get(_FOUND).decode()
+        except RuntimeError:
+            return _STORE_IS_LOST
 
     def lost_ranks(self) -> str:
         """Watch all ranks for some periods; say which are dead, or else which are behind; empty if none is."""
@@ -83,7 +96,7 @@ class RankWatch(threading.Thread):
                 self.write()
             after = self._signs()
         except RuntimeError:
-            return "rank 0 or its node, which keeps the ranks' store, is dead or out of reach"
+            return _STORE_IS_LOST
         others = [rank for rank in range(self.num_ranks) if rank != self.rank]
         if silent := [rank for rank in others if after[rank] == before[rank]]:
             return f"{_named(silent)} gave no sign of life for {_NUM_PERIODS * self.period_s:g} s: dead, or frozen"
@@ -92,7 +105,7 @@ class RankWatch(threading.Thread):
         return f"the other ranks wait for {_named(behind)}, alive but busy or hanging" if behind else ""
 
     def _signs(self) -> list[str]:
-        keys = [f"rank_watch/{rank}" for rank in range(self.num_ranks)]
+        keys = [str(rank) for rank in range(self.num_ranks)]
         return [self.store.get(key).decode() if self.store.check([key]) else "" for key in keys]
 
 
@@ -110,7 +123,9 @@ def watch_ranks(args: TrainingArguments) -> None:
     if "MASTER_PORT" not in os.environ:
         return
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    watch = RankWatch.current = RankWatch(args, distributed.TCPStore(*address, wait_for_workers=False))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a launcher keeps its store when it starts again
+    store = distributed.PrefixStore(f"rank_watch/{attempt}", distributed.TCPStore(*address, wait_for_workers=False))
+    watch = RankWatch.current = RankWatch(args, store)
     watch.write()
     watch.start()
     atexit.register(watch.end)
@@ -136,7 +151,7 @@ def naming_lost_ranks() -> Iterator[None]:
         watch = RankWatch.current
         if watch is None or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
-        lost = watch.lost_ranks() or f"rank {watch.rank} joined the others too late, or the network failed"
+        lost = watch.agreed() or f"rank {watch.rank} joined the others too late, or the network failed"
         good = last_checkpoint(str(watch.args.output_dir))
         remedy = "go on with resume_from_checkpoint='last'" if good else "start again"
         if watch.rank == 0:

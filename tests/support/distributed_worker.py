@@ -37,7 +37,7 @@ WORLDS = (
     World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
     World("2 alive", 2, ("reducers",)),
-    *(World(name, 3, (name,)) for name in LOST_RANKS),
+    *(World(name, 4, (name,)) for name in LOST_RANKS),
     World("1 more", 1, ("resume: 2 → 1",)),
 )
 """In this order: a later one resumes checkpoints of an earlier one."""
