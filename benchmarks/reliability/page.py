@@ -74,8 +74,8 @@ def load(results: dict[str, Any]) -> str:
         for found in results["tries"].values()
     ]
     return (
-        f"`python -m benchmarks.reliability.load`: each once, on {results['machine']['num_cores']} cores, with one thread "
-        "and at most 8 GB. Models are tiny unless the row says otherwise. Peak memory is that of the largest process.\n\n"
+        f"`python -m benchmarks.reliability.load`: each once, on {results['machine']['num_cores']} busy cores, one thread "
+        "and at most 8 GB. Models are tiny where the row names no size. Peaks are those of the largest process.\n\n"
     ) + table("what is given | seconds | peak, GB | how it ends", rows)
 
 

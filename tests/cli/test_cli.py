@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +17,7 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, __version__
 from homodistil_hf.cli import main
-from homodistil_hf.cli.plan import format_plan
+from homodistil_hf.cli.plan import Plan, format_plan
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.methods.registry import run_named
@@ -342,6 +344,36 @@ def test_a_corrupted_checkpoint(finished, folder, tmp_path, capsys, never_trains
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "use_up",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.empty(1 << 50),
+        lambda: pyarrow.allocate_buffer(1 << 50),
+        lambda: [0] * (1 << 60),
+        lambda: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nSee documentation")),
+    ],
+    ids=["torch", "numpy", "arrow", "list", "cuda"],
+)
+def test_memory_that_is_used_up_is_told_as_such(use_up, monkeypatch, capsys):
+    monkeypatch.setattr(Plan, "run", lambda command: use_up())
+    assert main(["plan", "--teacher", "any", "--student", "homobert-tiny"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("homodistil: error: out of memory (")
+    assert error.endswith("a run goes on with resume_from_checkpoint='last'\n")
+    assert error.count("\n") == 1
+
+
+def test_another_runtime_error_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(Plan, "run", lambda command: _raise(RuntimeError("of another kind")))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        main(["plan", "--teacher", "any", "--student", "homobert-tiny"])
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
     def end_step(self):
         raise ValueError("a bug")
