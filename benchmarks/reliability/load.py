@@ -6,6 +6,7 @@ Each try is a command in a process of its own, with at most 8 GB of data and 10 
 last line of each into docs/results/load.json.
 """
 
+import itertools
 import json
 import os
 import random
@@ -61,9 +62,9 @@ def many_files(folder: Path) -> list[str]:
 
 
 def one_line(folder: Path) -> list[str]:
+    megabyte = text_of(1 << 19)[: 1 << 20]
     with (folder / "line.txt").open("w", encoding="utf-8") as file:
-        for _ in range(2048):
-            file.write(text_of(1 << 18)[: 1 << 20])
+        file.writelines(itertools.repeat(megabyte, 2048))
     return distil(folder, train_data=str(folder / "line.txt"))
 
 

@@ -70,12 +70,18 @@ def fuzz(results: dict[str, Any]) -> str:
 
 def load(results: dict[str, Any]) -> str:
     rows = [
-        [found["what"], found["seconds"], f"{found['peak_bytes'] / 1e9:.1f}", found["line"]]
+        [
+            found["what"],
+            found["seconds"],
+            f"{found['peak_bytes'] / 1e9:.1f}",
+            found["line"] if found["status"] else "done",
+        ]
         for found in results["tries"].values()
     ]
     return (
-        f"`python -m benchmarks.reliability.load`: each once, on {results['machine']['num_cores']} busy cores, one thread "
-        "and at most 8 GB. Models are tiny where the row names no size. Peaks are those of the largest process.\n\n"
+        f"`python -m benchmarks.reliability.load`: each once, on {results['machine']['num_cores']} busy cores, with "
+        "one thread and at most 8 GB. Models are tiny where the row names no size. Peaks are of the largest process."
+        "\n\n"
     ) + table("what is given | seconds | peak, GB | how it ends", rows)
 
 

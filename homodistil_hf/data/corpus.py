@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -75,6 +76,7 @@ _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
 _UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 1000
+_LONGEST_LINE_BYTES = 1 << 30
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _REPLACED = "\ufffd"
 _SHARD = re.compile(r"([-_.](\d+|of|[0-9a-f]{8,}))+$|\d+$")  # train-00000-of-00002
@@ -323,6 +325,7 @@ def _not_empty(files: list[Path], label: str) -> list[Path]:
         check_unpacked_size(file, label)
         if file.suffix.lower() not in (".parquet", ".arrow"):
             check_encoding(file, label)
+            _check_lines(file, label)
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
@@ -340,6 +343,22 @@ def check_encoding(file: Path, label: str) -> None:
         )
 
 
+def _check_lines(file: Path, label: str) -> None:
+    """Refuse, by a ValueError, a file of text with a line that is too long to be held several times in memory."""
+    if file.stat().st_size <= _LONGEST_LINE_BYTES or file.suffix.lower() == ".json":
+        return
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = 0
+        while len(content) - start > _LONGEST_LINE_BYTES:
+            end = content.rfind(b"\n", start, start + _LONGEST_LINE_BYTES)
+            if end < 0:
+                raise ValueError(
+                    f"{label}: {file.name} has a line of more than {_LONGEST_LINE_BYTES:,} bytes behind byte "
+                    f"{start:,}; end documents by an empty line (.txt) or a line each (.jsonl), and cut longer ones"
+                )
+            start = end + 1
+
+
 def check_unpacked_size(file: Path, label: str) -> None:
     """Refuse, by a ValueError, a parquet file that unpacks to more than 1 GB and a thousand times its own size."""
     if file.suffix.lower() != ".parquet":
@@ -355,8 +374,8 @@ def check_unpacked_size(file: Path, label: str) -> None:
     unpacked = max(repeated, sum(group.total_byte_size for group in groups))
     if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size):
         raise ValueError(
-            f"{label}: {file.name} of {file.stat().st_size:,} bytes would unpack to some {unpacked:,}; expected at most "
-            f"{_UNPACKED_TIMES:,} times as many: it repeats itself, or was made to fill memory and disk"
+            f"{label}: {file.name} of {file.stat().st_size:,} bytes would unpack to some {unpacked:,}; expected at "
+            f"most {_UNPACKED_TIMES:,} times as many: it repeats itself, or was made to fill memory and disk"
         )
 
 

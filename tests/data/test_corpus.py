@@ -463,9 +463,13 @@ def write_bomb(path, *, value="a" * (1 << 20), num_rows=2000):
 def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
     bomb = write_bomb(tmp_path / "bomb.parquet")
     assert bomb.stat().st_size < 10_000
-    with pytest.raises(ValueError, match=r"^train_data='.*': bomb.parquet of [\d,]+ bytes would unpack to some 2,09\d,"):
+    with pytest.raises(
+        ValueError, match=r"^train_data='.*': bomb.parquet of [\d,]+ bytes would unpack to some 2,09\d,"
+    ):
         load_text(bomb)
-    with pytest.raises(ValueError, match="bomb.parquet of .*; expected at most 1,000 times as many: it repeats itself"):
+    with pytest.raises(
+        ValueError, match="bomb.parquet of .*; expected at most 1,000 times as many: it repeats itself"
+    ):
         load_text(tmp_path)
 
 
@@ -474,7 +478,9 @@ def test_different_rows_that_pack_well_are_refused_too(tmp_path, monkeypatch):
     monkeypatch.setattr("homodistil_hf.data.corpus._UNPACKED_BYTES", 1 << 20)
     rows = [f"{number}" + "a" * (1 << 20) for number in range(9)]
     pq.write_table(pa.table({"text": rows}), tmp_path / "rows.parquet", compression="zstd", use_dictionary=False)
-    with pytest.raises(ValueError, match=r"rows.parquet of [\d,]+ bytes would unpack to some 9,437,\d+; expected at most"):
+    with pytest.raises(
+        ValueError, match=r"rows.parquet of [\d,]+ bytes would unpack to some 9,437,\d+; expected at most"
+    ):
         load_text(tmp_path / "rows.parquet")
 
 
@@ -490,3 +496,24 @@ def test_labelled_rows_that_unpack_to_gigabytes_are_refused(tmp_path):
 
 def test_many_equal_rows_of_ordinary_size_are_read(tmp_path):
     assert len(load_text(write_bomb(tmp_path / "rows.parquet", value="word " * 20, num_rows=100_000))) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "start"),
+    [
+        ("a.txt", "word " * 500, "0"),
+        ("a.txt", "short\n\n" * 200 + "word " * 500, "1,400"),
+        ("a.jsonl", '{"text": "short"}\n' * 200 + json.dumps({"text": "word " * 500}) + "\n", "3,600"),
+    ],
+)
+def test_a_line_that_fills_memory_is_refused(tmp_path, monkeypatch, name, content, start):
+    monkeypatch.setattr("homodistil_hf.data.corpus._LONGEST_LINE_BYTES", 1000)
+    write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=f": {name} has a line of more than 1,000 bytes behind byte {start}; end doc"):
+        load_text(tmp_path / name)
+
+
+def test_lines_up_to_the_longest_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.data.corpus._LONGEST_LINE_BYTES", 1000)
+    write(tmp_path / "a.txt", ("w" * 999 + "\n") * 3 + "\n" + "w" * 1000)
+    assert [len(row["text"]) for row in load_text(tmp_path / "a.txt")] == [2999, 1000]
