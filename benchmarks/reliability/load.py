@@ -174,7 +174,7 @@ TRIES: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "out_of_memory": ("a batch larger than the memory", out_of_memory),
     "links": ("symbolic and hard links in a run's folder", links),
     "failing_rename": ("a disk that refuses the rename of a second checkpoint", failing_rename),
-    "parquet_bomb": ("a parquet file of 16 GB in a few MB", parquet_bomb),
+    "parquet_bomb": ("a parquet file of 36 kB that unpacks to 16 GB", parquet_bomb),
 }
 
 

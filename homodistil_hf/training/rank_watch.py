@@ -21,6 +21,7 @@ from torch import distributed
 from transformers import TrainingArguments
 
 from ..files.checkpoints import last_checkpoint
+from .sigterm import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -151,11 +152,12 @@ def naming_lost_ranks() -> Iterator[None]:
         watch = RankWatch.current
         if watch is None or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
-        lost = watch.agreed() or f"rank {watch.rank} joined the others too late, or the network failed"
-        good = last_checkpoint(str(watch.args.output_dir))
+        with StopRequest():  # a launcher sends SIGTERM as soon as one rank has died
+            lost = watch.agreed() or f"rank {watch.rank} joined the others too late, or the network failed"
+            good = last_checkpoint(str(watch.args.output_dir))
+            if watch.rank == 0:  # without a launcher's own, the store ends with this process
+                time.sleep(_NUM_PERIODS * watch.period_s)
         remedy = "go on with resume_from_checkpoint='last'" if good else "start again"
-        if watch.rank == 0:
-            time.sleep(_NUM_PERIODS * watch.period_s)  # without a launcher's own, the store ends with this process
         raise ConnectionError(
             f"{lost} (ddp_timeout={watch.args.ddp_timeout:g} s; raise it if that rank was only slow). Last good "
             f"checkpoint: {good}; read that rank's log, then {remedy}"

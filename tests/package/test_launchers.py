@@ -78,6 +78,24 @@ def test_two_nodes_make_the_run_of_two_ranks_under_accelerate(folder, on_two_nod
     assert [name for name, tensor in weights[0].items() if not tensor.equal(weights[1][name])] == []
 
 
+def test_a_rank_that_is_killed_is_named_by_all_others(folder, tmp_path):
+    """Though torchrun sends them SIGTERM while they find out."""
+    run = tmp_path / "run"
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 400, "per_device_train_batch_size": 2}
+    launcher = start(folder, TORCHRUN, "--standalone", "--nproc_per_node", "4", output_dir=run, **settings)
+    while last_checkpoint(run) is None and launcher.poll() is None:
+        time.sleep(0.01)
+    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+    _, log = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    errors = [line for line in log.splitlines() if line.startswith("homodistil: error: ")]
+    assert len(errors) == 3, log
+    for error in errors:
+        assert re.match(
+            r"homodistil: error: rank \d gave no sign of life .*ddp_timeout=1800 s.*/checkpoint-\d+; ", error
+        )
+
+
 def test_a_node_that_goes_is_named_and_the_run_goes_on_without_it(folder, on_two_nodes, tmp_path):
     run = tmp_path / "run"
     saving = {"save_strategy": "steps", "save_steps": 1}
