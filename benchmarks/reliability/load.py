@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def large_vocabulary(folder: Path) -> list[str]:
 def trimmed(folder: Path) -> list[str]:
     large_vocabulary(folder)
     words = ["-m", "homodistil_hf", "trim", str(folder / "teacher"), "--vocabulary", "keep=16384"]
-    return [*words, "--train_data", str(folder / "train.txt"), "--output", str(folder / "trimmed")]
+    return [*words, "--text", str(folder / "train.txt"), "--output", str(folder / "trimmed")]
 
 
 def many_layers(folder: Path) -> list[str]:
@@ -191,7 +192,9 @@ def main(names: list[str]) -> None:
 def attempt(name: str, folder: Path) -> dict[str, Any]:
     """Make what is given, run the command, and say how it ended."""
     what, make = TRIES[name]
-    words, since_s = make(folder), time.perf_counter()
+    with ProcessPoolExecutor(1) as maker:  # the memory of this process would count as the command's
+        words = maker.submit(make, folder).result()
+    since_s = time.perf_counter()
     environment = os.environ | {"HOMODISTIL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=environment, preexec_fn=limit)
