@@ -68,6 +68,23 @@ def fuzz(results: dict[str, Any]) -> str:
     ) + table("what is fed | cases | successes | own errors | failures", rows)
 
 
+def load(results: dict[str, Any]) -> str:
+    rows = [
+        [
+            found["what"],
+            found["seconds"],
+            f"{found['peak_bytes'] / 1e9:.1f}",
+            found["line"] if found["status"] else "done",
+        ]
+        for found in results["tries"].values()
+    ]
+    return (
+        f"`python -m benchmarks.reliability.load`: each once, on {results['machine']['num_cores']} busy cores, with "
+        "one thread and at most 8 GB. Models are tiny where the row names no size. Peaks are of the largest process."
+        "\n\n"
+    ) + table("what is given | seconds | peak, GB | how it ends", rows)
+
+
 def scaling(results: dict[str, Any]) -> str:
     settings, steps = results["settings"], results["worlds"]["2"][0]["steps"]
     wrong = results["differences"]
@@ -128,7 +145,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / max(1, len(values))
 
 
-SECTIONS = {"soak": soak, "fuzz": fuzz, "scaling": scaling}
+SECTIONS = {"soak": soak, "fuzz": fuzz, "scaling": scaling, "load": load}
 
 if __name__ == "__main__":
     main()

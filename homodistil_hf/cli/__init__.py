@@ -55,10 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ending_cleanly():
             return _run(words)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if _is_a_bug(error):
+    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        problem = out_of_memory(error) if isinstance(error, MemoryError | RuntimeError) else str(error)
+        if not problem or _is_a_bug(error):
             raise
-        print(f"homodistil: error: {error}", file=sys.stderr)
+        print(f"homodistil: error: {problem}", file=sys.stderr)
         return 2
     except SystemExit as ended:
         if ended.code == EXIT_STATUS:
@@ -83,6 +84,18 @@ def keep_memory() -> None:
         if name not in os.environ:  # glibc has read those that are
             mallopt(option, value)
             os.environ[name] = str(value)
+
+
+def out_of_memory(error: Exception) -> str:
+    """A line for an error that says that memory is used up, on the host or a device; empty for any other error."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in signs):
+        return ""
+    reason = (str(error).splitlines() or ["no more is free"])[0]
+    return (
+        f"out of memory ({reason}); lower per_device_train_batch_size (and raise gradient_accumulation_steps by as "
+        "much), the length of texts, or the number of processes; a run goes on with resume_from_checkpoint='last'"
+    )
 
 
 def _run(words: Sequence[str]) -> int:

@@ -52,11 +52,15 @@ class Distill(Command):
             return 0
         from ..experiments.distill import run
         from ..methods.registry import run_named
+        from ..training.rank_watch import naming_lost_ranks, watch_ranks
         from ..training.ranks import leave_process_group
 
         settings = parse_run(words)
         show_logs(settings.is_main)
-        results = run(settings)
+        if settings.training is not None:
+            watch_ranks(settings.training)
+        with naming_lost_ranks():
+            results = run(settings)
         if results and settings.is_main:
             print(run_named(settings.run.method).summary(results, settings.output_dir))
         leave_process_group()

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -74,6 +75,8 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
 _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
+_UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 1000
+_LONGEST_LINE_BYTES = 1 << 30
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _REPLACED = "\ufffd"
 _SHARD = re.compile(r"([-_.](\d+|of|[0-9a-f]{8,}))+$|\d+$")  # train-00000-of-00002
@@ -322,8 +325,10 @@ def _not_empty(files: list[Path], label: str) -> list[Path]:
         # The readers would unpack an archive, of any size and to any place.
         if kind := Extractor.infer_extractor_format(file):
             raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
+        check_unpacked_size(file, label)
         if file.suffix.lower() not in (".parquet", ".arrow"):
             check_encoding(file, label)
+            _check_lines(file, label)
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
@@ -338,6 +343,42 @@ def check_encoding(file: Path, label: str) -> None:
         raise ValueError(
             f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
             "`iconv -f UTF-16 -t UTF-8`"
+        )
+
+
+def _check_lines(file: Path, label: str) -> None:
+    """Refuse, by a ValueError, a file of text with a line that is too long to be held several times in memory."""
+    if file.stat().st_size <= _LONGEST_LINE_BYTES or file.suffix.lower() == ".json":
+        return
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = 0
+        while len(content) - start > _LONGEST_LINE_BYTES:
+            end = content.rfind(b"\n", start, start + _LONGEST_LINE_BYTES)
+            if end < 0:
+                raise ValueError(
+                    f"{label}: {file.name} has a line of more than {_LONGEST_LINE_BYTES:,} bytes behind byte "
+                    f"{start:,}; end documents by an empty line (.txt) or a line each (.jsonl), and cut longer ones"
+                )
+            start = end + 1
+
+
+def check_unpacked_size(file: Path, label: str) -> None:
+    """Refuse, by a ValueError, a parquet file that unpacks to more than 1 GB and a thousand times its own size."""
+    if file.suffix.lower() != ".parquet":
+        return
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            groups = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
+            first = next(opened.iter_batches(batch_size=1), None)
+    except (OSError, pyarrow.ArrowException):
+        return  # its reader says what is wrong
+    # A value that all rows share is stored once, so the first row counts as often as there are rows.
+    repeated = first.nbytes * sum(group.num_rows for group in groups) if first is not None else 0
+    unpacked = max(repeated, sum(group.total_byte_size for group in groups))
+    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size):
+        raise ValueError(
+            f"{label}: {file.name} of {file.stat().st_size:,} bytes would unpack to some {unpacked:,}; expected at "
+            f"most {_UNPACKED_TIMES:,} times as many: it repeats itself, or was made to fill memory and disk"
         )
 
 

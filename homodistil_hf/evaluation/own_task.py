@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, Value
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.corpus import check_unpacked_size
 from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -257,6 +258,7 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     label = f"{argument}={str(path)!r}"
     if path.suffix not in _READERS or not path.is_file():
         raise ValueError(f"{label} is no file of {', '.join(_READERS)}; name one with labelled rows")
+    check_unpacked_size(path, label)
     is_csv = path.suffix == ".csv"
     try:
         rows = _READERS[path.suffix](str(path))

@@ -59,18 +59,25 @@ def outdated_name(final: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if it exists, so that half of it is never seen under its name."""
+    """Remove a folder, or a link to one, if it exists, so that half of it is never seen under its name."""
     removed = folder.with_name(f".{folder.name.removeprefix('.')}{_REMOVED_SUFFIX}")
-    if removed.exists():
-        shutil.rmtree(removed)
-    if folder.exists():
+    _remove_tree(removed)
+    if os.path.lexists(folder):
         os.rename(folder, removed)
-        shutil.rmtree(removed)
+        _remove_tree(removed)
 
 
 def remove_leftovers(parent: Path) -> None:
     """Finish the removals in `parent` that were interrupted inside [`remove_folder`]."""
     for path in parent.glob(f".*{_REMOVED_SUFFIX}"):
+        _remove_tree(path)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove what is there under a name, if anything: of a link to a folder the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)
 
 

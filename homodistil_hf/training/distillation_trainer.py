@@ -49,6 +49,7 @@ from .learning_rate import learning_rate_curve
 from .method import DistillationMethod
 from .pair import adopt_optimizer, prepare
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
+from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
 from .run_folder import RunFolder
 
@@ -98,6 +99,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     push_in_progress: PushInProgress | None = None
 
+    @naming_lost_ranks()
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -342,6 +344,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """Held-out metrics of the last evaluation, over all evaluation sets."""
         return next(reversed(self.evaluations.values()), {})
 
+    @naming_lost_ranks()
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
 
@@ -356,6 +359,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
         return self.teacher_evaluation
 
+    @naming_lost_ranks()
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
 
@@ -385,6 +389,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     # Exports and the Hub
 
+    @naming_lost_ranks()
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
 

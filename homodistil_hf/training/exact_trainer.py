@@ -36,6 +36,7 @@ from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
 from .checks import check_best_metric, check_kind, refuse_search, settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
+from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
 from .sigterm import StopRequest, start_worker
@@ -123,6 +124,8 @@ class ExactTrainer(Trainer):
     def extra_logs(self) -> dict[str, float]:
         """Values that training logs report beside the terms of the loss; none by default."""
         return {}
+
+    evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
 
     # One optimizer step
 
@@ -219,6 +222,7 @@ class ExactTrainer(Trainer):
 
     # A run from its first step to its last
 
+    @naming_lost_ranks()
     def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
@@ -227,33 +231,30 @@ class ExactTrainer(Trainer):
         Args:
             resume_from_checkpoint: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one
                 in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
-            args: as in `Trainer.train`.
-            kwargs: as in `Trainer.train`.
+            args, kwargs: as in `Trainer.train`.
 
         Raises:
             ValueError: no checkpoint, a damaged checkpoint, or a checkpoint without the optimizer; a new run in a
                 folder that held files before this trainer was made; a folder in which another process trains; or data
                 that are not enough for one step.
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
+            ConnectionError: another rank is dead, or was not there for `ddp_timeout`.
         """
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
-            return self._train(resume_from_checkpoint, *args, **kwargs)
-
-    def _train(self, resume_from_checkpoint: Requested, *args: Any, **kwargs: Any) -> Any:
-        folder = self.run_folder.resolve(resume_from_checkpoint)
-        self.resumed_logs = None
-        if folder is None:
-            self.run_folder.claim()
-            if not self.has_started:
-                self.start_student()
-                self.has_started = True
-        set_seed(self.args.seed)  # whatever was drawn since this trainer was made
-        with StopRequest() as self.stop_request:
-            result = super().train(folder, *args, **kwargs)
-        if self.stop_request.is_made:
-            self.stop_request.leave()
-        check_took_steps(self.state.global_step, self.rows_per_step)
-        return result._replace(training_loss=result.metrics["train_loss"])
+            folder = self.run_folder.resolve(resume_from_checkpoint)
+            self.resumed_logs = None
+            if folder is None:
+                self.run_folder.claim()
+                if not self.has_started:
+                    self.start_student()
+                    self.has_started = True
+            set_seed(self.args.seed)  # whatever was drawn since this trainer was made
+            with StopRequest() as self.stop_request:
+                result = super().train(folder, *args, **kwargs)
+            if self.stop_request.is_made:
+                self.stop_request.leave()
+            check_took_steps(self.state.global_step, self.rows_per_step)
+            return result._replace(training_loss=result.metrics["train_loss"])
 
     hyperparameter_search = refuse_search
 

@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..files.checkpoints import last_checkpoint
+from .rank_watch import end_watch, naming_lost_ranks, watch_ranks
 
 T = TypeVar("T")
 
@@ -37,7 +38,8 @@ def on_every_rank(check: Callable[[], T]) -> T:
         result = check()
     except (ValueError, OSError) as error:
         problem = error
-    problems = gather_object([problem and f"{type(problem).__name__}: {problem}"])
+    with naming_lost_ranks():
+        problems = gather_object([problem and f"{type(problem).__name__}: {problem}"])
     if problem is not None:
         raise problem
     for rank, message in enumerate(problems):
@@ -52,6 +54,7 @@ def leave_process_group() -> None:
     Wrapped models hold the group in reference cycles, so it outlives `destroy_process_group` until those are
     collected. A thread of it that is still there when the interpreter ends may abort the process.
     """
+    end_watch()
     PartialState().destroy_process_group()
     gc.collect()
 
@@ -64,6 +67,7 @@ def check_launch(args: TrainingArguments) -> None:
             f"distributed_type={kind.value} is not supported by this package's trainers; use DDP (torchrun or "
             "accelerate launch): pruning needs whole parameters on every rank"
         )
+    watch_ranks(args)
 
 
 def check_whole_model(name: str, model: nn.Module) -> None:

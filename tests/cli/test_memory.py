@@ -1,13 +1,17 @@
-"""What commands ask of malloc: large pages, and freed memory that is used again."""
+"""What commands ask of malloc, and how they end where memory is used up."""
 
 import os
 import platform
 import subprocess
 import sys
 
+import numpy as np
+import pyarrow
 import pytest
+import torch
 
 from homodistil_hf.cli import main
+from homodistil_hf.cli.plan import Plan
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
@@ -48,3 +52,37 @@ def test_what_a_user_says_of_malloc_stays(monkeypatch):
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     assert main(["cache"]) == 0
     assert os.environ["MALLOC_MMAP_MAX_"] == "7"
+
+
+# Memory that is used up
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "use_up",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.empty(1 << 50),
+        lambda: pyarrow.allocate_buffer(1 << 50),
+        lambda: [0] * (1 << 60),
+        lambda: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nSee documentation")),
+    ],
+    ids=["torch", "numpy", "arrow", "list", "cuda"],
+)
+def test_memory_that_is_used_up_is_told_as_such(use_up, monkeypatch, capsys):
+    monkeypatch.setattr(Plan, "run", lambda command: use_up())
+    assert main(["plan", "--teacher", "any", "--student", "homobert-tiny"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("homodistil: error: out of memory (")
+    assert error.endswith("a run goes on with resume_from_checkpoint='last'\n")
+    assert error.count("\n") == 1
+
+
+def test_another_runtime_error_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(Plan, "run", lambda command: _raise(RuntimeError("of another kind")))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        main(["plan", "--teacher", "any", "--student", "homobert-tiny"])
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -79,6 +79,26 @@ def test_a_kill_while_a_folder_is_replaced_leaves_one_of_both(tmp_path, monkeypa
     assert names(tmp_path) == sorted({"folder", "staged"} & {*left, "folder"})
 
 
+@pytest.mark.parametrize("remove", [remove_folder, lambda link: publish(make_folder(link.parent / "staged"), link)])
+def test_a_link_to_a_folder_goes_and_the_folder_stays(tmp_path, remove):
+    elsewhere = make_folder(tmp_path / "elsewhere")
+    run = make_folder(tmp_path / "run")
+    (run / "checkpoint-2").symlink_to(elsewhere, target_is_directory=True)
+    remove(run / "checkpoint-2")
+    assert not (run / "checkpoint-2").is_symlink()
+    assert set(names(run)) <= {"checkpoint-2", "file"}
+    assert (elsewhere / "file").read_text(encoding="utf-8") == "text"
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_link_whose_removal_was_interrupted_is_removed(tmp_path, target):
+    elsewhere = make_folder(tmp_path / "elsewhere")
+    (tmp_path / ".checkpoint-2.removed").symlink_to(tmp_path / target)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["elsewhere"]
+    assert names(elsewhere) == ["file"]
+
+
 def test_a_rename_that_fails_brings_the_older_folder_back(tmp_path, monkeypatch):
     final = make_folder(tmp_path / "folder", "old")
     rename = os.rename

@@ -1,10 +1,12 @@
-"""The usual launchers: torchrun on two nodes, and accelerate launch; the command line's whole run under both."""
+"""The usual launchers: torchrun on two nodes, one of which may go, and accelerate launch; a whole run."""
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 from distributed_worker import free_port
 from safetensors.torch import load_file
 from tiny_files import write_config
+from torchrun import children
+
+from homodistil_hf.files.checkpoints import last_checkpoint
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
 TORCHRUN = "torch.distributed.run"
@@ -26,27 +31,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def launch(folder: Path, launcher: str, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run `homodistil distill` under a launcher, with flags."""
+@pytest.fixture(scope="module")
+def on_two_nodes(folder: Path) -> Path:
+    """The folder of a run of two nodes that nothing happened to."""
+    output_dir = folder / "nodes"
+    for node in start_nodes(folder, output_dir):
+        _, log = node.communicate(timeout=550)
+        assert node.returncode == 0, log[-5000:]
+    return output_dir
+
+
+def start(folder: Path, launcher: str, *words: str, **settings: Any) -> subprocess.Popen[str]:
+    """Start `homodistil distill` under a launcher, with flags."""
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", launcher, *words, "-m", "homodistil_hf", "distill", str(folder / "config.json")]
-    cache = {"HOMODISTIL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *flags], capture_output=True, text=True, timeout=550, env={**os.environ, **cache}, check=False
-    )
+    environment = os.environ | {"HOMODISTIL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*command, *flags], text=True, env=environment, **pipes)
 
 
-def on_two_nodes(folder: Path, output_dir: Path) -> list[subprocess.CompletedProcess[str]]:
+def start_nodes(folder: Path, output_dir: Path, **settings: Any) -> list[subprocess.Popen[str]]:
     """A launcher a node, both on this machine, one rank each, with one folder for both."""
     port = free_port()
-
-    def node(rank: int) -> subprocess.CompletedProcess[str]:
-        words = ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1"]
-        address = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-        return launch(folder, TORCHRUN, *words, *address, output_dir=output_dir)
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(node, (0, 1)))
+    words = [["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1"] for rank in (0, 1)]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    return [start(folder, TORCHRUN, *own, *address, output_dir=output_dir, **settings) for own in words]
 
 
 def results_of(output_dir: Path) -> dict[str, Any]:
@@ -54,18 +63,60 @@ def results_of(output_dir: Path) -> dict[str, Any]:
     return {name: results[name] for name in ("models", "evaluation", "plan", "num_steps")}
 
 
-def test_two_nodes_make_the_run_of_two_ranks_under_accelerate(folder, tmp_path):
-    shared = tmp_path / "nodes"
-    for finished in on_two_nodes(folder, shared):
-        assert finished.returncode == 0, finished.stderr[-5000:]
+def test_two_nodes_make_the_run_of_two_ranks_under_accelerate(folder, on_two_nodes, tmp_path):
     ranks = tmp_path / "ranks"
     # With --cpu accelerate 1.15 starts one process, whatever --num_processes says; use_cpu is a setting of the run.
     words = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     words += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port", str(free_port())]
-    finished = launch(folder, ACCELERATE, *words, output_dir=ranks)
-    assert finished.returncode == 0, finished.stderr[-5000:]
-    assert results_of(shared) == results_of(ranks)
+    launcher = start(folder, ACCELERATE, *words, output_dir=ranks)
+    _, log = launcher.communicate(timeout=550)
+    assert launcher.returncode == 0, log[-5000:]
+    assert results_of(on_two_nodes) == results_of(ranks)
     assert results_of(ranks)["num_steps"] == 12
-    weights = [load_file(run / "student" / "model.safetensors") for run in (shared, ranks)]
+    weights = [load_file(run / "student" / "model.safetensors") for run in (on_two_nodes, ranks)]
     assert weights[0].keys() == weights[1].keys()
     assert [name for name, tensor in weights[0].items() if not tensor.equal(weights[1][name])] == []
+
+
+def test_a_rank_that_is_killed_is_named_by_all_others(folder, tmp_path):
+    """Though torchrun sends them SIGTERM while they find out."""
+    run = tmp_path / "run"
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 400, "per_device_train_batch_size": 2}
+    launcher = start(folder, TORCHRUN, "--standalone", "--nproc_per_node", "4", output_dir=run, **settings)
+    while last_checkpoint(run) is None and launcher.poll() is None:
+        time.sleep(0.01)
+    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+    _, log = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    errors = [line for line in log.splitlines() if line.startswith("homodistil: error: ")]
+    assert len(errors) == 3, log
+    for error in errors:
+        assert re.match(
+            r"homodistil: error: rank \d gave no sign of life .*ddp_timeout=1800 s.*/checkpoint-\d+; ", error
+        )
+
+
+def test_a_node_that_goes_is_named_and_the_run_goes_on_without_it(folder, on_two_nodes, tmp_path):
+    run = tmp_path / "run"
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    first, second = start_nodes(folder, run, **saving, ddp_timeout=60)
+    while last_checkpoint(run) is None and first.poll() is None:
+        time.sleep(0.01)
+    (rank,) = children(second.pid)
+    for process in (second.pid, rank):
+        os.kill(process, signal.SIGKILL)
+    second.communicate()
+    _, log = first.communicate(timeout=120)
+    assert first.returncode == 1
+    good = last_checkpoint(run)
+    assert re.search(rf"homodistil: error: rank 1 gave no sign of life .*ddp_timeout=60 s.* {good}; read", log), log
+    alone = start(
+        folder, TORCHRUN, "--standalone", output_dir=run, per_device_train_batch_size=8, resume_from_checkpoint="last"
+    )
+    _, log = alone.communicate(timeout=550)
+    assert alone.returncode == 0, log[-5000:]
+    found, expected = results_of(run), results_of(on_two_nodes)
+    assert {name: found[name] for name in ("plan", "num_steps")} == {
+        name: expected[name] for name in ("plan", "num_steps")
+    }
+    assert found["evaluation"]["kl"] == pytest.approx(expected["evaluation"]["kl"], rel=1e-3)

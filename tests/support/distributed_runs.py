@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediat
 NARROW_HEADS = PLAN | {"num_attention_heads": 4, "head_dim": 4}
 GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SAVED = 8, 70, 12, 5
 WORLD_SIZES = (1, 4, 2)
+LOST_TIMEOUT_S = 8
 DEVICE = os.environ.get("HOMODISTIL_TEST_DEVICE", "cpu")
 SHARED: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.1},
@@ -262,6 +264,25 @@ def other_masks(folder: Path, num_ranks: int) -> dict[str, Any]:
     return {"error": error_of(trainer.train), "step": trainer.state.global_step}
 
 
+def lost_rank(folder: Path, num_ranks: int, *, rank: int, moment: str, dies: bool = False) -> dict[str, Any]:
+    """A rank that dies or hangs when it calls a method of its trainer; what the others hear, and after how long."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "ddp_timeout": LOST_TIMEOUT_S}
+    settings |= {"num_scoring_batches": 2} if moment == "_score_units" else {}
+    trainer = make_trainer(folder / f"lost {rank} in {moment}", num_ranks, **settings)
+    before, since_s = getattr(trainer, moment), time.monotonic()
+
+    def lost(*args: Any, **kwargs: Any) -> Any:
+        if trainer.args.process_index == rank and (moment != "get_batch_samples" or trainer.state.global_step == 3):
+            if not dies:
+                time.sleep(2.5 * LOST_TIMEOUT_S)
+            os._exit(0)  # a status that ends no other rank
+        return before(*args, **kwargs)
+
+    setattr(trainer, moment, lost)
+    error = error_of(trainer.evaluate if moment == "evaluation_collator" else trainer.train)
+    return {"error": error, "seconds": time.monotonic() - since_s}
+
+
 def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
     """What is refused on every rank, though it may be wrong on one only."""
     rank = int(os.environ["RANK"])
@@ -281,11 +302,17 @@ def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
 def error_of(action: Callable[[], Any]) -> str:
     try:
         action()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ConnectionError) as error:
         return str(error)
     return ""
 
 
+LOST_RANKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
+    "hangs in scoring": partial(lost_rank, rank=1, moment="_score_units"),
+    "hangs in evaluation": partial(lost_rank, rank=0, moment="evaluation_collator"),
+    "dies in a step": partial(lost_rank, rank=2, moment="get_batch_samples", dies=True),
+    "dies with the store": partial(lost_rank, rank=0, moment="get_batch_samples", dies=True),
+}
 RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **{name: partial(shared, name) for name in SHARED},
     "resume: 4 ranks": partial(resumed, "plain", 4),
@@ -302,4 +329,5 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "one bad rank": one_bad_rank,
     "other masks": other_masks,
     "refusals": refusals,
+    **LOST_RANKS,
 }

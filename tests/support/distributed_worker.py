@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from distributed_runs import RUNS, SHARED, WORLD_SIZES
+from distributed_runs import LOST_RANKS, RUNS, SHARED, WORLD_SIZES
 from torch.multiprocessing import start_processes
 
 
@@ -37,6 +37,7 @@ WORLDS = (
     World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
     World("2 alive", 2, ("reducers",)),
+    *(World(name, 4, (name,)) for name in LOST_RANKS),
     World("1 more", 1, ("resume: 2 → 1",)),
 )
 """In this order: a later one resumes checkpoints of an earlier one."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 _PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use", "Connection reset by peer")
 """A port that was free when torchrun looked may be taken when it is bound, as other tests run beside this one."""
@@ -20,3 +21,8 @@ def torchrun(
         if done.returncode == 0 or not any(sign in done.stderr for sign in _PORT_TAKEN):
             break
     return done
+
+
+def children(process: int) -> list[int]:
+    """Ids of the processes that a process has started; torchrun's are its ranks, in sessions of their own."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

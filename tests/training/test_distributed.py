@@ -6,6 +6,7 @@ one only where their scores are that close.
 """
 
 import os
+import re
 import subprocess
 import sys
 from itertools import chain
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_runs import GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES
+from distributed_runs import GLOBAL_BATCH, LOST_TIMEOUT_S, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES
 from run_traces import TIMINGS
 
 # One launch, many worlds, up to four processes on as few as two busy cores.
@@ -271,6 +272,33 @@ def test_what_one_rank_can_not_do_is_refused_on_all(folder, name, first, second)
     for message, expected in zip(ranks, (first, second or first), strict=True):
         with pytest.raises(ValueError, match=expected):
             raise ValueError(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "message"),
+    [
+        (
+            "hangs in scoring",
+            1,
+            "the other ranks wait for rank 1, alive but busy or hanging .*: None; .* start again$",
+        ),
+        (
+            "hangs in evaluation",
+            0,
+            "the other ranks wait for rank 0, alive but busy or hanging .*: None; .* start again$",
+        ),
+        ("dies in a step", 2, "rank 2 gave no sign of life for 2.4 s: dead, or frozen .*/checkpoint-2; .*='last'$"),
+        ("dies with the store", 0, "rank 0 or its node, which keeps the ranks' store, is dead .*/checkpoint-2; read"),
+    ],
+)
+def test_a_rank_that_hangs_or_dies_is_named_on_every_other(folder, name, lost, message):
+    assert not (folder / name / f"{name}-{lost}.pt").exists()
+    found = results(folder, name, name)
+    assert len(found) == 3
+    for rank in found:
+        assert re.match(message, rank["error"]), rank["error"]
+        assert "(ddp_timeout=8 s; raise it if that rank was only slow). Last good checkpoint: " in rank["error"]
+        assert rank["seconds"] < 2.5 * LOST_TIMEOUT_S
 
 
 @pytest.mark.gpu

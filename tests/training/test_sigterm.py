@@ -19,6 +19,7 @@ import torch
 from run_traces import EVERY_SECOND_STEP, assert_same_run
 from tiny_files import write_config
 from tiny_models import GRADUAL
+from torchrun import children
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainingArguments
@@ -165,10 +166,10 @@ def test_workers_of_data_loaders_get_a_process_group_of_their_own(monkeypatch):
 
 
 def test_a_training_loader_starts_its_workers_so(make_trainer):
-    others = multiprocessing.active_children()  # of other tests in this process
+    others = multiprocessing.activechildren()  # of other tests in this process
     batches = iter(make_trainer(dataloader_num_workers=1).get_train_dataloader())
     next(batches)
-    groups = [os.getpgid(child.pid) for child in multiprocessing.active_children() if child not in others]
+    groups = [os.getpgid(child.pid) for child in multiprocessing.activechildren() if child not in others]
     assert len(groups) == 1
     assert os.getpgrp() not in groups
 
@@ -319,8 +320,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
     finally:
         for process in processes.values():
             if process.poll() is None:
-                # torchrun's ranks are in sessions of their own.
-                for group in (*_children(process.pid), process.pid):
+                for group in (*children(process.pid), process.pid):
                     _kill_group(group)
 
 
@@ -328,7 +328,7 @@ def _end(process: subprocess.Popen, folder: Path, name: str) -> tuple[int, str]:
     while last_checkpoint(folder / "run") is None and process.poll() is None:
         time.sleep(0.05)
     if name == "one of two ranks":
-        os.kill(_children(process.pid)[1], signal.SIGTERM)
+        os.kill(children(process.pid)[1], signal.SIGTERM)
     else:
         os.killpg(process.pid, signal.SIGTERM if name == "sigterm" else signal.SIGINT)
     status = process.wait(timeout=120)
@@ -338,10 +338,6 @@ def _end(process: subprocess.Popen, folder: Path, name: str) -> tuple[int, str]:
 def _kill_group(process: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(os.getpgid(process), signal.SIGKILL)
-
-
-def _children(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 @pytest.mark.distributed
