@@ -4,15 +4,19 @@ A model may bear the name of a stock class and compute something else: a class o
 head, fewer layers. Without these checks, its student would compute the stock function, and no error would follow.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..files.messages import first_line, join_some
 from .architectures import architecture_of, max_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 _TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3}

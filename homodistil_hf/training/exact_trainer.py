@@ -73,6 +73,9 @@ class ExactTrainer(Trainer):
     resumed_logs: Mapping[str, Any] | None = None
     epoch_number = 0
 
+    evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
+    hyperparameter_search = refuse_search
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
@@ -124,8 +127,6 @@ class ExactTrainer(Trainer):
     def extra_logs(self) -> dict[str, float]:
         """Values that training logs report beside the terms of the loss; none by default."""
         return {}
-
-    evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
 
     # One optimizer step
 
@@ -231,14 +232,15 @@ class ExactTrainer(Trainer):
         Args:
             resume_from_checkpoint: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one
                 in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
-            args, kwargs: as in `Trainer.train`.
+            args: as in `Trainer.train`.
+            kwargs: as in `Trainer.train`.
 
         Raises:
             ValueError: no checkpoint, a damaged checkpoint, or a checkpoint without the optimizer; a new run in a
                 folder that held files before this trainer was made; a folder in which another process trains; or data
                 that are not enough for one step.
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
-            ConnectionError: another rank is dead, or was not there for `ddp_timeout`.
+            ConnectionError: another rank is dead or hangs.
         """
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
@@ -255,8 +257,6 @@ class ExactTrainer(Trainer):
                 self.stop_request.leave()
             check_took_steps(self.state.global_step, self.rows_per_step)
             return result._replace(training_loss=result.metrics["train_loss"])
-
-    hyperparameter_search = refuse_search
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""

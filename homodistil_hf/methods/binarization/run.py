@@ -151,9 +151,9 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a chain is for one process; start it without torchrun")
     path = folder / SETTINGS_FILE
-    check_writable(folder, f"output_dir={settings.output_dir!r}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
+    check_writable(folder, f"output_dir={settings.output_dir!r}")
     if existing_files(str(folder)) and not (settings.resume and path.is_file()):
         remedy = "set resume, or name another folder" if path.is_file() else "it holds no chain; name another folder"
         raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
