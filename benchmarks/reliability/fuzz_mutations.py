@@ -3,6 +3,7 @@
 Structure is damaged rather than bytes: values change type or size, keys are lost or doubled, names lead elsewhere.
 """
 
+import contextlib
 import copy
 import io
 import json
@@ -13,8 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow.csv
+import pyarrow.parquet
 import torch
-from datasets import Dataset
 
 PATHS = (
     "../../escaped", "/etc/passwd", "~", "~no_such_user/x", "C:\\x", "a\0b", ".", "..", "", "x" * 300, "a/../../b",
@@ -235,15 +237,23 @@ def file_content(draw: Random) -> bytes:
         return draw.choice(_MAGIC) + draw.randbytes(200)
     if kind == 2:
         return draw.choice(_BYTES)
-    if kind == 3:
-        row = {"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}
-        return b"\n".join(json_bytes(mutated(row, draw), draw) for _ in range(4))
-    if kind == 4:
-        buffer, columns = io.BytesIO(), {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
-        names = draw.choice((("text",), ("n",), ("text", "n")))
-        Dataset.from_dict({name: columns[name] for name in names}).to_parquet(buffer)
-        return flipped(buffer.getvalue(), draw)
+    if kind in (3, 4):
+        rows = [{"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}] * 5
+        return table_bytes(rows, draw.choice((".jsonl", ".parquet")), draw)
     return hostile_text(draw).encode("utf-8", "surrogatepass")
+
+
+def table_bytes(rows: list[Any], suffix: str, draw: Random) -> bytes:
+    """A file of damaged rows; JSON instead where no table can hold them."""
+    damaged = mutated(rows, draw)
+    if suffix == ".jsonl":
+        return b"\n".join(json_bytes(row, draw) for row in damaged or [None])
+    if suffix in (".csv", ".parquet"):
+        with contextlib.suppress(Exception):
+            buffer, table = io.BytesIO(), pyarrow.Table.from_pylist(damaged)
+            (pyarrow.csv.write_csv if suffix == ".csv" else pyarrow.parquet.write_table)(table, buffer)
+            return flipped(buffer.getvalue(), draw) if draw.random() < 0.3 else buffer.getvalue()
+    return json_bytes(damaged, draw)
 
 
 def write_mutated(path: Path, values: Any, draw: Random) -> None:
