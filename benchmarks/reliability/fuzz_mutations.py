@@ -246,8 +246,8 @@ def file_content(draw: Random) -> bytes:
 def table_bytes(rows: list[Any], suffix: str, draw: Random) -> bytes:
     """A file of damaged rows; JSON instead where no table can hold them."""
     damaged = mutated(rows, draw)
-    if suffix == ".jsonl":
-        return b"\n".join(json_bytes(row, draw) for row in damaged or [None])
+    if suffix == ".jsonl" and isinstance(damaged, list):
+        return b"\n".join(json_bytes(row, draw) for row in damaged)
     if suffix in (".csv", ".parquet"):
         with contextlib.suppress(Exception):
             buffer, table = io.BytesIO(), pyarrow.Table.from_pylist(damaged)

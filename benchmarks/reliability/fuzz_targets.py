@@ -47,9 +47,7 @@ from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
-from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.budgets import plan_for_budget
-from homodistil_hf.plans.latency import budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.training.checks import own_settings
 from homodistil_hf.training_args import HomoDistilTrainingArguments
@@ -343,25 +341,11 @@ def sweep_records(folder: Path, draw: Random) -> None:
 
 
 def clocks(folder: Path, draw: Random) -> None:
-    """The clock of a run that goes on, or a table of milliseconds in the cache."""
-    if draw.random() < 0.5:
-        path = folder / "clock.json"
-        damage.write_mutated(path, {"num_sessions": 2, "seconds": {"4": 10.5, "8": 21.0}}, draw)
-        clock = RunClock(path)
-        for event in clock.on_train_begin, clock.on_save, clock.on_train_end:
-            event(None, TrainerState(global_step=8), None)
-        return
-    config = BertConfig(**samples.SHAPE)
-    grid = budget.grid_below(widths_of(config))
-    sizes = {part: [len(grid[name]) for name in names] for part, names in budget.AXES.items()}
-    table = budget.LatencyTable(grid, {part: np.ones(size) for part, size in sizes.items()})
-    os.environ["HOMODISTIL_CACHE"] = str(damage.emptied(folder / "cache"))
-    with patch.object(budget, "measure_table", return_value=table):
-        budget.latency_table(config, budget.Conditions(length=16))
-        (file,) = folder.rglob("table.json")
-        damage.write_mutated(file, json.loads(file.read_bytes()), draw)
-        checkpoints.write_manifest(file.parent)
-        resolve_plan("latency_ms=5,length=16", config)
+    """The clock of a sweep's run that goes on."""
+    damage.write_mutated(folder / "clock.json", {"num_sessions": 2, "seconds": {"4": 10.5, "8": 21.0}}, draw)
+    clock = RunClock(folder / "clock.json")
+    for event in clock.on_train_begin, clock.on_save, clock.on_train_end:
+        event(None, TrainerState(global_step=8), None)
 
 
 def command_lines(folder: Path, draw: Random) -> None:
