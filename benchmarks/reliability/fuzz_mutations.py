@@ -18,6 +18,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 
+from homodistil_hf.export.facts import FACTS_FILE, file_facts
+from homodistil_hf.files import checkpoints
+
 PATHS = (
     "../../escaped", "/etc/passwd", "~", "~no_such_user/x", "C:\\x", "a\0b", ".", "..", "", "x" * 300, "a/../../b",
 )  # fmt: skip
@@ -259,6 +262,28 @@ def table_bytes(rows: list[Any], suffix: str, draw: Random) -> bytes:
 def write_mutated(path: Path, values: Any, draw: Random) -> None:
     """Write a damaged copy of a JSON value."""
     write_hostile(path, json_bytes(mutated(values, draw), draw), draw)
+
+
+def folder_damaged(folder: Path, draw: Random) -> None:
+    """Damage one file; half of the time, digests are made to agree with it afterwards, as a careful forger would."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".py", ".md")]
+    path = draw.choice(files)
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        damaged = json_bytes(mutated(json.loads(content), draw), draw)
+    elif path.suffix == ".safetensors":
+        damaged = safetensors_bytes(content, draw)
+    else:
+        damaged = flipped(content, draw)
+    write_hostile(path, damaged, draw)
+    if draw.random() < 0.5:
+        return
+    if (path.parent / checkpoints.MANIFEST_NAME).is_file() and path.name != checkpoints.MANIFEST_NAME:
+        checkpoints.write_manifest(path.parent)
+    facts_file = folder / FACTS_FILE
+    if facts_file.is_file() and path != facts_file:
+        values = json.loads(facts_file.read_text(encoding="utf-8"))
+        facts_file.write_text(json.dumps(values | {"files": file_facts(folder)}), encoding="utf-8")
 
 
 def removed(path: Path) -> Path:

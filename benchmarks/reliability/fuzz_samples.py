@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
 
 from homodistil_hf import export_student
+from homodistil_hf.evaluation.squad import SquadSettings
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import record_head
 from homodistil_hf.export.facts import read_facts
@@ -200,3 +201,7 @@ ARTICLES = [{"paragraphs": [{"context": QUESTIONS[0]["context"], "qas": [{"id": 
 ARTICLES[0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": "w7 w8", "answer_start": 3}]
 OWN_ROWS = [{"text": f"w{n} w7", "other": "w8", "label": ("a", "b")[n % 2]} for n in range(5, 17)]
 NUMBERED_ROWS = [row | {"label": n / 2} for n, row in enumerate(OWN_ROWS)]
+WINDOWS = SquadSettings(max_length=16, stride=2, max_question_tokens=4)
+TOKENIZER_SETTINGS: dict[str, Any] = {"model_max_length": 32, "padding_side": "right", "truncation_side": "right"}
+TOKENIZER_SETTINGS |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"], "do_lower_case": True}
+TOKENIZER_SETTINGS |= {"additional_special_tokens": ["w9"], "clean_up_tokenization_spaces": False}

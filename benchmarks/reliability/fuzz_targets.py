@@ -29,7 +29,7 @@ from homodistil_hf.data.blocks import TextPacker, check_tokenizer
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
-from homodistil_hf.evaluation.squad import SquadSettings, training_windows
+from homodistil_hf.evaluation.squad import training_windows
 from homodistil_hf.evaluation.task_data import GlueTask, encode, load_squad
 from homodistil_hf.experiments import family
 from homodistil_hf.experiments.config import parse_run, run_of
@@ -38,7 +38,7 @@ from homodistil_hf.experiments.sweep.folder import SweepFolder
 from homodistil_hf.experiments.sweep.running import SweepRun, write_table
 from homodistil_hf.experiments.sweep.training import RunClock
 from homodistil_hf.export.export_folder import check_target
-from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
 from homodistil_hf.files.settings import checked_values, setting_types, split_config
@@ -188,20 +188,15 @@ def tokenizers(folder: Path, draw: Random) -> None:
 def tokenizer_configs(folder: Path, draw: Random) -> None:
     """`tokenizer_config.json` of a tokenizer that then reads texts for every task."""
     contents = samples.saved_model(folder)
-    more = {"model_max_length": 32, "padding_side": "right", "truncation_side": "right", "model_input_names": _INPUTS}
-    more |= {"do_lower_case": True, "additional_special_tokens": ["w9"], "clean_up_tokenization_spaces": False}
-    damage.write_mutated(folder / "tokenizer_config.json", json.loads(contents["tokenizer_config.json"]) | more, draw)
+    values = json.loads(contents["tokenizer_config.json"]) | samples.TOKENIZER_SETTINGS
+    damage.write_mutated(folder / "tokenizer_config.json", values, draw)
     tokenizer, texts = load_tokenizer(folder), ["w7 w8 w9 " * 9, "w5"]
     check_tokenizer(tokenizer, BertConfig(**samples.SHAPE))
     blocks = tokenize_to_blocks(Dataset.from_dict({"text": texts * 9}), tokenizer, max_seq_length=16)
     MaskedLMCollator(tokenizer)(blocks.to_list())
     unlabeled_batches([texts], tokenizer, max_length=16)
     encode(Dataset.from_list(samples.NUMBERED_ROWS), GlueTask("own", ("text", "other"), num_labels=1), tokenizer, 16)
-    training_windows(Dataset.from_list(samples.QUESTIONS), tokenizer, WINDOWS)
-
-
-_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
-WINDOWS = SquadSettings(max_length=16, stride=2, max_question_tokens=4)
+    training_windows(Dataset.from_list(samples.QUESTIONS), tokenizer, samples.WINDOWS)
 
 
 def embedding_folders(folder: Path, draw: Random) -> None:
@@ -211,7 +206,7 @@ def embedding_folders(folder: Path, draw: Random) -> None:
     source, target = folder / "source", folder / "target"
     samples.make_embedding(source)
     shutil.copytree(source, damage.emptied(target), dirs_exist_ok=True)
-    damage_folder(target, draw)
+    damage.folder_damaged(target, draw)
     kind_of_texts(target)
     default_activation(target)
     load_embedding_model(target).encode(["w7 w8", "", "w9 " * 40], prompt_name=draw.choice((None, "query", "x")))
@@ -289,7 +284,7 @@ def packed_folders(folder: Path, draw: Random) -> None:
     """`homodistil verify` over folders of bits."""
     samples.make_packed(folder / "source")
     shutil.copytree(folder / "source", damage.emptied(folder / "target"), dirs_exist_ok=True)
-    damage_folder(folder / "target", draw)
+    damage.folder_damaged(folder / "target", draw)
     run_command(["verify", str(folder / "target")])
 
 
@@ -301,7 +296,7 @@ def embedding_exports(folder: Path, draw: Random) -> None:
     samples.make_embedding(source)
     for copy in target, damage.removed(output):
         shutil.copytree(source, damage.emptied(copy), dirs_exist_ok=True)
-    damage_folder(target, draw)
+    damage.folder_damaged(target, draw)
     words = ["export", str(target), "--output", str(output), "--overwrite", "--teacher", str(source)]
     pair = [*words, "--format", "pair"]
     run_command(draw.choice((["verify", str(target)], words, pair)))
@@ -358,7 +353,7 @@ def command_lines(folder: Path, draw: Random) -> None:
     victim, output = sandbox / "victim", sandbox / "out"
     shutil.copytree(folder / draw.choice(("compact", "run", "standard")), victim)
     output.mkdir()
-    damage_folder(victim, draw)
+    damage.folder_damaged(victim, draw)
     with outside_stays(sandbox, output):
         run_command(command_line(victim, output, draw))
 
@@ -377,28 +372,6 @@ def command_line(victim: Path, output: Path, draw: Random) -> list[str]:
         student = draw.choice(words)
         return ["plan", "--teacher", path, "--student", student, *draw.choice(([], ["--json"]))]
     return [command, path]
-
-
-def damage_folder(folder: Path, draw: Random) -> None:
-    """Damage one file; half of the time, digests are made to agree with it afterwards, as a careful forger would."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".py", ".md")]
-    path = draw.choice(files)
-    content = path.read_bytes()
-    if path.suffix == ".json":
-        damaged = damage.json_bytes(damage.mutated(json.loads(content), draw), draw)
-    elif path.suffix == ".safetensors":
-        damaged = damage.safetensors_bytes(content, draw)
-    else:
-        damaged = damage.flipped(content, draw)
-    damage.write_hostile(path, damaged, draw)
-    if draw.random() < 0.5:
-        return
-    if (path.parent / checkpoints.MANIFEST_NAME).is_file() and path.name != checkpoints.MANIFEST_NAME:
-        checkpoints.write_manifest(path.parent)
-    facts_file = folder / FACTS_FILE
-    if facts_file.is_file() and path != facts_file:
-        values = json.loads(facts_file.read_text(encoding="utf-8"))
-        facts_file.write_text(json.dumps(values | {"files": file_facts(folder)}), encoding="utf-8")
 
 
 def run_command(words: Sequence[str]) -> None:
@@ -461,7 +434,7 @@ def squad_rows(folder: Path, draw: Random) -> None:
     damage.write_hostile(data / f"train{suffix}", damage.table_bytes(rows, suffix, draw), draw)
     (data / "dev.json").write_text(json.dumps({"data": samples.ARTICLES}), encoding="utf-8")
     found = load_squad(draw.choice(("squad", "squad_v2")), data)
-    training_windows(found.train, samples.tiny_tokenizer(), WINDOWS)
+    training_windows(found.train, samples.tiny_tokenizer(), samples.WINDOWS)
 
 
 def own_rows(folder: Path, draw: Random) -> None:
