@@ -24,7 +24,7 @@ from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoi
 from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import fits, read_json_object, write_json
 from ..methods.run import RunInputs
 from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import encoder_macs
@@ -150,6 +150,12 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
             "start without it"
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
+    plans, finished = state.get("plans"), state.get("finished")
+    if not fits(plans, [dict]) or len(plans) != len(settings.members) or not fits(finished, [str]):
+        raise ValueError(
+            f"{path} has plans={short_repr(plans)} and finished={short_repr(finished)}; expected a plan a member, and "
+            "names of members: mend it, or start without resume_from_checkpoint"
+        )
     check_same_start(settings.training.output_dir, state, _identity(settings))
     state["finished"] = [
         _folder(member).name

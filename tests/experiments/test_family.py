@@ -286,6 +286,15 @@ def test_another_family_is_not_gone_on_with(whole, folder):
         distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
 
 
+@pytest.mark.parametrize("change", [{"plans": None}, {"plans": []}, {"plans": [3, 3, 3]}, {"finished": 5}])
+def test_a_state_that_somebody_has_changed_is_named(folder, tmp_path, change):
+    state = {"teacher": str(folder / "teacher"), "students": STUDENTS, "plans": [{}] * 3, "finished": []}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "family.json").write_text(json.dumps(state | change))
+    with pytest.raises(ValueError, match="family.json has plans=.* and finished=.*; expected a plan a member"):
+        distil(folder, tmp_path / "run", resume_from_checkpoint="last")
+
+
 def test_a_cell_of_a_sweep_is_one_student():
     settings = {"teacher": "t", "train_data": ["t.txt"], "student": ["macs=0.5", "macs=0.25"]}
     cell = Cell(variant="mine", axes={}, method="homodistil", settings=settings)

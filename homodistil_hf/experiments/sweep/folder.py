@@ -14,8 +14,8 @@ from ...files.checkpoints import sorted_checkpoints
 from ...files.folders import write_text
 from ...files.locks import holder
 from ...files.messages import short_repr
-from ...files.strict_json import parse_json, read_json_object
-from .cells import TEACHER, Cell
+from ...files.strict_json import fits, parse_json, read_json_object
+from .cells import METRICS, TEACHER, Cell
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
@@ -26,6 +26,19 @@ ERROR = "error"
 
 EVALUATE = "evaluate"
 """Key of what a sweep's evaluations gave for a cell."""
+
+_NUMBER = int | float
+_METRICS = dict.fromkeys(METRICS, _NUMBER)
+_HEAD = {"cell": str, "variant": str, "axes": dict, "method": str, "settings": dict, "digest": str}
+_COSTS = {"num_parameters": _NUMBER, "encoder_macs": _NUMBER}
+_STUDENT = {
+    "models": {"teacher": _COSTS, "student": _COSTS},
+    **dict.fromkeys(("evaluation", "teacher_evaluation"), _METRICS),
+    **dict.fromkeys(("num_steps", "num_tokens", "seconds", "evaluation_seconds"), _NUMBER),
+    "evaluations": [{"step": _NUMBER}],
+}
+_EVALUATED = {...: {"settings": dict, "results": dict}}
+"""What records hold, as far as tables and plots read it."""
 
 CELL_FILE = "cell.json"
 RECORDS_SUFFIX = ".jsonl"
@@ -143,6 +156,13 @@ def trained(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [record for record in records if record["status"] == DONE and record["method"] != TEACHER]
 
 
+def check_students(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse, by a ValueError, records of trained students without what tables and plots read."""
+    for record in trained(records):
+        for shapes in (_STUDENT, {"models": {...: _COSTS}}):
+            _check_shapes(record, shapes, f"the record of {record['cell']!r}")
+
+
 def _checked(record: Any, label: str) -> dict[str, Any]:
     found: dict[str, Any] = record if isinstance(record, dict) else {}
     if found.get("format") != FORMAT or found.get("status") not in (DONE, FAILED, IMPOSSIBLE):
@@ -150,4 +170,13 @@ def _checked(record: Any, label: str) -> dict[str, Any]:
             f"{label} has format={short_repr(found.get('format'))} and status={short_repr(found.get('status'))}; "
             "expected one that a sweep of this version wrote: remove it"
         )
+    _check_shapes(found, _HEAD | ({EVALUATE: _EVALUATED} if EVALUATE in found else {}), label)
     return found
+
+
+def _check_shapes(record: Mapping[str, Any], shapes: Mapping[str, Any], label: str) -> None:
+    for name, shape in shapes.items():
+        if not fits(record, {name: shape}):
+            raise ValueError(
+                f"{label} has {name}={short_repr(record.get(name))}, which no sweep writes: remove it, or mend it"
+            )

@@ -31,6 +31,7 @@ from .folder import (
     IMPOSSIBLE,
     RECORDS_SUFFIX,
     SweepFolder,
+    check_students,
     read_record,
     read_records,
     record_head,
@@ -123,6 +124,7 @@ def write_table(run: SweepRun, file: str | Path | None = None) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # what another process has read must not be written after ours
         records = in_order(run.sweep.cells, read_records(run.folder.records))
+        check_students(records)
         write_records(records_file, records)
         plots = plot_sweep(records, file.with_suffix(""), run.sweep.choose) if can_plot() else []
         images = [f"![{image.stem}]({image.name})\n" for image in plots]

@@ -22,7 +22,7 @@ from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
-from ...files.strict_json import read_json_object
+from ...files.strict_json import fits, read_json_object
 from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
@@ -158,7 +158,15 @@ class RunClock(TrainerCallback):
     def __init__(self, file: Path):
         self.file = file
         known = read_json_object(file, f"{file.name} of the run") if file.is_file() else {}
-        self.marks: dict[str, float] = known.get("seconds", {})
+        marks = known.get("seconds", {})
+        if not fits({"num_sessions": 0} | known, {"num_sessions": int}) or not (
+            fits(marks, {...: int | float}) and all(map(str.isdecimal, marks))
+        ):
+            raise ValueError(
+                f"{file.name} of the run is {short_repr(known)}; expected num_sessions and seconds, step → number: "
+                f"remove {file}"
+            )
+        self.marks: dict[str, float] = marks
         self.num_sessions: int = known.get("num_sessions", 0)
         self.seconds = self.evaluation_seconds = 0.0
         self._earlier = 0.0

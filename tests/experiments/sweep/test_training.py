@@ -272,3 +272,12 @@ def test_a_clock_counts_what_was_kept(tmp_path, monkeypatch):
     second.on_train_end(None, state(8, 1.5, 2.0), None)
     assert (second.seconds, second.evaluation_seconds, second.num_sessions) == (15.0, 3.5, 2)
     assert json.loads((tmp_path / "clock.json").read_text()) == {"num_sessions": 2, "seconds": {"4": 10.0}}
+
+
+@pytest.mark.parametrize(
+    "change", [{"seconds": {"x": 1.0}}, {"seconds": {"4": "1"}}, {"seconds": 3}, {"num_sessions": "2"}]
+)
+def test_a_clock_that_somebody_has_changed_is_named(tmp_path, change):
+    (tmp_path / "clock.json").write_text(json.dumps({"num_sessions": 1, "seconds": {"4": 2.5}} | change))
+    with pytest.raises(ValueError, match="clock.json of the run is .*; expected num_sessions and seconds, step → num"):
+        RunClock(tmp_path / "clock.json")
