@@ -150,7 +150,7 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
             "start without it"
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
-    plans, finished = state.get("plans"), state.get("finished")
+    plans, finished = state.get("plans", []), state.get("finished")
     if not fits(plans, [dict]) or len(plans) != len(settings.members) or not fits(finished, [str]):
         raise ValueError(
             f"{path} has plans={short_repr(plans)} and finished={short_repr(finished)}; expected a plan a member, and "
