@@ -1,6 +1,6 @@
 """Feed hostile input to everything that reads files of others, and record how each case ended.
 
-    python -m benchmarks.reliability.fuzz --cases 100000 --seed 0 --results docs/results/fuzz.json
+    python -m benchmarks.reliability.fuzz --only plans --cases 30000 --results docs/results/fuzz.json
     python -m benchmarks.reliability.fuzz --seed 0 --only plans --case 4711
 
 A case ends in success or in one of this package's own errors: a `ValueError`, `OSError` or `FloatingPointError` from a
@@ -51,14 +51,20 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1000, help="of all targets together, or of the one in --only")
     parser.add_argument("--seed", type=int, default=0)
     # Absolute, as cases run in a folder of their own.
-    parser.add_argument("--results", type=lambda name: Path(name).resolve(), help="JSON file to write")
+    parser.add_argument(
+        "--results",
+        type=lambda name: Path(name).resolve(),
+        help="JSON file to write; with --only, its other targets stay",
+    )
     parser.add_argument("--only", choices=sorted(TARGETS))
     parser.add_argument("--case", type=int, help="run this one case and show where it went wrong; needs --only")
     options = parser.parse_args()
     quiet()
     if options.case is not None:
         sys.exit(show_case(options.only, options.seed, options.case))
-    targets = {name: fuzz(name, num, options.seed) for name, num in shares(options.cases, options.only).items()}
+    is_one_more = options.only and options.results and options.results.is_file()
+    targets = json.loads(options.results.read_text(encoding="utf-8"))["targets"] if is_one_more else {}
+    targets |= {name: fuzz(name, num, options.seed) for name, num in shares(options.cases, options.only).items()}
     results: dict[str, Any] = {"machine": machine_facts(), "seed": options.seed, "targets": targets}
     for name in ("cases", *GOOD):
         results[name] = sum(found[name] for found in targets.values())
@@ -144,8 +150,8 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__} in {place}: {str(error)[:160]!r}"
 
 
-class TimeLimit(BaseException):
-    """A case takes too long."""
+class TimeLimit(KeyboardInterrupt):
+    """A case takes too long; code that catches every other exception lets this one pass."""
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Structure is damaged rather than bytes: values change type or size, keys are lost or doubled, names lead elsewhere.
 """
 
+import contextlib
 import copy
 import io
 import json
@@ -13,8 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow.csv
+import pyarrow.parquet
 import torch
-from datasets import Dataset
+
+from homodistil_hf.export.facts import FACTS_FILE, file_facts
+from homodistil_hf.files import checkpoints
 
 PATHS = (
     "../../escaped", "/etc/passwd", "~", "~no_such_user/x", "C:\\x", "a\0b", ".", "..", "", "x" * 300, "a/../../b",
@@ -235,20 +240,50 @@ def file_content(draw: Random) -> bytes:
         return draw.choice(_MAGIC) + draw.randbytes(200)
     if kind == 2:
         return draw.choice(_BYTES)
-    if kind == 3:
-        row = {"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}
-        return b"\n".join(json_bytes(mutated(row, draw), draw) for _ in range(4))
-    if kind == 4:
-        buffer, columns = io.BytesIO(), {"text": ["w7 w8 " * 20] * 5, "n": [1] * 5}
-        names = draw.choice((("text",), ("n",), ("text", "n")))
-        Dataset.from_dict({name: columns[name] for name in names}).to_parquet(buffer)
-        return flipped(buffer.getvalue(), draw)
+    if kind in (3, 4):
+        rows = [{"text": "w7 w8 " * 30, "n": [1, {"a": 2}]}] * 5
+        return table_bytes(rows, draw.choice((".jsonl", ".parquet")), draw)
     return hostile_text(draw).encode("utf-8", "surrogatepass")
+
+
+def table_bytes(rows: list[Any], suffix: str, draw: Random) -> bytes:
+    """A file of damaged rows; JSON instead where no table can hold them."""
+    damaged = mutated(rows, draw)
+    if suffix == ".jsonl" and isinstance(damaged, list):
+        return b"\n".join(json_bytes(row, draw) for row in damaged)
+    if suffix in (".csv", ".parquet"):
+        with contextlib.suppress(Exception):
+            buffer, table = io.BytesIO(), pyarrow.Table.from_pylist(damaged)
+            (pyarrow.csv.write_csv if suffix == ".csv" else pyarrow.parquet.write_table)(table, buffer)
+            return flipped(buffer.getvalue(), draw) if draw.random() < 0.3 else buffer.getvalue()
+    return json_bytes(damaged, draw)
 
 
 def write_mutated(path: Path, values: Any, draw: Random) -> None:
     """Write a damaged copy of a JSON value."""
     write_hostile(path, json_bytes(mutated(values, draw), draw), draw)
+
+
+def folder_damaged(folder: Path, draw: Random) -> None:
+    """Damage one file; half of the time, digests are made to agree with it afterwards, as a careful forger would."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".py", ".md")]
+    path = draw.choice(files)
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        damaged = json_bytes(mutated(json.loads(content), draw), draw)
+    elif path.suffix == ".safetensors":
+        damaged = safetensors_bytes(content, draw)
+    else:
+        damaged = flipped(content, draw)
+    write_hostile(path, damaged, draw)
+    if draw.random() < 0.5:
+        return
+    if (path.parent / checkpoints.MANIFEST_NAME).is_file() and path.name != checkpoints.MANIFEST_NAME:
+        checkpoints.write_manifest(path.parent)
+    facts_file = folder / FACTS_FILE
+    if facts_file.is_file() and path != facts_file:
+        values = json.loads(facts_file.read_text(encoding="utf-8"))
+        facts_file.write_text(json.dumps(values | {"files": file_facts(folder)}), encoding="utf-8")
 
 
 def removed(path: Path) -> Path:

@@ -7,9 +7,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
 
 from homodistil_hf import export_student
+from homodistil_hf.evaluation.squad import SquadSettings
+from homodistil_hf.experiments.sweep.cells import Cell
+from homodistil_hf.experiments.sweep.folder import record_head
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -150,3 +154,54 @@ def make_export(folder: Path, format: str = "standard") -> dict[str, Any]:
         facts={"settings": {"seed": 1}, "training": {"num_steps": 3}, "evaluation": {"kl": 0.5}},
     )
     return read_facts(folder)
+
+
+# Methods are imported where they are needed: without one, the other targets remain.
+
+
+@cache
+def make_packed(folder: Path) -> None:
+    """A classifier of one bit a weight."""
+    from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
+    from homodistil_hf.methods.binarization.folder import export_packed
+
+    binary = to_binary(BertForSequenceClassification(BertConfig(**SHAPE)), activation_bits=1).eval()
+    calibrate(binary, {"input_ids": torch.arange(5, 21)[None]})
+    export_packed(binary, folder, tokenizer=tiny_tokenizer())
+
+
+@cache
+def make_embedding(folder: Path) -> None:
+    """An embedding model that is its own teacher, with a layer behind its pooling."""
+    from homodistil_hf.methods.embedding.folder import export_embedding_model
+    from homodistil_hf.methods.embedding.model import Dense, EmbeddingModel, PoolingSettings
+
+    settings = PoolingSettings(max_seq_length=16, prompts={"query": "w7 "}, similarity="cosine")
+    layers = (Dense(nn.Linear(16, 8), "Tanh"),)
+    model = EmbeddingModel(BertModel(BertConfig(**SHAPE)).eval(), tiny_tokenizer(), settings, layers, name="teacher")
+    export_embedding_model(model, folder, teacher=model, facts={"settings": {"seed": 1}}, axes=torch.eye(8))
+
+
+CELL = Cell("a", {"learning_rate": 1e-3, "seed": 1}, "homodistil", {"student": "macs=0.5", "learning_rate": 1e-3})
+_COSTS = dict.fromkeys(("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes"), 9)
+_SCORES = {"kl": 0.5, "mlm_loss": 3.0, "mlm_accuracy": 0.3}
+RECORD: dict[str, Any] = record_head(CELL) | {
+    "status": "done",
+    "plan": PLAN,
+    "models": {"teacher": _COSTS, "student": _COSTS, "compact": _COSTS | {"plan": PLAN}},
+    **dict.fromkeys(("evaluation", "teacher_evaluation"), _SCORES),
+    **{"num_steps": 8, "num_tokens": 64, "seconds": 9.5, "evaluation_seconds": 1.5, "num_sessions": 1},
+    "evaluations": [{"step": 4, **_SCORES}, {"step": 8, **_SCORES}],
+    "kept_fractions": [{"step": 4, "kept_fraction_hidden": 0.7}],
+    "evaluate": {"glue": {"settings": {"tasks": ["rte"]}, "results": {"mean": 0.5, "tasks": {"rte": {"mean": 0.5}}}}},
+}
+ANSWERS = {"text": ["w7 w8"], "answer_start": [3]}
+QUESTIONS = [{"id": str(n), "context": "w6 w7 w8 w9", "question": "w5?", "answers": ANSWERS} for n in range(3)]
+ARTICLES = [{"paragraphs": [{"context": QUESTIONS[0]["context"], "qas": [{"id": "0", "question": "w5?"}]}]}]
+ARTICLES[0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": "w7 w8", "answer_start": 3}]
+OWN_ROWS = [{"text": f"w{n} w7", "other": "w8", "label": ("a", "b")[n % 2]} for n in range(5, 17)]
+NUMBERED_ROWS = [row | {"label": n / 2} for n, row in enumerate(OWN_ROWS)]
+WINDOWS = SquadSettings(max_length=16, stride=2, max_question_tokens=4)
+TOKENIZER_SETTINGS: dict[str, Any] = {"model_max_length": 32, "padding_side": "right", "truncation_side": "right"}
+TOKENIZER_SETTINGS |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"], "do_lower_case": True}
+TOKENIZER_SETTINGS |= {"additional_special_tokens": ["w9"], "clean_up_tokenization_spaces": False}

@@ -14,20 +14,31 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig
+from transformers import BertConfig, TrainerState
 
 from benchmarks.reliability import fuzz_mutations as damage
 from benchmarks.reliability import fuzz_samples as samples
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
-from homodistil_hf.data.blocks import TextPacker
+from homodistil_hf.data.blocks import TextPacker, check_tokenizer
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.data.samples import unlabeled_batches
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
+from homodistil_hf.evaluation.squad import training_windows
+from homodistil_hf.evaluation.task_data import GlueTask, encode, load_squad
+from homodistil_hf.experiments import family
+from homodistil_hf.experiments.config import parse_run, run_of
+from homodistil_hf.experiments.sweep.cells import Choice, Sweep
+from homodistil_hf.experiments.sweep.folder import SweepFolder
+from homodistil_hf.experiments.sweep.running import SweepRun, write_table
+from homodistil_hf.experiments.sweep.training import RunClock
 from homodistil_hf.export.export_folder import check_target
-from homodistil_hf.export.facts import FACTS_FILE, file_facts, read_facts
+from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
 from homodistil_hf.files.settings import checked_values, setting_types, split_config
@@ -35,7 +46,7 @@ from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
-from homodistil_hf.models.tokenizers import stored_tokenizer
+from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.training.checks import own_settings
@@ -174,6 +185,33 @@ def tokenizers(folder: Path, draw: Random) -> None:
             export_student(samples.tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
 
 
+def tokenizer_configs(folder: Path, draw: Random) -> None:
+    """`tokenizer_config.json` of a tokenizer that then reads texts for every task."""
+    contents = samples.saved_model(folder)
+    values = json.loads(contents["tokenizer_config.json"]) | samples.TOKENIZER_SETTINGS
+    damage.write_mutated(folder / "tokenizer_config.json", values, draw)
+    tokenizer, texts = load_tokenizer(folder), ["w7 w8 w9 " * 9, "w5"]
+    check_tokenizer(tokenizer, BertConfig(**samples.SHAPE))
+    blocks = tokenize_to_blocks(Dataset.from_dict({"text": texts * 9}), tokenizer, max_seq_length=16)
+    MaskedLMCollator(tokenizer)(blocks.to_list())
+    unlabeled_batches([texts], tokenizer, max_length=16)
+    encode(Dataset.from_list(samples.NUMBERED_ROWS), GlueTask("own", ("text", "other"), num_labels=1), tokenizer, 16)
+    training_windows(Dataset.from_list(samples.QUESTIONS), tokenizer, samples.WINDOWS)
+
+
+def embedding_folders(folder: Path, draw: Random) -> None:
+    """Folders of sentence-transformers, as teachers."""
+    from homodistil_hf.methods.embedding.model import default_activation, kind_of_texts, load_embedding_model
+
+    source, target = folder / "source", folder / "target"
+    samples.make_embedding(source)
+    shutil.copytree(source, damage.emptied(target), dirs_exist_ok=True)
+    damage.folder_damaged(target, draw)
+    kind_of_texts(target)
+    default_activation(target)
+    load_embedding_model(target).encode(["w7 w8", "", "w9 " * 40], prompt_name=draw.choice((None, "query", "x")))
+
+
 def vocabularies(folder: Path, draw: Random) -> None:
     """A `tokenizer.json` of each kind, and what a user wants of it."""
     kind = draw.choice(tuple(samples.VOCABULARIES))
@@ -242,6 +280,69 @@ def facts(folder: Path, draw: Random) -> None:
     check_target(target, overwrite=True)
 
 
+def packed_folders(folder: Path, draw: Random) -> None:
+    """`homodistil verify` over folders of bits."""
+    samples.make_packed(folder / "source")
+    shutil.copytree(folder / "source", damage.emptied(folder / "target"), dirs_exist_ok=True)
+    damage.folder_damaged(folder / "target", draw)
+    run_command(["verify", str(folder / "target")])
+
+
+def embedding_exports(folder: Path, draw: Random) -> None:
+    """`homodistil verify | export` over exports of embedding models, and one that gets scores."""
+    from homodistil_hf.methods.embedding.folder import publish_scores
+
+    source, target, output = folder / "source", folder / "target", folder / "out"
+    samples.make_embedding(source)
+    for copy in target, damage.removed(output):
+        shutil.copytree(source, damage.emptied(copy), dirs_exist_ok=True)
+    damage.folder_damaged(target, draw)
+    words = ["export", str(target), "--output", str(output), "--overwrite", "--teacher", str(source)]
+    pair = [*words, "--format", "pair"]
+    run_command(draw.choice((["verify", str(target)], words, pair)))
+    publish_scores(target, {"models": {}, "scores": {"sts": {"spearman": {"student": 0.5}}}})
+
+
+# Runs that go on
+
+
+def family_states(folder: Path, draw: Random) -> None:
+    """`family.json` of a family that goes on, up to where a member would be trained."""
+    samples.saved_model(folder / "teacher")
+    values = samples.run_config(folder) | {"student": ["macs=0.5", samples.PLAN], "resume_from_checkpoint": "last"}
+    plans = [{"hidden_size": 12, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}, samples.PLAN]
+    settings = run_of(values, "family")
+    state = {"teacher": values["teacher"], "students": settings.given["student"], "plans": plans}
+    state["finished"] = [Path(settings.members[0].training.output_dir).name]
+    damage.emptied(folder / "run")
+    damage.write_mutated(folder / "run" / family.FAMILY_FILE, state, draw)
+    damage.write_mutated(folder / "run" / "settings.json", values, draw)
+    with patch.object(family, "_train_member", side_effect=OwnExit), contextlib.suppress(OwnExit):
+        family.distill_family(settings, str)
+
+
+def sweep_records(folder: Path, draw: Random) -> None:
+    """The record and the marker of a sweep's cell: its state, and the table."""
+    place = SweepFolder(damage.emptied(folder / "sweep"))
+    files = [place.record(samples.CELL), place.run(samples.CELL) / "cell.json"]
+    for file in draw.choice((files, files[:1], files[1:])):
+        file.parent.mkdir(parents=True)
+        damage.write_mutated(file, samples.RECORD, draw)
+    choose = draw.choice((None, Choice("learning_rate", "kl", ("variant", "student"))))
+    sweep = Sweep("sweep", "", "sweep", (samples.CELL,), choose, {"glue": {"tasks": ["rte"]}})
+    run = SweepRun(sweep, sweep.cells, place, {})
+    run.state(samples.CELL)
+    write_table(run)
+
+
+def clocks(folder: Path, draw: Random) -> None:
+    """The clock of a sweep's run that goes on."""
+    damage.write_mutated(folder / "clock.json", {"num_sessions": 2, "seconds": {"4": 10.5, "8": 21.0}}, draw)
+    clock = RunClock(folder / "clock.json")
+    for event in clock.on_train_begin, clock.on_save, clock.on_train_end:
+        event(None, TrainerState(global_step=8), None)
+
+
 def command_lines(folder: Path, draw: Random) -> None:
     """`homodistil verify | export | report | plan` over hostile folders, in this process."""
     for format in ("standard", "compact"):
@@ -252,7 +353,7 @@ def command_lines(folder: Path, draw: Random) -> None:
     victim, output = sandbox / "victim", sandbox / "out"
     shutil.copytree(folder / draw.choice(("compact", "run", "standard")), victim)
     output.mkdir()
-    damage_folder(victim, draw)
+    damage.folder_damaged(victim, draw)
     with outside_stays(sandbox, output):
         run_command(command_line(victim, output, draw))
 
@@ -271,28 +372,6 @@ def command_line(victim: Path, output: Path, draw: Random) -> list[str]:
         student = draw.choice(words)
         return ["plan", "--teacher", path, "--student", student, *draw.choice(([], ["--json"]))]
     return [command, path]
-
-
-def damage_folder(folder: Path, draw: Random) -> None:
-    """Damage one file; half of the time, digests are made to agree with it afterwards, as a careful forger would."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".py", ".md")]
-    path = draw.choice(files)
-    content = path.read_bytes()
-    if path.suffix == ".json":
-        damaged = damage.json_bytes(damage.mutated(json.loads(content), draw), draw)
-    elif path.suffix == ".safetensors":
-        damaged = damage.safetensors_bytes(content, draw)
-    else:
-        damaged = damage.flipped(content, draw)
-    damage.write_hostile(path, damaged, draw)
-    if draw.random() < 0.5:
-        return
-    if (path.parent / checkpoints.MANIFEST_NAME).is_file() and path.name != checkpoints.MANIFEST_NAME:
-        checkpoints.write_manifest(path.parent)
-    facts_file = folder / FACTS_FILE
-    if facts_file.is_file() and path != facts_file:
-        values = json.loads(facts_file.read_text(encoding="utf-8"))
-        facts_file.write_text(json.dumps(values | {"files": file_facts(folder)}), encoding="utf-8")
 
 
 def run_command(words: Sequence[str]) -> None:
@@ -348,6 +427,29 @@ def corpora(folder: Path, draw: Random) -> None:
     list(tokenize_to_blocks(documents, samples.tiny_tokenizer(), max_seq_length=16).take(3))
 
 
+def squad_rows(folder: Path, draw: Random) -> None:
+    """Questions in every form, up to the windows that a model learns from."""
+    data, suffix = damage.emptied(folder / "data"), draw.choice((".json", ".json", ".jsonl", ".parquet"))
+    rows = draw.choice((samples.QUESTIONS, samples.ARTICLES)) if suffix == ".json" else samples.QUESTIONS
+    damage.write_hostile(data / f"train{suffix}", damage.table_bytes(rows, suffix, draw), draw)
+    (data / "dev.json").write_text(json.dumps({"data": samples.ARTICLES}), encoding="utf-8")
+    found = load_squad(draw.choice(("squad", "squad_v2")), data)
+    training_windows(found.train, samples.tiny_tokenizer(), samples.WINDOWS)
+
+
+def own_rows(folder: Path, draw: Random) -> None:
+    """Labelled rows of one's own, up to the tokens that a model learns from."""
+    paths = [folder / f"{split}{draw.choice(('.csv', '.json', '.jsonl', '.parquet'))}" for split in ("train", "dev")]
+    rows = draw.choice((samples.OWN_ROWS, samples.NUMBERED_ROWS))
+    for path in paths:
+        damage.write_hostile(path, damage.table_bytes(rows, path.suffix, draw), draw)
+    columns = draw.choice((("text",), ("text", "other"), (draw.choice(damage.STRINGS),)))
+    files = {"train_data": str(paths[0]), "eval_data": str(paths[1]), "output_dir": "x"}
+    train, dev, names = rows_of(OwnTaskSettings(model="x", text_columns=columns, **files))
+    for part in train, dev:
+        encode(part, GlueTask("own", columns, num_labels=len(names) or 1), samples.tiny_tokenizer(), 16)
+
+
 _SUFFIXES = (".txt", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".gz", ".zip", ".TXT", "", ".csv")
 
 
@@ -383,6 +485,15 @@ TARGETS = {
     "states": Target(states, 600),
     "facts": Target(facts, 1_200),
     "command_lines": Target(command_lines, 40, limit_s=300),
+    "tokenizer_configs": Target(tokenizer_configs, 400),
+    "packed_folders": Target(packed_folders, 220, limit_s=300),
+    "squad_rows": Target(squad_rows, 400),
+    "embedding_folders": Target(embedding_folders, 220),
+    "embedding_exports": Target(embedding_exports, 100, limit_s=300),
+    "own_rows": Target(own_rows, 400),
+    "family_states": Target(family_states, 100),
+    "sweep_records": Target(sweep_records, 120, limit_s=60),
+    "clocks": Target(clocks, 120),
     "rows": Target(rows, 18_000),
     "texts": Target(texts, 800),
     "corpora": Target(corpora, 600, limit_s=60),

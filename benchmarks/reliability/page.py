@@ -62,7 +62,8 @@ def fuzz(results: dict[str, Any]) -> str:
         for name, found in results["targets"].items()
     ]
     return (
-        "`python -m benchmarks.reliability.fuzz --cases 104000 --seed 0 --results docs/results/fuzz.json`: "
+        "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json`, a call "
+        "a target: "
         f"**{results['cases']:,} cases**, {results['successes']:,} successes, {results['own_errors']:,} errors of our "
         f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds).\n\n"
     ) + table("what is fed | cases | successes | own errors | failures", rows)

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..models.tokenizers import check_vocabulary, rows_of_texts
+from ..models.tokenizers import check_padding, check_vocabulary, rows_of_texts
 
 
 def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
@@ -47,6 +47,7 @@ def unlabeled_batches(
         ValueError: no row has any text, or the tokenizer has no vocabulary.
     """
     check_vocabulary(tokenizer)
+    check_padding(tokenizer)
     rows = [[text or "" for text in row] for row in zip(*columns, strict=True) if any(text for text in row)]
     rows = [row for row in rows if any(text.strip() for text in row)]
     if not rows:

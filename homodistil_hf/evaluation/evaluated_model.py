@@ -23,7 +23,7 @@ from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
 from ..models.loading import load_encoder
-from ..models.tokenizers import COPY, load_tokenizer, stored_tokenizer, without_unused_segments
+from ..models.tokenizers import COPY, check_padding, load_tokenizer, stored_tokenizer, without_unused_segments
 
 EVALUATIONS_FOLDER = "evaluations"
 _OF_THE_FILE = ("format", "model")
@@ -50,6 +50,7 @@ class EvaluatedModel:
     export: Path | None = None
 
     def __post_init__(self) -> None:
+        check_padding(self.tokenizer)
         without_unused_segments(self.tokenizer, self.model.config)
 
     @cached_property

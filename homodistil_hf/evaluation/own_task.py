@@ -25,7 +25,7 @@ from ..files.checkpoints import model_written
 from ..files.field_checks import setting
 from ..files.folders import check_writable
 from ..files.messages import short_repr
-from ..files.strict_json import write_json
+from ..files.strict_json import read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
@@ -33,7 +33,7 @@ from ..tables import cell
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .task_data import GlueTask, encode
+from .task_data import GlueTask, encode, table_of
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
@@ -260,10 +260,15 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
         raise ValueError(f"{label} is no file of {', '.join(_READERS)}; name one with labelled rows")
     check_unpacked_size(path, label)
     is_csv = path.suffix == ".csv"
-    try:
-        rows = _READERS[path.suffix](str(path))
-    except (DatasetsError, OSError, ValueError) as error:
-        raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what it holds") from error
+    reader = _READERS[path.suffix]
+    if reader is None:
+        columns = (*settings.text_columns, settings.label_column)
+        rows = Dataset(table_of(read_json_rows(path, label), columns, label))
+    else:
+        try:
+            rows = reader(str(path))
+        except (DatasetsError, OSError, ValueError) as error:
+            raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what it holds") from error
     _check_columns(rows, settings, label, missing="" if is_csv else None)
     if is_csv:
         parsed = _parsed(rows[settings.label_column][:], f"{label} has rows with {settings.label_column}")
@@ -281,10 +286,11 @@ def _as_written(path: str) -> Dataset:
     return Dataset.from_csv(path, converters=dict.fromkeys(columns, str), keep_default_na=False)
 
 
-_READERS: dict[str, Callable[..., Dataset]] = {
+# None: read here, as pyarrow's own reader of JSON, behind `from_json`, crashes on deep nesting.
+_READERS: dict[str, Callable[..., Dataset] | None] = {
     ".parquet": Dataset.from_parquet,
-    ".json": Dataset.from_json,
-    ".jsonl": Dataset.from_json,
+    ".json": None,
+    ".jsonl": None,
     ".csv": _as_written,
 }
 
@@ -315,7 +321,7 @@ def _kind(word: str) -> type:
 def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str, *, missing: str | None) -> None:
     for column in (*settings.text_columns, settings.label_column):
         if column not in rows.column_names:
-            raise ValueError(f"{label} lacks the column {column!r}; it has {', '.join(rows.column_names)}")
+            raise ValueError(f"{label} lacks the column {short_repr(column)}; name text_columns and label_column")
         if not isinstance(rows.features[column], Value | ClassLabel):
             raise ValueError(f"{label} has lists in {column!r}; expected one text or label a row")
         values = rows[column][:]

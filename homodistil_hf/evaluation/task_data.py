@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.corpus import check_unpacked_size
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, nearest_name, short_repr
-from ..files.strict_json import parse_json, read_json
+from ..files.strict_json import fits, read_json_rows
 
 PART_SUFFIX = "_part"
 
@@ -318,16 +318,27 @@ def _read_questions(path: Path) -> Dataset:
 
 
 def _json_table(path: Path, label: str) -> pyarrow.Table:
-    if path.suffix == ".jsonl":
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-        return pyarrow.Table.from_pylist([parse_json(line, label) for line in lines if line.strip()])
-    values = read_json(path, label)
-    rows = values.get("data") if isinstance(values, dict) else values
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(
-            f"{label} holds {short_repr(values)}; expected a list of rows, or an object with such a list, data"
-        )
-    return pyarrow.Table.from_pylist(list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows)
+    rows = read_json_rows(path, label)
+    return table_of(list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows, SQUAD_COLUMNS, label)
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], label: str) -> pyarrow.Table:
+    """Some columns of rows of JSON, those that any row has; `label` begins every message.
+
+    Raises:
+        ValueError: a column of values of several types, or beyond every type.
+    """
+    table: dict[str, pyarrow.Array] = {}
+    for column in (name for name in columns if any(name in row for row in rows)):
+        try:
+            table[column] = pyarrow.array([row.get(column) for row in rows])
+            Dataset(pyarrow.table({column: table[column]}))  # fails here for types that are nested too deeply
+        except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{label} has values of other types in {short_repr(column)} ({first_line(error)[:200]}); expected one "
+                "type in all rows"
+            ) from error
+    return pyarrow.table(table)
 
 
 def _flattened(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
@@ -360,6 +371,11 @@ def check_answers(rows: Iterable[Mapping[str, Any]], *, argument: str, need_answ
     """Check that each answer is at its `answer_start`; `argument` names the rows in messages."""
     for row in rows:
         label = f"{argument}: question id={row['id']!r}"
+        if not fits(row["answers"], {"text": [str], "answer_start": [int]}):
+            raise ValueError(
+                f"{label} has answers={short_repr(row['answers'])}; expected the lists text and answer_start, without "
+                "empty entries"
+            )
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
         if need_answers and not texts:
             raise ValueError(f"{label} has no answer; take the task squad_v2, or drop such rows")

@@ -28,7 +28,7 @@ def read_json(path: str | Path, label: str) -> Any:
         ValueError: no regular file, too large, no UTF-8, or other JSON.
         OSError: the file can't be read.
     """
-    return parse_json(_read_text(Path(path), label), label)
+    return parse_json(_read_text(Path(path), label, most_bytes=MAX_SIZE_BYTES), label)
 
 
 def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
@@ -37,6 +37,30 @@ def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f'{label} holds {short_repr(values)}; expected a JSON object such as {{"name": "value"}}')
     return values
+
+
+def read_json_rows(path: str | Path, label: str) -> list[dict[str, Any]]:
+    """Read the rows of a JSON file of any size: an object a line, a list of objects, or an object with one, `data`.
+
+    Arguments and errors are those of [`read_json`].
+    """
+    text = _read_text(Path(path), label, most_bytes=None)
+    try:
+        values = parse_json(text, label)
+    except ValueError as error:
+        if getattr(error.__cause__, "msg", None) != "Extra data":
+            raise
+        lines = enumerate(text.split("\n"), 1)
+        values = [parse_json(line, f"{label}: line {number}") for number, line in lines if line.strip()]
+    if isinstance(values, dict):
+        rows = [values] if Path(path).suffix == ".jsonl" else values.get("data")
+    else:
+        rows = values
+    if not fits(rows, [dict]) or not rows:
+        raise ValueError(
+            f"{label} holds {short_repr(values)}; expected a list of rows, or an object with such a list, data"
+        )
+    return rows
 
 
 def parse_json(text: str, label: str) -> Any:
@@ -109,9 +133,9 @@ def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
     write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
-def _read_text(path: Path, label: str) -> str:
+def _read_text(path: Path, label: str, *, most_bytes: int | None) -> str:
     try:
-        _refuse_unreadable(path, label)
+        _refuse_unreadable(path, label, most_bytes)
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
@@ -121,14 +145,14 @@ def _read_text(path: Path, label: str) -> str:
         raise ValueError(f"{label} is no UTF-8 text ({error.reason}); expected a JSON file") from error
 
 
-def _refuse_unreadable(path: Path, label: str) -> None:
+def _refuse_unreadable(path: Path, label: str, most_bytes: int | None) -> None:
     if "\0" in str(path):
         raise ValueError(f"{label} has a NUL in its path; name a JSON file")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{label} is a folder or device; name a JSON file")
-    if status.st_size > MAX_SIZE_BYTES:
-        raise ValueError(f"{label} has {status.st_size:,} bytes; expected JSON of at most {MAX_SIZE_BYTES:,}")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise ValueError(f"{label} has {status.st_size:,} bytes; expected JSON of at most {most_bytes:,}")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]:

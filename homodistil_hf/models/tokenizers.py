@@ -12,7 +12,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..files.folders import refuse_missing
 from ..files.messages import first_line, short_repr
-from ..files.strict_json import read_json_object
+from ..files.strict_json import fits, read_json_object
 from ..files.tensors import stays_inside
 from .architectures import MODEL_TYPES, has_segments, max_tokens
 
@@ -92,6 +92,9 @@ def load_tokenizer(
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise ValueError(f"{label} can't be loaded ({type(error).__name__}: {first_line(error)}); {remedy}") from error
+    names = tokenizer.model_input_names
+    if not fits(names, [str]) or names[:1] != ["input_ids"]:  # `pad` measures the first of them
+        raise ValueError(f"{label} has model_input_names={short_repr(names)}; expected input_ids first; {remedy}")
     check_vocabulary(tokenizer, label, remedy)
     return tokenizer
 
@@ -139,6 +142,25 @@ def check_vocabulary(
     # transformers makes such a tokenizer of a folder without a vocabulary.
     if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens):
         raise ValueError(f"{label} has no vocabulary beside special tokens; {remedy}")
+
+
+def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse, by a ValueError, a tokenizer without a padding token where texts of several lengths share a batch."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"tokenizer={tokenizer.name_or_path!r} has no padding token, which batches of texts need; give it one: "
+            'tokenizer.add_special_tokens({"pad_token": "[PAD]"})'
+        )
+
+
+def check_ids(name: str, smallest: int, largest: int, vocab_size: int) -> None:
+    """Refuse, by a ValueError, token ids from `smallest` to `largest` that a model has no rows for."""
+    wrong = smallest if smallest < 0 else largest
+    if wrong < 0 or wrong >= vocab_size:
+        raise ValueError(
+            f"{name} has the token id {wrong}, but the model's vocab_size={vocab_size}; tokenize the text with the "
+            "tokenizer that was saved with the model"
+        )
 
 
 def check_words_of_model(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:

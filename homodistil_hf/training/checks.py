@@ -22,6 +22,7 @@ from ..files.checkpoints import STAGING_NAME
 from ..files.locks import is_of_a_lock
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import has_segments, max_tokens
+from ..models.tokenizers import check_ids
 from ..training_args import DistillationArguments, ExactArguments, with_settings
 
 logger = logging.getLogger(__name__)
@@ -287,7 +288,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
     _check_length(name, longest, config)
     if isinstance(rows, datasets.Dataset) and longest:
         ids = pc.min_max(_head(rows).combine_chunks().flatten())
-        _check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config)
+        check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config.vocab_size)
 
 
 def _head(rows: datasets.Dataset) -> Any:
@@ -307,15 +308,6 @@ def _check_length(name: str, length: int, config: Any) -> None:
         raise ValueError(
             f"{name} has sequences of {length} tokens, above the teacher's positions={limit}; set "
             "max_seq_length to at most that"
-        )
-
-
-def _check_ids(name: str, smallest: int, largest: int, config: Any) -> None:
-    wrong = smallest if smallest < 0 else largest
-    if wrong < 0 or wrong >= config.vocab_size:
-        raise ValueError(
-            f"{name} has the token id {wrong}, but the model's vocab_size={config.vocab_size}; tokenize the text with "
-            "the tokenizer that was saved with the model"
         )
 
 
@@ -371,7 +363,7 @@ def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
         tokens_BT = batch["input_ids"]
         _check_length("a batch", tokens_BT.shape[-1], config)
         if tokens_BT.device.type == "cpu" and tokens_BT.numel():
-            _check_ids("a batch", int(tokens_BT.min()), int(tokens_BT.max()), config)
+            check_ids("a batch", int(tokens_BT.min()), int(tokens_BT.max()), config.vocab_size)
     return {name: value for name, value in batch.items() if name != "token_type_ids" or has_segments(config)}
 
 

@@ -7,9 +7,8 @@ from methods_here import needs
 
 from benchmarks.studies.page import STUDIES, study_named
 
-METHODS = {"binarization": "binarization", "embedding_speed": "embedding", "embedding_tasks": "embedding"}
-METHODS |= {"gradient_free": "gradient_free"}
-"""Module of a study → the method that it measures."""
+METHODS = {"binarization": "binarization", "embedding_tasks": "embedding"}
+"""Module of a study → the method that it imports."""
 
 
 def marked(name: str) -> object:

@@ -251,6 +251,29 @@ def test_other_columns_of_a_file_need_no_type(given, tmp_path):
         rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
 
 
+def test_rows_of_json_are_read_in_every_form(given, tmp_path):
+    table = [{"text": f"w{n}", "label": "ab"[n % 2], "x": [n, "y"][n % 2]} for n in range(5, 13)]
+    lines = "\n".join(map(json.dumps, table))
+    for name, text in {"a.json": lines, "b.json": json.dumps(table), "c.json": json.dumps({"data": table})}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        paths = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / name))
+        train, _, names = rows_of(settings_from(OwnTaskSettings, {**given, **paths}))
+        assert (train["text"][7], train["label"][:3], names) == ("w12", [1, 0, 1], ["a", "b"])
+
+
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_rows_that_are_nested_deeply_are_refused(given, tmp_path, depth):
+    (tmp_path / "deep.json").write_text('[{"text": ' + "[" * depth + "]" * depth + ', "label": 1}]')
+    with pytest.raises(ValueError, match="has lists in 'text'|nested too deeply|has values of other types in 'text'"):
+        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(tmp_path / "deep.json")}))
+
+
+def test_a_long_name_of_a_column_is_told_in_short(given):
+    with pytest.raises(ValueError, match="lacks the column") as error:
+        rows_of(settings_from(OwnTaskSettings, {**given, "label_column": "x" * 10_000}))
+    assert len(str(error.value)) < 1000
+
+
 def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
     for labels in ([True, False] * 4, ["true", "false"] * 4):
         train, _, names = rows_from(given, tmp_path, {"label": labels})
@@ -433,7 +456,7 @@ def test_no_states_of_earlier_batches_are_kept(tmp_path):
         ({"model": ""}, "model='' is not a name; set it"),
         ({"train_data": "rows.txt"}, "train_data='rows.txt' is no file of .parquet, .json"),
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
-        ({"text_columns": "sentence"}, "lacks the column 'sentence'; it has text, label"),
+        ({"text_columns": "sentence"}, "lacks the column 'sentence'; name text_columns and label_column"),
         ({"seed": -1}, "seed=-1 is not a whole number from 0"),
         ({"lable_column": "x"}, "unknown key 'lable_column' .*; nearest valid: 'label_column'"),
     ],

@@ -147,6 +147,25 @@ def test_wrong_json_is_named(tmp_path, text, message):
         load_squad("squad_v2", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"\xff", "train.jsonl' is no UTF-8 text"),
+        (b"3", "expected a list of rows"),
+        (b'{"id": ', "line 2 is no JSON"),
+        (json.dumps(TRAIN[0] | {"id": 10**30}).encode(), "has values of other types in 'id' .*; expected one type"),
+        (json.dumps(TRAIN[0] | {"answers": {"text": [None], "answer_start": [0]}}).encode(), "without empty entries"),
+        (json.dumps(TRAIN[0] | {"answers": {"text": None, "answer_start": [0]}}).encode(), "without empty entries"),
+    ],
+)
+def test_wrong_lines_are_named(tmp_path, line, message):
+    write(tmp_path, form="lines")
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(path.read_bytes().split(b"\n")[1] + b"\n" + line)
+    with pytest.raises(ValueError, match=message):
+        load_squad("squad_v2", tmp_path)
+
+
 def test_no_questions_are_an_error(tmp_path):
     write(tmp_path)
     Dataset.from_list(DEV).select([]).to_parquet(tmp_path / "validation.parquet")

@@ -38,7 +38,8 @@ _SHAPES: dict[str, dict[str, Any]] = {FAILED: {ERROR: str}, IMPOSSIBLE: {"reason
 _TRAINED: dict[str, Any] = {
     "evaluation": dict.fromkeys(METRICS, _NUMBER),
     "teacher_evaluation": dict.fromkeys(("mlm_accuracy", "mlm_loss"), _NUMBER),
-    **dict.fromkeys(("num_tokens", "seconds", "evaluation_seconds"), _NUMBER),
+    **dict.fromkeys(("num_steps", "num_tokens", "seconds", "evaluation_seconds"), _NUMBER),
+    "evaluations": [{"step": _NUMBER}],
 }
 _OPTIONAL: dict[str, Any] = {ERROR: str, EVALUATE: {...: {"settings": {}, "results": {}}}}
 """Keys of records → what they hold, as [`fits`] takes it: of all, by status, of trained students, where they are."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
@@ -21,7 +21,7 @@ from ...files.folders import write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import read_json_object, write_json
-from ...files.tensors import WEIGHTS_FILE
+from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
 from ...models.cost import COSTS, model_facts
@@ -282,7 +282,7 @@ def export_embedding_from(
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     student = load_embedding_model(folder, argument="folder")
-    axes = load_file(folder / AXES_FILE)["axes"] if (folder / AXES_FILE).is_file() else None
+    axes = _axes(folder / AXES_FILE) if (folder / AXES_FILE).is_file() else None
     if format == "pair":
         whole = load_embedding_model(str(teacher))
         recorded = (facts.get(TEACHER) or {}).get("sha256")
@@ -295,6 +295,13 @@ def export_embedding_from(
     kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
     settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
     return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
+
+
+def _axes(file: Path) -> torch.Tensor:
+    axes = load_tensors(file).get("axes")
+    if axes is None or axes.dim() != 2:
+        raise ValueError(f"file={str(file)!r} has no matrix axes; copy the folder again")
+    return axes
 
 
 def export_pair(

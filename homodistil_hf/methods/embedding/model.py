@@ -28,7 +28,7 @@ from ...models.copy_checks import refuse_nonfinite
 from ...models.cost import count_parameters
 from ...models.equality import weights_digest
 from ...models.loading import checked_config, config_values, load_weights, refuse_config
-from ...models.tokenizers import COPY, as_it_was, load_tokenizer, without_unused_segments
+from ...models.tokenizers import COPY, as_it_was, check_ids, check_padding, load_tokenizer, without_unused_segments
 from ...models.widths import widths_of
 
 MODULES_FILE = "modules.json"
@@ -127,6 +127,7 @@ class EmbeddingModel:
     name: str = ""
 
     def __post_init__(self) -> None:
+        check_padding(self.tokenizer)
         without_unused_segments(self.tokenizer, self.encoder.config)
 
     @property
@@ -180,13 +181,17 @@ class EmbeddingModel:
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
         """Padded inputs of the encoder, a prompt before each text, as in [`prepared`]."""
         with as_it_was(self.tokenizer):
-            return self.tokenizer(
+            inputs = self.tokenizer(
                 [self.prepared(text, prompt_name) for text in texts],
                 padding=True,
                 truncation=True,
                 max_length=self.settings.max_seq_length,
                 return_tensors="pt",
             )
+        ids_BT = inputs["input_ids"]
+        if ids_BT.numel():
+            check_ids(self.name or "a text", int(ids_BT.min()), int(ids_BT.max()), self.encoder.config.vocab_size)
+        return inputs
 
     def prepared(self, text: str, prompt_name: str | None = None) -> str:
         """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
@@ -455,6 +460,13 @@ def _dense(folder: Path, label: str) -> Dense:
             f"one of {', '.join(ACTIVATIONS)}"
         )
     tensors = load_tensors(folder / WEIGHTS_FILE)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    sizes = shapes.get("linear.weight", ())
+    if len(sizes) != 2 or not shapes.items() <= {"linear.weight": sizes, "linear.bias": sizes[:1]}.items():
+        raise ValueError(
+            f"{label} has tensors of the shapes {short_repr(shapes)} in {folder.name}; expected linear.weight "
+            "(outputs, inputs), and linear.bias (outputs) or not: copy it again"
+        )
     weight = tensors["linear.weight"].float()
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias="linear.bias" in tensors)
     linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})

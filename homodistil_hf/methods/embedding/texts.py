@@ -15,7 +15,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from ...data.corpus import is_running_text
-from ...models.tokenizers import as_it_was, check_vocabulary, rows_of_texts
+from ...models.tokenizers import as_it_was, check_padding, check_vocabulary, rows_of_texts
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
@@ -197,6 +197,7 @@ class TextCollator:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0, multiple: int | None = 8):
+        check_padding(tokenizer)
         self.tokenizer = tokenizer
         self.dimension = dimension
         self.seed = seed

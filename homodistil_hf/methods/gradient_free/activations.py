@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ...files.messages import short_repr
 from ...models.architectures import architecture_of, has_segments, max_tokens
 from ...models.architectures.modeling_layerwise import LayerwiseModel
+from ...models.tokenizers import check_ids
 from ...models.units import UnitTensors
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,8 @@ def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tenso
         )
     if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
         raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
-    if tokens_BT.numel() and not 0 <= int(tokens_BT.min()) <= int(tokens_BT.max()) < config.vocab_size:
-        raise ValueError(
-            f"{label} has token {int(tokens_BT.max())}; expected 0 … {config.vocab_size - 1}: use the model's "
-            "tokenizer"
-        )
+    if tokens_BT.numel():
+        check_ids(label, int(tokens_BT.min()), int(tokens_BT.max()), config.vocab_size)
     names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
     return {name: batch[name] for name in names if batch.get(name) is not None}
 

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from methods_here import needs
 
 from benchmarks.reliability import fuzz
 from benchmarks.reliability.fuzz_targets import TARGETS, Target
 from homodistil_hf.files.strict_json import parse_json
 
 FEW = {"command_lines": 2}
+METHODS = {"packed_folders": "binarization", "embedding_folders": "embedding", "embedding_exports": "embedding"}
 
 
 def no_process(*args):
@@ -17,9 +19,12 @@ def no_process(*args):
     raise ValueError("not in a test")
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(METHODS[name]) if name in METHODS else ()) for name in sorted(TARGETS)]
+)
 def test_a_few_cases_end_in_success_or_our_own_error(name, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.export.verify.load_fresh", no_process)
+    for module in ("export", *["methods.embedding"] * (METHODS.get(name) == "embedding")):
+        monkeypatch.setattr(f"homodistil_hf.{module}.verify.run_fresh", no_process)
     num_cases = FEW.get(name, 6)
     found = fuzz.fuzz(name, num_cases, seed=7)
     assert found["failures"] == []

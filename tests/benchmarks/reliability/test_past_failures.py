@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_tokenizer
-from transformers import BertConfig
+from transformers import BertConfig, BertTokenizer
 
 from benchmarks.reliability.fuzz import is_own
 from benchmarks.reliability.fuzz_samples import SHAPE, make_checkpoint, make_export, tiny_teacher
 from homodistil_hf import HomoDistilTrainingArguments, load_text
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.export_folder import check_target, convert_export
 from homodistil_hf.export.student_in_folder import checkpoint_student
@@ -28,7 +29,7 @@ from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manif
 from homodistil_hf.files.strict_json import parse_json, read_json
 from homodistil_hf.files.tensors import load_tensors, stays_inside
 from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
-from homodistil_hf.models.tokenizers import check_tokenizer_files, stored_tokenizer
+from homodistil_hf.models.tokenizers import check_tokenizer_files, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -297,6 +298,23 @@ def test_a_tokenizer_stays_in_its_folder(file, change, message, tmp_path):
 def test_a_path_of_another_machine_does_no_harm(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"vocab_file": "/no/such/vocab.txt", "name_or_path": "/home/x"}')
     check_tokenizer_files(tmp_path, "folder")
+
+
+@pytest.mark.parametrize(
+    "names", ["x", 5, [], [{"input_ids": 1}], ["token_type_ids", "input_ids"], ["input_ids", [1]], ["INPUT_IDS"]]
+)
+def test_a_tokenizer_names_its_inputs_token_ids_first(names, tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_input_names": names}))
+    with pytest.raises(ValueError, match="has model_input_names=.*; expected input_ids first|can't be loaded"):
+        load_tokenizer(tmp_path)
+
+
+def test_batches_of_texts_need_a_padding_token():
+    tokenizer = BertTokenizer(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3}, pad_token=None)
+    with pytest.raises(ValueError, match="has no padding token, which batches of texts need; give it one"):
+        unlabeled_batches([["a", "a a"]], tokenizer)
 
 
 # Checkpoints

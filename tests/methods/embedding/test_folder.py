@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save
 from tiny_embeddings import make_sentence_folder, write
 from tiny_models import randomized, tiny_config
 from transformers import BertModel
@@ -225,3 +226,17 @@ def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
     assert "format='pair' needs the teacher, which no run has recorded" in capsys.readouterr().err
     assert main(["export", str(export), "--output", str(tmp_path / "c"), "--format", "compact"]) == 2
     assert "an embedding model is written as one of standard, pair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0", "is cut off or no safetensors"),
+        (save({"other": torch.ones(5)}), "has no matrix axes"),
+        (save({"axes": torch.ones(5)}), "has no matrix axes"),
+    ],
+)
+def test_damaged_axes_are_named(export, tmp_path, capsys, content, message):
+    (export / "axes.safetensors").write_bytes(content)
+    assert main(["export", str(export), "--output", str(tmp_path / "again")]) == 2
+    assert message in capsys.readouterr().err

@@ -172,6 +172,32 @@ def test_weights_that_do_not_fit_are_named(tmp_path, caplog, weights, values, me
     assert "LOAD REPORT" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"linear.weight": torch.zeros(5)},
+        {"linear.weight": torch.zeros(5, 32, 1)},
+        {"linear.weight": torch.zeros(5, 32), "linear.bias": torch.zeros(5, 1)},
+        {"linear.weight": torch.zeros(5, 32), "other": torch.zeros(5)},
+    ],
+)
+def test_layers_of_other_shapes_are_named(tmp_path, tensors):
+    folder = make_sentence_folder(tmp_path / "x", dense=5)
+    save_file(tensors, folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"has tensors of the shapes .* in 2_Dense; expected linear.weight \(outputs"):
+        load_embedding_model(folder)
+
+
+def test_a_tokenizer_of_more_words_than_the_model_has_is_refused_where_it_uses_them(tmp_path):
+    folder = make_sentence_folder(tmp_path / "x")
+    model = load_embedding_model(folder)
+    model.tokenizer.add_tokens(["beyond"])
+    assert model.encode(["w7"]).shape == (1, model.dimension)
+    with pytest.raises(ValueError, match=f"has the token id {VOCAB_SIZE}, but the model's vocab_size={VOCAB_SIZE};"):
+        model.encode(["w7 beyond"])
+
+
 def test_a_pooler_may_be_missing(tmp_path):
     folder = make_sentence_folder(tmp_path / "teacher")
     tensors = load_file(folder / "model.safetensors")

@@ -106,7 +106,7 @@ def test_a_mask_that_masks_nothing_is_as_good_as_none(model):
         (["text"], r"unlabeled\[0\] is 'text'; expected a dict with input_ids"),
         ([{"input_ids": [[2, 5, 3]]}], r"expected a dict with input_ids, a tensor \(batch, tokens\)"),
         ([{"input_ids": torch.zeros(1, 33).long()}], "33 tokens a row; nearest valid: 32, the model's positions"),
-        ([{"input_ids": torch.full((1, 8), 96)}], "has token 96; expected 0 … 95: use the model's tokenizer"),
+        ([{"input_ids": torch.full((1, 8), 96)}], "has the token id 96, but the model's vocab_size=96; tokenize"),
         ([{"input_ids": torch.ones(1, 8).long(), "attention_mask": torch.zeros(1, 8)}], "no token in 1 batches"),
     ],
 )
