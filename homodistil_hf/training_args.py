@@ -116,6 +116,8 @@ class ExactArguments(TrainingArguments):
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
+        if self.greater_is_better is None and (self.metric_for_best_model or "").split("_")[-1] == "kl":
+            self.greater_is_better = False  # Trainer takes all but losses for the better the greater they are
         super().__post_init__()
 
     def _refuse_without_part(self) -> None:
