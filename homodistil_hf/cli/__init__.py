@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import io
 import os
 import sys
 import traceback
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
+    _replace_unknown_characters()
     try:
         return _run(words)
     except (ValueError, OSError, FloatingPointError) as error:
@@ -77,6 +79,12 @@ def keep_memory() -> None:
         if name not in os.environ:  # glibc has read those that are
             mallopt(option, value)
             os.environ[name] = str(value)
+
+
+def _replace_unknown_characters() -> None:
+    """Let no help and no table fail where a terminal's encoding lacks a character; standard error never does."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(words: Sequence[str]) -> int:

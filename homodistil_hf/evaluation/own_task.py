@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import setting
+from ..files.folders import share_weights
 from ..files.messages import short_repr
 from ..files.strict_json import write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -117,6 +118,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], fold
         stock.config.label2id = {name: index for index, name in enumerate(names)}
     stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    share_weights(folder)
 
 
 @dataclass(frozen=True)
