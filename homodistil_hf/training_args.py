@@ -116,8 +116,7 @@ class ExactArguments(TrainingArguments):
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
-        if self.greater_is_better is None and (self.metric_for_best_model or "").split("_")[-1] == "kl":
-            self.greater_is_better = False  # Trainer takes all but losses for the better the greater they are
+        _prefer_less_discrepancy(self)
         super().__post_init__()
 
     def _refuse_without_part(self) -> None:
@@ -328,6 +327,12 @@ class HomoDistilTrainingArguments(DistillationArguments):
     def prunes_at_once(self) -> bool:
         """Whether every kind of unit reaches its plan before the first step."""
         return not any(self.pruning_window(kind)[1] for kind in PRUNING_KINDS)
+
+
+def _prefer_less_discrepancy(args: TrainingArguments) -> None:
+    """Decide for `kl` what is left open: Trainer takes all but losses for the better the greater they are."""
+    if args.greater_is_better is None and (args.metric_for_best_model or "").split("_")[-1] == "kl":
+        args.greater_is_better = False
 
 
 def _check_pruning(args: HomoDistilTrainingArguments) -> None:

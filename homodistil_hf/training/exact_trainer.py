@@ -434,6 +434,8 @@ class ExactTrainer(Trainer):
     def state_to_save(self) -> dict[str, Any]:
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
         settings = settings_that_matter(self.args) | {"rows_per_step": self.rows_per_step}
+        if not has_length(self.train_dataset):  # each worker shuffles the shards of its own
+            settings["dataloader_num_workers"] = self.args.dataloader_num_workers
         return {"method": self.method, "settings": settings}
 
     def read_state(self, folder: Path) -> dict[str, Any]:

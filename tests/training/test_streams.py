@@ -55,3 +55,13 @@ def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
     ragged.train()
     even.train()
     assert losses_of(ragged) == losses_of(even)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_other_workers_of_a_stream_are_told_at_a_resume(make_trainer, tmp_path, caplog, is_stream):
+    rows = streamed(make_blocks(32)).shuffle(seed=5, buffer_size=10) if is_stream else make_blocks(32)
+    settings = {"train_dataset": rows, "max_steps": 3}
+    make_trainer(callbacks=[SaveAt(2)], **settings).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1, **settings)
+    resumed.train(str(tmp_path / "run" / "checkpoint-2"))
+    assert ("resumed with dataloader_num_workers=1, the checkpoint has 0" in caplog.text) is is_stream
