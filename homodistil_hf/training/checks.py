@@ -244,6 +244,25 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
         _check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config)
 
 
+def warn_of_repeated_rows(data: Mapping[str, Any], num_workers: int) -> None:
+    """Warn of streams that every worker of the data loader reads; those of `datasets` divide their shards.
+
+    Args:
+        data: as in [`check_data`].
+        num_workers: of the data loader.
+    """
+    for name, rows in _parts(data):
+        is_foreign = isinstance(rows, IterableDataset) and not isinstance(rows, datasets.IterableDataset)
+        if is_foreign and num_workers > 1:
+            logger.warning(
+                "dataloader_num_workers=%d: each worker reads all rows of %s, a %s, unless its __iter__ divides them "
+                "by torch.utils.data.get_worker_info(); set it to 1 if it does not",
+                num_workers,
+                name,
+                type(rows).__name__,
+            )
+
+
 def _head(rows: datasets.Dataset) -> Any:
     """`input_ids` of a table's first rows, as Arrow has them."""
     return rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]["input_ids"]

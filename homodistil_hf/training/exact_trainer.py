@@ -34,7 +34,7 @@ from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
-from .checks import settings_that_matter, warn_of_other_settings
+from .checks import settings_that_matter, warn_of_other_settings, warn_of_repeated_rows
 from .evaluation_loop import gathered
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
 from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
@@ -77,6 +77,8 @@ class ExactTrainer(Trainer):
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
+        data = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+        warn_of_repeated_rows(data, self.args.dataloader_num_workers)
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
 
