@@ -143,6 +143,7 @@ class ExactArguments(TrainingArguments):
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
+        _prefer_less_discrepancy(self)
         super().__post_init__()
         _refuse_missing_trackers(self)
         _try_optimizer(self)
@@ -363,6 +364,12 @@ class HomoDistilTrainingArguments(DistillationArguments):
         return not any(self.pruning_window(kind)[1] for kind in PRUNING_KINDS)
 
 
+def _prefer_less_discrepancy(args: TrainingArguments) -> None:
+    # Trainer would take all metrics but losses for the better the greater they are.
+    if args.greater_is_better is None and (args.metric_for_best_model or "").split("_")[-1] == "kl":
+        args.greater_is_better = False
+
+
 def _check_pruning(args: HomoDistilTrainingArguments) -> None:
     for kind in PRUNING_KINDS:
         _check_window(args, kind)
@@ -409,16 +416,14 @@ def _refuse_unsupported(args: ExactArguments) -> None:
 
 
 def _refuse_missing_trackers(args: ExactArguments) -> None:
-    names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
-    for name in set(names) - {"all", "none"}:
+    for name in {*([args.report_to] if isinstance(args.report_to, str) else args.report_to or ())} - {"all", "none"}:
         from transformers.integrations import get_available_reporting_integrations
         from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
         if name not in INTEGRATION_TO_CALLBACK:
             nearest = nearest_name(name, [*INTEGRATION_TO_CALLBACK, "none"])
             raise ValueError(f"report_to={short_repr(name)} is unknown; nearest valid: {nearest!r}")
-        installed = get_available_reporting_integrations()
-        if name not in (*installed, *_SILENT_TRACKERS):
+        if name not in (*(installed := get_available_reporting_integrations()), *_SILENT_TRACKERS):
             raise ValueError(
                 f"report_to={name!r} is not installed here; install it, or set report_to to "
                 f"{' or '.join(map(repr, (*installed, 'none')))}"
@@ -437,15 +442,10 @@ def _try_optimizer(args: ExactArguments) -> None:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(rated)
         optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **settings)
         if not args.follows_pruning:
-            given = {"lr_scheduler_type": args.lr_scheduler_type, "lr_scheduler_kwargs": args.lr_scheduler_kwargs}
-            num_steps = args.max_steps if args.max_steps > 0 else _TRIAL_STEPS
-            get_scheduler(
-                args.lr_scheduler_type,
-                optimizer,
-                args.get_warmup_steps(num_steps),
-                num_steps,
-                scheduler_specific_kwargs=args.lr_scheduler_kwargs,
-            )
+            curve, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
+            given = {"lr_scheduler_type": curve, "lr_scheduler_kwargs": kwargs}
+            steps = args.max_steps if args.max_steps > 0 else _TRIAL_STEPS
+            get_scheduler(curve, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs)
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         words = ", ".join(f"{name}={short_repr(getattr(value, 'value', value))}" for name, value in given.items())
         raise ValueError(

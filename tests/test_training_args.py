@@ -36,6 +36,23 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
     return HomoDistilTrainingArguments(**{"output_dir": "out", "report_to": "none", "use_cpu": True} | settings)
 
 
+@pytest.mark.parametrize(
+    ("metric", "given", "greater"),
+    [
+        ("kl", None, False),
+        ("eval_kl", None, False),
+        ("eval_dev_kl", None, False),  # of one of several evaluation sets
+        ("mlm_loss", None, False),
+        ("mlm_accuracy", None, True),
+        ("kl", True, True),
+        (None, None, None),
+    ],
+)
+def test_less_discrepancy_is_better(metric, given, greater):
+    args = make_args(metric_for_best_model=metric, greater_is_better=given)
+    assert args.greater_is_better is greater
+
+
 # What is refused
 
 NUMBERS = {

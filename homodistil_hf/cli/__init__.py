@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import io
 import os
 import sys
 import traceback
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
+    _replace_unknown_characters()
     try:
         with ending_cleanly():
             return _run(words)
@@ -96,6 +98,12 @@ def out_of_memory(error: Exception) -> str:
         f"out of memory ({reason}); lower per_device_train_batch_size (and raise gradient_accumulation_steps by as "
         "much), the length of texts, or the number of processes; a run goes on with resume_from_checkpoint='last'"
     )
+
+
+def _replace_unknown_characters() -> None:
+    """Let no help and no table fail where a terminal's encoding lacks a character; standard error never does."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(words: Sequence[str]) -> int:

@@ -31,6 +31,7 @@ def publish(staged: Path, final: Path) -> None:
 
     A process that stops between the two renames leaves the older folder as `outdated_name(final)`; see [`recover`].
     """
+    share_weights(staged)
     sync_folder(staged)
     if final.exists():
         outdated = outdated_name(final)
@@ -45,6 +46,14 @@ def publish(staged: Path, final: Path) -> None:
     else:
         os.rename(staged, final)
     _sync(final.parent)
+
+
+def share_weights(folder: Path) -> None:
+    """Let the users read weights that may read the folder: safetensors 0.8 writes files for their owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*.safetensors"):
+        with suppress(OSError):  # some network file systems have no modes
+            os.chmod(path, mode)
 
 
 def recover(final: Path) -> None:

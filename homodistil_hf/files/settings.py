@@ -6,6 +6,7 @@ its words here. `cli` holds the commands, `experiments/config.py` the rules of `
 
 import argparse
 import json
+import os
 import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
@@ -198,7 +199,7 @@ class SettingsParser(RaisingParser):
         found, unknown = self.parse_known_args([self._with_underscores(word) for word in words])
         if unknown:
             self._refuse(unknown[0])
-        return checked | vars(found)
+        return {name: _without_tilde(value) for name, value in (checked | vars(found)).items()}
 
     def _with_underscores(self, word: str) -> str:
         name, equals, value = word.partition("=")
@@ -235,6 +236,13 @@ class SettingsParser(RaisingParser):
         if options.get("type") is _truth and entry.default is True:
             off: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             self.add_argument(f"--no_{entry.name}", dest=entry.name, action="store_false", **off)
+
+
+def _without_tilde(value: Any) -> Any:
+    """A path below a home folder in full, as no shell expands `~` in JSON or in `--key=~/path`; else the value."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_without_tilde, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 # Types of flags

@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..data.blocks import check_tokenizer
+from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
 from ..files.locks import is_of_a_lock
@@ -217,22 +218,33 @@ def check_same_start(output_dir: str, recorded: Mapping[str, Any], now: Mapping[
             )
 
 
-def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
+def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any, *, removes_columns: bool = False) -> None:
     """Check the data before training starts.
 
     Args:
         data: argument name → data set, or a mapping of them; None and streams are let pass.
         tokenizer: compared with the teacher's vocabulary if it is a tokenizer.
         config: the student's configuration.
+        removes_columns: whether Trainer removes the columns that the model does not take.
 
     Raises:
         ValueError: an empty data set, rows that are not tokenized, sequences longer than the teacher's positions, a
-            tokenizer of another vocabulary.
+            tokenizer of another vocabulary, a transform whose columns would be removed.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
     for name, rows in _parts(data):
         _check_rows(name, rows, config)
+        if removes_columns and _tokenizes_late(rows):
+            raise ValueError(
+                f"{name} makes input_ids by a transform of its columns {', '.join(rows.column_names)}, which Trainer "
+                "would remove; set remove_unused_columns=False"
+            )
+
+
+def _tokenizes_late(rows: Any) -> bool:
+    """Whether the rows of a table have `input_ids` from a transform alone."""
+    return isinstance(rows, datasets.Dataset) and "input_ids" not in rows.column_names
 
 
 def check_kind(name: str, dataset: Any) -> None:
@@ -246,6 +258,24 @@ def check_kind(name: str, dataset: Any) -> None:
         raise ValueError(
             f"{name} is a {type(dataset).__name__}; expected rows, as a datasets.Dataset has them: give "
             f"{remedy.format(name=name)}"
+        )
+
+
+def check_source(dataset: Any, *, is_training: Any, num_workers: int) -> None:
+    """[`check_kind`], with a warning of a stream that every worker of the data loader reads.
+
+    Streams of `datasets` divide their shards.
+    """
+    name = "train_dataset" if is_training else "the data set to evaluate on"
+    check_kind(name, dataset)
+    is_foreign = isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset)
+    if is_foreign and num_workers > 1:
+        logger.warning(
+            "dataloader_num_workers=%d: each worker reads all rows of %s, a %s, unless its __iter__ divides them "
+            "by torch.utils.data.get_worker_info(); set it to 1 if it does not",
+            num_workers,
+            name,
+            type(dataset).__name__,
         )
 
 
@@ -286,7 +316,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         ) from error
     _check_length(name, longest, config)
-    if isinstance(rows, datasets.Dataset) and longest:
+    if isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows) and longest:
         ids = pc.min_max(_head(rows).combine_chunks().flatten())
         check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config.vocab_size)
 
@@ -298,7 +328,7 @@ def _head(rows: datasets.Dataset) -> Any:
 
 def _longest(rows: Any, first: Any) -> int:
     """Tokens of the longest of a table's first rows; for any other data set those of its first row."""
-    if isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names:
+    if isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows):
         return pc.max(pc.list_value_length(_head(rows))).as_py() or 0
     return len(first["input_ids"]) if isinstance(first, Mapping) else 0
 
@@ -311,28 +341,51 @@ def _check_length(name: str, length: int, config: Any) -> None:
         )
 
 
-def check_label_rows(data: Mapping[str, Any], task: Task, collator: Any) -> None:
+def check_label_rows(
+    data: Mapping[str, Any], task: Task, collator: Any, *, class_names: Sequence[str] = (), evaluates: bool = False
+) -> None:
     """Look at the labels of tables before training; those of streams and of later rows are seen batch by batch.
 
     Args:
         data: as in [`check_data`].
         task: of the student.
         collator: of the data; None: Trainer's. What a user's own makes of a row is seen in its batches alone.
+        class_names: of the model, by number.
+        evaluates: whether the run evaluates, for which rows need labels; those of training always do.
 
     Raises:
-        ValueError: labels that are no numbers, out of the task's range, or too many or too few for their row.
+        ValueError: labels that are missing, no numbers, out of the task's range, too many or too few for their row,
+            or numbered otherwise than the model's classes.
     """
     is_stock = collator is None or getattr(collator, "__module__", "").startswith("transformers.")
-    if task.is_pretraining or task.required_labels != ("labels",) or not is_stock:
+    if task.is_pretraining or not is_stock:
         return
+    names = _LABEL_COLUMNS if task.required_labels == ("labels",) else task.required_labels
     for name, rows in _parts(data):
-        if isinstance(rows, datasets.Dataset) and rows.format["type"] != "custom":
-            column = next((column for column in _LABEL_COLUMNS if column in rows.column_names), None)
-            if column is not None:
-                head = rows.select_columns([column, "input_ids"]).with_format("arrow")[:_NUM_ROWS]
-                _check_label_column(
-                    f"column {column!r} of {name}", head[column].combine_chunks(), head["input_ids"], task
-                )
+        if not isinstance(rows, datasets.Dataset) or rows.format["type"] == "custom":
+            continue
+        column = next((column for column in names if column in rows.column_names), None)
+        if column is None and (evaluates or name == "train_dataset"):
+            raise ValueError(
+                f"{name} has the columns {', '.join(rows.column_names)}, but not {', '.join(task.required_labels)}; "
+                "rename the column that holds the labels"
+            )
+        if column in _LABEL_COLUMNS:
+            _check_class_names(f"column {column!r} of {name}", rows.features[column], class_names)
+            head = rows.select_columns([column, "input_ids"]).with_format("arrow")[:_NUM_ROWS]
+            _check_label_column(f"column {column!r} of {name}", head[column].combine_chunks(), head["input_ids"], task)
+
+
+def _check_class_names(where: str, feature: Any, class_names: Sequence[str]) -> None:
+    """Refuse rows that number a class of the model otherwise; names of one side only are let pass."""
+    known = {name.casefold(): number for number, name in enumerate(class_names)}
+    for number, name in enumerate(getattr(getattr(feature, "feature", feature), "names", ())):
+        expected = known.get(name.casefold(), number)
+        if expected != number:
+            raise ValueError(
+                f"{where} has {name!r} as class {number}, the model as class {expected}; number the rows as the model "
+                "does: rows.align_labels_with_mapping(model.config.label2id, column)"
+            )
 
 
 def _check_label_column(where: str, labels: pa.Array, tokens: pa.ChunkedArray, task: Task) -> None:
@@ -348,7 +401,10 @@ def _check_label_column(where: str, labels: pa.Array, tokens: pa.ChunkedArray, t
     num_labels = pc.list_value_length(labels).to_pylist() if is_listed else [1] * len(labels)
     for row in sorted(set(zip(num_labels, num_tokens, strict=True))):
         task.check_count(*row, where)
-    task.check_values(torch.tensor(values.to_numpy(zero_copy_only=False)), where)
+    numbers = torch.tensor(values.to_numpy(zero_copy_only=False))
+    task.check_values(numbers, where)
+    if task.has_classes and (numbers == IGNORED_LABEL).all():
+        raise ValueError(f"{where} has no label but {IGNORED_LABEL}, which counts for none; check how labels are made")
 
 
 def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
@@ -377,10 +433,16 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
         )
 
 
-def settings_that_matter(args: ExactArguments) -> dict[str, Any]:
-    """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value."""
+def settings_that_matter(args: ExactArguments, *, is_stream: bool = False) -> dict[str, Any]:
+    """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value.
+
+    Args:
+        args: the run's settings.
+        is_stream: whether the rows are a stream, of which each worker shuffles the shards of its own.
+    """
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
     names = {*own_settings(args), *_OF_TRAINER} - args.without_later_effect - {unread}
+    names |= {"dataloader_num_workers"} if is_stream else set()
     return {name: values[name] for name in sorted(names & values.keys())}
 
 

@@ -137,7 +137,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         )
         processing_class = self.tokenizer_of(processing_class)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        check_data(data, processing_class, parts.student.config)
+        check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, parts.teacher.exact.config)
         task = task_of(parts.student)
@@ -149,7 +149,9 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
             data_collator = self.default_collator(task, processing_class, parts.student.config)
-        check_label_rows(data, task, data_collator)
+        classes = [word for _, word in sorted(parts.student.config.id2label.items())]
+        evaluates = args.eval_strategy != "no"
+        check_label_rows(data, task, data_collator, class_names=classes, evaluates=evaluates)
         super().__init__(
             model=parts.student,
             args=args,
@@ -372,7 +374,12 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             # Else a later train() would take the bare model for one that is wrapped for training already.
             self.model_wrapped = wrapped
             self.model.__dict__.pop(_PREPARED, None)
-        for name, value in (self.held_out.results() | self.status()).items():
+        measured = self.held_out.results()
+        if not measured:
+            output.metrics.pop(f"{metric_key_prefix}_loss", None)  # Trainer's mean of no predictions is 0
+            if metric_key_prefix.startswith("eval"):
+                logger.warning("%s: no label counts, so nothing was measured; check the rows", metric_key_prefix)
+        for name, value in (measured | self.status()).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
 

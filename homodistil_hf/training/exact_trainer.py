@@ -34,7 +34,7 @@ from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
-from .checks import check_best_metric, check_kind, refuse_search, settings_that_matter, warn_of_other_settings
+from .checks import check_best_metric, check_source, refuse_search, settings_that_matter, warn_of_other_settings
 from .evaluation_loop import gathered
 from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
@@ -333,7 +333,7 @@ class ExactTrainer(Trainer):
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
-        check_kind("train_dataset" if kwargs.get("is_training") else "the data set to evaluate on", dataset)
+        check_source(dataset, is_training=kwargs.get("is_training"), num_workers=self.args.dataloader_num_workers)
         if not kwargs.get("is_training"):
             check_evaluation_stream(dataset, self.args.world_size)
             kept = self.data_collator, self.args.dataloader_drop_last
@@ -439,8 +439,8 @@ class ExactTrainer(Trainer):
 
     def state_to_save(self) -> dict[str, Any]:
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
-        settings = settings_that_matter(self.args) | {"rows_per_step": self.rows_per_step}
-        return {"method": self.method, "settings": settings}
+        settings = settings_that_matter(self.args, is_stream=not has_length(self.train_dataset))
+        return {"method": self.method, "settings": settings | {"rows_per_step": self.rows_per_step}}
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Bring the model back to a verified checkpoint; subclasses bring back what they added.

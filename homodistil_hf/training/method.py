@@ -7,11 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DataCollatorForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.objective import DistillationLoss, check_weights
-from ..distillation.tasks import Task
+from ..distillation.tasks import ONE_A_TOKEN, Task
 from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..models.widths import WidthPlan
@@ -60,9 +65,10 @@ class DistillationMethod:
         return processing_class
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
-        """Where the user gives no collator: one that masks words in pre-training, else None, Trainer's own."""
+        """Where the user gives no collator: one that masks words, or pads labels of tokens; else None, Trainer's."""
         if not task.is_pretraining:
-            return None
+            pads_labels = task.num_values == ONE_A_TOKEN and isinstance(tokenizer, PreTrainedTokenizerBase)
+            return DataCollatorForTokenClassification(tokenizer) if pads_labels else None
         masks = {"mlm_probability": self.args.mlm_probability, "seed": self.args.seed}
         return masking_collator(ReplacedTokensCollator if task.has_one_logit else MaskedLMCollator, tokenizer, **masks)
 

@@ -1,8 +1,10 @@
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from tiny_files import assert_same_weights, write_teacher
@@ -50,6 +52,16 @@ def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert f"homodistil {command} " in text.partition("usage:")[2].partition("\n")[2]
     assert len(text.splitlines()) <= LINES_OF_A_SCREEN
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("words", [["evaluate", "--help"], ["distill", "--help_all"]])
+def test_help_is_printed_where_a_terminal_lacks_its_characters(encoding, words, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding, write_through=True))
+    with suppress(SystemExit):
+        main(words)
+    assert b"?" in printed.getvalue()
 
 
 def test_help_lists_every_command(capsys):

@@ -273,3 +273,19 @@ def test_paths_are_told_from_names_on_the_hub(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="teacher is empty"):
         refuse_missing(" ", "teacher")
     refuse_missing("google/bert", "teacher")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_weights_may_be_read_by_those_who_read_the_folder(tmp_path, mask):
+    earlier = os.umask(mask)
+    try:
+        staged = make_folder(tmp_path / "staged")
+        (staged / "2_Dense").mkdir()
+        for name in ("model.safetensors", "2_Dense/model.safetensors"):
+            save_file({"weight": torch.ones(2)}, staged / name)
+        publish(staged, tmp_path / "final")
+    finally:
+        os.umask(earlier)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "final").rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~mask}

@@ -32,3 +32,13 @@ def test_flags_of_booleans(words, rotates, uses_bf16):
 def test_words_that_are_no_boolean(words, message):
     with pytest.raises(ValueError, match=message):
         parse_run([*GIVEN, *words])
+
+
+def test_a_home_folder_is_written_out(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = tmp_path / "config.json"
+    config.write_text('{"teacher": "~/models/t", "train_data": ["~/a.txt", "b~c.txt"]}', encoding="utf-8")
+    found = parse_run([str(config), "--output_dir=~/runs/1", "--eval_data", "~/d.txt", "--hub_model_id", "ada/~x"])
+    assert found.run.teacher == "/home/ada/models/t"
+    assert list(found.run.train_data) == ["/home/ada/a.txt", "b~c.txt"]
+    assert (found.training.output_dir, found.training.hub_model_id) == ("/home/ada/runs/1", "ada/~x")

@@ -10,7 +10,7 @@ from datasets import Dataset
 from run_traces import Interrupt, differences, logs_of, state_of
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from torch import nn
-from transformers import EvalPrediction
+from transformers import EarlyStoppingCallback, EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
@@ -270,3 +270,22 @@ def test_evaluations_see_their_last_rows_though_training_drops_them(make_trainer
     )
     assert [sum(len(batch["input_ids"]) for batch in loader) for loader in loaders] == [8, 13, 13]
     assert trainer.args.dataloader_drop_last
+
+
+# The best checkpoint
+
+
+def test_the_nearest_student_is_the_best(make_trainer):
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    trainer = make_trainer(load_best_model_at_end=True, metric_for_best_model="kl", **settings)
+    trainer.train()
+    assert trainer.state.best_metric == min(found["kl"] for found in trainer.evaluations.values())
+
+
+def test_a_run_that_gets_nearer_is_not_stopped(make_trainer):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 5, "learning_rate": 1e-3}
+    trainer = make_trainer(metric_for_best_model="eval_kl", callbacks=[EarlyStoppingCallback(1)], **settings)
+    trainer.train()
+    values = [found["kl"] for found in trainer.evaluations.values()]
+    assert values == sorted(values, reverse=True)
+    assert trainer.state.global_step == 5

@@ -407,6 +407,15 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 18
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_no_file_of_a_checkpoint_or_an_export_is_for_its_owner_alone(make_trainer, tmp_path):
+    trainer = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
+    trainer.train()
+    usual = (tmp_path / "usual").open("w").close() or (tmp_path / "usual").stat().st_mode
+    for folder in (Path(trainer.args.output_dir, "checkpoint-2"), trainer.export(tmp_path / "student")):
+        assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
+
+
 def test_the_hub_token_is_in_no_file_of_a_saved_model(make_trainer, tmp_path):
     trainer = make_trainer(hub_token="hf_sentinelSENTINELsentinel")
     trainer.save_model(str(tmp_path / "saved"))
