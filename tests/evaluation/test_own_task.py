@@ -1,6 +1,5 @@
 """A task of one's own: rows in files → a stock classifier, and what a fine-tuned teacher adds to the loss."""
 
-import gc
 import json
 import re
 import signal
@@ -10,30 +9,22 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from small_disk import limited_file_size
-from students import WITHOUT_DROPOUT
 from tiny_files import own_cache, write_teacher
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
-from torch.nn import functional as F
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
-    DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
 )
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import own_task
-from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import (
-    TaskDistillTrainer,
-    _least_squares,
-    forward,
     fresh_classifier,
     settings_from,
 )
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, rows_of, task_metrics
-from homodistil_hf.evaluation.task_data import GlueTask, encode
+from homodistil_hf.evaluation.task_data import GlueTask
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import manifest_problem
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -216,7 +207,7 @@ def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
 
 @pytest.mark.parametrize("labels", [("pos", "neg"), ("0", "1"), ("LABEL_0", "LABEL_1")])
 def test_a_teacher_has_a_features_names_or_their_numbers(given, tmp_path, labels):
-    teacher = classifier(0)
+    teacher = fresh_classifier(make_teacher().base_model, 2, dropout=0.0, seed=0)
     teacher.config.id2label = dict(enumerate(labels))
     teacher.save_pretrained(tmp_path / "teacher")
     rows_from(given, tmp_path, named())
@@ -340,179 +331,3 @@ def test_a_student_learns_from_a_fine_tuned_teacher(given, tmp_path):
     run(given, teacher=str(tmp_path / "teacher" / "model"))
     model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
     assert not [name for name in model.state_dict() if "projections" in name]
-
-
-def classifier(seed):
-    return fresh_classifier(make_teacher().base_model, 2, dropout=0.0, seed=seed)
-
-
-def trainer_of(teacher, student, tmp_path):
-    tokenizer = tiny_tokenizer()
-    data = rows(32, label=lambda word: word % 2)
-    encoded = encode(data, GlueTask("own", ("text",)), tokenizer, 24).remove_columns("length")
-    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", per_device_train_batch_size=8)
-    collator = DataCollatorWithPadding(tokenizer)
-    trainer = TaskDistillTrainer(teacher, model=student, args=args, train_dataset=encoded, data_collator=collator)
-    return trainer, collator([encoded[index] for index in range(8)])
-
-
-def test_beside_itself_a_model_has_its_own_loss_alone(tmp_path):
-    trainer, batch = trainer_of(classifier(0), student := classifier(0), tmp_path)
-    own = F.cross_entropy(student(**{k: v for k, v in batch.items() if k != "labels"}).logits, batch["labels"])
-    torch.testing.assert_close(trainer.compute_loss(student, dict(batch)), own, rtol=1e-4, atol=1e-4)
-
-
-def test_the_loss_by_hand(tmp_path):
-    teacher, student = classifier(0), classifier(1)
-    with torch.no_grad():
-        student.bert.encoder.layer[0].output.dense.weight.mul_(-1)
-    trainer, batch = trainer_of(teacher, student, tmp_path)
-    read = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    outputs = [model(**read, output_hidden_states=True) for model in (student, teacher)]
-    expected = F.cross_entropy(outputs[0].logits, batch["labels"])
-    log_own, log_guide = (found.logits.log_softmax(-1) for found in outputs)
-    expected = expected + (log_guide.exp() * (log_guide - log_own)).sum(-1).mean()
-    is_token = batch["attention_mask"].bool()
-    for layer, project in enumerate(student.projections.hidden, start=1):
-        own, guide = (found.hidden_states[layer][is_token] for found in outputs)
-        expected = expected + (guide - project(own)).square().mean()
-    torch.testing.assert_close(trainer.compute_loss(student, dict(batch)), expected)
-
-
-@pytest.mark.parametrize(
-    ("problem_type", "loss"),
-    [
-        ("regression", F.mse_loss),
-        ("multi_label_classification", F.binary_cross_entropy_with_logits),
-    ],
-)
-def test_beside_itself_a_model_of_several_values_has_its_own_loss_alone(problem_type, loss, tmp_path):
-    settings = {"num_labels": 3, "problem_type": problem_type, **WITHOUT_DROPOUT}
-    teacher, student = (make_teacher("sequence_classification", **settings) for _ in range(2))
-    trainer, batch = trainer_of(teacher, student, tmp_path)
-    batch["labels"] = torch.rand(8, 3)
-    own = loss(student(**{k: v for k, v in batch.items() if k != "labels"}).logits, batch["labels"])
-    torch.testing.assert_close(trainer.compute_loss(student, dict(batch)), own, rtol=1e-4, atol=1e-4)
-    with torch.no_grad():
-        student.classifier.bias.add_(10)  # the same for all values, which a softmax would not see
-    assert trainer.compute_loss(student, dict(batch)) > own + 1
-
-
-def test_a_teacher_of_another_task_is_refused(tmp_path):
-    student = make_teacher("sequence_classification", num_labels=3)
-    for settings, message in (
-        ({"num_labels": 2}, "teacher has num_labels=2, the model 3; take a teacher of the same task"),
-        ({"problem_type": "regression"}, "teacher has problem_type='regression', the model None; take"),
-    ):
-        teacher = make_teacher("sequence_classification", **{"num_labels": 3} | settings)
-        with pytest.raises(ValueError, match=message):
-            trainer_of(teacher, student, tmp_path)
-
-
-def test_projections_start_as_least_squares_over_the_tokens_of_all_batches(tmp_path):
-    teacher, student = classifier(0), classifier(1)
-    with torch.no_grad():
-        student.bert.encoder.layer[0].output.dense.weight.mul_(-1)
-    trainer, _ = trainer_of(teacher, student, tmp_path)
-    kept = []
-    for batch in trainer.get_train_dataloader():
-        read, is_token = {k: v for k, v in batch.items() if k != "labels"}, batch["attention_mask"].bool()
-        with torch.no_grad():
-            states = [each.eval()(**read, output_hidden_states=True).hidden_states for each in (student, teacher)]
-        kept.append([[layer[is_token] for layer in model[1:]] for model in states])
-    for layer, project in enumerate(student.projections.hidden):
-        own, guide = (torch.cat([batch[side][layer] for batch in kept]) for side in (0, 1))
-        residual, best = (own @ project.weight.T - guide), torch.linalg.lstsq(own, guide, driver="gelsd").solution
-        assert float(residual.detach().norm()) <= float((own @ best - guide).norm()) * (1 + 1e-4)
-        torch.testing.assert_close(project.weight.T, best, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("num_rows", "rank"), [(200, 16), (200, 5), (9, 9)], ids=["full", "singular", "few rows"])
-def test_sums_give_the_solution_of_least_norm(num_rows, rank):
-    torch.manual_seed(0)
-    own = torch.randn(num_rows, rank) @ torch.randn(rank, 16)
-    guide = own @ torch.randn(16, 12) + 0.1 * torch.randn(num_rows, 12)
-    sums = own.double().T @ torch.cat([own, guide], -1).double()
-    expected = torch.linalg.lstsq(own, guide, driver="gelsd").solution
-    torch.testing.assert_close(_least_squares(sums, num_rows), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_no_states_of_earlier_batches_are_kept(tmp_path):
-    counts, teacher = [], classifier(0)
-
-    def count_tensors(*_):
-        gc.collect()
-        counts.append(sum(issubclass(type(found), torch.Tensor) for found in gc.get_objects()))
-
-    teacher.register_forward_pre_hook(count_tensors)
-    trainer_of(teacher, classifier(1), tmp_path)
-    assert len(counts) == 4
-    assert max(counts[2:]) <= counts[1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": ""}, "model='' is not a name; set it"),
-        ({"train_data": "rows.txt"}, "train_data='rows.txt' is no file of .parquet, .json"),
-        ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
-        ({"text_columns": "sentence"}, "lacks the column 'sentence'; name text_columns and label_column"),
-        ({"seed": -1}, "seed=-1 is not a whole number from 0"),
-        ({"lable_column": "x"}, "unknown key 'lable_column' .*; nearest valid: 'label_column'"),
-    ],
-)
-def test_what_is_wrong_is_told_before_training(given, changes, message):
-    with pytest.raises(ValueError, match=message):
-        run(given, **changes)
-
-
-def test_a_model_is_not_overwritten(given, tmp_path):
-    (tmp_path / "out" / "model").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds model/ already; name another folder"):
-        run(given)
-
-
-def test_labels_that_do_not_fit_are_refused(given, tmp_path):
-    rows(16, label=lambda word: "other").to_json(tmp_path / "other.jsonl")
-    with pytest.raises(ValueError, match="eval_data has the label 'other', which train_data never has"):
-        run(given, eval_data=str(tmp_path / "other.jsonl"))
-    with pytest.raises(ValueError, match="teacher is a BertForMaskedLM; expected one that is fine-tuned for the task"):
-        run(given, teacher=given["model"])
-    classifier(0).save_pretrained(tmp_path / "teacher")
-    with pytest.raises(ValueError, match=r"teacher has the labels \['LABEL_0', 'LABEL_1'\], the rows"):
-        run(given, teacher=str(tmp_path / "teacher"))
-    for name, num_rows in (("train", 40), ("dev", 16)):
-        rows(num_rows, label=lambda word: word / 10).to_csv(tmp_path / f"{name}.csv", index=False)
-    files = {"train_data": str(tmp_path / "train.csv"), "eval_data": str(tmp_path / "dev.csv")}
-    with pytest.raises(ValueError, match=r"teacher has the labels \['LABEL_0', 'LABEL_1'\], the rows \[\]"):
-        run(given, teacher=str(tmp_path / "teacher"), **files)
-
-
-def test_unnamed_classes_of_a_teacher_are_numbers(given, tmp_path):
-    classifier(0).save_pretrained(tmp_path / "teacher")
-    for name, num_rows in (("train", 40), ("dev", 16)):
-        rows(num_rows, label=lambda word: word % 2).to_csv(tmp_path / f"{name}.csv", index=False)
-    files = {"train_data": str(tmp_path / "train.csv"), "eval_data": str(tmp_path / "dev.csv")}
-    run(given, teacher=str(tmp_path / "teacher"), **files)
-    assert BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model").config.id2label == {
-        0: "0",
-        1: "1",
-    }
-
-
-def test_pairs_are_read_without_segments_by_a_model_of_one(tmp_path):
-    """As a RoBERTa-like model that was saved as a BERT beside BERT's tokenizer."""
-    model = make_teacher("sequence_classification", type_vocab_size=1)
-    model.save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    evaluated = load_model(tmp_path / "model")
-    assert "token_type_ids" in tiny_tokenizer()("w5", "w6")
-    rows = encode(
-        Dataset.from_dict({"one": ["w5"], "other": ["w6 w7"], "label": [1]}),
-        GlueTask("own", ("one", "other"), num_labels=2),
-        evaluated.tokenizer,
-        16,
-    )
-    assert "token_type_ids" not in rows.column_names
-    (outputs,) = forward(evaluated.model, rows.remove_columns(["labels", "length"]), evaluated.tokenizer)
-    assert outputs["logits"].shape == (1, 2)

@@ -1,11 +1,10 @@
 """What a run is made from: student, teacher, plan and optimizer, or a refusal before time is spent."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from run_traces import Interrupt, SaveAt, assert_same_run, logs_of, state_of
+from run_traces import logs_of, state_of
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
 from tiny_models import GRADUAL, make_teacher, tiny_config
 from torch import nn
@@ -23,14 +22,10 @@ from transformers.optimization import Adafactor
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models import conversion
-from homodistil_hf.models.saved_student import read_state
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.plans import resolve as plans
-from homodistil_hf.plans.latency.budget import LatencyBudget, LatencyPlan
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training import pair as preparation
-from homodistil_hf.training import pair as resolution
-from homodistil_hf.training.pair import Preparation, adopt_optimizer, prepare, recorded_plan, resolve_student
+from homodistil_hf.training.pair import Preparation, adopt_optimizer, prepare
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
 
@@ -431,98 +426,3 @@ def test_an_optimizer_whose_state_can_not_be_sliced_stops_at_the_first_slicing(m
     ):
         trainer.train()
     assert trainer.state.global_step == 2
-
-
-FAST, SLOW = (WidthPlan.uniform(size, 2, LayerWidths(2, size // 2, 2 * size)) for size in (16, 24))
-BUDGET = "latency_ms=5,length=16"
-
-
-class Machine:
-    """What budgets are measured on: every answer is another one, as on a real machine."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.answers = [FAST, SLOW, FAST]
-        self.num_asked = 0
-        monkeypatch.setattr(resolution, "plan_within", self.resolve)
-
-    def resolve(self, budget: LatencyBudget, config: Any, *, multiple: int = 8) -> LatencyPlan:
-        self.num_asked += 1
-        return LatencyPlan(self.answers[self.num_asked - 1], budget.limit_ms, 2 * budget.limit_ms)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(monkeypatch)
-
-
-def arguments(folder: Path, **settings: Any) -> HomoDistilTrainingArguments:
-    return HomoDistilTrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True, **settings)
-
-
-@pytest.mark.slow
-def test_a_resumed_run_takes_its_widths_from_the_checkpoint(machine, make_trainer, tmp_path):
-    settings = {"student": BUDGET, "max_steps": 8}
-    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"))
-    whole.train()
-    assert whole.plan == FAST
-
-    machine.answers[1] = FAST
-    stopped = make_trainer(**settings, callbacks=[SaveAt(3), Interrupt(5)])
-    with pytest.raises(KeyboardInterrupt):
-        stopped.train()
-    state = read_state(tmp_path / "run" / "checkpoint-3")
-    assert state["student"] == BUDGET
-    assert state["plan"] == FAST.to_dict()
-
-    machine.answers[2] = SLOW  # the machine has become another one
-    resumed = make_trainer(**settings)
-    assert resumed.plan == FAST
-    assert machine.num_asked == 2
-    resumed.train(resume_from_checkpoint="last")
-    assert_same_run(whole, resumed)
-
-
-def test_a_checkpoint_elsewhere_is_named_by_the_arguments(machine, make_trainer, tmp_path):
-    trainer = make_trainer(student=BUDGET, max_steps=4, callbacks=[SaveAt(2)])
-    trainer.train()
-    checkpoint = tmp_path / "run" / "checkpoint-2"
-    elsewhere = arguments(tmp_path / "other", student=BUDGET, resume_from_checkpoint=str(checkpoint))
-    assert resolve_student(elsewhere, tiny_config()) == FAST
-    assert machine.num_asked == 1
-    assert resolve_student(arguments(tmp_path / "other", student=BUDGET), tiny_config()) == SLOW
-    assert machine.num_asked == 2
-
-
-@pytest.mark.parametrize(
-    ("student", "config"),
-    [
-        ("latency_ms=6,length=16", tiny_config()),
-        (BUDGET, tiny_config(intermediate_size=48)),
-        ("macs=0.5", tiny_config()),
-    ],
-)
-def test_only_the_same_student_of_the_same_widths_is_reused(machine, make_trainer, tmp_path, student, config):
-    make_trainer(student=BUDGET, max_steps=2, callbacks=[SaveAt(1)]).train()
-    assert recorded_plan(arguments(tmp_path / "run", student=BUDGET), tiny_config()) == FAST
-    assert recorded_plan(arguments(tmp_path / "run", student=student), config) is None
-
-
-def test_other_students_ask_no_machine(machine, tmp_path):
-    plan = resolve_student(arguments(tmp_path, student="macs=0.5"), tiny_config())
-    assert plan == plans.resolve_plan("macs=0.5", tiny_config())
-    assert machine.num_asked == 0
-
-
-def test_an_impossible_budget_stops_the_run_before_weights_are_loaded(monkeypatch, make_trainer):
-    def refuse(*_: Any, **__: Any) -> LatencyPlan:
-        raise ValueError("student='latency_ms=5' is out of this teacher's reach on this machine; nearest valid: from")
-
-    monkeypatch.setattr(resolution, "plan_within", refuse)
-    with pytest.raises(ValueError, match="student='latency_ms=5' is out of this teacher's reach"):
-        make_trainer(student=BUDGET, model=make_teacher())
-
-
-@pytest.mark.slow
-def test_no_student_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="student=None names no widths; name a preset"):
-        resolve_student(arguments(tmp_path), tiny_config())

@@ -1,0 +1,111 @@
+"""Files that unpack to much more than they hold, and lines that fill memory."""
+
+import json
+import socket
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
+from homodistil_hf.evaluation.task_data import load_glue
+
+BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    """An empty cache, and no network: whoever tries to connect or to look up a name makes the test fail."""
+    attempts = []
+
+    def refuse(*args, **kwargs):
+        attempts.append(args)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    assert attempts == []
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(content), path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def json_lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write_bomb(path, *, value="a" * (1 << 20), num_rows=2000):
+    """2 GB in some kB: the rows of one value, which is stored once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), pa.array([value]))
+    pq.write_table(pa.table({"text": text}), path, compression="zstd")
+    return path
+
+
+def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    bomb = write_bomb(tmp_path / "bomb.parquet")
+    assert bomb.stat().st_size < 10_000
+    with pytest.raises(
+        ValueError, match=r"^train_data='.*': bomb.parquet of [\d,]+ bytes would unpack to some 2,09\d,"
+    ):
+        load_text(bomb)
+    with pytest.raises(
+        ValueError, match="bomb.parquet of .*; expected at most 1,000 times as many: it repeats itself"
+    ):
+        load_text(tmp_path)
+
+
+def test_different_rows_that_pack_well_are_refused_too(tmp_path, monkeypatch):
+    """Their columns say themselves how large they are."""
+    monkeypatch.setattr("homodistil_hf.data.corpus._UNPACKED_BYTES", 1 << 20)
+    rows = [f"{number}" + "a" * (1 << 20) for number in range(9)]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "rows.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(
+        ValueError, match=r"rows.parquet of [\d,]+ bytes would unpack to some 9,437,\d+; expected at most"
+    ):
+        load_text(tmp_path / "rows.parquet")
+
+
+def test_labelled_rows_that_unpack_to_gigabytes_are_refused(tmp_path):
+    bomb = write_bomb(tmp_path / "rte/train.parquet")
+    write_bomb(tmp_path / "rte/validation.parquet")
+    settings = {"model": "any", "train_data": str(bomb), "eval_data": str(bomb), "output_dir": str(tmp_path / "run")}
+    with pytest.raises(ValueError, match="^train_data='.*train.parquet of .* would unpack to some 2,"):
+        rows_of(OwnTaskSettings(**settings))
+    with pytest.raises(ValueError, match="^file='.*train.parquet of .* would unpack to some 2,"):
+        load_glue("rte", tmp_path)
+
+
+def test_many_equal_rows_of_ordinary_size_are_read(tmp_path):
+    assert len(load_text(write_bomb(tmp_path / "rows.parquet", value="word " * 20, num_rows=100_000))) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "start"),
+    [
+        ("a.txt", "word " * 500, "0"),
+        ("a.txt", "short\n\n" * 200 + "word " * 500, "1,400"),
+        ("a.jsonl", '{"text": "short"}\n' * 200 + json.dumps({"text": "word " * 500}) + "\n", "3,600"),
+    ],
+)
+def test_a_line_that_fills_memory_is_refused(tmp_path, monkeypatch, name, content, start):
+    monkeypatch.setattr("homodistil_hf.data.corpus._LONGEST_LINE_BYTES", 1000)
+    write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=f": {name} has a line of more than 1,000 bytes behind byte {start}; end doc"):
+        load_text(tmp_path / name)
+
+
+def test_lines_up_to_the_longest_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.data.corpus._LONGEST_LINE_BYTES", 1000)
+    write(tmp_path / "a.txt", ("w" * 999 + "\n") * 3 + "\n" + "w" * 1000)
+    assert [len(row["text"]) for row in load_text(tmp_path / "a.txt")] == [2999, 1000]

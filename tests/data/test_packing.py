@@ -1,0 +1,107 @@
+"""Texts packed into blocks: every token once, in pieces of bounded length."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertTokenizer
+
+from homodistil_hf.data import blocks as data
+from homodistil_hf.data.blocks import TextPacker
+
+CLS, SEP, MASK = 2, 3, 4
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##c", "[", "]", "mask"]
+TOKENIZER = BertTokenizer(vocab={token: i for i, token in enumerate(VOCABULARY)})
+WORDS = {"a": [5], "b": [6], "c": [7], "bcc": [6, 8, 8], "?": [1]}
+
+
+def make_packer(max_seq_length=8):
+    return TextPacker(TOKENIZER, max_seq_length, "text")
+
+
+def expected_stream(texts):
+    stream = []
+    for text in texts:
+        ids = [token for word in (text or "").split() for token in WORDS[word]]
+        stream += [*ids, SEP] if ids else []
+    return stream
+
+
+def test_stream_of_two_documents():
+    assert make_packer().encode(["a b", "bcc"]).tolist() == [5, 6, SEP, 6, 8, 8, SEP]
+
+
+def test_blocks_of_a_stream():
+    stream = make_packer().encode(["a b c a b c a b c"])
+    blocks, left = make_packer().cut(stream)
+    assert blocks.tolist() == [[CLS, 5, 6, 7, 5, 6, 7, SEP]]
+    assert left.tolist() == [5, 6, 7, SEP]
+    assert (blocks.dtype, left.dtype) == ("int32", "int32")
+
+
+def test_a_call_gives_the_full_blocks_only():
+    assert make_packer()(["a b c a b c a b c"])["input_ids"].tolist() == [[CLS, 5, 6, 7, 5, 6, 7, SEP]]
+    assert make_packer()(["a b c"])["input_ids"].shape == (0, 8)
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", "\n\t \r\n", "\x00"])
+def test_blank_documents_leave_no_trace(blank):
+    assert make_packer().encode([blank, "a", blank, "b", blank]).tolist() == [5, SEP, 6, SEP]
+    assert make_packer().encode([blank]).tolist() == []
+
+
+def test_no_documents_at_all():
+    assert make_packer()([])["input_ids"].shape == (0, 8)
+
+
+def test_special_tokens_written_in_the_text_are_text():
+    assert make_packer().encode(["a [MASK] b"]).tolist() == [5, 9, 11, 10, 6, SEP]
+
+
+def test_packing_leaves_the_tokenizer_usable_as_before():
+    make_packer().encode(["a"])
+    assert TOKENIZER("a [MASK]")["input_ids"] == [CLS, 5, MASK, SEP]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(
+        st.one_of(st.none(), st.lists(st.sampled_from(sorted(WORDS)), max_size=30).map(" \n".join)), max_size=8
+    ),
+    piece_chars=st.integers(5, 40),
+    call_chars=st.integers(1, 60),
+)
+def test_pieces_and_calls_do_not_show(texts, piece_chars, call_chars):
+    """Words are shorter than a piece, so cuts at white space give the same tokens as whole documents."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_PIECE_CHARS", piece_chars)
+        patch.setattr(data, "_CALL_CHARS", call_chars)
+        assert make_packer().encode(texts).tolist() == expected_stream(texts)
+
+
+def test_the_tokenizer_never_sees_a_long_text(monkeypatch):
+    calls = []
+
+    def record(self, pieces):
+        calls.append(pieces)
+        return [[5] for _ in pieces]
+
+    monkeypatch.setattr(TextPacker, "_tokenize", record)
+    document = "word " * 100_000 + "x" * 100_000  # with and without white space
+    stream = make_packer().encode([document, document])
+    pieces = [piece for call in calls for piece in call]
+    assert "".join(pieces) == document * 2
+    assert max(map(len, pieces)) == data._PIECE_CHARS
+    assert max(sum(map(len, call)) for call in calls) < data._CALL_CHARS + data._PIECE_CHARS
+    assert [i for i, token in enumerate(stream.tolist()) if token == SEP] == [len(stream) // 2 - 1, len(stream) - 1]
+
+
+def test_over_long_texts_raise_no_warning(caplog):
+    tokenizer = BertTokenizer(vocab=TOKENIZER.get_vocab(), model_max_length=8)
+    TextPacker(tokenizer, 8, "text").encode(["a " * 100])
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("text, kind", [(3, "int"), (2.5, "float"), (["a"], "list"), (b"a", "bytes")])
+def test_a_text_that_is_no_string_is_refused(text, kind):
+    with pytest.raises(ValueError, match=rf"text_column='text' holds a {kind} .*expected strings; choose another"):
+        make_packer().encode(["a", text])
