@@ -10,7 +10,7 @@ from methods_here import SAME_HEADS
 from run_traces import SaveAt
 from students import make_batch
 from tiny_files import own_cache, write_config
-from tiny_models import make_teacher
+from tiny_models import make_blocks, make_teacher
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import parse_run
@@ -122,8 +122,9 @@ def test_training_goes_on_where_it_ended(trainer_of):
 def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
     teacher = make_teacher("sequence_classification")
     message = "method='scratch' trains masked-LM students, model is a HomoBertForSequenceClassification; pass a masked"
+    rows = make_blocks(16).map(lambda row: {"labels": 0})
     with pytest.raises(ValueError, match=message):
-        make_trainer(model=teacher, trainer_class=METHODS["scratch"])
+        make_trainer(model=teacher, trainer_class=METHODS["scratch"], train_dataset=rows, eval_dataset=rows)
 
 
 def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
