@@ -166,10 +166,10 @@ def test_workers_of_data_loaders_get_a_process_group_of_their_own(monkeypatch):
 
 
 def test_a_training_loader_starts_its_workers_so(make_trainer):
-    others = multiprocessing.activechildren()  # of other tests in this process
+    others = multiprocessing.active_children()  # of other tests in this process
     batches = iter(make_trainer(dataloader_num_workers=1).get_train_dataloader())
     next(batches)
-    groups = [os.getpgid(child.pid) for child in multiprocessing.activechildren() if child not in others]
+    groups = [os.getpgid(child.pid) for child in multiprocessing.active_children() if child not in others]
     assert len(groups) == 1
     assert os.getpgrp() not in groups
 
