@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from methods_here import needs
 from students import logits_of, make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher
@@ -11,7 +12,6 @@ from torch import nn
 from transformers import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from homodistil_hf import prune_gradient_free, to_binary
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 
@@ -51,8 +51,25 @@ def of_class(kind):
     return model.eval()
 
 
+def to_bits(model):
+    from homodistil_hf import to_binary
+
+    return to_binary(model, activation_bits=8)
+
+
+def pruned(model):
+    from homodistil_hf import prune_gradient_free
+
+    return prune_gradient_free(model, [make_batch(CLASSIFIER)], macs=0.9)
+
+
 @pytest.mark.parametrize(
-    "use", [to_student, lambda model: to_binary(model, activation_bits=8)], ids=["student", "bits"]
+    "use",
+    [
+        to_student,
+        pytest.param(to_bits, marks=needs("binarization")),
+        pytest.param(pruned, marks=needs("gradient_free")),
+    ],
 )
 def test_a_class_of_ones_own_under_a_stock_name_is_refused(use):
     with pytest.raises(ValueError, match=r"=.*BertForSequenceClassification is not the function .* differ by"):
@@ -69,8 +86,6 @@ def test_a_copied_class_is_refused_before_its_teacher_is_compared(make_trainer):
         make_trainer(model=of_class(MeanPooled), train_dataset=[], eval_dataset=None)
     with pytest.raises(ValueError, match="is not the function"):
         make_trainer(model=classifier(), teacher_model=of_class(MeanPooled), train_dataset=[], eval_dataset=None)
-    with pytest.raises(ValueError, match="is not the function"):
-        prune_gradient_free(of_class(MeanPooled), [make_batch(CLASSIFIER)], macs=0.9)
 
 
 def test_a_replaced_forward_of_one_model_is_refused():

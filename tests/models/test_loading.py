@@ -5,12 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_embeddings import make_sentence_folder
 from tiny_models import make_teacher
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from homodistil_hf.files.tensors import WEIGHTS_FILE
-from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_encoder, load_encoder_config, refuse_architecture
@@ -218,19 +216,10 @@ def test_a_parameter_that_is_not_finite_is_named(tmp_path, value, word):
         to_student(model, argument="model")
 
 
-def test_an_embedding_model_with_inf_is_named(tmp_path):
-    folder = make_sentence_folder(tmp_path / "model", dense=8)
-    tensors = load_file(folder / "2_Dense" / WEIGHTS_FILE)
-    tensors["linear.weight"][0, 0] = float("-inf")
-    save_file(tensors, folder / "2_Dense" / WEIGHTS_FILE)
-    with pytest.raises(ValueError, match="^teacher='.*' has 1 × Inf among the 256 values of weight"):
-        load_embedding_model(folder)
-
-
 # Paths
 
 
-@pytest.mark.parametrize("load", [load_encoder, load_encoder_config, load_tokenizer, load_embedding_model])
+@pytest.mark.parametrize("load", [load_encoder, load_encoder_config, load_tokenizer])
 def test_a_path_is_no_name_on_the_hub(load, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"^teacher='{tmp_path}/gone' does not exist; expected a folder"):
         load(str(tmp_path / "gone"), argument="teacher")

@@ -6,16 +6,15 @@ import json
 import pytest
 from datasets import Dataset
 from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
-from tiny_tokenizers import trained_tokenizer
+from tiny_tokenizers import python_tokenizer, trained_tokenizer
 from tokenizers import normalizers
-from transformers import BertJapaneseTokenizer, BertTokenizer
+from transformers import BertTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.data.blocks import check_tokenizer, tokenize_to_blocks
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
-from homodistil_hf.methods.embedding.texts import tokenize_texts
 from homodistil_hf.models.tokenizers import load_tokenizer, rows_of_texts, stored_tokenizer, tokenizer_of_run
 
 WORDS = tiny_tokenizer().convert_ids_to_tokens(range(VOCAB_SIZE))
@@ -123,8 +122,6 @@ def test_tokenizers_without_vocabulary_in_memory_are_refused():
         unlabeled_batches([["w5 w6"]], bare)
     with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
         tokenize_to_blocks(Dataset.from_dict({"text": ["w5 " * 20]}), bare, max_seq_length=8)
-    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
-        tokenize_texts(Dataset.from_dict({"text": ["w5 " * 20]}), bare, max_length=8)
 
 
 def test_ids_that_mean_other_words_are_refused(folder, tmp_path):
@@ -172,13 +169,6 @@ def test_words_in_place_of_unused_ones_more_words_and_fewer_are_let_pass(folder)
     check_tokenizer(BertTokenizer(vocab={word: number for number, word in enumerate(moved_words()[:50])}), config)
 
 
-def python_tokenizer(tmp_path):
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    return BertJapaneseTokenizer(
-        str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="wordpiece"
-    )
-
-
 def test_tokenizers_in_python_read_texts_beyond_the_first_row(tmp_path):
     slow, fast = python_tokenizer(tmp_path), tiny_tokenizer()
     texts = [" ".join(f"w{number}" for number in range(5, 5 + length)) for length in (13, 2, 6, 7)]
@@ -186,8 +176,5 @@ def test_tokenizers_in_python_read_texts_beyond_the_first_row(tmp_path):
     assert rows_of_texts(slow, texts, 8)["input_ids"] == expected
     assert len(expected) == 7
     assert slow.is_fast is False
-    documents = Dataset.from_dict({"text": texts})
-    found = tokenize_texts(documents, slow, max_length=8, least_characters=1)["input_ids"][:]
-    assert found == expected
     batches = unlabeled_batches([texts], slow, max_length=8, batch_size=100)
     assert sum(int(batch["attention_mask"].sum()) for batch in batches) == sum(map(len, expected))

@@ -3,8 +3,9 @@
 from functools import cache
 from pathlib import Path
 
+from tiny_models import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertJapaneseTokenizer, PreTrainedTokenizerFast
 
 PAGES = Path(__file__).resolve().parents[2] / "docs"
 BERTS = {
@@ -68,3 +69,12 @@ def trained_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     )
     inputs = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, model_input_names=inputs, **named)
+
+
+def python_tokenizer(folder: Path) -> BertJapaneseTokenizer:
+    """A tokenizer in Python of the tiny tokenizer's words, which doesn't return what it cuts off."""
+    words = sorted((known := tiny_tokenizer().get_vocab()), key=known.__getitem__)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return BertJapaneseTokenizer(
+        str(folder / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="wordpiece"
+    )

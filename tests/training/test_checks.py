@@ -14,7 +14,7 @@ from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments, default_data_collator
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, prune_gradient_free
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.training import pair as preparation
@@ -361,8 +361,6 @@ def test_segments_are_dropped_where_an_architecture_has_none(make_trainer, name)
         model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, data_collator=default_data_collator
     )
     trainer.train()
-    inputs = {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "token_type_ids")}
-    prune_gradient_free(model, [inputs], macs=0.9)
 
 
 @pytest.mark.parametrize("wrong", [tiny_config().vocab_size, -1])
@@ -443,8 +441,6 @@ def test_what_is_no_model_is_called_what_it_is(make_trainer, model):
         ValueError, match=f"^model is a {type(model).__name__}; expected a folder, a name on the Hub, or"
     ):
         make_trainer(model=model)
-    with pytest.raises(ValueError, match=f"^teacher is a {type(model).__name__}; expected a folder"):
-        prune_gradient_free(model, [])
 
 
 def test_searches_are_for_sweeps(make_trainer):

@@ -11,6 +11,7 @@ from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel
 
+from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.methods.embedding.model import POOLINGS, load_embedding_model, pooled
 
 TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
@@ -213,3 +214,19 @@ def test_a_model_of_one_segment_is_given_none(tmp_path):
     model = load_embedding_model(make_sentence_folder(tmp_path / "model", encoder=encoder))
     assert "token_type_ids" not in model.tokenizer.model_input_names
     assert model.tokenizer("w5", "w6").keys() == {"input_ids", "attention_mask"}
+
+
+def test_an_embedding_model_with_inf_is_named(tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", dense=8)
+    tensors = load_file(folder / "2_Dense" / WEIGHTS_FILE)
+    tensors["linear.weight"][0, 0] = float("-inf")
+    save_file(tensors, folder / "2_Dense" / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match="^teacher='.*' has 1 × Inf among the 256 values of weight"):
+        load_embedding_model(folder)
+
+
+def test_a_path_is_no_name_on_the_hub(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^teacher='{tmp_path}/gone' does not exist; expected a folder"):
+        load_embedding_model(str(tmp_path / "gone"), argument="teacher")
+    with pytest.raises(ValueError, match="^teacher='' is empty"):
+        load_embedding_model("", argument="teacher")

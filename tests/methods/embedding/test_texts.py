@@ -5,10 +5,12 @@ import torch
 from datasets import Dataset
 from tiny_embeddings import make_rows
 from tiny_models import tiny_config, tiny_tokenizer
+from tiny_tokenizers import python_tokenizer
+from transformers import BertTokenizer
 
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.methods.embedding.texts import TextCollator, by_length, mixed, tokenize_pairs, tokenize_texts
-from homodistil_hf.models.tokenizers import padding_multiple
+from homodistil_hf.models.tokenizers import padding_multiple, rows_of_texts
 
 PAIRS = Dataset.from_dict({"first": [f"w{i}" for i in range(10, 20)], "second": [f"w{i} w7" for i in range(30, 40)]})
 
@@ -156,3 +158,16 @@ def test_batches_have_both_segments_and_signs():
     batch = TextCollator(tiny_tokenizer(), dimension=1)(rows)
     assert batch["token_type_ids"].shape == batch["input_ids"].shape == batch["attention_mask"].shape
     assert set(batch["labels"].flatten().tolist()) == {1.0, -1.0}
+
+
+def test_a_tokenizer_without_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
+        tokenize_texts(Dataset.from_dict({"text": ["w5 " * 20]}), BertTokenizer(), max_length=8)
+
+
+def test_tokenizers_in_python_lose_no_text(tmp_path):
+    slow = python_tokenizer(tmp_path)
+    texts = [" ".join(f"w{number}" for number in range(5, 5 + length)) for length in (13, 2, 6, 7)]
+    expected = rows_of_texts(tiny_tokenizer(), texts, 8)["input_ids"]
+    rows = tokenize_texts(Dataset.from_dict({"text": texts}), slow, max_length=8, least_characters=1)
+    assert rows["input_ids"][:] == expected

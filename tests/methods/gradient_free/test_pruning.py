@@ -7,6 +7,7 @@ import pytest
 import torch
 from filter_errors import output_error
 from students import assert_same_logits, logits_of, make_batch, unlabelled
+from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher, random_student, tiny_config
 from transformers import AutoModelForSequenceClassification, BertModel
 
@@ -25,6 +26,7 @@ from homodistil_hf.methods.gradient_free.representatives import (
     gaussian_kernel,
     output_products,
 )
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
@@ -347,3 +349,18 @@ def test_a_model_by_name_is_loaded(model, tmp_path):
     student = prune_gradient_free(str(tmp_path), make_batches(), 0.7)
     expected = prune_gradient_free(model, make_batches(), 0.7)
     torch.testing.assert_close(logits_of(student), logits_of(expected))
+
+
+@pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
+def test_segments_are_dropped_where_an_architecture_has_none(name):
+    architecture = ARCHITECTURES[name]
+    (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
+    tokens = make_batch("sequence_classification")["input_ids"]
+    inputs = {"input_ids": tokens, "token_type_ids": torch.ones_like(tokens)}
+    prune_gradient_free(tiny_architecture_teacher(architecture, head), [inputs], macs=0.9)
+
+
+@pytest.mark.parametrize("model", [5, {}])
+def test_what_is_no_model_is_called_what_it_is(model):
+    with pytest.raises(ValueError, match=f"^teacher is a {type(model).__name__}; expected a folder"):
+        prune_gradient_free(model, [])
