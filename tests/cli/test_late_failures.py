@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from methods_here import has, needs
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
@@ -35,18 +36,23 @@ def error_of(capsys, *words):
         (("evaluate", "TEACHER", "--task", "discrepancy", "--eval_data", "TEXT", "--output_dir"), "output_dir"),
         (("evaluate", "TEACHER", "--task", "discrepancy", "--eval_data", "TEXT", "--output"), "output"),
         (("evaluate", "--compare", "TEACHER", "--output"), "output"),
-        (("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"), "output_dir"),
+        pytest.param(
+            ("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"),
+            "output_dir",
+            marks=needs("gradient_free"),
+        ),
         (
             ("finetune", "--model", "TEACHER", "--train_data", "ROWS", "--eval_data", "ROWS", "--output_dir"),
             "output_dir",
         ),
-        (
+        pytest.param(
             (
                 "distill",
                 *("--method", "bit", "--model", "TEACHER", "--train_data", "R", "--eval_data", "R"),
                 "--output_dir",
             ),
             "output_dir",
+            marks=needs("binarization"),
         ),
         (("demo", "--output_dir"), "output_dir"),
     ],
@@ -82,7 +88,8 @@ def test_a_path_is_never_told_as_a_repository(folder, tmp_path, capsys):
         ("trim", "--text", folder / "train.txt", "--output", tmp_path / "t"),
         ("latency",),
         ("distill", folder / "config.json", "--output_dir", tmp_path / "d", "--tokenizer"),
-        ("distill", "--train_data", "x", "--output_dir", tmp_path / "d", "--method", "embedding", "--teacher"),
+        *[("distill", "--train_data", "x", "--output_dir", tmp_path / "d", "--method", "embedding", "--teacher")]
+        * has("embedding"),
     ):
         assert f"='{gone}' does not exist; expected a folder" in error_of(capsys, *words, gone)
 
