@@ -27,7 +27,7 @@ from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.utils.extract import Extractor
 
-from ..files.caches import check_writable
+from ..files.caches import check_cache
 from ..files.messages import join_some
 
 logger = logging.getLogger(__name__)
@@ -384,7 +384,7 @@ def check_unpacked_size(file: Path, label: str) -> None:
 
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
     """Return data sets with all columns, one for each kind of file, each with at least one row."""
-    check_writable(Path(datasets.config.HF_DATASETS_CACHE))
+    check_cache(Path(datasets.config.HF_DATASETS_CACHE))
     try:
         if isinstance(origin, str):
             name, _, config = origin.partition(":")

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from .checkpoints import manifest_problem, write_manifest
-from .folders import remove_folder
+from .folders import check_writable, remove_folder
 
 KINDS = ("datasets", "latency", "code")
 _LOCKS = "locks"
@@ -45,7 +45,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     folder = cache_folder() / kind / key
     if _is_whole(folder):
         return folder
-    check_writable(folder.parent)
+    check_cache(folder.parent)
     with FileLock(cache_folder() / _LOCKS / f"{kind}-{key}.lock"):
         if not _is_whole(folder):  # another process may have been faster
             remove_folder(folder)
@@ -105,17 +105,14 @@ def _is_safe(path: Path, shared: int) -> bool:
     return found.st_uid in (0, os.geteuid()) and not (is_written and not found.st_mode & shared)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse, by an OSError, a folder of a cache that can't be made or written; it is made where it is absent."""
+def check_cache(folder: Path) -> None:
+    """Make a folder of a cache where it is absent; refuse one that can't be written, by an OSError."""
+    remedy = "name another folder with HOMODISTIL_CACHE, or with HF_DATASETS_CACHE for texts"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"cache={str(folder)!r} can't be written ({error.strerror}); name another folder with HOMODISTIL_CACHE, "
-            "or with HF_DATASETS_CACHE for texts"
-        ) from error
+        check_writable(folder, f"cache={str(folder)!r}", remedy=remedy)
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def keep_datasets_here() -> None:

@@ -121,12 +121,13 @@ def refuse_missing(name: str, label: str) -> None:
         )
 
 
-def check_writable(place: str | Path, label: str) -> None:
+def check_writable(place: str | Path, label: str, *, remedy: str = "name a place where you may write") -> None:
     """Refuse, by a ValueError, a file or folder that can't be written, by a trial that leaves nothing behind.
 
     Args:
         place: a folder that exists or will be made, with its parents.
         label: first words of the message: argument and value.
+        remedy: last words of the message.
     """
     whole = Path(place).absolute()
     try:
@@ -134,7 +135,7 @@ def check_writable(place: str | Path, label: str) -> None:
         with TemporaryDirectory(prefix=".trial-", dir=nearest):
             pass
     except OSError as error:
-        raise ValueError(f"{label} can't be written ({error.strerror}); name a place where you may write") from error
+        raise ValueError(f"{label} can't be written ({error.strerror}); {remedy}") from error
 
 
 def check_writable_file(file: str | Path, label: str) -> None:
