@@ -4,11 +4,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_files import own_cache
 
-from homodistil_hf.files.caches import cache_folder, cached, clear_caches, is_ours_alone
+from homodistil_hf.files.caches import cache_folder, cached, clear_caches, is_ours_alone, keep_datasets_here
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,24 @@ def test_what_killed_builds_have_left_is_swept():
 # Who can write
 
 
+@pytest.fixture
+def no_own_group(monkeypatch):
+    """A user without an account, as in containers, has no group of its own."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.fixture
+def group_writes():
+    """New files and folders may be written by their group."""
+    earlier = os.umask(0o002)
+    yield
+    os.umask(earlier)
+
+
 def test_folders_of_ours_and_below_tmp_are_safe(tmp_path):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
@@ -139,6 +158,7 @@ def test_folders_of_ours_and_below_tmp_are_safe(tmp_path):
 
 @pytest.mark.parametrize("name", ["a", "a/b", "a/b/file"])
 @pytest.mark.parametrize("mode", [0o775, 0o757])
+@pytest.mark.usefixtures("no_own_group")
 def test_a_folder_that_others_can_change_is_not_safe(tmp_path, name, mode):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
@@ -159,3 +179,34 @@ def test_a_folder_of_somebody_elses_is_not_safe(tmp_path, monkeypatch):
         os.chown(tmp_path / "other", 12345, 12345)
         assert not is_ours_alone(tmp_path / "other")
         assert not is_ours_alone(tmp_path / "other" / "absent")
+
+
+def build_two(folder):
+    (folder / "inner").mkdir()
+    (folder / "inner" / "file").write_text("content")
+
+
+@pytest.mark.parametrize("first", [lambda: None, keep_datasets_here, lambda: cached("latency", "key", build_two)])
+@pytest.mark.usefixtures("no_own_group", "group_writes")
+def test_no_umask_lets_others_write_to_a_cache(monkeypatch, first):
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    first()
+    folder = cached("code", "key", build_two)
+    assert is_ours_alone(folder)
+    modes = [path.stat().st_mode for path in (cache_folder(), folder.parent, folder, *folder.rglob("*"))]
+    assert [mode & 0o022 for mode in modes] == [0] * len(modes)
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "is_safe"), [("me", [], True), ("me", ["me"], True), ("me", ["you"], False), ("us", [], False)]
+)
+def test_a_group_of_the_users_own_may_write(tmp_path, monkeypatch, name, others, is_safe):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o775)
+    group = folder.stat().st_gid
+    monkeypatch.setattr("pwd.getpwuid", lambda number: SimpleNamespace(pw_name="me", pw_gid=group))
+    monkeypatch.setattr("grp.getgrgid", lambda number: SimpleNamespace(gr_name=name, gr_mem=others))
+    assert is_ours_alone(folder) == is_safe
+    folder.chmod(0o757)
+    assert not is_ours_alone(folder)
