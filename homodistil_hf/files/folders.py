@@ -131,18 +131,30 @@ def check_writable(place: str | Path, label: str, *, remedy: str = "name a place
     """
     whole = Path(place).absolute()
     try:
-        nearest = next(folder for folder in (whole, *whole.parents) if folder.exists())
-        with TemporaryDirectory(prefix=".trial-", dir=nearest):
+        nearest = next(folder for folder in (whole, *whole.parents) if _is_there(folder))
+        missing = max(whole.relative_to(nearest).parts, key=lambda part: len(os.fsencode(part)), default="")
+        # A folder or file is made under a name that is longer than its own, so the trial's is, too.
+        with TemporaryDirectory(prefix=f".trial-of-{missing}-", dir=nearest):
             pass
-    except OSError as error:
-        raise ValueError(f"{label} can't be written ({error.strerror}); {remedy}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{label} can't be written ({reason}); {remedy}") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something under a name; a name that nothing can have is an error, unlike in pathlib."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_writable_file(file: str | Path, label: str) -> None:
     """Refuse, by a ValueError, a file that can't be written, before the work whose results it is to hold."""
-    if not str(file).strip() or Path(file).is_dir():
+    if not str(file).strip() or os.path.isdir(file):
         raise ValueError(f"{label} is no name of a file; name one, in a folder that exists or not")
-    check_writable(Path(file).parent, label)
+    check_writable(Path(file).parent if os.path.lexists(file) else file, label)
 
 
 def write_text(path: Path, text: str) -> None:

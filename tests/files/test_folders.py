@@ -262,6 +262,39 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
             check_writable_file(name, f"output={str(name)!r}")
 
 
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("x" * 256, "File name too long"),
+        ("x" * 255, "File name too long"),  # it would be written beside, under a longer name
+        ("new/" + "x" * 300 + "/a.md", "File name too long"),
+        ("a\0b", "embedded null byte"),
+        ("a\0b/c.md", "embedded null byte"),
+        ("a\ud800", "'utf-8' codec can't encode character .*"),
+        ("loop/a.md", "Too many levels of symbolic links"),
+        ("gone/a.md", "No such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("check", [check_writable, check_writable_file])
+def test_a_name_that_nothing_can_have_is_refused(tmp_path, check, place, reason):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match=rf"^output=x can't be written \({reason}\); name a place where you may write$"
+    ):
+        check(f"{tmp_path}/{place}", "output=x")
+    assert names(tmp_path) == ["gone", "loop"]
+
+
+def test_a_name_that_is_just_short_enough_can_be_written(tmp_path):
+    path = tmp_path / ("ä" * 115)
+    check_writable_file(path, "output=x")
+    write_text(path, "text")
+    check_writable_file(path, "output=x")
+    make_folder(path.with_name("x" * 230))
+    check_writable(path.with_name("x" * 230), "output=x")
+
+
 def test_paths_are_told_from_names_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
