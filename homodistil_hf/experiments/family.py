@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
-from ..export.export_folder import check_target
+from ..export.export_folder import check_output
 from ..export.facts import FACTS_FILE
 from ..export.hub import ensure_repo, push_export
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
@@ -100,7 +100,7 @@ def _check_settings(settings: RunConfig) -> None:
             raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
     check_output_dir(training.output_dir)  # those of members are made when their turn comes
     for member in settings.members:
-        check_target(_folder(member) / STUDENT_FOLDER, overwrite=True)
+        check_output(_folder(member) / STUDENT_FOLDER, overwrite=True)
 
 
 def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[RunInputs]:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..export.export_folder import check_target
+from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.provenance import version_facts
@@ -88,7 +88,7 @@ def _checked_folder(settings: RunConfig) -> Requested:
     training = settings.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
     check_output_dir(output_dir)
-    check_target(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
+    check_output(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
     if not resume:
         check_free(training, existing_files(output_dir))
         return None

@@ -18,10 +18,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
 from ..export.card import code_span, fill_card
-from ..export.export_folder import check_target, written_aside
+from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..files.caches import keep_datasets_here
-from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
@@ -190,8 +189,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         ValueError: a value of the source can't be used, or the folder isn't free.
         OSError: a file can't be read or written.
     """
-    target = check_target(output, overwrite=overwrite, record=RECORD_FILE)
-    check_writable(target, f"output={str(output)!r}")
+    target = check_output(output, overwrite=overwrite, record=RECORD_FILE, argument="output")
     plan = plan_trimming(source)
     log(format_trimming(plan.facts))
     model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)

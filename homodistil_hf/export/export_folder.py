@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.checkpoints import STATE_FILE, last_checkpoint
-from ..files.folders import naming_the_file, publish, recover, remove_folder
+from ..files.folders import check_replaceable, check_writable, naming_the_file, publish, recover, remove_folder
 from ..files.locks import claimed, lock_beside
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
@@ -159,8 +159,34 @@ def convert_export(
     )
 
 
+def check_output(
+    folder: str | Path, *, overwrite: bool = False, record: str = FACTS_FILE, argument: str = "folder"
+) -> Path:
+    """Check, before a long run, that its export can be written: the folder is free, and can be replaced as a whole.
+
+    At the end of a run [`written_aside`] finds out, and says what remains.
+
+    Args:
+        folder: where to.
+        overwrite: whether an earlier export there may be replaced.
+        record: the file that lists all others of the folder.
+        argument: the user's name for the folder.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        ValueError: it is not free, or can't be written.
+    """
+    label = f"{argument}={str(folder)!r}"
+    check_replaceable(folder, label)
+    target = check_target(folder, overwrite=overwrite, record=record)
+    check_writable(target.parent, label)  # another one where the folder is a link
+    return target
+
+
 def check_target(folder: str | Path, *, overwrite: bool = False, record: str = FACTS_FILE) -> Path:
-    """Check that a folder is free for an export, before a long run rather than at its end.
+    """Check that a folder is free for an export.
 
     `record` is the file that lists all others of the folder.
 

@@ -154,7 +154,12 @@ def check_writable_file(file: str | Path, label: str) -> None:
     """Refuse, by a ValueError, a file that can't be written, before the work whose results it is to hold."""
     if not str(file).strip() or os.path.isdir(file):
         raise ValueError(f"{label} is no name of a file; name one, in a folder that exists or not")
-    check_writable(Path(file).parent if os.path.lexists(file) else file, label)
+    check_replaceable(file, label)
+
+
+def check_replaceable(place: str | Path, label: str) -> None:
+    """Refuse, as [`check_writable`], a file or folder that can't be written beside its place and renamed."""
+    check_writable(Path(place).parent if os.path.lexists(place) else place, label)
 
 
 def write_text(path: Path, text: str) -> None:

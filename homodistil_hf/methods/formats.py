@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.student_in_folder import export_model_from, student_in
 from ..export.verify import VerifyReport, verify_model
-from ..files.folders import check_writable
 from .binarization.folder import PACKED, verify_packed
 from .embedding.folder import FORMAT, PAIR, export_embedding_from
 from .embedding.model import is_embedding_folder
@@ -48,7 +48,7 @@ def verify_export(folder: str | Path) -> VerifyReport:
 def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
     found = student_in(source)
-    check_writable(output, f"output={str(output)!r}")
+    check_output(output, overwrite=bool(settings.get("overwrite")), argument="output")
     for is_of_format, export in _EXPORTERS:
         if is_of_format(found.folder):
             settings.pop("allow_partial", None)

@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     weights = write_checkpoint(tmp_path, make_pruner(TARGET)) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
-        export_from(tmp_path, tmp_path / "student")
+        export_from(tmp_path, tmp_path.parent / "student")
 
 
 def test_what_is_written_holds_no_masks(tmp_path):

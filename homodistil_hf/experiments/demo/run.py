@@ -23,7 +23,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, ProgressCallback, 
 from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
-from ...export.export_folder import check_target
+from ...export.export_folder import check_output
 from ...export.student_in_folder import RESULTS_FILE
 from ...files.folders import check_writable
 from ...files.provenance import version_facts
@@ -144,7 +144,7 @@ def claim_folder(folder: Path) -> None:
         )
     check_writable(folder, f"output_dir={str(folder)!r}")
     for name in _HOW:
-        check_target(folder / name, overwrite=True)
+        check_output(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(marker, {"made_by": _MADE_BY})
 

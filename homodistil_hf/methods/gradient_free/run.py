@@ -12,11 +12,10 @@ from ...data.samples import drawn, unlabeled_batches
 from ...evaluation.evaluated_model import load_model
 from ...evaluation.fine_tuning import fastest_device
 from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
-from ...export.export_folder import FORMATS, check_target, export_student
+from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import make_tuples, setting
-from ...files.folders import check_writable
 from ...files.messages import short_repr
 from ...models.architectures import max_tokens
 from ...models.widths import widths_of
@@ -81,7 +80,7 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
         OSError: something can't be read or written.
         FloatingPointError: the model's activations are not finite.
     """
-    check_writable(check_target(settings.output_dir, overwrite=overwrite), f"output_dir={settings.output_dir!r}")
+    check_output(settings.output_dir, overwrite=overwrite, argument="output_dir")
     if settings.task is not None:
         check_tasks([settings.task])
     keep_datasets_here()
