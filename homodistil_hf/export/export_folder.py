@@ -15,7 +15,7 @@ from ..files.folders import check_replaceable, check_writable, naming_the_file, 
 from ..files.locks import claimed, lock_beside
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import fits, read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import remove_padding, to_stock, to_student
@@ -40,6 +40,8 @@ from .facts import (
 from .hub import teacher_licence
 
 FORMATS = ("standard", "compact")
+_SIGNS: dict[str, dict[str, Any]] = {FACTS_FILE: {"format": str, "files": dict}, STATE_FILE: {"plan": dict}}
+"""What a record that is this package's holds; others, such as a trimmed model's, list files."""
 Teacher: TypeAlias = str | Path | PreTrainedModel | Mapping[str, Any] | None
 
 
@@ -224,11 +226,20 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
 
 def _refuse_inside_another(target: Path, records: Sequence[str]) -> None:
     for file in (parent / name for parent in target.parents for name in records):
-        if file.is_file():
+        if file.is_file() and _is_record(file):
             raise ValueError(
                 f"folder={str(target)!r} lies in {str(file.parent)!r}, whose {file.name} says what belongs there; "
                 "name a folder beside that one"
             )
+
+
+def _is_record(file: Path) -> bool:
+    """Whether a file that bears the name of a record is one of this package, not somebody else's facts."""
+    try:
+        values = read_json_object(file, file.name)
+    except (OSError, ValueError):
+        return False
+    return fits(values, _SIGNS.get(file.name, {"files": dict}))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from transformers import (
 
 from homodistil_hf.export.export_folder import (
     FORMATS,
+    check_target,
     convert_export,
     export_student,
     load_export,
@@ -242,6 +243,27 @@ def test_files_of_others_in_an_export_are_kept(tmp_path, student):
     with pytest.raises(ValueError, match=r"files that no export wrote \(notes\.txt\).*move them away"):
         export_student(student, folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+OWN_RECORDS = {
+    "facts.json": {"format": "standard", "files": {}},
+    "trimming.json": {"source": {}, "files": {}},
+    "pruning_state.json": {"plan": {}, "method": "homodistil"},
+}
+
+
+@pytest.mark.parametrize("record", OWN_RECORDS)
+def test_no_export_is_written_below_a_record_of_ours(tmp_path, record):
+    (tmp_path / record).write_text(json.dumps(OWN_RECORDS[record]))
+    with pytest.raises(ValueError, match=f"lies in '{tmp_path}', whose {record} says what belongs there"):
+        check_target(tmp_path / "a" / "student", record="trimming.json")
+
+
+@pytest.mark.parametrize("record", OWN_RECORDS)
+@pytest.mark.parametrize("content", ["", "[]", '{"fact": "cats sleep"}', '{"format": 1, "files": [], "plan": "a"}'])
+def test_a_file_of_others_that_bears_the_name_of_a_record_is_no_hindrance(tmp_path, record, content):
+    (tmp_path / record).write_text(content)
+    assert check_target(tmp_path / "student", record="trimming.json") == tmp_path / "student"
 
 
 @pytest.mark.parametrize("had_one", (False, True))
