@@ -64,7 +64,7 @@ def half_removed(call: Call, arguments: tuple[Any, ...]) -> None:
 def half_text(call: Call, arguments: tuple[Any, ...]) -> None:
     """The first half of a JSON text stands beside the file that it is to replace."""
     path, text = arguments[0], json.dumps(arguments[1])
-    path.with_name(f".{path.name}.aside").write_text(text[: len(text) // 2], encoding="utf-8")
+    durable.aside_name(path).write_text(text[: len(text) // 2], encoding="utf-8")
 
 
 MOMENTS: dict[str, Moment] = {

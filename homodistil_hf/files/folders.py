@@ -8,7 +8,9 @@ import errno
 import os
 import re
 import shutil
+import socket
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -17,6 +19,8 @@ from tempfile import TemporaryDirectory
 from safetensors import SafetensorError
 
 _REMOVED_SUFFIX = ".removed"
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_ASIDE = re.compile(rf"\..+\.{_HOST}-(\d{{1,9}})\.aside", re.DOTALL)
 _ERRNO = re.compile(r"os error (\d+)")
 
 # Rust's libraries end their messages with an error number. torch.save names a place in its own code or streams, or
@@ -134,7 +138,7 @@ def check_writable(place: str | Path, label: str, *, remedy: str = "name a place
         nearest = next(folder for folder in (whole, *whole.parents) if _is_there(folder))
         missing = max(whole.relative_to(nearest).parts, key=lambda part: len(os.fsencode(part)), default="")
         # A folder or file is made under a name that is longer than its own, so the trial's is, too.
-        with TemporaryDirectory(prefix=f".trial-of-{missing}-", dir=nearest):
+        with TemporaryDirectory(prefix=f".{missing}.", suffix=".trial-of-a-write", dir=nearest):
             pass
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -164,11 +168,41 @@ def check_replaceable(place: str | Path, label: str) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in an existing folder: afterwards it is whole, or as it was before."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")  # no other process has it
-    with naming_the_file(path.parent, file=path.name):
-        aside.write_text(text, encoding="utf-8")
-        _sync(aside)
-        os.replace(aside, path)
+    aside = aside_name(path)
+    try:
+        with naming_the_file(path.parent, file=path.name):
+            _remove_asides(path.parent)
+            aside.write_text(text, encoding="utf-8")
+            _sync(aside)
+            os.replace(aside, path)
+    finally:
+        with suppress(OSError):  # it has become the file
+            aside.unlink()
+
+
+def aside_name(path: Path) -> Path:
+    """Return the name, beside a file, under which this process writes it; no other process has it."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.aside")
+
+
+def _remove_asides(parent: Path) -> None:
+    """Remove the files in `parent` that processes of this host were writing when they were killed."""
+    for path in parent.glob(".*.aside"):
+        written_by = _ASIDE.fullmatch(path.name)
+        if written_by and not _is_running(int(written_by[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":
+        return True  # os.kill would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,6 +181,38 @@ def test_a_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert names(tmp_path) == ["results.json"]
 
 
+def killed_while_writing(path: Path) -> int:
+    """Let a process die with half of a file beside it; return its number."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from homodistil_hf.files import folders\n"
+        "os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "folders.write_text(Path(sys.argv[1]), 'half')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    assert process.wait() == -signal.SIGKILL
+    return process.pid
+
+
+@pytest.mark.parametrize("name", ["facts.json", "README.md"])
+def test_what_a_killed_writer_left_goes_with_the_next_file(tmp_path, name):
+    number = killed_while_writing(tmp_path / "facts.json")
+    (left,) = names(tmp_path)
+    assert left.startswith(".facts.json.")
+    running, endless = (left.replace(f"-{number}.", f"-{other}.") for other in (os.getppid(), 10**19))
+    others = [running, endless, ".x.aside", left[1:], left.replace("json.", "json.another-host-")]
+    for other in others:
+        (tmp_path / other).touch()
+    write_text(tmp_path / name, "new")
+    assert names(tmp_path) == sorted([*others, name])
+
+
+def test_a_file_that_can_not_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "facts.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_text(tmp_path / "facts.json", "text")
+    assert names(tmp_path) == ["facts.json"]
+
+
 # Failures to write
 
 TENSORS = {"weight": torch.zeros(1 << 19)}
@@ -287,7 +322,7 @@ def test_a_name_that_nothing_can_have_is_refused(tmp_path, check, place, reason)
 
 
 def test_a_name_that_is_just_short_enough_can_be_written(tmp_path):
-    path = tmp_path / ("ä" * 115)
+    path = tmp_path / ("ä" * 114)
     check_writable_file(path, "output=x")
     write_text(path, "text")
     check_writable_file(path, "output=x")
