@@ -17,7 +17,6 @@ from ..files.checkpoints import (
     VerifiedCheckpoint,
     check_manifest,
     last_verified,
-    sorted_checkpoints,
 )
 from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
@@ -153,8 +152,6 @@ def _newest_checkpoint(folder: Path) -> VerifiedCheckpoint:
             f"folder={str(folder)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
             "expected a finished run, a checkpoint-N or an export"
         )
-    if checkpoint.folder != sorted_checkpoints(folder)[0]:
-        logger.warning("newer checkpoints than %s are incomplete or damaged and left out", checkpoint.folder)
     return checkpoint
 
 

@@ -7,6 +7,7 @@ import torch
 from students import assert_same_logits, logits_of, make_student, make_teacher, write_checkpoint
 
 from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.export.facts import read_export_facts
 from homodistil_hf.export.student_in_folder import (
     SETTINGS_FILE,
     StudentIn,
@@ -193,6 +194,17 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
         export_from(tmp_path, tmp_path.parent / "student")
+
+
+def test_a_damaged_checkpoint_that_is_passed_over_is_named_once(tmp_path, caplog):
+    for step in (4, 8, 12):
+        write_checkpoint(tmp_path / "run" / f"checkpoint-{step}", make_pruner(TARGET))
+    for step in (8, 12):
+        (tmp_path / "run" / f"checkpoint-{step}" / "manifest.json").unlink()
+    folder = export_from(tmp_path / "run", tmp_path / "student")
+    assert read_export_facts(folder)["training"]["checkpoint"] == "checkpoint-4"
+    warned = [record.getMessage() for record in caplog.records if "checkpoint-" in record.getMessage()]
+    assert [message.split()[0].rpartition("/")[2] for message in warned] == ["checkpoint-12", "checkpoint-8"]
 
 
 def test_what_is_written_holds_no_masks(tmp_path):
