@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.student_in_folder import STUDENT_FOLDER
-from ..files.checkpoints import last_verified
+from ..files.checkpoints import sorted_checkpoints
 from ..methods.registry import TEACHER_RUNS, run_named
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
@@ -71,7 +71,7 @@ def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
     dropped: dict[str, Any] = dict.fromkeys(("teacher_revision", "tokenizer", done))
     folder = str(training.output_dir)
     # It may have been interrupted before the distillation began.
-    has_begun = bool(last_verified(folder)) or Path(folder, FAMILY_FILE).is_file()
+    has_begun = bool(sorted_checkpoints(folder)) or Path(folder, FAMILY_FILE).is_file()
     resume = training.resume_from_checkpoint if has_begun else None
 
     def changed(one: RunConfig, training: Any) -> RunConfig:

@@ -165,6 +165,10 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
     with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
         distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        (checkpoint / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="checkpoint-12' can't be used: optimizer.pt is damaged"):  # as without trimming
+        distill_settings(parse_run([str(path), "--resume_from_checkpoint", "last"]), print)
 
 
 def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
