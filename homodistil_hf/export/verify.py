@@ -190,7 +190,7 @@ def code_problems(
 ) -> Iterator[str]:
     """Code in an export, or a name of code in its configurations, that the export did not write.
 
-    Facts are no evidence: whoever adds a file can list it there.
+    `facts.json` can't prove that a file belongs to the export: a person who adds a file can list it too.
 
     Args:
         folder: the export.
