@@ -11,13 +11,7 @@ from typing import Any, Literal
 
 from transformers.utils import CONFIG_NAME
 
-from ..files.checkpoints import (
-    SCORES_FILE,
-    STATE_FILE,
-    VerifiedCheckpoint,
-    check_manifest,
-    last_verified,
-)
+from ..files.checkpoints import SCORES_FILE, STATE_FILE, VerifiedCheckpoint, check_manifest, last_verified
 from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
 from ..models.architectures import HEADS

@@ -99,11 +99,7 @@ def last_checkpoint(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> Path | None:
     """Return the newest complete checkpoint of a run other than `skip`, of a step below `before_step`."""
-    for checkpoint in sorted_checkpoints(output_dir):
-        in_time = before_step is None or _step_of(checkpoint) < before_step
-        if in_time and checkpoint != skip and manifest_problem(checkpoint) is None:
-            return checkpoint
-    return None
+    return next((found for found, problem in _examined(output_dir, skip, before_step) if problem is None), None)
 
 
 def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
@@ -111,11 +107,20 @@ def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
 
     A warning names each damaged one that is passed over.
     """
-    for checkpoint in sorted_checkpoints(output_dir):
-        if (problem := manifest_problem(checkpoint)) is None:
+    for checkpoint, problem in _examined(output_dir):
+        if problem is None:
             return VerifiedCheckpoint(checkpoint)
         logger.warning("%s can't be used and is passed over: %s", checkpoint, problem)
     return None
+
+
+def _examined(
+    output_dir: str | Path, skip: Path | None = None, before_step: int | None = None
+) -> Iterator[tuple[Path, str | None]]:
+    """Yield the checkpoints that [`last_checkpoint`] may return, newest first, each with its problem."""
+    for checkpoint in sorted_checkpoints(output_dir):
+        if checkpoint != skip and (before_step is None or _step_of(checkpoint) < before_step):
+            yield checkpoint, manifest_problem(checkpoint)
 
 
 @contextmanager

@@ -167,7 +167,9 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
         distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)
     for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
         (checkpoint / "optimizer.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="checkpoint-12' can't be used: optimizer.pt is damaged"):  # as without trimming
+    with pytest.raises(
+        ValueError, match="checkpoint-12' can't be used: optimizer.pt is damaged"
+    ):  # as without trimming
         distill_settings(parse_run([str(path), "--resume_from_checkpoint", "last"]), print)
 
 
