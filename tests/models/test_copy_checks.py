@@ -9,7 +9,15 @@ from students import logits_of, make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher
 from torch import nn
-from transformers import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -94,6 +102,34 @@ def test_a_replaced_forward_of_one_model_is_refused():
     model.forward = lambda **inputs: {"logits": 2 * stock(**inputs).logits}
     with pytest.raises(ValueError, match="is not the function that its name"):
         to_student(model)
+
+
+@pytest.fixture
+def half_attention():
+    """The name of an attention that, as kernels for half precision do, takes no float32."""
+
+    def half(module, query, *others, **kwargs):
+        if query.dtype == torch.float32:
+            raise RuntimeError("this kernel takes half precision only")
+        return sdpa_attention_forward(module, query, *others, **kwargs)
+
+    AttentionInterface.register("half_only", half)
+    AttentionMaskInterface.register("half_only", AttentionMaskInterface()["sdpa"])
+    yield "half_only"
+    AttentionInterface._global_mapping.pop("half_only")
+    AttentionMaskInterface._global_mapping.pop("half_only")
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_a_model_with_a_kernel_that_takes_no_float32_is_taken(half_attention, name):
+    model = tiny_architecture_teacher(ARCHITECTURES[name], ARCHITECTURES[name].heads[0]).to(torch.bfloat16)
+    model.set_attn_implementation(half_attention)
+    student = to_student(model)
+    assert student.config._attn_implementation == half_attention
+    for own in (student, model):
+        own.set_attn_implementation("sdpa")
+    ids = torch.arange(5, 15)[None]
+    assert torch.equal(student.to(torch.bfloat16).eval()(ids).logits, model.eval()(ids).logits)
 
 
 def test_other_outputs_are_refused():
