@@ -42,6 +42,12 @@ _COMMANDS: dict[str, type[Command]] = {
 _MALLOC = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 """glibc's variables, and the numbers of the same options in its malloc.h."""
 
+_PROCESSES = "the number of processes"
+_SIGNS = dict.fromkeys(("out of memory", "can't allocate memory", "not enough memory"), _PROCESSES)
+_SIGNS |= dict.fromkeys(("is killed by signal: killed", "out of shared memory"), "dataloader_num_workers")
+_SIGNS |= {"has abruptly died during map operation": "preprocessing_num_workers"}
+"""Words of libraries for memory that is used up, for which the kernel kills a worker, too → what to have fewer of."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, of the words after `homodistil`; default: those of this process.
@@ -90,14 +96,16 @@ def keep_memory() -> None:
 
 def out_of_memory(error: Exception) -> str:
     """A line for an error that says that memory is used up, on the host or a device; empty for any other error."""
-    signs = ("out of memory", "can't allocate memory", "not enough memory")
-    if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in signs):
-        return ""
-    reason = (str(error).splitlines() or ["no more is free"])[0]
-    return (
-        f"out of memory ({reason}); lower per_device_train_batch_size (and raise gradient_accumulation_steps by as "
-        "much), the length of texts, or the number of processes; a run goes on with resume_from_checkpoint='last'"
-    )
+    for one in (error, error.__cause__):
+        number = next((number for sign, number in _SIGNS.items() if sign in str(one).lower()), None)
+        if number is not None or isinstance(one, MemoryError):
+            reason = (str(one).splitlines() or ["no more is free"])[0].rstrip(". ")
+            return (
+                f"out of memory ({reason}); lower per_device_train_batch_size (and raise gradient_accumulation_steps "
+                f"by as much), the length of texts, or {number or _PROCESSES}; a run goes on with "
+                "resume_from_checkpoint='last'"
+            )
+    return ""
 
 
 def _replace_unknown_characters() -> None:

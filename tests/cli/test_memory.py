@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from datasets import Dataset
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.plan import Plan
@@ -76,6 +79,54 @@ def test_memory_that_is_used_up_is_told_as_such(use_up, monkeypatch, capsys):
     assert error.startswith("homodistil: error: out of memory (")
     assert error.endswith("a run goes on with resume_from_checkpoint='last'\n")
     assert error.count("\n") == 1
+
+
+class Killed(torch.utils.data.Dataset):
+    """The kernel ends the process that reads a row."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("use_up", "reason", "setting"),
+    [
+        (
+            lambda: list(torch.utils.data.DataLoader(Killed(), num_workers=1)),
+            r"DataLoader worker \(pid \d+\) is killed by signal: Killed",
+            "dataloader_num_workers",
+        ),
+        (
+            lambda: Dataset.from_dict({"text": ["a"] * 8}).map(lambda row: Killed()[0], num_proc=2),
+            "One of the subprocesses has abruptly died during map operation.*",
+            "preprocessing_num_workers",
+        ),
+        (
+            lambda: _raise(
+                RuntimeError(
+                    "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that dataloader's "
+                    "workers are out of shared memory. Please try to raise your shared memory limit."
+                )
+            ),
+            "DataLoader worker .*raise your shared memory limit",
+            "dataloader_num_workers",
+        ),
+    ],
+    ids=["loader", "map", "shared"],
+)
+def test_a_worker_that_was_killed_for_memory_is_told_as_such(use_up, reason, setting, monkeypatch, capsys):
+    monkeypatch.setattr(Plan, "run", lambda command: use_up())
+    assert main(["plan", "--teacher", "any", "--student", "homobert-tiny"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        rf"homodistil: error: out of memory \({reason}\); lower per_device_train_batch_size \(.*\), the length of "
+        rf"texts, or {setting}; a run goes on with resume_from_checkpoint='last'",
+        error,
+    )
 
 
 def test_another_runtime_error_keeps_its_traceback(monkeypatch):
