@@ -46,10 +46,10 @@ test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment eac
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) \
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 
-# Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
 test-removal: $(VENV)/.installed-test,onnx  ## run what may need a method without it, for each method (minutes)
 	$(BIN)/python tests/support/method_removal.py --num_workers $(NUM_WORKERS)
 
+# Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
 test-python:  ## run the suite on PYTHON, in an environment of its own
 	$(COMPAT) pinned --pythons $(PYTHON)
 

@@ -1,4 +1,7 @@
-"""Float classifier → model of bits, other numbers of bits, and the packed form; `trainer.py` trains them."""
+"""Float classifier → model of bits, other numbers of bits, and the packed form.
+
+`models/architectures/modeling_binarybert.py` has the layers, `trainer.py` trains them.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
