@@ -7,10 +7,11 @@ import sys
 from contextlib import suppress
 
 import pytest
+from commands import error_of
 from tiny_files import assert_same_weights, write_teacher
 from transformers import BertForMaskedLM
 
-from homodistil_hf import HomoDistilTrainer, __version__
+from homodistil_hf import __version__
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
@@ -18,23 +19,6 @@ from homodistil_hf.methods.registry import run_named
 
 COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "prune", "demo", "cache")
 LINES_OF_A_SCREEN = 30
-
-
-@pytest.fixture
-def never_trains(monkeypatch):
-    """Errors must come before training starts."""
-
-    def train(*args, **kwargs):
-        pytest.fail("training has started")
-
-    monkeypatch.setattr(HomoDistilTrainer, "train", train)
-
-
-def error_of(capsys, *words):
-    assert main(list(map(str, words))) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("homodistil: error: ") or "\nhomodistil: error: " in captured.err
-    return captured.err[captured.err.index("homodistil: error: ") :]
 
 
 # help, version

@@ -3,28 +3,11 @@
 import json
 
 import pytest
+from commands import error_of
 from methods_here import has, needs
 from small_disk import read_only, small_disk
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
-
-
-@pytest.fixture
-def never_trains(monkeypatch):
-    """Errors must come before training starts."""
-
-    def train(*args, **kwargs):
-        pytest.fail("training has started")
-
-    monkeypatch.setattr(HomoDistilTrainer, "train", train)
-
-
-def error_of(capsys, *words):
-    assert main(list(map(str, words))) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("homodistil: error: ") or "\nhomodistil: error: " in captured.err
-    return captured.err[captured.err.index("homodistil: error: ") :]
 
 
 @pytest.mark.parametrize("place", ["file/new", "/proc/new"])

@@ -2,47 +2,18 @@
 
 import json
 import os
-import socket
 import zipfile
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_files import BOTH, json_lines, write
 from datasets.exceptions import DatasetNotFoundError
 
 from homodistil_hf.data.corpus import load_text
 
-BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    """An empty cache, and no network: whoever tries to connect or to look up a name makes the test fail."""
-    attempts = []
-
-    def refuse(*args, **kwargs):
-        attempts.append(args)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert attempts == []
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table(content), path)
-    else:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def json_lines(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def texts(source, **settings):

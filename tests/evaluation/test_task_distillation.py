@@ -5,9 +5,9 @@ import gc
 import pytest
 import torch
 from datasets import Dataset
+from own_rows import rows, run
 from students import WITHOUT_DROPOUT
-from tiny_files import own_cache, write_teacher
-from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
+from tiny_models import make_teacher, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import (
     BertForSequenceClassification,
@@ -21,38 +21,10 @@ from homodistil_hf.evaluation.fine_tuning import (
     _least_squares,
     forward,
     fresh_classifier,
-    settings_from,
 )
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.evaluation.task_data import GlueTask, encode
 
-QUICK = {"max_length": 24, "batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "dtype": "float32"}
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
-
-
-def rows(num_rows, label=lambda word: "even" if word % 2 == 0 else "odd"):
-    words = torch.randint(5, VOCAB_SIZE, (num_rows, 4), generator=torch.Generator().manual_seed(num_rows)).tolist()
-    texts = [" ".join(f"w{word}" for word in row) for row in words]
-    return Dataset.from_dict({"text": texts, "label": [label(row[0]) for row in words]})
-
-
-@pytest.fixture
-def given(tmp_path):
-    """Settings of a tiny teacher and rows of two named classes, in files."""
-    write_teacher(tmp_path / "bert")
-    rows(40).to_parquet(tmp_path / "train.parquet")
-    rows(16).to_json(tmp_path / "dev.jsonl")
-    paths = {"model": "bert", "train_data": "train.parquet", "eval_data": "dev.jsonl", "output_dir": "out"}
-    return {**{name: str(tmp_path / path) for name, path in paths.items()}, **QUICK}
-
-
-def run(given, **changes):
-    lines = []
-    return fine_tune_own(settings_from(OwnTaskSettings, {**given, **changes}), lines.append), lines
+pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 
 
 def classifier(seed):
