@@ -1,37 +1,16 @@
 """Students of an embedding model on tasks of pairs and of retrieval, alone and in their teacher's index.
 
-    python -m benchmarks.studies.embedding_tasks --model DIR --data DATA --students half=DIR quarter=DIR
-
-DIR is a folder of sentence-transformers, DATA one as `homodistil evaluate --task embedding --data_dir` takes it.
+The record is of benchmarks/studies/embedding_tasks.py at commit 4419268.
 """
 
-import argparse
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.study import Study
-from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
-from homodistil_hf.methods.embedding.folder import ASYMMETRIC, STUDENT, TEACHER
 from homodistil_hf.tables import markdown_table
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the teacher")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--students", nargs="+", required=True, metavar="NAME=DIR", help="in the order of the table")
-    parser.add_argument("--max_queries", type=int, default=1000)
-    options = parser.parse_args()
-    settings = {"data_dir": str(options.data), "max_queries": options.max_queries}
-    scores = {}
-    for name, folder in (entry.split("=", 1) for entry in options.students):
-        with tempfile.TemporaryDirectory() as scratch:
-            given = {"settings": settings, "output_dir": scratch, "say": print}
-            scores[name] = evaluate_embedding(folder, teacher=options.model, **given)["scores"]
-    STUDY.write({"max_queries": options.max_queries, "students": scores})
-    STUDY.show()
+STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 
 
 def tasks_table(students: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -51,7 +30,3 @@ STUDY = Study(
     Path("docs/embeddings.md"),
     lambda record: {"tasks": tasks_table(record["students"])},
 )
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from methods_here import needs
 
 from benchmarks.studies.page import STUDIES, study_named
 
-METHODS = {"binarization": "binarization", "embedding_tasks": "embedding"}
+METHODS = {"binarization": "binarization"}
 """Module of a study → the method that it imports."""
 
 
