@@ -16,15 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-import torch
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
 from benchmarks.reliability.soak import WORDS, write_inputs
 from homodistil_hf.files.checkpoints import last_checkpoint
@@ -32,26 +31,31 @@ from homodistil_hf.files.provenance import machine_facts
 
 RESULTS = Path("docs/results/load.json")
 MOST_BYTES, MOST_S = 8 << 30, 600
-WORD_LIST = WORDS[5:]
+COMMAND = ("-m", "homodistil_hf")
+LARGE, BATCH = {"vocab_size": 250_000, "hidden_size": 384}, {"per_device_train_batch_size": 32}
 SHORT_RUN = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "pruning_interval_steps": 1}
 
 
-def distil(folder: Path, **settings: Any) -> list[str]:
-    """The words of a short run of four steps."""
-    write_inputs(folder, SHORT_RUN["max_steps"])
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | SHORT_RUN | settings
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(folder / "run")]
+def distil(folder: Path, shape: Mapping[str, int] | None = None, **settings: Any) -> list[str]:
+    """The words of a short run of four steps, of a teacher of another shape than the usual one."""
+    write_inputs(folder, shape, **SHORT_RUN | settings)
+    return [*COMMAND, "distill", str(folder / "config.json"), "--output_dir", str(folder / "run")]
 
 
 def text_of(num_words: int) -> str:
-    return " ".join(random.Random(0).choices(WORD_LIST, k=num_words))
+    return " ".join(random.Random(0).choices(WORDS[5:], k=num_words))
+
+
+def json_lines(file: Path, rows: Iterable[Mapping[str, str]]) -> str:
+    """Write rows, and return the name of the file."""
+    with file.open("w", encoding="utf-8") as lines:
+        lines.writelines(f"{json.dumps(row)}\n" for row in rows)
+    return str(file)
 
 
 def million_rows(folder: Path) -> list[str]:
-    rows = [json.dumps({"text": text_of(12)[shift:]}) for shift in range(20)]
-    (folder / "rows.jsonl").write_text("\n".join(rows * 50_000), encoding="utf-8")
-    return distil(folder, train_data=str(folder / "rows.jsonl"))
+    rows = [{"text": text_of(12)[shift:]} for shift in range(20)]
+    return distil(folder, train_data=json_lines(folder / "rows.jsonl", rows * 50_000))
 
 
 def many_files(folder: Path) -> list[str]:
@@ -71,51 +75,22 @@ def one_line(folder: Path) -> list[str]:
 
 def long_texts(folder: Path) -> list[str]:
     text = text_of(2_600_000)[: 10 << 20]
-    (folder / "long.jsonl").write_text("\n".join([json.dumps({"text": text})] * 4), encoding="utf-8")
-    return distil(folder, train_data=str(folder / "long.jsonl"))
+    return distil(folder, train_data=json_lines(folder / "long.jsonl", [{"text": text}] * 4))
 
 
 def many_classes(folder: Path) -> list[str]:
     distil(folder)
+    words = ["finetune", f"--model={folder}/teacher", f"--output_dir={folder}/run", "--max_train_steps=4"]
     for name, num_rows in (("train", 20_000), ("eval", 10_000)):
-        rows = [json.dumps({"text": text_of(6), "label": f"class {row % 10_000}"}) for row in range(num_rows)]
-        (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    words = [
-        "-m",
-        "homodistil_hf",
-        "finetune",
-        "--model",
-        str(folder / "teacher"),
-        "--output_dir",
-        str(folder / "run"),
-    ]
-    words += [f"--{name}_data={folder}/{name}.jsonl" for name in ("train", "eval")]
-    return [*words, "--max_train_steps=4", "--learning_rates=1e-3", "--max_length=16"]
-
-
-def large_vocabulary(folder: Path) -> list[str]:
-    words = distil(folder, per_device_train_batch_size=32)
-    write_teacher(folder, [*WORDS, *(f"word{number}" for number in range(250_000 - len(WORDS)))], hidden_size=384)
-    return words
+        rows = ({"text": text_of(6), "label": f"class {row % 10_000}"} for row in range(num_rows))
+        words.append(f"--{name}_data={json_lines(folder / f'{name}.jsonl', rows)}")
+    return [*COMMAND, *words, "--learning_rates=1e-3", "--max_length=16"]
 
 
 def trimmed(folder: Path) -> list[str]:
-    large_vocabulary(folder)
-    words = ["-m", "homodistil_hf", "trim", str(folder / "teacher"), "--vocabulary", "keep=16384"]
-    return [*words, "--text", str(folder / "train.txt"), "--output", str(folder / "trimmed")]
-
-
-def many_layers(folder: Path) -> list[str]:
-    words = distil(folder)
-    write_teacher(folder, WORDS, num_hidden_layers=64)
-    return words
-
-
-def write_teacher(folder: Path, words: list[str], **shape: int) -> None:
-    config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64} | shape
-    torch.manual_seed(0)
-    BertForMaskedLM(BertConfig(vocab_size=len(words), **config)).save_pretrained(folder / "teacher")
-    BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder / "teacher")
+    distil(folder, LARGE)
+    places = [f"--text={folder}/train.txt", f"--output={folder}/trimmed"]
+    return [*COMMAND, "trim", str(folder / "teacher"), "--vocabulary=keep=16384", *places]
 
 
 def killed_rank(folder: Path) -> list[str]:
@@ -124,20 +99,19 @@ def killed_rank(folder: Path) -> list[str]:
 
 
 def out_of_memory(folder: Path) -> list[str]:
-    words = distil(folder, train_data=str(folder / "long.txt"), per_device_train_batch_size=4096, max_seq_length=512)
     (folder / "long.txt").write_text(text_of(10_000_000), encoding="utf-8")
-    write_teacher(folder, WORDS, hidden_size=256, intermediate_size=2048)
-    return words
+    shape = {"hidden_size": 256, "intermediate_size": 2048, "max_position_embeddings": 512}
+    batch = {"per_device_train_batch_size": 4096, "max_seq_length": 512}
+    return distil(folder, shape, train_data=str(folder / "long.txt"), **batch)
 
 
 def links(folder: Path) -> list[str]:
-    words = distil(folder, overwrite_output_dir=True)
     (folder / "elsewhere/checkpoint-2").mkdir(parents=True)
     (folder / "elsewhere/kept.txt").write_text("of somebody else", encoding="utf-8")
     (folder / "run").mkdir()
     (folder / "run/checkpoint-2").symlink_to(folder / "elsewhere", target_is_directory=True)
     (folder / "run/results.json").hardlink_to(folder / "elsewhere/kept.txt")
-    return words
+    return distil(folder, overwrite_output_dir=True)
 
 
 def failing_rename(folder: Path) -> list[str]:
@@ -168,9 +142,9 @@ TRIES: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "one_line": ("one line of 2 GB", one_line),
     "long_texts": ("texts of 10 MB", long_texts),
     "many_classes": ("10,000 classes", many_classes),
-    "large_vocabulary": ("a vocabulary of 250,000, distilled", large_vocabulary),
+    "large_vocabulary": ("a vocabulary of 250,000, distilled", partial(distil, shape=LARGE, **BATCH)),
     "trimmed": ("a vocabulary of 250,000, trimmed", trimmed),
-    "many_layers": ("64 layers", many_layers),
+    "many_layers": ("64 layers", partial(distil, shape={"num_hidden_layers": 64})),
     "killed_rank": ("4 ranks, one killed", killed_rank),
     "out_of_memory": ("a batch larger than the memory", out_of_memory),
     "links": ("symbolic and hard links in a run's folder", links),

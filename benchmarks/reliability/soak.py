@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class Soak:
         """Everything; returns what goes to the JSON file."""
         start = time.perf_counter()
         os.environ["HOMODISTIL_CACHE"] = str(self.folder / "cache")
-        write_inputs(self.folder, self.options.max_steps)
+        write_inputs(self.folder, max_steps=self.options.max_steps)
         whole = self.folder / "whole"
         if self.attempt(whole) != 0:
             raise RuntimeError(f"the run that was left alone failed; see {whole}.log")
@@ -193,24 +193,31 @@ def _has_ended(process: int) -> bool:
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def write_inputs(folder: Path, max_steps: int) -> None:
-    """A teacher of 2 layers × 32 with noise on every parameter, two texts of random words, and the config."""
+def write_inputs(folder: Path, shape: Mapping[str, int] | None = None, **settings: Any) -> None:
+    """A teacher, of the usual shape or another, two texts of random words, and the config."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(1)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    teacher = BertForMaskedLM(BertConfig(vocab_size=len(WORDS), max_position_embeddings=32, **shape))
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.1)
-    teacher.save_pretrained(folder / "teacher")
-    BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder / "teacher")
+    write_teacher(folder, **shape or {})
     draw = random.Random(0)
     for name in ("train", "eval"):
         documents = (" ".join(draw.choices(WORDS[5:], k=20)) for _ in range(240))
         (folder / f"{name}.txt").write_text("\n\n".join(documents), encoding="utf-8")
     texts = {f"{name}_data": str(folder / f"{name}.txt") for name in ("train", "eval")}
-    config = SETTINGS | {"teacher": str(folder / "teacher"), "max_steps": max_steps, "max_eval_blocks": 32} | texts
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    config = SETTINGS | {"teacher": str(folder / "teacher"), "max_eval_blocks": 32} | texts
+    (folder / "config.json").write_text(json.dumps(config | settings), encoding="utf-8")
+
+
+def write_teacher(folder: Path, **shape: int) -> None:
+    """A masked-LM model of 2 layers × 32 unless told otherwise, with noise on every parameter, and its tokenizer."""
+    torch.manual_seed(1)
+    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = BertConfig(**{"max_position_embeddings": 32, "vocab_size": len(WORDS)} | usual | shape)
+    teacher = BertForMaskedLM(config)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    teacher.save_pretrained(folder / "teacher")
+    words = [*WORDS, *(f"w{i}" for i in range(len(WORDS), config.vocab_size))]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "teacher")
 
 
 def newest_checkpoint(run: Path) -> tuple[int, int]:

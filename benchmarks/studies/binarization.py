@@ -1,63 +1,24 @@
 """One bit a weight: the worth of the method's parts, of activations' bits and of narrow students; the speed of bits.
 
-    python -m benchmarks.studies.binarization kernel    # minutes, on a quiet machine
-
-The other rows, after hours of training, and the picture are of benchmarks/binarization.py at commit 7db6fe1.
+The speed is of benchmarks/studies/binarization.py at commit 4419268. The other rows, after hours of training, and the
+picture are of benchmarks/binarization.py at commit 7db6fe1.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import torch
-from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.studies.study import Study
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
-from homodistil_hf.methods.binarization.bit_products import multiply_bits
-from homodistil_hf.models.architectures.modeling_binarybert import PackedLinear
-from homodistil_hf.plans.latency.timing import figures, time_in_turns
 from homodistil_hf.tables import markdown_table
 
 PICTURE = Path("docs/results/studies/binarization.png")
 FLOAT = "float"
 RUNGS = ("one set, one step", "+ two sets", "+ elastic", "+ multi-distillation")
-LINEARS = {"attention": (768, 768), "FFN, first": (768, 3072), "FFN, second": (3072, 768)}
 Rows = Mapping[str, Mapping[str, Any]]
-
-
-def run_kernel(options: argparse.Namespace) -> dict[str, Any]:
-    """BERT-base's linear layers and a whole forward pass: float32, bits unpacked to float32, bits multiplied."""
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(num_hidden_layers=options.num_layers)).eval()
-    timed = partial(time_in_turns, num_rounds=options.num_rounds)
-    found: dict[str, Any] = {}
-    for rows in options.rows:
-        tokens = torch.randint(1000, 30_000, (max(1, rows // 128), min(rows, 128)))
-        binary = to_binary(model, activation_bits=1).eval()
-        calibrate(binary, {"input_ids": tokens})
-        unpacked, packed = to_packed(binary), to_packed(binary)
-        if not multiply_bits(packed):
-            raise ValueError("bits can't be multiplied here, as there is no C compiler; install one")
-        layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
-        with torch.inference_mode():
-            for name, (inputs, outputs) in LINEARS.items():
-                layer = next(one for one in layers if (one.in_features, one.out_features) == (inputs, outputs))
-                values, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
-                float32 = partial(functional.linear, values, weight, layer.bias)
-                passes = {"float32": float32, "bits": partial(layer, values)}
-                found[f"{name} {inputs} → {outputs}, {rows} tokens"] = figures(timed(passes))
-            forms = {"float32": model, "bits": packed, "bits, unpacked": unpacked}
-            passes = {name: partial(form, input_ids=tokens) for name, form in forms.items()}
-            found[f"the whole model, {rows} tokens"] = figures(timed(passes))
-    return {"num_threads": torch.get_num_threads(), "num_layers": options.num_layers, "cases": found}
 
 
 def ladder_table(rows: Rows) -> list[str]:
@@ -123,18 +84,3 @@ STUDY = Study(
     Path("docs/binarization.md"),
     lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", choices=["kernel"])
-    parser.add_argument("--rows", nargs="+", type=int, default=[128, 1024], help="tokens at once")
-    parser.add_argument("--num_rounds", type=int, default=15, help="timed rounds")
-    parser.add_argument("--num_layers", type=int, default=12, help="of the whole model")
-    found = run_kernel(parser.parse_args(arguments))
-    STUDY.write(STUDY.read() | {"kernel": found, "machine, kernel": machine_facts()})
-    STUDY.show()
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 python -m benchmarks.studies.page
 """
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from benchmarks.studies.study import Study
 
@@ -17,13 +17,12 @@ STUDIES = (
 
 def study_named(name: str) -> Study:
     """Import the module of a study; returns the study."""
-    module, _, attribute = name.partition(".")
-    return getattr(import_module(f"benchmarks.studies.{module}"), attribute)
+    return resolve_name(f"benchmarks.studies.{name}")
 
 
 def main() -> None:
-    for name in STUDIES:
-        study_named(name).show()
+    for study in map(study_named, STUDIES):
+        study.page.write_text(study.page_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

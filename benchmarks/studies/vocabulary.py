@@ -1,8 +1,8 @@
 """Smaller vocabularies of a real model: their share of held-out text, and the worth of a student of one.
 
-The first table is of benchmarks/studies/vocabulary.py at commit 4419268. The students, trained for hours, were compared
-by benchmarks/vocabulary.py at commit 7db6fe1: with the same tokens, on the same blocks of text, against the same
-teacher; one trimmed with its teacher before it was distilled, the other afterwards.
+The first table is of benchmarks/studies/vocabulary.py at commit 4419268. The students, trained for hours, were
+compared by benchmarks/vocabulary.py at commit 7db6fe1: with the same tokens, on the same blocks of text, against the
+same teacher; one trimmed with its teacher before it was distilled, the other afterwards.
 """
 
 from pathlib import Path
