@@ -273,7 +273,8 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     wanted = _split_name(split)
     if named and wanted not in named:
         raise ValueError(
-            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves"
+            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves, "
+            f"or rename {join_some({file.name for file in files if split_of[file]})}"
         )
     if named and (others := [file.name for file in files if split_of[file] is None]):
         logger.warning(
@@ -293,13 +294,13 @@ def _is_text(file: Path, folder: Path) -> bool:
 def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
     """Return the split that each file is named after.
 
-    A split's word among others (`train_data.jsonl`) counts if that names several splits or all files: a text may be
-    about training.
+    A split's word among others (`wiki_validation.txt`) counts, so that texts to evaluate on are never trained on.
+    Words of training alone (`train_data.jsonl`) count if all files have one: a text may be about training.
     """
     paths = {file: file.relative_to(folder).with_suffix("") for file in files}
     among_others = {file: _split_of(re.split(r"[^a-z]+", str(path).lower())) for file, path in paths.items()}
     found = set(among_others.values())
-    if len(found - {None}) > 1 or None not in found:
+    if found - {None, "train"} or None not in found:
         return among_others
     alone = {file: [_SHARD.sub("", part.lower()) for part in path.parts] for file, path in paths.items()}
     return {file: _split_of(words) for file, words in alone.items()}

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import zipfile
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -285,10 +286,21 @@ def test_a_text_about_training_is_no_split(tmp_path, caplog):
     write(tmp_path / "x" / "notes on training dogs.txt", "one")
     write(tmp_path / "x" / "other.txt", "two")
     assert texts(tmp_path / "x") == ["one", "two"]
-    write(tmp_path / "y" / "eval-report.jsonl", json_lines({"text": "one"}))
-    write(tmp_path / "y" / "a.jsonl", json_lines({"text": "two"}))
-    assert sorted(texts(tmp_path / "y")) == ["one", "two"]
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["wiki_validation.txt", "my dev set.txt", "eval-report.txt", "held/out_test/a.txt"])
+def test_a_file_to_evaluate_on_is_never_trained_on(tmp_path, caplog, name):
+    write(tmp_path / "x" / "wiki.txt", "one")
+    write(tmp_path / "x" / name, "two")
+    split = "test" if "eval" in name or "test" in name else "validation"
+    assert texts(tmp_path / "x", split=split) == ["two"]
+    assert "files named after no split are left out, as others are: wiki.txt" in caplog.text
+    with pytest.raises(
+        ValueError,
+        match=rf"has files for the splits \['{split}'\], not for split='train'; name the files .* {Path(name).name}$",
+    ):
+        load_text(tmp_path / "x")
 
 
 def test_files_of_no_split_beside_splits_are_named(tmp_path, caplog):
