@@ -12,7 +12,8 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.table import table_cast
 from datasets.utils.extract import Extractor
 
 from ..files.caches import check_writable
@@ -76,6 +78,7 @@ _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
 _UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 1000
+_COUNTED_BYTES, _COUNTED_ROWS = 1 << 28, 1000  # at once
 _LONGEST_LINE_BYTES = 1 << 30
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _REPLACED = "\ufffd"
@@ -367,20 +370,37 @@ def check_unpacked_size(file: Path, label: str) -> None:
     """Refuse, by a ValueError, a parquet file that unpacks to more than 1 GB and a thousand times its own size."""
     if file.suffix.lower() != ".parquet":
         return
+    most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size)
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
-            groups = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
-            first = next(opened.iter_batches(batch_size=1), None)
+            groups = (opened.metadata.row_group(index) for index in range(opened.num_row_groups))
+            unpacked = sum(group.total_byte_size for group in groups)
+            # A value that all rows share is stored once, so the first row counts as often as there are rows …
+            row_bytes = next(_sizes(opened, num_rows=1), 0)
+            repeated = row_bytes * opened.metadata.num_rows
+            # … unless it is much longer than the others.
+            if repeated > most >= unpacked and _is_more(_sizes(opened, num_rows=_COUNTED_BYTES // row_bytes), most):
+                unpacked = repeated
     except (OSError, pyarrow.ArrowException):
         return  # its reader says what is wrong
-    # A value that all rows share is stored once, so the first row counts as often as there are rows.
-    repeated = first.nbytes * sum(group.num_rows for group in groups) if first is not None else 0
-    unpacked = max(repeated, sum(group.total_byte_size for group in groups))
-    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size):
+    if unpacked > most:
         raise ValueError(
             f"{label}: {file.name} of {file.stat().st_size:,} bytes would unpack to some {unpacked:,}; expected at "
             f"most {_UNPACKED_TIMES:,} times as many: it repeats itself, or was made to fill memory and disk"
         )
+
+
+def _sizes(file: pyarrow.parquet.ParquetFile, *, num_rows: int) -> Iterator[int]:
+    """Bytes of so many rows at once, as `datasets` unpacks them: without dictionaries."""
+    schema = file.schema_arrow.remove_metadata()
+    with suppress(ValueError):  # a type that the reader refuses by name
+        schema = Features.from_arrow_schema(schema).arrow_schema
+    for batch in file.iter_batches(batch_size=min(max(num_rows, 1), _COUNTED_ROWS)):
+        yield table_cast(pyarrow.Table.from_batches([batch]), schema).nbytes
+
+
+def _is_more(sizes: Iterable[int], most: int) -> bool:
+    return any(total > most for total in itertools.accumulate(sizes))
 
 
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
