@@ -433,8 +433,11 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
 
 
 def _alike(files: list[Path]) -> list[list[Path]]:
-    """Group neighbouring files whose rows have the same columns, which `datasets` asks for."""
-    return [list(group) for _, group in itertools.groupby(files, key=_columns_of)]
+    """Group files whose rows have the same columns, which `datasets` asks for; one reader a file would be slow."""
+    groups: dict[Any, list[Path]] = {}
+    for file in files:
+        groups.setdefault(_columns_of(file), []).append(file)
+    return list(groups.values())
 
 
 def _columns_of(file: Path) -> Any:
@@ -444,9 +447,11 @@ def _columns_of(file: Path) -> Any:
         with file.open("rb") as opened:
             first = opened.readline(_LINE_BYTES)
         try:
-            return sorted(json.loads(first))
-        except (ValueError, TypeError):  # no JSON, or JSON of several lines
+            row = json.loads(first.decode("utf-8-sig", "replace"))
+        except ValueError:  # no JSON, or JSON of several lines
             return None
+        row = row[0] if row and isinstance(row, list) else row
+        return frozenset(row) if isinstance(row, dict) else None
     return None
 
 
