@@ -76,6 +76,7 @@ _HUB_PROBLEM = (
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
 _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
+_HIDDEN_FOLDERS = {"__MACOSX", "__pycache__"}
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
 _UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 1000
 _COUNTED_BYTES, _COUNTED_ROWS = 1 << 28, 1000  # at once
@@ -231,7 +232,7 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
     path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
         return _folder_files(path, split, label)
-    files = [path] if path.is_file() else _globbed(path)
+    files = [path] if path.is_file() else _globbed(path, label)
     files = [file for file in files if file.is_file()]
     if not files and _is_hub_name(source):
         return []
@@ -248,27 +249,34 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
     return _not_empty(files, label)
 
 
-def _globbed(pattern: Path) -> list[Path]:
+def _globbed(pattern: Path, label: str) -> list[Path]:
     """Return the files that match, each once; below `**`, links to folders are not followed: they may be circular."""
     parts = pattern.parts
-    if "**" not in parts:
-        return [Path(name) for name in sorted(glob.glob(str(pattern)))]
-    start = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    root, rest = Path(*parts[:start]), parts[start:] if parts[-1] != "**" else (*parts[start:], "*")
-    hidden_wanted = _is_hidden(rest)
-    return sorted(
-        file for file in root.glob("/".join(rest)) if hidden_wanted or not _is_hidden(file.relative_to(root).parts)
-    )
+    start = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    root, rest = Path(*parts[:start]), parts[start:]
+    if "**" in rest:
+        files = list(root.glob("/".join(rest if rest[-1] != "**" else (*rest, "*"))))
+    else:
+        files = [Path(name) for name in glob.glob(str(pattern))]
+    return sorted(files) if _is_hidden(rest) else _shown(files, root, label)
+
+
+def _shown(files: list[Path], root: Path, label: str) -> list[Path]:
+    """Leave out the hidden ones of files below a folder, and name those of text in one line."""
+    hidden = {file: file.relative_to(root) for file in files if _is_hidden(file.relative_to(root).parts)}
+    if names := [str(name) for name in hidden.values() if name.suffix.lower() in _READERS]:
+        logger.info("%s: hidden files are left out: %s", label, join_some(names))
+    return sorted(file for file in files if file not in hidden)
 
 
 def _is_hidden(parts: Iterable[str]) -> bool:
     """Whether a part of a path hides what is below it: `.git`, `.ipynb_checkpoints`, `__MACOSX`."""
-    return any(part.startswith((".", "__")) for part in parts)
+    return any(part.startswith(".") or part in _HIDDEN_FOLDERS for part in parts)
 
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    files = sorted(file for file in folder.rglob("*") if _is_text(file, folder) and file.is_file())
+    files = _shown([file for file in folder.rglob("*") if _is_text(file) and file.is_file()], folder, label)
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
     split_of = _splits(files, folder)
@@ -286,12 +294,10 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
 
 
-def _is_text(file: Path, folder: Path) -> bool:
+def _is_text(file: Path) -> bool:
     if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
         return False
-    if file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")):  # left by `map`
-        return False
-    return not _is_hidden(file.relative_to(folder).parts)
+    return not (file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")))  # left by `map`
 
 
 def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:

@@ -309,6 +309,32 @@ def test_what_is_hidden_is_not_read(tmp_path):
     write(tmp_path / "x" / "a.txt", "one")
     assert texts(tmp_path / "x") == texts(f"{tmp_path}/x/**") == ["one"]
     assert texts(tmp_path / "x" / ".git") == ["no"]  # a folder that a user names
+    assert texts(f"{tmp_path}/x/.git/*") == texts(f"{tmp_path}/x/__MACOSX/**/.*.txt") == ["no"]
+    write(tmp_path / "x" / "__MACOSX" / "a.txt", "no")
+    write(tmp_path / "x" / "y" / "a.txt", "two")
+    assert texts(f"{tmp_path}/x/*/*.txt") == ["two"]
+
+
+@pytest.mark.parametrize("name", ["__notes.txt", "__data__/a.txt", "__/a.txt", "deep/__init__.jsonl"])
+def test_underscores_hide_nothing_but_folders_of_systems(tmp_path, caplog, name):
+    write(tmp_path / "x" / name, json_lines({"text": "one"}))
+    write(tmp_path / "x" / "b.txt", "two")
+    for source in (tmp_path / "x", f"{tmp_path}/x/**"):
+        assert len(texts(source)) == 2
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.txt", "/**"])
+def test_what_is_hidden_is_named_in_one_line(tmp_path, caplog, pattern):
+    for name in (".b.txt", ".git/c.txt", "__MACOSX/a.txt", "y/__pycache__/d.txt"):
+        write(tmp_path / "x" / name, "no")
+    write(tmp_path / "x" / ".git" / "HEAD", "no text at all")
+    write(tmp_path / "x" / "a.txt", "one")
+    with caplog.at_level("INFO", logger="homodistil_hf.data.corpus"):
+        assert texts(f"{tmp_path}/x{pattern}") == ["one"]
+    (line,) = caplog.messages
+    assert line.startswith(f"train_data='{tmp_path}/x{pattern}': ")
+    assert line.endswith(": hidden files are left out: .b.txt, .git/c.txt, __MACOSX/a.txt and 1 more")
 
 
 def test_a_text_about_training_is_no_split(tmp_path, caplog):
