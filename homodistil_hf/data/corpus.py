@@ -30,7 +30,7 @@ from datasets.table import table_cast
 from datasets.utils.extract import Extractor
 
 from ..files.caches import check_writable
-from ..files.messages import join_some
+from ..files.messages import join_some, short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -144,15 +144,17 @@ def load_text(
     sources = source if isinstance(source, list | tuple) else [source]
     if not sources or not all(isinstance(name, str | os.PathLike) for name in sources):
         raise ValueError(
-            f"{argument}={source!r} names no text; expected a file, folder, glob or Hub data set, or a list of those"
+            f"{argument}={short_repr(source)} names no text; expected a file, folder, glob or Hub data set, or a list "
+            "of those"
         )
     parts: list[Any] = []
-    for name in map(os.fspath, sources):
+    names = list(map(os.fspath, sources))
+    for name in names:
         label = f"{argument}={name!r}"
         origin = _local_files(name, split, label) or name
         found = _read(origin, split=split, streaming=streaming, label=label)
         parts += [_only_text(part, text_column, label) for part in found]
-    _warn_of_replaced_bytes(parts, f"{argument}={source!r}")
+    _warn_of_replaced_bytes(parts, f"{argument}={join_some(map(repr, names))}")
     kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
@@ -175,8 +177,7 @@ def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
     )
     if found:
         logger.warning(
-            "%s: %d of %d documents hold U+FFFD, which stands for bytes that are no UTF-8; convert files of another "
-            "encoding first",
+            "%s: %d of %d documents hold U+FFFD, usually a sign of another encoding; convert the files to UTF-8 first",
             label,
             found,
             sum(map(len, tables)),

@@ -294,10 +294,14 @@ def test_documents_with_replaced_bytes_are_counted(tmp_path, caplog):
     file = write(tmp_path / "a.txt", "größe\n\nplain\n\nmaß".encode("latin-1"))
     other = write(tmp_path / "b.parquet", {"text": ["\ufffd"]})
     assert texts([file, other]) == ["gr\ufffd\ufffde", "plain", "ma\ufffd", "\ufffd"]
-    assert "2 of 3 documents hold U+FFFD, which stands for bytes that are no UTF-8" in caplog.text
+    assert f"train_data='{file}', '{other}': 2 of 3 documents hold U+FFFD, usually a sign of" in caplog.text
     caplog.clear()
     assert texts(write(tmp_path / "c.jsonl", b'{"text": "a \xff"}\n{"text": null}\n')) == ["a \ufffd", None]
     assert "1 of 2 documents hold U+FFFD" in caplog.text
+    caplog.clear()
+    texts([write(tmp_path / "many" / f"{number:02}.txt", b"\xff") for number in range(50)])
+    (line,) = caplog.messages
+    assert "02.txt' and 47 more: 50 of 50 documents hold U+FFFD, usually a sign of another encoding; " in line
     caplog.clear()
     texts(write(tmp_path / "d.txt", "größe"))
     assert caplog.text == ""
@@ -418,6 +422,8 @@ def test_sources_that_name_nothing_are_refused(source):
         ValueError, match=r"train_data=.* names no text; expected a file, folder, glob or Hub data set"
     ):
         load_text(source)
+    with pytest.raises(ValueError, match=r"^train_data=\[.{,100}, \.\.\.\] names no text"):
+        load_text(["a.txt"] * 100_000 + [source])
 
 
 @pytest.mark.parametrize("source", ["", " "])
