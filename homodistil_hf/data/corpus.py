@@ -184,11 +184,12 @@ def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
         )
 
 
-def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
+def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Documents, Documents, str]:
     """Split documents into those to train on and those to evaluate on, by position and so always alike.
 
     Args:
         documents: a table or a stream. Of a table every 20th document is held out, of a stream the first ones.
+        label: the user's name for them in messages.
 
     Returns:
         Documents to train on, documents held out, and their number in words such as `1 of 3 documents`.
@@ -208,15 +209,14 @@ def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
         left = documents.skip(_HELD_OUT_OF_STREAM)
         if next(iter(left), None) is None:
             raise ValueError(
-                f"eval_data is not set and train_data, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
+                f"eval_data is not set and {label}, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
                 "text to train on beside what is held out; name eval_data, or leave out streaming"
             )
         return left, documents.take(_HELD_OUT_OF_STREAM), f"the first {_HELD_OUT_OF_STREAM:,} documents"
     num_documents = len(documents)
     if num_documents < 2:
-        raise ValueError(
-            f"train_data has {num_documents} document, of which none can be held out; name documents as eval_data"
-        )
+        found = "1 document" if num_documents else "0 documents"
+        raise ValueError(f"{label} has {found}; expected 2 or more, or documents as eval_data")
     every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
     held_out = range(every - 1, num_documents, every)
     kept = sorted(set(range(num_documents)) - set(held_out))
