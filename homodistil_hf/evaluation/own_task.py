@@ -6,6 +6,7 @@ Recipe, rates and steps are those of the evaluations, `task_runs.py`.
 import csv
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -255,7 +256,7 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
 
 
 def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
-    path = Path(getattr(settings, argument)).expanduser()
+    path = Path(os.path.expanduser(getattr(settings, argument)))
     label = f"{argument}={str(path)!r}"
     if path.suffix not in _READERS or not path.is_file():
         raise ValueError(f"{label} is no file of {', '.join(_READERS)}; name one with labelled rows")

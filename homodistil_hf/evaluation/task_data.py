@@ -6,6 +6,7 @@ JSON. Test rows have no labels and are never read. glue.py and squad.py fine-tun
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -287,7 +288,7 @@ def read_questions(path: str | Path, *, argument: str) -> Dataset:
     Raises:
         ValueError: no such file, unreadable rows, or answers that are not at their `answer_start`.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     label = f"{argument}={str(path)!r}"
     if file.suffix not in _SQUAD_SUFFIXES or not file.is_file():
         raise ValueError(f"{label} is no file of {', '.join(_SQUAD_SUFFIXES)}; name one with the columns of SQuAD")

@@ -24,7 +24,7 @@ from homodistil_hf.evaluation.fine_tuning import (
     settings_from,
 )
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own, rows_of, task_metrics
-from homodistil_hf.evaluation.task_data import GlueTask
+from homodistil_hf.evaluation.task_data import GlueTask, read_questions
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import manifest_problem
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -257,6 +257,15 @@ def test_rows_that_are_nested_deeply_are_refused(given, tmp_path, depth):
     (tmp_path / "deep.json").write_text('[{"text": ' + "[" * depth + "]" * depth + ', "label": 1}]')
     with pytest.raises(ValueError, match="has lists in 'text'|nested too deeply|has values of other types in 'text'"):
         rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(tmp_path / "deep.json")}))
+
+
+@pytest.mark.parametrize("argument", ["train_data", "eval_data"])
+def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
+    path = "~no_such_user_here/rows.csv"
+    with pytest.raises(ValueError, match=f"^{argument}='{path}' is no file of .parquet"):
+        rows_of(settings_from(OwnTaskSettings, {**given, argument: path}))
+    with pytest.raises(ValueError, match="^train_data='~no_such_user_here/rows.json' is no file of .parquet"):
+        read_questions("~no_such_user_here/rows.json", argument="train_data")
 
 
 def test_a_long_name_of_a_column_is_told_in_short(given):
