@@ -34,13 +34,14 @@ from ..tables import cell
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .task_data import GlueTask, encode, table_of
+from .task_data import GlueTask, check_columns, encode, table_of
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 _MAKE_ROOM = "Make room or choose another output_dir, then start again"
+_NAME_COLUMNS = "name text_columns and label_column"
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
@@ -263,15 +264,16 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     check_unpacked_size(path, label)
     is_csv = path.suffix == ".csv"
     reader = _READERS[path.suffix]
+    columns = (*settings.text_columns, settings.label_column)
     if reader is None:
-        columns = (*settings.text_columns, settings.label_column)
-        rows = Dataset(table_of(read_json_rows(path, label), columns, label))
+        rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))
     else:
         try:
             rows = reader(str(path))
         except (DatasetsError, OSError, ValueError) as error:
             raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what it holds") from error
-    _check_columns(rows, settings, label, missing="" if is_csv else None)
+        check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
+    _check_values(rows.select_columns(list(dict.fromkeys(columns))), label, missing="" if is_csv else None)
     if is_csv:
         parsed = _parsed(rows[settings.label_column][:], f"{label} has rows with {settings.label_column}")
         rows = rows.remove_columns(settings.label_column).add_column(settings.label_column, parsed)
@@ -320,11 +322,9 @@ def _kind(word: str) -> type:
     return str
 
 
-def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str, *, missing: str | None) -> None:
-    for column in (*settings.text_columns, settings.label_column):
-        if column not in rows.column_names:
-            raise ValueError(f"{label} lacks the column {short_repr(column)}; name text_columns and label_column")
-        if not isinstance(rows.features[column], Value | ClassLabel):
+def _check_values(rows: Dataset, label: str, *, missing: str | None) -> None:
+    for column, feature in rows.features.items():
+        if not isinstance(feature, Value | ClassLabel):
             raise ValueError(f"{label} has lists in {column!r}; expected one text or label a row")
         values = rows[column][:]
         if None in values or missing in values:

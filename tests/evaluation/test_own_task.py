@@ -268,6 +268,19 @@ def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
         read_questions("~no_such_user_here/rows.json", argument="train_data")
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("missing", ["text_columns", "label_column"])
+def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_path, suffix, missing):
+    columns = {"sentence": ["w5"] * 8, "label": ["a", "b"] * 4, "n": [1] * 8, "x" * 1000: [1] * 8}
+    columns |= {"text": columns["sentence"]} if missing == "label_column" else {}
+    found, path = Dataset.from_dict(columns), tmp_path / f"own.{suffix}"
+    {"csv": found.to_csv, "parquet": found.to_parquet}.get(suffix, found.to_json)(path)
+    names = {missing: "other", "train_data": str(path)}
+    known = r"'label', 'n', 'sentence' and \d more$"
+    with pytest.raises(ValueError, match=f"^train_data=.* lacks the column 'other'; name text_col.*; it has {known}"):
+        rows_of(settings_from(OwnTaskSettings, {**given, **names}))
+
+
 def test_a_long_name_of_a_column_is_told_in_short(given):
     with pytest.raises(ValueError, match="lacks the column") as error:
         rows_of(settings_from(OwnTaskSettings, {**given, "label_column": "x" * 10_000}))
