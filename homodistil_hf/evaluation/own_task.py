@@ -207,11 +207,20 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
             raise ValueError(f"train_data has the one label {short_repr(*found)}; expected two or more")
         names = known or list(map(str, sorted(found)))
         numbers = {argument: _class_numbers(found, names, known, argument) for argument, found in labels.items()}
+        for argument, part in parts.items():
+            _warn_of_classes(
+                part[settings.label_column][0], labels[argument][0], f"{argument}: {settings.label_column}"
+            )
     columns = list(settings.text_columns)
     train, dev = (part.select_columns(columns).add_column("label", numbers[name]) for name, part in parts.items())
     if known is not None:
         train, dev = (part.cast_column("label", ClassLabel(names=names)) for part in (train, dev))
     return train, dev, names
+
+
+def _warn_of_classes(stored: Any, label: Any, where: str) -> None:
+    if isinstance(stored, float | Decimal) and isinstance(label, int):
+        logger.warning("%s has whole numbers such as %s; they are classes", where, stored)
 
 
 def are_numbered(rows: Dataset) -> bool:
@@ -232,10 +241,7 @@ def _labels(rows: Dataset, column: str, argument: str) -> list[Any]:
         return labels
     if broken := [label for label in labels if not math.isfinite(label)]:
         raise ValueError(f"{argument} has rows with {column}={broken[0]}; drop them")
-    if any(label % 1 for label in labels):
-        return list(map(float, labels))
-    logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, labels[0])
-    return list(map(int, labels))
+    return list(map(float if any(label % 1 for label in labels) else int, labels))
 
 
 def _are_numbers(labels: Mapping[str, list[Any]]) -> bool:

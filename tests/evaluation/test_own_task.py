@@ -196,6 +196,32 @@ def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
     assert (train["label"][:2], names) == ([0.5, 2.0], [])
 
 
+@pytest.mark.parametrize(
+    ("train", "dev", "suffix"),
+    [
+        ([0.0, 0.5, 1.0, 2.0], [0.0, 1.0, 3.0, 7.0], ".csv"),
+        ([0.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.0, 2.0], ".parquet"),
+        ([Decimal("1.0"), Decimal("2.0")] * 2, [Decimal("0.5"), Decimal("1.0")] * 2, ".parquet"),
+    ],
+)
+def test_whole_numbers_of_a_regression_are_not_called_classes(given, tmp_path, caplog, train, dev, suffix):
+    _, _, names = rows_from(given, tmp_path, {"label": train * 2}, {"label": dev * 2}, suffix)
+    assert names == []
+    assert caplog.text == ""
+
+
+def test_fractions_for_names_are_not_called_whole_numbers(given, tmp_path, caplog):
+    names = {"label": ["0.5", "1.0"] * 4}
+    assert rows_from(given, tmp_path, names, {"label": [1.0, 0.5] * 4}, ".parquet")[2] == ["0.5", "1.0"]
+    assert caplog.text == ""
+
+
+def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path, caplog):
+    with pytest.raises(ValueError, match="eval_data has the label 3, which train_data never has"):
+        rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [0.0, 3.0] * 4})
+    assert caplog.text == ""
+
+
 def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
     train, dev, names = rows_from(given, tmp_path, named(), {"label": ["neg", "pos"] * 4})
     assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
