@@ -24,7 +24,7 @@ from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
-from ..files.folders import check_writable, share_weights
+from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.strict_json import read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -125,7 +125,6 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], fold
         stock.config.label2id = {name: index for index, name in enumerate(names)}
     stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    share_weights(folder)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
         right.append(model.config.id2label[int(logits.argmax())] == row["label"])
     assert results["metrics"]["accuracy"] == sum(right) / 16
     assert f"accuracy {sum(right) / 16:.4f}" in capsys.readouterr().out
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
 
 
 # What stops it
