@@ -30,7 +30,7 @@ from ..files.strict_json import read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
-from ..tables import cell
+from ..tables import figures_line
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
@@ -146,7 +146,7 @@ class _Run:
             except FloatingPointError:
                 say(f"learning rate {rate:g}: diverged")
                 return None
-            say(f"learning rate {rate:g}: {_figures(found)} on {len(held_out):,} held-out training rows")
+            say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
         return rates[0] if len(rates) == 1 else best_rate(rates, score)
@@ -183,10 +183,6 @@ def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
         both = np.sum((given == label) & (wanted == label))
         shares.append(2 * both / (np.sum(given == label) + np.sum(wanted == label)))
     return {"accuracy": float(np.mean(given == wanted)), "macro_f1": float(np.mean(shares))}
-
-
-def _figures(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {cell(value, '{:.4f}')}" for name, value in metrics.items())
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
