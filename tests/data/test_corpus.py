@@ -2,9 +2,7 @@
 
 import json
 import os
-import socket
 import zipfile
-from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -13,46 +11,11 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
+from text_files import BOTH, json_lines, texts, write
 
 from homodistil_hf.data.corpus import load_text
 
-BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    """An empty cache, and no network: whoever tries to connect or to look up a name makes the test fail."""
-    attempts = []
-
-    def refuse(*args, **kwargs):
-        attempts.append(args)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert attempts == []
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table(content), path)
-    else:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def json_lines(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def texts(source, **settings):
-    dataset = load_text(source, **settings)
-    assert list(dataset.features) == ["text"]
-    assert isinstance(dataset, datasets.IterableDataset) == settings.get("streaming", False)
-    return [row["text"] for row in dataset]
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @BOTH
@@ -99,13 +62,6 @@ def test_sequences_follow_each_other_whatever_their_kinds_and_columns(tmp_path, 
     assert texts(sources, streaming=streaming) == ["one", "two", "three", "four", "five"]
 
 
-def test_globs_are_sorted_and_recursive(tmp_path):
-    for name, text in {"b.txt": "two", "a.txt": "one", "deep/er/c.txt": "three", "d.md": "no"}.items():
-        write(tmp_path / name, text)
-    assert texts(f"{tmp_path}/*.txt") == ["one", "two"]
-    assert texts(f"{tmp_path}/**/*.txt") == ["one", "two", "three"]
-
-
 def test_home_folder_and_relative_paths(tmp_path, monkeypatch):
     write(tmp_path / "a.txt", "one")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -117,36 +73,6 @@ def test_home_folder_and_relative_paths(tmp_path, monkeypatch):
 def test_names_that_look_like_patterns_are_taken_literally(tmp_path, streaming):
     file = write(tmp_path / ".hidden" / "a[1]" / "b*.txt", "one")
     assert texts(file, streaming=streaming) == ["one"]
-
-
-def test_folders_of_several_kinds_leave_other_files_out(tmp_path):
-    write(tmp_path / "x" / "b.parquet", {"text": ["one"]})
-    write(tmp_path / "x" / "a.jsonl", json_lines({"text": "two"}))
-    write(tmp_path / "x" / "README.md", "no")
-    write(tmp_path / "x" / "empty.txt", "")
-    assert texts(tmp_path / "x") == ["one", "two"]
-
-
-def test_folders_keep_splits_apart(tmp_path):
-    write(tmp_path / "x" / "train-00000.parquet", {"text": ["one"]})
-    write(tmp_path / "x" / "train-00001.parquet", {"text": ["two"]})
-    write(tmp_path / "x" / "validation.parquet", {"text": ["three"]})
-    assert texts(tmp_path / "x") == ["one", "two"]
-    assert texts(tmp_path / "x", split="validation") == ["three"]
-    assert texts(tmp_path / "x", split="train[:1]") == ["one"]
-    with pytest.raises(
-        ValueError, match=r"eval_data='.*x' has files for the splits \['train', 'validation'\], not.*'test'"
-    ):
-        load_text(tmp_path / "x", split="test", argument="eval_data")
-
-
-def test_folder_names_can_be_splits_but_parts_of_words_are_not(tmp_path):
-    write(tmp_path / "x" / "dev" / "a.txt", "one")
-    write(tmp_path / "x" / "train" / "a.txt", "two")
-    assert texts(tmp_path / "x", split="validation") == ["one"]
-    write(tmp_path / "y" / "trainers.txt", "three")
-    write(tmp_path / "y" / "latest.txt", "four")
-    assert sorted(texts(tmp_path / "y")) == ["four", "three"]
 
 
 @BOTH
@@ -307,87 +233,6 @@ def test_documents_with_replaced_bytes_are_counted(tmp_path, caplog):
     assert caplog.text == ""
 
 
-def test_what_is_hidden_is_not_read(tmp_path):
-    for name in (".b.txt", ".git/c.txt", ".ipynb_checkpoints/a.txt", "__MACOSX/._a.txt", "y/__pycache__/d.txt"):
-        write(tmp_path / "x" / name, "no")
-    write(tmp_path / "x" / "a.txt", "one")
-    assert texts(tmp_path / "x") == texts(f"{tmp_path}/x/**") == ["one"]
-    assert texts(tmp_path / "x" / ".git") == ["no"]  # a folder that a user names
-    assert texts(f"{tmp_path}/x/.git/*") == texts(f"{tmp_path}/x/__MACOSX/**/.*.txt") == ["no"]
-    write(tmp_path / "x" / "__MACOSX" / "a.txt", "no")
-    write(tmp_path / "x" / "y" / "a.txt", "two")
-    assert texts(f"{tmp_path}/x/*/*.txt") == ["two"]
-
-
-@pytest.mark.parametrize("name", ["__notes.txt", "__data__/a.txt", "__/a.txt", "deep/__init__.jsonl"])
-def test_underscores_hide_nothing_but_folders_of_systems(tmp_path, caplog, name):
-    write(tmp_path / "x" / name, json_lines({"text": "one"}))
-    write(tmp_path / "x" / "b.txt", "two")
-    for source in (tmp_path / "x", f"{tmp_path}/x/**"):
-        assert len(texts(source)) == 2
-    assert caplog.text == ""
-
-
-@pytest.mark.parametrize("pattern", ["", "/**/*.txt", "/**"])
-def test_what_is_hidden_is_named_in_one_line(tmp_path, caplog, pattern):
-    for name in (".b.txt", ".git/c.txt", "__MACOSX/a.txt", "y/__pycache__/d.txt"):
-        write(tmp_path / "x" / name, "no")
-    write(tmp_path / "x" / ".git" / "HEAD", "no text at all")
-    write(tmp_path / "x" / "a.txt", "one")
-    with caplog.at_level("INFO", logger="homodistil_hf.data.corpus"):
-        assert texts(f"{tmp_path}/x{pattern}") == ["one"]
-    (line,) = caplog.messages
-    assert line.startswith(f"train_data='{tmp_path}/x{pattern}': ")
-    assert line.endswith(": hidden files are left out: .b.txt, .git/c.txt, __MACOSX/a.txt and 1 more")
-
-
-def test_a_text_about_training_is_no_split(tmp_path, caplog):
-    write(tmp_path / "x" / "notes on training dogs.txt", "one")
-    write(tmp_path / "x" / "other.txt", "two")
-    assert texts(tmp_path / "x") == ["one", "two"]
-    assert caplog.text == ""
-
-
-@pytest.mark.parametrize("name", ["wiki_validation.txt", "my dev set.txt", "eval-report.txt", "held/out_test/a.txt"])
-def test_a_file_to_evaluate_on_is_never_trained_on(tmp_path, caplog, name):
-    write(tmp_path / "x" / "wiki.txt", "one")
-    write(tmp_path / "x" / name, "two")
-    split = "test" if "eval" in name or "test" in name else "validation"
-    assert texts(tmp_path / "x", split=split) == ["two"]
-    assert "files named after no split are left out, as others are: wiki.txt" in caplog.text
-    with pytest.raises(
-        ValueError,
-        match=rf"has files for the splits \['{split}'\], not for split='train'; name the files .* {Path(name).name}$",
-    ):
-        load_text(tmp_path / "x")
-
-
-def test_files_of_no_split_beside_splits_are_named(tmp_path, caplog):
-    for name in ("train_data.txt", "test_data.txt", "licence.txt"):
-        write(tmp_path / "x" / name, name)
-    assert texts(tmp_path / "x") == ["train_data.txt"]
-    assert "files named after no split are left out, as others are: licence.txt" in caplog.text
-    for name in ("train-00000-of-00001-a09b74b3ef9c3b56.parquet", "other.parquet"):
-        write(tmp_path / "y" / name, {"text": [name[:5]]})
-    assert texts(tmp_path / "y") == ["train"]
-    assert "left out, as others are: other.parquet" in caplog.text
-
-
-@BOTH
-def test_folders_of_save_to_disk_are_read(tmp_path, streaming):
-    rows = datasets.Dataset.from_dict({"n": [1, 2, 3], "text": ["one", None, "two"]})
-    rows.save_to_disk(tmp_path / "x", num_shards=2)
-    assert texts(tmp_path / "x", streaming=streaming) == ["one", None, "two"]
-    parts = datasets.DatasetDict({"train": rows, "validation": datasets.Dataset.from_dict({"text": ["three"]})})
-    parts.save_to_disk(tmp_path / "y")
-    before = sorted((tmp_path / "y").rglob("*"))
-    assert texts(tmp_path / "y", streaming=streaming) == ["one", None, "two"]
-    assert texts(tmp_path / "y", split="validation", streaming=streaming) == ["three"]
-    assert sorted((tmp_path / "y").rglob("*")) == before
-    write(tmp_path / "y" / "train" / "more.jsonl", json_lines({"text": "four"}))  # beside the records of the saved set
-    assert texts(tmp_path / "y", streaming=streaming) == ["one", None, "two", "four"]
-
-
 @BOTH
 @pytest.mark.parametrize("folder", ["file/cache", "file"])
 def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch, folder, streaming):
@@ -430,12 +275,6 @@ def test_sources_that_name_nothing_are_refused(source):
 def test_empty_names_are_not_the_current_folder(source):
     with pytest.raises(ValueError, match=r"train_data=' ?' is empty; expected a file"):
         load_text(source)
-
-
-def test_folders_without_text_are_refused(tmp_path):
-    (tmp_path / "x").mkdir()
-    with pytest.raises(ValueError, match=r"train_data='.*x' is a folder without text; expected \.parquet"):
-        load_text(tmp_path / "x")
 
 
 def test_a_changed_file_is_read_again(tmp_path):

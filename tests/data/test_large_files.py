@@ -1,47 +1,17 @@
 """Files that unpack to much more than they hold, and lines that fill memory."""
 
 import json
-import socket
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from text_files import write
 
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
 from homodistil_hf.evaluation.task_data import load_glue
 
-BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    """An empty cache, and no network: whoever tries to connect or to look up a name makes the test fail."""
-    attempts = []
-
-    def refuse(*args, **kwargs):
-        attempts.append(args)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield
-    assert attempts == []
-
-
-def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table(content), path)
-    else:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def json_lines(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def write_bomb(path, *, value="a" * (1 << 20), num_rows=2000):
