@@ -86,3 +86,16 @@ def cell(value: Any, shape: str = "{}") -> str:
     if value is None:
         return "–"
     return shape.format(value) if isinstance(value, int | float) else str(value)
+
+
+def figures_line(figures: Mapping[str, Any], shape: str = "{:.4f}") -> str:
+    """Return figures behind their names, in one line.
+
+    Example:
+    ```python
+    >>> figures_line({"accuracy": 0.5, "f1": None})
+    'accuracy 0.5000, f1 –'
+
+    ```
+    """
+    return ", ".join(f"{name} {cell(value, shape)}" for name, value in figures.items())

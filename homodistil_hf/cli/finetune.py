@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..tables import cell
+from ..tables import figures_line
 from .command import SettingsCommand, log_progress
 
 
@@ -29,6 +29,6 @@ class Finetune(SettingsCommand):
         from ..evaluation.own_task import MODEL_FOLDER, fine_tune_own
 
         results = fine_tune_own(settings, log_progress)
-        metrics = ", ".join(f"{name} {cell(value, '{:.4f}')}" for name, value in results["metrics"].items())
+        metrics = figures_line(results["metrics"])
         print(f"{metrics} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
         return 0

@@ -12,7 +12,8 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,10 +26,11 @@ from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.table import table_cast
 from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
-from ..files.messages import join_some
+from ..files.messages import join_some, short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +76,10 @@ _HUB_PROBLEM = (
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
 _OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
+_HIDDEN_FOLDERS = {"__MACOSX", "__pycache__"}
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
 _UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 1000
+_COUNTED_BYTES, _COUNTED_ROWS = 1 << 28, 1000  # at once
 _LONGEST_LINE_BYTES = 1 << 30
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _REPLACED = "\ufffd"
@@ -140,15 +144,17 @@ def load_text(
     sources = source if isinstance(source, list | tuple) else [source]
     if not sources or not all(isinstance(name, str | os.PathLike) for name in sources):
         raise ValueError(
-            f"{argument}={source!r} names no text; expected a file, folder, glob or Hub data set, or a list of those"
+            f"{argument}={short_repr(source)} names no text; expected a file, folder, glob or Hub data set, or a list "
+            "of those"
         )
     parts: list[Any] = []
-    for name in map(os.fspath, sources):
+    names = list(map(os.fspath, sources))
+    for name in names:
         label = f"{argument}={name!r}"
         origin = _local_files(name, split, label) or name
         found = _read(origin, split=split, streaming=streaming, label=label)
         parts += [_only_text(part, text_column, label) for part in found]
-    _warn_of_replaced_bytes(parts, f"{argument}={source!r}")
+    _warn_of_replaced_bytes(parts, f"{argument}={join_some(map(repr, names))}")
     kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
@@ -171,19 +177,19 @@ def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
     )
     if found:
         logger.warning(
-            "%s: %d of %d documents hold U+FFFD, which stands for bytes that are no UTF-8; convert files of another "
-            "encoding first",
+            "%s: %d of %d documents hold U+FFFD, usually a sign of another encoding; convert the files to UTF-8 first",
             label,
             found,
             sum(map(len, tables)),
         )
 
 
-def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
+def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Documents, Documents, str]:
     """Split documents into those to train on and those to evaluate on, by position and so always alike.
 
     Args:
         documents: a table or a stream. Of a table every 20th document is held out, of a stream the first ones.
+        label: the user's name for them in messages.
 
     Returns:
         Documents to train on, documents held out, and their number in words such as `1 of 3 documents`.
@@ -203,15 +209,14 @@ def hold_out(documents: Documents) -> tuple[Documents, Documents, str]:
         left = documents.skip(_HELD_OUT_OF_STREAM)
         if next(iter(left), None) is None:
             raise ValueError(
-                f"eval_data is not set and train_data, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
+                f"eval_data is not set and {label}, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
                 "text to train on beside what is held out; name eval_data, or leave out streaming"
             )
         return left, documents.take(_HELD_OUT_OF_STREAM), f"the first {_HELD_OUT_OF_STREAM:,} documents"
     num_documents = len(documents)
     if num_documents < 2:
-        raise ValueError(
-            f"train_data has {num_documents} document, of which none can be held out; name documents as eval_data"
-        )
+        found = "1 document" if num_documents else "0 documents"
+        raise ValueError(f"{label} has {found}; expected 2 or more, or documents as eval_data")
     every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
     held_out = range(every - 1, num_documents, every)
     kept = sorted(set(range(num_documents)) - set(held_out))
@@ -228,7 +233,7 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
     path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
         return _folder_files(path, split, label)
-    files = [path] if path.is_file() else _globbed(path)
+    files = [path] if path.is_file() else _globbed(path, label)
     files = [file for file in files if file.is_file()]
     if not files and _is_hub_name(source):
         return []
@@ -245,27 +250,34 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
     return _not_empty(files, label)
 
 
-def _globbed(pattern: Path) -> list[Path]:
+def _globbed(pattern: Path, label: str) -> list[Path]:
     """Return the files that match, each once; below `**`, links to folders are not followed: they may be circular."""
     parts = pattern.parts
-    if "**" not in parts:
-        return [Path(name) for name in sorted(glob.glob(str(pattern)))]
-    start = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    root, rest = Path(*parts[:start]), parts[start:] if parts[-1] != "**" else (*parts[start:], "*")
-    hidden_wanted = _is_hidden(rest)
-    return sorted(
-        file for file in root.glob("/".join(rest)) if hidden_wanted or not _is_hidden(file.relative_to(root).parts)
-    )
+    start = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    root, rest = Path(*parts[:start]), parts[start:]
+    if "**" in rest:
+        files = list(root.glob("/".join(rest if rest[-1] != "**" else (*rest, "*"))))
+    else:
+        files = [Path(name) for name in glob.glob(str(pattern))]
+    return sorted(files) if _is_hidden(rest) else _shown(files, root, label)
+
+
+def _shown(files: list[Path], root: Path, label: str) -> list[Path]:
+    """Leave out the hidden ones of files below a folder, and name those of text in one line."""
+    hidden = {file: file.relative_to(root) for file in files if _is_hidden(file.relative_to(root).parts)}
+    if names := [str(name) for name in hidden.values() if name.suffix.lower() in _READERS]:
+        logger.info("%s: hidden files are left out: %s", label, join_some(names))
+    return sorted(file for file in files if file not in hidden)
 
 
 def _is_hidden(parts: Iterable[str]) -> bool:
     """Whether a part of a path hides what is below it: `.git`, `.ipynb_checkpoints`, `__MACOSX`."""
-    return any(part.startswith((".", "__")) for part in parts)
+    return any(part.startswith(".") or part in _HIDDEN_FOLDERS for part in parts)
 
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    files = sorted(file for file in folder.rglob("*") if _is_text(file, folder) and file.is_file())
+    files = _shown([file for file in folder.rglob("*") if _is_text(file) and file.is_file()], folder, label)
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
     split_of = _splits(files, folder)
@@ -273,7 +285,8 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     wanted = _split_name(split)
     if named and wanted not in named:
         raise ValueError(
-            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves"
+            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves, "
+            f"or rename {join_some({file.name for file in files if split_of[file]})}"
         )
     if named and (others := [file.name for file in files if split_of[file] is None]):
         logger.warning(
@@ -282,24 +295,22 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
 
 
-def _is_text(file: Path, folder: Path) -> bool:
+def _is_text(file: Path) -> bool:
     if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
         return False
-    if file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")):  # left by `map`
-        return False
-    return not _is_hidden(file.relative_to(folder).parts)
+    return not (file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")))  # left by `map`
 
 
 def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
     """Return the split that each file is named after.
 
-    A split's word among others (`train_data.jsonl`) counts if that names several splits or all files: a text may be
-    about training.
+    A split's word among others (`wiki_validation.txt`) counts, so that texts to evaluate on are never trained on.
+    Words of training alone (`train_data.jsonl`) count if all files have one: a text may be about training.
     """
     paths = {file: file.relative_to(folder).with_suffix("") for file in files}
     among_others = {file: _split_of(re.split(r"[^a-z]+", str(path).lower())) for file, path in paths.items()}
     found = set(among_others.values())
-    if len(found - {None}) > 1 or None not in found:
+    if found - {None, "train"} or None not in found:
         return among_others
     alone = {file: [_SHARD.sub("", part.lower()) for part in path.parts] for file, path in paths.items()}
     return {file: _split_of(words) for file, words in alone.items()}
@@ -366,20 +377,37 @@ def check_unpacked_size(file: Path, label: str) -> None:
     """Refuse, by a ValueError, a parquet file that unpacks to more than 1 GB and a thousand times its own size."""
     if file.suffix.lower() != ".parquet":
         return
+    most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size)
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
-            groups = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
-            first = next(opened.iter_batches(batch_size=1), None)
+            groups = (opened.metadata.row_group(index) for index in range(opened.num_row_groups))
+            unpacked = sum(group.total_byte_size for group in groups)
+            # A value that all rows share is stored once, so the first row counts as often as there are rows …
+            row_bytes = next(_sizes(opened, num_rows=1), 0)
+            repeated = row_bytes * opened.metadata.num_rows
+            # … unless it is much longer than the others.
+            if repeated > most >= unpacked and _is_more(_sizes(opened, num_rows=_COUNTED_BYTES // row_bytes), most):
+                unpacked = repeated
     except (OSError, pyarrow.ArrowException):
         return  # its reader says what is wrong
-    # A value that all rows share is stored once, so the first row counts as often as there are rows.
-    repeated = first.nbytes * sum(group.num_rows for group in groups) if first is not None else 0
-    unpacked = max(repeated, sum(group.total_byte_size for group in groups))
-    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size):
+    if unpacked > most:
         raise ValueError(
             f"{label}: {file.name} of {file.stat().st_size:,} bytes would unpack to some {unpacked:,}; expected at "
             f"most {_UNPACKED_TIMES:,} times as many: it repeats itself, or was made to fill memory and disk"
         )
+
+
+def _sizes(file: pyarrow.parquet.ParquetFile, *, num_rows: int) -> Iterator[int]:
+    """Bytes of so many rows at once, as `datasets` unpacks them: without dictionaries."""
+    schema = file.schema_arrow.remove_metadata()
+    with suppress(ValueError):  # a type that the reader refuses by name
+        schema = Features.from_arrow_schema(schema).arrow_schema
+    for batch in file.iter_batches(batch_size=min(max(num_rows, 1), _COUNTED_ROWS)):
+        yield table_cast(pyarrow.Table.from_batches([batch]), schema).nbytes
+
+
+def _is_more(sizes: Iterable[int], most: int) -> bool:
+    return any(total > most for total in itertools.accumulate(sizes))
 
 
 def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
@@ -412,8 +440,11 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
 
 
 def _alike(files: list[Path]) -> list[list[Path]]:
-    """Group neighbouring files whose rows have the same columns, which `datasets` asks for."""
-    return [list(group) for _, group in itertools.groupby(files, key=_columns_of)]
+    """Group files whose rows have the same columns, which `datasets` asks for; one reader a file would be slow."""
+    groups: dict[Any, list[Path]] = {}
+    for file in files:
+        groups.setdefault(_columns_of(file), []).append(file)
+    return list(groups.values())
 
 
 def _columns_of(file: Path) -> Any:
@@ -423,9 +454,11 @@ def _columns_of(file: Path) -> Any:
         with file.open("rb") as opened:
             first = opened.readline(_LINE_BYTES)
         try:
-            return sorted(json.loads(first))
-        except (ValueError, TypeError):  # no JSON, or JSON of several lines
+            row = json.loads(first.decode("utf-8-sig", "replace"))
+        except ValueError:  # no JSON, or JSON of several lines
             return None
+        row = row[0] if row and isinstance(row, list) else row
+        return frozenset(row) if isinstance(row, dict) else None
     return None
 
 

@@ -5,6 +5,7 @@ The folder of a finished run stands for its export, a `checkpoint-N` for its stu
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +114,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
 
 def model_in(source: str | Path) -> StudentIn | None:
     """Describe the folder that a name means; None for a name on the Hub, ValueError for a path without a model."""
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if not folder.is_dir():
         if is_path(str(source)):
             raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")

@@ -6,6 +6,7 @@ Recipe, rates and steps are those of the evaluations, `task_runs.py`.
 import csv
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,23 +24,24 @@ from ..export.student_in_folder import RESULTS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
-from ..files.folders import check_writable, share_weights
+from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.strict_json import read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
-from ..tables import cell
+from ..tables import figures_line
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .task_data import GlueTask, encode, table_of
+from .task_data import GlueTask, check_columns, encode, table_of
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 _MAKE_ROOM = "Make room or choose another output_dir, then start again"
+_NAME_COLUMNS = "name text_columns and label_column"
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
@@ -123,7 +125,6 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], fold
         stock.config.label2id = {name: index for index, name in enumerate(names)}
     stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    share_weights(folder)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class _Run:
             except FloatingPointError:
                 say(f"learning rate {rate:g}: diverged")
                 return None
-            say(f"learning rate {rate:g}: {_figures(found)} on {len(held_out):,} held-out training rows")
+            say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
         return rates[0] if len(rates) == 1 else best_rate(rates, score)
@@ -184,10 +185,6 @@ def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(np.mean(given == wanted)), "macro_f1": float(np.mean(shares))}
 
 
-def _figures(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {cell(value, '{:.4f}')}" for name, value in metrics.items())
-
-
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
     """Training and evaluation rows, with numbers as `label`, and the names of the classes; none for a regression.
 
@@ -205,11 +202,20 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
             raise ValueError(f"train_data has the one label {short_repr(*found)}; expected two or more")
         names = known or list(map(str, sorted(found)))
         numbers = {argument: _class_numbers(found, names, known, argument) for argument, found in labels.items()}
+        for argument, part in parts.items():
+            _warn_of_classes(
+                part[settings.label_column][0], labels[argument][0], f"{argument}: {settings.label_column}"
+            )
     columns = list(settings.text_columns)
     train, dev = (part.select_columns(columns).add_column("label", numbers[name]) for name, part in parts.items())
     if known is not None:
         train, dev = (part.cast_column("label", ClassLabel(names=names)) for part in (train, dev))
     return train, dev, names
+
+
+def _warn_of_classes(stored: Any, label: Any, where: str) -> None:
+    if isinstance(stored, float | Decimal) and isinstance(label, int):
+        logger.warning("%s has whole numbers such as %s; they are classes", where, stored)
 
 
 def are_numbered(rows: Dataset) -> bool:
@@ -230,10 +236,7 @@ def _labels(rows: Dataset, column: str, argument: str) -> list[Any]:
         return labels
     if broken := [label for label in labels if not math.isfinite(label)]:
         raise ValueError(f"{argument} has rows with {column}={broken[0]}; drop them")
-    if any(label % 1 for label in labels):
-        return list(map(float, labels))
-    logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, labels[0])
-    return list(map(int, labels))
+    return list(map(float if any(label % 1 for label in labels) else int, labels))
 
 
 def _are_numbers(labels: Mapping[str, list[Any]]) -> bool:
@@ -255,22 +258,23 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
 
 
 def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
-    path = Path(getattr(settings, argument)).expanduser()
+    path = Path(os.path.expanduser(getattr(settings, argument)))
     label = f"{argument}={str(path)!r}"
     if path.suffix not in _READERS or not path.is_file():
         raise ValueError(f"{label} is no file of {', '.join(_READERS)}; name one with labelled rows")
     check_unpacked_size(path, label)
     is_csv = path.suffix == ".csv"
     reader = _READERS[path.suffix]
+    columns = (*settings.text_columns, settings.label_column)
     if reader is None:
-        columns = (*settings.text_columns, settings.label_column)
-        rows = Dataset(table_of(read_json_rows(path, label), columns, label))
+        rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))
     else:
         try:
             rows = reader(str(path))
         except (DatasetsError, OSError, ValueError) as error:
             raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what it holds") from error
-    _check_columns(rows, settings, label, missing="" if is_csv else None)
+        check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
+    _check_values(rows.select_columns(list(dict.fromkeys(columns))), label, missing="" if is_csv else None)
     if is_csv:
         parsed = _parsed(rows[settings.label_column][:], f"{label} has rows with {settings.label_column}")
         rows = rows.remove_columns(settings.label_column).add_column(settings.label_column, parsed)
@@ -319,11 +323,9 @@ def _kind(word: str) -> type:
     return str
 
 
-def _check_columns(rows: Dataset, settings: OwnTaskSettings, label: str, *, missing: str | None) -> None:
-    for column in (*settings.text_columns, settings.label_column):
-        if column not in rows.column_names:
-            raise ValueError(f"{label} lacks the column {short_repr(column)}; name text_columns and label_column")
-        if not isinstance(rows.features[column], Value | ClassLabel):
+def _check_values(rows: Dataset, label: str, *, missing: str | None) -> None:
+    for column, feature in rows.features.items():
+        if not isinstance(feature, Value | ClassLabel):
             raise ValueError(f"{label} has lists in {column!r}; expected one text or label a row")
         values = rows[column][:]
         if None in values or missing in values:

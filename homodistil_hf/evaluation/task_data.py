@@ -6,8 +6,9 @@ JSON. Test rows have no labels and are never read. glue.py and squad.py fine-tun
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
 from ..files.hub_errors import HTTP_ERROR
-from ..files.messages import first_line, nearest_name, short_repr
+from ..files.messages import first_line, join_some, nearest_name, short_repr
 from ..files.strict_json import fits, read_json_rows
 
 PART_SUFFIX = "_part"
@@ -35,6 +36,7 @@ SQUAD_ON_HUB = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 """Columns that a data set of questions needs; `answers` holds lists `text` and `answer_start`."""
 
+_SQUAD_REMEDY = f"expected {', '.join(SQUAD_COLUMNS)}"
 _SQUAD_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
 _SQUAD_SUFFIXES = (".parquet", ".json", ".jsonl")
 _SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
@@ -193,9 +195,8 @@ def _read_rows(path: Path) -> Dataset:
 
 
 def _check_labels(rows: Dataset, task: GlueTask, label: str) -> None:
-    needed = [*task.text_columns, "label"]
-    if missing := [column for column in needed if column not in rows.column_names]:
-        raise ValueError(f"{label} lacks the column {missing[0]!r}; expected {', '.join(needed)}")
+    needed = (*task.text_columns, "label")
+    check_columns(rows.column_names, needed, label, remedy=f"expected {', '.join(needed)}")
     if len(rows) == 0:
         raise ValueError(f"{label} has 0 rows; expected at least one")
     labels = np.asarray(rows["label"][:], dtype=np.float64)
@@ -287,7 +288,7 @@ def read_questions(path: str | Path, *, argument: str) -> Dataset:
     Raises:
         ValueError: no such file, unreadable rows, or answers that are not at their `answer_start`.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     label = f"{argument}={str(path)!r}"
     if file.suffix not in _SQUAD_SUFFIXES or not file.is_file():
         raise ValueError(f"{label} is no file of {', '.join(_SQUAD_SUFFIXES)}; name one with the columns of SQuAD")
@@ -303,9 +304,8 @@ def _read_questions(path: Path) -> Dataset:
         table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else _json_table(path, label)
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{label} is unreadable ({error}); copy it again") from error
+    check_columns(table.column_names, SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
     for column in SQUAD_COLUMNS:
-        if column not in table.column_names:
-            raise ValueError(f"{label} lacks the column {column!r}; expected {', '.join(SQUAD_COLUMNS)}")
         if table[column].null_count:
             raise ValueError(f"{label} has rows without {column!r}; expected empty lists where there is no answer")
     try:
@@ -319,17 +319,33 @@ def _read_questions(path: Path) -> Dataset:
 
 def _json_table(path: Path, label: str) -> pyarrow.Table:
     rows = read_json_rows(path, label)
-    return table_of(list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows, SQUAD_COLUMNS, label)
+    rows = list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows
+    return table_of(rows, SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], label: str) -> pyarrow.Table:
-    """Some columns of rows of JSON, those that any row has; `label` begins every message.
+def check_columns(found: Collection[str], columns: Sequence[str], label: str, *, remedy: str) -> None:
+    """Refuse, by a ValueError with the names that are `found`, rows without one of the columns."""
+    for column in columns:
+        if column not in found:
+            known = join_some(map(short_repr, found))
+            raise ValueError(f"{label} lacks the column {short_repr(column)}; {remedy}; it has {known}")
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], label: str, *, remedy: str) -> pyarrow.Table:
+    """Some columns of rows of JSON.
+
+    Args:
+        rows: of one object each.
+        columns: their names; each is in one row at least.
+        label: begins every message.
+        remedy: what to do where a column is missing.
 
     Raises:
-        ValueError: a column of values of several types, or beyond every type.
+        ValueError: a missing column, or one of values of several types, or beyond every type.
     """
+    check_columns({name for row in rows for name in row}, columns, label, remedy=remedy)
     table: dict[str, pyarrow.Array] = {}
-    for column in (name for name in columns if any(name in row for row in rows)):
+    for column in columns:
         try:
             table[column] = pyarrow.array([row.get(column) for row in rows])
             Dataset(pyarrow.table({column: table[column]}))  # fails here for types that are nested too deeply

@@ -17,7 +17,7 @@ from datasets import Dataset
 from ..data.samples import drawn
 from ..files.messages import short_repr
 from ..models.architectures import max_tokens
-from ..tables import cell
+from ..tables import figures_line
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
 from .metrics import constant_score, task_score
@@ -129,7 +129,7 @@ class _TaskRun:
             record, was_there = self.records.measured(
                 f"{self.data.name}.seed-{seed}", depends_on, partial(self._seed_record, seed, conditions)
             )
-            metrics = ", ".join(f"{name} {cell(value, '{:.4f}')}" for name, value in record["metrics"].items())
+            metrics = figures_line(record["metrics"])
             source = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
             self.say(
                 f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({source})"

@@ -6,6 +6,7 @@ export_folder.py writes the file, card.py puts the facts in words.
 
 import math
 import numbers
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def _is_local(value: str) -> bool:
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))
     try:
         return path.is_absolute() or value.startswith((".", "~")) or path.exists()
     except (OSError, ValueError):  # too long, or with a NUL: no path

@@ -30,7 +30,7 @@ def cache_folder() -> Path:
     It has a name of its own everywhere, so that clearing it never touches its neighbours.
     """
     parent = os.environ.get("HOMODISTIL_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(parent).expanduser().absolute() / "homodistil_hf"
+    return Path(os.path.expanduser(parent)).absolute() / "homodistil_hf"
 
 
 def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -35,7 +35,7 @@ def publish(staged: Path, final: Path) -> None:
 
     A process that stops between the two renames leaves the older folder as `outdated_name(final)`; see [`recover`].
     """
-    share_weights(staged)
+    _share_weights(staged)
     sync_folder(staged)
     if final.exists():
         outdated = outdated_name(final)
@@ -52,7 +52,7 @@ def publish(staged: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def share_weights(folder: Path) -> None:
+def _share_weights(folder: Path) -> None:
     """Let the users read weights that may read the folder: safetensors 0.8 writes files for their owner alone."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*.safetensors"):

@@ -239,10 +239,13 @@ class SettingsParser(RaisingParser):
 
 
 def _without_tilde(value: Any) -> Any:
-    """A path below a home folder in full, as no shell expands `~` in JSON or in `--key=~/path`; else the value."""
+    """A path below a home folder in full, as no shell expands `~` in JSON or in `--key=~/path`; else the value.
+
+    Columns, splits and prompts may begin with `~`, too, but hardly have a `/` behind the name of a user.
+    """
     if isinstance(value, list | tuple):
         return type(value)(map(_without_tilde, value))
-    return os.path.expanduser(value) if isinstance(value, str) else value
+    return os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
 
 
 # Types of flags

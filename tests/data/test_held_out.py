@@ -21,3 +21,12 @@ def test_the_first_documents_of_a_stream_are_held_out():
     assert words == "the first 1,000 documents"
     assert [row["text"] for row in train] == ["1000", "1001"]
     assert [row["text"] for row in held_out] == [str(number) for number in range(1000)]
+
+
+@pytest.mark.parametrize(("num_documents", "found"), [(0, "0 documents"), (1, "1 document")])
+def test_a_table_of_too_few_documents_is_refused(num_documents, found):
+    documents = Dataset.from_dict({"text": ["w1"] * num_documents})
+    with pytest.raises(ValueError, match=f"^train_data has {found}; expected 2 or more, or documents as eval_data$"):
+        hold_out(documents)
+    with pytest.raises(ValueError, match=f"^train_data='a.txt' has {found}; expected"):
+        hold_out(documents, label="train_data='a.txt'")

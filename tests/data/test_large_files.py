@@ -22,6 +22,33 @@ def write_bomb(path, *, value="a" * (1 << 20), num_rows=2000):
     return path
 
 
+def test_a_long_first_row_is_no_sign_of_a_bomb(tmp_path):
+    rows = ["w1 " * 43_000, *(f"w{number}" for number in range(100_000))]
+    file = write(tmp_path / "a.parquet", {"text": rows})
+    assert len(rows[0]) * len(rows) > max(1 << 30, 1000 * file.stat().st_size)
+    assert len(load_text(file)) == len(rows)
+    words = pa.array(rows[1:]).dictionary_encode()  # a column of categories: each row refers to all of them
+    assert len(load_text(write(tmp_path / "c.parquet", {"text": words}))) == len(words)
+    lists = {"words": [["w1"] * 50_000, *([["w2"]] * 100_000)], "text": ["w1"] * 100_001}
+    assert len(load_text(write(tmp_path / "b.parquet", lists))) == 100_001
+
+
+def test_a_bomb_is_counted_no_further_than_to_its_bound(tmp_path, monkeypatch):
+    bomb = write_bomb(tmp_path / "bomb.parquet", num_rows=100_000)  # 100 GB
+    read, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def counted(*args, **kwargs):
+        for batch in iter_batches(*args, **kwargs):
+            read.append(batch.num_rows)  # of 1 MB
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    with pytest.raises(ValueError, match=r"bomb.parquet of [\d,]+ bytes would unpack to some 104,8\d\d,\d+,\d+; exp"):
+        load_text(bomb)
+    assert max(read) <= 256
+    assert sum(read) <= 1 + 1024 + 256
+
+
 def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
     bomb = write_bomb(tmp_path / "bomb.parquet")
     assert bomb.stat().st_size < 10_000
@@ -44,6 +71,15 @@ def test_different_rows_that_pack_well_are_refused_too(tmp_path, monkeypatch):
         ValueError, match=r"rows.parquet of [\d,]+ bytes would unpack to some 9,437,\d+; expected at most"
     ):
         load_text(tmp_path / "rows.parquet")
+
+
+def test_a_bomb_beside_a_column_that_no_reader_takes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.data.corpus._UNPACKED_BYTES", 1 << 20)
+    maps = pa.array([[("a", 1)]] * 200, pa.map_(pa.string(), pa.int32()))
+    write(tmp_path / "rte/train.parquet", {"sentence1": ["a" * 100_000] * 200, "x": maps})
+    write(tmp_path / "rte/validation.parquet", {"sentence1": ["one"]})
+    with pytest.raises(ValueError, match=r"^file='.*train.parquet of .* would unpack to some 20,0\d\d,\d+; expected"):
+        load_glue("rte", tmp_path)
 
 
 def test_labelled_rows_that_unpack_to_gigabytes_are_refused(tmp_path):

@@ -171,6 +171,8 @@ def test_nothing_to_compare_is_an_error(results, tmp_path):
         compare([results("a")])
     with pytest.raises(ValueError, match="model='.*nowhere' does not exist; expected an export"):
         compare([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="model='~no_such_user_here/x' does not exist; expected an export"):
+        compare(["~no_such_user_here/x"])
 
 
 def test_an_export_without_results_beside_it_tells_from_its_facts(tmp_path):

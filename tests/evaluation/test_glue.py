@@ -94,7 +94,7 @@ def test_a_missing_task_names_what_is_there(data_dir, tmp_path):
         ("rte", {"label": [0, -1, 1]}, r"validation of .* has the label -1; expected 0 … 1 \(test rows have none\)"),
         ("mnli", {"label": [0, 3, 1]}, "has the label 3; expected 0 … 2"),
         ("stsb", {"label": [0.0, 5.5, 1.0]}, "has the label 5.5; expected numbers from 0 to 5"),
-        ("rte", {"sentence2": None}, "lacks the column 'sentence2'; expected sentence1, sentence2, label"),
+        ("rte", {"sentence2": None}, "lacks the column 'sentence2'; expected sentence1, sentence2, label; it has "),
         ("rte", {"label": None}, "lacks the column 'label'"),
     ],
 )

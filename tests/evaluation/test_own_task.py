@@ -24,7 +24,7 @@ from homodistil_hf.evaluation.fine_tuning import (
     settings_from,
 )
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of, task_metrics
-from homodistil_hf.evaluation.task_data import GlueTask
+from homodistil_hf.evaluation.task_data import GlueTask, read_questions
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import manifest_problem
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -47,6 +47,8 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
         right.append(model.config.id2label[int(logits.argmax())] == row["label"])
     assert results["metrics"]["accuracy"] == sum(right) / 16
     assert f"accuracy {sum(right) / 16:.4f}" in capsys.readouterr().out
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
 
 
 # What stops it
@@ -170,6 +172,32 @@ def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
     assert (train["label"][:2], names) == ([0.5, 2.0], [])
 
 
+@pytest.mark.parametrize(
+    ("train", "dev", "suffix"),
+    [
+        ([0.0, 0.5, 1.0, 2.0], [0.0, 1.0, 3.0, 7.0], ".csv"),
+        ([0.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.0, 2.0], ".parquet"),
+        ([Decimal("1.0"), Decimal("2.0")] * 2, [Decimal("0.5"), Decimal("1.0")] * 2, ".parquet"),
+    ],
+)
+def test_whole_numbers_of_a_regression_are_not_called_classes(given, tmp_path, caplog, train, dev, suffix):
+    _, _, names = rows_from(given, tmp_path, {"label": train * 2}, {"label": dev * 2}, suffix)
+    assert names == []
+    assert caplog.text == ""
+
+
+def test_fractions_for_names_are_not_called_whole_numbers(given, tmp_path, caplog):
+    names = {"label": ["0.5", "1.0"] * 4}
+    assert rows_from(given, tmp_path, names, {"label": [1.0, 0.5] * 4}, ".parquet")[2] == ["0.5", "1.0"]
+    assert caplog.text == ""
+
+
+def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path, caplog):
+    with pytest.raises(ValueError, match="eval_data has the label 3, which train_data never has"):
+        rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [0.0, 3.0] * 4})
+    assert caplog.text == ""
+
+
 def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
     train, dev, names = rows_from(given, tmp_path, named(), {"label": ["neg", "pos"] * 4})
     assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
@@ -231,6 +259,28 @@ def test_rows_that_are_nested_deeply_are_refused(given, tmp_path, depth):
     (tmp_path / "deep.json").write_text('[{"text": ' + "[" * depth + "]" * depth + ', "label": 1}]')
     with pytest.raises(ValueError, match="has lists in 'text'|nested too deeply|has values of other types in 'text'"):
         rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(tmp_path / "deep.json")}))
+
+
+@pytest.mark.parametrize("argument", ["train_data", "eval_data"])
+def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
+    path = "~no_such_user_here/rows.csv"
+    with pytest.raises(ValueError, match=f"^{argument}='{path}' is no file of .parquet"):
+        rows_of(settings_from(OwnTaskSettings, {**given, argument: path}))
+    with pytest.raises(ValueError, match="^train_data='~no_such_user_here/rows.json' is no file of .parquet"):
+        read_questions("~no_such_user_here/rows.json", argument="train_data")
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("missing", ["text_columns", "label_column"])
+def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_path, suffix, missing):
+    columns = {"sentence": ["w5"] * 8, "label": ["a", "b"] * 4, "n": [1] * 8, "x" * 1000: [1] * 8}
+    columns |= {"text": columns["sentence"]} if missing == "label_column" else {}
+    found, path = Dataset.from_dict(columns), tmp_path / f"own.{suffix}"
+    {"csv": found.to_csv, "parquet": found.to_parquet}.get(suffix, found.to_json)(path)
+    names = {missing: "other", "train_data": str(path)}
+    known = r"'label', 'n', 'sentence' and \d more$"
+    with pytest.raises(ValueError, match=f"^train_data=.* lacks the column 'other'; name text_col.*; it has {known}"):
+        rows_of(settings_from(OwnTaskSettings, {**given, **names}))
 
 
 def test_a_long_name_of_a_column_is_told_in_short(given):

@@ -121,6 +121,7 @@ def test_wrong_questions_are_named(tmp_path, train, task, message):
     ("train", "message"),
     [
         ([{"id": "a", "question": "?"}], "train.parquet' lacks the column 'context'; expected id, context, question"),
+        ([{"text": "a", "id": "b"}], "lacks the column 'context'; expected .*, answers; it has 'id', 'text'$"),
         ([TRAIN[0] | {"answers": None}, TRAIN[1]], "has rows without 'answers'; expected empty lists"),
         ([TRAIN[0] | {"answers": ["France"]}], "has columns of other types"),
     ],
@@ -137,6 +138,7 @@ def test_wrong_columns_are_named(tmp_path, train, message):
         ("[]", "expected a list of rows"),
         ("{", "is no JSON"),
         ('{"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "a"}]}]}]}', "is no SQuAD file: 'answers'; expected"),
+        ('[{"id": "a", "context": "b"}, {"q": 1}]', "lacks the column 'question'; .*; it has 'context', 'id', 'q'$"),
         ('{"data": [{"paragraphs": 3}]}', "is no SQuAD file: 'int' object is not iterable"),
     ],
 )

@@ -401,6 +401,12 @@ def test_a_run_is_told_without_its_tokens(tmp_path, student):
     assert all("hf_secret" not in (folder / name).read_text() for name in ("facts.json", "README.md"))
 
 
+def test_folders_of_settings_are_left_out_of_facts(tmp_path, student):
+    settings = {"train_data": ["~/a.txt", "~no_such_user_here/b.txt", str(tmp_path), "owner/name"]}
+    facts = read_facts(export_student(student, tmp_path / "student", facts={"settings": settings}))
+    assert facts["settings"] == {"train_data": ["a.txt", "b.txt", tmp_path.name, "owner/name"]}
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_facts_hold_digests_and_the_logits_in_memory(tmp_path, student, format):
     folder = export_student(student, tmp_path / "student", format)

@@ -56,6 +56,7 @@ def test_a_damaged_cache_is_built_anew():
     ("variables", "expected"),
     [
         ({"HOMODISTIL_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own/homodistil_hf"),
+        ({"HOMODISTIL_CACHE": "~no_such_user_here"}, f"{Path.cwd()}/~no_such_user_here/homodistil_hf"),
         ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/homodistil_hf"),
         ({"HOME": "/home/somebody"}, "/home/somebody/.cache/homodistil_hf"),
     ],

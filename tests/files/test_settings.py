@@ -1,6 +1,8 @@
 import pytest
 
+from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.files.settings import SettingsParser
 
 GIVEN = ("--teacher", "a", "--train_data", "b", "--output_dir", "c")
 
@@ -42,3 +44,14 @@ def test_a_home_folder_is_written_out(monkeypatch, tmp_path):
     assert found.run.teacher == "/home/ada/models/t"
     assert list(found.run.train_data) == ["/home/ada/a.txt", "b~c.txt"]
     assert (found.training.output_dir, found.training.hub_model_id) == ("/home/ada/runs/1", "ada/~x")
+
+
+@pytest.mark.parametrize("word", ["~", "~root", "~ query: ", "~5 words/line", "a~/b"])
+def test_what_is_no_path_stays_as_it_is(monkeypatch, word):
+    monkeypatch.setenv("HOME", "/home/ada")
+    found = parse_run([*GIVEN, f"--text_column={word}", "--eval_split", word])
+    assert (found.run.text_column, found.run.eval_split) == (word, word)
+    assert SettingsParser("x", OwnTaskSettings).given(["--label_column", word], {"text_columns": [word]}) == {
+        "label_column": word,
+        "text_columns": [word],
+    }

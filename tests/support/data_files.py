@@ -1,12 +1,15 @@
-"""Files of text and rows, written for a test, and a mark that reads them as a table and as a stream."""
+"""Files of text and rows, written for a test, and their documents as a table or a stream has them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from homodistil_hf.data.corpus import load_text
 
 BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
 
@@ -23,3 +26,11 @@ def write(path: Path, content: Any) -> Path:
 
 def json_lines(*rows: Any) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def texts(source: Any, **settings: Any) -> list[str]:
+    """Read documents as a table, or with `streaming` as a stream."""
+    dataset = load_text(source, **settings)
+    assert list(dataset.features) == ["text"]
+    assert isinstance(dataset, datasets.IterableDataset) == settings.get("streaming", False)
+    return [row["text"] for row in dataset]

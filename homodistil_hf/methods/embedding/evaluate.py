@@ -35,7 +35,7 @@ from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
-from ...tables import cell
+from ...tables import figures_line
 from .folder import ASYMMETRIC, STUDENT, TEACHER, embedding_table, has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
 from .objective import agreement
@@ -161,8 +161,7 @@ def evaluate_embedding(
     }
     if settings.eval_data and named:
         results["agreement"] = _agreement(models, settings, is_apart=is_apart)
-        figures = (f"{name} {cell(value, '{:.3f}')}" for name, value in results["agreement"].items())
-        say("agreement: " + ", ".join(figures))
+        say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
     results["scores"] = {}
     for task in tasks:
         results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
@@ -181,7 +180,7 @@ def evaluate_embedding(
 
 def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
     for metric, of_sides in metrics.items():
-        say(f"{task}, {metric}: " + ", ".join(f"{side} {cell(value, '{:.4f}')}" for side, value in of_sides.items()))
+        say(f"{task}, {metric}: {figures_line(of_sides)}")
 
 
 def format_scores(results: Mapping[str, Any]) -> str:

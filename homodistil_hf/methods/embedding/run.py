@@ -158,7 +158,7 @@ class EmbeddingRun(StudentRun):
             documents = _columns([name], run.train_split, "train_data", source, is_stream=run.streaming)
             label = f"train_data={name!r}"
             if not run.eval_data:
-                parts = [hold_out(part) for part in documents]
+                parts = [hold_out(part, label=label) for part in documents]
                 log(f"eval_data is not set: {parts[0][2]} of train_data are held out")
                 documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
                 held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
