@@ -9,6 +9,7 @@ Shapes: N texts, pairs or questions, M documents, D channels.
 import importlib.util
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -397,16 +398,22 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
             SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
         )
         for task, result in zip(tasks, results.task_results, strict=True):
-            found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())
+            found[task.metadata.name][task.metadata.main_score][side] = _defined(float(result.get_score()))
     return found
+
+
+def _defined(score: float) -> float:
+    """Return 0 for an undefined score, as `evaluation/metrics.py` does: JSON has no NaN, and facts would be lost."""
+    return 0.0 if math.isnan(score) else score
 
 
 def pair_score(metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, labels: list[float]) -> float:
     """Score the cosines of pairs by labels.
 
     Args:
-        metric: `spearman`: rank correlation with the labels, in [-1, 1]. `average_precision`: average precision of the
-            pairs labelled 1 when all pairs are ordered from most to least similar, in [0, 1].
+        metric: `spearman`: rank correlation with the labels, in [-1, 1]; 0 where all pairs are equally similar, or all
+            labels equal. `average_precision`: average precision of the pairs labelled 1 when all pairs are ordered
+            from most to least similar, in [0, 1].
         first_ND: float.
         second_ND: of the same shape.
         labels: one a pair.
@@ -427,7 +434,7 @@ def pair_score(metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, lab
 
     cosines = F.cosine_similarity(first_ND.double(), second_ND.double()).numpy()
     if metric == "spearman":
-        return float(spearmanr(cosines, labels).statistic)
+        return _defined(float(spearmanr(cosines, labels).statistic))
     return float(average_precision_score(labels, cosines))
 
 

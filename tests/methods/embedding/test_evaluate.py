@@ -13,6 +13,7 @@ from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
+from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.methods.embedding.evaluate import evaluate_embedding, load_tasks, pair_score, retrieval_scores
 from homodistil_hf.methods.embedding.folder import export_embedding_model
 from homodistil_hf.methods.embedding.model import load_embedding_model
@@ -64,6 +65,12 @@ def test_pairs_are_ranked_by_their_cosine():
     assert pair_score("spearman", first, second, [5.0, 4.0, 2.0, 0.0]) == pytest.approx(1.0)
     assert pair_score("spearman", first, second, [0.0, 2.0, 4.0, 5.0]) == pytest.approx(-1.0)
     assert pair_score("average_precision", first, second, [1, 0, 1, 0]) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+@pytest.mark.parametrize(("second", "labels"), [(torch.ones(3, 2), [5.0, 4.0, 0.0]), (torch.eye(3)[:, :2], [2.0] * 3)])
+def test_undefined_correlations_are_0(second, labels):
+    assert pair_score("spearman", torch.ones(3, 2), second, labels) == 0.0
 
 
 def test_rows_become_tasks(data_dir):
@@ -172,6 +179,20 @@ def test_tasks_of_mteb_are_measured(folders, tmp_path, monkeypatch):
         assert scores[side] == pytest.approx(pair_score("spearman", *vectors, list(range(8))), abs=1e-4)
     assert scores["teacher"] != scores["student"]
     assert "| Own, cosine spearman |" in (folders[1] / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_collapsed_student_keeps_readable_facts(tmp_path):
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    model = load_embedding_model(make_sentence_folder(tmp_path / "other"))
+    norm = model.encoder.encoder.layer[-1].output.LayerNorm
+    torch.nn.init.zeros_(norm.weight)
+    torch.nn.init.ones_(norm.bias)
+    student = export_embedding_model(model, tmp_path / "small", teacher=load_embedding_model(teacher))
+    write_task(tmp_path / "rows", "stsb")
+    evaluate_embedding(student, teacher=teacher, settings={"data_dir": str(tmp_path / "rows")})
+    scores = read_json_object(student / "facts.json", "facts")["benchmarks"]["scores"]
+    assert scores["stsb"]["spearman"]["student"] == 0.0
 
 
 def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):
