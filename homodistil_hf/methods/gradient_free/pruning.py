@@ -139,6 +139,7 @@ class GradientFreeSettings:
             (of_weights, self.ranking != "d2", "ranking='d2' ranks by text alone"),
             (("activation", "d2_normalization"), self.ranking != "r2", "ranking='r2' ranks by weights alone"),
             (("damping", "max_rescaling_tokens"), self.rescaling != "none", "rescaling='none' fits nothing"),
+            (("dtype",), self.needs_samples, "no text is read"),
         ):
             for name in () if has_part else names:
                 if (given := getattr(self, name)) != type(self).__dataclass_fields__[name].default:

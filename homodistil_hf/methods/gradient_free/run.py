@@ -58,11 +58,17 @@ class PruneSettings(GradientFreeSettings):
             raise ValueError(
                 f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: {reason}"
             )
-        name, source = ("data_dir", "task") if self.task is None else ("text_column", "unlabeled_data")
-        if (given := getattr(self, name)) is not None:
-            raise ValueError(
-                f"{name}={short_repr(given)} has no part in this run; it belongs to {source}, leave it out"
-            )
+        self._refuse_settings_without_part()
+
+    def _refuse_settings_without_part(self) -> None:
+        remedy = "it belongs to unlabeled_data, leave it out" if self.task else "it belongs to task, leave it out"
+        names: tuple[str, ...] = ("text_column",) if self.task else ("data_dir",)
+        if not self.needs_samples:
+            remedy = "no text is read; leave it out"
+            names = ("text_column", "data_dir", "num_samples", "max_length", "batch_size", "seed")
+        for name in names:
+            if (given := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name}={short_repr(given)} has no part in this run; {remedy}")
 
 
 def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = False) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
     num_kept = num_kept_filters(plan, settings.macs)
     if settings.format == "standard":
         plan.padded()  # refused now rather than after the pruning
-    if settings.max_length > positions:
+    if settings.needs_samples and settings.max_length > positions:
         raise ValueError(f"max_length={settings.max_length} is over the model's positions; nearest valid: {positions}")
     batches = _batches(settings, evaluated.tokenizer) if settings.needs_samples else []
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
