@@ -253,6 +253,13 @@ def test_settings_that_can_not_work_are_refused(settings, message, arguments):
         arguments(**settings)
 
 
+@KINDS
+def test_several_gpus_in_one_process_are_refused(kind, source, arguments, monkeypatch):
+    monkeypatch.setattr(SelfDistillationArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
+        SelfDistillTrainer(load_initial(source[kind]), arguments(), **data_of(kind))
+
+
 def test_teachers_of_another_shape_are_refused(initial, arguments):
     with pytest.raises(ValueError, match=r"teacher has hidden_size=16, model 32; .* choose another teacher"):
         SelfDistillTrainer(
