@@ -204,7 +204,7 @@ class SelfDistillTrainer(ExactTrainer):
     ) -> Any:
         """The masked loss of one batch; no logits are returned."""
         with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+            return self.compute_loss(model, self.prepare_batch(self._prepare_inputs(inputs))), None, None
 
 
 # What is refused

@@ -260,6 +260,22 @@ def test_several_gpus_in_one_process_are_refused(kind, source, arguments, monkey
         SelfDistillTrainer(load_initial(source[kind]), arguments(), **data_of(kind))
 
 
+@pytest.mark.parametrize("moment", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([2, 5, 999, 3], "a batch has the token id 999, but the model's vocab_size="),
+        ([5] * 200, "of 200 tokens, above"),
+    ],
+)
+def test_later_rows_that_the_model_can_not_read_are_told(initial, arguments, moment, tokens, message):
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in [[2, 5, 6, 3]] * 8 + [tokens] * 8]
+    data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": tiny_tokenizer()}
+    trainer = SelfDistillTrainer(load_initial(initial), arguments(), **data)
+    with pytest.raises(ValueError, match=message):
+        getattr(trainer, moment)()
+
+
 def test_teachers_of_another_shape_are_refused(initial, arguments):
     with pytest.raises(ValueError, match=r"teacher has hidden_size=16, model 32; .* choose another teacher"):
         SelfDistillTrainer(
