@@ -31,7 +31,7 @@ from ...evaluation.metrics import missing_packages
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import check_fields, make_tuples, setting
+from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
@@ -112,6 +112,10 @@ class EmbeddingEvaluationSettings:
                 "(--eval_data held-out.txt), tasks of MTEB, or several of them"
             )
         check_fields(self)
+        own = {"eval_data": ("text_column", "eval_split", "max_texts"), "data_dir": ("max_queries",)}
+        for source, names in own.items():
+            if not getattr(self, source):
+                refuse_without_part(self, dict.fromkeys(names, f"it belongs to {source}; leave it out"))
 
 
 def evaluate_embedding(
@@ -242,7 +246,7 @@ def _agreement(
     texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
     if len(texts) < 2:
         raise ValueError(
-            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more"
+            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
         )
     student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
     return agreement(student, teacher, has_own_space=is_apart)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.field_checks import check_fields, setting
+from ...files.field_checks import check_fields, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
@@ -141,9 +141,7 @@ class GradientFreeSettings:
             (("damping", "max_rescaling_tokens"), self.rescaling != "none", "rescaling='none' fits nothing"),
             (("dtype",), self.needs_samples, "no text is read"),
         ):
-            for name in () if has_part else names:
-                if (given := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name}={short_repr(given)} has no part in this run: {reason}; leave it out")
+            refuse_without_part(self, {} if has_part else dict.fromkeys(names, f"{reason}; leave it out"))
 
     @property
     def denominator(self) -> float:

@@ -15,7 +15,7 @@ from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_target, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import make_tuples, setting
+from ...files.field_checks import make_tuples, refuse_without_part, setting
 from ...files.folders import check_writable
 from ...files.messages import short_repr
 from ...models.architectures import max_tokens
@@ -58,17 +58,12 @@ class PruneSettings(GradientFreeSettings):
             raise ValueError(
                 f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: {reason}"
             )
-        self._refuse_settings_without_part()
-
-    def _refuse_settings_without_part(self) -> None:
-        remedy = "it belongs to unlabeled_data, leave it out" if self.task else "it belongs to task, leave it out"
-        names: tuple[str, ...] = ("text_column",) if self.task else ("data_dir",)
-        if not self.needs_samples:
-            remedy = "no text is read; leave it out"
+        if self.needs_samples:
+            name, source = ("data_dir", "task") if self.task is None else ("text_column", "unlabeled_data")
+            refuse_without_part(self, {name: f"it belongs to {source}, leave it out"})
+        else:
             names = ("text_column", "data_dir", "num_samples", "max_length", "batch_size", "seed")
-        for name in names:
-            if (given := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"{name}={short_repr(given)} has no part in this run; {remedy}")
+            refuse_without_part(self, dict.fromkeys(names, "no text is read; leave it out"))
 
 
 def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = False) -> dict[str, Any]:

@@ -122,9 +122,7 @@ def test_weights_alone_need_no_text(folder, capsys):
     ],
 )
 def test_settings_of_text_are_refused_where_none_is_read(name, value):
-    with pytest.raises(
-        ValueError, match=f"^{name}={value!r} has no part in this run[;:] no text is read; leave it out"
-    ):
+    with pytest.raises(ValueError, match=f"^{name}={value!r} has no part in this run: no text is read; leave it out"):
         PruneSettings(model="m", output_dir="out", ranking="r2", rescaling="none", **{name: value})
 
 
@@ -164,7 +162,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
         (["--num_samples", "0"], "num_samples=0 is not a whole number of at least 1; the default is 2048"),
         (["--text_column", "x"], "missing text column (text_column='x')"),
         (["--output_dir", ""], "output_dir='' is not a name; set it"),
-        (["--data_dir", "x"], "data_dir='x' has no part in this run; it belongs to task, leave it out"),
+        (["--data_dir", "x"], "data_dir='x' has no part in this run: it belongs to task, leave it out"),
         (["--sgima", "2"], "nearest valid: --sigma"),
     ],
 )
