@@ -347,6 +347,8 @@ def _squad_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
 def _retrieval_task(
     name: str, rows: Dataset, query: str, document: str, documents: list[str], max_queries: int
 ) -> RetrievalTask:
+    if not len(rows):
+        raise ValueError(f"{name} has no question with an answer among its rows for evaluation; give it some")
     asked = drawn(rows, max_queries, seed=0)
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
     return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])

@@ -85,6 +85,15 @@ def test_rows_become_tasks(data_dir):
     assert len(qnli.documents) == 12 >= len(qnli.queries)
 
 
+def test_questions_that_all_lack_an_answer_are_told(tmp_path):
+    write_task(tmp_path, "qnli")
+    rows = pyarrow.parquet.read_table(tmp_path / "qnli" / "validation.parquet").to_pylist()
+    table = pyarrow.Table.from_pylist([row | {"label": 1} for row in rows])
+    pyarrow.parquet.write_table(table, tmp_path / "qnli" / "validation.parquet")
+    with pytest.raises(ValueError, match="^qnli has no question with an answer among its rows for evaluation"):
+        load_tasks(tmp_path, max_queries=5)
+
+
 def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
     text = tmp_path / "held-out.txt"
