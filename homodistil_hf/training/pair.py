@@ -174,10 +174,11 @@ def _student_and_plan(
     needs_head: bool,
 ) -> tuple[LayerwiseModel, WidthPlan]:
     if isinstance(model, str):
-        config = load_encoder_config(model, token=args.hub_token)
+        config = load_encoder_config(model, token=args.hub_token, argument="model")
         plan = resolve(args, config)
-        return to_student(load_encoder(model, config=config, token=args.hub_token)), plan
-    student = to_student(model, needs_head=needs_head).float()
+        loaded = load_encoder(model, config=config, token=args.hub_token, argument="model")
+        return to_student(loaded, argument="model"), plan
+    student = to_student(model, needs_head=needs_head, argument="model").float()
     _freeze_alike(student, model)
     return student, resolve(args, model.config)
 

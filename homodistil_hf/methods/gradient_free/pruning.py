@@ -197,7 +197,7 @@ def prune_gradient_free(
     settings = settings or GradientFreeSettings()
     named = plain_name(model)
     teacher = load_encoder(named, argument="model") if isinstance(named, str) else model
-    student = to_student(teacher).eval()
+    student = to_student(teacher, argument="model").eval()
     num_kept_filters(widths_of(student.config), macs)
     batches = check_samples(unlabeled, student) if settings.needs_samples else []
     statistics = filter_statistics(student, batches, settings)
