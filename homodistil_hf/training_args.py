@@ -17,7 +17,7 @@ import torch._dynamo  # imported while there is a process group, it would keep t
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 
-from .files.field_checks import check_fields, setting
+from .files.field_checks import check_fields, refuse_without_part, setting
 from .files.messages import first_line, nearest_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
@@ -149,10 +149,7 @@ class ExactArguments(TrainingArguments):
         _try_optimizer(self)
 
     def _refuse_without_part(self) -> None:
-        method = type(self).__name__.removesuffix("Arguments")
-        for name, remedy in self.no_part.items():
-            if (value := getattr(self, name)) != self.default_of(name):
-                raise ValueError(f"{name}={short_repr(value)} has no part in a run of {method}; {remedy}")
+        refuse_without_part(self, self.no_part, run=f"a run of {type(self).__name__.removesuffix('Arguments')}")
 
     def to_dict(self) -> dict[str, Any]:
         """As Trainer's, without settings that have no part in the run."""
@@ -162,11 +159,6 @@ class ExactArguments(TrainingArguments):
     def follows_pruning(self) -> bool:
         """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
         return False
-
-    @classmethod
-    def default_of(cls, name: str) -> Any:
-        """The default of a setting in this class."""
-        return cls.__dataclass_fields__[name].default
 
     @property
     def device(self) -> torch.device:
@@ -380,13 +372,12 @@ def _check_pruning(args: HomoDistilTrainingArguments) -> None:
             "num_scoring_batches=0 leaves units unscored that go before the first step, as pruning_end_fraction (or "
             "that of a kind) is 0; set it to 0.3, for instance, or score a few batches first, e.g. 16"
         )
-    for name, has_part, remedy in (
-        ("pruning_interval_steps", not args.prunes_at_once, "set pruning_end_fraction, e.g. 0.3, or leave it out"),
-        ("num_scoring_batches", scores_gradients, "magnitudes need no batch; leave it out"),
-        ("sensitivity_smoothing", scores_gradients, "magnitudes are not smoothed; leave it out"),
-    ):
-        if not has_part and getattr(args, name) != args.default_of(name):
-            raise ValueError(f"{name}={getattr(args, name)} has no part in this run; {remedy}")
+    if args.prunes_at_once:
+        refuse_without_part(args, {"pruning_interval_steps": "set pruning_end_fraction, e.g. 0.3, or leave it out"})
+    if not scores_gradients:
+        remedies = {"num_scoring_batches": "magnitudes need no batch; leave it out"}
+        remedies |= {"sensitivity_smoothing": "magnitudes are not smoothed; leave it out"}
+        refuse_without_part(args, remedies)
 
 
 def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:

@@ -52,6 +52,23 @@ def make_tuples(settings: Any) -> None:
             object.__setattr__(settings, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
 
 
+def refuse_without_part(settings: Any, remedies: Mapping[str, str], *, run: str = "this run") -> None:
+    """Refuse the first setting that changes nothing, unless it has its default or is none of these settings.
+
+    Args:
+        settings: an instance of a dataclass.
+        remedies: name of a setting → why it changes nothing, and what to do.
+        run: what it has no part in.
+
+    Raises:
+        ValueError: names the setting, its value and the remedy.
+    """
+    known = type(settings).__dataclass_fields__
+    for name, remedy in remedies.items():
+        if name in known and (value := getattr(settings, name)) != known[name].default:
+            raise ValueError(f"{name}={short_repr(value)} has no part in {run}: {remedy}")
+
+
 def check_fields(settings: Any, inherited: Mapping[str, Mapping[str, Any]] = _NO_LIMITS) -> None:
     """Refuse the first value that its field doesn't allow.
 

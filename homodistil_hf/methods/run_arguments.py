@@ -3,6 +3,7 @@
 Settings of the training: the `arguments_class` of each trainer. `experiments/config.py` reads all of them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -79,9 +80,9 @@ class RunArguments:
                 raise ValueError(
                     f"{name}={short_repr(given)} has {len(given)} entries for {len(self.train_data)} of train_data"
                 )
-        if any(not weight > 0 for weight in self.train_weights):
+        if any(not 0 < weight < math.inf for weight in self.train_weights):
             weights = short_repr(self.train_weights)
-            raise ValueError(f"train_weights={weights}: expected numbers > 0; leave sources out")
+            raise ValueError(f"train_weights={weights}: expected finite numbers > 0; leave sources out")
 
 
 @dataclass(frozen=True)

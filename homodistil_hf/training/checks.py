@@ -20,6 +20,7 @@ from ..data.blocks import check_tokenizer
 from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME
+from ..files.field_checks import refuse_without_part
 from ..files.locks import is_of_a_lock
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import has_segments, max_tokens
@@ -130,9 +131,7 @@ def refuse_settings_without_part(args: DistillationArguments, task: Task, *, mas
         remedies["mlm_probability"] = "no words are masked; leave it out"
     elif not masks_words:
         remedies["mlm_probability"] = "the given data_collator masks words; set it there"
-    for name, remedy in remedies.items():
-        if name in args.__dataclass_fields__ and (value := getattr(args, name)) != args.default_of(name):
-            raise ValueError(f"{name}={short_repr(value)} has no part in this run: {remedy}")
+    refuse_without_part(args, remedies)
 
 
 def refuse_search(*args: Any, **kwargs: Any) -> NoReturn:

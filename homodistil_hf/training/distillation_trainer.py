@@ -228,7 +228,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     def prepare_batch(self, batch: Any) -> Any:
         """Check a micro-batch, and find the positions of its predictions once."""
-        batch = checked_batch(batch, self.model.config)
+        batch = super().prepare_batch(batch)
         check_labels(batch, self.distillation.task, self.data_collator)
         return self.distillation.task.with_positions(batch)
 

@@ -34,7 +34,7 @@ from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import first_nonfinite_tensor
 from ..training_args import ExactArguments
-from .checks import check_best_metric, check_source, refuse_search, settings_that_matter, warn_of_other_settings
+from . import checks
 from .evaluation_loop import gathered
 from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
@@ -74,7 +74,7 @@ class ExactTrainer(Trainer):
     epoch_number = 0
 
     evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
-    hyperparameter_search = refuse_search
+    hyperparameter_search = checks.refuse_search
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -96,7 +96,7 @@ class ExactTrainer(Trainer):
 
     def prepare_batch(self, batch: Any) -> Any:
         """Check one micro-batch and return it as `count` and `compute_loss` take it."""
-        return batch
+        return checks.checked_batch(batch, self.model.config)
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the terms of the loss are averaged over, in one batch: int64 of shape `(n,)`, e.g. rows and tokens.
@@ -333,8 +333,9 @@ class ExactTrainer(Trainer):
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
-        check_source(dataset, is_training=kwargs.get("is_training"), num_workers=self.args.dataloader_num_workers)
-        if not kwargs.get("is_training"):
+        is_training = kwargs.get("is_training")
+        checks.check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers)
+        if not is_training:
             check_evaluation_stream(dataset, self.args.world_size)
             kept = self.data_collator, self.args.dataloader_drop_last
             self.data_collator, self.args.dataloader_drop_last = self.evaluation_collator(), False
@@ -354,7 +355,7 @@ class ExactTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
         # the answer also decides whether to save, and SIGTERM asks for a checkpoint.
-        check_best_metric(self.args, metrics)
+        checks.check_best_metric(self.args, metrics)
         return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
 
     # Logs
@@ -439,7 +440,7 @@ class ExactTrainer(Trainer):
 
     def state_to_save(self) -> dict[str, Any]:
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
-        settings = settings_that_matter(self.args, is_stream=not has_length(self.train_dataset))
+        settings = checks.settings_that_matter(self.args, is_stream=not has_length(self.train_dataset))
         return {"method": self.method, "settings": settings | {"rows_per_step": self.rows_per_step}}
 
     def read_state(self, folder: Path) -> dict[str, Any]:
@@ -451,8 +452,7 @@ class ExactTrainer(Trainer):
         Raises:
             ValueError: the checkpoint is of another run or method, or its parameters are not the model's.
         """
-        path = folder / self.state_file
-        state = read_json_object(path, str(path))
+        state = read_json_object(folder / self.state_file, str(folder / self.state_file))
         self.check_state(state, folder)
         # Trainer only warns of missing weights, and some models are saved under other names than they have in memory.
         saved = type(self.model).from_pretrained(folder, dtype="float32")
@@ -463,7 +463,7 @@ class ExactTrainer(Trainer):
         """Refuse a checkpoint of another run by a ValueError, and warn of other settings; `state` is its content."""
         own = self.state_to_save()
         check_same_run(state, own, folder)
-        warn_of_other_settings(own["settings"], state["settings"])
+        checks.warn_of_other_settings(own["settings"], state["settings"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a model of other widths. The optimizer doesn't exist yet.

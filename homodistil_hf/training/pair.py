@@ -141,14 +141,9 @@ def prepare(
         [`Preparation`].
 
     Raises:
-        ValueError: impossible plan, unsupported model, teacher and student that can't be compared, more than one GPU
-            in one process, or an output folder that can't be written.
+        ValueError: impossible plan, unsupported model, teacher and student that can't be compared, or an output folder
+            that can't be written.
     """
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
-            "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
-        )
     for name, given in {"model": model, "teacher": model if teacher is None else teacher}.items():
         refuse_no_model(given, name)
         if isinstance(given, PreTrainedModel):
@@ -179,10 +174,11 @@ def _student_and_plan(
     needs_head: bool,
 ) -> tuple[LayerwiseModel, WidthPlan]:
     if isinstance(model, str):
-        config = load_encoder_config(model, token=args.hub_token)
+        config = load_encoder_config(model, token=args.hub_token, argument="model")
         plan = resolve(args, config)
-        return to_student(load_encoder(model, config=config, token=args.hub_token)), plan
-    student = to_student(model, needs_head=needs_head).float()
+        loaded = load_encoder(model, config=config, token=args.hub_token, argument="model")
+        return to_student(loaded, argument="model"), plan
+    student = to_student(model, needs_head=needs_head, argument="model").float()
     _freeze_alike(student, model)
     return student, resolve(args, model.config)
 

@@ -297,9 +297,11 @@ def _placed(staged: Path, output_dir: Path, address: str) -> Path:
 
 def _step_of(folder: Path, address: str) -> int:
     try:
-        step = read_json_object(folder / TRAINER_STATE_NAME, TRAINER_STATE_NAME).get("global_step")
-    except (OSError, ValueError):
-        step = None
+        # Leniently: Trainer writes NaN among the logs, such as the norm of a step that a gradient scaler skipped.
+        state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        state = None
+    step = state.get("global_step") if isinstance(state, dict) else None
     if not is_int(step) or step < 0:
         raise ValueError(
             f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "

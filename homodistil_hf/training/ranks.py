@@ -67,6 +67,11 @@ def check_launch(args: TrainingArguments) -> None:
             f"distributed_type={kind.value} is not supported by this package's trainers; use DDP (torchrun or "
             "accelerate launch): pruning needs whole parameters on every rank"
         )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
+            "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
+        )
     watch_ranks(args)
 
 

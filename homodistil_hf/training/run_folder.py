@@ -216,11 +216,18 @@ def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str
 
 
 def check_moments(optimizer: Any, folder: str | Path) -> None:
-    """Refuse an optimizer's loaded state whose tensors have other shapes than their parameters."""
+    """Refuse an optimizer's loaded state whose tensors have other shapes than their parameters.
+
+    A moment that is summed up along a dimension, as Adafactor's are, lacks that one or has a single entry there.
+    """
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         for name, value in optimizer.state.get(parameter, {}).items():
-            if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:
+            if torch.is_tensor(value) and value.dim() == parameter.dim() and not _fits(value.shape, parameter.shape):
                 raise ValueError(
                     f"optimizer state {name} of shape {tuple(value.shape)} in {folder} doesn't fit a parameter of "
                     f"shape {tuple(parameter.shape)}; resume with the settings that the run was started with"
                 )
+
+
+def _fits(shape: torch.Size, whole: torch.Size) -> bool:
+    return all(size in (1, most) for size, most in zip(shape, whole, strict=True))

@@ -58,7 +58,8 @@ class Vocabulary:
         if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
         if os.path.isfile(text):
-            lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            # Not `splitlines`: characters that it divides by, such as U+2028, may be tokens.
+            lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").split("\n")
             if not any(lines):
                 raise ValueError(f"vocabulary={text!r} is a file without a token; expected one a line")
             return cls(text, tokens=tuple(line for line in lines if line))

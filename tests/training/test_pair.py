@@ -179,20 +179,22 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("name", UNSUPPORTED)
 @pytest.mark.parametrize("student", ["macs=0.5", PLAN, "homobert-tiny"], ids=["budget", "plan", "preset"])
 def test_unsupported_models_are_refused(name, student):
-    message = f"^teacher class {name} is not supported; expected …ForMaskedLM, .* of bert, .*; "
+    message = f"^{{argument}} class {name} is not supported; expected …ForMaskedLM, .* of bert, .*; "
     remedy = "it has no head to compare logits with" if name == "BertModel" else "choose a stock encoder"
-    with pytest.raises(ValueError, match=message + remedy):
+    with pytest.raises(ValueError, match=message.format(argument="model") + remedy):
         prepare(UNSUPPORTED[name](), make_args(student=student))
+    with pytest.raises(ValueError, match=message.format(argument="teacher") + remedy):
+        prepare(make_teacher(), make_args(), teacher=UNSUPPORTED[name]())
 
 
 def test_an_unsupported_folder_is_refused_before_its_weights_are_read(tmp_path):
     GPT2Config().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="^teacher='.*' has model_type='gpt2'; supported: bert, .*. Choose"):
+    with pytest.raises(ValueError, match="^model='.*' has model_type='gpt2'; supported: bert, .*. Choose"):
         prepare(str(tmp_path), make_args())
 
 
 def test_a_decoder_is_refused():
-    with pytest.raises(ValueError, match="teacher config has is_decoder=True, .*; only encoders are supported"):
+    with pytest.raises(ValueError, match="model config has is_decoder=True, .*; only encoders are supported"):
         prepare(BertForMaskedLM(tiny_config(is_decoder=True)), make_args())
 
 
@@ -304,10 +306,10 @@ def test_a_teacher_that_reads_less_than_the_student_is_refused(name, given, expe
     prepare(make_teacher(**{name: given}), make_args(), teacher=make_teacher())
 
 
-def test_several_gpus_in_one_process_are_refused(monkeypatch):
+def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
     monkeypatch.setattr(HomoDistilTrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
-        prepare(make_teacher(), make_args())
+        make_trainer()
 
 
 # What stays frozen

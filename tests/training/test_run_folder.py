@@ -28,6 +28,7 @@ from run_traces import (
 from safetensors.torch import load_file
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from transformers import AutoModelForMaskedLM, TrainerCallback
+from transformers.optimization import Adafactor
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import (
@@ -41,6 +42,7 @@ from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.exact_trainer import ExactTrainer
+from homodistil_hf.training.run_folder import check_moments
 
 
 def checkpoint(tmp_path: Path, step: int) -> str:
@@ -259,6 +261,19 @@ def test_moments_of_another_shape_are_refused(make_trainer, tmp_path, monkeypatc
         ValueError, match=r"optimizer state exp_avg of shape \(96, 8\) .* a parameter of shape \(96, 32\)"
     ):
         trainer.train(checkpoint(tmp_path, 1))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adafactor, Adafactor])
+def test_moments_that_are_summed_up_along_a_dimension_are_taken(kind):
+    matrix, vector = torch.nn.Parameter(torch.ones(4, 3)), torch.nn.Parameter(torch.ones(3))
+    optimizer = kind([matrix, vector])
+    (matrix.sum() + vector.sum()).backward()
+    optimizer.step()
+    check_moments(optimizer, "checkpoint-8")
+    name = next(name for name, value in optimizer.state[vector].items() if getattr(value, "shape", None) == (3,))
+    optimizer.state[vector][name] = torch.ones(4)
+    with pytest.raises(ValueError, match=r"of shape \(4,\) in checkpoint-8 doesn't fit a parameter of shape \(3,\)"):
+        check_moments(optimizer, "checkpoint-8")
 
 
 def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):

@@ -19,6 +19,12 @@ def test_a_number_is_met_by_the_most_frequent():
     assert chosen("keep=40") == list(range(40))
 
 
+def test_a_file_has_a_token_a_line_whatever_characters_it_has(tmp_path):
+    tokens = ("w7", "\u2028", "a\x85b", " ", "\x0c")
+    (tmp_path / "tokens.txt").write_bytes("\r\n".join(tokens).encode() + b"\n")
+    assert Vocabulary.parse(str(tmp_path / "tokens.txt")).tokens == tokens
+
+
 def test_equally_frequent_tokens_stay_by_id():
     assert chosen("keep=9", counts=np.ones(40)) == list(range(9))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ...evaluation.records import Spread
+from ...files.strict_json import is_number
 from ...tables import markdown_table
 from .cells import METRICS, TEACHER, Cell, Choice, Sweep
 from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, SEED, as_cell, missing_evaluations, trained
@@ -40,17 +41,18 @@ class Search:
 
     @property
     def is_at_the_edge(self) -> bool:
-        """Whether the best value is the lowest or highest tried, so that a better one may lie beyond."""
-        return len(self.tried) > 1 and self.best in (min(self.tried), max(self.tried))
+        """Whether the best of some numbers is the lowest or highest tried, so that a better one may lie beyond."""
+        are_numbers = all(map(is_number, self.tried))
+        return are_numbers and len(self.tried) > 1 and self.best in (min(self.tried), max(self.tried))
 
 
 def searches(records: Iterable[Record], choice: Choice) -> dict[Key, Search]:
     """Search an axis: values of `choice.within` → what was tried there; a single value was not searched."""
     groups: dict[Key, dict[Any, list[float]]] = {}
     for record in records:
-        if (value := _plain(record["axes"].get(choice.axis))) is not None:
+        if choice.axis in record["axes"]:  # where null is a value like others
             metrics = groups.setdefault(group_of(record, choice), {})
-            metrics.setdefault(value, []).append(record["evaluation"][choice.metric])
+            metrics.setdefault(_plain(record["axes"][choice.axis]), []).append(record["evaluation"][choice.metric])
     best = max if METRICS[choice.metric] else min
     means = {key: {value: Spread.of(found).mean for value, found in group.items()} for key, group in groups.items()}
     return {key: Search(best(group, key=group.__getitem__), frozenset(group)) for key, group in means.items()}

@@ -198,7 +198,8 @@ def _are_steps(marks: Mapping[str, float]) -> bool:
 
 def _claim(cell: Cell, run_folder: Path) -> None:
     marker = run_folder / CELL_FILE
-    if marker.is_file() and read_json_object(marker, f"{CELL_FILE} of cell {cell.name!r}")["digest"] != cell.digest:
+    begun = read_json_object(marker, f"{CELL_FILE} of cell {cell.name!r}") if marker.is_file() else {}
+    if begun.get("digest", cell.digest) != cell.digest:  # as `state_of` has it
         remove_folder(run_folder)
     run_folder.mkdir(parents=True, exist_ok=True)
     write_text(marker, json.dumps(record_head(cell), indent=1) + "\n")

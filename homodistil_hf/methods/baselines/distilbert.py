@@ -72,7 +72,9 @@ class DistilBertTrainer(DistillationTrainer):
     ) -> Start:
         """Keep whole layers; arguments and return as [`DistillationMethod.start_from`]."""
         args = self.args
-        whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
+        if isinstance(model, str):
+            model = load_encoder(model, token=args.hub_token, argument="model")
+        whole = to_student(model, argument="model")
         asked, full = plan or self.plan_of(args, whole.config), widths_of(whole.config)
         self.check_possible(asked, full)
         student = keep_layers(whole, shallow_plan(asked, full) or ())

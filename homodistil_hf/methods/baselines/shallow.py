@@ -64,7 +64,9 @@ class ShallowTrainer(HomoDistilTrainer):
     ) -> Start:
         """Leave layers out; arguments and return as [`DistillationMethod.start_from`]."""
         args: Any = self.args
-        whole = to_student(load_encoder(model, token=args.hub_token) if isinstance(model, str) else model)
+        if isinstance(model, str):
+            model = load_encoder(model, token=args.hub_token, argument="model")
+        whole = to_student(model, argument="model")
         self.check_possible(widths_of(whole.config), widths_of(whole.config))
         layers = Layers(args.num_layers, called="num_layers")
         found = start_shallow(whole, args, layers=layers, widths=args.widths, plan=plan)

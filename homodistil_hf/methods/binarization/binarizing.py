@@ -73,7 +73,7 @@ def to_binary(
 
 
 def _student(model: PreTrainedModel) -> PreTrainedModel:
-    student = to_student(model)
+    student = to_student(model, argument="model")
     if architecture_of(student.config) is not BERT:
         raise ValueError(
             f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"

@@ -94,7 +94,7 @@ class BinarizationTrainer(ExactTrainer):
         """Take the scales of activations from the first batch."""
         with torch.random.fork_rng():  # the order of the rows must not depend on this look at them
             torch.manual_seed(self.args.seed)
-            first = self._prepare_inputs(next(iter(self.get_train_dataloader())))
+            first = self.prepare_batch(self._prepare_inputs(next(iter(self.get_train_dataloader()))))
         calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
 
     def begin_epoch(self) -> None:

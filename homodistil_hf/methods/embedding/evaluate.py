@@ -9,6 +9,7 @@ Shapes: N texts, pairs or questions, M documents, D channels.
 import importlib.util
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from ...evaluation.metrics import missing_packages
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import check_fields, make_tuples, setting
+from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
@@ -111,6 +112,10 @@ class EmbeddingEvaluationSettings:
                 "(--eval_data held-out.txt), tasks of MTEB, or several of them"
             )
         check_fields(self)
+        own = {"eval_data": ("text_column", "eval_split", "max_texts"), "data_dir": ("max_queries",)}
+        for source, names in own.items():
+            if not getattr(self, source):
+                refuse_without_part(self, dict.fromkeys(names, f"it belongs to {source}; leave it out"))
 
 
 def evaluate_embedding(
@@ -240,7 +245,7 @@ def _agreement(
     texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
     if len(texts) < 2:
         raise ValueError(
-            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected 11 or more"
+            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
         )
     student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
     return agreement(student, teacher, has_own_space=is_apart)
@@ -341,6 +346,8 @@ def _squad_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
 def _retrieval_task(
     name: str, rows: Dataset, query: str, document: str, documents: list[str], max_queries: int
 ) -> RetrievalTask:
+    if not len(rows):
+        raise ValueError(f"{name} has no question with an answer among its rows for evaluation; give it some")
     asked = drawn(rows, max_queries, seed=0)
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
     return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
@@ -396,16 +403,22 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
             SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
         )
         for task, result in zip(tasks, results.task_results, strict=True):
-            found[task.metadata.name][task.metadata.main_score][side] = float(result.get_score())
+            found[task.metadata.name][task.metadata.main_score][side] = _defined(float(result.get_score()))
     return found
+
+
+def _defined(score: float) -> float:
+    """Return 0 for an undefined score, as `evaluation/metrics.py` does: JSON has no NaN, and facts would be lost."""
+    return 0.0 if math.isnan(score) else score
 
 
 def pair_score(metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, labels: list[float]) -> float:
     """Score the cosines of pairs by labels.
 
     Args:
-        metric: `spearman`: rank correlation with the labels, in [-1, 1]. `average_precision`: average precision of the
-            pairs labelled 1 when all pairs are ordered from most to least similar, in [0, 1].
+        metric: `spearman`: rank correlation with the labels, in [-1, 1]; 0 where all pairs are equally similar, or all
+            labels equal. `average_precision`: average precision of the pairs labelled 1 when all pairs are ordered
+            from most to least similar, in [0, 1].
         first_ND: float.
         second_ND: of the same shape.
         labels: one a pair.
@@ -426,7 +439,7 @@ def pair_score(metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, lab
 
     cosines = F.cosine_similarity(first_ND.double(), second_ND.double()).numpy()
     if metric == "spearman":
-        return float(spearmanr(cosines, labels).statistic)
+        return _defined(float(spearmanr(cosines, labels).statistic))
     return float(average_precision_score(labels, cosines))
 
 

@@ -19,7 +19,6 @@ from ...models.tokenizers import as_it_was, check_padding, check_vocabulary, row
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
-"""Batches are padded to a multiple of so many tokens."""
 LEAST_CHARACTERS = 20
 """Length of a paragraph that makes a row, in text that has others; headings are shorter."""
 _BATCHES_IN_A_CHUNK = 64

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.field_checks import check_fields, setting
+from ...files.field_checks import check_fields, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
@@ -139,10 +139,9 @@ class GradientFreeSettings:
             (of_weights, self.ranking != "d2", "ranking='d2' ranks by text alone"),
             (("activation", "d2_normalization"), self.ranking != "r2", "ranking='r2' ranks by weights alone"),
             (("damping", "max_rescaling_tokens"), self.rescaling != "none", "rescaling='none' fits nothing"),
+            (("dtype",), self.needs_samples, "no text is read"),
         ):
-            for name in () if has_part else names:
-                if (given := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name}={short_repr(given)} has no part in this run: {reason}; leave it out")
+            refuse_without_part(self, {} if has_part else dict.fromkeys(names, f"{reason}; leave it out"))
 
     @property
     def denominator(self) -> float:
@@ -198,7 +197,7 @@ def prune_gradient_free(
     settings = settings or GradientFreeSettings()
     named = plain_name(model)
     teacher = load_encoder(named, argument="model") if isinstance(named, str) else model
-    student = to_student(teacher).eval()
+    student = to_student(teacher, argument="model").eval()
     num_kept_filters(widths_of(student.config), macs)
     batches = check_samples(unlabeled, student) if settings.needs_samples else []
     statistics = filter_statistics(student, batches, settings)

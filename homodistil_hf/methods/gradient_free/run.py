@@ -15,7 +15,7 @@ from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import make_tuples, setting
+from ...files.field_checks import make_tuples, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...models.architectures import max_tokens
 from ...models.widths import widths_of
@@ -57,11 +57,12 @@ class PruneSettings(GradientFreeSettings):
             raise ValueError(
                 f"unlabeled_data={short_repr(self.unlabeled_data)} and task={short_repr(self.task)}: {reason}"
             )
-        name, source = ("data_dir", "task") if self.task is None else ("text_column", "unlabeled_data")
-        if (given := getattr(self, name)) is not None:
-            raise ValueError(
-                f"{name}={short_repr(given)} has no part in this run; it belongs to {source}, leave it out"
-            )
+        if self.needs_samples:
+            name, source = ("data_dir", "task") if self.task is None else ("text_column", "unlabeled_data")
+            refuse_without_part(self, {name: f"it belongs to {source}, leave it out"})
+        else:
+            names = ("text_column", "data_dir", "num_samples", "max_length", "batch_size", "seed")
+            refuse_without_part(self, dict.fromkeys(names, "no text is read; leave it out"))
 
 
 def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = False) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
     num_kept = num_kept_filters(plan, settings.macs)
     if settings.format == "standard":
         plan.padded()  # refused now rather than after the pruning
-    if settings.max_length > positions:
+    if settings.needs_samples and settings.max_length > positions:
         raise ValueError(f"max_length={settings.max_length} is over the model's positions; nearest valid: {positions}")
     batches = _batches(settings, evaluated.tokenizer) if settings.needs_samples else []
     num_filters = sum(layer.intermediate_size for layer in plan.layers)

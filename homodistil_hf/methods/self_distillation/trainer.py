@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
 
 from ...data.masking import MaskedLMCollator, SeededMasks
-from ...files.field_checks import setting
+from ...files.field_checks import refuse_without_part, setting
 from ...files.messages import short_repr
 from ...training.checks import check_data, own_arguments, pin_data_order
 from ...training.exact_trainer import ExactTrainer
@@ -87,11 +87,8 @@ class SelfDistillationArguments(ExactArguments):
             if value := getattr(self, name, None):
                 raise ValueError(f"{name}={short_repr(value)} is not supported by SelfDistillTrainer; {remedy}")
         super().__post_init__()
-        if not self.distillation_weight and self.compared_states != self.default_of("compared_states"):
-            raise ValueError(
-                f"compared_states={self.compared_states!r} has no part in this run, as distillation_weight is 0; "
-                "leave it out"
-            )
+        if not self.distillation_weight:
+            refuse_without_part(self, {"compared_states": "distillation_weight is 0; leave it out"})
 
 
 class SelfDistillTrainer(ExactTrainer):
@@ -204,7 +201,7 @@ class SelfDistillTrainer(ExactTrainer):
     ) -> Any:
         """The masked loss of one batch; no logits are returned."""
         with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+            return self.compute_loss(model, self.prepare_batch(self._prepare_inputs(inputs))), None, None
 
 
 # What is refused

@@ -67,6 +67,19 @@ def test_a_best_value_at_the_edge_is_told():
     assert "| **0.0002** |" in sweep_table(sweep_of(rates, choose=search), rates)
 
 
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([None, 2e-4], None), ([None], None), (["linear", "cosine"], "linear"), ([1e-4, "measured", True], 1e-4)],
+)
+def test_values_that_are_no_numbers_are_searched_without_an_edge(values, best):
+    records = [record("a", kl, axes={"learning_rate": value}) for kl, value in enumerate(values, start=1)]
+    search = Choice("learning_rate", "kl", ("variant",))
+    assert best_values(records, search) == {("a",): best}
+    assert at_the_edge(records, search) == []
+    assert [one["axes"]["learning_rate"] for one in chosen(records, search)] == [best]
+    assert "perhaps better beyond" not in sweep_table(sweep_of(records, choose=search), records)
+
+
 def test_a_table_marks_the_best_and_names_what_is_missing():
     records = [
         *RATES[:4],

@@ -17,9 +17,17 @@ from homodistil_hf.experiments.config import setting_names
 from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.experiments.sweep import training
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell, read_sweep, select_cells
-from homodistil_hf.experiments.sweep.folder import SweepFolder, read_record, record_head, state_of, write_record
+from homodistil_hf.experiments.sweep.folder import (
+    CELL_FILE,
+    SweepFolder,
+    read_record,
+    record_head,
+    state_of,
+    write_record,
+)
 from homodistil_hf.experiments.sweep.training import RunClock, run_cell, run_settings
 from homodistil_hf.files.checkpoints import sorted_checkpoints
+from homodistil_hf.files.strict_json import read_json_object
 
 PAPER = Path(__file__).parents[3] / "examples" / "sweeps" / "paper"
 NUM_STEPS = 12
@@ -194,6 +202,16 @@ def test_a_record_that_was_taken_over_has_no_student_to_evaluate(settings, tmp_p
     record = read_record(folder.record(cell))
     assert "taken_from" not in record
     assert record["evaluate"]["glue"]["results"] == {"mean": 0.5}
+
+
+def test_a_mark_without_a_digest_is_written_anew(settings, tmp_path):
+    cell, folder = cell_of(settings), SweepFolder(tmp_path)
+    mark = folder.run(cell) / CELL_FILE
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    assert state_of(cell, folder, {}) == "waiting"
+    training._claim(cell, folder.run(cell))
+    assert read_json_object(mark, "mark")["digest"] == cell.digest
 
 
 @pytest.mark.slow

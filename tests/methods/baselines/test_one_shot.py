@@ -132,7 +132,7 @@ def test_needs_a_batch_to_score(one_shot):
 
 
 def test_a_schedule_has_no_part_in_it(one_shot):
-    with pytest.raises(ValueError, match="pruning_end_fraction=0.3 has no part in a run of OneShot; everyth"):
+    with pytest.raises(ValueError, match="pruning_end_fraction=0.3 has no part in a run of OneShot: everyth"):
         one_shot(pruning_end_fraction=0.3)
 
 

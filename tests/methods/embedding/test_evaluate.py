@@ -13,6 +13,7 @@ from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
+from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.methods.embedding.evaluate import evaluate_embedding, load_tasks, pair_score, retrieval_scores
 from homodistil_hf.methods.embedding.folder import export_embedding_model
 from homodistil_hf.methods.embedding.model import load_embedding_model
@@ -66,6 +67,12 @@ def test_pairs_are_ranked_by_their_cosine():
     assert pair_score("average_precision", first, second, [1, 0, 1, 0]) == pytest.approx((1 + 2 / 3) / 2)
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+@pytest.mark.parametrize(("second", "labels"), [(torch.ones(3, 2), [5.0, 4.0, 0.0]), (torch.eye(3)[:, :2], [2.0] * 3)])
+def test_undefined_correlations_are_0(second, labels):
+    assert pair_score("spearman", torch.ones(3, 2), second, labels) == 0.0
+
+
 def test_rows_become_tasks(data_dir):
     tasks = {task.name: task for task in load_tasks(data_dir, max_queries=6)}
     assert list(tasks) == ["stsb", "qnli", "squad_part", "mrpc"]
@@ -76,6 +83,15 @@ def test_rows_become_tasks(data_dir):
     assert [squad.documents[number].split()[0] for number in squad.answers] == [q.split()[0] for q in squad.queries]
     qnli = tasks["qnli"]
     assert len(qnli.documents) == 12 >= len(qnli.queries)
+
+
+def test_questions_that_all_lack_an_answer_are_told(tmp_path):
+    write_task(tmp_path, "qnli")
+    rows = pyarrow.parquet.read_table(tmp_path / "qnli" / "validation.parquet").to_pylist()
+    table = pyarrow.Table.from_pylist([row | {"label": 1} for row in rows])
+    pyarrow.parquet.write_table(table, tmp_path / "qnli" / "validation.parquet")
+    with pytest.raises(ValueError, match="^qnli has no question with an answer among its rows for evaluation"):
+        load_tasks(tmp_path, max_queries=5)
 
 
 def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_path, monkeypatch):
@@ -140,6 +156,12 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
             "max_texts=3 is not a whole number of at least 11",
         ),
         (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue and squad"),
+        (
+            ["--data_dir", ".", "--text_column", "x"],
+            "text_column='x' has no part in this run: it belongs to eval",
+        ),
+        (["--data_dir", ".", "--max_texts", "50"], "max_texts=50 has no part in this run: it belongs to eval_data"),
+        (["--eval_data", "x", "--max_queries", "5"], "max_queries=5 has no part in this run: it belongs to data_dir"),
         (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
         (["--mteb_tasks", "STSBenchmrk"], "mteb_tasks=('STSBenchmrk',): 'STSBenchmrk' not found. Did you mean"),
         (["stsb", "--data_dir", "."], "task=embedding is for models without a head, stsb for others: name it alone"),
@@ -172,6 +194,20 @@ def test_tasks_of_mteb_are_measured(folders, tmp_path, monkeypatch):
         assert scores[side] == pytest.approx(pair_score("spearman", *vectors, list(range(8))), abs=1e-4)
     assert scores["teacher"] != scores["student"]
     assert "| Own, cosine spearman |" in (folders[1] / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_collapsed_student_keeps_readable_facts(tmp_path):
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    model = load_embedding_model(make_sentence_folder(tmp_path / "other"))
+    norm = model.encoder.encoder.layer[-1].output.LayerNorm
+    torch.nn.init.zeros_(norm.weight)
+    torch.nn.init.ones_(norm.bias)
+    student = export_embedding_model(model, tmp_path / "small", teacher=load_embedding_model(teacher))
+    write_task(tmp_path / "rows", "stsb")
+    evaluate_embedding(student, teacher=teacher, settings={"data_dir": str(tmp_path / "rows")})
+    scores = read_json_object(student / "facts.json", "facts")["benchmarks"]["scores"]
+    assert scores["stsb"]["spearman"]["student"] == 0.0
 
 
 def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):

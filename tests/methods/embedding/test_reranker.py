@@ -120,7 +120,7 @@ def test_every_architecture_can_be_narrowed(make_reranking_trainer, architecture
 def test_gradual_pruning_is_refused(make_reranking_trainer):
     with pytest.raises(
         ValueError,
-        match="pruning_end_fraction=0.3 has no part in a run of R.*; everything is pruned before",
+        match="pruning_end_fraction=0.3 has no part in a run of R.*: everything is pruned before",
     ):
         make_reranking_trainer(pruning_end_fraction=0.3)
 

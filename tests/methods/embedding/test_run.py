@@ -17,6 +17,7 @@ from homodistil_hf.methods.embedding import texts
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import run_named
+from homodistil_hf.methods.run_arguments import RunArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
@@ -98,6 +99,12 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
     assert not [entry for entry in recwarn if "pin" in str(entry.message)]
 
 
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+def test_weights_of_sources_are_finite(weight):
+    with pytest.raises(ValueError, match=r"^train_weights=\[(inf|nan)\]: expected finite numbers > 0; leave sources"):
+        RunArguments(teacher="folder", train_data=["a.txt"], train_weights=[weight])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -111,7 +118,7 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
         ),
         ({"layers": 2}, "layers=2 is outside [1, 1], the layers of a shallower student"),
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
-        ({"train_weights": [0.0]}, "train_weights=[0.0]: expected numbers > 0; leave sources out"),
+        ({"train_weights": [0.0]}, "train_weights=[0.0]: expected finite numbers > 0; leave sources out"),
         ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
         ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),

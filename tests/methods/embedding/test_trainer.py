@@ -351,11 +351,11 @@ def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
         ({"vector_weight": -1.0}, "vector_weight=-1.0 is outside .0, inf.; the default is 30.0"),
         (
             {"pruning_end_fraction": 0.3},
-            "pruning_end_fraction=0.3 has no part in .*; everything is pruned before the",
+            "pruning_end_fraction=0.3 has no part in .*: everything is pruned before the",
         ),
         (
             {"attention_weight": 1.0},
-            "attention_weight=1.0 has no part in .*; attention scores are not compared",
+            "attention_weight=1.0 has no part in .*: attention scores are not compared",
         ),
         (
             {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},

@@ -298,7 +298,7 @@ def test_the_least_reachable_budget_can_be_met(model):
 
 
 def test_models_that_cannot_be_pruned_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="teacher class BertModel is not supported.*it has no head"):
+    with pytest.raises(ValueError, match="model class BertModel is not supported.*it has no head"):
         prune_gradient_free(BertModel(tiny_config()), make_batches())
     (tmp_path / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(ValueError, match="model=.* has model_type='albert'; supported: bert"):

@@ -110,6 +110,30 @@ def test_weights_alone_need_no_text(folder, capsys):
     assert json.loads((folder / "out" / "facts.json").read_text())["training"]["num_samples"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text_column", "x"),
+        ("data_dir", "x"),
+        ("num_samples", 30),
+        ("batch_size", 8),
+        ("seed", 1),
+        ("dtype", "float32"),
+    ],
+)
+def test_settings_of_text_are_refused_where_none_is_read(name, value):
+    with pytest.raises(ValueError, match=f"^{name}={value!r} has no part in this run: no text is read; leave it out"):
+        PruneSettings(model="m", output_dir="out", ranking="r2", rescaling="none", **{name: value})
+
+
+def test_positions_are_not_asked_for_where_no_text_is_read(folder):
+    write_teacher(folder / "short", task="sequence_classification", **SHAPE | {"max_position_embeddings": 32})
+    settings = PruneSettings(
+        model=str(folder / "short"), output_dir=str(folder / "out"), ranking="r2", rescaling="none", macs=0.8
+    )
+    assert prune_to_folder(settings, lambda line: None)["training"]["num_samples"] == 0
+
+
 def test_a_question_answering_model_is_pruned_too(folder):
     write_teacher(folder / "answerer", task="question_answering", **SHAPE)
     settings = PruneSettings(
@@ -138,7 +162,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
         (["--num_samples", "0"], "num_samples=0 is not a whole number of at least 1; the default is 2048"),
         (["--text_column", "x"], "missing text column (text_column='x')"),
         (["--output_dir", ""], "output_dir='' is not a name; set it"),
-        (["--data_dir", "x"], "data_dir='x' has no part in this run; it belongs to task, leave it out"),
+        (["--data_dir", "x"], "data_dir='x' has no part in this run: it belongs to task, leave it out"),
         (["--sgima", "2"], "nearest valid: --sigma"),
     ],
 )

@@ -94,6 +94,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, num_steps, source, argumen
     assert len(started) == {5: 3, 6: 3, 16: 1}[num_steps]
 
 
+def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):
+    settings = {"optim": "adafactor", "save_strategy": "steps", "save_steps": 2}
+    self_distill(source[TEXT], arguments("whole", **settings), **data_of(TEXT))
+    parts = arguments("parts", **settings)
+    with pytest.raises(Interrupted):
+        self_distill(source[TEXT], parts, callbacks=[StopAt(3)], **data_of(TEXT))
+    parts.resume_from_checkpoint = "last"
+    self_distill(source[TEXT], parts, **data_of(TEXT))
+    assert_equal(*(weights(tmp_path / name / "student") for name in ("whole", "parts")))
+
+
 def test_a_checkpoint_of_the_model_alone_is_not_resumed(initial, arguments):
     settings = {"save_only_model": True, "save_strategy": "steps", "save_steps": 2}
     args = arguments(**settings)

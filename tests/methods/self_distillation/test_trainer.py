@@ -253,6 +253,29 @@ def test_settings_that_can_not_work_are_refused(settings, message, arguments):
         arguments(**settings)
 
 
+@KINDS
+def test_several_gpus_in_one_process_are_refused(kind, source, arguments, monkeypatch):
+    monkeypatch.setattr(SelfDistillationArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
+        SelfDistillTrainer(load_initial(source[kind]), arguments(), **data_of(kind))
+
+
+@pytest.mark.parametrize("moment", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([2, 5, 999, 3], "a batch has the token id 999, but the model's vocab_size="),
+        ([5] * 200, "of 200 tokens, above"),
+    ],
+)
+def test_later_rows_that_the_model_can_not_read_are_told(initial, arguments, moment, tokens, message):
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in [[2, 5, 6, 3]] * 8 + [tokens] * 8]
+    data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": tiny_tokenizer()}
+    trainer = SelfDistillTrainer(load_initial(initial), arguments(), **data)
+    with pytest.raises(ValueError, match=message):
+        getattr(trainer, moment)()
+
+
 def test_teachers_of_another_shape_are_refused(initial, arguments):
     with pytest.raises(ValueError, match=r"teacher has hidden_size=16, model 32; .* choose another teacher"):
         SelfDistillTrainer(
