@@ -362,5 +362,5 @@ def test_segments_are_dropped_where_an_architecture_has_none(name):
 
 @pytest.mark.parametrize("model", [5, {}])
 def test_what_is_no_model_is_called_what_it_is(model):
-    with pytest.raises(ValueError, match=f"^teacher is a {type(model).__name__}; expected a folder"):
+    with pytest.raises(ValueError, match=f"^model is a {type(model).__name__}; expected a folder"):
         prune_gradient_free(model, [])
