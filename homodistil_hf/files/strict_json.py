@@ -5,6 +5,7 @@ import math
 import re
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -129,8 +130,20 @@ def fits(value: Any, shape: Any) -> bool:
 
 
 def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:
-    """Write plain values as JSON: afterwards the file is whole, or as it was before."""
-    write_text(path, json.dumps(values, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+    """Write plain values as JSON: afterwards the file is whole, or as it was before.
+
+    null stands for numbers that are not finite, which no JSON holds and [`read_json`] refuses.
+    """
+    text = json.dumps(_or_null(values), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _or_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_text(path: Path, label: str, *, most_bytes: int | None) -> str:

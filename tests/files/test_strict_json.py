@@ -1,6 +1,7 @@
 """JSON files are written whole; what is a number is told from true and false."""
 
 import json
+import math
 
 import pytest
 
@@ -15,6 +16,11 @@ def test_what_is_written_is_read(tmp_path):
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     write_json(tmp_path / "x.json", values, sort_keys=True)
     assert list(read_json(tmp_path / "x.json", "file")) == ["a", "b"]
+
+
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
+    write_json(tmp_path / "x.json", {"loss": math.nan, "logs": [{"grad_norm": math.inf}, (1.5, -math.inf)]})
+    assert read_json(tmp_path / "x.json", "file") == {"loss": None, "logs": [{"grad_norm": None}, [1.5, None]]}
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):

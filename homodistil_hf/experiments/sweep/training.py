@@ -209,6 +209,9 @@ def _outcome(
     trainer: DistillationTrainer, settings: RunConfig, clock: RunClock, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     history = trainer.state.log_history
+    for name, value in trainer.held_out_metrics.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name}={value} of the student on held-out text; lower learning_rate")
     num_steps = trainer.state.global_step
     num_tokens = num_steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     num_tokens *= trainer.args.world_size * settings.run.max_seq_length

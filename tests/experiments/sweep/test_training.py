@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -305,3 +306,11 @@ def test_a_clock_edited_by_hand_is_told(tmp_path, content):
     (tmp_path / "clock.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="^clock.json of the run holds .*, which no run wrote; remove '.*clock.json'"):
         RunClock(tmp_path / "clock.json")
+
+
+def test_a_student_without_a_finite_distance_is_no_result():
+    diverged = SimpleNamespace(
+        held_out_metrics={"mlm_loss": 3.0, "kl": math.inf}, state=SimpleNamespace(log_history=[])
+    )
+    with pytest.raises(FloatingPointError, match="^kl=inf of the student on held-out text; lower learning_rate$"):
+        training._outcome(diverged, None, None, {})
