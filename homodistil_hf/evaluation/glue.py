@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from .evaluated_model import EvaluatedModel, check_results_folder, load_model
+from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     FineTuned,
     FineTuningSettings,
@@ -65,11 +65,11 @@ def evaluate_glue(
         load_metric(name)  # a missing package is found before anything is trained
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
-    check_results_folder(model, output_dir)
-    evaluated = load_model(model, output_dir)
-    check_length(settings, evaluated)
-    rows = (load_glue(name, settings.data_dir) for name in names)
-    return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
+    with results_claimed(model, output_dir):
+        evaluated = load_model(model, output_dir)
+        check_length(settings, evaluated)
+        rows = (load_glue(name, settings.data_dir) for name in names)
+        return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
 
 
 def classification_metrics(

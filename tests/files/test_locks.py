@@ -18,6 +18,7 @@ from tiny_models import make_teacher
 from torchrun import torchrun
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
+from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import export_student, written_aside
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, is_model_done, model_written
 from homodistil_hf.files.folders import write_text
@@ -155,6 +156,33 @@ def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks)
     teacher, folder = write_teacher(tmp_path / "teacher"), str(tmp_path / "run")
     with in_other_hands(lock_in(folder)) as told, pytest.raises(ValueError, match=f"output_dir='.*run' {told}"):
         run(folder, teacher, blocks)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate TEACHER --task rte --data_dir DATA",
+        "evaluate TEACHER --task squad --data_dir DATA",
+        "evaluate TEACHER --task discrepancy --eval_data DATA",
+        pytest.param("evaluate VECTORS --task embedding --eval_data DATA", marks=needs("embedding")),
+        "demo",
+    ],
+)
+def test_commands_refuse_a_folder_in_other_hands(words, tmp_path, capsys):
+    from tiny_embeddings import make_sentence_folder
+
+    places = {"DATA": tmp_path / "data", "TEACHER": write_teacher(tmp_path / "teacher")}
+    for file in ("train", "validation"):
+        for task in ("rte", "squad"):
+            (tmp_path / "data" / task).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / task / f"{file}.jsonl").write_text("", encoding="utf-8")
+    if "VECTORS" in words:
+        places["VECTORS"] = make_sentence_folder(tmp_path / "vectors")
+    folder = tmp_path / "run"
+    with in_other_hands(lock_in(folder)) as told:
+        assert main([*(str(places.get(word, word)) for word in words.split()), "--output_dir", str(folder)]) == 2
+    assert f"run' {told}" in capsys.readouterr().err
+    assert sorted(os.listdir(folder)) == [".lock", ".lock.pid"]  # of the killed process
 
 
 def _stock(target):

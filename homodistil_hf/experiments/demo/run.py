@@ -33,7 +33,9 @@ from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
+from ...training.checks import existing_files
 from ...training.distillation_trainer import DistillationTrainer
+from ...training.run_folder import folder_claimed
 from ...training_args import HomoDistilTrainingArguments
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
@@ -83,10 +85,15 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     """Run the demo, print what came out, and return the rows of `results.json`.
 
     Raises:
-        ValueError: `output_dir` holds something that is not the demo's, or an export is not what it should be.
+        ValueError: `output_dir` holds something that is not the demo's or is in use by another process, or an export
+            is not what it should be.
     """
+    with folder_claimed(settings.output_dir, is_main=True):
+        return _run(settings, Path(settings.output_dir))
+
+
+def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     start = time.perf_counter()
-    folder = Path(settings.output_dir)
     claim_folder(folder)
     print("1/4  text: this Python's standard library, its strings and comments; one file in 16 is only measured on")
     blocks = prepare_blocks(settings)
@@ -138,7 +145,7 @@ def claim_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; name a folder")
     marker = folder / MARKER_FILE
-    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(marker):
+    if existing_files(str(folder)) and not _is_ours(marker):
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
