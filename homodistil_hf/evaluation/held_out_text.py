@@ -152,7 +152,7 @@ def _evaluated(
     }
     records = Records(evaluated)
 
-    def measure() -> dict[str, Any]:
+    def measure(folder: Path) -> dict[str, Any]:
         start = time.perf_counter()
         metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
         teacher_name = model_name(found.name_or_path) if found else None

@@ -279,11 +279,13 @@ def answer_metrics(
     *,
     settings: SquadSettings,
     seed: int,
+    folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune once and grade: see [`Measure`]."""
     tokenizer, encoder = evaluated.tokenizer, evaluated.model.base_model
     answerer = fresh_answerer(encoder, dropout=settings.dropout_fraction, seed=seed)
-    trained = fine_tune(answerer, training_windows(rows, tokenizer, settings), tokenizer, settings=settings, seed=seed)
+    windows = training_windows(rows, tokenizer, settings)
+    trained = fine_tune(answerer, windows, tokenizer, settings=settings, seed=seed, folder=folder)
     found = {
         name: grade(task, dev, answer_questions(trained.model, dev, tokenizer, settings))
         for name, dev in measured_on.items()

@@ -16,15 +16,10 @@ from transformers import (
 )
 
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.fine_tuning import (
-    TaskDistillTrainer,
-    _least_squares,
-    forward,
-    fresh_classifier,
-    settings_from,
-)
+from homodistil_hf.evaluation.fine_tuning import forward, fresh_classifier, settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.evaluation.task_data import GlueTask, encode
+from homodistil_hf.evaluation.task_trainer import TaskDistillTrainer, _least_squares
 
 QUICK = {"max_length": 24, "batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "dtype": "float32"}
 

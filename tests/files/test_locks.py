@@ -165,6 +165,7 @@ def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks)
         "evaluate TEACHER --task squad --data_dir DATA",
         "evaluate TEACHER --task discrepancy --eval_data DATA",
         pytest.param("evaluate VECTORS --task embedding --eval_data DATA", marks=needs("embedding")),
+        "finetune --model TEACHER --train_data DATA/rte/train.jsonl --eval_data DATA/rte/train.jsonl",
         "demo",
     ],
 )
