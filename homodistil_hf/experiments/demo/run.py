@@ -90,6 +90,7 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
         ValueError: `output_dir` holds something that is not the demo's or is in use by another process, or an export
             is not what it should be.
     """
+    check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     with folder_claimed(settings.output_dir, is_main=True):
         return _run(settings, Path(settings.output_dir))
 
@@ -154,7 +155,6 @@ def claim_folder(settings: DemoSettings) -> None:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
-    check_writable(folder, f"output_dir={str(folder)!r}")
     for name in _HOW:
         check_target(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
