@@ -170,14 +170,14 @@ def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks)
     ],
 )
 def test_commands_refuse_a_folder_in_other_hands(words, tmp_path, capsys):
-    from tiny_embeddings import make_sentence_folder
-
     places = {"DATA": tmp_path / "data", "TEACHER": write_teacher(tmp_path / "teacher")}
     for file in ("train", "validation"):
         for task in ("rte", "squad"):
             (tmp_path / "data" / task).mkdir(parents=True, exist_ok=True)
             (tmp_path / "data" / task / f"{file}.jsonl").write_text("", encoding="utf-8")
     if "VECTORS" in words:
+        from tiny_embeddings import make_sentence_folder
+
         places["VECTORS"] = make_sentence_folder(tmp_path / "vectors")
     folder = tmp_path / "run"
     with in_other_hands(lock_in(folder)) as told:
