@@ -94,7 +94,7 @@ MOMENTS: dict[str, Moment] = {
     "resuming: widths are there, scores are not": Moment(pruning.Pruner, "load_state", before),
     "export: half of the weights": Moment(modeling_utils, "safe_save_file", half_written, where=".student."),
     "export: no facts": Moment(export, "write_json", before),
-    "export: before the rename": Moment(export, "publish", before),
+    "export: before the rename": Moment(durable, "publish", before),
     "export: done, results are not": Moment(launch, "write_json", half_text, where="results.json"),
 }
 

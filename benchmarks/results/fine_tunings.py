@@ -86,19 +86,19 @@ def _tried(folder: Path, task: str) -> dict[str, float | None]:
 
 
 def _keeping(
-    folder: Path, evaluated: EvaluatedModel, task: str, rows: Dataset, measured_on: Mapping[str, Dataset], **given: Any
+    kept: Path, evaluated: EvaluatedModel, task: str, rows: Dataset, measured_on: Mapping[str, Dataset], **given: Any
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune the teacher, and keep the last model of each task: that of the chosen rate on all rows."""
     found, trained = classification_metrics(evaluated, task, rows, measured_on, **given)
-    trained.model.save_pretrained(folder / task)
+    trained.model.save_pretrained(kept / task)
     return found, trained
 
 
 def _beside(
-    folder: Path, evaluated: EvaluatedModel, task: str, *rows: Any, **given: Any
+    kept: Path, evaluated: EvaluatedModel, task: str, *rows: Any, **given: Any
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune a student beside the teacher of its task."""
-    return classification_metrics(evaluated, task, *rows, teacher=load_encoder(str(folder / task)), **given)
+    return classification_metrics(evaluated, task, *rows, teacher=load_encoder(str(kept / task)), **given)
 
 
 def _write(results: Path, model: dict[str, Any]) -> None:

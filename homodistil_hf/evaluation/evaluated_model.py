@@ -6,12 +6,14 @@ The folder of a finished run stands for its export, a `checkpoint-N` for its stu
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
@@ -25,6 +27,7 @@ from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, check_padding, load_tokenizer, stored_tokenizer, without_unused_segments
+from ..training.run_folder import folder_claimed
 
 EVALUATIONS_FOLDER = "evaluations"
 _OF_THE_FILE = ("format", "model")
@@ -138,11 +141,18 @@ def results_folder(source: str | Path, output_dir: str | Path | None = None) -> 
     return folder.parent / EVALUATIONS_FOLDER / folder.name
 
 
-def check_results_folder(source: str | Path, output_dir: str | Path | None = None) -> None:
-    """Refuse, by a ValueError, a folder of results that can't be written, before anything is measured."""
+@contextmanager
+def results_claimed(source: str | Path, output_dir: str | Path | None = None) -> Iterator[Path]:
+    """Hold the folder of a model's results while inside, and yield it; arguments as [`results_folder`].
+
+    Raises:
+        ValueError: the folder can't be written, or another process evaluates into it.
+    """
     folder = results_folder(source, output_dir)
     given = f"output_dir={str(output_dir)!r}" if output_dir is not None else f"output_dir is not set, and {folder}"
     check_writable(folder, given)
+    with folder_claimed(str(folder), is_main=PartialState().is_main_process):
+        yield folder
 
 
 def model_name(source: str | Path) -> str:

@@ -1,20 +1,19 @@
-"""One fine-tuning with the stock `Trainer`: its settings, fresh heads, float32 predictions of the result.
+"""One fine-tuning: its settings, fresh heads, the training, float32 predictions of the result.
 
 Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
-With a fine-tuned teacher, the student also learns the teacher's predictions and hidden states (`TaskDistillTrainer`),
-by the formulas of distillation/losses.py. task_runs.py and own_task.py choose rows and rates; glue.py and squad.py
-grade.
-
-Shapes: B batch, T tokens, H hidden.
+With a fine-tuned teacher, the student also learns the teacher's predictions and hidden states, by the formulas of
+distillation/losses.py. task_trainer.py has the trainers. task_runs.py and own_task.py choose rows and rates; glue.py
+and squad.py grade.
 """
 
 import copy
-import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,20 +29,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 
-from ..distillation.losses import hidden_error
-from ..distillation.projections import Projections
-from ..distillation.tasks import sequence_task
 from ..distillation.teacher import multiplies_bfloat16
+from ..files.checkpoints import last_verified
 from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import architecture_of
 from ..models.tokenizers import check_words_of_model, padding_multiple
+from .task_trainer import FineTuningArguments, FineTuningTrainer, TaskDistillTrainer
 
 _POOLER = "pooler."
 _PREDICTION_BATCH_SIZE = 64
@@ -51,11 +47,10 @@ DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 _NUM_EPOCHS = 3.0
+_QUIETLY: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
 _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
-
-_FITTING_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -240,6 +235,8 @@ def fine_tune(
     settings: FineTuningSettings,
     seed: int,
     teacher: PreTrainedModel | None = None,
+    folder: Path | None = None,
+    save_steps: int | None = None,
 ) -> FineTuned:
     """Train a model in place with AdamW, linear warm-up and decay, batches of rows of like length.
 
@@ -250,31 +247,39 @@ def fine_tune(
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
         teacher: fine-tuned for the same labels; the model also learns the teacher's predictions and hidden states.
+        folder: of the checkpoint that SIGTERM saves, and at which a training with the same arguments goes on. Default:
+            none is kept.
+        save_steps: also save so often, and at the end.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: too many steps in a row, or the weights, are not finite.
         ValueError: the teacher's tokenizer has other words.
     """
     if teacher is not None:
         check_words_of_model(tokenizer, teacher.config)
     set_seed(seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = (Trainer if teacher is None else partial(TaskDistillTrainer, teacher))(
+    saving: dict[str, Any] = (
+        {} if save_steps is None else {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1}
+    )
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
+        trainer = (FineTuningTrainer if teacher is None else partial(TaskDistillTrainer, teacher))(
             model=model,
-            args=training_arguments(scratch, settings, seed, num_rows=len(rows)),
+            args=training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving),
             train_dataset=rows,
             data_collator=collator_of(tokenizer, model.config),
         )
         trainer.remove_callback(PrinterCallback)
-        output = trainer.train()
+        try:
+            output = trainer.train(last_verified(place))
+            trainer.check_finite()
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"at learning_rate={trainer.args.learning_rate:g}: fine-tuning diverged; lower learning_rate, or "
+                f"train in dtype=float32 ({error})"
+            ) from error
     trained = trainer.accelerator.unwrap_model(model)
     if teacher is not None:
         del trained.projections
-    if not np.isfinite(output.training_loss):
-        raise FloatingPointError(
-            f"training_loss={output.training_loss} at learning_rate={trainer.args.learning_rate:g}: fine-tuning "
-            "diverged; lower learning_rate, or train in dtype=float32"
-        )
     return FineTuned(trained, output.global_step, output.training_loss)
 
 
@@ -341,7 +346,7 @@ def training_arguments(
     seed: int,
     *,
     num_rows: int,
-    arguments_class: type[TrainingArguments] = TrainingArguments,
+    arguments_class: type[FineTuningArguments] = FineTuningArguments,
     **others: Any,
 ) -> Any:
     """Settings of a fine-tuning on so many rows; `others` are fields of `arguments_class`."""
@@ -357,7 +362,7 @@ def training_arguments(
         length_column_name="length",
         seed=seed,
         use_cpu=fastest_device().type == "cpu",
-        **{"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True} | others,
+        **_QUIETLY | others,
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
         dataloader_pin_memory=torch.accelerator.is_available(),
@@ -374,93 +379,3 @@ def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) ->
 def _attention() -> str | None:
     """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
     return "eager" if fastest_device().type == "cpu" else None
-
-
-class TaskDistillTrainer(Trainer):
-    """A stock `Trainer` whose loss is the task's, the KL to a teacher and the error of every layer's hidden states.
-
-    L = task + KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k W_k)   (HomoDistil, section 3, with the task's loss for the words')
-
-    The projections W_k start as the least squares solution on the first batches. They are `model.projections`; the
-    caller removes them.
-
-    Args:
-        teacher: sequence classifier of as many labels and layers, and of the same `problem_type`.
-        kwargs: as in `transformers.Trainer`; `model` is a sequence classifier.
-
-    Raises:
-        ValueError: the teacher has another number of labels, or another `problem_type`.
-    """
-
-    def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.task = sequence_task(self.model.config)
-        for name in ("num_labels", "problem_type"):
-            given, own = (getattr(each.config, name) for each in (teacher, self.model))
-            if sequence_task(teacher.config) != self.task and given != own:
-                raise ValueError(f"teacher has {name}={given!r}, the model {own!r}; take a teacher of the same task")
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # then no LayerNorm scales its states
-        self.model.add_module("projections", self._fitted_projections().to(self.args.device))
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss of a batch with labels; arguments and return as `Trainer.compute_loss`."""
-        read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-        with torch.no_grad(), self.accelerator.autocast():
-            guide = self.teacher(**read, output_hidden_states=True)
-        found = model(**read, output_hidden_states=True)
-        counted = self.task.with_positions(inputs)
-        rows, guide_rows, labels = (
-            self.task.rows(found, counted),
-            self.task.rows(guide, counted),
-            self.task.labels(counted),
-        )
-        own, kl = self.task.terms(rows, guide_rows, labels)
-        mask_BT = read["attention_mask"]
-        projections = self.accelerator.unwrap_model(model).projections.hidden
-        states = zip(guide["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
-        hidden = sum(
-            hidden_error(target, project(state), mask_BT, is_relative=self.is_pre_norm)
-            for target, project, state in states
-        )
-        loss = (own + kl) / max(1, len(labels)) + hidden / mask_BT.sum()
-        return (loss, found) if return_outputs else loss
-
-    @torch.no_grad()
-    def _fitted_projections(self) -> Projections:
-        """H_s W_k ≈ H_t by least squares over the tokens of a few batches, layer by layer.
-
-        Memory: one batch's hidden states of both models, and sums of 8·H_s·(H_s + H_t) bytes a layer on the host:
-        113 MB for two BERT-base, whatever the batches' size.
-        """
-        model = self.model.eval()
-        sums: list[torch.Tensor] = []
-        num_tokens, size = 0, model.config.hidden_size
-        for batch in itertools.islice(self.get_train_dataloader(), _FITTING_BATCHES):
-            read = {name: tensor.to(self.args.device) for name, tensor in batch.items() if name != "labels"}
-            is_token_BT = read["attention_mask"].bool()
-            pairs = [each(**read, output_hidden_states=True)["hidden_states"][1:] for each in (model, self.teacher)]
-            sums = sums or [torch.zeros(size, size + guide.shape[-1], dtype=torch.float64) for guide in pairs[1]]
-            for total, *states in zip(sums, *pairs, strict=True):
-                own, guide = (state[is_token_BT].cpu().double() for state in states)
-                total += own.T @ torch.cat([own, guide], -1)
-            num_tokens += int(is_token_BT.sum())
-        sizes = size, self.teacher.config.hidden_size
-        projections = Projections(*sizes, num_hidden_layers=len(sums), with_embedding=False)
-        for project, total in zip(projections.hidden, sums, strict=True):
-            project.load_state_dict({"weight": _least_squares(total, num_tokens).T})
-        model.train()
-        return projections
-
-
-def _least_squares(sums: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """The W of the least norm that minimises ‖H W − T‖, from (HᵀH, HᵀT) side by side in float64.
-
-    Directions in which H is no larger than float32's rounding of `num_rows` rows count as 0, as in a solution by H
-    itself; in HᵀH sizes are squared.
-    """
-    size = len(sums)
-    cutoff = (torch.finfo(torch.float32).eps * max(num_rows, size)) ** 2
-    return torch.linalg.lstsq(sums[:, :size], sums[:, size:], rcond=cutoff, driver="gelsd").solution.float()

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from .evaluated_model import EvaluatedModel, check_results_folder, load_model
+from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     FineTuned,
     FineTuningSettings,
@@ -39,9 +39,9 @@ def evaluate_glue(
 ) -> dict[str, Any]:
     """Fine-tune a model on GLUE tasks and measure it on their dev sets.
 
-    Each seed is a stock `Trainer` run of stock transformers' sequence classifier with a fresh pooler and output layer.
-    A finished (task, seed) of the same weights, data and settings is read, not run again; an interrupted one starts
-    again. An export's `facts.json` and card are brought up to date.
+    Each seed is a training of stock transformers' sequence classifier with a fresh pooler and output layer.
+    A finished (task, seed) of the same weights, data and settings is read, not run again; one that SIGTERM stopped
+    goes on. An export's `facts.json` and card are brought up to date.
 
     Args:
         model: export of either format, finished run, `checkpoint-N`, or folder or Hub name of a stock model.
@@ -65,11 +65,11 @@ def evaluate_glue(
         load_metric(name)  # a missing package is found before anything is trained
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
-    check_results_folder(model, output_dir)
-    evaluated = load_model(model, output_dir)
-    check_length(settings, evaluated)
-    rows = (load_glue(name, settings.data_dir) for name in names)
-    return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
+    with results_claimed(model, output_dir):
+        evaluated = load_model(model, output_dir)
+        check_length(settings, evaluated)
+        rows = (load_glue(name, settings.data_dir) for name in names)
+        return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
 
 
 def classification_metrics(
@@ -81,13 +81,16 @@ def classification_metrics(
     settings: GlueSettings,
     seed: int,
     teacher: PreTrainedModel | None = None,
+    folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune once and measure: see [`Measure`]. A predicted similarity is not clipped to 0 … 5.
 
     With a `teacher`, fine-tuned for the task, the model also learns its predictions and hidden states.
     """
     described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
-    trained = fine_tuned_classifier(evaluated, described, rows, settings=settings, seed=seed, teacher=teacher)
+    trained = fine_tuned_classifier(
+        evaluated, described, rows, settings=settings, seed=seed, teacher=teacher, folder=folder
+    )
     found = {}
     for name, dev in measured_on.items():
         logits, labels = predict(trained.model, encode(dev, described, tokenizer, settings.max_length), tokenizer)
@@ -103,7 +106,7 @@ def fine_tuned_classifier(
     *,
     settings: FineTuningSettings,
     seed: int,
-    teacher: PreTrainedModel | None = None,
+    **how: Any,
 ) -> FineTuned:
     """Fine-tune a fresh classifier around a model's encoder on rows of a task; arguments as those of [`fine_tune`]."""
     classifier = fresh_classifier(
@@ -112,4 +115,4 @@ def fine_tuned_classifier(
     encoded = encode(rows, task, evaluated.tokenizer, settings.max_length)
     if task.num_labels == 1:
         start_at_mean(classifier, encoded["labels"][:])
-    return fine_tune(classifier, encoded, evaluated.tokenizer, settings=settings, seed=seed, teacher=teacher)
+    return fine_tune(classifier, encoded, evaluated.tokenizer, settings=settings, seed=seed, **how)

@@ -34,7 +34,7 @@ from ..models.conversion import to_student
 from ..models.equality import weights_digest
 from ..models.loading import load_encoder
 from ..models.tokenizers import check_words_of_model
-from .evaluated_model import EvaluatedModel, check_results_folder, load_model, model_in, model_name
+from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, results_claimed
 from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records
 
@@ -128,10 +128,20 @@ def evaluate_discrepancy(
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     settings = settings_from(DiscrepancySettings, settings)
-    check_results_folder(model, output_dir)
-    evaluated = load_model(model, output_dir)
-    student = _masked_lm(evaluated.model, f"model={str(model)!r}")
-    found = _found_teacher(model, teacher, say=say)
+    with results_claimed(model, output_dir):
+        return _evaluated(load_model(model, output_dir), teacher, settings, argument=f"model={str(model)!r}", say=say)
+
+
+def _evaluated(
+    evaluated: EvaluatedModel,
+    teacher: str | Path | None,
+    settings: DiscrepancySettings,
+    *,
+    argument: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    student = _masked_lm(evaluated.model, argument)
+    found = _found_teacher(evaluated.source, teacher, say=say)
     if found is not None:
         check_words_of_model(evaluated.tokenizer, found.config)
     blocks = held_out_blocks(settings, evaluated)
@@ -142,7 +152,7 @@ def evaluate_discrepancy(
     }
     records = Records(evaluated)
 
-    def measure() -> dict[str, Any]:
+    def measure(folder: Path) -> dict[str, Any]:
         start = time.perf_counter()
         metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
         teacher_name = model_name(found.name_or_path) if found else None

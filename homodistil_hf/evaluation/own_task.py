@@ -1,9 +1,11 @@
 """A task of one's own: fine-tunes any model on labelled rows in files, alone or beside a teacher.
 
-Recipe, rates and steps are those of the evaluations, `task_runs.py`.
+Recipe, rates and steps are those of the evaluations, `task_runs.py`. Until the model is there, `training/` has the
+settings, the tried rates and the checkpoints, by which a fine-tuning that was stopped goes on.
 """
 
 import csv
+import json
 import logging
 import math
 import os
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +23,33 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
-from ..export.student_in_folder import RESULTS_FILE
+from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
-from ..files.folders import check_writable
+from ..files.folders import check_writable, remove_folder
 from ..files.messages import short_repr
-from ..files.strict_json import read_json_rows, write_json
+from ..files.strict_json import read_json_object, read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from ..tables import figures_line
+from ..training.checks import check_same_start
+from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
+from .records import Records
 from .task_data import GlueTask, check_columns, encode, table_of
 from .task_runs import best_rate, check_length, training_rows, with_held_out
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
-_MAKE_ROOM = "Make room or choose another output_dir, then start again"
+_TRAINING_FOLDER = "training"
+_SAVE_STEPS = 500
+_OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
+_MAKE_ROOM = "Make room, then go on with resume=true"
 _NAME_COLUMNS = "name text_columns and label_column"
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
@@ -66,6 +75,7 @@ class OwnTaskSettings(FineTuningSettings):
     )
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
+    resume: bool = setting(False, "Go on with the run in output_dir.")
 
     def check_together(self) -> None:
         """Also refuse more than two columns of text."""
@@ -80,7 +90,8 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     """Choose a rate on held-out training rows, fine-tune, measure, and write the model to `output_dir`.
 
     Args:
-        settings: [`OwnTaskSettings`].
+        settings: [`OwnTaskSettings`]. With `resume` a run that was stopped goes on, as if it had never stopped, to the
+            last bit: tried rates are read, the training in hand goes on at its last checkpoint.
         say: takes lines for the user.
 
     Returns:
@@ -88,26 +99,44 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         `pearson`), `learning_rate`, `num_steps`, `settings`.
 
     Raises:
-        ValueError: unreadable rows, a model that can't be fine-tuned, or a teacher of other labels.
+        ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
+            process works in, or one with a fine-tuning that was stopped, without `resume` or of other settings.
         FloatingPointError: every rate diverged.
     """
+    check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
+    refuse_ranks()
+    with folder_claimed(settings.output_dir, is_main=True):
+        return _fine_tune(settings, say)
+
+
+def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[str, Any]:
     start = time.perf_counter()
     folder = Path(settings.output_dir)
+    training = folder / _TRAINING_FOLDER
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
-    check_writable(folder, f"output_dir={settings.output_dir!r}")
+    if training.is_dir() and not settings.resume:
+        raise ValueError(
+            f"output_dir={settings.output_dir!r} holds a fine-tuning that was stopped; set resume, or name another "
+            "folder"
+        )
+    given = check_start(training / SETTINGS_FILE, settings)
     keep_datasets_here()
     evaluated = load_model(settings.model)
     check_length(settings, evaluated)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
     train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
-    run = _Run(settings, evaluated, task, teacher)
     if teacher is not None:
         _check_teacher(teacher, evaluated.model, names, are_numbered=are_numbered(train))
     train = training_rows(train, settings.max_train_samples)
+    training.mkdir(exist_ok=True)
+    write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
+    run = _Run(settings, given, replace(evaluated, results=training), task, teacher)
     rate = run.best_rate(train, say)
-    trained = run.fine_tuned(train, rate, max_train_steps=settings.max_train_steps)
+    trained = run.fine_tuned(
+        train, rate, max_train_steps=settings.max_train_steps, folder=training / "run", save_steps=_SAVE_STEPS
+    )
     metrics = run.metrics(trained.model, dev)
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
@@ -115,7 +144,25 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
         _save(trained.model, evaluated.tokenizer, names, aside)
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
+    remove_folder(training)
     return results
+
+
+def refuse_ranks() -> None:
+    """Refuse, by a ValueError, to train by several processes what one of them writes and measures."""
+    if (num_ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(f"WORLD_SIZE={num_ranks}: this is for one process; start it without torchrun")
+
+
+def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
+    """Refuse, by a ValueError, to go on with other settings than those in `record`; those of this run, as JSON."""
+    now: dict[str, Any] = json.loads(
+        json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START})
+    )
+    if record.is_file():
+        before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
+        check_same_start(settings.output_dir, before, now)
+    return now
 
 
 def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], folder: Path) -> None:
@@ -130,6 +177,7 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], fold
 @dataclass(frozen=True)
 class _Run:
     settings: OwnTaskSettings
+    given: Mapping[str, Any]
     evaluated: EvaluatedModel
     task: GlueTask
     teacher: PreTrainedModel | None
@@ -138,12 +186,12 @@ class _Run:
         """Choose as the evaluations do: on held-out rows, after few steps."""
         rates = self.settings.candidates()
         rows, held_out = with_held_out(train)
+        records = Records(self.evaluated)
 
         def score(rate: float) -> float | None:
-            try:
-                trained = self.fine_tuned(rows, rate, max_train_steps=self.settings.num_search_steps)
-                found = self.metrics(trained.model, held_out)
-            except FloatingPointError:
+            measure = partial(self._tried, rate, rows, held_out)
+            record, _ = records.measured(f"learning-rate-{rate}", self.given, measure)
+            if not (found := record["metrics"]):
                 say(f"learning rate {rate:g}: diverged")
                 return None
             say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
@@ -151,11 +199,18 @@ class _Run:
 
         return rates[0] if len(rates) == 1 else best_rate(rates, score)
 
-    def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None) -> FineTuned:
+    def _tried(self, rate: float, rows: Dataset, held_out: Dataset, folder: Path) -> dict[str, Any]:
+        try:
+            trained = self.fine_tuned(rows, rate, max_train_steps=self.settings.num_search_steps, folder=folder)
+            return {"metrics": self.metrics(trained.model, held_out)}
+        except FloatingPointError:
+            return {"metrics": None}
+
+    def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None, **saving: Any) -> FineTuned:
         settings = self.settings
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
         return fine_tuned_classifier(
-            self.evaluated, self.task, rows, settings=chosen, seed=settings.seed, teacher=self.teacher
+            self.evaluated, self.task, rows, settings=chosen, seed=settings.seed, teacher=self.teacher, **saving
         )
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:

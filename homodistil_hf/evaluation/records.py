@@ -4,6 +4,7 @@ A record carries a digest of everything that its numbers depend on: weights, tok
 is the same, a measurement is read instead of repeated; else the record is replaced.
 """
 
+import glob
 import hashlib
 import json
 import statistics
@@ -13,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..files.folders import remove_folder
 from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from .evaluated_model import EvaluatedModel
@@ -69,14 +71,15 @@ class Records:
     model: EvaluatedModel
 
     def measured(
-        self, name: str, depends_on: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+        self, name: str, depends_on: Mapping[str, Any], measure: Callable[[Path], Mapping[str, Any]]
     ) -> tuple[Record, bool]:
         """Read a result, or measure and write it.
 
         Args:
             name: of the measurement, e.g. `rte.seed-0`; the file's name without `.json`.
             depends_on: settings and digests of the data, plain values. The model's own digest is added.
-            measure: returns the result, plain values.
+            measure: returns the result, plain values. It gets a folder for what it needs to go on after a stop. The
+                folder is removed once there is a result.
 
         Returns:
             `tuple[dict, bool]`: the record; whether it was read.
@@ -85,16 +88,21 @@ class Records:
         path = self.model.results / f"{name}.json"
         if (earlier := _read_record(path)) and earlier.get("sha256") == sha256:
             return earlier, True
+        going_on = self.model.results / f".{name}-{sha256[:16]}"
+        for other in self.model.results.glob(f".{glob.escape(name)}-*"):
+            if other != going_on:
+                remove_folder(other)  # of other settings, data or weights
         record = {
             "format": _FORMAT,
             "model": {"name": self.model.name, "sha256": self.model.sha256},
-            **measure(),
+            **measure(going_on),
             "sha256": sha256,
             "versions": version_facts(),
             "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         }
         self.model.results.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
+        remove_folder(going_on)
         return record, False
 
     def summarize(self) -> dict[str, Any]:

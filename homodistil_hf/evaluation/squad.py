@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.field_checks import setting
-from .evaluated_model import EvaluatedModel, check_results_folder, load_model
+from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
 from .metrics import load_metric
 from .task_data import check_squad_task, load_squad, squad_files
@@ -263,12 +263,12 @@ def evaluate_squad(
         check_squad_task(name)
         if settings.data_dir is not None:
             squad_files(name, settings.data_dir)
-    check_results_folder(model, output_dir)
-    evaluated = load_model(model, output_dir)
-    check_windows(settings, evaluated.tokenizer)
-    check_length(settings, evaluated)
-    rows = (load_squad(name, settings.data_dir) for name in names)
-    return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
+    with results_claimed(model, output_dir):
+        evaluated = load_model(model, output_dir)
+        check_windows(settings, evaluated.tokenizer)
+        check_length(settings, evaluated)
+        rows = (load_squad(name, settings.data_dir) for name in names)
+        return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
 
 
 def answer_metrics(
@@ -279,11 +279,13 @@ def answer_metrics(
     *,
     settings: SquadSettings,
     seed: int,
+    folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune once and grade: see [`Measure`]."""
     tokenizer, encoder = evaluated.tokenizer, evaluated.model.base_model
     answerer = fresh_answerer(encoder, dropout=settings.dropout_fraction, seed=seed)
-    trained = fine_tune(answerer, training_windows(rows, tokenizer, settings), tokenizer, settings=settings, seed=seed)
+    windows = training_windows(rows, tokenizer, settings)
+    trained = fine_tune(answerer, windows, tokenizer, settings=settings, seed=seed, folder=folder)
     found = {
         name: grade(task, dev, answer_questions(trained.model, dev, tokenizer, settings))
         for name, dev in measured_on.items()

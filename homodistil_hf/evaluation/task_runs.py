@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,9 +32,9 @@ _ROWS_SEED, _SLICE_SEED = 0, 1
 
 
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
-"""`(evaluated, task, rows, measured_on, *, settings, seed)` fine-tunes a copy of a model on rows and measures it.
+"""`(evaluated, task, rows, measured_on, *, settings, seed, folder)` fine-tunes a copy of a model and measures it.
 
-`measured_on` is name → rows; it returns name → metrics, and the trained model.
+`measured_on` is name → rows, `folder` as in [`fine_tune`]; it returns name → metrics, and the trained model.
 """
 
 
@@ -152,22 +153,22 @@ class _TaskRun:
         self.say(f"{self.data.name}: learning rate {best:g} it is")
         return best
 
-    def _tried_record(self, tried: dict[str, Any]) -> dict[str, Any]:
+    def _tried_record(self, tried: dict[str, Any], folder: Path) -> dict[str, Any]:
         rows = training_rows(self.data.train, self.settings.max_train_samples)
         rows, held_out = with_held_out(rows, self.data.group_column)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
-        num_steps = self.settings.num_search_steps
+        changes = {"max_train_steps": self.settings.num_search_steps, **tried}
         try:
-            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, max_train_steps=num_steps, **tried)
+            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, folder=folder, **changes)
         except FloatingPointError as error:
             return record | {"score": None, "diverged": str(error)}
         metrics = found["held_out"]
         return record | {"metrics": metrics, "score": task_score(self.data.task, metrics), "time_s": time_s}
 
-    def _seed_record(self, seed: int, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    def _seed_record(self, seed: int, conditions: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         task, rows = self.data.task, training_rows(self.data.train, self.settings.max_train_samples)
         found, trained, time_s = self._fine_tuned(
-            rows, self.data.dev, learning_rate=conditions["learning_rate"], seed=seed
+            rows, self.data.dev, folder=folder, learning_rate=conditions["learning_rate"], seed=seed
         )
         metrics = {
             name + ("_mismatched" if split == MISMATCHED else ""): value
@@ -191,12 +192,12 @@ class _TaskRun:
         }
 
     def _fine_tuned(
-        self, rows: Dataset, measured_on: Mapping[str, Dataset], *, seed: int, **changes: Any
+        self, rows: Dataset, measured_on: Mapping[str, Dataset], *, folder: Path, seed: int, **changes: Any
     ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
         """The results of `measure`, and seconds; `changes` are of the settings, a learning rate among them."""
         start = time.perf_counter()
         settings = replace(self.settings, learning_rates=(), **changes)
         found, trained = self.measure(
-            self.records.model, self.data.task, rows, measured_on, settings=settings, seed=seed
+            self.records.model, self.data.task, rows, measured_on, settings=settings, seed=seed, folder=folder
         )
         return found, trained, round(time.perf_counter() - start, 1)

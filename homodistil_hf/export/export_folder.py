@@ -1,18 +1,19 @@
 """Export folders: a student with tokenizer, facts and card, written whole and read back."""
 
-import glob
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.checkpoints import STATE_FILE, last_checkpoint
-from ..files.folders import check_replaceable, check_writable, naming_the_file, publish, recover, remove_folder
-from ..files.locks import claimed, lock_beside
+from ..files.folders import (
+    check_replaceable,
+    check_writable,
+    written_whole,
+)
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
@@ -244,28 +245,13 @@ def _is_record(file: Path) -> bool:
 
 @contextmanager
 def written_aside(target: Path, *, overwrite: bool, record: str = FACTS_FILE) -> Iterator[Path]:
-    """An empty folder that takes the target's place when the block ends without an error.
+    """An empty folder that takes an export's place when the block ends; see [`written_whole`].
 
     The target is of [`check_target`], whose other arguments these are: it is checked again, as time has passed.
     """
-    prefix = f".{target.name}.staging"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(lock_beside(target), f"folder={str(target)!r}"):
-            for left in target.parent.glob(f"{glob.escape(prefix)}*"):
-                remove_folder(left)  # by a killed process
-            recover(target)
-            check_target(target, overwrite=overwrite, record=record)
-            with TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as staging:
-                aside = Path(staging, target.name)
-                aside.mkdir()
-                with naming_the_file(aside):
-                    yield aside
-                publish(aside, target)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, f"{error.strerror}; {_what_remains(target)}", error.filename) from error
+    with written_whole(target, lambda: _what_remains(target)) as aside:
+        check_target(target, overwrite=overwrite, record=record)
+        yield aside
 
 
 def _what_remains(target: Path) -> str:

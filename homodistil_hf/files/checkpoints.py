@@ -18,13 +18,12 @@ before its digest is checked. models/saved_student.py reads and writes the stude
 import hashlib
 import logging
 import re
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import naming_the_file, outdated_name, publish, recover, remove_folder, remove_leftovers
+from .folders import outdated_name, recover, remove_folder, remove_leftovers, written_whole
 from .messages import short_repr
 from .strict_json import read_json_object, write_json
 
@@ -125,31 +124,19 @@ def _examined(
 
 @contextmanager
 def model_written(folder: Path, *, remedy: str) -> Iterator[Path]:
-    """An empty folder that gets a manifest and the name `folder` when the block ends without an error.
-
-    A model that had the name before makes room. Whatever happens inside, half of one is never seen.
+    """An empty folder that gets a manifest and the name `folder` when the block ends; see [`written_whole`].
 
     Args:
         folder: of a model that a part of a run ends with; see [`is_model_done`].
         remedy: what to do where it can't be written, a sentence without its full stop.
 
     Raises:
+        ValueError: another process is writing it.
         OSError: it can't be written; the message names the file and the remedy.
     """
-    staged = folder.with_name(f".{folder.name}.staging")
-    try:
-        remove_folder(staged)  # left by a killed process
-        staged.mkdir(parents=True)
-        with naming_the_file(staged):
-            yield staged
-        write_manifest(staged)
-        publish(staged, folder)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, f"{error.strerror}; {folder} was not written. {remedy}", error.filename) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with written_whole(folder, lambda: f"{folder} was not written. {remedy}") as aside:
+        yield aside
+        write_manifest(aside)
 
 
 def is_model_done(folder: Path) -> bool:

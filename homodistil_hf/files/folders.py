@@ -5,18 +5,21 @@ write becomes one kind of error that names the file, whichever library raises it
 """
 
 import errno
+import glob
 import os
 import re
 import shutil
 import socket
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
+
+from .locks import claimed, lock_beside
 
 _REMOVED_SUFFIX = ".removed"
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
@@ -28,6 +31,39 @@ _ERRNO = re.compile(r"os error (\d+)")
 _FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error|^File .* cannot be opened\.$")
 _ARCHIVE_SUFFIXES = (".pt", ".pth")
 _LITTLE_SPACE_BYTES = 1 << 20
+
+
+@contextmanager
+def written_whole(target: Path, what_now: Callable[[], str]) -> Iterator[Path]:
+    """An empty folder that takes the target's place when the block ends without an error.
+
+    A folder that had the name before makes room. One process at a time has the target, from the block's start to its
+    end. Whatever happens inside, half of a folder is never seen.
+
+    Args:
+        target: a folder that exists or will be made, with its parents.
+        what_now: describes, after a failure to write, what is there and what to do.
+
+    Raises:
+        ValueError: another process is writing the target.
+        OSError: it can't be written; the message names the file and ends with `what_now`.
+    """
+    prefix = f".{target.name}.staging"
+    try:
+        with claimed(lock_beside(target), f"folder={str(target)!r}"):
+            for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+                remove_folder(left)  # by a killed process
+            recover(target)
+            with TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as staging:
+                aside = Path(staging, target.name)
+                aside.mkdir()
+                with naming_the_file(aside):
+                    yield aside
+                publish(aside, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {what_now()}", error.filename) from error
 
 
 def publish(staged: Path, final: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, NoReturn, Protocol
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -30,7 +31,7 @@ from ..training_args import DistillationArguments, ExactArguments, with_settings
 logger = logging.getLogger(__name__)
 
 _NUM_ROWS = 10_000
-"""Rows of a table that are checked: one with an index (`shuffle`, `select`) is read row by row, on every rank."""
+"""Rows of a table whose tokens are looked at: one with an index (`shuffle`, `select`) is read row by row."""
 
 _LABEL_COLUMNS = ("label_ids", "label", "labels")
 """Columns that transformers' collators make labels of; the first that is there wins."""
@@ -343,7 +344,7 @@ def _check_length(name: str, length: int, config: Any) -> None:
 def check_label_rows(
     data: Mapping[str, Any], task: Task, collator: Any, *, class_names: Sequence[str] = (), evaluates: bool = False
 ) -> None:
-    """Look at the labels of tables before training; those of streams and of later rows are seen batch by batch.
+    """Look at all labels of tables before training; those of streams and lists of rows are seen batch by batch.
 
     Args:
         data: as in [`check_data`].
@@ -371,8 +372,13 @@ def check_label_rows(
             )
         if column in _LABEL_COLUMNS:
             _check_class_names(f"column {column!r} of {name}", rows.features[column], class_names)
-            head = rows.select_columns([column, "input_ids"]).with_format("arrow")[:_NUM_ROWS]
-            _check_label_column(f"column {column!r} of {name}", head[column].combine_chunks(), head["input_ids"], task)
+            num_tokens = pc.list_value_length(rows.data.column("input_ids"))
+            _check_label_column(
+                f"column {column!r} of {name}",
+                _chosen_rows(rows, rows.data.column(column)),
+                _chosen_rows(rows, num_tokens),
+                task,
+            )
 
 
 def _check_class_names(where: str, feature: Any, class_names: Sequence[str]) -> None:
@@ -387,22 +393,34 @@ def _check_class_names(where: str, feature: Any, class_names: Sequence[str]) -> 
             )
 
 
-def _check_label_column(where: str, labels: pa.Array, tokens: pa.ChunkedArray, task: Task) -> None:
-    num_tokens = pc.list_value_length(tokens).to_pylist()
-    is_listed = isinstance(labels, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray)
-    num_missing, values = labels.null_count, labels.flatten() if is_listed else labels
+def _chosen_rows(rows: datasets.Dataset, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What `shuffle` and `select` left of a table's column, in the table's own order: any other takes seconds."""
+    if rows._indices is None:
+        return column
+    is_chosen_R = np.zeros(len(column), dtype=bool)
+    is_chosen_R[rows._indices.column(0).to_numpy()] = True
+    return column if is_chosen_R.all() else column.filter(pa.array(is_chosen_R))
+
+
+def _check_label_column(where: str, labels: pa.ChunkedArray, num_tokens: pa.ChunkedArray, task: Task) -> None:
+    is_listed = pa.types.is_nested(labels.type)
+    num_missing, values = labels.null_count, pc.list_flatten(labels) if is_listed else labels
     if num_missing or values.null_count:
         raise ValueError(f"{where} has rows without a label; drop them")
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
         raise ValueError(
             f"{where} holds values of type {values.type}; expected numbers, such as 0 for the first class"
         )
-    num_labels = pc.list_value_length(labels).to_pylist() if is_listed else [1] * len(labels)
-    for row in sorted(set(zip(num_labels, num_tokens, strict=True))):
-        task.check_count(*row, where)
-    numbers = torch.tensor(values.to_numpy(zero_copy_only=False))
-    task.check_values(numbers, where)
-    if task.has_classes and (numbers == IGNORED_LABEL).all():
+    sizes = {"tokens": num_tokens} | ({"labels": pc.list_value_length(labels)} if is_listed else {})
+    different = pa.table(sizes).group_by([*sizes]).aggregate([]).to_pylist()
+    for num_labels, row_tokens in sorted((size.get("labels", 1), size["tokens"]) for size in different):
+        task.check_count(num_labels, row_tokens, where)
+    counts = False
+    for chunk in values.chunks:
+        numbers = torch.tensor(chunk.to_numpy(zero_copy_only=False))
+        task.check_values(numbers, where)
+        counts = counts or bool((numbers != IGNORED_LABEL).any())
+    if task.has_classes and not counts:
         raise ValueError(f"{where} has no label but {IGNORED_LABEL}, which counts for none; check how labels are made")
 
 

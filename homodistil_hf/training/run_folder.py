@@ -45,7 +45,8 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
     Raises:
         ValueError: another process has it, or it can't be written.
     """
-    existed = os.path.isdir(output_dir)
+    place = Path(output_dir).absolute()
+    new_folders = [folder for folder in (place, *place.parents) if not folder.is_dir()]
     with ExitStack() as stack:
 
         def claim() -> None:
@@ -58,9 +59,9 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
             yield
         finally:
             stack.close()
-            if is_main and not existed:
+            for folder in new_folders if is_main else ():
                 with suppress(OSError):  # not empty, unless the run was refused
-                    os.rmdir(output_dir)
+                    folder.rmdir()
 
 
 class RunFolder:

@@ -1,21 +1,34 @@
 """GLUE rows, heads and fine-tunings: what is trained on, what is measured on, and that a seed is a seed."""
 
 import json
+import tempfile
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from datasets import Dataset
+from resumed_runs import sigterm_at
 from sklearn.metrics import accuracy_score
 from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, random_student, tiny_tokenizer
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from homodistil_hf.evaluation import GlueSettings, evaluate_glue, glue
-from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, fresh_classifier, predict, settings_from
+from homodistil_hf.evaluation.fine_tuning import (
+    LEAST_STEPS,
+    fastest_device,
+    fine_tune,
+    fresh_classifier,
+    predict,
+    settings_from,
+)
 from homodistil_hf.evaluation.task_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
+from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
+from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
 
@@ -252,6 +265,68 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     assert trained.train_loss == record["train_loss"]
     logits, labels = predict(trained.model, encode(data.dev["validation"], task, tokenizer, 24), tokenizer)
     assert record["metrics"] == {"accuracy": accuracy_score(labels, logits.argmax(-1))}
+
+
+@pytest.mark.parametrize("steps", [(4,), (13,), (22, 2), (34,)], ids=["rate 1", "rate 2", "seed 0, twice", "seed 1"])
+def test_what_sigterm_stopped_goes_on_in_its_training(data_dir, model, tmp_path, steps):
+    settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0, 1], "num_train_epochs": 2}
+    settings |= {"learning_rate": None, "learning_rates": [1e-4, 1e-3]}
+    whole = evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path / "whole")
+    results = tmp_path / "results"
+    for step in steps:
+        with sigterm_at(FineTuningTrainer, step), pytest.raises(SystemExit, match="143"):
+            evaluate_glue(model, "rte", settings=settings, output_dir=results)
+        assert len([path for path in results.glob(".rte.*") if last_checkpoint(path)]) == 1
+    with sigterm_at(FineTuningTrainer, None) as seen:
+        assert evaluate_glue(model, "rte", settings=settings, output_dir=results) == whole
+    assert len(seen) == 40 - sum(steps)
+    files = [sorted(path.name for path in folder.iterdir()) for folder in (results, tmp_path / "whole")]
+    assert files[0] == files[1]
+    for name in ("rte.seed-0.json", "rte.seed-1.json"):
+        found, expected = (json.loads((folder / name).read_text()) for folder in (results, tmp_path / "whole"))
+        assert found["train_loss"] == expected["train_loss"]
+
+
+def test_a_training_of_other_settings_is_not_gone_on_with(data_dir, model, tmp_path):
+    settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0]}
+    with sigterm_at(FineTuningTrainer, 2), pytest.raises(SystemExit, match="143"):
+        evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
+    with sigterm_at(FineTuningTrainer, None) as seen:
+        evaluate_glue(model, "rte", settings=settings | {"weight_decay": 0.5}, output_dir=tmp_path)
+    assert seen == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rte.seed-0.json", "summary.json"]
+
+
+@pytest.mark.parametrize(("num_labels", "dtype"), [(3, "float32"), (1, "float32"), (3, "bfloat16")])
+def test_the_weights_are_those_of_a_stock_trainer(num_labels, dtype):
+    lengths = [3 + row % 9 for row in range(45)]
+    rows = [
+        {"input_ids": [5 + row % 80] * length, "labels": row % 3 / num_labels, "length": length}
+        for row, length in enumerate(lengths)
+    ]
+    data = Dataset.from_list(rows if num_labels == 1 else [row | {"labels": int(row["labels"] * 3)} for row in rows])
+    settings = GlueSettings(**QUICK | {"num_train_epochs": 3, "dtype": dtype, "learning_rate": 1e-3})
+    models = [fresh_classifier(make_teacher().base_model, num_labels, dropout=0.1, seed=0) for _ in range(2)]
+    fine_tune(models[0], data, tiny_tokenizer(), settings=settings, seed=3)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=8,
+            learning_rate=1e-3,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            bf16=dtype == "bfloat16",
+            train_sampling_strategy="group_by_length",
+            seed=3,
+            use_cpu=fastest_device().type == "cpu",
+            num_train_epochs=3,
+            save_strategy="no",
+            report_to="none",
+        )
+        collate = DataCollatorWithPadding(tiny_tokenizer(), pad_to_multiple_of=8)
+        Trainer(models[1], arguments, train_dataset=data, data_collator=collate).train()
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(tensor, models[1].state_dict()[name]), name
 
 
 def test_similarities_are_a_regression(data_dir, model, tmp_path):

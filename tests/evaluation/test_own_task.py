@@ -9,12 +9,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from own_rows import rows, run
+from resumed_runs import sigterm_at
+from safetensors.torch import load_file
 from small_disk import limited_file_size
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
-    Trainer,
 )
 
 from homodistil_hf.cli import main
@@ -25,8 +26,10 @@ from homodistil_hf.evaluation.fine_tuning import (
 )
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of, task_metrics
 from homodistil_hf.evaluation.task_data import GlueTask, read_questions
+from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.export.export_folder import export_student
-from homodistil_hf.files.checkpoints import manifest_problem
+from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
@@ -75,9 +78,11 @@ def test_a_call_that_is_ended_leaves_nothing_half(given, tmp_path, monkeypatch, 
     with monkeypatch.context() as patched:
         patched.setattr(own_task, "_save", save_and(then))
         assert status_of("finetune", tmp_path / "config.json") == status
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["training"]
+    assert last_checkpoint(tmp_path / "out" / "training" / "run").name == "checkpoint-10"  # what was trained stays
     assert signal.getsignal(signal.SIGTERM) == before
-    assert status_of("finetune", tmp_path / "config.json") == 0
+    assert status_of("finetune", tmp_path / "config.json", "--resume", "true") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "results.json"]
     assert manifest_problem(tmp_path / "out" / "model") is None
 
 
@@ -88,15 +93,83 @@ def status_of(command, *words):
         return ended.code
 
 
-def test_sigterm_ends_the_training_itself(given, tmp_path, monkeypatch, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(given))
-    monkeypatch.setattr(Trainer, "training_step", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
-    (tmp_path / "scratch").mkdir()
-    assert status_of("finetune", tmp_path / "config.json") == 143
-    assert "ended by SIGTERM" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    assert list((tmp_path / "scratch").iterdir()) == []
+TWO_RATES = {"learning_rate": None, "learning_rates": [1e-3, 3e-3], "dropout_fraction": 0.1}
+"""Ten steps of each, five a pass, then ten of the better one."""
+
+
+@pytest.fixture
+def whole(given, tmp_path):
+    """An uninterrupted run of two rates in `whole`; the settings of the same in `out`."""
+    run(given, **TWO_RATES, output_dir=str(tmp_path / "whole"))
+    return given | TWO_RATES
+
+
+def assert_same(tmp_path):
+    """What is in `out` is what is in `whole`, bit for bit."""
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "whole"))
+    for each in (found, expected):
+        del each["time_s"], each["settings"]["output_dir"], each["settings"]["resume"]
+    assert found == expected
+    found, expected = (load_file(tmp_path / name / "model" / WEIGHTS_FILE) for name in ("out", "whole"))
+    assert found.keys() == expected.keys()
+    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+
+
+@pytest.mark.parametrize(
+    "steps", [(4,), (10,), (13,), (22, 2), (25, 2)], ids=["rate 1", "its end", "rate 2", "pass 1", "end of pass 1"]
+)
+def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, capsys, caplog):
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    resume = []
+    for step in steps:
+        with sigterm_at(FineTuningTrainer, step):
+            assert status_of("finetune", tmp_path / "config.json", *resume) == 143
+        assert re.search(
+            r"checkpoint-\d+ is saved; go on with the same command, for finetune with resume=true", caplog.text
+        )
+        assert "ended by SIGTERM" in capsys.readouterr().err
+        resume = ["--resume", "true"]
+    with sigterm_at(FineTuningTrainer, None) as seen:
+        assert status_of("finetune", tmp_path / "config.json", *resume) == 0
+    assert len(seen) == 30 - sum(steps)
+    assert_same(tmp_path)
+
+
+def test_beside_a_teacher_a_resumed_run_is_the_same(given, tmp_path):
+    run(given, output_dir=str(tmp_path / "teacher"))
+    given |= {"teacher": str(tmp_path / "teacher" / "model")}
+    run(given, output_dir=str(tmp_path / "whole"))
+    with sigterm_at(FineTuningTrainer, 7), pytest.raises(SystemExit, match="143"):
+        run(given)
+    run(given, resume=True)
+    assert_same(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "manifest.json"])
+def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, caplog):
+    with sigterm_at(FineTuningTrainer, 27), pytest.raises(SystemExit, match="143"):
+        run(whole)
+    checkpoint = last_checkpoint(tmp_path / "out" / "training" / "run")
+    (checkpoint / file).write_bytes(b"0")
+    run(whole, resume=True)
+    assert f"{checkpoint} can't be used and is passed over: {file} is damaged" in caplog.text
+    assert_same(tmp_path)
+
+
+def test_a_run_that_was_stopped_is_neither_overwritten_nor_continued_otherwise(whole, tmp_path, monkeypatch):
+    with sigterm_at(FineTuningTrainer, 4), pytest.raises(SystemExit, match="143"):
+        run(whole)
+    with pytest.raises(
+        ValueError, match=r"out' holds a fine-tuning that was stopped; set resume, or name another fol"
+    ):
+        run(whole)
+    with pytest.raises(
+        ValueError, match="seed=3 is not what the run in output_dir=.* began with, 0; resume with that"
+    ):
+        run(whole, resume=True, seed=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: this is for one process; start it without torchrun"):
+        run(whole, resume=True)
 
 
 def test_a_disk_that_is_full_is_told_and_refuses_no_later_call(given, tmp_path, monkeypatch, capsys):
@@ -111,9 +184,12 @@ def test_a_disk_that_is_full_is_told_and_refuses_no_later_call(given, tmp_path, 
         patched.setattr(own_task, "_save", full)
         assert status_of("finetune", tmp_path / "config.json") == 2
     message = capsys.readouterr().err
-    assert re.search(r"File too large; \S*out/model was not written\. Make room .*model\.safetensors", message)
-    assert list((tmp_path / "out").iterdir()) == []
-    assert status_of("finetune", tmp_path / "config.json") == 0
+    assert re.search(
+        r"File too large; \S*out/model was not written\. Make room, then go on with resume=true.*model\.safetensors",
+        message,
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["training"]
+    assert status_of("finetune", tmp_path / "config.json", "--resume", "true") == 0
 
 
 def test_a_compact_student_becomes_a_stock_classifier(given, tmp_path):

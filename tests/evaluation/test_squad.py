@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from resumed_runs import sigterm_at
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
@@ -30,6 +31,7 @@ from homodistil_hf.evaluation.squad import (
 )
 from homodistil_hf.evaluation.task_data import TaskData, load_squad
 from homodistil_hf.evaluation.task_runs import check_length, training_rows, with_held_out
+from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
 TOKENIZER = tiny_tokenizer()
@@ -213,10 +215,25 @@ def test_seeds_are_measured_once(folder, tmp_path):
     assert [line.endswith("(read from an earlier evaluation)") for line in lines] == [False, False, True, True]
 
 
+def test_what_sigterm_stopped_goes_on_in_its_training(folder, tmp_path):
+    for name, number in (("train", 24), ("validation", 9)):
+        Dataset.from_list(list(questions(number, seed=0))).to_parquet(tmp_path / f"{name}.parquet")
+    settings = {**TINY.compared(), "learning_rate": 5e-3, "num_train_epochs": 3, "dropout_fraction": 0.1}
+    settings |= {"data_dir": str(tmp_path), "seeds": 0}
+    whole = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "whole")
+    with sigterm_at(FineTuningTrainer, 4), pytest.raises(SystemExit, match="143"):
+        evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
+    with sigterm_at(FineTuningTrainer, None) as seen:
+        assert evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results") == whole
+    assert seen[0] == 4
+    losses = [json.loads((tmp_path / name / "squad_v2.seed-0.json").read_text()) for name in ("whole", "results")]
+    assert losses[0]["train_loss"] == losses[1]["train_loss"]
+
+
 def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeypatch):
     seen = []
 
-    def measured(evaluated, task, rows, measured_on, *, settings, seed):
+    def measured(evaluated, task, rows, measured_on, *, settings, seed, folder):
         seen.append((settings.learning_rate, set(rows["context"][:]), measured_on))
         return {name: {"f1": 100 * settings.learning_rate} for name in measured_on}, FineTuned(None, 1, 0.0)
 

@@ -16,13 +16,9 @@ from transformers import (
 )
 
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.fine_tuning import (
-    TaskDistillTrainer,
-    _least_squares,
-    forward,
-    fresh_classifier,
-)
+from homodistil_hf.evaluation.fine_tuning import forward, fresh_classifier
 from homodistil_hf.evaluation.task_data import GlueTask, encode
+from homodistil_hf.evaluation.task_trainer import TaskDistillTrainer, _least_squares
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 

@@ -254,7 +254,7 @@ def test_no_summary_is_none_and_a_foreign_one_an_error(tmp_path):
 def test_a_measurement_that_fails_leaves_no_record(tmp_path):
     records = Records(tiny_evaluated(tmp_path / "results"))
 
-    def fail():
+    def fail(folder):
         raise FloatingPointError("diverged")
 
     with pytest.raises(FloatingPointError, match="diverged"):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from resumed_runs import sigterm_at
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.demo import run as demo_run
@@ -237,18 +239,49 @@ def test_the_next_steps_can_be_taken(demo, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [(7,), (13, 3)], ids=["student", "gradual, twice"])
+def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, steps, caplog):
+    again = tmp_path / "again"
+    for step in steps:
+        with sigterm_at(HomoDistilTrainer, step), pytest.raises(SystemExit, match="143"):
+            run_small_demo(again)
+    assert f"checkpoint-{sum(steps) % 10} is saved; go on with the same command" in caplog.text
+    with sigterm_at(HomoDistilTrainer, None) as seen:
+        run_small_demo(again)
+    assert len(seen) == 20 - sum(steps)
+    assert [name for name in ("student", "gradual") if not same_weights(demo / name, again / name)] == []
+    curves = [json.loads((folder / "demo.json").read_text())["curves"] for folder in (demo, again)]
+    assert curves[0] == curves[1]
+    assert sorted(os.listdir(demo)) == sorted(os.listdir(again))
+
+
+@pytest.mark.slow
+def test_a_demo_of_other_settings_starts_anew(demo, tmp_path):
+    with sigterm_at(HomoDistilTrainer, 13), pytest.raises(SystemExit, match="143"):
+        run_small_demo(tmp_path / "demo", seed=1)
+    with sigterm_at(HomoDistilTrainer, None) as seen:
+        run_small_demo(tmp_path / "demo")
+    assert len(seen) == 20
+    assert same_weights(demo / "student", tmp_path / "demo" / "student")
+
+
+def claim(folder):
+    claim_folder(DemoSettings(output_dir=str(folder)))
+
+
+@pytest.mark.slow
 def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
-    claim_folder(tmp_path / "new")
-    claim_folder(tmp_path / "new")
+    claim(tmp_path / "new")
+    claim(tmp_path / "new")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("")
     assert main(["demo", "--output_dir", str(tmp_path / "foreign")]) == 2
     assert "is not empty and was not written by homodistil demo; name another folder" in capsys.readouterr().err
     (tmp_path / "foreign" / "demo.json").write_text('{"made_by": "somebody"}')
     with pytest.raises(ValueError, match="was not written by homodistil demo"):
-        claim_folder(tmp_path / "foreign")
+        claim(tmp_path / "foreign")
     with pytest.raises(ValueError, match="is a file; name a folder"):
-        claim_folder(tmp_path / "foreign" / "thesis.tex")
+        claim(tmp_path / "foreign" / "thesis.tex")
 
 
 @pytest.mark.parametrize(

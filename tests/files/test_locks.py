@@ -18,7 +18,9 @@ from tiny_models import make_teacher
 from torchrun import torchrun
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.cli import main
+from homodistil_hf.export.export_folder import export_student, written_aside
+from homodistil_hf.files.checkpoints import MANIFEST_NAME, is_model_done, model_written
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.locks import Holder, claimed, held, holder, lock_beside, lock_in
 
@@ -28,15 +30,33 @@ _HOLD = (
 )
 
 
+_WRITE = """
+import sys; from pathlib import Path; from homodistil_hf.files.checkpoints import model_written
+with model_written(Path(sys.argv[1]), remedy="Start again") as aside:
+    (aside / "a").write_text("theirs"); print("held", flush=True); sys.stdin.read(); (aside / "b").write_text("theirs")
+"""
+
+
 @contextmanager
-def in_other_hands(lock_file):
-    """Another process holds the lock while inside; yields what every refusal says."""
-    command = [sys.executable, "-c", _HOLD, str(lock_file)]
+def other_process(script, path):
+    """A process that has come to the middle of a script while inside; it goes on once its input is closed."""
+    command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        yield f"is in use by process {process.pid} on {socket.gethostname()}; wait until it is done"
+        yield process
+
+
+@contextmanager
+def in_other_hands(lock_file):
+    """Another process holds the lock while inside; yields what every refusal says."""
+    with other_process(_HOLD, lock_file) as process:
+        yield _told_of(process)
         process.kill()
+
+
+def _told_of(process):
+    return f"is in use by process {process.pid} on {socket.gethostname()}; wait until it is done"
 
 
 def test_a_claim_is_reentrant_and_leaves_nothing(tmp_path):
@@ -138,6 +158,34 @@ def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks)
         run(folder, teacher, blocks)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate TEACHER --task rte --data_dir DATA",
+        "evaluate TEACHER --task squad --data_dir DATA",
+        "evaluate TEACHER --task discrepancy --eval_data DATA",
+        pytest.param("evaluate VECTORS --task embedding --eval_data DATA", marks=needs("embedding")),
+        "finetune --model TEACHER --train_data DATA/rte/train.jsonl --eval_data DATA/rte/train.jsonl",
+        "demo",
+    ],
+)
+def test_commands_refuse_a_folder_in_other_hands(words, tmp_path, capsys):
+    places = {"DATA": tmp_path / "data", "TEACHER": write_teacher(tmp_path / "teacher")}
+    for file in ("train", "validation"):
+        for task in ("rte", "squad"):
+            (tmp_path / "data" / task).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / task / f"{file}.jsonl").write_text("", encoding="utf-8")
+    if "VECTORS" in words:
+        from tiny_embeddings import make_sentence_folder
+
+        places["VECTORS"] = make_sentence_folder(tmp_path / "vectors")
+    folder = tmp_path / "run"
+    with in_other_hands(lock_in(folder)) as told:
+        assert main([*(str(places.get(word, word)) for word in words.split()), "--output_dir", str(folder)]) == 2
+    assert f"run' {told}" in capsys.readouterr().err
+    assert sorted(os.listdir(folder)) == [".lock", ".lock.pid"]  # of the killed process
+
+
 def _stock(target):
     return export_student(make_teacher(BertForMaskedLM), target, overwrite=True)
 
@@ -175,6 +223,39 @@ def test_exports_refuse_a_folder_in_other_hands(export, tmp_path):
     assert not target.exists()
     export(target)
     assert os.listdir(tmp_path / "to") == ["student"]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_two_processes_never_publish_a_mixture(tmp_path, is_killed):
+    folder = tmp_path / "model"
+    with other_process(_WRITE, folder) as process:
+        with pytest.raises(ValueError, match=f"folder='.*model' {_told_of(process)}"), _model(folder):
+            raise AssertionError("two write it")
+        if is_killed:
+            process.kill()
+    assert is_model_done(folder) is not is_killed
+    if is_killed:
+        with _model(folder) as aside:
+            (aside / "a").write_text("ours")
+    assert {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST_NAME} == (
+        {"a": "ours"} if is_killed else {"a": "theirs", "b": "theirs"}
+    )
+    assert is_model_done(folder)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def _model(folder):
+    return model_written(folder, remedy="Start again")
+
+
+def test_an_export_is_staged_under_a_name_of_its_own(tmp_path, monkeypatch):
+    """Where a file system has no locks, two exports at once still have a folder each."""
+    seen = []
+    monkeypatch.setattr("homodistil_hf.files.folders.publish", lambda staged, final: seen.append(staged))
+    for _ in range(2):
+        with written_aside(tmp_path / "student", overwrite=False), _model(tmp_path / "model"):
+            pass
+    assert len({*seen}) == len(seen) == 4
 
 
 def test_an_export_that_another_process_wrote_meanwhile_stays(tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
-"""Runs that are resumed in tests/training/test_resuming.py: how a trainer is made, and after which of its steps."""
+"""Runs that are resumed: how a trainer is made, after which of its steps, and SIGTERM in the middle of one."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from methods_here import SAME_HEADS
 from transformers import Trainer
 
@@ -30,3 +33,19 @@ class Run:
 
 def method(name: str, student: Any = SAME_HEADS, **settings: Any) -> Run:
     return Run({"trainer_class": METHODS[name], "student": student, "max_steps": 6} | settings)
+
+
+@contextmanager
+def sigterm_at(trainer_class: Any, call: int | None) -> Iterator[list[int]]:
+    """SIGTERM arrives in so many a call of `training_step`; yields the steps that were trained."""
+    train, seen = trainer_class.training_step, []
+
+    def asked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(self.state.global_step)
+        if len(seen) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return train(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer_class, "training_step", asked)
+        yield seen

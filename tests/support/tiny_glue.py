@@ -63,6 +63,7 @@ class FakeMeasure:
         *,
         settings: Any,
         seed: int,
+        folder: Path,
     ) -> tuple[dict[str, dict[str, float]], FineTuned]:
         self.calls.append(
             {

@@ -55,6 +55,36 @@ def test_labels_that_a_task_can_not_have_are_refused_when_a_trainer_is_made(make
 
 
 @pytest.mark.parametrize(
+    ("task", "last", "message"),
+    [
+        ("sequence_classification", 2, "the label 2; expected 0 … 1"),
+        ("sequence_classification", None, "rows without a label; drop them"),
+        ("token_classification", [0, 1, 0, 2], "the label 2; expected 0 … 1"),
+        ("token_classification", [0, 1, 0], "3 labels in a row of 4 tokens; expected one a token"),
+    ],
+)
+def test_the_last_label_of_a_long_table_is_looked_at(make_trainer, task, last, message):
+    model, good = make_teacher(task), 1 if task.startswith("seq") else [0, 1, 0, -100]
+    rows = labelled([good] * 20_000 + [last])
+    for given in (rows, rows.shuffle(seed=0), rows.select([20_000, *range(15_000)])):
+        with pytest.raises(ValueError, match=f"'labels' of train_dataset has {message}"):
+            make_trainer(model=model, train_dataset=given)
+    for given in (rows.select(range(20_000)), rows.shuffle(seed=0).filter(lambda row: row["labels"] == good)):
+        check_label_rows({"train_dataset": given}, task_of(model), None)
+    batch = rows.to_iterable_dataset()
+    check_label_rows(
+        {"train_dataset": batch, "eval_dataset": list(rows.select(range(20_000, 20_001)))}, task_of(model), None
+    )
+
+
+def test_rows_that_are_chosen_must_have_a_label_that_counts(make_trainer):
+    rows = labelled([0] * 5 + [-100] * 20_000)
+    check_label_rows({"train_dataset": rows}, task_of(make_teacher("sequence_classification")), None)
+    with pytest.raises(ValueError, match="has no label but -100"):
+        make_trainer(model=make_teacher("sequence_classification"), train_dataset=rows.select(range(5, 20_005)))
+
+
+@pytest.mark.parametrize(
     ("task", "config", "labels"),
     [
         ("sequence_classification", {}, [0, 1, -100]),

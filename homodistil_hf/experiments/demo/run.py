@@ -1,7 +1,8 @@
 """`homodistil demo`: a real teacher, its HomoDistil student and the same width pruned at once, in one honest table.
 
 Everything is a function of settings and seed, never of a clock. The teacher comes with the package;
-`examples/make_demo_teacher.py` made it, and `text.py` finds the text.
+`examples/make_demo_teacher.py` made it, and `text.py` finds the text. Until all is done, `training/` has checkpoints:
+a demo that was stopped goes on when it is started again.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_output
 from ...export.student_in_folder import RESULTS_FILE
-from ...files.folders import check_writable
+from ...files.checkpoints import last_verified
+from ...files.folders import check_writable, remove_folder
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
@@ -33,7 +34,9 @@ from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
+from ...training.checks import existing_files
 from ...training.distillation_trainer import DistillationTrainer
+from ...training.run_folder import folder_claimed
 from ...training_args import HomoDistilTrainingArguments
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
@@ -41,6 +44,7 @@ from .text import read_documents, source_files
 TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 PLOT_FILE = "discrepancy.png"
+_TRAINING_FOLDER = "training"
 _PRUNING_ENDS = {"student": 0.0, "gradual": 0.3}
 """Student → `pruning_end_fraction`."""
 _HOW = {"student": "the default, pruned before the first step", "gradual": "the paper's way, a little at a time"}
@@ -83,11 +87,17 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     """Run the demo, print what came out, and return the rows of `results.json`.
 
     Raises:
-        ValueError: `output_dir` holds something that is not the demo's, or an export is not what it should be.
+        ValueError: `output_dir` holds something that is not the demo's or is in use by another process, or an export
+            is not what it should be.
     """
+    check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
+    with folder_claimed(settings.output_dir, is_main=True):
+        return _run(settings, Path(settings.output_dir))
+
+
+def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     start = time.perf_counter()
-    folder = Path(settings.output_dir)
-    claim_folder(folder)
+    claim_folder(settings)
     print("1/4  text: this Python's standard library, its strings and comments; one file in 16 is only measured on")
     blocks = prepare_blocks(settings)
     copy_teacher(folder / "teacher")
@@ -108,6 +118,7 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     facts = {"settings": dataclasses.asdict(settings), "curves": curves, "time_s": time_s, "versions": version_facts()}
     write_json(folder / RESULTS_FILE, rows)
     write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
+    remove_folder(folder / _TRAINING_FOLDER)
     _print_outcome(folder, rows, curves)
     print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{next_steps(folder)}")
     return rows
@@ -133,20 +144,24 @@ def _python() -> str:
     return shlex.quote(os.path.relpath(sys.executable) if is_inside else sys.executable)
 
 
-def claim_folder(folder: Path) -> None:
-    """Mark a folder as the demo's; a ValueError where it holds something that no earlier demo wrote."""
+def claim_folder(settings: DemoSettings) -> None:
+    """Mark a folder as this demo's; a ValueError where it holds something that no earlier demo wrote."""
+    folder = Path(settings.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; name a folder")
     marker = folder / MARKER_FILE
-    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(marker):
+    earlier = _marks(marker)
+    if existing_files(str(folder)) and earlier.get("made_by") != _MADE_BY:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
-    check_writable(folder, f"output_dir={str(folder)!r}")
     for name in _HOW:
         check_output(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(marker, {"made_by": _MADE_BY})
+    marks = {"made_by": _MADE_BY, "settings": dataclasses.asdict(settings)}
+    if earlier.get("settings") != marks["settings"]:
+        remove_folder(folder / _TRAINING_FOLDER)
+    write_json(marker, marks)
 
 
 def prepare_blocks(settings: DemoSettings) -> dict[str, Dataset]:
@@ -169,19 +184,23 @@ def copy_teacher(folder: Path) -> None:
 def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
     """Train and evaluate a student of `_PRUNING_ENDS`, and export it to the folder of its name."""
     folder = Path(settings.output_dir)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = HomoDistilTrainer(
-            str(folder / "teacher"),
-            _training_arguments(scratch, settings, _PRUNING_ENDS[name]),
-            train_dataset=blocks["train"],
-            eval_dataset=blocks["held_out"],
-            processing_class=AutoTokenizer.from_pretrained(folder / "teacher"),
-        )
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_ShortProgress)
-        trainer.train()
-        trainer.evaluate()
-        trainer.export(folder / name)
+    place = folder / _TRAINING_FOLDER / name
+    checkpoint = last_verified(place)
+    arguments = _training_arguments(str(place), settings, _PRUNING_ENDS[name])
+    arguments.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
+    trainer = HomoDistilTrainer(
+        str(folder / "teacher"),
+        arguments,
+        train_dataset=blocks["train"],
+        eval_dataset=blocks["held_out"],
+        processing_class=AutoTokenizer.from_pretrained(folder / "teacher"),
+    )
+    trainer.run_folder.how_to_resume = "the same command"
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_ShortProgress)
+    trainer.train(checkpoint)
+    trainer.evaluate()
+    trainer.export(folder / name)
     return trainer
 
 
@@ -218,17 +237,20 @@ def _training_arguments(output_dir: str, settings: DemoSettings, pruning_end: fl
         eval_steps=tenth,
         eval_on_start=True,
         logging_steps=tenth,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=settings.max_steps,
+        overwrite_output_dir=True,
         report_to="none",
         dataloader_pin_memory=False,
     )
 
 
-def _is_ours(marker: Path) -> bool:
+def _marks(marker: Path) -> dict[str, Any]:
+    """What a demo wrote into its folder; nothing where none did."""
     try:
-        return read_json_object(marker, MARKER_FILE).get("made_by") == _MADE_BY
+        return read_json_object(marker, MARKER_FILE)
     except (OSError, ValueError):
-        return False
+        return {}
 
 
 def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:

@@ -4,8 +4,6 @@ The folder shows which stages are done, so a run that was killed at any moment g
 the model's head; rows, steps and metrics are those of fine-tuning. `trainer.py` trains one stage.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +17,16 @@ from transformers.utils import CONFIG_NAME
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import collator_of, training_arguments
-from ...evaluation.own_task import MODEL_FOLDER, OwnTaskSettings, are_numbered, check_labels, rows_of, task_metrics
+from ...evaluation.own_task import (
+    MODEL_FOLDER,
+    OwnTaskSettings,
+    are_numbered,
+    check_labels,
+    check_start,
+    refuse_ranks,
+    rows_of,
+    task_metrics,
+)
 from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, training_windows
 from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import check_length, training_rows
@@ -34,7 +41,7 @@ from ...files.settings import build
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
-from ...training.checks import check_same_start, existing_files
+from ...training.checks import existing_files
 from ...training.run_folder import folder_claimed
 from ..run import Run
 from ..run_arguments import Log, RunConfig
@@ -42,7 +49,6 @@ from .binarizing import to_binary
 from .folder import BITS, export_packed
 from .trainer import BinarizationArguments, BinarizationTrainer
 
-_OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _SAVE_STEPS = 200
 
 _MOST_SHARED, _MOST_QUESTION_TOKENS = 128, 64
@@ -60,7 +66,6 @@ class BinarizationSettings(OwnTaskSettings):
     stages: tuple[int, ...] = setting((1,), "Bits of activations, one stage each; weights have one bit in all.")
     two_sets: bool = setting(True, "Inputs that are never negative take values of {0, …}.")
     elastic: bool = setting(True, "Scales and thresholds of activations learn.")
-    resume: bool = setting(False, "Go on with the run in output_dir.")
 
     # Fine-tuning's with other defaults
     learning_rate: float = setting(1e-3, "Peak learning rate of each stage, > 0.", range="(0, inf)")
@@ -148,8 +153,7 @@ def _all_stages(settings: BinarizationSettings, given: Mapping[str, Any], log: L
 
 def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     """Refuse ranks, a folder that isn't free, or a run begun with other settings; those of this one, as JSON."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("a chain is for one process; start it without torchrun")
+    refuse_ranks()
     path = folder / SETTINGS_FILE
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
@@ -157,13 +161,7 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     if existing_files(str(folder)) and not (settings.resume and path.is_file()):
         remedy = "set resume, or name another folder" if path.is_file() else "it holds no chain; name another folder"
         raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
-    now: dict[str, Any] = json.loads(
-        json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START})
-    )
-    if path.is_file():
-        before = read_json_object(path, f"{SETTINGS_FILE} in output_dir={settings.output_dir!r}")
-        check_same_start(settings.output_dir, before, now)
-    return now
+    return check_start(path, settings)
 
 
 def _refuse_bits(model: str) -> None:

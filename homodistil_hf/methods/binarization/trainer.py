@@ -14,22 +14,17 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ...distillation.losses import hidden_error, prediction_terms
 from ...distillation.tasks import sequence_task
-from ...files.field_checks import setting
+from ...evaluation.task_trainer import FineTuningArguments
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from ...training.checks import own_arguments
 from ...training.exact_trainer import ExactTrainer
 from ...training.run_folder import RunFolder
-from ...training_args import ExactArguments
 from .binarizing import calibrate
 
 
 @dataclass
-class BinarizationArguments(ExactArguments):
-    """Settings of a stage of binarization: those of any run that resumes bit for bit."""
-
-    dataloader_drop_last: bool = setting(
-        False, "Trainer's; few rows are all used, the last batch of a pass is smaller."
-    )
+class BinarizationArguments(FineTuningArguments):
+    """Settings of a stage of binarization: those of a fine-tuning."""
 
 
 class BinarizationTrainer(ExactTrainer):

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ...data.blocks import some_blocks
 from ...data.corpus import load_text
 from ...data.samples import drawn
-from ...evaluation.evaluated_model import check_results_folder, model_in, model_name, results_folder
+from ...evaluation.evaluated_model import model_in, model_name, results_claimed
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "embedding.json"
 
 NUM_BEST = 10
+
+_PLACES = ("data_dir", "eval_data")
+_PUBLISHED = ("models", "agreement", "scores")
 
 
 @dataclass(frozen=True)
@@ -150,21 +153,39 @@ def evaluate_embedding(
     tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
-    check_results_folder(model, output_dir)
-    named = teacher or recorded
-    _check(settings, tasks, named)
-    models = {STUDENT: load_embedding_model(folder, argument="model")} | (
-        {TEACHER: load_embedding_model(named)} if named else {}
-    )
-    is_apart = has_own_space(read_embedding_facts(folder))
-    results: dict[str, Any] = {
-        "models": {
-            side: {"name": model_name(model) if side == STUDENT else public_name(found.name)} | _costs(found)
-            for side, found in models.items()
-        },
-        "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in ("data_dir", "eval_data")},
-    }
-    if settings.eval_data and named:
+    with results_claimed(model, output_dir) as target:
+        named = teacher or recorded
+        _check(settings, tasks, named)
+        models = {STUDENT: load_embedding_model(folder, argument="model")} | (
+            {TEACHER: load_embedding_model(named)} if named else {}
+        )
+        results: dict[str, Any] = {
+            "models": {
+                side: {"name": model_name(model) if side == STUDENT else public_name(found.name)} | _costs(found)
+                for side, found in models.items()
+            },
+            "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in _PLACES},
+        }
+        is_apart = has_own_space(read_embedding_facts(folder))
+        results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
+        results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
+        write_json(target / RESULTS_FILE, results)
+        publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)})
+        return results
+
+
+def _measured(
+    models: Mapping[str, EmbeddingModel],
+    settings: EmbeddingEvaluationSettings,
+    tasks: Sequence[EmbeddingTask],
+    *,
+    of_mteb: Sequence[Any],
+    is_apart: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """`agreement`, where there is text for it and a teacher, and `scores`."""
+    results: dict[str, Any] = {}
+    if settings.eval_data and TEACHER in models:
         results["agreement"] = _agreement(models, settings, is_apart=is_apart)
         say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
     results["scores"] = {}
@@ -175,11 +196,6 @@ def evaluate_embedding(
         for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
             results["scores"][name] = metrics
             _say_scores(name, metrics, say)
-    results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
-    target = results_folder(model, output_dir)
-    target.mkdir(parents=True, exist_ok=True)
-    write_json(target / RESULTS_FILE, results)
-    publish_scores(folder, {name: results[name] for name in ("models", "agreement", "scores") if results.get(name)})
     return results
 
 
