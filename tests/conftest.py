@@ -1,6 +1,7 @@
 """Shared fixtures: tiny real models, a trainer, a Hub on this machine. Nothing is downloaded."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ def _imports_are_no_garbage() -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logged_alike() -> Iterator[None]:
+    """Commands choose what the package logs, for the process that they usually are."""
+    logger = logging.getLogger("homodistil_hf")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
