@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
+from ranks import as_ranks
 from tiny_files import assert_same_weights, write_text
-from torchrun import torchrun
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
@@ -76,8 +76,7 @@ def test_a_streamed_run(folder, tmp_path):
 @pytest.mark.distributed
 def test_two_processes_tell_their_result_once(folder, tmp_path):
     words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
-    cache = {"HOMODISTIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = torchrun(*words, env=cache)
+    done = as_ranks(*words, env={"HOMODISTIL_CACHE": str(tmp_path / "cache")})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("from_pretrained(") == 2  # model and tokenizer, told by one process
     assert BertForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.hidden_size == 16

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed_worker import free_port
+from ranks import children, free_port
 from safetensors.torch import load_file
 from tiny_files import write_config
-from torchrun import children
 
 from homodistil_hf.files.checkpoints import last_checkpoint
 
