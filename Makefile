@@ -38,12 +38,15 @@ demo: $(VENV)/.installed-report  ## distil a small teacher, print the table (abo
 bench: $(VENV)/.installed-report  ## measure how fast training is on this machine (some minutes on 2 cores)
 	$(BIN)/python -m benchmarks.speed.bench $(BENCH_ARGS)
 
+# A file's tests run in one process, which makes what they share once; the longest files are not the last.
+BY_FILE = --numprocesses=$(NUM_WORKERS) --dist=loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-test,onnx  ## run the whole test suite
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) $(PYTEST_ARGS)
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
 test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (90 seconds on 2 cores)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=$(NUM_WORKERS) \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) \
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 
 test-removal: $(VENV)/.installed-test,onnx  ## run what may need a method without it, for each method (minutes)

@@ -68,7 +68,8 @@ def run(versions: str, python: str, python_version: str, num_workers: str) -> di
         subprocess.run([python, "-m", "venv", folder], check=True)
     install(binary, CONSTRAINTS[versions])
     report.unlink(missing_ok=True)
-    pytest = [binary, "-m", "pytest", f"--numprocesses={num_workers}", f"--junitxml={report}", f"--deselect={JUDGE}"]
+    pytest = [binary, "-m", "pytest", f"--numprocesses={num_workers}", "--dist=loadfile"]
+    pytest += [f"--junitxml={report}", f"--deselect={JUDGE}"]
     subprocess.run(pytest, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False)
     entry = {
         "versions": versions,

@@ -1,6 +1,6 @@
 """Students of other architectures: held-out KL as it falls, pruned at once and gradually.
 
-Rows are of benchmarks/architectures.py at commit 7db6fe1, which trains the teachers, and of the sweep beside it.
+Rows are of benchmarks/families.py at commit 7db6fe1, which trains the teachers, and of the sweep beside it.
 """
 
 from collections.abc import Mapping, Sequence

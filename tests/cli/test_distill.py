@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 from tiny_files import assert_same_weights, write_text
-from torchrun import torchrun
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
@@ -70,17 +69,6 @@ def test_a_streamed_run(folder, tmp_path):
     words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
     assert main(["distill", str(folder / "config.json"), *words]) == 0
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 3
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_processes_tell_their_result_once(folder, tmp_path):
-    words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
-    cache = {"HOMODISTIL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = torchrun(*words, env=cache)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("from_pretrained(") == 2  # model and tokenizer, told by one process
-    assert BertForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.hidden_size == 16
 
 
 @pytest.mark.slow

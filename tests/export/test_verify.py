@@ -335,7 +335,8 @@ def test_a_process_that_hangs_is_stopped(export, monkeypatch):
 
 
 @pytest.mark.slow
-def test_other_results_of_the_process_are_found(export, monkeypatch):
+def test_other_results_of_the_process_are_found(export, forked_python, monkeypatch):
+    monkeypatch.setattr(homodistil_hf.export.verify, "subprocess", forked_python)
     shifted = homodistil_hf.export.verify._FRESH_PROCESS.replace(
         "last_hidden_state\n", 'last_hidden_state + (name == "AutoModelForTokenClassification")\n'
     ).replace("logits[0]\n", "logits[0] * float('nan')\n")

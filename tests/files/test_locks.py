@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 from filelock import SoftFileLock
 from methods_here import needs
+from ranks import as_ranks
 from tiny_files import write_teacher
 from tiny_models import make_teacher
-from torchrun import torchrun
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from homodistil_hf.cli import main
@@ -297,12 +297,11 @@ state.destroy_process_group()
 def test_a_second_run_is_refused_on_all_its_ranks(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(_RANK, encoding="utf-8")
-    paths = os.pathsep.join(filter(None, sys.path))
     with in_other_hands(lock_in(tmp_path / "run")) as message:
-        done = torchrun(script, tmp_path / "run", env={"PYTHONPATH": paths})
+        done = as_ranks(script, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "claimed" not in done.stdout
     assert f"rank 0: output_dir='{tmp_path / 'run'}' {message}" in done.stdout
     assert "rank 1: rank 0 stopped with ValueError: output_dir=" in done.stdout
-    done = torchrun(script, tmp_path / "run", env={"PYTHONPATH": paths})
+    done = as_ranks(script, tmp_path / "run")
     assert done.stdout.count("claimed") == 2

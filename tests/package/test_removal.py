@@ -4,6 +4,8 @@ That all other tests pass without it is shown by tests/support/method_removal.py
 """
 
 import ast
+from functools import cache
+from pathlib import Path
 
 import pytest
 from method_removal import METHODS, ROOT, TABLES, reaches, remove
@@ -43,17 +45,20 @@ def test_tests_that_may_need_a_method_are_found_by_their_imports(file, expected)
     assert {reaches(ROOT / file, method) for method in METHODS} == {expected}
 
 
+@cache
+def modules_of(path: Path) -> list[list[str]]:
+    """The parts of the names of the modules that a file imports from."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node.module.split(".") for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+
+
 @pytest.mark.parametrize("folder", METHODS)
 def test_nothing_else_imports_a_method(folder):
     others = [path for path in PACKAGE.rglob("*.py") if PACKAGE / "methods" / folder not in path.parents]
     for path in others:
-        modules = [
-            node.module.split(".")
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom) and node.module
-        ]
         inside = path.is_relative_to(PACKAGE / "methods")
         imported = any(
-            ("methods" in module and folder in module) or (inside and module[0] == folder) for module in modules
+            ("methods" in module and folder in module) or (inside and module[0] == folder)
+            for module in modules_of(path)
         )
         assert not imported or path.relative_to(PACKAGE).as_posix() in TABLES, path

@@ -35,14 +35,20 @@ SHARED: dict[str, dict[str, Any]] = {
     "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
     **merged_cases("DISTRIBUTED"),
 }
-SHARED |= {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     architecture.model_type: {
         "model": partial(tiny_architecture_teacher, architecture, architecture.heads[0]),
         "max_steps": 6,
     }
     for architecture in OTHERS
 }
+SHARED |= ARCHITECTURES
 """Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""
+
+
+def shared_on(num_ranks: int) -> list[str]:
+    """Names of `SHARED` that a world runs: four ranks differ from two by nothing that depends on an architecture."""
+    return [name for name in SHARED if num_ranks <= 2 or name not in ARCHITECTURES]
 
 
 class RecordingCollator(MaskedLMCollator):
@@ -264,7 +270,9 @@ def other_masks(folder: Path, num_ranks: int) -> dict[str, Any]:
     return {"error": error_of(trainer.train), "step": trainer.state.global_step}
 
 
-def lost_rank(folder: Path, num_ranks: int, *, rank: int, moment: str, dies: bool = False) -> dict[str, Any]:
+def lost_rank(
+    name: str, folder: Path, num_ranks: int, *, rank: int, moment: str, dies: bool = False
+) -> dict[str, Any]:
     """A rank that dies or hangs when it calls a method of its trainer; what the others hear, and after how long."""
     settings = {"save_strategy": "steps", "save_steps": 2, "ddp_timeout": LOST_TIMEOUT_S}
     settings |= {"num_scoring_batches": 2} if moment == "_score_units" else {}
@@ -274,13 +282,20 @@ def lost_rank(folder: Path, num_ranks: int, *, rank: int, moment: str, dies: boo
     def lost(*args: Any, **kwargs: Any) -> Any:
         if trainer.args.process_index == rank and (moment != "get_batch_samples" or trainer.state.global_step == 3):
             if not dies:
-                time.sleep(2.5 * LOST_TIMEOUT_S)
+                sleep_until_others_left(folder / name, num_ranks - 1)
             os._exit(0)  # a status that ends no other rank
         return before(*args, **kwargs)
 
     setattr(trainer, moment, lost)
     error = error_of(trainer.evaluate if moment == "evaluation_collator" else trainer.train)
     return {"error": error, "seconds": time.monotonic() - since_s}
+
+
+def sleep_until_others_left(world: Path, num_others: int) -> None:
+    """Hang until each other rank has left its file, or for longer than any should wait."""
+    end_s = time.monotonic() + 2.5 * LOST_TIMEOUT_S
+    while time.monotonic() < end_s and len(list(world.glob("*.pt"))) < num_others:
+        time.sleep(0.1)
 
 
 def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
@@ -308,10 +323,10 @@ def error_of(action: Callable[[], Any]) -> str:
 
 
 LOST_RANKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "hangs in scoring": partial(lost_rank, rank=1, moment="_score_units"),
-    "hangs in evaluation": partial(lost_rank, rank=0, moment="evaluation_collator"),
-    "dies in a step": partial(lost_rank, rank=2, moment="get_batch_samples", dies=True),
-    "dies with the store": partial(lost_rank, rank=0, moment="get_batch_samples", dies=True),
+    "hangs in scoring": partial(lost_rank, "hangs in scoring", rank=1, moment="_score_units"),
+    "hangs in evaluation": partial(lost_rank, "hangs in evaluation", rank=0, moment="evaluation_collator"),
+    "dies in a step": partial(lost_rank, "dies in a step", rank=2, moment="get_batch_samples", dies=True),
+    "dies with the store": partial(lost_rank, "dies with the store", rank=0, moment="get_batch_samples", dies=True),
 }
 RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **{name: partial(shared, name) for name in SHARED},

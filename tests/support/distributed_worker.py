@@ -6,13 +6,13 @@ other; the runs of a world follow each other in the same processes. Each leaves 
 """
 
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from distributed_runs import LOST_RANKS, RUNS, SHARED, WORLD_SIZES
+from distributed_runs import LOST_RANKS, RUNS, WORLD_SIZES, shared_on
+from ranks import free_port, launched_as
 from torch.multiprocessing import start_processes
 
 
@@ -32,7 +32,7 @@ class World:
 
 
 WORLDS = (
-    *(World(str(size), size, (*SHARED, "passes", "evaluated rows")) for size in WORLD_SIZES),
+    *(World(str(size), size, (*shared_on(size), "passes", "evaluated rows")) for size in WORLD_SIZES),
     World("4 more", 4, ("resume: 4 ranks", "other masks")),
     World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
@@ -55,31 +55,11 @@ def run_rank(rank: int, world: World, port: int, folder: Path) -> None:
     """One rank of a world, from joining to leaving."""
     torch.manual_seed(0)
     if world.num_ranks > 1:
-        os.environ |= launched_as(rank, world, port)
+        os.environ |= launched_as(rank, world.num_ranks, port)
     for name in world.runs:
         torch.save(RUNS[name](folder, world.num_ranks), folder / world.name / f"{name}-{rank}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def launched_as(rank: int, world: World, port: int) -> dict[str, str]:
-    """What torchrun would have set."""
-    values = {
-        "RANK": rank,
-        "WORLD_SIZE": world.num_ranks,
-        "LOCAL_RANK": rank,
-        "LOCAL_WORLD_SIZE": world.num_ranks,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    return {name: str(value) for name, value in values.items()}
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

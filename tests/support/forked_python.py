@@ -1,6 +1,7 @@
 """`python -c` without the seconds that torch and transformers take to be imported.
 
 A process that has them, and neither this package nor anything of the tests, makes a copy of itself for every call.
+It imports sentence-transformers before the first call that does, which takes three more seconds.
 `tests/export/test_verify.py` does without it, so that the real thing is tested too.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 # Each line of its input is a call, each line of its output how that ended.
 _SERVER = """
-import json, os, sys, traceback
+import contextlib, json, os, sys, traceback
 import torch, transformers, safetensors.torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, dynamic_module_utils
 from transformers.models.bert import modeling_bert
@@ -43,9 +44,13 @@ def run(call):
     os._exit(status)
 
 for line in sys.stdin:
+    call = json.loads(line)
+    if "sentence_transformers" in call["code"]:
+        with contextlib.suppress(ImportError):
+            import sentence_transformers
     child = os.fork()
     if child == 0:
-        run(json.loads(line))
+        run(call)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

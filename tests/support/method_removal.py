@@ -62,7 +62,8 @@ def passes_without(method: str, num_workers: str, is_whole: bool) -> bool:
         tests = [] if is_whole else [*FAST, *tests_of(method)]
         run = partial(subprocess.run, cwd=copy, env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(copy)})
         passes = run([sys.executable, "-c", IMPORT_ALL], stdout=subprocess.DEVNULL).returncode == 0
-        pytest = [sys.executable, "-m", "pytest", "-q", f"--numprocesses={num_workers}", "-p", "no:cacheprovider"]
+        pytest = [sys.executable, "-m", "pytest", "-q", f"--numprocesses={num_workers}", "--dist=loadfile"]
+        pytest += ["-p", "no:cacheprovider"]
         passes = run([*pytest, *tests]).returncode == 0 and passes
     print(f"without {method}: {'passed' if passes else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
     return passes

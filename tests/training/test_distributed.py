@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_runs import GLOBAL_BATCH, LOST_TIMEOUT_S, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES
+from distributed_runs import GLOBAL_BATCH, LOST_TIMEOUT_S, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES, shared_on
 from run_traces import TIMINGS
 
 # One launch, many worlds, up to four processes on as few as two busy cores.
@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
 WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 SCORE_TOLERANCE = 1e-3  # relative
 MANY = [size for size in WORLD_SIZES if size > 1]
+SHARED_ON_MANY = pytest.mark.parametrize(
+    ("num_ranks", "name"), [(size, name) for size in MANY for name in shared_on(size)]
+)
 
 
 def run_worlds(folder: Path, *names: str, **environment: str) -> None:
@@ -102,8 +105,7 @@ def test_swapped_units_are_told_with_the_distance_of_their_scores():
 # The same run on any number of ranks
 
 
-@pytest.mark.parametrize("num_ranks", MANY)
-@pytest.mark.parametrize("name", SHARED)
+@SHARED_ON_MANY
 def test_ranks_choose_the_masks_of_one_process(folder, name, num_ranks):
     (one,) = results(folder, "1", name)
     for found in results(folder, str(num_ranks), name):
@@ -118,8 +120,7 @@ def test_ranks_choose_the_masks_of_one_process(folder, name, num_ranks):
                 torch.testing.assert_close(choice["scores"][group], scores, rtol=SCORE_TOLERANCE, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_ranks", MANY)
-@pytest.mark.parametrize("name", SHARED)
+@SHARED_ON_MANY
 def test_ranks_equal_one_process(folder, name, num_ranks):
     (one,) = results(folder, "1", name)
     ranks = results(folder, str(num_ranks), name)
@@ -132,8 +133,7 @@ def test_ranks_equal_one_process(folder, name, num_ranks):
             assert measured(metrics) == pytest.approx(measured(expected), rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_ranks", MANY)
-@pytest.mark.parametrize("name", SHARED)
+@SHARED_ON_MANY
 def test_ranks_stay_equal_to_the_last_bit(folder, name, num_ranks):
     first, *others = (result["tensors"] for result in results(folder, str(num_ranks), name))
     for other in others:

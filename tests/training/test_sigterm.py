@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import children
 from run_traces import EVERY_SECOND_STEP, assert_same_run
 from tiny_files import write_config
 from tiny_models import GRADUAL
-from torchrun import children
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainingArguments

@@ -1,6 +1,7 @@
 """Chains of binarization on a task's rows."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -23,16 +24,27 @@ from homodistil_hf.methods.binarization.trainer import BinarizationArguments, Bi
 from homodistil_hf.models.tokenizers import load_tokenizer
 
 
-@pytest.fixture
-def rows(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    """A task's rows and a model that was fine-tuned on them, which no test changes."""
+    folder = tmp_path_factory.mktemp("task")
     found = {"text": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(64)], "label": [i % 2 for i in range(64)]}
-    Dataset.from_dict(found).to_parquet(tmp_path / "rows.parquet")
-    teacher = write_teacher(tmp_path / "teacher", max_position_embeddings=128)
+    Dataset.from_dict(found).to_parquet(folder / "rows.parquet")
+    teacher = write_teacher(folder / "teacher", max_position_embeddings=128)
     own_steps = {"learning_rate": 1e-3, "max_train_steps": 4, "max_length": 16, "batch_size": 16}
-    data = {name: str(tmp_path / "rows.parquet") for name in ("train_data", "eval_data")}
-    fine_tune_own(OwnTaskSettings(model=str(teacher), output_dir=str(tmp_path / "float"), **data, **own_steps), print)
-    return {"model": str(tmp_path / "float" / "model"), "stages": (2, 1), **data, **own_steps}
+    data = {name: str(folder / "rows.parquet") for name in ("train_data", "eval_data")}
+    with pytest.MonkeyPatch.context() as patch:
+        own_cache(patch, folder / "cache")
+        fine_tune_own(
+            OwnTaskSettings(model=str(teacher), output_dir=str(folder / "float"), **data, **own_steps), print
+        )
+    return {"model": str(folder / "float" / "model"), "stages": (2, 1), **data, **own_steps}
+
+
+@pytest.fixture
+def rows(fine_tuned, tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    return fine_tuned
 
 
 def test_a_chain_ends_in_bits(rows, tmp_path):
@@ -124,12 +136,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.fixture
-def killed_chain(rows, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def chains(fine_tuned, tmp_path_factory):
     """A whole chain in `whole`, and in `run` one that was killed in its second stage, after checkpoint-2."""
-    monkeypatch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 1)
-    whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
-    step, seen = BinarizationTrainer.training_step, []
+    folder, step, seen = tmp_path_factory.mktemp("chains"), BinarizationTrainer.training_step, []
 
     def killed(self, *args, **kwargs):
         seen.append(self.state.global_step)
@@ -137,10 +147,23 @@ def killed_chain(rows, tmp_path, monkeypatch):
             raise Killed
         return step(self, *args, **kwargs)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(BinarizationTrainer, "training_step", killed)
+    with pytest.MonkeyPatch.context() as patch:
+        own_cache(patch, folder / "cache")
+        patch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 1)
+        whole = binarize_chain(BinarizationSettings(output_dir=str(folder / "whole"), **fine_tuned), lambda line: None)
+        patch.setattr(BinarizationTrainer, "training_step", killed)
         with pytest.raises(Killed):
-            binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+            binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **fine_tuned), lambda line: None)
+    return whole, folder
+
+
+@pytest.fixture
+def killed_chain(chains, rows, tmp_path, monkeypatch):
+    """What the whole chain found, and the settings that go on with a copy of the killed one, in `run`."""
+    whole, folder = chains
+    monkeypatch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 1)
+    for name in ("whole", "run"):
+        shutil.copytree(folder / name, tmp_path / name)
     return whole, BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows)
 
 
@@ -187,8 +210,9 @@ def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file
     assert manifest_problem(model) is None
 
 
-def test_sigterm_saves_a_chain_and_ends_with_143(rows, tmp_path, monkeypatch, caplog):
-    whole = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "whole"), **rows), lambda line: None)
+def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, monkeypatch, caplog):
+    whole, folder = chains
+    shutil.copytree(folder / "whole", tmp_path / "whole")
     config = tmp_path / "bit.json"
     config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
     step, seen = BinarizationTrainer.training_step, []

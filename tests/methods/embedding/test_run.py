@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
 from homodistil_hf.methods.embedding import model as model_of_texts
-from homodistil_hf.methods.embedding import texts
+from homodistil_hf.methods.embedding import texts, trainer
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import run_named
@@ -292,7 +292,8 @@ def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
     assert counts == {(90, 5): 60, (91, 15): 30, (25, 26): 15}
 
 
-def test_a_stream_is_read_as_it_comes(config, tmp_path):
+def test_a_stream_is_read_as_it_comes(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "NUM_FIT_TEXTS", 64)  # a stream goes on until there are so many
     settings = {"streaming": True, "max_steps": 6, "output": 7}
     assert main(["distill", config(**settings, save_steps=3, save_strategy="steps")]) == 0
     before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()

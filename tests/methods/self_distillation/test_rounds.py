@@ -74,24 +74,24 @@ class StopAt(TrainerCallback):
 
 
 @KINDS
-@pytest.mark.parametrize("num_steps", [5, 6, 16])  # in round 0, at its end, in round 2
-def test_a_resumed_run_is_the_uninterrupted_one(kind, num_steps, source, arguments, tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_uninterrupted_one(kind, source, arguments, tmp_path, monkeypatch):
     settings = {"num_rounds": 2, "save_strategy": "steps", "save_steps": 2, "logging_steps": 4}
     whole = self_distill(source[kind], arguments("whole", **settings), **data_of(kind))
     started = spy_on_starts(monkeypatch)
-    parts = arguments("parts", **settings)
-    with pytest.raises(Interrupted):
-        self_distill(source[kind], parts, callbacks=[StopAt(num_steps)], **data_of(kind))
-    parts.resume_from_checkpoint = "last"
-    started.clear()
-    resumed = self_distill(source[kind], parts, **data_of(kind))
-    for number in range(3):
-        folders = [tmp_path / name / f"round-{number}" / "model" for name in ("whole", "parts")]
-        assert_equal(*map(weights, folders))
-    for one, other in zip(whole["rounds"], resumed["rounds"], strict=True):
-        for name in ("loss", "loss_masked", "train_loss"):
-            assert one[name] == other[name], name
-    assert len(started) == {5: 3, 6: 3, 16: 1}[num_steps]
+    for num_steps, num_started in ((5, 3), (6, 3), (16, 1)):  # in round 0, at its end, in round 2
+        parts = arguments(f"parts-{num_steps}", **settings)
+        with pytest.raises(Interrupted):
+            self_distill(source[kind], parts, callbacks=[StopAt(num_steps)], **data_of(kind))
+        parts.resume_from_checkpoint = "last"
+        started.clear()
+        resumed = self_distill(source[kind], parts, **data_of(kind))
+        for number in range(3):
+            folders = [tmp_path / name / f"round-{number}" / "model" for name in ("whole", f"parts-{num_steps}")]
+            assert_equal(*map(weights, folders))
+        for one, other in zip(whole["rounds"], resumed["rounds"], strict=True):
+            for name in ("loss", "loss_masked", "train_loss"):
+                assert one[name] == other[name], name
+        assert len(started) == num_started
 
 
 def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_files import own_cache, write_config
 from transformers import BertForMaskedLM
 
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.config import help_of, parse_run, run_of
 from homodistil_hf.experiments.distill import distill as distill_settings
@@ -80,19 +82,16 @@ def test_one_json_further_pre_trains_a_teacher_and_distils_it(tmp_path):
     assert weights(teacher) != weights(tmp_path / "teacher")
 
 
-@pytest.mark.parametrize("stage", ["rounds", "distillation"])
-def test_an_interrupted_chain_goes_on_where_it_was(stage, tmp_path, monkeypatch):
+def test_an_interrupted_chain_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = write_config(tmp_path, further_pretraining=ROUNDS, output_dir=str(tmp_path / "whole"))
     assert distill(whole) == 0
-    path = write_config(tmp_path, further_pretraining=ROUNDS)
-    with monkeypatch.context() as context:
-        if stage == "rounds":
-            context.setattr(rounds, "_write_result", interrupt)
-        else:
-            context.setattr("homodistil_hf.trainer.HomoDistilTrainer.evaluate", interrupt)
-        assert distill(path) != 0
-    assert distill(path, "--resume_from_checkpoint", "last") == 0
-    assert weights(tmp_path / "run" / "student") == weights(tmp_path / "whole" / "student")
+    for owner, name in ((rounds, "_write_result"), (HomoDistilTrainer, "evaluate")):
+        path = write_config(tmp_path, further_pretraining=ROUNDS, output_dir=str(tmp_path / name))
+        with monkeypatch.context() as context:
+            context.setattr(owner, name, interrupt)
+            assert distill(path) != 0
+        assert distill(path, "--resume_from_checkpoint", "last") == 0
+        assert weights(tmp_path / name / "student") == weights(tmp_path / "whole" / "student")
 
 
 def interrupt(*args, **kwargs):
@@ -211,11 +210,11 @@ def stopped(tmp_path, monkeypatch):
     return path
 
 
-@pytest.mark.parametrize("damaged", [None, "round-0/model/model.safetensors", "round-1/checkpoint-2/optimizer.pt"])
-def test_what_sigterm_stopped_goes_on_and_damage_is_told(stopped, tmp_path, damaged, caplog):
-    if damaged:
-        path = tmp_path / "run" / damaged
-        path.write_bytes(b"0" * path.stat().st_size)
-    assert distill(stopped, "--resume_from_checkpoint", "last") == 0
-    assert weights(tmp_path / "run" / "student") == weights(tmp_path / "whole" / "student")
-    assert not damaged or f"{path.parent} can't be used" in caplog.text
+def test_what_sigterm_stopped_goes_on_and_damage_is_told(stopped, tmp_path, caplog):
+    for number, damaged in enumerate(("", "round-0/model/model.safetensors", "round-1/checkpoint-2/optimizer.pt")):
+        run = shutil.copytree(tmp_path / "run", tmp_path / f"run-{number}")
+        if damaged:
+            (run / damaged).write_bytes(b"0" * (run / damaged).stat().st_size)
+        assert distill(stopped, "--output_dir", str(run), "--resume_from_checkpoint", "last") == 0
+        assert weights(run / "student") == weights(tmp_path / "whole" / "student")
+        assert (f"{(run / damaged).parent} can't be used" in caplog.text) == bool(damaged)

@@ -1,15 +1,16 @@
 import copy
 import json
 import math
-import os
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from pretraining_cases import IMAGES, KINDS, TEXT, assert_equal, data_of, differs, make_image_model, make_images
+from ranks import as_ranks
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
-from torchrun import torchrun
 
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
@@ -170,15 +171,14 @@ leave_process_group()  # else a rank that ends first may take the other along
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_ranks_are_one(tmp_path):
-    script, found = tmp_path / "ranks.py", []
+def test_two_ranks_are_one(tmp_path, monkeypatch):
+    script = tmp_path / "ranks.py"
     script.write_text(_RANKS)
-    paths = os.pathsep.join([str(Path(__file__).parents[2] / "support"), str(Path(__file__).parents[3])])
-    for ranks in (1, 2):
-        words = script, tmp_path / f"run{ranks}", 8 // ranks
-        done = torchrun(*words, num_ranks=ranks, env={"PYTHONPATH": paths})
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append(torch.load(tmp_path / f"run{ranks}.pt", weights_only=True))
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "run1"), "8"])
+    runpy.run_path(str(script), run_name="__main__")
+    done = as_ranks(script, tmp_path / "run2", 4)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [torch.load(tmp_path / f"run{ranks}.pt", weights_only=True) for ranks in (1, 2)]
     for name, tensor in found[0][0].items():
         torch.testing.assert_close(tensor, found[1][0][name], rtol=1e-5, atol=1e-6)
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
