@@ -61,12 +61,16 @@ def small_parts() -> Iterator[None]:
         yield
 
 
+def run_small_demo(folder: Path, seed: int = 0) -> None:
+    with small_parts():
+        run_demo(small(folder, seed))
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """What a shrunken demo left."""
     folder = tmp_path_factory.mktemp("demo of a test") / "demo"
-    with small_parts():
-        run_demo(small(folder))
+    run_small_demo(folder)
     return folder
 
 
@@ -235,8 +239,7 @@ def test_the_students_can_be_verified(demo):
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     again, other = tmp_path / "again", tmp_path / "other"
-    with small_parts():
-        run_demo(small(again))
+    run_small_demo(again)
     assert [name for name in ("teacher", "student", "gradual") if not same_weights(demo / name, again / name)] == []
     printed = capsys.readouterr().out
     assert "MLM accuracy" in printed
