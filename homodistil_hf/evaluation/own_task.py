@@ -41,7 +41,7 @@ from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
 from .records import Records
 from .task_data import GlueTask, check_columns, encode, table_of
-from .task_runs import best_rate, check_length, training_rows, with_held_out
+from .task_runs import best_rate, training_rows, with_held_out, with_length
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +120,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
             f"output_dir={settings.output_dir!r} holds a fine-tuning that was stopped; set resume, or name another "
             "folder"
         )
-    given = check_start(training / SETTINGS_FILE, settings)
     keep_datasets_here()
     evaluated = load_model(settings.model)
-    check_length(settings, evaluated)
+    settings = with_length(settings, evaluated)
+    given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
     train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
@@ -215,7 +215,7 @@ class _Run:
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """Metrics on rows; rates are compared by the first one."""
-        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.max_length)
+        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.row_length)
 
 
 def task_metrics(

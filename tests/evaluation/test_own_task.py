@@ -54,6 +54,24 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert modes["model.safetensors"] == modes["config.json"]
 
 
+def test_a_default_length_is_lowered_to_the_positions(given, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    del given["max_length"]
+    with monkeypatch.context() as patched:
+        patched.setattr(own_task, "_save", save_and(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    assert json.loads((tmp_path / "out" / "training" / "settings.json").read_text())["max_length"] == 32
+    assert "max_length=32, as the model reads no longer rows; the default is 128" in caplog.text
+    results, _ = run(given, resume=True)
+    assert results["settings"]["max_length"] == 32
+
+
+def test_a_given_length_over_the_positions_is_refused(given):
+    with pytest.raises(ValueError, match="max_length=128 is over the model's positions=32; .* by --max_length 32 or"):
+        run(given, max_length=128)
+
+
 # What stops it
 
 
