@@ -10,7 +10,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -51,6 +52,8 @@ _SAVE_STEPS = 500
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _MAKE_ROOM = "Make room, then go on with resume=true"
 _NAME_COLUMNS = "name text_columns and label_column"
+_MOST_CLASSES = 10  # that a line shows
+_FEW_ROWS, _MANY_ROWS = 3, 100
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
@@ -265,7 +268,36 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
     train, dev = (part.select_columns(columns).add_column("label", numbers[name]) for name, part in parts.items())
     if known is not None:
         train, dev = (part.cast_column("label", ClassLabel(names=names)) for part in (train, dev))
+    if names:
+        _report_classes(names, train["label"][:], dev["label"][:])
     return train, dev, names
+
+
+def _report_classes(names: list[str], labels: list[int], dev_labels: list[int]) -> None:
+    """Log the classes with their training rows; warn of those that a misspelt label may have made."""
+    counts, dev_counts = Counter(labels), Counter(dev_labels)
+    logger.info("%d classes: %s", len(names), _listed(f"{name} {counts[i]:,}" for i, name in enumerate(names)))
+    has_many = max(counts.values()) >= _MANY_ROWS
+    doubtful = [
+        f"{short_repr(name)} ({_rows_at(counts[i], labels, i)} of train_data, {dev_counts[i]:,} of eval_data)"
+        for i, name in enumerate(names)
+        if not dev_counts[i] or (has_many and counts[i] < _FEW_ROWS)
+    ]
+    if doubtful:
+        logger.warning(
+            "few rows, or none of eval_data, have the class %s; correct or drop them, or add rows", _listed(doubtful)
+        )
+
+
+def _rows_at(count: int, labels: Sequence[Any], label: Any) -> str:
+    """How many rows have a label, and the number of the first, counted from 1."""
+    first = f", the first is row {labels.index(label) + 1:,}" if count else ""
+    return f"{count:,} row{'s' * (count != 1)}{first}"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    shown = list(parts)
+    return ", ".join(shown[:_MOST_CLASSES] + ["…"] * (len(shown) > _MOST_CLASSES))
 
 
 def _warn_of_classes(stored: Any, label: Any, where: str) -> None:
@@ -306,9 +338,12 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
         numbers = dict(enumerate(range(len(names)))) | numbers
     found = [numbers.get(label, numbers.get(str(label))) for label in labels]
     if None in found:
-        unknown = short_repr(labels[found.index(None)])
+        unknown = labels[found.index(None)]
         other = "train_data" if argument == "eval_data" else "eval_data"
-        raise ValueError(f"{argument} has the label {unknown}, which {other} never has; drop its rows")
+        raise ValueError(
+            f"{argument} has the label {short_repr(unknown)}, which {other} never has "
+            f"({_rows_at(labels.count(unknown), labels, unknown)}); correct or drop them"
+        )
     return [number for number in found if number is not None]
 
 
