@@ -39,7 +39,7 @@ from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import architecture_of
 from ..models.tokenizers import ROW_LENGTH, check_words_of_model, padding_multiple
-from .task_trainer import FineTuningArguments, FineTuningTrainer, TaskDistillTrainer
+from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer, TaskDistillTrainer
 
 _POOLER = "pooler."
 _PREDICTION_BATCH_SIZE = 64
@@ -279,6 +279,7 @@ def fine_tune(
             data_collator=collator_of(tokenizer, model.config),
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(FineTuningProgress)
         try:
             output = trainer.train(last_verified(place))
             trainer.check_finite()

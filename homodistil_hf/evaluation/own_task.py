@@ -137,6 +137,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
     run = _Run(settings, given, replace(evaluated, results=training), task, teacher)
     rate = run.best_rate(train, say)
+    num_steps = settings.num_steps(len(train), settings.batch_size)
+    say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
     trained = run.fine_tuned(
         train, rate, max_train_steps=settings.max_train_steps, folder=training / "run", save_steps=_SAVE_STEPS
     )
@@ -200,7 +202,12 @@ class _Run:
             say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
-        return rates[0] if len(rates) == 1 else best_rate(rates, score)
+        if len(rates) == 1:
+            return rates[0]
+        short = replace(self.settings, max_train_steps=self.settings.num_search_steps)
+        num_steps = short.num_steps(len(rows), short.batch_size)
+        say(f"trying {len(rates)} learning rates, {num_steps:,} steps each")
+        return best_rate(rates, score)
 
     def _tried(self, rate: float, rows: Dataset, held_out: Dataset, folder: Path) -> dict[str, Any]:
         try:

@@ -146,6 +146,8 @@ class _TaskRun:
             self.say(f"{self.data.name}, learning rate {rate:g}: {result} on {held_out}")
             return record["score"]
 
+        num_steps = self.settings.num_search_steps
+        self.say(f"{self.data.name}: trying {len(rates)} learning rates, {num_steps:,} steps each at most")
         best = best_rate(rates, score, label=f"{self.data.name}: ")
         self.say(f"{self.data.name}: learning rate {best:g} it is")
         return best

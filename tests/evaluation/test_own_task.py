@@ -462,6 +462,8 @@ def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)
+    assert lines.pop(0) == "trying 2 learning rates, 40 steps each"
+    assert lines.pop() == f"training at learning rate {results['learning_rate']:g}: 40 steps on 40 rows"
     scores = {float(line.split()[2].rstrip(":")): float(line.split("accuracy ")[1][:6]) for line in lines}
     assert scores.keys() == {1e-5, 1e-2}
     assert results["learning_rate"] == max(scores, key=lambda rate: scores[rate])
