@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from homodistil_hf import BinarizationArguments, BinarizationTrainer, export_packed, multiply_bits, to_binary
+from homodistil_hf.models.architectures import max_tokens
 
 
 def main() -> None:
@@ -37,8 +38,9 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     teacher = AutoModelForSequenceClassification.from_pretrained(options.model, dtype="float32")
     rows = Dataset.from_parquet(options.train).select_columns(options.text_column)
+    length = min(128, max_tokens(teacher.config))
     rows = rows.map(
-        lambda batch: tokenizer(batch[options.text_column], truncation=True, max_length=128),
+        lambda batch: tokenizer(batch[options.text_column], truncation=True, max_length=length),
         batched=True,
         remove_columns=options.text_column,
     )

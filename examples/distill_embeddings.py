@@ -28,13 +28,12 @@ def main() -> None:
     parser.add_argument("--student", default="macs=0.5", help="preset, budget or plan")
     parser.add_argument("--max_steps", type=int, default=1000)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--max_length", type=int, default=128)
+    parser.add_argument("--max_length", type=int, help="default: 128, or the teacher's length")
     options = parser.parse_args()
 
     teacher = load_embedding_model(options.teacher)
-    rows = tokenize_texts(
-        load_text(options.text), teacher.tokenizer, max_length=options.max_length, prepare=teacher.prepared
-    )
+    length = options.max_length or min(128, teacher.settings.max_seq_length)
+    rows = tokenize_texts(load_text(options.text), teacher.tokenizer, max_length=length, prepare=teacher.prepared)
     held_out = min(1000, len(rows) // 10)
     trainer = EmbeddingDistilTrainer(
         teacher,

@@ -6,9 +6,10 @@ python examples/distill_masked_lm.py --teacher google-bert/bert-base-uncased --t
 import argparse
 from pathlib import Path
 
-from transformers import AutoTokenizer, BertForMaskedLM
+from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, load_text, tokenize_to_blocks
+from homodistil_hf.models.architectures import max_tokens
 
 
 def main() -> None:
@@ -18,12 +19,13 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--student", default="macs=0.25", help="preset, budget or plan")
     parser.add_argument("--max_steps", type=int, default=1000)
-    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--max_seq_length", type=int, help="default: 128, or the model's positions")
     parser.add_argument("--batch_size", type=int, default=32)
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
-    blocks = tokenize_to_blocks(load_text(options.text), tokenizer, max_seq_length=options.max_seq_length)
+    length = options.max_seq_length or min(128, max_tokens(AutoConfig.from_pretrained(options.teacher)))
+    blocks = tokenize_to_blocks(load_text(options.text), tokenizer, max_seq_length=length)
     parts = blocks.train_test_split(test_size=min(1000, max(1, len(blocks) // 20)), seed=0)
     trainer = HomoDistilTrainer(
         model=options.teacher,

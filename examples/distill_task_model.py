@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, load_dataset
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     BertForSequenceClassification,
     DataCollatorWithPadding,
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.models.architectures import max_tokens
 
 
 def main() -> None:
@@ -37,7 +39,8 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     files = {"train": options.train, "validation": options.validation}
-    data = {name: tokenized(file, tokenizer, options.text_columns) for name, file in files.items()}
+    length = min(128, max_tokens(AutoConfig.from_pretrained(options.teacher)))
+    data = {name: tokenized(file, tokenizer, options.text_columns, length) for name, file in files.items()}
     trainer = HomoDistilTrainer(
         model=options.teacher,
         args=HomoDistilTrainingArguments(
@@ -64,12 +67,12 @@ def main() -> None:
     print(f"{folder}: {student.num_parameters():,} parameters, labels {student.config.id2label}")
 
 
-def tokenized(file: str, tokenizer: PreTrainedTokenizerBase, text_columns: list[str]) -> Dataset:
+def tokenized(file: str, tokenizer: PreTrainedTokenizerBase, text_columns: list[str], length: int) -> Dataset:
     rows = load_dataset("parquet", data_files=file, split="train")
     unused = [name for name in rows.column_names if name not in ("label", "labels")]
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list]:
-        return tokenizer(*(batch[name] for name in text_columns), truncation=True, max_length=128)
+        return tokenizer(*(batch[name] for name in text_columns), truncation=True, max_length=length)
 
     return rows.map(encode, batched=True, remove_columns=unused)
 

@@ -7,9 +7,10 @@ The same command with --resume goes on where it was stopped.
 
 import argparse
 
-from transformers import AutoTokenizer, BertForMaskedLM
+from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
 from homodistil_hf import SelfDistillationArguments, load_text, self_distill, tokenize_to_blocks
+from homodistil_hf.models.architectures import max_tokens
 
 
 def main() -> None:
@@ -19,13 +20,14 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--num_rounds", type=int, default=1)
     parser.add_argument("--max_steps", type=int, default=1000, help="of each round")
-    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--max_seq_length", type=int, help="default: 128, or the model's positions")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    blocks = tokenize_to_blocks(load_text(options.text), tokenizer, max_seq_length=options.max_seq_length)
+    length = options.max_seq_length or min(128, max_tokens(AutoConfig.from_pretrained(options.model)))
+    blocks = tokenize_to_blocks(load_text(options.text), tokenizer, max_seq_length=length)
     parts = blocks.train_test_split(test_size=min(1000, max(1, len(blocks) // 20)), seed=0)
     result = self_distill(
         options.model,

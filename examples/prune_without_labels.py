@@ -7,7 +7,7 @@ r"""Prune a fine-tuned model in forward passes on text without labels: no gradie
 
 import argparse
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf import (
     GradientFreeSettings,
@@ -18,6 +18,7 @@ from homodistil_hf import (
     verify_export,
 )
 from homodistil_hf.methods.gradient_free.pruning import export_facts
+from homodistil_hf.models.architectures import max_tokens
 
 
 def main() -> None:
@@ -33,7 +34,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     rows = load_text(options.text).shuffle(seed=0)
     texts = rows.select(range(min(options.num_samples, len(rows))))["text"][:]
-    batches = unlabeled_batches([texts], tokenizer, num_rows=options.num_samples)
+    length = min(128, max_tokens(AutoConfig.from_pretrained(options.model)))
+    batches = unlabeled_batches([texts], tokenizer, num_rows=options.num_samples, max_length=length)
     settings = GradientFreeSettings(ranking=options.ranking)
     student = prune_gradient_free(options.model, batches, options.macs, settings=settings)
     sizes = [layer.intermediate.dense.out_features for layer in student.base_model.encoder.layer]

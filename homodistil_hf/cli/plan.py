@@ -26,7 +26,7 @@ class Plan(Command):
         "this or --student: milliseconds of a forward pass here, no head", default=None, metavar="MS"
     )
     batch_size: int | None = flag("latency_ms: sequences a forward pass (default: 1)", default=None, metavar="N")
-    length: int | None = flag("latency_ms: tokens a sequence (default: 128)", default=None)
+    length: int | None = flag("latency_ms: tokens a sequence (default: 128, or the positions)", default=None)
     backend: str | None = flag("latency_ms: torch (default) or onnxruntime", default=None)
     no_measurement: bool = flag("latency_ms: don't time the chosen plan itself", default=False)
     num_tokens: float | None = flag(
@@ -206,7 +206,7 @@ def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
     from ..plans.latency.budget import LatencyBudget, measure_plan, plan_within
 
     show_logs()
-    budget = LatencyBudget.parse(student)
+    budget = LatencyBudget.parse(student).on(config)
     found = plan_within(budget, config, multiple=flags.width_multiple)
     facts = found.facts(budget)
     if not flags.no_measurement:

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import architecture_of
-from ..models.tokenizers import check_words_of_model, padding_multiple
-from .task_trainer import FineTuningArguments, FineTuningTrainer, TaskDistillTrainer
+from ..models.tokenizers import ROW_LENGTH, check_words_of_model, padding_multiple
+from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer, TaskDistillTrainer
 
 _POOLER = "pooler."
 _PREDICTION_BATCH_SIZE = 64
@@ -72,7 +72,11 @@ class FineTuningSettings:
     )
     max_train_steps: int | None = setting(None, "Optimizer steps at most, ≥ 1.", least=1)
     batch_size: int = setting(32, "Rows a step, ≥ 1.", least=1)
-    max_length: int = setting(128, "Tokens a row, longer ones are cut; 8 … the positions.", least=8)
+    max_length: int | None = setting(
+        None,
+        f"Tokens a row, longer ones are cut; 8 … the positions (default: {ROW_LENGTH}, or the positions).",
+        least=8,
+    )
     warmup_fraction: float = setting(0.1, "Share of the steps that warm up, in [0, 1).", range="[0, 1)")
     weight_decay: float = setting(0.01, "AdamW's weight decay, ≥ 0.", range="[0, inf)")
     dropout_fraction: float = setting(
@@ -80,6 +84,7 @@ class FineTuningSettings:
     )
     max_train_samples: int | None = setting(None, "Rows of a task to train on, ≥ 8; always the same.", least=8)
     dtype: str = setting("auto", "Of the training: auto, bfloat16 or float32.", choices=DTYPES)
+    default_length: ClassVar[int] = ROW_LENGTH
 
     def __post_init__(self) -> None:
         make_tuples(self)
@@ -104,6 +109,11 @@ class FineTuningSettings:
         if self.learning_rate is not None:
             return [self.learning_rate]
         return sorted(set(self.learning_rates or _LEARNING_RATES))
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a row, by default as many as any model may have."""
+        return self.max_length or self.default_length
 
     @property
     def num_search_steps(self) -> int:
@@ -269,6 +279,7 @@ def fine_tune(
             data_collator=collator_of(tokenizer, model.config),
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(FineTuningProgress)
         try:
             output = trainer.train(last_verified(place))
             trainer.check_finite()

@@ -24,7 +24,7 @@ from .fine_tuning import (
 )
 from .metrics import load_metric
 from .task_data import GLUE_TASKS, GlueTask, check_tasks, data_folder, encode, load_glue
-from .task_runs import check_length, evaluate_tasks
+from .task_runs import evaluate_tasks, with_length
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def evaluate_glue(
             data_folder(name, settings.data_dir)
     with results_claimed(model, output_dir):
         evaluated = load_model(model, output_dir)
-        check_length(settings, evaluated)
+        settings = with_length(settings, evaluated)
         rows = (load_glue(name, settings.data_dir) for name in names)
         return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
 
@@ -93,7 +93,7 @@ def classification_metrics(
     )
     found = {}
     for name, dev in measured_on.items():
-        logits, labels = predict(trained.model, encode(dev, described, tokenizer, settings.max_length), tokenizer)
+        logits, labels = predict(trained.model, encode(dev, described, tokenizer, settings.row_length), tokenizer)
         predictions = logits[:, 0] if described.num_labels == 1 else logits.argmax(-1)
         found[name] = load_metric(task).compute(predictions=predictions, references=labels)
     return found, trained
@@ -112,7 +112,7 @@ def fine_tuned_classifier(
     classifier = fresh_classifier(
         evaluated.model.base_model, task.num_labels, dropout=settings.dropout_fraction, seed=seed
     )
-    encoded = encode(rows, task, evaluated.tokenizer, settings.max_length)
+    encoded = encode(rows, task, evaluated.tokenizer, settings.row_length)
     if task.num_labels == 1:
         start_at_mean(classifier, encoded["labels"][:])
     return fine_tune(classifier, encoded, evaluated.tokenizer, settings=settings, seed=seed, **how)

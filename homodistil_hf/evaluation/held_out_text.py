@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
 from ..models.equality import weights_digest
 from ..models.loading import load_encoder
-from ..models.tokenizers import check_words_of_model
+from ..models.tokenizers import ROW_LENGTH, check_words_of_model, fitted_length
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, results_claimed
 from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records
@@ -63,7 +63,9 @@ class DiscrepancySettings:
     eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
     text_column: str | None = setting(None, "Column with the text; default: text.")
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
-    max_seq_length: int = setting(128, "Tokens a block of held-out text.", least=8)
+    max_seq_length: int | None = setting(
+        None, f"Tokens a block of held-out text (default: {ROW_LENGTH}, or the positions).", least=8
+    )
     max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
     mlm_probability: float = setting(
         EVALUATED_PROBABILITY, "Share of the tokens that are masked, in (0, 1).", range="(0, 1)"
@@ -144,6 +146,10 @@ def _evaluated(
     found = _found_teacher(evaluated.source, teacher, say=say)
     if found is not None:
         check_words_of_model(evaluated.tokenizer, found.config)
+    length = fitted_length(
+        settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
+    )
+    settings = replace(settings, max_seq_length=length)
     blocks = held_out_blocks(settings, evaluated)
     depends_on = {
         "settings": settings.compared(),
@@ -176,7 +182,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
     blocks = tokenize_to_blocks(
         documents,
         evaluated.tokenizer,
-        max_seq_length=settings.max_seq_length,
+        max_seq_length=settings.max_seq_length or ROW_LENGTH,
         max_positions=max_tokens(evaluated.model.config),
     )
     return some_blocks(blocks, settings.max_eval_blocks)

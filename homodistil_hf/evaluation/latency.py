@@ -79,7 +79,7 @@ def compare_latencies(
     Args:
         models: name → float32 model on the CPU; the others are compared with the first.
         grid: the cells.
-        say: takes a line before each cell.
+        say: takes a line after each cell, with its milliseconds by model.
 
     Returns:
         `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
@@ -94,9 +94,10 @@ def compare_latencies(
         workshop = _Workshop(models, grid, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         cells = []
         for backend, batch_size, length in itertools.product(grid.backends, grid.batch_sizes, grid.lengths):
-            say(f"latency: {backend}, batch {batch_size}, length {length}")
             place = {"backend": backend, "batch_size": batch_size, "length": length}
-            cells.append(place | workshop.measure(backend, batch_size, length))
+            found = workshop.measure(backend, batch_size, length)
+            say(f"latency: {backend}, batch {batch_size}, length {length}: {_medians(found)}")
+            cells.append(place | found)
     return {
         "machine": machine_facts(),
         "settings": dataclasses.asdict(grid),
@@ -178,6 +179,13 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "encoder_macs": encoder_macs(plan),
     }
+
+
+def _medians(cell: Mapping[str, Any]) -> str:
+    """The milliseconds of a cell by model, or why it was skipped."""
+    if "skipped" in cell:
+        return f"skipped, {cell['skipped']}"
+    return ", ".join(f"{name} {found['median_ms']:.2f} ms" for name, found in cell["latency"].items())
 
 
 def _figures(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:

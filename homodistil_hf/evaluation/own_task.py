@@ -10,7 +10,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -41,7 +42,7 @@ from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
 from .records import Records
 from .task_data import GlueTask, check_columns, encode, table_of
-from .task_runs import best_rate, check_length, training_rows, with_held_out
+from .task_runs import best_rate, training_rows, with_held_out, with_length
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ _SAVE_STEPS = 500
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _MAKE_ROOM = "Make room, then go on with resume=true"
 _NAME_COLUMNS = "name text_columns and label_column"
+_MOST_CLASSES = 10  # that a line shows
+_FEW_ROWS, _MANY_ROWS = 3, 100
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
@@ -120,10 +123,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
             f"output_dir={settings.output_dir!r} holds a fine-tuning that was stopped; set resume, or name another "
             "folder"
         )
-    given = check_start(training / SETTINGS_FILE, settings)
     keep_datasets_here()
     evaluated = load_model(settings.model)
-    check_length(settings, evaluated)
+    settings = with_length(settings, evaluated)
+    given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
     train, dev, names = rows_of(settings)
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
@@ -134,6 +137,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
     run = _Run(settings, given, replace(evaluated, results=training), task, teacher)
     rate = run.best_rate(train, say)
+    num_steps = settings.num_steps(len(train), settings.batch_size)
+    say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
     trained = run.fine_tuned(
         train, rate, max_train_steps=settings.max_train_steps, folder=training / "run", save_steps=_SAVE_STEPS
     )
@@ -197,7 +202,12 @@ class _Run:
             say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
-        return rates[0] if len(rates) == 1 else best_rate(rates, score)
+        if len(rates) == 1:
+            return rates[0]
+        short = replace(self.settings, max_train_steps=self.settings.num_search_steps)
+        num_steps = short.num_steps(len(rows), short.batch_size)
+        say(f"trying {len(rates)} learning rates, {num_steps:,} steps each")
+        return best_rate(rates, score)
 
     def _tried(self, rate: float, rows: Dataset, held_out: Dataset, folder: Path) -> dict[str, Any]:
         try:
@@ -215,7 +225,7 @@ class _Run:
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """Metrics on rows; rates are compared by the first one."""
-        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.max_length)
+        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.row_length)
 
 
 def task_metrics(
@@ -265,7 +275,36 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
     train, dev = (part.select_columns(columns).add_column("label", numbers[name]) for name, part in parts.items())
     if known is not None:
         train, dev = (part.cast_column("label", ClassLabel(names=names)) for part in (train, dev))
+    if names:
+        _report_classes(names, train["label"][:], dev["label"][:])
     return train, dev, names
+
+
+def _report_classes(names: list[str], labels: list[int], dev_labels: list[int]) -> None:
+    """Log the classes with their training rows; warn of those that a misspelt label may have made."""
+    counts, dev_counts = Counter(labels), Counter(dev_labels)
+    logger.info("%d classes: %s", len(names), _listed(f"{name} {counts[i]:,}" for i, name in enumerate(names)))
+    has_many = max(counts.values()) >= _MANY_ROWS
+    doubtful = [
+        f"{short_repr(name)} ({_rows_at(counts[i], labels, i)} of train_data, {dev_counts[i]:,} of eval_data)"
+        for i, name in enumerate(names)
+        if not dev_counts[i] or (has_many and counts[i] < _FEW_ROWS)
+    ]
+    if doubtful:
+        logger.warning(
+            "few rows, or none of eval_data, have the class %s; correct or drop them, or add rows", _listed(doubtful)
+        )
+
+
+def _rows_at(count: int, labels: Sequence[Any], label: Any) -> str:
+    """How many rows have a label, and the number of the first, counted from 1."""
+    first = f", the first is row {labels.index(label) + 1:,}" if count else ""
+    return f"{count:,} row{'s' * (count != 1)}{first}"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    shown = list(parts)
+    return ", ".join(shown[:_MOST_CLASSES] + ["…"] * (len(shown) > _MOST_CLASSES))
 
 
 def _warn_of_classes(stored: Any, label: Any, where: str) -> None:
@@ -306,9 +345,12 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
         numbers = dict(enumerate(range(len(names)))) | numbers
     found = [numbers.get(label, numbers.get(str(label))) for label in labels]
     if None in found:
-        unknown = short_repr(labels[found.index(None)])
+        unknown = labels[found.index(None)]
         other = "train_data" if argument == "eval_data" else "eval_data"
-        raise ValueError(f"{argument} has the label {unknown}, which {other} never has; drop its rows")
+        raise ValueError(
+            f"{argument} has the label {short_repr(unknown)}, which {other} never has "
+            f"({_rows_at(labels.count(unknown), labels, unknown)}); correct or drop them"
+        )
     return [number for number in found if number is not None]
 
 

@@ -7,10 +7,10 @@ learning rates and files of results: task_runs.py.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -22,7 +22,7 @@ from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
 from .metrics import load_metric
 from .task_data import check_squad_task, load_squad, squad_files
-from .task_runs import check_length, evaluate_tasks
+from .task_runs import evaluate_tasks, with_length
 
 Row = Mapping[str, Any]
 
@@ -49,11 +49,17 @@ class SquadSettings(GlueSettings):
     ```
     """
 
-    max_length: int = setting(384, "Tokens a window, ≥ 8; longer contexts take several.", least=8)
+    max_length: int | None = setting(
+        None,
+        "Tokens a window, ≥ 8; longer contexts take several (default: 384, or the positions, with shorter questions "
+        "and strides).",
+        least=8,
+    )
     stride: int = setting(128, "Tokens that two windows of a context share, ≥ 0.", least=0)
     max_question_tokens: int = setting(64, "Tokens of a question that are read, ≥ 1.", least=1)
     max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
     num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
+    default_length: ClassVar[int] = 384
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,9 @@ def check_windows(settings: SquadSettings, tokenizer: PreTrainedTokenizerBase) -
         raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
     num_special = tokenizer.num_special_tokens_to_add(pair=True)
     shortest = settings.max_question_tokens + num_special + settings.stride + 1
-    if settings.max_length < shortest:
+    if settings.row_length < shortest:
         raise ValueError(
-            f"max_length={settings.max_length} holds no new context beside max_question_tokens="
+            f"max_length={settings.row_length} holds no new context beside max_question_tokens="
             f"{settings.max_question_tokens}, {num_special} special tokens and stride={settings.stride}; "
             f"nearest valid: {shortest}, or a smaller stride"
         )
@@ -111,7 +117,7 @@ def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settin
         _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
         [row["context"] for row in rows],
         truncation="only_second",
-        max_length=settings.max_length,
+        max_length=settings.row_length,
         stride=settings.stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
@@ -265,10 +271,22 @@ def evaluate_squad(
             squad_files(name, settings.data_dir)
     with results_claimed(model, output_dir):
         evaluated = load_model(model, output_dir)
+        settings = _fitted(settings, evaluated)
         check_windows(settings, evaluated.tokenizer)
-        check_length(settings, evaluated)
         rows = (load_squad(name, settings.data_dir) for name in names)
         return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
+
+
+def _fitted(settings: SquadSettings, evaluated: EvaluatedModel) -> SquadSettings:
+    """The settings with windows that a model reads; by default a third is shared, and a third is the question's."""
+    fitted = with_length(settings, evaluated)
+    if settings.max_length is not None:
+        return fitted
+    defaults = SquadSettings()
+    third = fitted.row_length // 3
+    parts = {name: getattr(settings, name) for name in ("stride", "max_question_tokens")}
+    shorter = {name: min(value, third) for name, value in parts.items() if value == getattr(defaults, name)}
+    return replace(fitted, **shorter)
 
 
 def answer_metrics(

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from datasets import Dataset
 
 from ..data.samples import drawn
-from ..files.messages import short_repr
-from ..models.architectures import max_tokens
+from ..models.tokenizers import fitted_length
 from ..tables import figures_line
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
@@ -29,6 +28,7 @@ MISMATCHED = "validation_mismatched"
 _HELD_OUT_FRACTION = 0.1
 _MAX_HELD_OUT = 1000
 _ROWS_SEED, _SLICE_SEED = 0, 1
+_Settings = TypeVar("_Settings", bound=FineTuningSettings)
 
 
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
@@ -38,14 +38,11 @@ Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]
 """
 
 
-def check_length(settings: FineTuningSettings, evaluated: EvaluatedModel) -> None:
-    """Refuse rows that are longer than the model's positions."""
-    positions = max_tokens(evaluated.model.config)
-    if settings.max_length > positions:
-        raise ValueError(
-            f"max_length={short_repr(settings.max_length)} is over the model's positions={positions}; "
-            f"nearest valid: {positions}"
-        )
+def with_length(settings: _Settings, evaluated: EvaluatedModel) -> _Settings:
+    """The settings with the tokens a row that a model reads; see [`fitted_length`]."""
+    default = settings.default_length
+    length = fitted_length(settings.max_length, evaluated.model.config, argument="max_length", default=default)
+    return replace(settings, max_length=length)
 
 
 def evaluate_tasks(
@@ -149,6 +146,8 @@ class _TaskRun:
             self.say(f"{self.data.name}, learning rate {rate:g}: {result} on {held_out}")
             return record["score"]
 
+        num_steps = self.settings.num_search_steps
+        self.say(f"{self.data.name}: trying {len(rates)} learning rates, {num_steps:,} steps each at most")
         best = best_rate(rates, score, label=f"{self.data.name}: ")
         self.say(f"{self.data.name}: learning rate {best:g} it is")
         return best

@@ -6,6 +6,9 @@ Shapes: B batch, T tokens, H hidden.
 """
 
 import itertools
+import logging
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProgressCallback
 
 from ..distillation.losses import hidden_error
 from ..distillation.projections import Projections
@@ -26,7 +29,10 @@ from ..training.exact_trainer import ExactTrainer
 from ..training.run_folder import RunFolder
 from ..training_args import ExactArguments
 
+logger = logging.getLogger(__name__)
+
 _FITTING_BATCHES = 16
+_SECONDS_A_LINE = 30.0
 _DRAWN_FROM = "order_rng_state"
 _PROJECTIONS = "projections"
 
@@ -90,6 +96,38 @@ class FineTuningTrainer(ExactTrainer):
         """Also keep the generator's state for the pass to come."""
         self.resumed_from_state = load_file(folder / SCORES_FILE)[_DRAWN_FROM]
         return super().read_state(folder)
+
+
+class FineTuningProgress(ProgressCallback):
+    """Trainer's bar on a terminal; elsewhere a line of the log every half minute, with the seconds that are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_bar = sys.stderr.isatty()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make the bar."""
+        if self.has_bar:
+            super().on_train_begin(args, state, control, **kwargs)
+        self.first_step, self.start = state.global_step, time.monotonic()
+        self.last_line = self.start
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar on, or log a line where it is time for one."""
+        if self.has_bar:
+            super().on_step_end(args, state, control, **kwargs)
+        elif (now := time.monotonic()) - self.last_line >= _SECONDS_A_LINE:
+            self.last_line = now
+            left_s = (now - self.start) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
+            logger.info("step %d of %d, %.0f s left", state.global_step, state.max_steps, left_s)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show no dictionary: results have a line of their own."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.has_bar:
+            super().on_train_end(args, state, control, **kwargs)
 
 
 class TaskDistillTrainer(FineTuningTrainer):

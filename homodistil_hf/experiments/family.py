@@ -110,6 +110,8 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
     for member, plan in zip(settings.members, known, strict=True):
         source = _sources(member, plan)
         sources.append(source if plan or not sources else _within(sources[-1].plan, member, source))
+    if (length := settings.members[0].run.max_seq_length) != settings.run.max_seq_length:
+        settings.run.max_seq_length = settings.given["max_seq_length"] = length  # a default was lowered
     plans = [source.plan for source in sources]
     teacher = widths_of(sources[0].config)
     check_family(settings.given["student"], plans, teacher)

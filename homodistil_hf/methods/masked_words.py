@@ -11,7 +11,7 @@ from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_
 from ..data.corpus import hold_out, load_text
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import tokenizer_of_run
+from ..models.tokenizers import fitted_length, tokenizer_of_run
 from ..tables import format_table
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
@@ -45,7 +45,7 @@ class MaskedWordsRun(StudentRun):
             return training
         rate = measured_learning_rate(
             training,
-            row_length=settings.run.max_seq_length,
+            row_length=settings.run.row_length,
             hidden_size=inputs.config.hidden_size,
             share=self.trainer_class.learning_rate_share,
         )
@@ -105,9 +105,9 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
             f"teacher={run.teacher!r} is a {class_name}; this command distils masked-LM teachers. For a task "
             "model use HomoDistilTrainer as in examples/distill_task_model.py"
         )
-    check_length(settings, config)
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
+    set_length(settings, config, tokenizer)
     return config, tokenizer
 
 
@@ -120,10 +120,14 @@ def check_masked_lm(trainer: DistillationTrainer) -> None:
         )
 
 
-def check_length(settings: RunConfig, config: PreTrainedConfig) -> None:
-    """Refuse, by a ValueError, rows that are longer than the teacher's positions."""
-    if (length := settings.run.max_seq_length) > (limit := max_tokens(config)):
-        raise ValueError(f"max_seq_length={length} is over the teacher's positions={limit}; nearest valid: {limit}")
+def set_length(
+    settings: RunConfig, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Lower a default length of rows to what a teacher reads, in the settings; a ValueError refuses a given one."""
+    run, argument = settings.run, "max_seq_length"
+    how: dict[str, Any] = {"argument": argument, "default": run.row_length, "owner": "teacher", "tokenizer": tokenizer}
+    if (length := fitted_length(run.max_seq_length, config, **how)) != run.row_length:
+        run.max_seq_length = settings.given[argument] = length
 
 
 def load_blocks(
@@ -142,7 +146,7 @@ def load_blocks(
             return tokenize_to_blocks(
                 documents,
                 tokenizer,
-                max_seq_length=run.max_seq_length,
+                max_seq_length=run.row_length,
                 num_proc=run.preprocessing_num_workers,
                 max_positions=max_tokens(config),
             )

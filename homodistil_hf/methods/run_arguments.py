@@ -13,6 +13,7 @@ from ..files.messages import short_repr
 
 Log: TypeAlias = Callable[[str], None]
 """Takes lines for the user."""
+_ROW_LENGTH = 128
 
 
 @dataclass
@@ -58,7 +59,12 @@ class RunArguments:
             "help": "Embedding models, rerankers: passes over each of train_data in an epoch, > 0; default: one."
         },
     )
-    max_seq_length: int = setting(128, "Tokens a block, special ones included; 8 … the teacher's positions.", least=8)
+    max_seq_length: int | None = setting(
+        None,
+        "Tokens a block, special ones included; 8 … the teacher's positions "
+        f"(default: {_ROW_LENGTH}, or the positions).",
+        least=8,
+    )
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)
     streaming: bool = setting(False, "Read and tokenize train_data while training; needs max_steps.")
     preprocessing_num_workers: int | None = setting(
@@ -73,6 +79,11 @@ class RunArguments:
                 )
         check_fields(self)
         self._check_sources()
+
+    @property
+    def row_length(self) -> int:
+        """Tokens a block, by default as many as any teacher may have."""
+        return self.max_seq_length or _ROW_LENGTH
 
     def _check_sources(self) -> None:
         for name in ("train_prompts", "train_weights"):

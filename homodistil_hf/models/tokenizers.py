@@ -1,5 +1,6 @@
 """Load the tokenizer beside a model; its files may not run code or name files outside its folder."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from ..files.strict_json import fits, read_json_object
 from ..files.tensors import stays_inside
 from .architectures import MODEL_TYPES, has_segments, max_tokens
 
+logger = logging.getLogger(__name__)
+
+ROW_LENGTH = 128
+"""Tokens a row by default, where model and tokenizer have room for them."""
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _FAST_FILE = "tokenizer.json"
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, _FAST_FILE, "special_tokens_map.json", "added_tokens.json")
@@ -206,6 +211,42 @@ def _of_its_file_alone(folder: Path) -> PreTrainedTokenizerBase:
         model_input_names=inputs,
         **{name: token for name, token in found.items() if token is not None},
     )
+
+
+def fitted_length(
+    given: int | None,
+    config: PreTrainedConfig,
+    *,
+    argument: str,
+    default: int = ROW_LENGTH,
+    owner: str = "model",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> int:
+    """Tokens a row: those that are given, else the default, or all that a model has positions for where it has fewer.
+
+    Args:
+        given: the setting's value; None where none was given.
+        config: of the model that reads the rows.
+        argument: name of the setting.
+        default: its default.
+        owner: name of the model in messages.
+        tokenizer: its `model_max_length` bounds a default as well.
+
+    Raises:
+        ValueError: a given length is over the model's positions.
+    """
+    most = max_tokens(config)
+    if given is not None:
+        if given > most:
+            raise ValueError(
+                f"{argument}={short_repr(given)} is over the {owner}'s positions={most}; nearest valid: {most}, by "
+                f"--{argument} {most} or without it"
+            )
+        return given
+    length = min(default, most, default if tokenizer is None else tokenizer.model_max_length)
+    if length < default:
+        logger.info("%s=%d, as the %s reads no longer rows; the default is %d", argument, length, owner, default)
+    return length
 
 
 def rows_of_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> dict[str, list[list[int]]]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 from commands import error_of
-from tiny_files import assert_same_weights, write_teacher
+from tiny_files import assert_same_weights, write_config, write_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf import __version__
@@ -112,6 +112,17 @@ def test_flags_override_the_file(folder):
     assert (settings.training.max_steps, settings.training.learning_rate, settings.training.bf16) == (7, 0.01, False)
     assert settings.training.logging_steps == 4
     assert settings.run.max_seq_length == 16
+
+
+@pytest.mark.parametrize(("most_tokens", "expected"), [(512, 32), (24, 24)])
+def test_a_default_length_is_lowered_to_what_the_teacher_reads(tmp_path, most_tokens, expected):
+    config = write_config(tmp_path, max_seq_length=None, max_steps=1)
+    path = tmp_path / "teacher" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": most_tokens}))
+    assert main(["distill", str(config)]) == 0
+    for name in ("results.json", "settings.json"):
+        found = json.loads((tmp_path / "run" / name).read_text())
+        assert found.get("settings", found)["max_seq_length"] == expected
 
 
 def test_settings_are_a_config_of_the_same_run(folder, tmp_path):

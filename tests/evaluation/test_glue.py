@@ -345,6 +345,12 @@ def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path,
         evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
 
 
+def test_a_default_length_is_lowered_to_the_positions(data_dir, model, tmp_path):
+    settings = {**QUICK, "data_dir": str(data_dir), "seeds": 0, "max_train_steps": 1, "max_length": None}
+    found = evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)["tasks"]["rte"]
+    assert found["conditions"]["max_length"] == 32
+
+
 # Settings
 
 

@@ -97,6 +97,12 @@ def test_a_teacher_is_measured_against_itself(folder, tmp_path):
     assert discrepancy["eval_data"] == [f"{folder.name}/eval.txt"]
 
 
+def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
+    settings = settings_of(folder, max_seq_length=None, max_eval_blocks=4)
+    found = evaluate_discrepancy(folder / "student", settings=settings, output_dir=tmp_path)["discrepancy"]
+    assert found["settings"]["max_seq_length"] == 32
+
+
 def settings_of_the_run(settings):
     return {name: settings[name] for name in ("eval_data", "max_seq_length", "max_eval_blocks")}
 

@@ -54,6 +54,24 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert modes["model.safetensors"] == modes["config.json"]
 
 
+def test_a_default_length_is_lowered_to_the_positions(given, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    del given["max_length"]
+    with monkeypatch.context() as patched:
+        patched.setattr(own_task, "_save", save_and(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    assert json.loads((tmp_path / "out" / "training" / "settings.json").read_text())["max_length"] == 32
+    assert "max_length=32, as the model reads no longer rows; the default is 128" in caplog.text
+    results, _ = run(given, resume=True)
+    assert results["settings"]["max_length"] == 32
+
+
+def test_a_given_length_over_the_positions_is_refused(given):
+    with pytest.raises(ValueError, match="max_length=128 is over the model's positions=32; .* by --max_length 32 or"):
+        run(given, max_length=128)
+
+
 # What stops it
 
 
@@ -274,6 +292,36 @@ def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path
     assert caplog.text == ""
 
 
+def misspelt(count, place=6):
+    """Labels of two names, one of them misspelt at a place."""
+    labels = ["negative", "positive"] * (count // 2)
+    return {"text": ["w5 w6"] * count, "label": [*labels[:place], "postive", *labels[place + 1 :]]}
+
+
+def test_a_misspelt_label_is_seen_before_training(given, tmp_path, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    rows_from(given, tmp_path, misspelt(200), {"label": ["negative", "positive"] * 4})
+    assert "3 classes: negative 99, positive 100, postive 1" in caplog.text
+    assert "few rows, or none of eval_data, have the class 'postive' (1 row, the first is row 7 of" in caplog.text
+    assert "of train_data, 0 of eval_data); correct or drop them, or add rows" in caplog.text
+    caplog.clear()
+    rows_from(given, tmp_path, misspelt(200), misspelt(8))  # rare beside the others, though both files have it
+    assert "the class 'postive' (1 row, the first is row 7 of train_data, 1 of eval_data)" in caplog.text
+
+
+def test_of_many_classes_ten_are_shown_and_few_rows_of_each_are_no_reason_to_warn(given, tmp_path, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    rows_from(given, tmp_path, {"text": ["w5 w6"] * 12, "label": [f"c{number:02}" for number in range(12)]})
+    assert "12 classes: c00 1, " in caplog.text
+    assert caplog.text.rstrip().endswith("c09 1, …")
+
+
+def test_a_misspelt_label_of_the_evaluation_names_its_rows(given, tmp_path):
+    message = r"eval_data has the label 'postive', which .* \(1 row, the first is row 7\); correct or drop them"
+    with pytest.raises(ValueError, match=message):
+        rows_from(given, tmp_path, {"label": ["negative", "positive"] * 4}, misspelt(8))
+
+
 def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
     train, dev, names = rows_from(given, tmp_path, named(), {"label": ["neg", "pos"] * 4})
     assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
@@ -391,9 +439,13 @@ def test_labels_that_say_nothing_are_refused(given, tmp_path, columns, suffix, m
 
 def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
     for columns in ({"label": ["pos", "other"] * 4}, {"label": [0, 2] * 4}, {"label": [0.5, 1.0] * 4}):
-        with pytest.raises(ValueError, match="eval_data has the label .*, which train_data never has; drop its rows"):
+        with pytest.raises(
+            ValueError, match="eval_data has the label .*, which train_data never has .*; correct or drop them"
+        ):
             rows_from(given, tmp_path, named(), columns)
-        with pytest.raises(ValueError, match="train_data has the label .*, which eval_data never has; drop its rows"):
+        with pytest.raises(
+            ValueError, match="train_data has the label .*, which eval_data never has .*; correct or drop them"
+        ):
             rows_from(given, tmp_path, columns, named())
 
 
@@ -410,6 +462,8 @@ def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)
+    assert lines.pop(0) == "trying 2 learning rates, 40 steps each"
+    assert lines.pop() == f"training at learning rate {results['learning_rate']:g}: 40 steps on 40 rows"
     scores = {float(line.split()[2].rstrip(":")): float(line.split("accuracy ")[1][:6]) for line in lines}
     assert scores.keys() == {1e-5, 1e-2}
     assert results["learning_rate"] == max(scores, key=lambda rate: scores[rate])

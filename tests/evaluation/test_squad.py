@@ -30,7 +30,7 @@ from homodistil_hf.evaluation.squad import (
     training_windows,
 )
 from homodistil_hf.evaluation.task_data import TaskData, load_squad
-from homodistil_hf.evaluation.task_runs import check_length, training_rows, with_held_out
+from homodistil_hf.evaluation.task_runs import training_rows, with_held_out, with_length
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 
@@ -74,7 +74,7 @@ def fine_tune_squad(evaluated, data, *, settings, seed):
     """One fine-tuning, as `evaluate_squad` has it done."""
     settings = settings_from(SquadSettings, settings)
     check_windows(settings, evaluated.tokenizer)
-    check_length(settings, evaluated)
+    settings = with_length(settings, evaluated)
     rows = training_rows(data.train, settings.max_train_samples)
     found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
     return {"metrics": found["validation"], "num_steps": trained.num_steps, "train_loss": trained.train_loss}
@@ -275,6 +275,26 @@ def test_questions_of_one_context_are_held_out_together():
 def test_wrong_settings_are_named(evaluated, values, message):
     with pytest.raises(ValueError, match=message):
         fine_tune_squad(evaluated, tiny_data(), settings={**TINY.compared(), **values}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("positions", "given", "expected"),
+    [(512, {}, (384, 128, 64)), (32, {}, (32, 10, 10)), (96, {"stride": 8}, (96, 8, 32))],
+)
+def test_default_windows_are_those_that_a_model_reads(positions, given, expected, tmp_path, monkeypatch):
+    seen = []
+
+    def measured(*args, settings, **kwargs):
+        seen.append((settings.max_length, settings.stride, settings.max_question_tokens))
+        return {"validation": {"f1": 50.0}}, FineTuned(None, 1, 0.5)
+
+    make_teacher(max_position_embeddings=positions).save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(squad, "answer_metrics", measured)
+    monkeypatch.setattr(squad, "load_squad", lambda *args: tiny_data())
+    how = {"learning_rate": 1e-3, "seeds": 0, **given}
+    evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")
+    assert seen == [expected]
 
 
 def test_settings_of_another_kind_are_refused(evaluated):

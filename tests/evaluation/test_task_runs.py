@@ -219,6 +219,7 @@ def test_a_learning_rate_that_diverges_is_not_taken(evaluate, tmp_path):
     found = evaluate(measure, learning_rates=(1e-4, 1.0), seeds=(0,), say=lines.append)["tasks"]["rte"]
     assert found["conditions"]["learning_rate"] == 1e-4
     assert record_of(tmp_path, "rte.learning-rate-1")["diverged"] == "diverged"
+    assert lines[0] == "rte: trying 2 learning rates, 600 steps each at most"
     assert any("learning rate 1: diverged" in line for line in lines)
     with pytest.raises(FloatingPointError, match=r"rte: learning_rates=\[1.0, 2.0\] all diverge; try lower ones"):
         evaluate(measure, learning_rates=(1.0, 2.0), seeds=(0,))

@@ -87,6 +87,14 @@ def test_one_table_tells_of_the_teacher_and_all_members(whole):
         assert facts["settings"].get("started_as") == {FOLDERS[1]: FOLDERS[0], FOLDERS[2]: FOLDERS[1]}.get(name)
 
 
+def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
+    students = ["macs=0.5", "macs=0.25"]
+    results = distil(folder, tmp_path / "run", max_seq_length=None, student=students, max_steps=1)
+    places = [tmp_path / "run", *(tmp_path / "run" / member["folder"] for member in results["members"])]
+    for found in (json.loads((place / "settings.json").read_text()) for place in places):
+        assert found["max_seq_length"] == 32
+
+
 def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
     words = ["--student", STUDENTS[0], "--output_dir", str(tmp_path / "alone")]
     assert main(["distill", str(folder / "config.json"), *words]) == 0

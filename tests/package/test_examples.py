@@ -25,6 +25,7 @@ FINE_TUNING = EXAMPLES / "configs" / "finetune.json"
 BINARIZATION = EXAMPLES / "configs" / "bit.json"
 CONFIGS = sorted(set((EXAMPLES / "configs").glob("*.json")) - {FINE_TUNING, BINARIZATION})
 PAPER_CONFIGS = [path for path in CONFIGS if path.stem in PRESETS]
+LONGER_THAN_POSITIONS = [f"w{5 + i % 40} w{6 + i % 50} w9 " * 20 for i in range(32)]
 PAPER_LEARNING_RATES = {"homobert-base": 3e-4, "homobert-small": 6e-4, "homobert-xsmall": 6e-4, "homobert-tiny": 6e-4}
 
 
@@ -99,7 +100,7 @@ def test_configs_run_with_a_tiny_teacher(path, tmp_path):
 def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher")
     text = write_text(tmp_path / "text.txt")
-    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--max_seq_length", 16, "--batch_size", 4]
+    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--batch_size", 4]
     run_script(
         monkeypatch, "distill_masked_lm.py", "--teacher", teacher, "--text", text, "--student", "macs=0.5", *words
     )
@@ -111,7 +112,7 @@ def test_masked_lm_script(tmp_path, monkeypatch, capsys):
 def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
     text = write_text(tmp_path / "text.txt")
-    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--max_seq_length", 16, "--batch_size", 4]
+    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--batch_size", 4]
     run_script(monkeypatch, "further_pretraining.py", "--model", model, "--text", text, *words)
     assert BertForMaskedLM.from_pretrained(tmp_path / "out" / "student").config.hidden_size == 32
     out = capsys.readouterr().out
@@ -132,8 +133,8 @@ def test_the_config_of_a_binarization_is_valid():
 def test_binarize_script(tmp_path, monkeypatch, capsys):
     from homodistil_hf.methods.binarization.bit_products import compiled
 
-    model = write_teacher(tmp_path / "model", task="sequence_classification", max_position_embeddings=128)
-    rows = {"sentence": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)]}
+    model = write_teacher(tmp_path / "model", task="sequence_classification")
+    rows = {"sentence": LONGER_THAN_POSITIONS}
     Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     words = ["--output_dir", tmp_path / "out", "--max_steps", 3]
@@ -149,7 +150,7 @@ def test_binarize_script(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_task_model_script(tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
-    rows = {"sentence": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)], "label": [i % 2 for i in range(32)]}
+    rows = {"sentence": LONGER_THAN_POSITIONS, "label": [i % 2 for i in range(32)]}
     for name in ("train", "dev"):
         Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
     words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--batch_size", 4]
@@ -163,9 +164,9 @@ def test_task_model_script(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @needs("gradient_free")
 def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
-    shape = {"intermediate_size": 256, "max_position_embeddings": 128}
-    model = write_teacher(tmp_path / "model", task="sequence_classification", **shape)
-    text = write_text(tmp_path / "text.txt")
+    model = write_teacher(tmp_path / "model", task="sequence_classification", intermediate_size=256)
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(LONGER_THAN_POSITIONS))
     words = ["--output_dir", tmp_path / "out", "--macs", 0.7, "--num_samples", 20]
     run_script(monkeypatch, "prune_without_labels.py", "--model", model, "--text", text, *words)
     facts = json.loads((tmp_path / "out" / "facts.json").read_text())
@@ -183,7 +184,7 @@ def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
 
     teacher = make_sentence_folder(tmp_path / "teacher")
     write_text(tmp_path / "text.txt")
-    words = ["--output_dir", tmp_path / "run", "--max_steps", 2, "--batch_size", 4, "--max_length", 12]
+    words = ["--output_dir", tmp_path / "run", "--max_steps", 2, "--batch_size", 4]
     paths = ["--teacher", teacher, "--text", tmp_path / "text.txt"]
     run_script(monkeypatch, "distill_embeddings.py", *paths, *words)
     told = capsys.readouterr().out

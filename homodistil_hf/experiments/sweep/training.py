@@ -214,7 +214,7 @@ def _outcome(
             raise FloatingPointError(f"{name}={value} of the student on held-out text; lower learning_rate")
     num_steps = trainer.state.global_step
     num_tokens = num_steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    num_tokens *= trainer.args.world_size * settings.run.max_seq_length
+    num_tokens *= trainer.args.world_size * settings.run.row_length
     return {
         "plan": facts["student"]["plan"],
         "models": _costs(facts),

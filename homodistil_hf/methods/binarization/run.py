@@ -29,7 +29,7 @@ from ...evaluation.own_task import (
 )
 from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, training_windows
 from ...evaluation.task_data import GlueTask, encode, read_questions
-from ...evaluation.task_runs import check_length, training_rows
+from ...evaluation.task_runs import training_rows, with_length
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
@@ -120,21 +120,23 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
         FloatingPointError: training diverged.
     """
-    given = _checked(Path(settings.output_dir), settings)
+    _check_folder(Path(settings.output_dir), settings)
     with folder_claimed(settings.output_dir, is_main=True):
-        return _all_stages(settings, given, log)
+        return _all_stages(settings, log)
 
 
-def _all_stages(settings: BinarizationSettings, given: Mapping[str, Any], log: Log) -> dict[str, Any]:
+def _all_stages(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
     start = time.perf_counter()
     folder = Path(settings.output_dir)
     _refuse_bits(settings.model)
     keep_datasets_here()
     evaluated = load_model(settings.model)
+    settings = with_length(settings, evaluated)
+    given = check_start(folder / SETTINGS_FILE, settings)
     teacher, tokenizer = evaluated.model, evaluated.tokenizer
     encoded, measure = task_rows(settings, evaluated)
     to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
-    write_json(folder / SETTINGS_FILE, dict(given))  # now that nothing was refused
+    write_json(folder / SETTINGS_FILE, given)  # now that nothing was refused
     results: dict[str, Any] = {"float": measure(teacher)}
     log(f"float: {results['float']}")
     for number, bits in enumerate(settings.stages, start=1):
@@ -151,8 +153,8 @@ def _all_stages(settings: BinarizationSettings, given: Mapping[str, Any], log: L
     return results
 
 
-def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
-    """Refuse ranks, a folder that isn't free, or a run begun with other settings; those of this one, as JSON."""
+def _check_folder(folder: Path, settings: BinarizationSettings) -> None:
+    """Refuse, by a ValueError, ranks, or a folder that isn't free."""
     refuse_ranks()
     path = folder / SETTINGS_FILE
     if folder.exists() and not folder.is_dir():
@@ -161,7 +163,6 @@ def _checked(folder: Path, settings: BinarizationSettings) -> dict[str, Any]:
     if existing_files(str(folder)) and not (settings.resume and path.is_file()):
         remedy = "set resume, or name another folder" if path.is_file() else "it holds no chain; name another folder"
         raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
-    return check_start(path, settings)
 
 
 def _refuse_bits(model: str) -> None:
@@ -240,7 +241,6 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     read = next((read for head, read in _READERS.items() if name.endswith(head)), None)
     if read is None:
         raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_READERS)}")
-    check_length(settings, evaluated)
     return read(settings, evaluated)
 
 
@@ -249,9 +249,9 @@ def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     train, dev, names = rows_of(settings)
     check_labels(evaluated.model, names, argument="model", are_numbered=are_numbered(train))
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
-    encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.max_length)
+    encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.row_length)
     return TaskRows(
-        encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=settings.max_length)
+        encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=settings.row_length)
     )
 
 
@@ -264,9 +264,9 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
                 f"{field.name}={short_repr(getattr(settings, field.name))} has no place with a model that answers "
                 "questions: its rows have the columns of SQuAD; leave it out"
             )
-    third = settings.max_length // 3
+    third = settings.row_length // 3
     windows = SquadSettings(
-        max_length=settings.max_length,
+        max_length=settings.row_length,
         stride=min(_MOST_SHARED, third),
         max_question_tokens=min(_MOST_QUESTION_TOKENS, third),
     )

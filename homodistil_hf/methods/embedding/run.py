@@ -26,7 +26,7 @@ from ...tables import aligned_lines, cell
 from ...training.pair import resolve_student
 from ...training_args import with_settings
 from ..fewer_layers import Layers
-from ..masked_words import check_length
+from ..masked_words import set_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
@@ -119,7 +119,7 @@ class EmbeddingRun(StudentRun):
             )
         source = self.source(settings)
         config = source.encoder.config
-        check_length(settings, config)
+        set_length(settings, config)
         if isinstance(source.model, EmbeddingModel):
             check_output(settings.training.output, source.model)
         if (layers := getattr(settings.training, "layers", None)) is not None:
@@ -230,7 +230,7 @@ def _embedding_source(name: str, text_column: str | None, token: str | None) -> 
         return tokenize_texts(
             parts[0],
             model.tokenizer,
-            max_length=min(run.max_seq_length, model.settings.max_seq_length),
+            max_length=min(run.row_length, model.settings.max_seq_length),
             prepare=partial(model.prepared, prompt_name=prompt),
             # A source whose prompt is named may be one of queries, or of titles.
             least_characters=None if prompt is None else 1,
@@ -270,7 +270,7 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
         return tokenize_pairs(
             datasets.concatenate_datasets(named, axis=1),
             tokenizer,
-            max_length=run.max_seq_length,
+            max_length=run.row_length,
             num_proc=run.preprocessing_num_workers,
             argument=argument,
         )

@@ -1,6 +1,6 @@
 """A fine-tuned model and text without labels → a folder with the pruned model; `pruning.py` ranks the filters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import make_tuples, refuse_without_part, setting
 from ...files.messages import short_repr
-from ...models.architectures import max_tokens
+from ...models.tokenizers import ROW_LENGTH, fitted_length
 from ...models.widths import widths_of
 from ..run_arguments import Log
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
@@ -41,7 +41,11 @@ class PruneSettings(GradientFreeSettings):
     task: str | None = setting(None, "GLUE task whose training sentences are the text.")
     data_dir: str | None = setting(None, "Folder with the task's rows (default: the Hub).")
     num_samples: int = setting(2048, "Rows of text to draw, ≥ 1.", least=1)
-    max_length: int = setting(128, "Tokens a row, 8 … the positions; longer texts are several.", least=8)
+    max_length: int | None = setting(
+        None,
+        f"Tokens a row, 8 … the positions; longer texts are several (default: {ROW_LENGTH}, or the positions).",
+        least=8,
+    )
     batch_size: int = setting(32, "Rows a forward pass, ≥ 1.", least=1)
     seed: int = setting(0, "Of the rows that are drawn, ≥ 0.", least=0)
     format: str = setting(
@@ -86,12 +90,13 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
         check_tasks([settings.task])
     keep_datasets_here()
     evaluated = load_model(settings.model)
-    plan, positions = widths_of(evaluated.model.config), max_tokens(evaluated.model.config)
+    plan = widths_of(evaluated.model.config)
     num_kept = num_kept_filters(plan, settings.macs)
     if settings.format == "standard":
         plan.padded()  # refused now rather than after the pruning
-    if settings.needs_samples and settings.max_length > positions:
-        raise ValueError(f"max_length={settings.max_length} is over the model's positions; nearest valid: {positions}")
+    if settings.needs_samples:
+        length = fitted_length(settings.max_length, evaluated.model.config, argument="max_length")
+        settings = replace(settings, max_length=length)
     batches = _batches(settings, evaluated.tokenizer) if settings.needs_samples else []
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")

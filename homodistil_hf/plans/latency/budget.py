@@ -37,6 +37,7 @@ from ...files.strict_json import write_json
 from ...models.architectures import architecture_of
 from ...models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
 from ...models.architectures.modeling_layerwise import encoder_layers
+from ...models.tokenizers import ROW_LENGTH, fitted_length
 from ...models.widths import LayerWidths, WidthPlan, widths_of
 from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .timing import FirstOutput, Pass, check_backend, figures, make_runner, missing_reason, model_inputs, time_in_turns
@@ -130,18 +131,18 @@ class Conditions:
 
     Args:
         batch_size: sequences a forward pass, ≥ 1.
-        length: tokens a sequence, ≥ 2.
+        length: tokens a sequence, ≥ 2; default: 128, or the positions of the teacher of a [`LatencyBudget`].
         backend: `"torch"` or `"onnxruntime"`, float32 on the CPU; installed.
     """
 
     batch_size: int = 1
-    length: int = 128
+    length: int | None = None
     backend: str = "torch"
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch_size", 1), ("length", 2)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}={getattr(self, name)} is too small; nearest valid: {minimum}")
+            if (value := getattr(self, name)) is not None and value < minimum:
+                raise ValueError(f"{name}={value} is too small; nearest valid: {minimum}")
         check_backend(self.backend)
         if self.backend not in TABLE_BACKENDS:
             raise ValueError(f"backend={self.backend!r} has no latency table; nearest valid: 'torch'")
@@ -149,12 +150,17 @@ class Conditions:
             raise ValueError(f"backend={self.backend!r} can't be used here: {reason}")
 
     def __str__(self) -> str:
-        return f"batch {self.batch_size}, length {self.length}, {self.backend}"
+        return f"batch {self.batch_size}, length {self.num_tokens}, {self.backend}"
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens a sequence, by default as many as any teacher may have."""
+        return self.length or ROW_LENGTH
 
 
 def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTable:
     """Return the latency table for students of a teacher on this machine, measuring it where it is not cached."""
-    model_inputs(config, conditions.batch_size, conditions.length)  # or refuses the length
+    model_inputs(config, conditions.batch_size, conditions.num_tokens)  # or refuses the length
     grid = grid_below(widths_of(config))
     about = {
         "machine": machine_facts(),
@@ -239,7 +245,7 @@ def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditio
     sized = HomoBertConfig(**narrow | dict(zip(AXES[part], widths, strict=True)), **embedding_shape(config))
     # As in the whole model: torch's own attention, or plain products in an ONNX graph.
     sized._attn_implementation = "sdpa" if conditions.backend == "torch" else "eager"
-    depth, inputs = 1, model_inputs(sized, conditions.batch_size, conditions.length)[0]
+    depth, inputs = 1, model_inputs(sized, conditions.batch_size, conditions.num_tokens)[0]
     if part != "embeddings":
         depth, inputs = _depth(config), torch.randn(*inputs.shape, sized.hidden_size)
     blocks = nn.Sequential(*(_PARTS[part](sized) for _ in range(depth))).eval()
@@ -287,6 +293,11 @@ class LatencyBudget:
         conditions: dict[str, Any] = {name: _number(text, value, _TYPES[name]) for name, value in values.items()}
         return cls(limit_ms, Conditions(**conditions))
 
+    def on(self, config: PreTrainedConfig) -> "LatencyBudget":
+        """The budget with the length of sequences that a teacher reads; see [`fitted_length`]."""
+        length = self.conditions.length or fitted_length(None, config, argument="length", owner="teacher")
+        return dataclasses.replace(self, conditions=dataclasses.replace(self.conditions, length=length))
+
 
 @dataclass(frozen=True)
 class LatencyPlan:
@@ -315,7 +326,7 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
             f"student='latency_ms={budget.limit_ms:g}' is met with measured blocks of BERT, which a "
             f"{architecture.model_type} is not made of; nearest valid: a share of the MACs, such as 'macs=0.25'"
         )
-    table = latency_table(config, budget.conditions)
+    table = latency_table(config, budget.on(config).conditions)
     plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)
     return LatencyPlan(plan, table.latency_ms(plan), table.latency_ms(widths_of(config)))
 
@@ -343,7 +354,7 @@ def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditio
                 if isinstance(shape, architecture.student_config)
                 else architecture.stock_encoder
             )
-            inputs = model_inputs(shape, conditions.batch_size, conditions.length)
+            inputs = model_inputs(shape, conditions.batch_size, conditions.num_tokens)
             module = FirstOutput(encoder(shape, add_pooling_layer=False).eval())
             passes[name] = functools.partial(make_runner(module, conditions.backend, inputs, Path(folder)), *inputs)
         found = figures(time_in_turns(passes))

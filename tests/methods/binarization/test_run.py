@@ -105,6 +105,16 @@ def test_rows_of_questions_are_checked(questions, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+def test_a_default_length_is_lowered_to_the_positions(rows, tmp_path):
+    write_teacher(tmp_path / "model", task="sequence_classification")
+    given = rows | {"model": str(tmp_path / "model"), "stages": (1,), "output_dir": str(tmp_path / "run")}
+    del given["max_length"]
+    binarize_chain(BinarizationSettings(**given), lambda line: None)
+    for name in ("results.json", "settings.json"):
+        found = json.loads((tmp_path / "run" / name).read_text())
+        assert found.get("settings", found)["max_length"] == 32
+
+
 def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_path, monkeypatch):
     teachers, train = [], BinarizationTrainer.train
 

@@ -99,6 +99,11 @@ def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
     assert not [entry for entry in recwarn if "pin" in str(entry.message)]
 
 
+def test_a_default_length_is_lowered_to_the_positions(config, tmp_path):
+    assert main(["distill", config(max_seq_length=None, max_steps=1)]) == 0
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["max_seq_length"] == 32
+
+
 @pytest.mark.parametrize("weight", [float("inf"), float("nan")])
 def test_weights_of_sources_are_finite(weight):
     with pytest.raises(ValueError, match=r"^train_weights=\[(inf|nan)\]: expected finite numbers > 0; leave sources"):

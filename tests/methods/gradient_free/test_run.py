@@ -158,7 +158,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
         (["--task", "mrpc"], "task='mrpc': name one of them"),
         (["--ranking", "r3"], "ranking='r3' is not one of r2d2, r2, d2"),
         (["--format", "compcat"], "format='compcat' is not one of standard, compact"),
-        (["--max_length", "256"], "max_length=256 is over the model's positions; nearest valid: 128"),
+        (["--max_length", "256"], "max_length=256 is over the model's positions=128; nearest valid: 128"),
         (["--num_samples", "0"], "num_samples=0 is not a whole number of at least 1; the default is 2048"),
         (["--text_column", "x"], "missing text column (text_column='x')"),
         (["--output_dir", ""], "output_dir='' is not a name; set it"),
@@ -169,6 +169,13 @@ def test_a_question_answering_model_is_pruned_too(folder):
 def test_errors_come_before_anything_is_pruned(folder, capsys, monkeypatch, more, message):
     monkeypatch.setattr(experiment, "prune_gradient_free", lambda *args, **kwargs: pytest.fail("pruned"))
     assert message in error_of(capsys, *words(folder, *more))
+
+
+def test_a_default_length_is_lowered_to_the_positions(folder):
+    write_teacher(folder / "model", task="sequence_classification", intermediate_size=256)
+    given = {name: str(folder / path) for name, path in (("model", "model"), ("unlabeled_data", "text.txt"))}
+    facts = prune_to_folder(PruneSettings(output_dir=str(folder / "out"), macs=0.8, **given), lambda line: None)
+    assert facts["settings"]["max_length"] == 32
 
 
 def test_empty_text_is_told(folder, capsys):

@@ -287,6 +287,12 @@ def test_a_latency_budget_is_a_student_like_any_other(formula_table):
     assert formula_table == [Conditions(length=64)]
 
 
+def test_a_default_length_is_lowered_to_the_positions(formula_table):
+    resolve_plan("latency_ms=0.24", tiny_config())
+    resolve_plan("latency_ms=20", BertConfig())
+    assert formula_table == [Conditions(length=32), Conditions(length=128)]
+
+
 @pytest.mark.slow
 def test_a_chosen_plan_is_timed_beside_its_teacher(formula_table):
     config = tiny_config()

@@ -245,7 +245,12 @@ def test_every_cell_has_every_model_and_speed_ups_over_the_first():
     results = compare_latencies({"teacher": teacher, "student": uneven_student()}, small_grid(), say=lines.append)
     places = [(cell["backend"], cell["batch_size"], cell["length"]) for cell in results["cells"]]
     assert places == [("torch", batch_size, length) for batch_size in (1, 2) for length in (8, 16)]
-    assert lines == [f"latency: torch, batch {batch_size}, length {length}" for _, batch_size, length in places]
+    medians = [{name: found["median_ms"] for name, found in cell["latency"].items()} for cell in results["cells"]]
+    assert lines == [
+        f"latency: torch, batch {batch_size}, length {length}: "
+        f"teacher {found['teacher']:.2f} ms, student {found['student']:.2f} ms"
+        for (_, batch_size, length), found in zip(places, medians, strict=True)
+    ]
     for cell in results["cells"]:
         assert list(cell["latency"]) == ["teacher", "student"]
         assert list(cell["speed_up"]) == ["student"]
@@ -269,7 +274,10 @@ def test_heads_run_only_when_asked_for(with_head):
 
 def test_lengths_beyond_the_positions_are_named_and_skipped():
     models = {"teacher": make_teacher(max_position_embeddings=64), "student": make_teacher()}
-    results = compare_latencies(models, small_grid(batch_sizes=(1,), lengths=(33, 32)))
+    lines = []
+    results = compare_latencies(models, small_grid(batch_sizes=(1,), lengths=(33, 32)), say=lines.append)
+    assert lines[0].startswith("latency: torch, batch 1, length 33: skipped, ")
+    assert lines[1].endswith(" ms")
     skipped, measured = results["cells"]
     assert skipped == {
         "backend": "torch",
