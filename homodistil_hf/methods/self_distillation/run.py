@@ -214,7 +214,7 @@ def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -
     path = Path(folder, RUN_FILE)
     check_output_dir(folder)
     if not resume:
-        check_free(args, existing_files(folder))
+        check_free(args, existing_files(folder), has_begun=path.is_file())
         return
     if resume != "last":
         raise ValueError(
