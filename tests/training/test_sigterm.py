@@ -336,7 +336,8 @@ from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 step = HomoDistilTrainer.training_step
 def slow_step(self, *args, **kwargs):
-    if self.state.global_step > 3:
+    if self.state.global_step == 3:
+        print("a slow step", flush=True)
         time.sleep(200)
     return step(self, *args, **kwargs)
 HomoDistilTrainer.training_step = slow_step
@@ -345,7 +346,6 @@ sys.exit(main())
 LAUNCHERS = {
     "sigterm": [sys.executable, "-m", "homodistil_hf"],
     "sigint": [sys.executable, "-m", "homodistil_hf"],
-    "sigint twice": [sys.executable, "-c", SLOW_STEPS],
     "one of two ranks": [
         sys.executable,
         "-m",
@@ -362,9 +362,15 @@ LAUNCHERS = {
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, int, str]]]:
     """Runs that were sent a signal, with a whole process group each: name → folder, exit status, what they printed."""
     folders = {name: tmp_path_factory.mktemp("run") for name in LAUNCHERS}
+    with _running(LAUNCHERS, folders) as processes:
+        yield {name: (folders[name], *_end(process, folders[name], name)) for name, process in processes.items()}
+
+
+@contextlib.contextmanager
+def _running(launchers: dict[str, list[str]], folders: dict[str, Path]) -> Iterator[dict[str, subprocess.Popen]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     processes = {}
-    for name, launcher in LAUNCHERS.items():
+    for name, launcher in launchers.items():
         config = write_config(
             folders[name], max_steps=5000, save_steps=3, save_total_limit=2, dataloader_num_workers=1
         )
@@ -380,7 +386,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
             )
         signal.signal(signal.SIGINT, before)
     try:
-        yield {name: (folders[name], *_end(process, folders[name], name)) for name, process in processes.items()}
+        yield processes
     finally:
         for process in processes.values():
             if process.poll() is None:
@@ -395,11 +401,6 @@ def _end(process: subprocess.Popen, folder: Path, name: str) -> tuple[int, str]:
         os.kill(children(process.pid)[1], signal.SIGTERM)
     else:
         os.killpg(process.pid, signal.SIGTERM if name == "sigterm" else signal.SIGINT)
-    if name == "sigint twice":
-        while "SIGINT: this step is finished" not in (folder / "log").read_text(encoding="utf-8"):
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
     status = process.wait(timeout=120)
     return status, (folder / "log").read_text(encoding="utf-8")
 
@@ -429,15 +430,28 @@ def test_sigterm_to_a_real_process(ended, name):
 
 @pytest.mark.distributed
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["sigint", "sigint twice"])
-def test_sigint_to_a_real_process(ended, name):
-    folder, status, text = ended[name]
+def test_sigint_to_a_real_process(ended):
+    folder, status, text = ended["sigint"]
     good = last_checkpoint(folder / "run")
     assert status == 130
     assert text.endswith("homodistil: interrupted\n")
     assert "Traceback" not in text
     assert "SIGTERM" not in text
     assert manifest_problem(good) is None
-    assert (f"SIGINT: {good.name} is saved; go on with resume" in text) == (name == "sigint"), text[-3000:]
-    if name == "sigint twice":
-        assert good.name == "checkpoint-3"
+    assert f"SIGINT: {good.name} is saved; go on with resume" in text, text[-3000:]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_a_second_sigint_ends_a_real_process_in_the_middle_of_a_step(tmp_path):
+    with _running({"slow": [sys.executable, "-c", SLOW_STEPS]}, {"slow": tmp_path}) as processes:
+        process, log = processes["slow"], tmp_path / "log"
+        for awaited in ("a slow step", "SIGINT: this step is finished"):
+            while awaited not in log.read_text(encoding="utf-8") and process.poll() is None:
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    text = log.read_text(encoding="utf-8")
+    assert text.endswith("homodistil: interrupted\n"), text[-3000:]
+    assert "Traceback" not in text
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-3"
