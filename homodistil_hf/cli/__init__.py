@@ -103,7 +103,7 @@ def out_of_memory(error: Exception) -> str:
             return (
                 f"out of memory ({reason}); lower per_device_train_batch_size (and raise gradient_accumulation_steps "
                 f"by as much), the length of texts, or {number or _PROCESSES}; a run goes on with "
-                "resume_from_checkpoint='last'"
+                "resume_from_checkpoint=last"
             )
     return ""
 

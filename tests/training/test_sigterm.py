@@ -417,7 +417,7 @@ def test_sigterm_to_a_real_process(ended, name):
     folder, status, text = ended[name]
     good = last_checkpoint(folder / "run")
     assert manifest_problem(good) is None
-    assert f"SIGTERM: {good.name} is saved; go on with resume_from_checkpoint='last'" in text, text[-3000:]
+    assert f"SIGTERM: {good.name} is saved; go on with resume_from_checkpoint=last\n" in text, text[-3000:]
     assert "Traceback" not in text.partition("torch/distributed")[0]
     assert not (folder / "run" / "student").exists()
     if name == "sigterm":

@@ -68,7 +68,7 @@ it. The method is that of
 }}
 ```"""
 
-_MAKE_ROOM = "Make room, then go on with resume_from_checkpoint='last'"
+_MAKE_ROOM = "Make room, then go on with resume_from_checkpoint=last"
 FURTHER_FOLDER = "further_pretraining"
 _UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights")
 _SHARED = (
