@@ -1,5 +1,6 @@
 """The training step: what is averaged, what is scored, what is zero, what happens when, and what is refused."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -452,3 +453,11 @@ def test_widths_fall_evenly_over_the_run(make_trainer):
     # 16 + 16·(1 − t/18)³ after t steps, rounded.
     assert sizes == [math.floor(16.5 + 16 * max(0.0, 1 - step / 18) ** 3) for step in range(20)]
     assert all(later <= earlier for earlier, later in pairwise(sizes))
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+def test_rewritten_heads_are_told_in_words_of_the_settings(make_trainer, caplog, rotates):
+    caplog.set_level(logging.INFO, "homodistil_hf")
+    narrow = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+    make_trainer(max_steps=1, rotate_heads=rotates, student=narrow, **GRADUAL).train()
+    assert ("rotate_heads: the attention heads of 2 layers are rewritten" in caplog.text) is rotates

@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: exit status. 0: done; 1: `verify` found problems, or cells of `sweep` failed; 2: an error, printed
-            on standard error; 130: interrupted. SIGTERM ends the process with 143, in training once a checkpoint is
-            saved.
+            on standard error; 130: interrupted. SIGTERM ends the process with 143. Training saves a checkpoint first;
+            a second interrupt ends it at once.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
@@ -103,7 +103,7 @@ def out_of_memory(error: Exception) -> str:
             return (
                 f"out of memory ({reason}); lower per_device_train_batch_size (and raise gradient_accumulation_steps "
                 f"by as much), the length of texts, or {number or _PROCESSES}; a run goes on with "
-                "resume_from_checkpoint='last'"
+                "resume_from_checkpoint=last"
             )
     return ""
 

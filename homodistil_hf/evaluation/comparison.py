@@ -92,7 +92,11 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     header = ["model", *columns]
     lines = list(zip([row["name"] for row in rows], *columns.values(), strict=True))
     table = markdown_table(header, lines, rules=["---", *["---:"] * (len(header) - 1)])
-    about = ["Scores are times 100, mean ± standard deviation over seeds; of two metrics of a task their mean."]
+    about = []
+    if tasks:
+        about.append(
+            "Scores are times 100, mean ± standard deviation over seeds; of two metrics of a task their mean."
+        )
     if common:
         about.append(f"The mean is over the tasks that all models have: {', '.join(common)}.")
     if common and comparison["teacher"]:
@@ -100,7 +104,8 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
             "Above constant: the mean's share of the teacher's after what one answer for every row would score, the "
             "most frequent label or the mean of the training rows, is taken off both."
         )
-    return "\n".join([*table, "", *about, "", *(f"- {note}" for note in comparison["notes"])]).rstrip()
+    notes = [f"- {note}" for note in comparison["notes"]]
+    return "\n\n".join("\n".join(part) for part in (table, about, notes) if part)
 
 
 def _names(sources: list[str]) -> list[str]:

@@ -58,7 +58,8 @@ def _after(name: str, first: RunConfig, settings: RunConfig, log: Log) -> RunCon
     """The same distillation after the run that makes its teacher, whose shape stays as it is."""
     training = settings.training
     if not training.resume_from_checkpoint:
-        check_free(training, existing_files(str(training.output_dir)))
+        has_begun = bool(existing_files(str(first.training.output_dir)))
+        check_free(training, existing_files(str(training.output_dir)), has_begun=has_begun)
     student_run(settings).inputs(settings)
     log(f"\n{name.replace('_', ' ')} of {settings.run.teacher}")
     run(first, log)

@@ -147,7 +147,8 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     """What an interrupted family has left, with what is done; None for one that starts anew."""
     path = _state_file(settings)
     if not settings.training.resume_from_checkpoint:
-        check_free(settings.training, existing_files(settings.training.output_dir))
+        earlier_files = existing_files(settings.training.output_dir)
+        check_free(settings.training, earlier_files, has_begun=path.is_file())
         return None
     if not path.is_file():
         raise ValueError(

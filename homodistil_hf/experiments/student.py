@@ -1,12 +1,15 @@
 """One student: check its run, train, evaluate, export, write the results down. What goes before it: `distill.py`."""
 
+import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.checkpoints import sorted_checkpoints
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import run_named
@@ -17,6 +20,9 @@ from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.publishing import check_address, is_hub_address
 from ..training.run_folder import Requested, verified_checkpoint
+from ..training_args import with_settings
+
+logger = logging.getLogger(__name__)
 
 
 def student_run(settings: RunConfig) -> StudentRun:
@@ -38,6 +44,9 @@ def train_student(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Run one distillation to its end; arguments, return and errors as [`distill`]."""
     since = time.perf_counter()
     checkpoint = _checked_folder(settings)
+    if checkpoint is None and settings.training.resume_from_checkpoint:
+        anew = with_settings(settings.training, resume_from_checkpoint=None, overwrite_output_dir=True)
+        settings = replace(settings, training=anew)
     return train_to_the_end(make_trainer(settings, log), settings, checkpoint, since=since)
 
 
@@ -89,8 +98,14 @@ def _checked_folder(settings: RunConfig) -> Requested:
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
     check_output_dir(output_dir)
     check_output(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
+    earlier_files = existing_files(output_dir)
+    is_unsaved = SETTINGS_FILE in earlier_files and STUDENT_FOLDER not in earlier_files
+    has_begun = is_unsaved and not sorted_checkpoints(output_dir)
     if not resume:
-        check_free(training, existing_files(output_dir))
+        check_free(training, earlier_files, has_begun=has_begun)
+        return None
+    if has_begun and resume == "last":
+        logger.warning("output_dir=%r has no checkpoint yet: its run starts anew", output_dir)
         return None
     if is_hub_address(resume):
         check_address(str(resume), token=training.hub_token)

@@ -255,7 +255,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         )
     folder = Path(str(training.output_dir), TRIMMED_FOLDER)
     if not training.resume_from_checkpoint:
-        check_free(training, existing_files(str(training.output_dir)))
+        check_free(training, existing_files(str(training.output_dir)), has_begun=folder.is_dir())
     source = TrimSource(
         run.teacher,
         str(run.vocabulary),

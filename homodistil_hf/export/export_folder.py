@@ -208,7 +208,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     if not (target / record).is_file():
         raise ValueError(f"folder={str(folder)!r} is not empty and holds no export; choose another or empty it")
     if not overwrite:
-        raise ValueError(f"folder={str(folder)!r} holds an export already; overwrite=True (--overwrite) replaces it")
+        raise ValueError(f"folder={str(folder)!r} holds an export already; set overwrite to replace it")
     label = f"{record} in folder={str(folder)!r}"
     files = read_json_object(target / record, label).get("files")
     if not isinstance(files, dict):
@@ -219,8 +219,8 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     if foreign := sorted(present - written):
         raise ValueError(
-            f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite=True "
-            f"(--overwrite) would delete; move them away or choose another folder"
+            f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite "
+            f"would delete; move them away or choose another folder"
         )
     return target
 

@@ -187,7 +187,7 @@ def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, all
     if not is_finished and not allow_partial:
         raise ValueError(
             f"the student has not reached its plan yet ({kept.to_json()}, not {target.to_json()}); "
-            "resume the run, or pass allow_partial=True (--allow_partial) to take it as it is"
+            "resume the run, or set allow_partial to take it as it is"
         )
 
 

@@ -25,6 +25,8 @@ _JSON_TYPES: dict[type, str] = {
     **{bool: "boolean", int: "number", float: "number", str: "string"},
     **{list: "array", dict: "object", type(None): "null"},
 }
+_OF_MODELS = {"model", "teacher", "folder", "folders"}
+"""Names by which users look for the model of a command that takes it first, without a key."""
 _Kind = TypeVar("_Kind")
 
 
@@ -196,6 +198,7 @@ class SettingsParser(RaisingParser):
             ValueError: an unknown flag or key, with the nearest valid one, or a value that is wrong.
         """
         checked = checked_values(values or {}, self.hints, label)
+        self._refuse_keys_of_first_words(words)
         found, unknown = self.parse_known_args([self._with_underscores(word) for word in words])
         if unknown:
             self._refuse(unknown[0])
@@ -206,6 +209,16 @@ class SettingsParser(RaisingParser):
         spelled = f"--{name[2:].replace('-', '_')}"
         return f"{spelled}{equals}{value}" if spelled in self._option_string_actions else word
 
+    def _refuse_keys_of_first_words(self, words: Sequence[str]) -> None:
+        places = [action for action in self._actions if not action.option_strings]
+        shown = ["CONFIG.json"] if self.takes_config else [str(action.metavar) for action in places]
+        names = {"config"} if self.takes_config else {action.dest for action in places}
+        names |= _OF_MODELS if names & _OF_MODELS else set()
+        for key in (word.partition("=")[0] for word in words):
+            name = key.removeprefix("--").replace("-", "_")
+            if key.startswith("--") and name in names and f"--{name}" not in self._option_string_actions:
+                self.error(f"unknown key {key}; what stands first has no key: {self.prog} {' '.join(shown)} …")
+
     def _refuse(self, word: str) -> NoReturn:
         if word.strip("-") == "":
             self.error(f"unexpected argument {word!r}; leave it out: every value stands behind its --key")
@@ -213,10 +226,11 @@ class SettingsParser(RaisingParser):
             expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
             self.error(f"unexpected argument {short_repr(word)}{expected}")
         name = shortened(word.partition("=")[0])
-        nearest = nearest_name(name, self._option_string_actions)
+        keys = [key for key in self._option_string_actions if key not in ("-h", "--help")]
+        nearest = nearest_name(name, keys) if keys else None
         if name.split()[:1] == [nearest]:  # one word with blanks, or one that stands behind "--"
             self.error(f"{short_repr(word)} is no key by itself; write {nearest} VALUE, two words, with no -- before")
-        self.error(f"unknown key {name}; nearest valid: {nearest}")
+        self.error(f"unknown key {name}; nearest valid: {nearest or 'none'}")
 
     def _add(self, entry: "Field[Any]", hint: Any, *, is_shown: bool) -> None:
         """Add a flag; a value that isn't given is left to the dataclass."""

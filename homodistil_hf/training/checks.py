@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from ..data.blocks import check_tokenizer
 from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import Task
-from ..files.checkpoints import STAGING_NAME
+from ..files.checkpoints import STAGING_NAME, sorted_checkpoints
 from ..files.field_checks import refuse_without_part
 from ..files.locks import is_of_a_lock
 from ..files.messages import nearest_name, short_repr
@@ -198,13 +198,20 @@ def existing_files(output_dir: str) -> list[str]:
     return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))
 
 
-def check_free(args: FolderSettings, earlier_files: Sequence[str]) -> None:
-    """Refuse to mix a new run with an older one's files, unless it may overwrite them."""
+def check_free(args: FolderSettings, earlier_files: Sequence[str], *, has_begun: bool = False) -> None:
+    """Refuse to mix a new run with an older one's files, unless it may overwrite them.
+
+    Args:
+        args: settings of the new run.
+        earlier_files: names in its folder.
+        has_begun: whether the older run can go on though it has no checkpoint.
+    """
     if earlier_files and not args.overwrite_output_dir:
+        goes_on = has_begun or sorted_checkpoints(args.output_dir)
+        remedy = "go on with resume_from_checkpoint=last, " if goes_on else ""
         raise ValueError(
-            f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); resume with "
-            "resume_from_checkpoint='last', set overwrite_output_dir=True, or name another folder; on a command line "
-            "go on with --resume_from_checkpoint last, pass --overwrite_output_dir, or name another"
+            f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); {remedy}set "
+            "overwrite_output_dir, or name another folder"
         )
 
 

@@ -227,7 +227,7 @@ class ExactTrainer(Trainer):
     def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
-        At SIGTERM the step is finished, a checkpoint saved, and the process ends with status 143.
+        At SIGTERM the step is finished, a checkpoint saved, and the process ends with status 143; see `sigterm.py`.
 
         Args:
             resume_from_checkpoint: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one
@@ -319,9 +319,9 @@ class ExactTrainer(Trainer):
         """Called at the end of a pass, or after the step at which a rank was asked to stop: then all ranks leave."""
         if self.is_stopping:
             # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
-            step = self.state.global_step
-            logger.warning("SIGTERM: checkpoint-%d is saved; go on with %s", step, self.run_folder.how_to_resume)
-            self.stop_request.leave()
+            request, step, remedy = self.stop_request, self.state.global_step, self.run_folder.how_to_resume
+            logger.warning("%s: checkpoint-%d is saved; go on with %s", request.name, step, remedy)
+            request.leave()
 
     def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
         # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between

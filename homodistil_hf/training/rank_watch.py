@@ -157,7 +157,7 @@ def naming_lost_ranks() -> Iterator[None]:
             good = last_checkpoint(str(watch.args.output_dir))
             if watch.rank == 0:  # without a launcher's own, the store ends with this process
                 time.sleep(_NUM_PERIODS * watch.period_s)
-        remedy = "go on with resume_from_checkpoint='last'" if good else "start again"
+        remedy = "go on with resume_from_checkpoint=last" if good else "start again"
         raise ConnectionError(
             f"{lost} (ddp_timeout={watch.args.ddp_timeout:g} s; raise it if that rank was only slow). Last good "
             f"checkpoint: {good}; read that rank's log, then {remedy}"

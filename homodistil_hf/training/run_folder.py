@@ -67,7 +67,7 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
 class RunFolder:
     """`output_dir` of one run; every rank has an object of its own for the same folder, and can write there."""
 
-    how_to_resume = "resume_from_checkpoint='last'"
+    how_to_resume = "resume_from_checkpoint=last"
     """The setting by which a run goes on that was stopped."""
 
     def __init__(self, args: FolderSettings):

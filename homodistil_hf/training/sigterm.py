@@ -2,7 +2,8 @@
 
 In training the handler only sets a flag. At the end of each step `exact_trainer.py` reads it, agrees with the other
 ranks, saves, and ends the process. Elsewhere in a command [`ending_cleanly`] ends it at once, with the same status.
-SIGINT raises `KeyboardInterrupt` at once, as Python does, and the last checkpoint stays.
+In the training of a command of one process the first SIGINT (Ctrl-C) does the same, with the status of interrupted
+commands. A second one, and any other SIGINT, raises `KeyboardInterrupt` at once, as Python does.
 """
 
 import logging
@@ -21,9 +22,9 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class StopRequest:
-    """A context that notes SIGTERM in `is_made`, and restores the earlier handler when it ends.
+    """A context that notes SIGTERM in `is_made`, in [`ending_cleanly`] also SIGINT, and restores earlier handlers.
 
-    It does nothing outside of the main thread, which alone receives signals, or in a process that ignores SIGTERM.
+    It does nothing outside of the main thread, which alone receives signals, or for a signal that is ignored.
 
     Example:
     ```python
@@ -37,32 +38,37 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.is_made = False
-        self._is_installed = False
-        self._earlier: Any = None
+        self.name = signal.SIGTERM.name
+        """Of the signal that came first; SIGTERM where another rank got it."""
+        self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
-            self._earlier = signal.signal(signal.SIGTERM, self._take_note)
-            self._is_installed = True
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+                self._earlier[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._take_note)
+            if signal.getsignal(signal.SIGINT) is _interrupt:
+                self._earlier[signal.SIGINT] = signal.signal(signal.SIGINT, self._take_note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_installed:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._earlier is None else self._earlier)
-            self._is_installed = False
+        for number, earlier in self._earlier.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
     def leave(self) -> None:
-        """End the process with status 143, after calling the user's own handler, if there is one."""
-        if callable(self._earlier):
-            self._earlier(int(signal.SIGTERM), None)
+        """End the process with status 143, after calling the earlier handler, if there is one: SIGINT's raises."""
+        number = signal.Signals[self.name]
+        if callable(earlier := self._earlier.get(number)):
+            earlier(int(number), None)
         raise SystemExit(EXIT_STATUS)
 
     def _take_note(self, number: int, frame: FrameType | None) -> None:
+        if self.is_made and number == signal.SIGINT:  # a second Ctrl-C
+            _interrupt(number, frame)
         if not self.is_made:
-            logger.warning("SIGTERM: this step is finished and a checkpoint saved before the process ends")
+            self.name = signal.Signals(number).name
+            logger.warning("%s: this step is finished and a checkpoint saved before the process ends", self.name)
         self.is_made = True
 
 
@@ -70,12 +76,12 @@ class StopRequest:
 def ending_cleanly() -> Iterator[None]:
     """Meanwhile SIGTERM raises `SystemExit` with status 143, so that folders that are half written are removed.
 
-    It changes nothing outside of the main thread, where SIGTERM is handled or ignored already, and on one of several
-    ranks: that may wait in a library for another one, where no handler of Python's is called.
+    SIGINT raises `KeyboardInterrupt`, as before, but a [`StopRequest`] may note it. Nothing changes outside of the
+    main thread, for a signal that is handled or ignored already, and on one of several ranks: that may wait in a
+    library for another one, where no handler of Python's is called, and torchrun repeats a SIGINT of the terminal.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    is_free = in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if not is_free or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not in_main_thread or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield
         return
     process = os.getpid()
@@ -87,11 +93,20 @@ def ending_cleanly() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)  # what is being tidied up isn't interrupted
         raise SystemExit(EXIT_STATUS)
 
-    signal.signal(signal.SIGTERM, end)
+    pairs = ((signal.SIGTERM, signal.SIG_DFL, end), (signal.SIGINT, signal.default_int_handler, _interrupt))
+    free = [(number, earlier, handler) for number, earlier, handler in pairs if signal.getsignal(number) == earlier]
+    for number, _, handler in free:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, earlier, _ in free:
+            signal.signal(number, earlier)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """As `signal.default_int_handler`, and by its name the handler of a command of ours."""
+    raise KeyboardInterrupt
 
 
 def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:

@@ -81,6 +81,30 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
             "unknown key --jsn; nearest valid: --json; see",
         ),
         (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
+        (
+            ["trim", "--model", "x", "--text", "y"],
+            "unknown key --model; what stands first has no key: homodistil tr",
+        ),
+        (
+            ["trim", "--model=x", "--text", "y"],
+            "what stands first has no key: homodistil trim TEACHER …; see",
+        ),
+        (["export", "--model", "x", "--output", "y"], "what stands first has no key: homodistil export FOLDER …"),
+        (
+            ["verify", "--folder", "x"],
+            "what stands first has no key: homodistil verify FOLDER …",
+        ),
+        (["latency", "--folders", "x"], "what stands first has no key: homodistil latency FOLDER …; see homodistil"),
+        (
+            ["push", "x", "--repo-id", "y"],
+            "what stands first has no key: homodistil push FOLDER NAME …",
+        ),
+        (["evaluate", "--model", "x"], "what stands first has no key: homodistil evaluate MODEL …"),
+        (["sweep", "--file", "x"], "what stands first has no key: homodistil sweep FILE.json …"),
+        (["distill", "--config", "x"], "what stands first has no key: homodistil distill CONFIG.json …"),
+        (["finetune", "--config=x"], "what stands first has no key: homodistil finetune CONFIG.json …"),
+        (["verify", "x", "--deep"], "unknown key --deep; nearest valid: none; see homodistil verify --help"),
+        (["cache", "--hep"], "unknown key --hep; nearest valid: --clear"),
         (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),
         (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),
         (["cache", "--clear=no"], "argument --clear: ignored explicit argument 'no'; see homodistil cache --help"),
@@ -291,8 +315,7 @@ def test_an_output_folder_that_is_not_empty(folder, tmp_path, capsys, never_trai
     (tmp_path / "notes.txt").write_text("mine")
     message = error_of(capsys, "distill", folder / "config.json", "--output_dir", tmp_path)
     assert f"output_dir='{tmp_path}' is not empty (" in message
-    assert "notes.txt" in message
-    assert "--resume_from_checkpoint last, pass --overwrite_output_dir" in message
+    assert "notes.txt); set overwrite_output_dir, or name another folder" in message  # there is nothing to go on with
 
 
 @pytest.mark.slow
@@ -373,7 +396,7 @@ def test_the_last_checkpoint_is_the_student(finished, tmp_path):
 
 def test_an_unfinished_student_needs_permission(finished, tmp_path, capsys):
     words = ["export", str(finished / "checkpoint-4"), "--output", str(tmp_path / "student")]
-    assert "--allow_partial" in error_of(capsys, *words)
+    assert "set allow_partial to take it" in error_of(capsys, *words)
     assert main([*words, "--allow_partial"]) == 0
     assert BertForMaskedLM.from_pretrained(tmp_path / "student").config.hidden_size > 16
 

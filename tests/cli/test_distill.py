@@ -10,6 +10,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
+from homodistil_hf.methods.registry import METHODS
 
 
 @pytest.mark.slow
@@ -52,6 +53,38 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, caps
     assert main(["distill", str(folder / "config.json"), *words]) == 0
     assert f"from_pretrained('{interrupted}/student')" in capsys.readouterr().out
     assert_same_weights(interrupted / "student", finished / "student")
+
+
+@pytest.mark.parametrize("method", ["homodistil", "one_shot"])
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(folder, tmp_path, monkeypatch, capsys, method):
+    config = json.loads((folder / "config.json").read_text()) | {"method": method, "max_steps": 2}
+    own = {name: value for name, value in config.items() if method == "homodistil" or not name.startswith("pruning")}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    words = ["distill", str(tmp_path / "config.json")]
+    assert main([*words, "--output_dir", str(tmp_path / "whole")]) == 0
+    words += ["--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(METHODS[method], "training_step", interrupt)
+        assert main(words) == 130
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.json"]
+    assert main(words) == 2
+    assert "is not empty (settings.json); go on with resume_from_checkpoint=last, set" in capsys.readouterr().err
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
+    assert_same_weights(tmp_path / "run" / "student", tmp_path / "whole" / "student")
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_again(folder, tmp_path, capsys, never_trains):
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "settings.json").write_text("{}")
+    words = ["distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "is not empty (settings.json, student); set overwrite_output_dir" in capsys.readouterr().err
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 2
+    assert "asks for the last checkpoint, but" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_memory_that_is_used_up_is_told_as_such(use_up, monkeypatch, capsys):
     assert main(["plan", "--teacher", "any", "--student", "homobert-tiny"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("homodistil: error: out of memory (")
-    assert error.endswith("a run goes on with resume_from_checkpoint='last'\n")
+    assert error.endswith("a run goes on with resume_from_checkpoint=last\n")
     assert error.count("\n") == 1
 
 
@@ -124,7 +124,7 @@ def test_a_worker_that_was_killed_for_memory_is_told_as_such(use_up, reason, set
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
         rf"homodistil: error: out of memory \({reason}\); lower per_device_train_batch_size \(.*\), the length of "
-        rf"texts, or {setting}; a run goes on with resume_from_checkpoint='last'",
+        rf"texts, or {setting}; a run goes on with resume_from_checkpoint=last",
         error,
     )
 

@@ -109,6 +109,14 @@ def test_the_table_is_markdown(results):
     assert "tasks that all models have: rte." in text
 
 
+def test_a_table_without_scores_has_no_legend_of_scores(results):
+    text = format_comparison(compare([results("a", DISCREPANCY)]))
+    assert [line[:10] for line in text.splitlines()] == ["| model | ", "| --- | --", "| a | 1,00"]
+    one, other = results("b", DISCREPANCY), results("c", {**DISCREPANCY, "settings": {"mask_seed": 1}})
+    *_, blank, note = format_comparison(compare([one, other])).splitlines()  # notes stay
+    assert (blank, note) == ("", "- discrepancy: not measured alike (mask_seed: b 42, c 1).")
+
+
 def test_one_seed_has_no_spread(results):
     text = format_comparison(compare([results("a", rte=task(0.5))]))
     assert "| 50.0 | 50.0 |" in text

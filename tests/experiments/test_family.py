@@ -203,7 +203,7 @@ def test_a_family_that_was_killed_goes_on_as_if_it_had_not_been(
 def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
     run = tmp_path / "run"
     distil(folder, run, max_steps=4)
-    with pytest.raises(ValueError, match="is not empty .*; resume with resume_from_checkpoint='last', set overwrite"):
+    with pytest.raises(ValueError, match="is not empty .*; go on with resume_from_checkpoint=last, set overwrite"):
         distil(folder, run, max_steps=4)
     killed = kill_at("_train_member", 1)
     distil_killed(monkeypatch, killed, folder, run, max_steps=4, overwrite_output_dir=True, seed=1)

@@ -44,7 +44,7 @@ def test_a_model_is_trimmed_to_a_folder(tmp_path, capsys):
     before, after = (facts["trimming"][when]["num_parameters"] for when in ("before", "after"))
     assert before - after == (96 - 40) * (32 + 1)
     assert trimmed(tmp_path, "--vocabulary", "keep=48", "--output", str(tmp_path / "small")) == 2
-    assert "holds an export already; overwrite=True (--overwrite) replaces it" in capsys.readouterr().err
+    assert "holds an export already; set overwrite to replace it" in capsys.readouterr().err
     assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small"), "--overwrite") == 0
     (tmp_path / "small" / "mine.txt").touch()
     assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small"), "--overwrite") == 2

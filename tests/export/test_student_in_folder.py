@@ -117,7 +117,7 @@ def test_the_run_goes_on_unchanged(make):
 
 
 def test_an_unfinished_student_is_refused(tmp_path):
-    message = r"not reached its plan yet \(.*20.*, not .*16.*allow_partial=True"
+    message = r"not reached its plan yet \(.*20.*, not .*16.*set allow_partial to"
     with pytest.raises(ValueError, match=message):
         check_finished(False, kept=ODD, target=TARGET, allow_partial=False)
     with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ def test_a_folder_with_files_is_refused(make_trainer, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
     trainer = make_trainer(max_steps=2)
-    with pytest.raises(ValueError, match=r"run' is not empty \(notes.txt\); resume with .*overwrite_output_dir=True"):
+    with pytest.raises(ValueError, match=r"run' is not empty \(notes.txt\); set overwrite_output_dir, or name"):
         trainer.train()
 
 

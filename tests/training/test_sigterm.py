@@ -1,4 +1,4 @@
-"""SIGTERM saves a checkpoint first, on all ranks, and ends the process with 143; SIGINT leaves the last checkpoint."""
+"""SIGTERM saves a checkpoint first, on all ranks, and ends the process with 143; so does a command's first SIGINT."""
 
 import contextlib
 import multiprocessing
@@ -247,6 +247,57 @@ def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_p
     assert_same_run(resumed, whole)
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as Python has it; shells start background jobs that ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler  # whatever took it has put it back
+    signal.signal(signal.SIGINT, before)
+
+
+class Twice(SignalAt):
+    """Sends its signal again before the step has ended."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_pre_optimizer_step(args, state, control)
+
+
+@pytest.mark.parametrize(("callback", "saved"), [(SignalAt, ["checkpoint-5"]), (Twice, [])])
+def test_a_commands_first_sigint_saves_the_step_and_its_second_one_does_not(
+    make_trainer, tmp_path, caplog, interruptible, callback, saved
+):
+    trainer = make_trainer(callbacks=[callback(5, signal.SIGINT)], **SETTINGS)
+    with ending_cleanly(), pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == saved
+    assert "SIGINT: this step is finished and a checkpoint saved" in caplog.text
+    assert ("SIGINT: checkpoint-5 is saved; go on with resume" in caplog.text) == bool(saved)
+
+
+def test_sigint_after_sigterm_ends_a_command_at_once(interruptible):
+    with ending_cleanly():
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(SystemExit, match="143"):
+            stop.leave()
+
+
+def test_a_command_that_does_not_train_is_interrupted_at_once(interruptible):
+    with ending_cleanly(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_who_ignores_sigint_goes_on_ignoring_it(interruptible):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with ending_cleanly(), StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop.is_made
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize("num_asked", [0, 1])
 def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch, num_asked):
     trainer = make_trainer()
@@ -279,6 +330,19 @@ def test_ranks_hear_of_it_without_another_wait_for_the_device(make_trainer):
 
 # Real processes
 
+SLOW_STEPS = """
+import sys, time
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.cli import main
+step = HomoDistilTrainer.training_step
+def slow_step(self, *args, **kwargs):
+    if self.state.global_step == 3:
+        print("a slow step", flush=True)
+        time.sleep(200)
+    return step(self, *args, **kwargs)
+HomoDistilTrainer.training_step = slow_step
+sys.exit(main())
+"""
 LAUNCHERS = {
     "sigterm": [sys.executable, "-m", "homodistil_hf"],
     "sigint": [sys.executable, "-m", "homodistil_hf"],
@@ -298,9 +362,15 @@ LAUNCHERS = {
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, int, str]]]:
     """Runs that were sent a signal, with a whole process group each: name → folder, exit status, what they printed."""
     folders = {name: tmp_path_factory.mktemp("run") for name in LAUNCHERS}
+    with _running(LAUNCHERS, folders) as processes:
+        yield {name: (folders[name], *_end(process, folders[name], name)) for name, process in processes.items()}
+
+
+@contextlib.contextmanager
+def _running(launchers: dict[str, list[str]], folders: dict[str, Path]) -> Iterator[dict[str, subprocess.Popen]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     processes = {}
-    for name, launcher in LAUNCHERS.items():
+    for name, launcher in launchers.items():
         config = write_config(
             folders[name], max_steps=5000, save_steps=3, save_total_limit=2, dataloader_num_workers=1
         )
@@ -316,7 +386,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
             )
         signal.signal(signal.SIGINT, before)
     try:
-        yield {name: (folders[name], *_end(process, folders[name], name)) for name, process in processes.items()}
+        yield processes
     finally:
         for process in processes.values():
             if process.poll() is None:
@@ -347,7 +417,7 @@ def test_sigterm_to_a_real_process(ended, name):
     folder, status, text = ended[name]
     good = last_checkpoint(folder / "run")
     assert manifest_problem(good) is None
-    assert f"SIGTERM: {good.name} is saved; go on with resume_from_checkpoint='last'" in text, text[-3000:]
+    assert f"SIGTERM: {good.name} is saved; go on with resume_from_checkpoint=last\n" in text, text[-3000:]
     assert "Traceback" not in text.partition("torch/distributed")[0]
     assert not (folder / "run" / "student").exists()
     if name == "sigterm":
@@ -362,7 +432,26 @@ def test_sigterm_to_a_real_process(ended, name):
 @pytest.mark.timeout(300)
 def test_sigint_to_a_real_process(ended):
     folder, status, text = ended["sigint"]
+    good = last_checkpoint(folder / "run")
     assert status == 130
-    assert "homodistil: interrupted\n" in text
+    assert text.endswith("homodistil: interrupted\n")
+    assert "Traceback" not in text
     assert "SIGTERM" not in text
-    assert manifest_problem(last_checkpoint(folder / "run")) is None
+    assert manifest_problem(good) is None
+    assert f"SIGINT: {good.name} is saved; go on with resume" in text, text[-3000:]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(300)
+def test_a_second_sigint_ends_a_real_process_in_the_middle_of_a_step(tmp_path):
+    with _running({"slow": [sys.executable, "-c", SLOW_STEPS]}, {"slow": tmp_path}) as processes:
+        process, log = processes["slow"], tmp_path / "log"
+        for awaited in ("a slow step", "SIGINT: this step is finished"):
+            while awaited not in log.read_text(encoding="utf-8") and process.poll() is None:
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    text = log.read_text(encoding="utf-8")
+    assert text.endswith("homodistil: interrupted\n"), text[-3000:]
+    assert "Traceback" not in text
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-3"

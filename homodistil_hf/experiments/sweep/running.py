@@ -44,7 +44,7 @@ from .training import check_cells, check_evaluations
 
 _POLL_SECONDS = 1.0
 _NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"
-_STOPPED = (EXIT_STATUS, -signal.SIGTERM)
+_STOPPED = (EXIT_STATUS, -signal.SIGTERM, -signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def prepare_sweep(
 def run_sweep(run: SweepRun, log: Log, *, overwrite: bool = False) -> int:
     """Train every cell that is neither done nor in another process's hands; return the number of failed cells.
 
-    Cells that failed before are tried again, from their last checkpoint. At SIGTERM the cell in hand saves a
-    checkpoint, and this process ends with status 143. Without `overwrite`, cells that were run with other settings
-    are a ValueError.
+    Cells that failed before are tried again, from their last checkpoint. At SIGTERM, and in a command at the first
+    SIGINT, the cell in hand saves a checkpoint, and this process ends with the signal's status. Without `overwrite`,
+    cells that were run with other settings are a ValueError.
     """
     _record_impossible(run, log)
     to_do = _cells_to_do(run, overwrite=overwrite)
@@ -161,7 +161,9 @@ def _train(run: SweepRun, cell: Cell, stop: StopRequest) -> int:
             try:
                 _wait(process, stop)
             finally:
-                process.terminate()  # after an interrupt; one that has ended doesn't mind
+                # After an interrupt; one that has ended doesn't mind.
+                end = process.kill if stop.is_made else process.terminate
+                end()
     return process.returncode
 
 

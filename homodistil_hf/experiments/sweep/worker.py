@@ -6,6 +6,7 @@ process with a traceback in the cell's log.
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,4 +50,5 @@ def _show_logs() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it here, too; the sweep passes on SIGTERM for it
     sys.exit(main(sys.stdin.read()))

@@ -68,7 +68,7 @@ it. The method is that of
 }}
 ```"""
 
-_MAKE_ROOM = "Make room, then go on with resume_from_checkpoint='last'"
+_MAKE_ROOM = "Make room, then go on with resume_from_checkpoint=last"
 FURTHER_FOLDER = "further_pretraining"
 _UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights")
 _SHARED = (
@@ -214,7 +214,7 @@ def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -
     path = Path(folder, RUN_FILE)
     check_output_dir(folder)
     if not resume:
-        check_free(args, existing_files(folder))
+        check_free(args, existing_files(folder), has_begun=path.is_file())
         return
     if resume != "last":
         raise ValueError(

@@ -96,7 +96,7 @@ def test_flags_override_the_file_and_a_tasks_sentences_are_text(folder, capsys):
 
 def test_an_earlier_export_is_replaced_on_demand_only(folder, capsys):
     assert main(words(folder)) == 0
-    assert "overwrite=True (--overwrite) replaces it" in error_of(capsys, *words(folder))
+    assert "set overwrite to replace it" in error_of(capsys, *words(folder))
     assert main(words(folder, "--overwrite", "--macs", "0.8")) == 0
     assert json.loads((folder / "out" / "facts.json").read_text())["settings"]["macs"] == 0.8
 
