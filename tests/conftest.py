@@ -42,12 +42,9 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logged_alike() -> Iterator[None]:
-    """Commands choose what the package logs, for the process that they usually are."""
-    logger = logging.getLogger("homodistil_hf")
-    level = logger.level
-    yield
-    logger.setLevel(level)
+def _logged_alike() -> None:
+    """Commands choose what the package logs, for the process that they usually are; fixtures run some of them."""
+    logging.getLogger("homodistil_hf").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

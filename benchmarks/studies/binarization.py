@@ -22,15 +22,16 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def ladder_table(rows: Rows) -> list[str]:
-    """Scores × 100 of each rung over its seeds, and the share that it keeps of the float models' mean."""
+    """Scores × 100 of each rung over its seeds, and the share that it keeps of the mean of its own float models."""
     table = pd.DataFrame(rows.values())
     tasks = list(dict.fromkeys(table["task"]))
-    floats = {task: table[table["task"] == task][FLOAT].iloc[0] for task in tasks}
+    floats = {task: table[table["task"] == task][FLOAT].iloc[-1] for task in tasks}
     cells = [[FLOAT, *(f"{100 * floats[task]:.1f}" for task in tasks), "100.0%"]]
     for name in RUNGS:
         found = {task: table[(table["task"] == task) & (table["rung"] == name)]["score"].tolist() for task in tasks}
         scores = [f"{Spread.of([100 * score for score in found[task]]):.1f}" if found[task] else "–" for task in tasks]
-        kept = fmean(map(fmean, found.values())) / fmean(floats.values()) if all(found.values()) else None
+        own = table[table["rung"] == name].groupby("task")[FLOAT].first()
+        kept = fmean(map(fmean, found.values())) / own.mean() if all(found.values()) else None
         cells.append([name, *scores, "–" if kept is None else f"{kept:.1%}"])
     return markdown_table(["", *tasks, "mean kept"], cells)
 
