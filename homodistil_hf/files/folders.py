@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from .locks import claimed, lock_beside
 
 _REMOVED_SUFFIX = ".removed"
+TRIAL_SUFFIX = ".trial-of-a-write"
+"""Of an empty folder that [`check_writable`] makes and removes at once."""
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _ASIDE = re.compile(rf"\..+\.{_HOST}-(\d{{1,9}})\.aside", re.DOTALL)
 _ERRNO = re.compile(r"os error (\d+)")
@@ -174,7 +176,7 @@ def check_writable(place: str | Path, label: str, *, remedy: str = "name a place
         nearest = next(folder for folder in (whole, *whole.parents) if _is_there(folder))
         missing = max(whole.relative_to(nearest).parts, key=lambda part: len(os.fsencode(part)), default="")
         # A folder or file is made under a name that is longer than its own, so the trial's is, too.
-        with TemporaryDirectory(prefix=f".{missing}.", suffix=".trial-of-a-write", dir=nearest):
+        with TemporaryDirectory(prefix=f".{missing}.", suffix=TRIAL_SUFFIX, dir=nearest):
             pass
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

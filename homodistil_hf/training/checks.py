@@ -22,6 +22,7 @@ from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import Task
 from ..files.checkpoints import STAGING_NAME, sorted_checkpoints
 from ..files.field_checks import refuse_without_part
+from ..files.folders import TRIAL_SUFFIX
 from ..files.locks import is_of_a_lock
 from ..files.messages import nearest_name, short_repr
 from ..models.architectures import has_segments, max_tokens
@@ -193,8 +194,9 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """Sorted names in an output folder, without the staging folder and the lock that a killed process leaves."""
+    """Sorted names in an output folder, without what killed processes leave and other ranks have there for a moment."""
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
+    names = [name for name in names if not name.endswith(TRIAL_SUFFIX)]
     return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))
 
 

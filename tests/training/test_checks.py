@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments, default_data_collator
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.files import folders
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.training import pair as preparation
@@ -90,6 +92,20 @@ def test_an_output_folder_is_made(tmp_path):
     for name in ("b.txt", "a.txt"):
         (folder / name).touch()
     assert existing_files(str(folder)) == ["a.txt", "b.txt"]
+
+
+def test_what_another_rank_tries_to_write_is_no_earlier_file(tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(TemporaryDirectory):
+        def __enter__(self) -> str:
+            seen.append((os.listdir(tmp_path), existing_files(str(tmp_path))))
+            return super().__enter__()
+
+    monkeypatch.setattr(folders, "TemporaryDirectory", Watched)
+    folders.check_writable(tmp_path / "student", "output_dir")
+    ((names, earlier_files),) = seen
+    assert (len(names), earlier_files) == (1, [])
 
 
 def test_a_file_is_no_output_folder(tmp_path):
