@@ -194,7 +194,7 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """Sorted names in an output folder, without what killed processes leave and other ranks have there for a moment."""
+    """Sorted names in an output folder, without what killed processes leave and other ranks try to write there."""
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
     names = [name for name in names if not name.endswith(TRIAL_SUFFIX)]
     return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))

@@ -287,7 +287,7 @@ def test_what_one_rank_can_not_do_is_refused_on_all(folder, name, first, second)
             0,
             "the other ranks wait for rank 0, alive but busy or hanging .*: None; .* start again$",
         ),
-        ("dies in a step", 2, "rank 2 gave no sign of life for 2.4 s: dead, or frozen .*/checkpoint-2; .*='last'$"),
+        ("dies in a step", 2, "rank 2 gave no sign of life for 2.4 s: dead, or frozen .*/checkpoint-2; .*=last$"),
         ("dies with the store", 0, "rank 0 or its node, which keeps the ranks' store, is dead .*/checkpoint-2; read"),
     ],
 )
