@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 from methods_here import needs
 from tiny_architectures import tiny_architecture_config
@@ -86,6 +87,7 @@ def test_coverage_is_the_share_of_the_text(tmp_path):
 )
 def test_what_can_not_work_is_told(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert trimmed(tmp_path, *words) == 2
     assert message in capsys.readouterr().err
 
