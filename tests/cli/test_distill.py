@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from methods_here import needs
 from tiny_files import assert_same_weights, write_text
 from transformers import BertForMaskedLM
 
@@ -55,7 +56,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, caps
     assert_same_weights(interrupted / "student", finished / "student")
 
 
-@pytest.mark.parametrize("method", ["homodistil", "one_shot"])
+@pytest.mark.parametrize("method", ["homodistil", pytest.param("one_shot", marks=needs("baselines"))])
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(folder, tmp_path, monkeypatch, capsys, method):
     config = json.loads((folder / "config.json").read_text()) | {"method": method, "max_steps": 2}
     own = {name: value for name, value in config.items() if method == "homodistil" or not name.startswith("pruning")}
