@@ -35,7 +35,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from ..tables import figures_line
-from ..training.checks import check_same_start
+from ..training.checks import check_same_start, existing_files
 from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
@@ -118,6 +118,11 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     training = folder / _TRAINING_FOLDER
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
+    if existing_files(str(training)) and not (training / SETTINGS_FILE).is_file():
+        raise ValueError(
+            f"output_dir={settings.output_dir!r} holds {_TRAINING_FOLDER}/, which no fine-tuning wrote and which "
+            "would be removed; name another folder"
+        )
     if training.is_dir() and not settings.resume:
         raise ValueError(
             f"output_dir={settings.output_dir!r} holds a fine-tuning that was stopped; set resume, or name another "

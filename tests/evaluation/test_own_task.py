@@ -485,3 +485,13 @@ def test_a_student_learns_from_a_fine_tuned_teacher(given, tmp_path):
     run(given, teacher=str(tmp_path / "teacher" / "model"))
     model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
     assert not [name for name in model.state_dict() if "projections" in name]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_ones_own_called_training_is_left_alone(given, tmp_path, resume):
+    own = tmp_path / "out" / "training" / "rows.csv"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="^output_dir=.* holds training/, which no fine-tuning wrote and which would"):
+        run(given, resume=resume)
+    assert own.read_text(encoding="utf-8") == "mine"
