@@ -34,11 +34,11 @@ from transformers import (
 
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.checkpoints import last_verified
-from ..files.field_checks import check_fields, make_tuples, setting
+from ..files.field_checks import ROW_LENGTH, check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import architecture_of
-from ..models.tokenizers import ROW_LENGTH, check_words_of_model, padding_multiple
+from ..models.tokenizers import check_words_of_model, padding_multiple
 from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer, TaskDistillTrainer
 
 _POOLER = "pooler."

@@ -27,13 +27,13 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import check_fields, make_tuples, setting
+from ..files.field_checks import ROW_LENGTH, check_fields, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
 from ..models.equality import weights_digest
 from ..models.loading import load_encoder
-from ..models.tokenizers import ROW_LENGTH, check_words_of_model, fitted_length
+from ..models.tokenizers import check_words_of_model, fitted_length
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, results_claimed
 from .fine_tuning import fastest_device, settings_from
 from .records import DISCREPANCY, Records

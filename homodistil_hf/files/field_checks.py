@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .messages import short_repr
 from .strict_json import is_int, is_number
 
+ROW_LENGTH = 128
+"""Tokens a row by default, in all settings of a length, where model and tokenizer have room for them."""
 _NO_LIMITS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 

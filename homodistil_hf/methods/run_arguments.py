@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..files.field_checks import check_fields, setting
+from ..files.field_checks import ROW_LENGTH, check_fields, setting
 from ..files.messages import short_repr
 
 Log: TypeAlias = Callable[[str], None]
 """Takes lines for the user."""
-_ROW_LENGTH = 128
 
 
 @dataclass
@@ -62,7 +61,7 @@ class RunArguments:
     max_seq_length: int | None = setting(
         None,
         "Tokens a block, special ones included; 8 … the teacher's positions "
-        f"(default: {_ROW_LENGTH}, or the positions).",
+        f"(default: {ROW_LENGTH}, or the positions).",
         least=8,
     )
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)
@@ -83,7 +82,7 @@ class RunArguments:
     @property
     def row_length(self) -> int:
         """Tokens a block, by default as many as any teacher may have."""
-        return self.max_seq_length or _ROW_LENGTH
+        return self.max_seq_length or ROW_LENGTH
 
     def _check_sources(self) -> None:
         for name in ("train_prompts", "train_weights"):

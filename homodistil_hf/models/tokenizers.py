@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import CONFIG_NAME
 
+from ..files.field_checks import ROW_LENGTH
 from ..files.folders import refuse_missing
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import fits, read_json_object
@@ -19,8 +20,6 @@ from .architectures import MODEL_TYPES, has_segments, max_tokens
 
 logger = logging.getLogger(__name__)
 
-ROW_LENGTH = 128
-"""Tokens a row by default, where model and tokenizer have room for them."""
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _FAST_FILE = "tokenizer.json"
 _JSON_FILES = (TOKENIZER_CONFIG_FILE, _FAST_FILE, "special_tokens_map.json", "added_tokens.json")

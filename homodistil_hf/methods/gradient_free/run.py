@@ -15,9 +15,9 @@ from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import make_tuples, refuse_without_part, setting
+from ...files.field_checks import ROW_LENGTH, make_tuples, refuse_without_part, setting
 from ...files.messages import short_repr
-from ...models.tokenizers import ROW_LENGTH, fitted_length
+from ...models.tokenizers import fitted_length
 from ...models.widths import widths_of
 from ..run_arguments import Log
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free

@@ -31,13 +31,14 @@ from transformers import PreTrainedConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from ...files.caches import cached
+from ...files.field_checks import ROW_LENGTH
 from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
 from ...files.strict_json import write_json
 from ...models.architectures import architecture_of
 from ...models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
 from ...models.architectures.modeling_layerwise import encoder_layers
-from ...models.tokenizers import ROW_LENGTH, fitted_length
+from ...models.tokenizers import fitted_length
 from ...models.widths import LayerWidths, WidthPlan, widths_of
 from ..budgets import LATENCY_BUDGET, plan_for_latency
 from .timing import FirstOutput, Pass, check_backend, figures, make_runner, missing_reason, model_inputs, time_in_turns
