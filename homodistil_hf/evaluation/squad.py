@@ -278,15 +278,18 @@ def evaluate_squad(
 
 
 def _fitted(settings: SquadSettings, evaluated: EvaluatedModel) -> SquadSettings:
-    """The settings with windows that a model reads; by default a third is shared, and a third is the question's."""
+    """The settings with windows that a model reads."""
     fitted = with_length(settings, evaluated)
-    if settings.max_length is not None:
-        return fitted
-    defaults = SquadSettings()
-    third = fitted.row_length // 3
-    parts = {name: getattr(settings, name) for name in ("stride", "max_question_tokens")}
-    shorter = {name: min(value, third) for name, value in parts.items() if value == getattr(defaults, name)}
-    return replace(fitted, **shorter)
+    return fitted if settings.max_length is not None else in_thirds(fitted)
+
+
+def in_thirds(settings: SquadSettings) -> SquadSettings:
+    """The settings with no more than a third of a window for what is shared and for the question, if not given."""
+    third = settings.row_length // 3
+    given = {name: getattr(settings, name) for name in ("stride", "max_question_tokens")}
+    defaults = SquadSettings.__dataclass_fields__
+    shorter = {name: min(value, third) for name, value in given.items() if value == defaults[name].default}
+    return replace(settings, **shorter)
 
 
 def answer_metrics(

@@ -27,7 +27,7 @@ from ...evaluation.own_task import (
     rows_of,
     task_metrics,
 )
-from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, training_windows
+from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, in_thirds, training_windows
 from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import training_rows, with_length
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
@@ -50,8 +50,6 @@ from .folder import BITS, export_packed
 from .trainer import BinarizationArguments, BinarizationTrainer
 
 _SAVE_STEPS = 200
-
-_MOST_SHARED, _MOST_QUESTION_TOKENS = 128, 64
 
 
 @dataclass(frozen=True)
@@ -264,12 +262,7 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
                 f"{field.name}={short_repr(getattr(settings, field.name))} has no place with a model that answers "
                 "questions: its rows have the columns of SQuAD; leave it out"
             )
-    third = settings.row_length // 3
-    windows = SquadSettings(
-        max_length=settings.row_length,
-        stride=min(_MOST_SHARED, third),
-        max_question_tokens=min(_MOST_QUESTION_TOKENS, third),
-    )
+    windows = in_thirds(SquadSettings(max_length=settings.row_length))
     check_windows(windows, tokenizer)
     train, dev = (read_questions(getattr(settings, name), argument=name) for name in ("train_data", "eval_data"))
     task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
