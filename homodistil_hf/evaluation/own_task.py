@@ -36,6 +36,7 @@ from ..models.conversion import to_stock
 from ..models.loading import load_encoder
 from ..tables import figures_line
 from ..training.checks import check_same_start, existing_files
+from ..training.ranks import refuse_ranks
 from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
@@ -156,12 +157,6 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     remove_folder(training)
     return results
-
-
-def refuse_ranks() -> None:
-    """Refuse, by a ValueError, to train by several processes what one of them writes and measures."""
-    if (num_ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ValueError(f"WORLD_SIZE={num_ranks}: this is for one process; start it without torchrun")
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:

@@ -9,11 +9,7 @@ from typing import Any, TypeAlias
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.checkpoints import STATE_FILE, last_checkpoint
-from ..files.folders import (
-    check_replaceable,
-    check_writable,
-    written_whole,
-)
+from ..files.folders import check_replaceable, check_writable, written_whole
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
@@ -220,7 +216,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     if foreign := sorted(present - written):
         raise ValueError(
             f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite "
-            f"would delete; move them away or choose another folder"
+            "would delete; move them away or choose another folder"
         )
     return target
 

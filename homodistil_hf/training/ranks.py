@@ -7,6 +7,7 @@ ranks would change the order, and it would repeat rows at the stream's end. `Who
 """
 
 import gc
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -73,6 +74,12 @@ def check_launch(args: TrainingArguments) -> None:
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
     watch_ranks(args)
+
+
+def refuse_ranks() -> None:
+    """Refuse, by a ValueError, to train by several processes what one of them writes and measures."""
+    if (num_ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(f"WORLD_SIZE={num_ranks}: this is for one process; start it without torchrun")
 
 
 def check_whole_model(name: str, model: nn.Module) -> None:

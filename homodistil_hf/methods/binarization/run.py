@@ -23,7 +23,6 @@ from ...evaluation.own_task import (
     are_numbered,
     check_labels,
     check_start,
-    refuse_ranks,
     rows_of,
     task_metrics,
 )
@@ -42,6 +41,7 @@ from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 from ...training.checks import existing_files
+from ...training.ranks import refuse_ranks
 from ...training.run_folder import folder_claimed
 from ..run import Run
 from ..run_arguments import Log, RunConfig
