@@ -18,8 +18,14 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from homodistil_hf import BinarizationArguments, BinarizationTrainer, export_packed, multiply_bits, to_binary
-from homodistil_hf.models.architectures import max_tokens
+from homodistil_hf import (
+    BinarizationArguments,
+    BinarizationTrainer,
+    export_packed,
+    max_tokens,
+    multiply_bits,
+    to_binary,
+)
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, load_text, tokenize_to_blocks
-from homodistil_hf.models.architectures import max_tokens
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, load_text, max_tokens, tokenize_to_blocks
 
 
 def main() -> None:

@@ -21,8 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.models.architectures import max_tokens
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, max_tokens
 
 
 def main() -> None:

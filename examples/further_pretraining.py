@@ -9,8 +9,7 @@ import argparse
 
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM
 
-from homodistil_hf import SelfDistillationArguments, load_text, self_distill, tokenize_to_blocks
-from homodistil_hf.models.architectures import max_tokens
+from homodistil_hf import SelfDistillationArguments, load_text, max_tokens, self_distill, tokenize_to_blocks
 
 
 def main() -> None:

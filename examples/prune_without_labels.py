@@ -13,12 +13,12 @@ from homodistil_hf import (
     GradientFreeSettings,
     export_student,
     load_text,
+    max_tokens,
     prune_gradient_free,
     unlabeled_batches,
     verify_export,
 )
 from homodistil_hf.methods.gradient_free.pruning import export_facts
-from homodistil_hf.models.architectures import max_tokens
 
 
 def main() -> None:

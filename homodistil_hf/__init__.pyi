@@ -26,6 +26,7 @@ from .methods.gradient_free.pruning import prune_gradient_free as prune_gradient
 from .methods.self_distillation.run import self_distill as self_distill
 from .methods.self_distillation.trainer import SelfDistillationArguments as SelfDistillationArguments
 from .methods.self_distillation.trainer import SelfDistillTrainer as SelfDistillTrainer
+from .models.architectures import max_tokens as max_tokens
 from .models.architectures.modeling_homobert import HomoBertConfig as HomoBertConfig
 from .models.architectures.modeling_homobert import HomoBertForMaskedLM as HomoBertForMaskedLM
 from .models.architectures.modeling_homobert import HomoBertForQuestionAnswering as HomoBertForQuestionAnswering

@@ -29,6 +29,7 @@ PUBLIC_NAMES = [
     "__version__",
     "export_student",
     "load_text",
+    "max_tokens",
     "resolve_plan",
     "tokenize_to_blocks",
     "unlabeled_batches",

@@ -39,7 +39,22 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 
 def max_tokens(config: PreTrainedConfig) -> int:
-    """Return the number of tokens of the longest text that a model has positions for."""
+    """Return the number of tokens of the longest text that a model has positions for.
+
+    Args:
+        config: of a model of a supported architecture.
+
+    Raises:
+        ValueError: another architecture.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> max_tokens(BertConfig())
+    512
+
+    ```
+    """
     # A model of bits has a type of its own, and a configuration whose class is made from a student's.
     kinds = (config.model_type, *(getattr(kind, "model_type", None) for kind in type(config).__mro__))
     known = next((kind for kind in kinds if kind in MODEL_TYPES), config.model_type)
