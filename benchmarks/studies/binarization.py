@@ -1,7 +1,7 @@
 """One bit a weight: the worth of the method's parts, of activations' bits and of narrow students; the speed of bits.
 
-The speed is of benchmarks/studies/binarization.py at commit 4419268. The other rows, after hours of training, and the
-picture are of benchmarks/binarization.py at commit 7db6fe1.
+The speed is of benchmarks/studies/binarization.py at commit 4419268. The row of one set is of the same commit, by the
+commands on the page. The other rows and the picture are of benchmarks/binarization.py at commit 7db6fe1.
 """
 
 from collections.abc import Mapping
