@@ -20,6 +20,7 @@ from .finetune import Finetune
 from .latency import Latency
 from .plan import Plan
 from .prune import Prune
+from .report import Report
 from .sweep import Sweep
 from .trim import Trim
 
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "verify": Verify,
     "push": Push,
+    "report": Report,
     "evaluate": Evaluate,
     "finetune": Finetune,
     "prune": Prune,

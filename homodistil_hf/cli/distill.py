@@ -51,6 +51,7 @@ class Distill(Command):
             print(help_of([word for word in words if word != "--help_all"]))
             return 0
         from ..experiments.distill import run
+        from ..export.report import closing_line
         from ..methods.registry import run_named
         from ..training.rank_watch import naming_lost_ranks, watch_ranks
         from ..training.ranks import leave_process_group
@@ -63,6 +64,7 @@ class Distill(Command):
             results = run(settings)
         if results and settings.is_main:
             print(run_named(settings.run.method).summary(results, settings.output_dir))
+            print(f"\n{closing_line(settings.output_dir)}")
         leave_process_group()
         return 0
 

@@ -19,6 +19,7 @@ from transformers.trainer_utils import HubStrategy
 from ..export.export_folder import check_output
 from ..export.facts import FACTS_FILE
 from ..export.hub import ensure_repo, push_export
+from ..export.report import try_report
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
 from ..files.folders import remove_folder
@@ -207,6 +208,7 @@ def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: P
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)
+        try_report(folder)
     del trainer
     gc.collect()  # a trainer is full of cycles, and the next member wants its memory
 

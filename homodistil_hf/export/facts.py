@@ -35,9 +35,13 @@ FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versi
 BENCHMARKS = "benchmarks"
 
 CARD_SECTION = "card"
-RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", CARD_SECTION, BENCHMARKS)
-"""Sections that a run may add: its arguments; steps, tokens, …; held-out metrics of the student and of the teacher;
-the card's texts on the training method; later results of `homodistil evaluate`: `tasks` and `discrepancy`."""
+CHANGED, DATA, LATENCY = "changed_settings", "data", "latency"
+RUN_SECTIONS = (
+    *("settings", CHANGED, "training", DATA, "evaluation", "teacher_evaluation", LATENCY, CARD_SECTION, BENCHMARKS),
+)
+"""Sections that a run may add: its arguments, and those that differ from defaults; steps, tokens, …; names and numbers
+of its rows; held-out metrics of the student and of the teacher; times of both on the machine of the run; the card's
+texts on the training method; later results of `homodistil evaluate`: `tasks` and `discrepancy`."""
 
 _CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
@@ -117,12 +121,12 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
             )
         if not isinstance(section, Mapping):
             raise ValueError(f"facts[{name!r}]={short_repr(section)} is no mapping; expected names and plain values")
-    settings = sections.get("settings", {})
-    sections["settings"] = {
-        name: _without_folders(value)
-        for name, value in settings.items()
-        if not name.endswith("token") and name not in _PRIVATE_SETTINGS
-    }
+    for section in ("settings", CHANGED):
+        sections[section] = {
+            name: _without_folders(value)
+            for name, value in sections.get(section, {}).items()
+            if not name.endswith("token") and name not in _PRIVATE_SETTINGS
+        }
     sections = {name: _plain(section) for name, section in sections.items() if section}
     if not _is_card(card := sections.get(CARD_SECTION, {})):
         raise ValueError(

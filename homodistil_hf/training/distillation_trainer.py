@@ -23,9 +23,10 @@ from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
 from ..export.export_folder import export_student
-from ..export.facts import CARD_SECTION
+from ..export.outcome import times
 from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
+from ..models.architectures.architecture import PROJECTIONS
 from ..models.compiling import allow_recompiling
 from ..models.loading import plain_name
 from ..models.saved_student import load_student, read_state, save_projections
@@ -47,7 +48,9 @@ from .evaluation_loop import evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import learning_rate_curve
 from .method import DistillationMethod
+from .outcome import facts_of_run, report_run
 from .pair import adopt_optimizer, prepare
+from .progress import say
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
@@ -96,6 +99,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     """Folder name of the student that this one started as, in a family; for the card."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
+    about: Mapping[str, Mapping[str, Any]] = {}
+    """Sections of facts that its caller knows better: names of data, settings as they were given."""
+    latency: tuple[Any, dict[str, Any]] | None = None
+    """Format and widths, and the times that were measured for them."""
 
     push_in_progress: PushInProgress | None = None
 
@@ -214,6 +221,13 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def status(self) -> dict[str, float]:
         """The student's size for the logs: `kept_fraction_{kind}` of channels, attention and FFN neurons."""
         return {f"kept_fraction_{kind}": value for kind, value in kept_fractions(self.kept, self.full).items()}
+
+    @property
+    def size_in_words(self) -> str:
+        """How many times the teacher has the student's parameters."""
+        own = sum(tensor.numel() for name, tensor in self.model.named_parameters() if not name.startswith(PROJECTIONS))
+        full = sum(tensor.numel() for tensor in self.distillation.teacher.exact.parameters())
+        return f"{times(full, own)} smaller" if own < full else ""
 
     @property
     def kept(self) -> WidthPlan:
@@ -413,6 +427,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.check_finished(allow_partial=allow_partial)  # on all ranks, or some would wait for ever
         if self.is_world_process_zero():
             self.write_export(Path(folder), format, allow_partial)
+            say(self, report_run(self, Path(folder)))
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
@@ -425,25 +440,13 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             format,
             tokenizer=tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
             teacher=self.distillation.teacher.exact,
-            facts=self.run_facts(),
+            facts=self.run_facts(format),
             overwrite=True,
         )
 
-    def run_facts(self) -> dict[str, dict[str, Any]]:
-        """The run's part of an export's facts: settings, length, evaluations, and the method's part of the card."""
-        start = {} if self.started_as is None else {"started_as": self.started_as}
-        return {
-            "settings": self.args.to_sanitized_dict() | start,
-            "training": {
-                "method": self.method,
-                "num_steps": self.state.global_step,
-                "num_epochs": self.state.epoch,
-                **self.extra_logs(),
-            },
-            "evaluation": self.held_out_metrics,
-            "teacher_evaluation": dict(self.teacher_evaluation),
-            CARD_SECTION: dataclasses.asdict(self.card),
-        }
+    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
+        """The run's part of the facts of an export in a format; see [`facts_of_run`]."""
+        return facts_of_run(self, format=format)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository of the run, on the main process."""
