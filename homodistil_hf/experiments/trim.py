@@ -17,9 +17,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
-from ..export.card import code_span, fill_card
+from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
+from ..export.hub import teacher_card
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
@@ -225,13 +226,17 @@ def format_trimming(facts: Mapping[str, Any]) -> str:
 def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
     name = public_name(model)
     base = model if name == model else None
+    stated = {"name": name, **teacher_card(model)}
+    texts, kind = run_texts({"teacher": stated}), ["vocabulary-trimming"]
     return fill_card(
-        ModelCardData(library_name="transformers", base_model=base, tags=["vocabulary-trimming"]),
+        ModelCardData(library_name="transformers", base_model=base, license=stated["licence"], tags=kind),
         version_facts(),
         title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
         summary=f"`{class_name}`, made from {code_span(name)} by leaving out tokens of its vocabulary; nothing was "
         "trained. Text made only of kept tokens is tokenized and scored as before.",
         comparison=f"{format_trimming(facts)}.",
+        limits=texts["limits"],
+        licence=texts["licence"],
     )
 
 

@@ -7,7 +7,7 @@ export_folder.py writes the file, card.py puts the facts in words.
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,16 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) -> dict[str, Any]:
+def teacher_facts(
+    config: PreTrainedConfig, class_name: str, *, licence: str, language: Sequence[str] = ()
+) -> dict[str, Any]:
     """The teacher's section of facts.
 
     Args:
         config: the teacher's, with its source as `name_or_path`.
         class_name: the teacher's class.
         licence: licence identifier, or `"unknown"`.
+        language: codes of languages.
 
     Returns:
         `name` (of a folder its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and the values
@@ -100,6 +103,7 @@ def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) ->
         "name": public_name(name) or "an unnamed teacher",
         "hub_id": name if not is_folder and _is_hub_id(name) else None,
         "licence": licence,
+        **({"language": list(language)} if language else {}),
         **planned_facts(config, class_name),
     }
 

@@ -3,10 +3,12 @@
 `training/publishing.py` uploads checkpoints.
 """
 
+import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
@@ -25,14 +27,23 @@ def teacher_licence(name_or_path: str) -> str:
     Returns:
         `"unknown"` where no card can be read, or the card states none.
     """
+    return teacher_card(name_or_path)["licence"]
+
+
+def teacher_card(name_or_path: str) -> dict[str, Any]:
+    """What a teacher's model card states, of a Hub name or folder.
+
+    Returns:
+        `licence`, `"unknown"` where none is stated; `language`, a list of codes, where any is.
+    """
     if name_or_path and Path(name_or_path).is_dir():
-        return _licence_in(Path(name_or_path) / CARD_FILE)
+        return _stated(_header_of(Path(name_or_path) / CARD_FILE))
     try:
         card = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
     except (OSError, ValueError, HTTP_ERROR) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
-        return UNKNOWN_LICENCE
-    return (card.license if card else None) or UNKNOWN_LICENCE
+        return _stated({})
+    return _stated({"license": card.license, "language": card.language} if card else {})
 
 
 def push_export(
@@ -117,11 +128,28 @@ def tag_commit(repo_id: str, tag: str, *, revision: str) -> None:
         persistently(lambda: HfApi().create_tag(repo_id, tag=tag, revision=revision))
 
 
-def _licence_in(card: Path) -> str:
-    # A regular expression instead of a parser: a broken header then has no licence and raises no error.
+def _header_of(card: Path) -> dict[str, Any]:
+    # Regular expressions instead of a parser: a broken header then has no licence and raises no error.
     header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
-    found = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE) if header else None
-    return found.group(1) if found else UNKNOWN_LICENCE
+    if not header:
+        return {}
+    licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE)
+    return {"license": licence.group(1) if licence else None, "language": _languages(header[0].splitlines())}
+
+
+def _languages(header: Sequence[str]) -> list[str]:
+    """The codes behind `language:`, on its line or as the list below it."""
+    start = next((index for index, line in enumerate(header) if line.startswith("language:")), None)
+    if start is None:
+        return []
+    below = itertools.takewhile(lambda line: line.lstrip().startswith("- "), header[start + 1 :])
+    return re.findall(r"[A-Za-z][\w-]*", " ".join([header[start].partition(":")[2], *below]))
+
+
+def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
+    languages = header.get("language") or []
+    known = [languages] if isinstance(languages, str) else list(map(str, languages))
+    return {"licence": header.get("license") or UNKNOWN_LICENCE} | ({"language": known} if known else {})
 
 
 def _listed_files(folder: Path) -> list[str]:

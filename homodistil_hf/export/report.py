@@ -16,15 +16,22 @@ from ..files.provenance import public_name
 from ..files.strict_json import fits, is_int, is_number
 from ..models.cost import kept_macs
 from .charts import Line, line_chart, width_charts
-from .outcome import held_out_metrics, is_share, measured_on, metric_label, outcome_line, outcome_rows, shown
+from .outcome import (
+    held_out_metrics,
+    is_share,
+    measured_on,
+    metric_label,
+    outcome_line,
+    outcome_rows,
+    runtime_rows,
+    shown,
+)
 from .report_page import code, folded, grid, html_table, page, paragraph, section
 from .run_records import RunRecords, read_records
 
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-DEPLOY = "deploy"
-"""The section of facts on runtimes, which `homodistil deploy` writes."""
 _NOT_SHOWN = ("output_dir", "token", "hub_token", "push_to_hub_token")
 _EVAL, _KEPT = "eval_", "kept_fraction_"
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -139,27 +146,8 @@ def _results_by_part(records: RunRecords) -> dict[str, Mapping[str, Any]]:
 
 
 def _runtimes(facts: Mapping[str, Any]) -> str:
-    """What `homodistil deploy` has measured, whatever its columns are."""
-    found = facts.get(DEPLOY)
-    if isinstance(found, Mapping):
-        found = [{"": name, **values} for name, values in found.items() if isinstance(values, Mapping)]
-    rows = [_flat(row) for row in found or () if isinstance(row, Mapping)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if not rows:
-        return ""
-    cells = [[shown(row.get(name), name) for name in names] for row in rows]
-    return section("Runtimes", html_table([name.replace("_", " ") for name in names], cells))
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose values are plain; those of an object have both names."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name} {key}": inner for key, inner in _flat(value).items()}
-        elif not isinstance(value, list):
-            flat[name] = value
-    return flat
+    header, rows = runtime_rows(facts)
+    return section("Runtimes", html_table(header, rows)) if rows else ""
 
 
 def _curves(records: RunRecords) -> str:

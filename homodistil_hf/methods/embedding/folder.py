@@ -14,9 +14,29 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 from torch import nn
 
-from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
+from ...export.card import (
+    THIS_FOLDER,
+    card_table,
+    code_span,
+    fill_card,
+    plain_text,
+    result_title,
+    run_texts,
+    write_picture,
+)
 from ...export.export_folder import check_target, plain_classes, written_aside
-from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts, run_facts
+from ...export.facts import (
+    BENCHMARKS,
+    CARD_FILE,
+    CARD_SECTION,
+    FACTS_FILE,
+    FACTS_VERSION,
+    RUN_SECTIONS,
+    file_facts,
+    run_facts,
+)
+from ...export.hub import teacher_card
+from ...export.outcome import COST_LABELS, METRIC_LABELS
 from ...files.folders import write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -61,16 +81,14 @@ EMBEDDING_FORMATS = ("standard", "pair")
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 """Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
 _WORDS = COST_LABELS | {
-    "cosine": "cosine to the teacher's vectors",
-    "neighbours": "ten nearest texts alike",
-    "neighbours_in_index": "the same, in the teacher's index",
-    "spread": "spread of similarities, of the teacher's",
+    **{name: METRIC_LABELS[name] for name in ("cosine", "neighbours", "neighbours_in_index", "spread")},
     ASYMMETRIC: "student's questions, teacher's documents",
 }
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
 _USAGE = """from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer({name!r})
+{here}
+model = SentenceTransformer(name)
 {example}"""
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
@@ -132,14 +150,23 @@ def export_embedding_model(
             "format": FORMAT,
             "versions": version_facts(),
             "student": facts_of(model) | {"has_own_space": has_own_space},
-            "teacher": facts_of(teacher) if isinstance(teacher, EmbeddingModel) else teacher,
+            "teacher": facts_of(teacher) | teacher_card(teacher.name)
+            if isinstance(teacher, EmbeddingModel)
+            else teacher,
             "settings_of_vectors": shared_settings(model),
             "probe": probe_facts(query=model),
             **run_facts(facts),
         }
-        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
+        _write_record(aside, target.name, known)
     return target
+
+
+def _write_record(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write picture, facts and card of an export whose other files are there."""
+    write_picture(folder, facts)
+    facts["files"] = file_facts(folder)
+    write_json(folder / FACTS_FILE, facts)
+    (folder / CARD_FILE).write_text(embedding_card(name, facts), encoding="utf-8")
 
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
@@ -351,8 +378,7 @@ def export_pair(
             "settings_of_vectors": shared_settings(query),
             "probe": probe_facts(query=query, document=document),
         }
-        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
+        _write_record(aside, target.name, known)
     return target
 
 
@@ -407,15 +433,18 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     if set(facts["probe"]["vectors"]) != {"query"}:
         example = _PAIR
         summary += " Queries are encoded by the student, documents by the teacher."
-    measured = facts.get(BENCHMARKS, {})
-    agreement = measured.get("agreement") or facts.get("evaluation", {})
-    table = embedding_table(measured.get("models", models), agreement, measured.get("scores", {}))
+    texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
+    if scores := measured.get("scores"):
+        sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}
+        table = embedding_table(sides, {}, scores)
+        texts["comparison"] += f"\n\nScores of tasks, × 100:\n\n{table}"
     pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
     return fill_card(
-        ModelCardData(**pipeline, base_model=base, tags=_TAGS),
+        ModelCardData(**pipeline, base_model=base, license=(teacher or {}).get("licence"), tags=_TAGS),
         facts["versions"],
-        title=name,
+        title=result_title(facts, name),
         summary=summary,
-        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
-        usage=_USAGE.format(name=one_line(name), example=example),
+        usage=_USAGE.format(here=THIS_FOLDER, example=example),
+        how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
+        **texts,
     )
