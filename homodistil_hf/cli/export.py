@@ -2,9 +2,11 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from ..files.settings import flag
+from ..tables import aligned_lines
 from .command import Command, show_logs
 
 
@@ -73,14 +75,19 @@ class Push(Command):
     tag: str | None = flag("name of this commit that stays, e.g. v1.0", default=None)
     card_tags: list[str] = flag("tags for the card, beside its own", default=[], metavar="WORD")
     message: str = flag("first line of the commit", default="Upload a HomoDistil student")
+    dry_run: bool = flag("list the files with their sizes and print the card; nothing is sent", default=False)
 
     def run(self) -> int:
         """Upload, and print the commit's address."""
         from ..export.hub import push_export, tag_commit
         from ..export.student_in_folder import exported_student
 
+        folder = exported_student(self.folder)
+        if self.dry_run:
+            print(self._preview(folder))
+            return 0
         commit = push_export(
-            exported_student(self.folder),
+            folder,
             self.repo_id,
             private=self.private or None,
             revision=self.revision,
@@ -91,3 +98,14 @@ class Push(Command):
             tag_commit(commit.repo_url.repo_id, self.tag, revision=commit.oid)
         print(commit.commit_url)
         return 0
+
+    def _preview(self, folder: Path) -> str:
+        from ..export.facts import CARD_FILE
+        from ..export.hub import card_for, files_to_push
+
+        card = card_for(folder, self.repo_id, tags=self.card_tags)
+        sizes = files_to_push(folder) | {CARD_FILE: len(card.encode())}
+        total = f"{sum(sizes.values()) / 1e6:,.1f} MB"
+        lines = [f"nothing is sent; {len(sizes)} files, {total}, would go to {self.repo_id}:", ""]
+        lines += aligned_lines([[name, f"{size:,}"] for name, size in sizes.items()])
+        return "\n".join([*lines, "", f"{CARD_FILE}:", "", card.rstrip()])

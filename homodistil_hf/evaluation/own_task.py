@@ -194,12 +194,14 @@ class _Run:
         records = Records(self.evaluated)
 
         def score(rate: float) -> float | None:
+            place = f"rate {rates.index(rate) + 1} of {len(rates)}, {rate:g}"
+            say(f"{place}: training")
             measure = partial(self._tried, rate, rows, held_out)
             record, _ = records.measured(f"learning-rate-{rate}", self.given, measure)
             if not (found := record["metrics"]):
-                say(f"learning rate {rate:g}: diverged")
+                say(f"{place}: diverged")
                 return None
-            say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
+            say(f"{place}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
         if len(rates) == 1:

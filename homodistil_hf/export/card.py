@@ -87,7 +87,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         usage=_usage(facts),
         format_note=_format_note(facts),
         how=_how(facts),
-        paper=_paper(facts),
+        paper=paper_words(facts),
         **texts,
     )
 
@@ -396,7 +396,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     steps, passes, rows = training.get("num_steps"), training.get("num_epochs"), data.get("num_train_rows")
     words = [f"Training took {_cell(steps)} optimizer steps"] if is_int(steps) else []
     if words and is_number(passes):
-        words.append(f"{_cell(float(passes))} passes over {f'{rows:,}' if is_int(rows) else 'the'} rows")
+        words.append(f"{passes:.2g} passes over {f'{rows:,}' if is_int(rows) else 'the'} rows")
     if names := ", ".join(map(str, data.get("train", ()))):
         words.append(f"{'of' if len(words) > 1 else 'It was trained on'} {plain_text(names)}")
     kept = {
@@ -451,7 +451,8 @@ def _licence(facts: Mapping[str, Any]) -> str:
     return f"{start} is {plain_text(licence)}."
 
 
-def _paper(facts: Mapping[str, Any]) -> str:
+def paper_words(facts: Mapping[str, Any]) -> str:
+    """How HomoDistil's paper relates to the model, in front of its citation."""
     method = _words_of_method(facts)
     return f"{method.paper if method else _NAMESAKE}:"
 

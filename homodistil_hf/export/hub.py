@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.strict_json import read_json
-from .card import UNKNOWN_LICENCE
+from .card import THIS_FOLDER, UNKNOWN_LICENCE
 from .facts import CARD_FILE, FACTS_FILE, read_facts
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def push_export(
 
     def commit(api: HfApi, name: str) -> CommitInfo:
         additions = [CommitOperationAdd(path, folder / path) for path in names]
-        additions.append(CommitOperationAdd(CARD_FILE, _card_with(folder, tags)))
+        additions.append(CommitOperationAdd(CARD_FILE, card_for(folder, name, tags=tags).encode()))
         stale = _files_of_earlier_export(api, name, revision) - {*names, CARD_FILE}
         deletions = [CommitOperationDelete(path) for path in sorted(stale)]
         return api.create_commit(name, [*additions, *deletions], commit_message=commit_message, revision=revision)
@@ -86,6 +87,36 @@ def push_export(
     remedy = f"{folder} is complete; push it again with `homodistil push {folder} {repo_id}`"
     with hub_errors(f"repo_id={repo_id!r} can't be pushed to", token=token, remedy=remedy):
         return commit_to(repo_id, commit, private=private, token=token, revision=revision)
+
+
+def files_to_push(folder: str | Path) -> dict[str, int]:
+    """The files that [`push_export`] uploads, without the card: path in the export → bytes; nothing is sent.
+
+    Raises:
+        ValueError: as [`push_export`].
+    """
+    return {name: (Path(folder) / name).stat().st_size for name in _listed_files(Path(folder))}
+
+
+def card_for(folder: str | Path, repo_id: str, *, tags: Iterable[str] = ()) -> str:
+    """The card of an export as it is pushed: the snippet loads from the repository.
+
+    Args:
+        folder: an export.
+        repo_id: the repository.
+        tags: further tags for the header.
+
+    Raises:
+        ValueError: no name of a repository.
+    """
+    validate_repo_id(repo_id)
+    text = (Path(folder) / CARD_FILE).read_text(encoding="utf-8")
+    text = text.replace(f"\n{THIS_FOLDER}\n", f'\nname = "{repo_id}"\n', 1)
+    if not tags:
+        return text
+    card = ModelCard(text)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    return str(card)
 
 
 def commit_to(
@@ -158,15 +189,6 @@ def _listed_files(folder: Path) -> list[str]:
     if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
         raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
     return names
-
-
-def _card_with(folder: Path, tags: Iterable[str]) -> bytes:
-    text = (folder / CARD_FILE).read_text(encoding="utf-8")
-    if not tags:
-        return text.encode()
-    card = ModelCard(text)
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
-    return str(card).encode()
 
 
 def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> set[str]:

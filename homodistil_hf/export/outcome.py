@@ -100,7 +100,7 @@ def runtime_rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     found = facts.get(DEPLOY)
     if isinstance(found, Mapping):
         found = [{"": name, **values} for name, values in found.items() if isinstance(values, Mapping)]
-    rows = [_flat(row) for row in found or () if isinstance(row, Mapping)]
+    rows = [_flat(row) for row in (found if isinstance(found, list) else ()) if isinstance(row, Mapping)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[shown(row.get(name), name) for name in names] for row in rows]
     return [name.replace("_", " ") for name in names], cells

@@ -166,7 +166,8 @@ def _charts(records: RunRecords) -> list[str]:
     kept = _kept(records) if records.logs else {part: _kept(run).get(_MACS, ()) for part, run in runs.items()}
     title = "kept of what it started from" if records.logs else f"kept {_MACS}, of each start"
     found = [*loss[:1], line_chart(title, kept, is_share=True, top=1.0), *loss[1:]]
-    for name in held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if _is_metric(name)}):
+    held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if _is_metric(name)})
+    for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
         level = teacher.get(name) if name != "kl" else None
         settings: dict[str, Any] = {"level": level if is_number(level) else None, "is_share": is_share(name)}
         found.append(line_chart(f"held out: {metric_label(name)}", _lines(runs, _EVAL + name), **settings))

@@ -48,7 +48,7 @@ from .evaluation_loop import evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import learning_rate_curve
 from .method import DistillationMethod
-from .outcome import facts_of_run, report_run
+from .outcome import facts_of_run, metrics_of_teacher, report_run
 from .pair import adopt_optimizer, prepare
 from .progress import say
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
@@ -364,15 +364,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
 
-        With several evaluation sets each metric has the name of its set in front.
+        With `compute_metrics` its metrics are among them. With several evaluation sets each metric has the name of
+        its set in front.
         """
-        several = isinstance(self.eval_dataset, dict)
-        self.teacher_evaluation = {}
-        for name in self.eval_dataset if several else [None]:
-            loader, config = self.get_eval_dataloader(name), self.model.config
-            batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
-            found = self.held_out.of_teacher(batches)
-            self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
+        self.teacher_evaluation = metrics_of_teacher(self)
         return self.teacher_evaluation
 
     @naming_lost_ranks()

@@ -1,8 +1,9 @@
-"""The facts of a run for its exports: settings, data, metrics, times beside the teacher; and its report.
+"""The facts of a run for its exports: settings, data, the teacher's metrics and times; and its report.
 
 `export/facts.py` checks the sections, `export/report.py` writes the page.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,11 @@ from ..export.facts import CARD_SECTION, CHANGED, DATA, LATENCY
 from ..export.report import closing_line, try_report
 from ..files.provenance import machine_facts
 from ..files.settings import differing
+from ..files.strict_json import is_number
 from ..models.architectures import max_tokens
 from ..models.conversion import to_stock
 from ..plans.latency.timing import evaluation_mode, figures, model_inputs, time_in_turns
+from .checks import checked_batch
 
 if TYPE_CHECKING:
     from .distillation_trainer import DistillationTrainer
@@ -57,6 +60,35 @@ def report_run(trainer: "DistillationTrainer", student: Path) -> str:
     trainer.save_state()
     try_report(folder, student)
     return closing_line(folder, student)
+
+
+def metrics_of_teacher(trainer: "DistillationTrainer") -> dict[str, float]:
+    """The teacher's held-out metrics, measured as the student's, those of `compute_metrics` among them; collective."""
+    sets: Any = trainer.eval_dataset
+    found: dict[str, float] = {}
+    for name in sets if isinstance(sets, dict) else [None]:
+        loader, config = trainer.get_eval_dataloader(name), trainer.model.config
+        batches = (checked_batch(trainer._prepare_inputs(inputs), config) for inputs in loader)
+        metrics = trainer.held_out.of_teacher(batches)
+        if trainer.compute_metrics is not None:
+            metrics = _user_metrics(trainer, name) | metrics
+        found |= metrics if name is None else {f"{name}_{key}": value for key, value in metrics.items()}
+    return found
+
+
+def _user_metrics(trainer: "DistillationTrainer", name: str | None) -> dict[str, float]:
+    """The results of `compute_metrics` for the teacher's logits, by Trainer's own loop."""
+    own, prefix = trainer.held_out, "teacher"
+    trainer.held_out = copy.copy(own)
+    trainer.held_out.student = trainer.distillation.teacher.exact
+    try:
+        loader = trainer.get_eval_dataloader(name)
+        metrics = trainer.evaluation_loop(loader, "teacher", False, metric_key_prefix=prefix).metrics or {}
+    finally:
+        trainer.held_out = own
+    trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends the bar
+    found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if is_number(value)}
+    return {key: value for key, value in found.items() if key != "loss" and "kept_fraction" not in key}
 
 
 def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
@@ -101,7 +133,8 @@ def _machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     found = machine_facts()
-    return f"{found['processor']}, {found['num_threads']} threads"
+    num_threads = found["num_threads"]
+    return f"{found['processor']}, {num_threads} thread{'s' * (num_threads > 1)}"
 
 
 def _changed_settings(args: Any) -> dict[str, Any]:

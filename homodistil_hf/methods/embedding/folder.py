@@ -19,6 +19,7 @@ from ...export.card import (
     card_table,
     code_span,
     fill_card,
+    paper_words,
     plain_text,
     result_title,
     run_texts,
@@ -446,5 +447,6 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         summary=summary,
         usage=_USAGE.format(here=THIS_FOLDER, example=example),
         how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
+        paper=paper_words(facts),
         **texts,
     )
