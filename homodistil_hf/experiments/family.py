@@ -62,7 +62,24 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
         state = _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     on_every_rank(lambda: _write_settings(settings, state["finished"]) if is_main else None)
-    members = settings.members
+    try:
+        _train_members(settings, sources, state, log)
+    except (ValueError, OSError):
+        if is_main and not any(folder.exists() for folder in map(_folder, settings.members)):  # it was refused
+            for file in (_state_file(settings), Path(settings.training.output_dir) / SETTINGS_FILE):
+                file.unlink(missing_ok=True)
+        raise
+    if not is_main:
+        return {}
+    results = _results(settings)
+    write_json(Path(settings.training.output_dir) / RESULTS_FILE, results)
+    if settings.training.push_to_hub:
+        _push(settings)
+    return results
+
+
+def _train_members(settings: RunConfig, sources: Sequence[RunInputs], state: dict[str, Any], log: Log) -> None:
+    members, is_main = settings.members, settings.training.process_index == 0
     for number, (member, source) in enumerate(zip(members, sources, strict=True)):
         folder = _folder(member)
         if folder.name not in state["finished"]:
@@ -71,13 +88,6 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
             _train_member(member, source, log, previous=_folder(members[number - 1]) if number else None)
             state["finished"].append(folder.name)
             on_every_rank(lambda: write_json(_state_file(settings), state) if is_main else None)
-    if not is_main:
-        return {}
-    results = _results(settings)
-    write_json(Path(settings.training.output_dir) / RESULTS_FILE, results)
-    if settings.training.push_to_hub:
-        _push(settings)
-    return results
 
 
 # Before anything is trained

@@ -40,7 +40,15 @@ from .moments import Moments
 from .progress import show_short_progress
 from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
-from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
+from .run_folder import (
+    Requested,
+    RunFolder,
+    check_moments,
+    check_resumable,
+    check_same_run,
+    folder_claimed,
+    leaving_no_empty_folder,
+)
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 
@@ -78,8 +86,10 @@ class ExactTrainer(Trainer):
     evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
     hyperparameter_search = checks.refuse_search
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, args: Any, **kwargs: Any):
+        # Trainer makes the folder; a run that is refused after that should leave none.
+        with leaving_no_empty_folder(str(args.output_dir), is_main=args.should_save):
+            super().__init__(model, args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()

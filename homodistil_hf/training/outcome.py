@@ -57,6 +57,7 @@ def facts_of_run(trainer: "DistillationTrainer", *, format: str) -> dict[str, di
 def report_run(trainer: "DistillationTrainer", student: Path) -> str:
     """Write logs and `report.html` to the folder of a run, on the main process; return its last line."""
     folder = str(trainer.args.output_dir)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     trainer.save_state()
     try_report(folder, student)
     return closing_line(folder, student)
