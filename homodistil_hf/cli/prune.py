@@ -32,11 +32,13 @@ class Prune(SettingsCommand):
 
     def run_with(self, settings: Any) -> int:
         """Prune, and print what is left."""
+        from ..export.outcome import outcome_line
         from ..methods.registry import COMMANDS
 
         facts = COMMANDS[_NAME][1](settings, log_progress, overwrite=self.overwrite)
         print(format_costs(facts))
-        print(f"{facts['format']} export written to {settings.output_dir}")
+        written = f"{facts['format']} export written to {settings.output_dir}"
+        print("; ".join(filter(None, (outcome_line(facts), written))))
         return 0
 
 

@@ -100,7 +100,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
 
     Returns:
         `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
-        `pearson`), `learning_rate`, `num_steps`, `settings`.
+        `pearson`), those of the teacher as `teacher_metrics`, `learning_rate`, `num_steps`, `settings`.
 
     Raises:
         ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
@@ -150,6 +150,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     )
     metrics = run.metrics(trained.model, dev)
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
+    if teacher is not None:
+        results |= {"teacher_metrics": run.metrics(teacher, dev)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:

@@ -57,6 +57,7 @@ def train_to_the_end(
     """Train, evaluate, export, write `results.json`, returned on the main process, push; `since`: when it began."""
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS_FILE, settings.given)
     trainer.about = {CHANGED: settings.given, DATA: _data(trainer, settings.run)}
     trainer.train(checkpoint)
