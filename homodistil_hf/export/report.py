@@ -67,10 +67,10 @@ def write_report(folder: str | Path, student: str | Path | None = None, *, outpu
 
 
 def try_report(folder: str | Path, student: str | Path | None = None) -> None:
-    """As [`write_report`], at the end of a run that has ended well: a file that can't be written is only warned of."""
+    """As [`write_report`], at the end of a run that has ended well: a page that can't be written is only warned of."""
     try:
         write_report(folder, student)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.warning("no %s was written: %s", REPORT_FILE, error)
 
 

@@ -274,6 +274,7 @@ class ExactTrainer(Trainer):
             if self.stop_request.is_made:
                 self.stop_request.leave()
             check_took_steps(self.state.global_step, self.rows_per_step)
+            self.save_state()  # the logs, for the report
             return result._replace(training_loss=result.metrics["train_loss"])
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:

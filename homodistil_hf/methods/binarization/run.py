@@ -235,7 +235,6 @@ def _stage(
     trainer.run_folder.how_to_resume = "resume=true"
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.check_finite()
-    trainer.save_state()
     with model_written(done, remedy="Make room, then go on with resume=true") as aside:
         trainer.accelerator.unwrap_model(student).save_pretrained(aside)
     for finished in sorted_checkpoints(folder):

@@ -176,7 +176,6 @@ def _train_round(
         trainer.evaluate()
     logs = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
     trainer.accelerator.wait_for_everyone()
-    trainer.save_state()
     if args.should_save:
         write_json(folder / RESULTS_FILE, logs)
         _write_model(trainer, folder)
