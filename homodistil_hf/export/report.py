@@ -27,11 +27,10 @@ from .outcome import (
     shown,
 )
 from .report_page import code, folded, grid, html_table, page, paragraph, section
-from .run_records import RunRecords, read_records
+from .run_records import REPORT_FILE, RunRecords, read_records
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE = "report.html"
 _NOT_SHOWN = ("output_dir", "token", "hub_token", "push_to_hub_token")
 _EVAL, _KEPT = "eval_", "kept_fraction_"
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

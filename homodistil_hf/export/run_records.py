@@ -18,6 +18,9 @@ from .charts import Line
 from .facts import CARD_FILE, FACTS_FILE
 from .student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 
+REPORT_FILE = "report.html"
+LOG_FILES = (TRAINER_STATE_NAME, REPORT_FILE)
+"""What a run leaves in its folder even if it saves nothing."""
 _MODEL_FOLDERS = (STUDENT_FOLDER, "model")
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 

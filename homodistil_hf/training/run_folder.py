@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from accelerate.utils import broadcast_object_list
 
+from ..export.run_records import LOG_FILES
 from ..files.checkpoints import (
     STAGING_NAME,
     VerifiedCheckpoint,
@@ -86,6 +87,9 @@ class RunFolder:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
         check_free(self.args, self.earlier_files)
         # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
+        if self.args.should_save:
+            for name in LOG_FILES:
+                Path(self.args.output_dir, name).unlink(missing_ok=True)
         is_remover = self.args.should_save and self.earlier_files
         for checkpoint in sorted_checkpoints(self.args.output_dir) if is_remover else ():
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
