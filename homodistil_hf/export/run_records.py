@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
-
 from ..files.checkpoints import sorted_checkpoints
 from ..files.strict_json import is_int, is_number, read_json_object
 from .charts import Line
@@ -19,7 +17,9 @@ from .facts import CARD_FILE, FACTS_FILE
 from .student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 
 REPORT_FILE = "report.html"
-LOG_FILES = (TRAINER_STATE_NAME, REPORT_FILE)
+STATE_OF_TRAINER = "trainer_state.json"
+"""Trainer's file of logs."""
+LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
 """What a run leaves in its folder even if it saves nothing."""
 _MODEL_FOLDERS = (STUDENT_FOLDER, "model")
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
@@ -82,7 +82,7 @@ def read_records(folder: str | Path, student: str | Path | None = None) -> RunRe
     if not (records.results or records.facts or records.logs or any(part.logs for part in records.parts)):
         raise ValueError(
             f"folder={str(folder)!r} holds no records of a run ({RESULTS_FILE}, {STUDENT_FOLDER}/{FACTS_FILE}, "
-            f"{TRAINER_STATE_NAME}); name the output_dir of a run that has ended"
+            f"{STATE_OF_TRAINER}); name the output_dir of a run that has ended"
         )
     return records
 
@@ -113,7 +113,7 @@ def _object(file: Path) -> dict[str, Any]:
 def _logs(folder: Path) -> tuple[Mapping[str, Any], ...]:
     """The newest of the states that Trainer has saved; an older run has them in checkpoints alone."""
     places = [folder, *sorted_checkpoints(folder)[:1]]
-    files = [place / TRAINER_STATE_NAME for place in places if (place / TRAINER_STATE_NAME).is_file()]
+    files = [place / STATE_OF_TRAINER for place in places if (place / STATE_OF_TRAINER).is_file()]
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             # Leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped.
