@@ -61,6 +61,8 @@ def deploy_folder(
     folder, names = Path(folder), check_targets(to)
     if not 0 <= least <= 1:
         raise ValueError(f"least={least} is no share; expected 0 to 1, e.g. {LEAST}")
+    if num_rounds < 0:
+        raise ValueError(f"num_rounds={num_rounds} is below 0; expected 0, for no times, or more")
     rows = own_rows() if texts is None else rows_of_file(texts)
     facts, target = read_facts(folder), check_target(folder, overwrite=True)
     student, earlier = deployment.ready(folder), runtime_rows(facts)

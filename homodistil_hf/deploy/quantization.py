@@ -59,23 +59,16 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
     parts = _parts(graph)
     tried: list[Quantized] = []
 
-    def attempt(kept: tuple[str, ...]) -> Quantized:
-        found = next((one for one in tried if one.kept_float == kept), None)
-        if found is None:
-            _write(graph, path, {name for part in kept for name in parts[part]})
-            found = Quantized(kept, path.stat().st_size, compare(path))
-            tried.append(found)
-        return found
+    def attempt(kept: tuple[str, ...]) -> None:
+        _write(graph, path, {name for part in kept for name in parts[part]})
+        tried.append(Quantized(kept, path.stat().st_size, compare(path)))
 
     for kept in [(), *((part,) for part in parts)]:
         attempt(kept)
-    helpful = sorted(parts, key=lambda part: attempt((part,)).figures["distance"])
-    while not any(one.figures["fidelity"] >= least for one in tried) and len(helpful) > 1:
-        sums = [tuple(helpful[:count]) for count in range(2, len(helpful) + 1)]
-        untried = [kept for kept in sums if all(kept != other.kept_float for other in tried)]
-        if not untried:
-            break
-        attempt(untried[0])
+    helpful = [one.kept_float[0] for one in sorted(tried[1:], key=lambda one: one.figures["distance"])]
+    for count in range(2, len(helpful) + 1):
+        if all(one.figures["fidelity"] < least for one in tried):
+            attempt(tuple(helpful[:count]))
     good = [one for one in tried if one.figures["fidelity"] >= least and not any(_beats(by, one) for by in tried)]
     chosen = min(good, key=lambda one: one.cost) if good else max(tried, key=lambda one: one.figures["fidelity"])
     _write(graph, path, {name for part in chosen.kept_float for name in parts[part]})

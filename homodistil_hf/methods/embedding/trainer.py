@@ -36,6 +36,7 @@ from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
+from .deployable import EMBEDDING
 from .folder import export_embedding_model, student_model
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
@@ -126,6 +127,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     train_dataset: Any
     method = "embedding"
+    deployment = EMBEDDING
     arguments_class = EmbeddingDistilArguments
     args: EmbeddingDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
