@@ -307,6 +307,14 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            logger.info(
+                "the student as it is now is saved; to use it or pass it on, write it with trainer.export(FOLDER)"
+            )
+
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""
         save_projections(folder, self.model)

@@ -37,4 +37,3 @@ def test_an_export_of_any_count_of_labels_is_right(model_type, kind, num_labels,
     report = verify_export(export_student(student, tmp_path / format, format))
     assert report.problems == ()
     assert report.max_relative_difference <= 1e-5
-
