@@ -177,11 +177,14 @@ class DistillationArguments(ExactArguments):
         ValueError: as [`ExactArguments`]; all factors of the loss are 0; two learning-rate curves.
     """
 
-    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student"}
+    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student", "plain"}
 
     student: str | None = setting(
         None,
         "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan (216-9x24-528), JSON.",
+    )
+    plain: bool = setting(
+        False, "Keep the hidden size: heads, their channels and FFN neurons go, and embedding models need no Dense."
     )
     width_multiple: int = setting(
         8, "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1.", least=1

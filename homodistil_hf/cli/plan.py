@@ -39,6 +39,7 @@ class Plan(Command):
         "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
     )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
+    plain: bool = flag("keep the hidden size, so that the student fits wherever its teacher does", default=False)
     width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
     json: bool = flag("print JSON for machines", default=False)
 
@@ -61,7 +62,8 @@ class Plan(Command):
             check_num_tokens(self.num_tokens)
         config = load_encoder_config(self.teacher, revision=self.teacher_revision)
         latency = _planned_latency(self, config)
-        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
+        settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
+        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, **settings)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
         of_student = trimming.trimmed_config if trimming else config
@@ -207,7 +209,7 @@ def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
 
     show_logs()
     budget = LatencyBudget.parse(student).on(config)
-    found = plan_within(budget, config, multiple=flags.width_multiple)
+    found = plan_within(budget, config, multiple=flags.width_multiple, plain=flags.plain)
     facts = found.facts(budget)
     if not flags.no_measurement:
         facts["measured"] = measure_plan(found.plan, config, budget.conditions)

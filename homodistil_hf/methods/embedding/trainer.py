@@ -86,6 +86,11 @@ class EmbeddingDistilArguments(HomoDistilTrainingArguments):
         # In Python and JSON whole numbers and lists, as flags their text.
         for name in ("output", "layers"):
             setattr(self, name, _number_in(getattr(self, name), name))
+        if self.plain and not isinstance(self.output, str):
+            raise ValueError(
+                f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
+                "students have not; leave one of both out"
+            )
         super().__post_init__()
 
 
@@ -201,6 +206,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         nn.init.eye_(dense.weight)
         if self.start is not None:
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
+        dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         # Copies: exports are written from the caller's model, on the CPU.
@@ -263,9 +269,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def fit_map(self) -> None:
         """Move the map into the teacher's space to that of least squares on the first training texts; collective.
 
+        A plain student has no map.
+
         Ridge regression towards the present map, stronger for fewer texts: with fewer texts than channels plain least
         squares would overfit.
         """
+        if self.args.plain:
+            return
         distillation: Any = self.distillation
         sums: Any = None
         num_texts = 0
