@@ -311,9 +311,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
         super().save_model(output_dir, _internal_call)
         if not _internal_call:
-            logger.info(
-                "the student as it is now is saved; to use it or pass it on, write it with trainer.export(FOLDER)"
-            )
+            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""

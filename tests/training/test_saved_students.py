@@ -123,5 +123,5 @@ def test_one_line_of_the_log_names_the_export(make_trainer, tmp_path, caplog):
         trainer.train()
         trainer.save_model(str(tmp_path / "saved"))
     assert [record.getMessage() for record in caplog.records if "trainer.export(" in record.getMessage()] == [
-        "the student as it is now is saved; to use it or pass it on, write it with trainer.export(FOLDER)"
+        "the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it"
     ]
