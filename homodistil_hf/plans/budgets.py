@@ -86,22 +86,9 @@ def plan_for_budget(
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
-    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
-    # there: hidden size and FFN keep the teacher's proportion.
-    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
-    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
-    teacher = widths_of(teacher_config)
-    kept = {"hidden_size": teacher.hidden_size} if plain else {}
-    if (width := named.get("hidden_size", teacher.hidden_size)) != teacher.hidden_size and plain:
-        raise ValueError(
-            f"student={short_repr(text)} names hidden_size={width}, but plain students keep the teacher's "
-            f"{teacher.hidden_size}; leave one of both out"
-        )
-    kind_of_search = _PlainSearch if plain and kind == "compact_macs" else _Search
-    search = kind_of_search(
-        teacher, multiple, **{**kept, **named}, ffn_power=ffn_power, attention=attention, within=within
-    )
+    parsed = _parse(budget) if isinstance(budget, str) else budget
+    kind, target, named, text = parsed
+    search = _search_for(parsed, widths_of(teacher_config), multiple=multiple, within=within, plain=plain)
 
     def measure(plan: WidthPlan) -> float:
         if kind == "params":
@@ -398,6 +385,23 @@ class _PlainSearch(_Search):
 
 def _attention_then_ffn(layer: LayerWidths) -> tuple[int, int]:
     return layer.attention_size, layer.intermediate_size
+
+
+def _search_for(
+    budget: Budget, teacher: WidthPlan, *, multiple: int, within: WidthPlan | None, plain: bool
+) -> _Search:
+    kind, named = budget.kind, dict(budget.named)
+    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
+    # there: hidden size and FFN keep the teacher's proportion.
+    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
+    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
+    if plain and (width := named.setdefault("hidden_size", teacher.hidden_size)) != teacher.hidden_size:
+        raise ValueError(
+            f"student={short_repr(budget.text)} names hidden_size={width}, but plain students keep the teacher's "
+            f"{teacher.hidden_size}; leave one of both out"
+        )
+    kind_of_search = _PlainSearch if plain and kind == "compact_macs" else _Search
+    return kind_of_search(teacher, multiple, **named, ffn_power=ffn_power, attention=attention, within=within)
 
 
 def _parse(budget: str) -> Budget:

@@ -219,7 +219,8 @@ def _preset_plan(name: str, teacher: WidthPlan, multiple: int, *, plain: bool) -
     fraction = encoder_macs(plan) / encoder_macs(BERT_BASE)
     budget = nearest_macs_budget(fraction, teacher, multiple=multiple, plain=plain)
     raise ValueError(
-        f"student={name!r} {misfit}; nearest valid: student={budget!r}, at least the preset's share of a BERT-base encoder"
+        f"student={name!r} {misfit}; nearest valid: student={budget!r}, at least the preset's share of a BERT-base "
+        "encoder"
     )
 
 

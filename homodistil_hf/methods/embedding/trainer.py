@@ -269,10 +269,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def fit_map(self) -> None:
         """Move the map into the teacher's space to that of least squares on the first training texts; collective.
 
-        A plain student has no map.
-
         Ridge regression towards the present map, stronger for fewer texts: with fewer texts than channels plain least
-        squares would overfit.
+        squares would overfit. Where the hidden size stays (`plain`), nothing is fitted.
         """
         if self.args.plain:
             return
