@@ -1,4 +1,4 @@
-"""A task's own metrics, and the meter that measures them on held-out rows: accuracy, F1 of classes and spans, …
+"""A task's own metrics, and the meter that measures them on held-out rows: F1 of classes and spans, correlations.
 
 Answers to questions are graded by whole rows, which evaluation/squad.py does. Shapes: R predictions, C classes or
 values.
@@ -79,7 +79,7 @@ class TaskMeter(DiscrepancyMeter):
         if not parts:
             return {}
         if self.task.has_classes:  # rows of two ranks may have one number
-            parts = [part + [0, 0, rank << 40] for rank, of_rank in enumerate(ranks) for part in of_rank]
+            parts = [part + np.array([0, 0, rank << 40]) for rank, of_rank in enumerate(ranks) for part in of_rank]
         else:
             given_RC, wanted_RC = np.moveaxis(np.concatenate(parts), 1, 0)
             is_known_R = self.task.is_known(torch.tensor(wanted_RC)).all(-1).numpy()

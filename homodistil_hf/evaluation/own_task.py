@@ -24,6 +24,7 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
+from ..data.task_rows.reading import check_columns, table_of
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -42,7 +43,7 @@ from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
 from .records import Records
-from .task_data import GlueTask, check_columns, encode, table_of
+from .task_data import GlueTask, encode
 from .task_runs import best_rate, training_rows, with_held_out, with_length
 
 logger = logging.getLogger(__name__)

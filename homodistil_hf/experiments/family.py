@@ -242,7 +242,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
         "versions": version_facts(),
         "settings": settings.given,
         "time_s": round(sum(one["time_s"] for one in found), 1),
-    }
+    } | {name: found[0][name] for name in ("rows",) if name in found[0]}
 
 
 def _read_results(folder: Path) -> dict[str, Any]:

@@ -82,8 +82,8 @@ class Run:
         name: str = self.trainer_class.method
         return name
 
-    def claims(self, teacher: str) -> bool:
-        """Whether the folder of a teacher is one that only this method distils."""
+    def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
+        """Whether the folder of a teacher is one that this method alone distils, with the rows that are `given`."""
         return False
 
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
@@ -105,6 +105,8 @@ class Run:
         if not found.get("output_dir"):
             raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
         given = {name: value for name, value in differing(found, *self.kinds).items() if _belongs_to_the_run(name)}
+        if "method" in found:  # also where it is the default: another method may claim the same teacher
+            given["method"] = self.method
         return self.settings(found | {"method": self.method}, given)
 
     def settings(self, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
@@ -179,8 +181,8 @@ class StudentRun(Run):
         """Load the teacher, as the trainer takes it."""
         raise NotImplementedError
 
-    def arguments(self, settings: RunConfig, inputs: Any) -> Any:
-        """The arguments of the trainer, with defaults that follow from the data."""
+    def arguments(self, settings: RunConfig, inputs: Any, train: Any) -> Any:
+        """The arguments of the trainer, with defaults that follow from the rows to train on."""
         return settings.training
 
     def trainer(
@@ -211,7 +213,7 @@ class StudentRun(Run):
         keep_datasets_here()
         with training.main_process_first(desc="reading the text"):
             train, held_out = self.rows(settings, inputs, log)
-        arguments, teacher = self.arguments(settings, inputs), self.teacher(settings, inputs)
+        arguments, teacher = self.arguments(settings, inputs, train), self.teacher(settings, inputs)
         return self.trainer_class(
             start or teacher,
             arguments,

@@ -97,6 +97,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 
+    rows_facts: Mapping[str, Any] = {}
+    """What a run understood of the rows of a task, for its results."""
     push_in_progress: PushInProgress | None = None
 
     @naming_lost_ranks()

@@ -87,7 +87,7 @@ class HeldOutEvaluation:
         results = self.meter.results(self._sum_over_ranks) | self.meter.scores(self._of_all_ranks)
         results |= self._whole_row_scores(self.student) if results else {}
         # Rows without labels have the distance from the teacher alone.
-        return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl"))} if results else {}
+        return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl", 0.0))} if results else {}
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0."""
