@@ -153,7 +153,7 @@ def load_text(
         label = f"{argument}={name!r}"
         origin = local_files(name, split, label) or name
         found = read_source(origin, split=split, streaming=streaming, label=label)
-        parts += [_only_text(part, text_column, label) for part in found]
+        parts += [only_text(part, text_column, label) for part in found]
     _warn_of_replaced_bytes(parts, f"{argument}={join_some(map(repr, names))}")
     kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
@@ -462,7 +462,7 @@ def _columns_of(file: Path) -> Any:
     return None
 
 
-def _only_text(part: Any, text_column: str | None, label: str) -> Any:
+def only_text(part: Any, text_column: str | None, label: str) -> Any:
     """Keep the column with the documents, under the name `text`."""
     types = _column_types(part)
     strings = [name for name, kind in types.items() if kind in _STRING_TYPES]

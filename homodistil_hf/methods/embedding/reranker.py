@@ -108,6 +108,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     method = "reranker"
     arguments_class = RerankerDistilArguments
     reported_metrics = ("correlation",)
+    reads_rows = False
     card = MethodCard(
         student="pruned reranker",
         made="pruned from {teacher} and distilled",

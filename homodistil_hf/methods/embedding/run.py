@@ -219,8 +219,9 @@ class RerankerRun(EmbeddingRun):
         if not super().claims(teacher, given) or given.get("label_column") or given.get("method") is not None:
             return False
         columns = _column_names(given)
-        texts = given.get("text_column") or given.get("text_columns")
-        return ranks_pairs(columns) if columns and not texts else not has_values(columns)
+        named = given.get("text_column") or given.get("text_columns") or ()
+        texts = [name for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
+        return len(texts) == 2 and not has_values(columns) if texts or not columns else ranks_pairs(columns)
 
     def check_stream(self, settings: RunConfig) -> None:
         """Refuse, by a ValueError, any stream."""
@@ -237,6 +238,7 @@ class RerankerRun(EmbeddingRun):
 def _column_names(given: Mapping[str, Any]) -> list[str]:
     """Columns of local rows; none where they can't be read, which is told later."""
     sources = given.get("train_data") or []
+    sources = [sources] if isinstance(sources, str) else sources  # as JSON may have it
     if not all(map(os.path.exists, sources)):
         return []
     keep_datasets_here()

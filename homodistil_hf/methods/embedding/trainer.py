@@ -130,6 +130,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     args: EmbeddingDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
+    reads_rows = False
     card = MethodCard(
         student="pruned embedding model",
         made="pruned from {teacher} and distilled",

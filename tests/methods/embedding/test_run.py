@@ -12,11 +12,13 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
+from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.methods.embedding import model as model_of_texts
 from homodistil_hf.methods.embedding import texts, trainer
 from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.run import RerankerRun
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
-from homodistil_hf.methods.registry import run_named
+from homodistil_hf.methods.registry import method_for, run_named, run_of
 from homodistil_hf.methods.run_arguments import RunArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
@@ -178,16 +180,42 @@ def test_a_reranker_is_found_and_narrowed(pairs_config, tmp_path, capsys):
 
 
 def test_a_reranker_needs_two_columns(pairs_config, capsys):
-    assert main(["distill", pairs_config(text_column="q")]) == 2
+    assert main(["distill", pairs_config(text_column="q", method="reranker")]) == 2
     told = capsys.readouterr().err
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
-@pytest.mark.parametrize("text_column", [None, "q", "q,"])
-def test_a_regression_of_single_texts_is_told_where_to_go(pairs_config, capsys, text_column):
-    assert main(["distill", pairs_config(text_column=text_column)]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "if it is a regression of single texts, use HomoDistilTrainer with labelled rows, or homodistil pr" in told
+@pytest.mark.parametrize(
+    ("columns", "given", "is_reranker"),
+    [
+        (("query", "passage"), {}, True),
+        (("query", "passage", "label"), {}, True),
+        (("sentence1", "sentence2"), {}, True),
+        (("sentence1", "sentence2", "score"), {}, False),
+        (("text", "score"), {}, False),
+        (("text",), {}, False),
+        (("q", "d"), {"text_column": "q,d"}, True),
+        (("q", "d", "score"), {"text_columns": ["q", "d"]}, False),
+        (("q", "d"), {"text_column": "q,"}, False),
+        (("query", "passage", "clicks"), {"label_column": "clicks"}, False),
+        (("query", "passage"), {"method": "homodistil"}, False),
+    ],
+)
+def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_path, columns, given, is_reranker):
+    teacher = json.loads(Path(pairs_config()).read_text())["teacher"]
+    rows = tmp_path / "rows.parquet"
+    Dataset.from_dict({name: ["w9 w10"] for name in columns}).to_parquet(rows)
+    found = method_for(teacher, {"train_data": [str(rows)], **given})
+    assert (found == "reranker") is is_reranker
+
+
+def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
+    Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
+    path = pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))
+    settings = parse_run([path])
+    run = run_of(settings)
+    assert isinstance(run, RerankerRun)
+    assert run.inputs(settings).source.columns == ("Query", "Passage")
 
 
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
