@@ -171,6 +171,19 @@ def _is_in_place(answers: Any, context: str) -> bool:
     )
 
 
+def texts_of(rows: Dataset, columns: Columns) -> Dataset:
+    """All texts of rows as documents: one column, `text`."""
+    return Dataset.from_dict({"text": [text for cells in _cells(rows, columns) for text in cells]})
+
+
+def _cells(rows: Dataset, columns: Columns) -> list[list[str]]:
+    """The texts of each column, words with spaces between them."""
+    cells = [rows[name][:] for name in columns.texts]
+    if not columns.are_words:
+        return cells
+    return [[cell if isinstance(cell, str) else " ".join(map(str, cell)) for cell in cells[0]]]
+
+
 def length_of_rows(
     rows: Dataset, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> int:
@@ -179,9 +192,7 @@ def length_of_rows(
     Rows of questions get 384 tokens at most; longer contexts have several windows.
     """
     sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)))
-    cells = [sample[name][:] for name in columns.texts]
-    if columns.are_words:
-        cells = [[cell if isinstance(cell, str) else " ".join(map(str, cell)) for cell in cells[0]]]
+    cells = _cells(sample, columns)
     with as_it_was(tokenizer):
         ids = tokenizer(*cells, truncation=False, verbose=False)["input_ids"]
     wanted = int(np.ceil(np.percentile(list(map(len, ids)), _PERCENTILE)))

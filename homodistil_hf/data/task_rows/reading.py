@@ -4,7 +4,7 @@ corpus.py finds the files and reads parquet, Arrow and text; CSV and JSON are re
 """
 
 import csv
-import logging
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from ...files.messages import first_line, join_some, short_repr
 from ...files.strict_json import read_json_rows
 from ..corpus import local_files, read_source
 
-logger = logging.getLogger(__name__)
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON = (".json", ".jsonl")
 _ANSWER_COLUMNS = ("text", "answer_start")
@@ -77,7 +76,7 @@ def _as_written(file: Path, label: str) -> Dataset:
 def read_json(file: Path, label: str) -> Dataset:
     """Read the rows of a JSON file: lines, a list, an object with a list `data`, or SQuAD's nested questions.
 
-    Columns with values of several types are left out, with a warning.
+    A column with values of several types, such as spans `[0, 5, "PER"]`, holds their JSON, or the words themselves.
     """
     rows = read_json_rows(file, label)
     rows = list(flattened_questions(rows, label)) if "paragraphs" in rows[0] else rows
@@ -86,14 +85,14 @@ def read_json(file: Path, label: str) -> Dataset:
     for column in columns:
         try:
             table |= _json_column(rows, column)
-        except _COLUMN_ERRORS as error:
-            logger.warning(
-                "%s: the column %s is left out, as it holds values of several types (%s)",
-                label,
-                short_repr(column),
-                first_line(error)[:200],
-            )
+        except _COLUMN_ERRORS:
+            values = (row.get(column) for row in rows)
+            table[column] = pyarrow.array([None if value is None else _as_word(value) for value in values])
     return Dataset(pyarrow.table(table))
+
+
+def _as_word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 _COLUMN_ERRORS = (pyarrow.ArrowException, OverflowError, TypeError, ValueError)

@@ -120,7 +120,7 @@ class _Marks:
 
     def tags(self, spans: Any, text: str, words: Sequence[tuple[int, int]]) -> list[str]:
         tags = [self.outside] * len(words)
-        for span in spans:
+        for span in as_list(spans):
             start, end, kind = self._parts(span, text)
             inside = [place for place, (first, last) in enumerate(words) if first < end and start < last]
             for place in inside:
