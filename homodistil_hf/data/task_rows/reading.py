@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 import pyarrow
-from datasets import Dataset
+from datasets import Dataset, Value
 from datasets.exceptions import DatasetsError
 
 from ...files.messages import first_line, join_some, short_repr
@@ -42,6 +42,8 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
     if not sources:
         raise ValueError(f"{argument} is not set; name files, folders or Hub data sets with rows")
     parts = [part for name in sources for part in _read(name, split, f"{argument}={name!r}")]
+    if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
+        parts = [_with_large_strings(part) for part in parts]
     try:
         return datasets.concatenate_datasets(parts)
     except (ValueError, pyarrow.ArrowException) as error:
@@ -59,6 +61,14 @@ def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
         yield from read_source(others or name, split=split, streaming=False, label=label)
     for file in written:
         yield read_json(file, label) if file.suffix.lower() in _JSON else _as_written(file, label)
+
+
+def _with_large_strings(rows: Dataset) -> Dataset:
+    features = rows.features.copy()
+    for name, feature in features.items():
+        if isinstance(feature, Value) and feature.dtype == "string":
+            features[name] = Value("large_string")
+    return rows.cast(features)
 
 
 def _as_written(file: Path, label: str) -> Dataset:
