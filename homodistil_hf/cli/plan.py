@@ -52,14 +52,20 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
+        from ..data.task_rows.kinds import MASKED_WORDS, kind_of
+        from ..methods.registry import planned_config
         from ..models.cost import cost_fractions, planned_facts
-        from ..models.loading import load_encoder_config
         from ..plans.advice import advise, check_num_tokens, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        config = load_encoder_config(self.teacher, revision=self.teacher_revision)
+        config = planned_config(self.teacher, revision=self.teacher_revision)
+        if self.num_tokens is not None and kind_of(config) != MASKED_WORDS:
+            raise ValueError(
+                f"num_tokens={self.num_tokens:g}: runs on masked words were measured, {self.teacher} predicts others; "
+                "leave it out"
+            )
         latency = _planned_latency(self, config)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
         architecture = config.architectures[0]

@@ -10,7 +10,10 @@ settings are the `arguments_class` of its trainer.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from ..files.messages import nearest_name, short_repr
+from ..models.loading import load_encoder_config
 from ..trainer import HomoDistilTrainer
 from .baselines.distilbert import DistilBertTrainer
 from .baselines.minilm import MiniLMTrainer, MiniLMv2Trainer
@@ -97,6 +100,13 @@ def run_named(method: Any, teacher: str | None = None, *, token: str | None = No
         return RUNS[method](METHODS[method])
     is_task = teacher is not None and is_task_model(teacher, token=token)
     return (TaskRun if is_task else MaskedWordsRun)(METHODS[method])
+
+
+def planned_config(teacher: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """Read the configuration of a teacher's encoder, naming its student's class; as [`load_encoder_config`]."""
+    method = method_for(teacher)
+    found = None if method is None else run_named(method).planned_config(teacher)
+    return found or load_encoder_config(teacher, revision=revision)
 
 
 def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | None:

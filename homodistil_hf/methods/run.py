@@ -86,6 +86,10 @@ class Run:
         """Whether the folder of a teacher is one that this method alone distils, with the rows that are `given`."""
         return False
 
+    def planned_config(self, teacher: str) -> PreTrainedConfig | None:
+        """Read the configuration of the encoder in a folder that is more than one; None where it is just that."""
+        return None
+
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder that is more than an encoder and its tokenizer; None where it is just that."""
         return None

@@ -27,6 +27,7 @@ from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
 from ...methods.run_arguments import Log, RunConfig
+from ...methods.task_models import is_task_model
 from ...models.cost import COSTS
 from ...models.widths import widths_of
 from ...training.checks import own_settings
@@ -69,6 +70,11 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     decided = {"method": cell.method, "disable_tqdm": True, "output_dir": output_dir}
     values = {**cell.settings, **decided, **others}
     settings = run_of(values, f"cell {cell.name!r}")
+    if is_task_model(settings.run.teacher, token=settings.training.hub_token):
+        raise ValueError(
+            f"cell {cell.name!r} has teacher={settings.run.teacher!r}, which is fine-tuned for a task; sweeps compare "
+            "students of masked words: start homodistil distill with each setting"
+        )
     if settings.members:
         raise ValueError(
             f"cell {cell.name!r} has the list student={short_repr(cell.settings['student'])}; name one student"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import datasets
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out, load_text
@@ -22,6 +22,7 @@ from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
 from ...files.tensors import load_tensors
+from ...models.architectures import architecture_of
 from ...models.conversion import to_student
 from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
@@ -34,7 +35,16 @@ from ..masked_words import set_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
-from .model import SETTINGS_FILE, EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
+from .model import (
+    MODULES_FILE,
+    SETTINGS_FILE,
+    EmbeddingModel,
+    encoder_config,
+    is_embedding_folder,
+    kind_of_texts,
+    load_embedding_model,
+    read_modules,
+)
 from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
@@ -89,6 +99,13 @@ class EmbeddingRun(StudentRun):
         _embedding_source.cache_clear()
         _reranking_source.cache_clear()
         return super().read(values, label, flags)
+
+    def planned_config(self, teacher: str) -> PreTrainedConfig | None:
+        """Read that of the encoder of a local folder of sentence-transformers, whatever head its file names."""
+        ((_, path), *_) = read_modules(Path(teacher) / MODULES_FILE)
+        config = encoder_config(Path(teacher) / path, f"teacher={teacher!r}")
+        config.architectures = [architecture_of(config).encoder_name]
+        return config
 
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder of sentence-transformers."""
@@ -210,6 +227,9 @@ class RerankerRun(EmbeddingRun):
 
     unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
     loader = "CrossEncoder"
+
+    def planned_config(self, teacher: str) -> None:
+        """A reranker is planned as other classifiers."""
 
     def bundle(self, model: str, *, token: str | None = None) -> None:
         """A reranker is an encoder, a head and a tokenizer, as other classifiers."""
