@@ -99,9 +99,9 @@ class Plan(Command):
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
     """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
+    from ..homodistil_args import HomoDistilTrainingArguments
     from ..trainer import pruning_schedule
     from ..training.learning_rate import USUAL_ROW_LENGTH, default_learning_rate, learning_rate_hold_step
-    from ..training_args import HomoDistilTrainingArguments
 
     args = HomoDistilTrainingArguments(report_to="none")
     tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH

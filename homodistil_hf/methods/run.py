@@ -106,12 +106,21 @@ class Run:
             ValueError: an unknown key, a wrong type or value; the message names key, value and remedy.
         """
         found = self.parser().given(flags, values, label)
+        found = self._recipe(found.get("recipe")) | found
         if not found.get("output_dir"):
             raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
         given = {name: value for name, value in differing(found, *self.kinds).items() if _belongs_to_the_run(name)}
         if "method" in found:  # also where it is the default: another method may claim the same teacher
             given["method"] = self.method
         return self.settings(found | {"method": self.method}, given)
+
+    def _recipe(self, name: str | None) -> dict[str, Any]:
+        """The settings of a recipe; none without one."""
+        recipes = getattr(self.trainer_class.arguments_class, "recipes", {})
+        if name is not None and name not in recipes:
+            known = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
+            raise ValueError(f"recipe={short_repr(name)} is no recipe of method={self.method!r}; {known}")
+        return {} if name is None else dict(recipes[name])
 
     def settings(self, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
         """Make the dataclasses of checked values; arguments and errors as [`RunConfig`], [`Run.read`]."""

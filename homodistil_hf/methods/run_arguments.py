@@ -29,6 +29,9 @@ class RunArguments:
         "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
         "reranker are found by the teacher's folder.",
     )
+    recipe: str | None = setting(
+        None, "paper: start from the settings of HomoDistil's paper; settings that are given override them."
+    )
     further_pretraining: dict[str, Any] | str | None = setting(
         None, "JSON object with settings of self_distillation, which the teacher first goes through."
     )

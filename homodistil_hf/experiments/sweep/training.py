@@ -23,6 +23,7 @@ from ...files.folders import remove_folder, write_text
 from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
 from ...files.strict_json import fits, is_int, read_json_object
+from ...homodistil_args import PRUNING_KINDS
 from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
@@ -32,7 +33,6 @@ from ...models.cost import COSTS
 from ...models.widths import widths_of
 from ...training.checks import own_settings
 from ...training.distillation_trainer import DistillationTrainer
-from ...training_args import PRUNING_KINDS
 from ..config import run_of
 from ..student import make_trainer, student_run
 from .cells import TEACHER, Cell

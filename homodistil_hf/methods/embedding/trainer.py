@@ -26,6 +26,7 @@ from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json
+from ...homodistil_args import AtOnceArguments
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.tokenizers import padding_multiple
@@ -34,7 +35,6 @@ from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
-from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
@@ -56,10 +56,10 @@ LEAST_SPREAD = 0.1
 
 
 @dataclass
-class EmbeddingDistilArguments(HomoDistilTrainingArguments):
+class EmbeddingDistilArguments(AtOnceArguments):
     """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
 
-    no_part: ClassVar = PRUNED_BEFORE | {
+    no_part: ClassVar = AtOnceArguments.no_part | {
         "mlm_weight": "there are no masked words; use vector_weight",
         "task_weight": "there are no labels; use vector_weight",
         "kl_weight": "there are no logits; use vector_weight",

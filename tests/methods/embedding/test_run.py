@@ -33,7 +33,7 @@ def config(tmp_path, monkeypatch):
         folder = tmp_path / "embeddings"
         if not folder.is_dir():
             make_sentence_folder(folder)
-        given = {"teacher": str(folder), "pruning_end_fraction": 0.0, "max_seq_length": 12, "num_scoring_batches": 2}
+        given = {"teacher": str(folder), "max_seq_length": 12, "num_scoring_batches": 2}
         return str(write_config(tmp_path, **given | settings))
 
     return write
