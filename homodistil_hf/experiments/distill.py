@@ -11,7 +11,7 @@ from typing import Any
 from ..export.report import try_report
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.checkpoints import sorted_checkpoints
-from ..methods.registry import TEACHER_RUNS, run_named
+from ..methods.registry import TEACHER_RUNS, run_of
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
 from ..training.checks import check_free, existing_files
@@ -38,7 +38,7 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
     """
     if not settings.is_main:
         log = _silent
-    method = run_named(settings.run.method)
+    method = run_of(settings)
     if settings.training is None:  # it claims its folder itself
         results = method.run(settings, log)
     else:

@@ -30,8 +30,8 @@ from .outcome import (
     metric_label,
     outcome_line,
     outcome_rows,
-    runtime_rows,
 )
+from .runtimes import runtimes_text
 
 UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
@@ -313,9 +313,8 @@ def _comparison(facts: Mapping[str, Any]) -> str:
     notes = [f"Quality was measured on {plain_text(measured_on(facts))}."] if measured else []
     if machine := facts.get(LATENCY, {}).get("machine"):
         notes.append(f"Times are of {plain_text(str(machine))}.")
-    header, runtimes = runtime_rows(facts)
     parts = [card_table(("", "teacher", "student", "kept"), (row[1:] for row in rows)), " ".join(notes)]
-    return "\n\n".join(filter(None, [*parts, card_table(header, runtimes) if runtimes else ""]))
+    return "\n\n".join(filter(None, parts)) + runtimes_text(facts)
 
 
 def _benchmarks(facts: Mapping[str, Any]) -> str:

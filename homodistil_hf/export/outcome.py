@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 from ..files.strict_json import is_int, is_number
 from .facts import BENCHMARKS, DATA, LATENCY
 
-DEPLOY = "deploy"
-"""The section of facts on runtimes, which `homodistil deploy` writes."""
 COST_LABELS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "parameters without the head",
@@ -93,28 +91,6 @@ def measured_on(facts: Mapping[str, Any]) -> str:
         return "the run's held-out rows"
     names = ", ".join(map(str, data.get("held_out", ())))
     return f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
-
-
-def runtime_rows(facts: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what `homodistil deploy` has measured, whatever its columns are; no rows where it has not."""
-    found = facts.get(DEPLOY)
-    if isinstance(found, Mapping):
-        found = [{"": name, **values} for name, values in found.items() if isinstance(values, Mapping)]
-    rows = [_flat(row) for row in (found if isinstance(found, list) else ()) if isinstance(row, Mapping)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[shown(row.get(name), name) for name in names] for row in rows]
-    return [name.replace("_", " ") for name in names], cells
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose values are plain; those of an object have both names."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name} {key}".strip(): inner for key, inner in _flat(value).items()}
-        elif not isinstance(value, list):
-            flat[name] = value
-    return flat
 
 
 def metric_label(name: str) -> str:

@@ -23,11 +23,11 @@ from .outcome import (
     metric_label,
     outcome_line,
     outcome_rows,
-    runtime_rows,
     shown,
 )
 from .report_page import code, folded, grid, html_table, page, paragraph, section
 from .run_records import REPORT_FILE, RunRecords, read_records
+from .runtimes import runtime_cells, runtime_rows
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +145,9 @@ def _results_by_part(records: RunRecords) -> dict[str, Mapping[str, Any]]:
 
 
 def _runtimes(facts: Mapping[str, Any]) -> str:
-    header, rows = runtime_rows(facts)
-    return section("Runtimes", html_table(header, rows)) if rows else ""
+    """What `homodistil deploy` has measured."""
+    rows = runtime_rows(facts)
+    return section("Runtimes", html_table(*runtime_cells(rows))) if rows else ""
 
 
 def _curves(records: RunRecords) -> str:
@@ -253,6 +254,7 @@ def _next(records: RunRecords) -> str:
 def _commands(folder: str, records: RunRecords) -> Iterator[str]:
     if records.facts:
         yield f"homodistil verify {folder}"
+        yield f"homodistil deploy {folder} --to onnx onnx-int8"
         yield f"homodistil push {folder} USER/NAME --dry_run"
         if records.facts.get("format") == "standard":
             yield f"homodistil export {folder} --format compact --output {folder}-compact"

@@ -15,6 +15,9 @@ from ..files.strict_json import read_json_object
 ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
+_DEEPEST_MEASURED = 1 / 16
+_SHALLOW_CUT = 0.2
+"""Share of encoder MACs from which on pruning at once ends level with gradual pruning (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
     advice for 2 M tokens, from runs of 2.05 M tokens to 216-9x24-528, 0.25 of the encoder MACs (3 seeds, teacher: x):
       it ended 0.230 nats from its teacher and kept 94 % of its masked-LM accuracy
+      at such a size --method one_shot, which prunes before the first step, ends level with gradual pruning, sooner
 
     ```
     """
@@ -98,6 +102,11 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
             f"  fine-tuned beside its fine-tuned teacher it kept {nearest.glue_kept:.0%} of that one's mean over five "
             f"GLUE tasks, {nearest.glue_above:.0%} of what is above constant answers"
         )
+    if fraction >= _SHALLOW_CUT:
+        lines.append(
+            "  at such a size --method one_shot, which prunes before the first step, ends level with gradual pruning, "
+            "sooner"
+        )
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")
     return "\n".join(lines).replace("%", " %")
@@ -106,6 +115,16 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
 def _millions(num_tokens: float) -> str:
     value = num_tokens / 1e6
     return f"{value:,.0f} M tokens" if value >= 100 else f"{value:.3g} M tokens"
+
+
+def deep_cut(fraction: float) -> str:
+    """A warning about a student of so small a share of its teacher's encoder MACs; empty where there is none."""
+    if fraction >= _DEEPEST_MEASURED:
+        return ""
+    return (
+        f"the student keeps {fraction:.3f} of its teacher's encoder MACs; nothing below {_DEEPEST_MEASURED:g} was "
+        "measured, and so small a student keeps little of what its teacher knows"
+    )
 
 
 def check_num_tokens(num_tokens: float) -> None:

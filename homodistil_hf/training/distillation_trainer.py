@@ -23,10 +23,8 @@ from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
 from ..export.export_folder import export_student
-from ..export.outcome import times
 from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
-from ..models.architectures.architecture import PROJECTIONS
 from ..models.compiling import allow_recompiling
 from ..models.loading import plain_name
 from ..models.saved_student import load_student, read_state, save_projections
@@ -48,12 +46,13 @@ from .evaluation_loop import evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import learning_rate_curve
 from .method import DistillationMethod
-from .outcome import facts_of_run, metrics_of_teacher, report_run
+from .outcome import facts_of_run, metrics_of_teacher, report_run, times_smaller
 from .pair import adopt_optimizer, prepare
 from .progress import say
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
+from .raw_rows import tokenized
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         args: the run's settings, of the method's `arguments_class`; copied.
         teacher_model: the model that the student learns from: Hub name, folder, or a loaded model. Default: a frozen
             copy of `model`.
-        train_dataset: tokenized rows, or a stream of them.
+        train_dataset: tokenized rows, a stream of them, or rows of columns, read as `homodistil distill` reads them.
         eval_dataset: rows held out, or several sets by name.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
@@ -102,8 +101,9 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     about: Mapping[str, Mapping[str, Any]] = {}
     """Sections of facts that its caller knows better: names of data, settings as they were given."""
     latency: tuple[Any, dict[str, Any]] | None = None
-    """Format and widths, and the times that were measured for them."""
 
+    rows_facts: Mapping[str, Any] = {}
+    """What a run understood of the rows of a task, for its results."""
     push_in_progress: PushInProgress | None = None
 
     @naming_lost_ranks()
@@ -144,6 +144,9 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         )
         processing_class = self.tokenizer_of(processing_class)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        if data_collator is None and self.reads_rows:
+            data = tokenized(data, processing_class, parts.student)
+            train_dataset, eval_dataset = data.values()
         check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, parts.teacher.exact.config)
@@ -225,9 +228,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     @property
     def size_in_words(self) -> str:
         """How many times the teacher has the student's parameters."""
-        own = sum(tensor.numel() for name, tensor in self.model.named_parameters() if not name.startswith(PROJECTIONS))
-        full = sum(tensor.numel() for tensor in self.distillation.teacher.exact.parameters())
-        return f"{times(full, own)} smaller" if own < full else ""
+        return times_smaller(self.model, self.distillation.teacher.exact)
 
     @property
     def kept(self) -> WidthPlan:
@@ -320,6 +321,12 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def extra_logs(self) -> dict[str, float]:
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""

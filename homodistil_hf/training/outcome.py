@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import has_length
 
 from ..export.facts import CARD_SECTION, CHANGED, DATA, LATENCY
+from ..export.outcome import times
 from ..export.report import closing_line, try_report
 from ..files.provenance import machine_facts
 from ..files.settings import differing
 from ..files.strict_json import is_number
 from ..models.architectures import max_tokens
+from ..models.architectures.architecture import PROJECTIONS
 from ..models.conversion import to_stock
 from ..plans.latency.timing import evaluation_mode, figures, model_inputs, time_in_turns
 from .checks import checked_batch
@@ -52,6 +55,13 @@ def facts_of_run(trainer: "DistillationTrainer", *, format: str) -> dict[str, di
         CARD_SECTION: dataclasses.asdict(trainer.card),
         **trainer.about,
     }
+
+
+def times_smaller(student: nn.Module, teacher: nn.Module) -> str:
+    """How many times a teacher has a student's parameters, such as `3.6× smaller`; empty where it has no more."""
+    own = sum(tensor.numel() for name, tensor in student.named_parameters() if not name.startswith(PROJECTIONS))
+    full = sum(tensor.numel() for tensor in teacher.parameters())
+    return f"{times(full, own)} smaller" if own < full else ""
 
 
 def report_run(trainer: "DistillationTrainer", student: Path) -> str:

@@ -168,12 +168,6 @@ def test_a_card_says_on_what_it_was_measured(tmp_path):
     assert "- It was trained on texts of up to 64 tokens; how it reads longer ones was not measured.\n" in card
 
 
-def test_runtimes_have_a_table(tmp_path):
-    facts, _ = facts_of(tmp_path)
-    facts["deploy"] = {"onnx": {"cosine": 0.999, "ms": {"1": 2.5}}, "gguf": {"cosine": None, "ms": {"1": 3}}}
-    assert "|  | cosine | ms 1 |\n| --- | --- | --- |\n| onnx | 99.9 % | 2.5 |\n| gguf |  | 3 |" in render_card(facts)
-
-
 def test_a_picture_is_one_of_the_files(tmp_path):
     facts, card = facts_of(tmp_path)
     assert "![Widths by layer](widths.svg)" in card

@@ -2,7 +2,7 @@
 
 import pytest
 
-from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, runtime_rows, shown
+from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, shown
 
 TEACHER = {"size_bytes": 36_000_000, "num_parameters": 9_000_000, "encoder_macs": 4_000_000}
 STUDENT = {"size_bytes": 10_000_000, "num_parameters": 2_500_000, "encoder_macs": 1_000_000}
@@ -95,12 +95,3 @@ def test_what_it_was_measured_on(data, words):
 )
 def test_figures(value, name, text):
     assert shown(value, name) == text
-
-
-def test_runtimes_in_any_shape():
-    rows = [{"runtime": "onnx", "cosine": 0.999, "MB": 4.5, "texts": ["a"]}, {"runtime": "gguf", "ms": {"1": 2}}]
-    assert runtime_rows({"deploy": rows}) == (
-        ["runtime", "cosine", "MB", "ms 1"],
-        [["onnx", "99.9 %", "4.5", ""], ["gguf", "", "", "2"]],
-    )
-    assert runtime_rows({}) == ([], [])

@@ -88,6 +88,24 @@ def run(tmp_path):
     return write(tmp_path / "run", facts=FACTS, logs=LOGS, results={"time_s": 12.0}, card=CARD)
 
 
+RUNTIMES = {
+    "rows": [
+        {
+            "target": "onnx",
+            "file": "onnx/model.onnx",
+            "runtime": "ONNX Runtime <8>",
+            "precision": "float32",
+            "size_bytes": 4_500_000,
+            "is_written": True,
+            "fidelity_name": "cosine",
+            "figures": {"fidelity": 0.999},
+            "latency_ms": {},
+            "not_run": "",
+        }
+    ]
+}
+
+
 class Page(HTMLParser):
     """Headings, table cells and titles of pictures of a page, whose tags have to be closed in order."""
 
@@ -154,10 +172,9 @@ def test_what_is_left_of_the_multiply_accumulates_ends_at_the_students(run):
 
 
 def test_runtimes_have_a_table(tmp_path):
-    run = write(tmp_path / "run", facts=FACTS | {"deploy": [{"runtime": "onnx <8>", "cosine": 0.999}]})
-    text = report_of(read_records(run))
+    text = report_of(read_records(write(tmp_path / "run", facts=FACTS | {"runtimes": RUNTIMES})))
     assert "<h2>Runtimes</h2>" in text
-    assert "<td>onnx &lt;8&gt;</td><td>99.9 %</td>" in text
+    assert "<td>onnx/model.onnx</td><td>ONNX Runtime &lt;8&gt;</td><td>4.5</td><td>cosine .9990</td>" in text
 
 
 def test_an_older_run_has_its_logs_in_its_newest_checkpoint(tmp_path):
@@ -229,7 +246,13 @@ def test_a_report_that_cannot_be_written_fails_no_run(run, caplog):
 
 def test_any_facts_have_a_page(run):
     """Of a stranger's folder, or of another version."""
-    odd = {"teacher": 3, "student": {"plan": {"layers": "x"}}, "deploy": 5, "evaluation": {"kl": "x"}, "settings": []}
+    odd = {
+        "teacher": 3,
+        "student": {"plan": {"layers": "x"}},
+        "runtimes": 5,
+        "evaluation": {"kl": "x"},
+        "settings": [],
+    }
     (run / "student" / "facts.json").write_text(json.dumps(odd))
     (run / "trainer_state.json").write_text("[]")
     assert Page(report_of(read_records(run))).words["h1"] == ["bert, 3.6× smaller"]
