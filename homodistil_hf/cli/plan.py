@@ -52,14 +52,15 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
+        from ..methods.registry import method_for, run_named
         from ..models.cost import cost_fractions, planned_facts
-        from ..models.loading import load_encoder_config
         from ..plans.advice import advise, check_num_tokens, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        config = load_encoder_config(self.teacher, revision=self.teacher_revision)
+        method = run_named(method_for(self.teacher) or "homodistil")
+        config = method.teacher_config(self.teacher, revision=self.teacher_revision)
         latency = _planned_latency(self, config)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
         architecture = config.architectures[0]

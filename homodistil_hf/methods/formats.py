@@ -10,7 +10,7 @@ from ..export.student_in_folder import export_model_from, student_in
 from ..export.verify import VerifyReport, verify_model
 from .binarization.folder import PACKED, verify_packed
 from .embedding.folder import FORMAT, PAIR, export_embedding_from
-from .embedding.model import is_embedding_folder
+from .embedding.reading import is_embedding_folder
 from .embedding.verify import verify_embedding
 
 _VERIFIERS: dict[str, Callable[..., VerifyReport]] = {

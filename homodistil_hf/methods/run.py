@@ -24,6 +24,7 @@ from ..files.strict_json import parse_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.loading import load_encoder_config
 from ..models.widths import WidthPlan, widths_of
 from ..plans.resolve import member_folder
 from .run_arguments import Log, RunArguments, RunConfig
@@ -85,6 +86,10 @@ class Run:
     def claims(self, teacher: str) -> bool:
         """Whether the folder of a teacher is one that only this method distils."""
         return False
+
+    def teacher_config(self, teacher: str, *, revision: str | None = None) -> PreTrainedConfig:
+        """Read the configuration of a teacher's encoder, for a plan; see [`load_encoder_config`]."""
+        return load_encoder_config(teacher, revision=revision)
 
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder that is more than an encoder and its tokenizer; None where it is just that."""

@@ -6,29 +6,22 @@ vectors of student and teacher.
 Shapes: N texts, pairs or questions, M documents, D channels.
 """
 
-import importlib.util
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ...data.blocks import some_blocks
 from ...data.corpus import load_text
-from ...data.samples import drawn
 from ...evaluation.evaluated_model import model_in, model_name, results_claimed
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
-from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting
@@ -38,57 +31,27 @@ from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
 from ...tables import figures_line
 from .folder import ASYMMETRIC, STUDENT, TEACHER, embedding_table, has_own_space, publish_scores, read_embedding_facts
-from .model import EmbeddingModel, is_embedding_folder, load_embedding_model
+from .model import EmbeddingModel
 from .objective import agreement
+from .reading import is_embedding_folder, load_embedding_model
+from .tasks import (
+    EmbeddingTask,
+    PairTask,
+    RetrievalTask,
+    load_tasks,
+    mteb_scores,
+    named_tasks,
+    pair_score,
+    retrieval_scores,
+)
 from .texts import paragraphs_of
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "embedding.json"
 
-NUM_BEST = 10
-
 _PLACES = ("data_dir", "eval_data")
 _PUBLISHED = ("models", "agreement", "scores")
-
-
-@dataclass(frozen=True)
-class PairTask:
-    """Pairs of texts with labels to compare their similarity with.
-
-    Args:
-        name: in results.
-        metric: `spearman`, of graded labels, or `average_precision`, of labels 0 and 1.
-        first: a text of each pair.
-        second: the other one.
-        labels: one a pair.
-    """
-
-    name: str
-    metric: str
-    first: list[str]
-    second: list[str]
-    labels: list[float]
-
-
-@dataclass(frozen=True)
-class RetrievalTask:
-    """Questions, each answered by one of the documents.
-
-    Args:
-        name: in results.
-        queries: the questions.
-        documents: each text once.
-        answers: of each question the number of its document.
-    """
-
-    name: str
-    queries: list[str]
-    documents: list[str]
-    answers: list[int]
-
-
-EmbeddingTask = PairTask | RetrievalTask
 
 
 @dataclass(frozen=True)
@@ -264,7 +227,7 @@ def _agreement(
             f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
         )
     student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
-    return agreement(student, teacher, has_own_space=is_apart)
+    return agreement(student, teacher, has_own_space=is_apart, similarity=models[TEACHER].similarity)
 
 
 def _scores(
@@ -276,7 +239,9 @@ def _scores(
         num = len(task.first)
         return {
             task.metric: {
-                side: pair_score(task.metric, vectors[:num], vectors[num:], task.labels)
+                side: pair_score(
+                    task.metric, vectors[:num], vectors[num:], task.labels, similarity=models[side].similarity
+                )
                 for side, vectors in both.items()
             }
         }
@@ -292,7 +257,11 @@ def _retrieval(
     compared = {side: (queries[side], documents[side]) for side in models}
     if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
-    found = {side: retrieval_scores(*vectors, task.answers) for side, vectors in compared.items()}
+    by = {side: model.similarity for side, model in models.items()}
+    found = {
+        side: retrieval_scores(*vectors, task.answers, similarity=by.get(side, by[STUDENT]))
+        for side, vectors in compared.items()
+    }
     return {metric: {side: scores[metric] for side, scores in found.items()} for metric in found[STUDENT]}
 
 
@@ -302,188 +271,3 @@ def _encoded(model: EmbeddingModel, texts: list[str], prompt_name: str | None = 
         vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)
     rows = {text: number for number, text in enumerate(unique)}
     return vectors[[rows[text] for text in texts]]
-
-
-def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]:
-    """Load all tasks in a folder: development rows of STS-B, MRPC, QQP, QNLI and SQuAD.
-
-    Args:
-        data_dir: folder as for evaluations on GLUE and SQuAD.
-        max_queries: rows of MRPC, QQP and retrieval at most, always the same.
-
-    Raises:
-        ValueError: no such folder, none of these in it, or unreadable rows.
-    """
-    if not Path(data_dir).is_dir():
-        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. stsb/ and qnli/")
-    found = [make(data_dir, max_queries) for name, make in _MAKERS.items() if _has_rows(name, data_dir)]
-    if not found:
-        raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_MAKERS)}; add some")
-    return found
-
-
-def _has_rows(name: str, data_dir: str | Path) -> bool:
-    if name == "squad":
-        folders = [Path(data_dir, f"{known}{part}") for known in ("squad", "squad_v2") for part in ("", "_part")]
-        return any(folder.is_dir() for folder in folders)
-    try:
-        data_folder(name, data_dir)
-    except ValueError:
-        return False
-    return True
-
-
-def _pair_task(name: str, metric: str) -> Callable[[str | Path, int], EmbeddingTask]:
-    def make(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-        data = load_glue(name, data_dir)
-        rows = data.dev["validation"]
-        if metric != "spearman":
-            rows = drawn(rows, max_queries, seed=0)
-        first, second = (rows[column][:] for column in GLUE_TASKS[name].text_columns)
-        return PairTask(data.name, metric, first, second, rows["label"][:])
-
-    return make
-
-
-def _qnli_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-    data = load_glue("qnli", data_dir)
-    rows = data.dev["validation"]
-    entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
-    return _retrieval_task(data.name, entailed, "question", "sentence", rows["sentence"][:], max_queries)
-
-
-def _squad_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-    data = load_squad("squad", data_dir)
-    # Paragraphs of training questions make the index larger, and the search harder.
-    documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
-    return _retrieval_task(data.name, data.dev["validation"], "question", "context", documents, max_queries)
-
-
-def _retrieval_task(
-    name: str, rows: Dataset, query: str, document: str, documents: list[str], max_queries: int
-) -> RetrievalTask:
-    if not len(rows):
-        raise ValueError(f"{name} has no question with an answer among its rows for evaluation; give it some")
-    asked = drawn(rows, max_queries, seed=0)
-    index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
-    return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
-
-
-_MAKERS: dict[str, Callable[[str | Path, int], EmbeddingTask]] = {
-    "stsb": _pair_task("stsb", "spearman"),
-    "qnli": _qnli_task,
-    "squad": _squad_task,
-    "mrpc": _pair_task("mrpc", "average_precision"),
-    "qqp": _pair_task("qqp", "average_precision"),
-}
-
-
-def named_tasks(names: Sequence[str]) -> list[Any]:
-    """Load tasks of MTEB by their names; their data come from the Hub.
-
-    Raises:
-        ValueError: the library is missing, or has no such task.
-    """
-    if not importlib.util.find_spec("mteb"):
-        raise ValueError(f"mteb_tasks={short_repr(names)} needs mteb; pip install 'homodistil-hf[mteb]'")
-    import mteb
-
-    try:
-        return list(mteb.get_tasks(tasks=list(names)))
-    except KeyError as error:
-        raise ValueError(f"mteb_tasks={short_repr(names)}: {error.args[0].removeprefix('KeyError: ')}") from error
-
-
-def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Run tasks with models.
-
-    Args:
-        tasks: of [`named_tasks`].
-        models: side → folder or Hub name, as `SentenceTransformer` takes it.
-
-    Returns:
-        `dict`: task → its main metric → side → score, the mean over subsets and splits.
-
-    Raises:
-        OSError: data or a model can't be read or fetched.
-    """
-    import mteb
-    from sentence_transformers import SentenceTransformer
-
-    found: dict[str, dict[str, dict[str, float]]] = {
-        task.metadata.name: {task.metadata.main_score: {}} for task in tasks
-    }
-    for side, name in models.items():
-        # No cache: mteb's cache finds a folder by its name alone, whatever its weights.
-        results = mteb.evaluate(
-            SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
-        )
-        for task, result in zip(tasks, results.task_results, strict=True):
-            found[task.metadata.name][task.metadata.main_score][side] = _defined(float(result.get_score()))
-    return found
-
-
-def _defined(score: float) -> float:
-    """Return 0 for an undefined score, as `evaluation/metrics.py` does: JSON has no NaN, and facts would be lost."""
-    return 0.0 if math.isnan(score) else score
-
-
-def pair_score(metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, labels: list[float]) -> float:
-    """Score the cosines of pairs by labels.
-
-    Args:
-        metric: `spearman`: rank correlation with the labels, in [-1, 1]; 0 where all pairs are equally similar, or all
-            labels equal. `average_precision`: average precision of the pairs labelled 1 when all pairs are ordered
-            from most to least similar, in [0, 1].
-        first_ND: float.
-        second_ND: of the same shape.
-        labels: one a pair.
-
-    Raises:
-        ImportError: scikit-learn and SciPy are missing: `pip install 'homodistil-hf[evaluation]'`.
-
-    Example:
-    ```python
-    >>> vectors = torch.eye(3)
-    >>> pair_score("spearman", vectors, vectors[[0, 1, 0]] + 0.1 * vectors[[0, 2, 2]], [5, 4, 0])
-    1.0
-
-    ```
-    """
-    from scipy.stats import spearmanr
-    from sklearn.metrics import average_precision_score
-
-    cosines = F.cosine_similarity(first_ND.double(), second_ND.double()).numpy()
-    if metric == "spearman":
-        return _defined(float(spearmanr(cosines, labels).statistic))
-    return float(average_precision_score(labels, cosines))
-
-
-def retrieval_scores(queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int]) -> dict[str, float]:
-    """Look each question's one document up among all, by cosine.
-
-    Args:
-        queries_ND: float.
-        documents_MD: float.
-        answers: each question's row in `documents_MD`.
-
-    Returns:
-        `ndcg_at_10`: mean of 1 / log2(1 + rank), and `mrr_at_10`: mean of 1 / rank. Ranks count from 1; ranks below
-        the tenth count 0. All documents as similar as the right one stand before it.
-
-    Example:
-    ```python
-    >>> retrieval_scores(torch.eye(2), torch.eye(2).flip(0), [1, 1])
-    {'ndcg_at_10': 0.8154648767857288, 'mrr_at_10': 0.75}
-
-    ```
-    """
-    queries, documents = (F.normalize(vectors.double(), dim=-1) for vectors in (queries_ND, documents_MD))
-    similarities_NM = queries @ documents.T
-    right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
-    ranks = (similarities_NM >= right_N1).sum(1).double()
-    found = ranks <= NUM_BEST
-    return {
-        "ndcg_at_10": float((found / torch.log2(1 + ranks)).mean()),
-        "mrr_at_10": float((found / ranks).mean()),
-    }

@@ -25,17 +25,8 @@ from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
 from ...models.cost import COSTS, model_facts
-from .model import (
-    MODULES_FILE,
-    POOLINGS,
-    SETTINGS_FILE,
-    TRANSFORMER_FILE,
-    Dense,
-    EmbeddingModel,
-    folded,
-    load_embedding_model,
-    reduced,
-)
+from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
+from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, load_embedding_model
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (

@@ -25,7 +25,7 @@ from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
 from ...training.pair import Start
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
-from .model import default_activation
+from .reading import default_activation
 from .texts import TextCollator
 
 

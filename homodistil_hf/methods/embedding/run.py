@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import datasets
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out, load_text
@@ -30,7 +30,8 @@ from ..masked_words import set_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
-from .model import SETTINGS_FILE, EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
+from .model import EmbeddingModel
+from .reading import SETTINGS_FILE, folder_config, is_embedding_folder, kind_of_texts, load_embedding_model
 from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
@@ -85,6 +86,10 @@ class EmbeddingRun(StudentRun):
         _embedding_source.cache_clear()
         _reranking_source.cache_clear()
         return super().read(values, label, flags)
+
+    def teacher_config(self, teacher: str, *, revision: str | None = None) -> PreTrainedConfig:
+        """Read the configuration of the encoder in a folder of sentence-transformers."""
+        return folder_config(Path(teacher))
 
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder of sentence-transformers."""
@@ -206,6 +211,10 @@ class RerankerRun(EmbeddingRun):
 
     unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
     loader = "CrossEncoder"
+
+    def teacher_config(self, teacher: str, *, revision: str | None = None) -> PreTrainedConfig:
+        """Read the configuration of a classifier."""
+        return StudentRun.teacher_config(self, teacher, revision=revision)
 
     def bundle(self, model: str, *, token: str | None = None) -> None:
         """A reranker is an encoder, a head and a tokenizer, as other classifiers."""

@@ -37,8 +37,9 @@ from ...training.pair import Start
 from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .folder import export_embedding_model, student_model
-from .model import EmbeddingModel, load_embedding_model, pooled, reduced
+from .model import EmbeddingModel, pooled, reduced
 from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
+from .reading import load_embedding_model
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)

@@ -8,15 +8,18 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from scipy.stats import spearmanr
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.methods.embedding.evaluate import evaluate_embedding, load_tasks, pair_score, retrieval_scores
+from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
 from homodistil_hf.methods.embedding.folder import export_embedding_model
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.reading import load_embedding_model
+from homodistil_hf.methods.embedding.similarity import SIMILARITIES
+from homodistil_hf.methods.embedding.tasks import load_tasks, pair_score, retrieval_scores
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +251,31 @@ def test_other_models_are_refused(folders, tmp_path, capsys):
     write_task(tmp_path, "stsb")
     assert main(words) == 2
     assert "is no folder of sentence-transformers (no modules.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_retrieval_is_by_the_models_own_similarity(data_dir, tmp_path, name):
+    """Vectors without length 1, whose ranks differ by cosine; ranks of sentence-transformers itself."""
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name=name)
+    settings = {"data_dir": str(data_dir)}
+    told = evaluate_embedding(folder, settings=settings, output_dir=tmp_path / "results")["scores"]
+    stock = library.SentenceTransformer(str(folder))
+    qnli, stsb = (
+        next(task for task in load_tasks(data_dir, max_queries=1000) if task.name == name) for name in ("qnli", "stsb")
+    )
+    found = stock.similarity(stock.encode_query(qnli.queries), stock.encode_document(qnli.documents)).double()
+    ranks = torch.stack([(row >= row[answer]).sum() for row, answer in zip(found, qnli.answers, strict=True)])
+    assert told["qnli"]["mrr_at_10"]["student"] == pytest.approx(float(((ranks <= 10) / ranks).mean()))
+    pairs = stock.similarity_pairwise(stock.encode(stsb.first), stock.encode(stsb.second))
+    expected = spearmanr(pairs, stsb.labels).statistic
+    assert told["stsb"]["spearman"]["student"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_measures_differ_by_similarity(data_dir, tmp_path):
+    found = set()
+    for name in SIMILARITIES:
+        folder = make_sentence_folder(tmp_path / name, normalizes=False, similarity_fn_name=name)
+        results = evaluate_embedding(folder, settings={"data_dir": str(data_dir)}, output_dir=tmp_path / f"{name}-out")
+        found.add(results["scores"]["stsb"]["spearman"]["student"])
+    assert len(found) == len(SIMILARITIES)

@@ -12,9 +12,8 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.methods.embedding import model as model_of_texts
-from homodistil_hf.methods.embedding import texts, trainer
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding import reading, texts, trainer
+from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import run_named
 from homodistil_hf.methods.run_arguments import RunArguments
@@ -88,7 +87,7 @@ def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
         asked.append(settings["token"])
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(model_of_texts, "snapshot_download", download)
+    monkeypatch.setattr(reading, "snapshot_download", download)
     assert main(["distill", config(teacher="me/vectors", method="embedding", hub_token="hf_abc")]) == 2
     assert asked == ["hf_abc"]
     assert "hf_abc" not in capsys.readouterr().err

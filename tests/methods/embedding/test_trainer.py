@@ -12,7 +12,7 @@ from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_models import randomized
 
 from homodistil_hf.cli import main
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
 TEXTS = ["w7 w8 w9", "w10", ""]
@@ -385,3 +385,20 @@ def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
             module.weight.data.zero_()
     with pytest.raises(FloatingPointError, match="collapsed"):
         trainer.evaluate()
+
+
+def test_vectors_that_are_compared_by_dot_product_keep_their_lengths(make_embedding_trainer, tmp_path):
+    """By cosine alone, the lengths that the dot product depends on would be anything."""
+    folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name="dot")
+    trainer = make_embedding_trainer(folder, max_steps=60, vector_weight=30.0)
+    trainer.train()
+    teacher, student = load_embedding_model(folder), load_embedding_model(trainer.export(tmp_path / "student"))
+    assert (student.settings.normalizes, student.similarity) == (False, "dot")
+    texts = [f"w{number} w{number + 1}" for number in range(10, 60)]
+    found, expected = student.encode(texts), teacher.encode(texts)
+    assert expected.norm(dim=-1).std() > 0.01
+    errors = (found - expected).square().sum(-1) / expected.square().sum(-1)
+    assert trainer.held_out_metrics["loss"] == pytest.approx(float(errors.mean()), rel=0.5)
+    assert float(errors.mean()) < 0.5
+    lengths = found.norm(dim=-1) / expected.norm(dim=-1)
+    assert float(lengths.mean()) == pytest.approx(1.0, abs=0.2)
