@@ -387,18 +387,16 @@ def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
         trainer.evaluate()
 
 
-def test_vectors_that_are_compared_by_dot_product_keep_their_lengths(make_embedding_trainer, tmp_path):
-    """By cosine alone, the lengths that the dot product depends on would be anything."""
+def test_vectors_that_are_compared_by_dot_product_are_learnt_with_their_lengths(make_embedding_trainer, tmp_path):
     folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name="dot")
-    trainer = make_embedding_trainer(folder, max_steps=60, vector_weight=30.0)
+    trainer = make_embedding_trainer(folder, max_steps=20)
     trainer.train()
     teacher, student = load_embedding_model(folder), load_embedding_model(trainer.export(tmp_path / "student"))
     assert (student.settings.normalizes, student.similarity) == (False, "dot")
-    texts = [f"w{number} w{number + 1}" for number in range(10, 60)]
+    rows = [ids[1:-1] for ids in make_rows(32, seed=1)["input_ids"]]
+    texts = [" ".join(teacher.tokenizer.convert_ids_to_tokens(ids)) for ids in rows]
     found, expected = student.encode(texts), teacher.encode(texts)
     assert expected.norm(dim=-1).std() > 0.01
     errors = (found - expected).square().sum(-1) / expected.square().sum(-1)
-    assert trainer.held_out_metrics["loss"] == pytest.approx(float(errors.mean()), rel=0.5)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(float(errors.mean()), rel=1e-4)
     assert float(errors.mean()) < 0.5
-    lengths = found.norm(dim=-1) / expected.norm(dim=-1)
-    assert float(lengths.mean()) == pytest.approx(1.0, abs=0.2)
