@@ -22,6 +22,8 @@ from ...data.corpus import load_text
 from ...evaluation.evaluated_model import model_in, model_name, results_claimed
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
+from ...export.card import guarantee_text
+from ...export.facts import GUARANTEE
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting
@@ -30,6 +32,7 @@ from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
 from ...tables import figures_line
+from .first_hits import first_hits, guarantee_of_hits, load_queries
 from .folder import ASYMMETRIC, STUDENT, TEACHER, embedding_table, has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel
 from .objective import agreement
@@ -50,8 +53,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "embedding.json"
 
-_PLACES = ("data_dir", "eval_data")
-_PUBLISHED = ("models", "agreement", "scores")
+_PLACES = ("data_dir", "eval_data", "queries", "documents")
+_PUBLISHED = ("models", "agreement", "scores", GUARANTEE)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class EmbeddingEvaluationSettings:
     data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
     eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
     mteb_tasks: tuple[str, ...] = setting((), "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …")
+    queries: tuple[str, ...] = setting((), "Held-out questions of your own, for a guarantee: a row each, any files.")
+    documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
+    query_column: str | None = setting(None, "Column with the queries; default: text.")
+    document_column: str | None = setting(None, "Column with the documents; default: text.")
+    group_columns: tuple[str, ...] = setting((), "Columns of queries to bound by: language, source …")
     text_column: str | None = setting(None, "Column with the text; default: text.")
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
@@ -72,15 +80,26 @@ class EmbeddingEvaluationSettings:
 
     def __post_init__(self) -> None:
         make_tuples(self)
-        if not (self.eval_data or self.mteb_tasks or self.data_dir):
+        if not (self.eval_data or self.mteb_tasks or self.data_dir or self.queries):
             raise ValueError(
-                "data_dir, eval_data and mteb_tasks are not set; name rows of tasks (--data_dir glue), held-out text "
-                "(--eval_data held-out.txt), tasks of MTEB, or several of them"
+                "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks (--data_dir glue), "
+                "held-out text (--eval_data held-out.txt), queries with their documents, tasks of MTEB, or several of "
+                "them"
             )
         check_fields(self)
-        own = {"eval_data": ("text_column", "eval_split", "max_texts"), "data_dir": ("max_queries",)}
+        if bool(self.queries) != bool(self.documents):
+            raise ValueError(
+                f"queries={short_repr(self.queries)}, documents={short_repr(self.documents)}: queries are looked up "
+                "in documents; name both, or neither"
+            )
+        own = {
+            "eval_data": ("text_column", "max_texts"),
+            "queries": ("query_column", "document_column", "group_columns"),
+            "eval_data or queries": ("eval_split",),
+            "data_dir or queries": ("max_queries",),
+        }
         for source, names in own.items():
-            if not getattr(self, source):
+            if not any(getattr(self, part) for part in source.split(" or ")):
                 refuse_without_part(self, dict.fromkeys(names, f"it belongs to {source}; leave it out"))
 
 
@@ -105,15 +124,18 @@ def evaluate_embedding(
     Returns:
         `dict`: the content of `embedding.json`. `models`: name, costs and dimension of teacher and student.
         `agreement`: on the held-out text, see [`agreement`]. `scores`: task → metric → `teacher`, `student` and, for
-        retrieval, `asymmetric`: the student's questions among the teacher's documents.
+        retrieval, `asymmetric`: the student's questions among the teacher's documents. `guarantee`: source of
+        questions → [`guarantee`] of the share whose first document is the teacher's, in the teacher's index where the
+        student is of its space.
 
     Raises:
-        ValueError: no embedding model, data that can't be used, or `eval_data` without a teacher to compare with.
+        ValueError: no embedding model, data that can't be used, or `eval_data` or `queries` without a teacher to
+            compare with.
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     since = time.perf_counter()
     settings = settings_from(EmbeddingEvaluationSettings, settings)
-    tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries) if settings.data_dir else []
+    tasks = _tasks(settings)
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
     with results_claimed(model, output_dir) as target:
@@ -137,6 +159,18 @@ def evaluate_embedding(
         return results
 
 
+def _tasks(settings: EmbeddingEvaluationSettings) -> list[EmbeddingTask]:
+    tasks: list[EmbeddingTask] = []
+    if settings.data_dir:
+        tasks += load_tasks(settings.data_dir, max_queries=settings.max_queries)
+    if settings.queries:
+        keep_datasets_here()
+        own = {name: getattr(settings, name) for name in ("query_column", "document_column", "group_columns")}
+        split, most = settings.eval_split, settings.max_queries
+        tasks.append(load_queries(settings.queries, settings.documents, split=split, most=most, **own))
+    return tasks
+
+
 def _measured(
     models: Mapping[str, EmbeddingModel],
     settings: EmbeddingEvaluationSettings,
@@ -151,10 +185,15 @@ def _measured(
     if settings.eval_data and TEACHER in models:
         results["agreement"] = _agreement(models, settings, is_apart=is_apart)
         say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
-    results["scores"] = {}
+    results["scores"], results[GUARANTEE] = {}, {}
     for task in tasks:
-        results["scores"][task.name] = found = _scores(task, models, is_apart=is_apart)
-        _say_scores(task.name, found, say)
+        scores, found = _measured_on(task, models, is_apart=is_apart)
+        if scores:
+            results["scores"][task.name] = scores
+            _say_scores(task.name, scores, say)
+        if found:
+            results[GUARANTEE][task.name] = found
+            say(f"{task.name}: first hits as the teacher's {found['agreement']:.3f}, at least {found['at_least']:.3f}")
     if of_mteb:
         for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
             results["scores"][name] = metrics
@@ -169,7 +208,8 @@ def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Call
 
 def format_scores(results: Mapping[str, Any]) -> str:
     """Lay out results of [`evaluate_embedding`] as Markdown: a row a measure, × 100."""
-    return embedding_table(results["models"], results.get("agreement", {}), results["scores"])
+    table = embedding_table(results["models"], results.get("agreement", {}), results["scores"])
+    return "\n\n".join(filter(None, [table, guarantee_text(results.get(GUARANTEE, {}))]))
 
 
 def _found(model: str | Path) -> tuple[str, str | None]:
@@ -198,11 +238,11 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
 
 def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
     """Refuse missing teachers and packages before anything is encoded."""
-    if settings.eval_data and teacher is None:
-        raise ValueError(
-            f"eval_data={short_repr(settings.eval_data)} is compared with a teacher, and none is recorded: name "
-            "--teacher"
-        )
+    for name in ("eval_data", "queries"):
+        if (given := getattr(settings, name)) and teacher is None:
+            raise ValueError(
+                f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher"
+            )
     if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
         raise ValueError(
             f"data_dir={short_repr(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
@@ -230,39 +270,42 @@ def _agreement(
     return agreement(student, teacher, has_own_space=is_apart, similarity=models[TEACHER].similarity)
 
 
-def _scores(
+def _measured_on(
     task: EmbeddingTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
-) -> dict[str, dict[str, float]]:
-    """Metric → side → score."""
-    if isinstance(task, PairTask):
-        both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
-        num = len(task.first)
-        return {
-            task.metric: {
-                side: pair_score(
-                    task.metric, vectors[:num], vectors[num:], task.labels, similarity=models[side].similarity
-                )
-                for side, vectors in both.items()
-            }
-        }
-    return _retrieval(task, models, is_apart=is_apart)
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
+    if isinstance(task, RetrievalTask):
+        return _retrieval(task, models, is_apart=is_apart)
+    both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
+    num = len(task.first)
+    scores = {
+        side: pair_score(task.metric, vectors[:num], vectors[num:], task.labels, similarity=models[side].similarity)
+        for side, vectors in both.items()
+    }
+    return {task.metric: scores}, {}
 
 
 def _retrieval(
     task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
     queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
     documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}
     if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
-    by = {side: model.similarity for side, model in models.items()}
-    found = {
-        side: retrieval_scores(*vectors, task.answers, similarity=by.get(side, by[STUDENT]))
-        for side, vectors in compared.items()
+    by = {side: models.get(side, models[STUDENT]).similarity for side in compared}
+    found = {}
+    if TEACHER in models:
+        own = ASYMMETRIC if ASYMMETRIC in compared else STUDENT
+        student, teacher = (first_hits(*compared[side], by[side]) for side in (own, TEACHER))
+        found = guarantee_of_hits(student, teacher, task.queries, task.groups)
+    if task.answers is None:
+        return {}, found
+    scores = {
+        side: retrieval_scores(*vectors, task.answers, similarity=by[side]) for side, vectors in compared.items()
     }
-    return {metric: {side: scores[metric] for side, scores in found.items()} for metric in found[STUDENT]}
+    return {metric: {side: one[metric] for side, one in scores.items()} for metric in scores[STUDENT]}, found
 
 
 def _encoded(model: EmbeddingModel, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:

@@ -14,9 +14,18 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 from torch import nn
 
-from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
+from ...export.card import COST_LABELS, card_table, code_span, fill_card, guarantee_text, one_line
 from ...export.export_folder import check_target, plain_classes, written_aside
-from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts, run_facts
+from ...export.facts import (
+    BENCHMARKS,
+    CARD_FILE,
+    FACTS_FILE,
+    FACTS_VERSION,
+    GUARANTEE,
+    RUN_SECTIONS,
+    file_facts,
+    run_facts,
+)
 from ...files.folders import write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -63,6 +72,7 @@ _USAGE = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({name!r})
 {example}"""
+_LIKENESS = "Likeness and scores are × 100, on held-out texts."
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
 print(model.similarity(model.encode_query("Does it rain?"), documents))"""
@@ -151,8 +161,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         folder: perhaps an export.
-        scores: `models`, `agreement` and `scores`, see [`embedding_table`]. Earlier ones stay if they were measured
-            beside the same teacher.
+        scores: `models`, `agreement` and `scores`, see [`embedding_table`], and `guarantee`. Earlier ones stay if
+            they were measured beside the same teacher.
     """
     facts = read_embedding_facts(folder)
     if facts.get("format") != FORMAT:
@@ -160,7 +170,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
     measured = facts.get(BENCHMARKS, {})
     if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
         measured = {}
-    facts[BENCHMARKS] = measured | scores | {"scores": measured.get("scores", {}) | scores.get("scores", {})}
+    merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
+    facts[BENCHMARKS] = measured | scores | {name: found for name, found in merged.items() if found}
     write_json(Path(folder) / FACTS_FILE, facts)
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
 
@@ -407,6 +418,6 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         facts["versions"],
         title=name,
         summary=summary,
-        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
+        comparison="\n\n".join(filter(None, [table, _LIKENESS, guarantee_text(measured.get(GUARANTEE, {}))])),
         usage=_USAGE.format(name=one_line(name), example=example),
     )

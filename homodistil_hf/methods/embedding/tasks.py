@@ -8,7 +8,7 @@ Shapes: N pairs or questions, M documents, D channels.
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,15 @@ class RetrievalTask:
         name: in results.
         queries: the questions.
         documents: each text once.
-        answers: of each question the number of its document.
+        answers: of each question the number of its document; None where it isn't known.
+        groups: column → its value for each question, such as a language.
     """
 
     name: str
     queries: list[str]
     documents: list[str]
-    answers: list[int]
+    answers: list[int] | None
+    groups: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 EmbeddingTask = PairTask | RetrievalTask

@@ -151,7 +151,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "data_dir, eval_data and mteb_tasks are not set; name rows of tasks"),
+        ([], "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks"),
         (["--data_dir", "nowhere"], "data_dir='nowhere' is no folder"),
         (["--data_dir", "."], "has rows of none of stsb, qnli, squad, mrpc, qqp; add some"),
         (
@@ -165,6 +165,11 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
         ),
         (["--data_dir", ".", "--max_texts", "50"], "max_texts=50 has no part in this run: it belongs to eval_data"),
         (["--eval_data", "x", "--max_queries", "5"], "max_queries=5 has no part in this run: it belongs to data_dir"),
+        (["--queries", "q.txt"], "queries=('q.txt',), documents=(): queries are looked up in documents; name both"),
+        (
+            ["--data_dir", ".", "--group_columns", "x"],
+            "group_columns=('x',) has no part in this run: it belongs to quer",
+        ),
         (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
         (["--mteb_tasks", "STSBenchmrk"], "mteb_tasks=('STSBenchmrk',): 'STSBenchmrk' not found. Did you mean"),
         (["stsb", "--data_dir", "."], "task=embedding is for models without a head, stsb for others: name it alone"),
