@@ -158,7 +158,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
             ["--eval_data", "x.txt", "--max_texts", "3"],
             "max_texts=3 is not a whole number of at least 11",
         ),
-        (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue and squad"),
+        (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue, squad"),
         (
             ["--data_dir", ".", "--text_column", "x"],
             "text_column='x' has no part in this run: it belongs to eval",
@@ -172,7 +172,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
         ),
         (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
         (["--mteb_tasks", "STSBenchmrk"], "mteb_tasks=('STSBenchmrk',): 'STSBenchmrk' not found. Did you mean"),
-        (["stsb", "--data_dir", "."], "task=embedding is for models without a head, stsb for others: name it alone"),
+        (["stsb", "--data_dir", "."], "task=embedding has a table of its own: name it alone, without stsb"),
     ],
 )
 def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys):
