@@ -52,15 +52,13 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
-        from ..methods.registry import method_for, run_named
         from ..models.cost import cost_fractions, planned_facts
         from ..plans.advice import advise, check_num_tokens, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        method = run_named(method_for(self.teacher) or "homodistil")
-        config = method.teacher_config(self.teacher, revision=self.teacher_revision)
+        config = _config(self.teacher, self.teacher_revision)
         latency = _planned_latency(self, config)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
         architecture = config.architectures[0]
@@ -90,6 +88,20 @@ class Plan(Command):
         lines += [] if advice is None else [format_planned_run(costs["run"]), advice]
         print("\n\n".join(filter(None, lines)))
         return 0
+
+
+def _config(teacher: str, revision: str | None) -> Any:
+    """The configuration of a model with a head, else of one that only its method reads."""
+    from ..models.loading import load_encoder_config
+
+    try:
+        return load_encoder_config(teacher, revision=revision)
+    except (ValueError, OSError):
+        from ..methods.registry import method_for, run_named  # seconds of imports, which other plans do without
+
+        if (method := method_for(teacher)) is None:
+            raise
+        return run_named(method).teacher_config(teacher, revision=revision)
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:

@@ -59,6 +59,14 @@ class Evaluation(NamedTuple):
     format: Callable[[Mapping[str, Any]], str]
 
 
+class MethodCommand(NamedTuple):
+    """What a command that is one method does: class of settings, the function that takes them, its results as text."""
+
+    settings: Any
+    run: Callable[..., dict[str, Any]]
+    format: Callable[[Mapping[str, Any]], str] = str
+
+
 class Run:
     """What `homodistil distill` does for one method.
 

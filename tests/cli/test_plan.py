@@ -4,15 +4,10 @@ import json
 import shutil
 
 import pytest
-from tiny_embeddings import make_reranker, make_sentence_folder
-from tiny_files import own_cache
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.plan import format_plan
-from homodistil_hf.methods.embedding.reading import load_embedding_model
-from homodistil_hf.models.cost import model_facts
-from homodistil_hf.models.loading import load_encoder
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 COSTS = {
@@ -92,23 +87,3 @@ def test_the_padded_form_shows_only_where_it_differs():
     assert "padded to the stock class" in format_plan(padded)
     assert "8,192" in format_plan(padded)
     assert "parameters 0.250, MACs 0.500" in format_plan(padded)
-
-
-@pytest.mark.parametrize("make", [make_sentence_folder, make_reranker])
-def test_a_model_of_vectors_or_of_pairs_has_a_plan(tmp_path, make, capsys):
-    teacher = make(tmp_path / "teacher")
-    assert main(["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]) == 0
-    costs = json.loads(capsys.readouterr().out)
-    loaded = load_embedding_model(teacher).encoder if make is make_sentence_folder else load_encoder(str(teacher))
-    assert costs["teacher"]["architecture"] == type(loaded).__name__
-    assert costs["teacher"]["num_encoder_parameters"] == model_facts(loaded)["num_encoder_parameters"]
-    assert costs["teacher"]["encoder_macs"] == model_facts(loaded)["encoder_macs"]
-
-
-def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
-    teacher = make_sentence_folder(tmp_path / "teacher")
-    (tmp_path / "text.txt").write_text("w7 w8 w9 w7 w7")
-    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]
-    assert main([*words, "--vocabulary", "keep=7", "--text", str(tmp_path / "text.txt")]) == 0
-    assert json.loads(capsys.readouterr().out)["vocabulary"]["after"]["num_tokens"] == 7

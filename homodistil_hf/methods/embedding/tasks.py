@@ -240,14 +240,25 @@ def retrieval_scores(
 
     ```
     """
-    similarities_NM = similarities(queries_ND.double(), documents_MD.double(), similarity)
+    ranks = _ranks(queries_ND, documents_MD, answers, similarity)
+    return {"ndcg_at_10": float(_gains(ranks).mean()), "mrr_at_10": float(((ranks <= NUM_BEST) / ranks).mean())}
+
+
+def gains(
+    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], *, similarity: str = COSINE
+) -> torch.Tensor:
+    """Each question's part of nDCG@10, `(N,)` float64; arguments as [`retrieval_scores`]."""
+    return _gains(_ranks(queries_ND, documents_MD, answers, similarity))
+
+
+def _gains(ranks: torch.Tensor) -> torch.Tensor:
+    return (ranks <= NUM_BEST) / torch.log2(1 + ranks)
+
+
+def _ranks(queries: torch.Tensor, documents: torch.Tensor, answers: list[int], similarity: str) -> torch.Tensor:
+    similarities_NM = similarities(queries.double(), documents.double(), similarity)
     right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
-    ranks = (similarities_NM >= right_N1).sum(1).double()
-    found = ranks <= NUM_BEST
-    return {
-        "ndcg_at_10": float((found / torch.log2(1 + ranks)).mean()),
-        "mrr_at_10": float((found / ranks).mean()),
-    }
+    return (similarities_NM >= right_N1).sum(1).double()
 
 
 def _defined(score: float) -> float:

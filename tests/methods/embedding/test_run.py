@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from tiny_embeddings import make_rows, make_sentence_folder
+from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
 from tiny_files import own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
@@ -17,6 +17,8 @@ from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import run_named
 from homodistil_hf.methods.run_arguments import RunArguments
+from homodistil_hf.models.cost import model_facts
+from homodistil_hf.models.loading import load_encoder
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
@@ -359,3 +361,23 @@ def test_a_dash_stands_for_what_was_not_measured():
     text = run_named("embedding").summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
     assert "–" in text
     assert "0.500" in text
+
+
+@pytest.mark.parametrize("make", [make_sentence_folder, make_reranker])
+def test_a_model_of_vectors_or_of_pairs_has_a_plan(tmp_path, make, capsys):
+    teacher = make(tmp_path / "teacher")
+    assert main(["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    loaded = load_embedding_model(teacher).encoder if make is make_sentence_folder else load_encoder(str(teacher))
+    assert costs["teacher"]["architecture"] == type(loaded).__name__
+    assert costs["teacher"]["num_encoder_parameters"] == model_facts(loaded)["num_encoder_parameters"]
+    assert costs["teacher"]["encoder_macs"] == model_facts(loaded)["encoder_macs"]
+
+
+def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("w7 w8 w9 w7 w7")
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]
+    assert main([*words, "--vocabulary", "keep=7", "--text", str(tmp_path / "text.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["vocabulary"]["after"]["num_tokens"] == 7
