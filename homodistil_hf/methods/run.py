@@ -235,6 +235,10 @@ class StudentRun(Run):
             processing_class=inputs.tokenizer,
         )
 
+    def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
+        """Measure the finished members of a chain, in their folders, beside each other; more of its results."""
+        return {}
+
     def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
         """Name the settings that rule out a chain of sizes: name, value, remedy."""
         return []

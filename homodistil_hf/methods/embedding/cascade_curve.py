@@ -5,8 +5,6 @@ The queries of least margin go first. A margin is chosen on every second query, 
 
 import logging
 import math
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +26,12 @@ from .first_hits import load_queries
 from .folder import has_own_space, read_embedding_facts
 from .model import EmbeddingModel
 from .reading import load_embedding_model
-from .tasks import RetrievalTask, gains, load_tasks
+from .tasks import RetrievalTask, gains, load_tasks, query_ms
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "cascade.json"
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
-_NUM_TIMED = 40
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
         check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     student, teacher = _models(settings)
     tasks = _tasks(settings)
-    ms = _times(student, teacher, tasks[0].queries)
+    ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
     results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name), "ms": ms}
     results |= {"wanted": settings.agreement, "curves": {}, "choices": {}, "versions": version_facts()}
     for task in tasks:
@@ -217,18 +214,6 @@ def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingMod
         own, theirs = (gains(one, index, task.answers, similarity=teacher.similarity) for one in vectors)
         scored = own, theirs
     return Encoded(found[:, 0] - found[:, 1], rows[:, 0] == wanted[:, 0], scored)
-
-
-def _times(student: EmbeddingModel, teacher: EmbeddingModel, queries: list[str]) -> dict[str, float]:
-    """Median milliseconds of encoding one query, in turns; looking it up isn't in them."""
-    models = {"student": student, "teacher": teacher}
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    for query in queries[:_NUM_TIMED]:
-        for name, model in models.items():
-            since = time.perf_counter()
-            model.encode([query], prompt_name="query")
-            taken[name].append(1000 * (time.perf_counter() - since))
-    return {name: round(statistics.median(times), 3) for name, times in taken.items()}
 
 
 def format_cascade(results: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ vectors of student and teacher.
 Shapes: N texts, pairs or questions, M documents, D channels.
 """
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +16,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ...data.blocks import some_blocks
 from ...data.corpus import load_text
 from ...evaluation.evaluated_model import model_in, model_name, results_claimed
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
-from ...export.card import guarantee_text
+from ...export.card import card_table, guarantee_text
 from ...export.facts import GUARANTEE
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
@@ -33,10 +31,21 @@ from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
 from ...tables import figures_line
 from .first_hits import first_hits, guarantee_of_hits, load_queries
-from .folder import ASYMMETRIC, STUDENT, TEACHER, embedding_table, has_own_space, publish_scores, read_embedding_facts
+from .folder import (
+    ASYMMETRIC,
+    SPACE,
+    STUDENT,
+    TEACHER,
+    embedding_table,
+    has_own_space,
+    publish_scores,
+    read_embedding_facts,
+    space_tables,
+)
 from .model import EmbeddingModel
 from .objective import agreement
 from .reading import is_embedding_folder, load_embedding_model
+from .space import space_matrix
 from .tasks import (
     EmbeddingTask,
     PairTask,
@@ -47,14 +56,14 @@ from .tasks import (
     pair_score,
     retrieval_scores,
 )
-from .texts import paragraphs_of
+from .texts import some_paragraphs
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "embedding.json"
 
 _PLACES = ("data_dir", "eval_data", "queries", "documents")
-_PUBLISHED = ("models", "agreement", "scores", GUARANTEE)
+_PUBLISHED = ("models", "agreement", "scores", GUARANTEE, SPACE)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class EmbeddingEvaluationSettings:
     query_column: str | None = setting(None, "Column with the queries; default: text.")
     document_column: str | None = setting(None, "Column with the documents; default: text.")
     group_columns: tuple[str, ...] = setting((), "Columns of queries to bound by: language, source …")
+    others: tuple[str, ...] = setting((), "Other students of the teacher: all pairings of queries and index, too.")
     text_column: str | None = setting(None, "Column with the text; default: text.")
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
@@ -145,14 +155,13 @@ def evaluate_embedding(
             {TEACHER: load_embedding_model(named)} if named else {}
         )
         results: dict[str, Any] = {
-            "models": {
-                side: {"name": model_name(model) if side == STUDENT else public_name(found.name)} | _costs(found)
-                for side, found in models.items()
-            },
+            "models": costs_of(models, model_name(model)),
             "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in _PLACES},
         }
         is_apart = has_own_space(read_embedding_facts(folder))
         results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
+        if settings.others:
+            results[SPACE] = _space(models, settings, tasks, is_apart=is_apart)
         results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
         write_json(target / RESULTS_FILE, results)
         publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)})
@@ -201,6 +210,24 @@ def _measured(
     return results
 
 
+def _space(
+    models: Mapping[str, EmbeddingModel],
+    settings: EmbeddingEvaluationSettings,
+    tasks: Sequence[EmbeddingTask],
+    *,
+    is_apart: bool,
+) -> dict[str, Any]:
+    """All pairings of the model, its teacher and the others."""
+    found = [task for task in tasks if isinstance(task, RetrievalTask)]
+    if is_apart or not found:
+        raise ValueError(
+            f"others={short_repr(settings.others)} needs one space, and queries with documents (--data_dir with qnli "
+            "or squad, or --queries): name some, and students of output='teacher'"
+        )
+    members = {model_name(name): load_embedding_model(student_in(name).folder) for name in settings.others}
+    return space_matrix({TEACHER: models[TEACHER], STUDENT: models[STUDENT], **members}, found)
+
+
 def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
     for metric, of_sides in metrics.items():
         say(f"{task}, {metric}: {figures_line(of_sides)}")
@@ -209,7 +236,8 @@ def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Call
 def format_scores(results: Mapping[str, Any]) -> str:
     """Lay out results of [`evaluate_embedding`] as Markdown: a row a measure, × 100."""
     table = embedding_table(results["models"], results.get("agreement", {}), results["scores"])
-    return "\n\n".join(filter(None, [table, guarantee_text(results.get(GUARANTEE, {}))]))
+    pairings = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(results.get(SPACE, {}))]
+    return "\n\n".join(filter(None, [table, guarantee_text(results.get(GUARANTEE, {})), *pairings]))
 
 
 def _found(model: str | Path) -> tuple[str, str | None]:
@@ -227,9 +255,14 @@ def _found(model: str | Path) -> tuple[str, str | None]:
     return str(found.folder), recorded if isinstance(recorded, str) else None
 
 
-def _costs(model: EmbeddingModel) -> dict[str, Any]:
-    counted = model_facts(model.encoder)
-    return {name: counted[name] for name in COSTS} | {"dimension": model.dimension}
+def costs_of(models: Mapping[str, EmbeddingModel], name: str) -> dict[str, dict[str, Any]]:
+    """Side → name, costs and dimension of a student of a name and of its teacher."""
+    found = {}
+    for side, model in models.items():
+        counted = model_facts(model.encoder)
+        costs = {cost: counted[cost] for cost in COSTS} | {"dimension": model.dimension}
+        found[side] = {"name": name if side == STUDENT else public_name(model.name)} | costs
+    return found
 
 
 def _named(values: str | tuple[str, ...] | None) -> Any:
@@ -238,7 +271,7 @@ def _named(values: str | tuple[str, ...] | None) -> Any:
 
 def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
     """Refuse missing teachers and packages before anything is encoded."""
-    for name in ("eval_data", "queries"):
+    for name in ("eval_data", "queries", "others"):
         if (given := getattr(settings, name)) and teacher is None:
             raise ValueError(
                 f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher"
@@ -257,11 +290,7 @@ def _agreement(
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
     )
-    read = paragraphs_of(documents)
-    # Texts from all documents: the first paragraph of each, then the second of each, and so on.
-    rows = (read(row["text"]) for row in some_blocks(documents, settings.max_texts))
-    by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
-    texts = list(itertools.islice(filter(None, by_place), settings.max_texts))
+    texts = some_paragraphs(documents, settings.max_texts)
     if len(texts) < 2:
         raise ValueError(
             f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"

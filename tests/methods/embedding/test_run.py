@@ -203,6 +203,17 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     assert [model.dimension for model in models] == [7, 7]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [found["name"] for found in results["models"]] == ["teacher", *folders]
+    (pairings,) = results["space"]["tasks"].values()
+    assert list(pairings) == list(pairings["teacher"]) == ["teacher", *folders]
+    assert pairings["teacher"]["teacher"]["first_hits"] == 1.0
+    assert f"index by {folders[1]}" in told
+    assert f"index by {folders[1]}" in (tmp_path / "run" / folders[0] / "student" / "README.md").read_text()
+    words = ["export", str(tmp_path / "run" / folders[1]), "--format", "pair", "--output", str(tmp_path / "pair")]
+    assert main([*words, "--teacher", str(tmp_path / "run" / folders[0])]) == 0
+    vectors = json.loads((tmp_path / "pair" / "facts.json").read_text())["probe"]["vectors"]
+    for route, model in zip(("document", "query"), models, strict=True):
+        assert torch.allclose(torch.tensor(vectors[route][0]), model.encode(["The cat sat on the mat."])[0], atol=1e-6)
+    words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     first, second = ((tmp_path / "run" / folder / "student" / "axes.safetensors").read_bytes() for folder in folders)
     assert first == second  # one space
     before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
