@@ -5,6 +5,7 @@ from .data.corpus import load_text as load_text
 from .data.masking import MaskedLMCollator as MaskedLMCollator
 from .data.samples import unlabeled_batches as unlabeled_batches
 from .export.export_folder import export_student as export_student
+from .homodistil_args import HomoDistilTrainingArguments as HomoDistilTrainingArguments
 from .methods.baselines.one_shot import OneShotArguments as OneShotArguments
 from .methods.baselines.one_shot import OneShotTrainer as OneShotTrainer
 from .methods.binarization.binarizing import to_binary as to_binary
@@ -21,6 +22,7 @@ from .methods.embedding.texts import tokenize_pairs as tokenize_pairs
 from .methods.embedding.texts import tokenize_texts as tokenize_texts
 from .methods.embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .methods.embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer
+from .methods.formats import deploy_export as deploy_export
 from .methods.formats import verify_export as verify_export
 from .methods.gradient_free.pruning import GradientFreeSettings as GradientFreeSettings
 from .methods.gradient_free.pruning import prune_gradient_free as prune_gradient_free
@@ -42,5 +44,4 @@ from .plans.resolve import PRESETS as PRESETS
 from .plans.resolve import resolve_plan as resolve_plan
 from .trainer import HomoDistilTrainer as HomoDistilTrainer
 from .training_args import DistillationArguments as DistillationArguments
-from .training_args import HomoDistilTrainingArguments as HomoDistilTrainingArguments
 from .version import __version__ as __version__

@@ -14,6 +14,7 @@ from ..version import __version__
 from .cascade import CascadeCommand
 from .command import Command
 from .demo import Cache, Demo
+from .deploy import Deploy
 from .distill import Distill
 from .evaluate import Evaluate
 from .export import Export, Push, Verify
@@ -30,6 +31,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "trim": Trim,
     "export": Export,
     "verify": Verify,
+    "deploy": Deploy,
     "push": Push,
     "evaluate": Evaluate,
     "finetune": Finetune,
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
+    share_cores()
     _replace_unknown_characters()
     try:
         with ending_cleanly():
@@ -94,6 +97,14 @@ def keep_memory() -> None:
         if name not in os.environ:  # glibc has read those that are
             mallopt(option, value)
             os.environ[name] = str(value)
+
+
+def share_cores() -> None:
+    """Let threads that wait for others sleep instead of spin: beside one busy process, spinning costs many times more.
+
+    OpenMP reads the variable once, when torch is loaded (docs/performance.md). A value that is set already stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def out_of_memory(error: Exception) -> str:

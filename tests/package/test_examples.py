@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from methods_here import needs
+from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import own_cache, write_config, write_teacher, write_text
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
 import homodistil_hf
 from homodistil_hf import PRESETS, resolve_plan
@@ -148,17 +149,14 @@ def test_binarize_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_task_model_script(tmp_path, monkeypatch, capsys):
-    teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
-    rows = {"sentence": LONGER_THAN_POSITIONS, "label": [i % 2 for i in range(32)]}
-    for name in ("train", "dev"):
-        Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
-    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--batch_size", 4]
-    files = ["--train", tmp_path / "train.parquet", "--validation", tmp_path / "dev.parquet"]
-    run_script(monkeypatch, "distill_task_model.py", "--teacher", teacher, *files, *words)
-    student = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "student")
-    assert student.config.hidden_size < 32
-    assert "accuracy" in capsys.readouterr().out
+@pytest.mark.parametrize("name", [*(kind for kind in KINDS if kind not in ("pairs", "two values"))])
+def test_a_script_for_each_kind_of_task(tmp_path, monkeypatch, capsys, name):
+    write_kind(tmp_path, name)
+    rows_of_kind(name).to_parquet(tmp_path / "rows.parquet")
+    words = ["--rows", tmp_path / "rows.parquet", "--output_dir", tmp_path / "out", "--max_steps", 2]
+    run_script(monkeypatch, f"distill_{name.replace(' ', '_')}.py", "--teacher", tmp_path / "teacher", *words)
+    assert AutoConfig.from_pretrained(tmp_path / "out" / "student").hidden_size < 32
+    assert "to the teacher 0." in capsys.readouterr().out
 
 
 @pytest.mark.slow

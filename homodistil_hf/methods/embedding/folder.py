@@ -26,6 +26,7 @@ from ...export.facts import (
     file_facts,
     run_facts,
 )
+from ...export.runtimes import runtimes_text
 from ...export.student_in_folder import student_in
 from ...files.folders import write_text
 from ...files.messages import short_repr
@@ -86,15 +87,15 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
 
     Args:
         student: its encoder, compacted, without projections.
-        dense: the map into the teacher's space.
+        dense: the map into the teacher's space; left out if it is the identity, as of a plain student.
         teacher: source of pooling, layers, tokenizer and prompts.
 
     Raises:
         ValueError: the stock class can't hold the student's widths.
     """
-    return dataclasses.replace(
-        teacher, name="", encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense])
-    )
+    is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
+    layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
+    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers)
 
 
 def export_embedding_model(
@@ -464,6 +465,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         facts["versions"],
         title=name,
         summary=summary,
-        comparison="\n\n".join(filter(None, [table, _LIKENESS, guarantee_text(measured.get(GUARANTEE, {})), *spaces])),
+        comparison="\n\n".join(filter(None, [table, _LIKENESS, guarantee_text(measured.get(GUARANTEE, {})), *spaces]))
+        + runtimes_text(facts),
         usage=_USAGE.format(name=one_line(name), example=example),
     )

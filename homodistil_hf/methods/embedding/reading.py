@@ -199,14 +199,6 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
     return config
 
 
-def folder_config(folder: Path) -> PreTrainedConfig:
-    """Read the configuration of the encoder in a folder; `architectures` names its stock class, without a head."""
-    label = f"teacher={str(folder)!r}"
-    config = encoder_config(folder / read_modules(folder / MODULES_FILE)[0][1], label)
-    config.name_or_path, config.architectures = str(folder), [architecture_of(config).encoder_name]
-    return config
-
-
 def _pad_alike(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, label: str) -> None:
     """Give a configuration its tokenizer's padding, as some published ones name another token.
 
