@@ -13,13 +13,14 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.corpus import load_text
 from ..data.samples import drawn
+from ..data.task_rows.kinds import find_columns, kind_of
+from ..data.task_rows.reading import load_rows
 from ..export.card import guarantee_text
 from ..export.facts import GUARANTEE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import check_fields, make_tuples, setting
-from ..files.messages import short_repr
+from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
 from ..models.loading import load_encoder
@@ -42,8 +43,8 @@ class ClassesSettings:
         ValueError: a value is missing or out of range.
     """
 
-    eval_data: tuple[str, ...] = setting((), "Held-out rows: files, folders, globs or Hub data sets.")
-    text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.")
+    eval_data: tuple[str, ...] = setting((), "Held-out rows: any files, folders, globs or Hub data sets.")
+    text_columns: tuple[str, ...] = setting((), "One, or two for pairs; default: found by their usual names.")
     group_columns: tuple[str, ...] = setting((), "Columns to bound by: language, source …")
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_seq_length: int | None = setting(None, "Tokens a row (default: 128, or the positions).", least=8)
@@ -54,10 +55,6 @@ class ClassesSettings:
         if not self.eval_data:
             raise ValueError("eval_data is not set; name held-out rows, e.g. --eval_data rows.parquet")
         check_fields(self)
-        if len(self.text_columns) not in (1, 2):
-            raise ValueError(
-                f"text_columns={short_repr(self.text_columns)} are {len(self.text_columns)}; expected 1 or 2"
-            )
 
 
 def evaluate_classes(
@@ -93,7 +90,7 @@ def evaluate_classes(
         _check(evaluated.model, "model")
         _check(beside, "teacher")
         _check_labels(evaluated.model, beside)
-        columns, groups = _rows(settings)
+        columns, groups = _rows(settings, evaluated.model)
         found = _guarantee(evaluated, beside, load_tokenizer(name, remedy=COPY), columns, settings, groups)
         say(f"classes as the teacher's {found['agreement']:.3f}, at least {found['at_least']:.3f}")
         source = ", ".join(map(public_name, settings.eval_data))
@@ -133,28 +130,37 @@ def _check_labels(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
         )
 
 
-def _rows(settings: ClassesSettings) -> tuple[list[list[str]], dict[str, list[str]]]:
+def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[str]], dict[str, list[str]]]:
     """Columns of texts, and columns to bound by; rows without all texts are left out."""
     keep_datasets_here()
-    names = [*settings.text_columns, *settings.group_columns]
-    parts = {name: _column(settings, name) for name in names}
-    rows = Dataset.from_dict(parts).filter(lambda row: all(row[name] for name in settings.text_columns))
-    if not len(rows):
-        raise ValueError(f"eval_data={short_repr(settings.eval_data)} has no row with {', '.join(names)}; name others")
-    rows = drawn(rows, settings.max_rows, seed=0)
-    groups = {name: [value or "none" for value in rows[name][:]] for name in settings.group_columns}
-    return [rows[name][:] for name in settings.text_columns], groups
-
-
-def _column(settings: ClassesSettings, name: str) -> list[str | None]:
-    setting = "text_columns" if name in settings.text_columns else "group_columns"
-    try:
-        found: Any = load_text(
-            list(settings.eval_data), text_column=name, split=settings.eval_split, argument="eval_data"
+    whole = load_rows(settings.eval_data, split=settings.eval_split, argument="eval_data")
+    columns = find_columns(
+        whole,
+        model.config,
+        kind_of(model.config, type(model).__name__),
+        text_columns=settings.text_columns,
+        argument="eval_data",
+    )
+    for name in settings.group_columns:
+        if name not in whole.column_names:
+            raise ValueError(
+                f"eval_data lacks the column group_columns={short_repr(name)}; nearest valid: "
+                f"{nearest_name(name, whole.column_names)!r}, of {', '.join(whole.column_names)}"
+            )
+    texts = [[_text(value) for value in whole[name][:]] for name in columns.texts]
+    filled = [row for row, parts in enumerate(zip(*texts, strict=True)) if all(parts)]
+    if not filled:
+        raise ValueError(
+            f"eval_data={short_repr(settings.eval_data)} has no row with {', '.join(columns.texts)}; name others"
         )
-    except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
-        raise ValueError(str(error).replace("text_column", setting)) from error
-    return list(found["text"][:])
+    rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
+    groups = {name: whole[name][:] for name in settings.group_columns}
+    chosen = {name: [str(values[row] or "none") for row in rows] for name, values in groups.items()}
+    return [[column[row] for row in rows] for column in texts], chosen
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def _guarantee(

@@ -93,15 +93,25 @@ def test_the_command_bounds_changes_and_records_them(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--text_columns", "a", "b", "c"], "text_columns=('a', 'b', 'c') are 3; expected 1 or 2"),
-        (["--text_columns", "question"], "missing text column (text_columns='question')"),
-        (["--group_columns", "source"], "missing text column (group_columns='source')"),
+        (["--text_columns", "question"], "eval_data lacks the column text_columns='question'"),
+        (["--group_columns", "source"], "eval_data lacks the column group_columns='source'"),
         (["--max_rows", "0"], "max_rows=0 is not a whole number of at least 1"),
     ],
 )
 def test_rows_that_cannot_be_used_are_told(folder, words, message, capsys):
     assert main(words_of(folder, *words)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_rows_may_be_written_as_csv(folder, capsys):
+    lines = [f"{text},{'fr' if row < 30 else 'it'}" for row, text in enumerate(TEXTS)]
+    (folder / "rows.csv").write_text("\n".join(["sentence,language", *lines]))
+    words = [word.replace("rows.parquet", "rows.csv") for word in words_of(folder, "--group_columns", "language")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "| rows.csv, language: fr | 30 |" in told
+    guarantees = json.loads((folder / "student" / "facts.json").read_text())["benchmarks"]["guarantee"]
+    assert guarantees["rows.csv"]["num_changed"] == guarantees["rows.parquet"]["num_changed"]
 
 
 def test_a_teacher_of_other_labels_is_refused(folder, tmp_path):
