@@ -20,6 +20,7 @@ from ...files.folders import check_writable
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
+from ...models.cost import model_facts
 from ...tables import aligned_lines
 from .cascade import best
 from .first_hits import load_queries
@@ -89,7 +90,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
 
     Returns:
         `dict`: `ms`, milliseconds of a query by `student` and `teacher`; `curves`: source → rows of [`curve`];
-        `choices`: source → [`choose_margin`].
+        `choices`: source → [`choose_margin`], and `macs`, the mean share of the teacher's MACs.
 
     Raises:
         ValueError: no teacher, a student of another space, or queries that can't be used.
@@ -99,6 +100,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
         check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     student, teacher = _models(settings)
     tasks = _tasks(settings)
+    macs = [model_facts(model.encoder)["encoder_macs"] for model in (student, teacher)]
     ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
     results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name), "ms": ms}
     results |= {"wanted": settings.agreement, "curves": {}, "choices": {}, "versions": version_facts()}
@@ -106,7 +108,8 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
         say(f"{task.name}: {len(task.queries):,} queries in an index of {len(task.documents):,}")
         found = _encoded(task, student, teacher)
         results["curves"][task.name] = curve(found, ms)
-        results["choices"][task.name] = choose_margin(found, settings.agreement, ms)
+        choice = choose_margin(found, settings.agreement, ms)
+        results["choices"][task.name] = choice | {"macs": macs[0] / macs[1] + choice["share"]}
     if settings.output_dir is not None:
         folder = Path(settings.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +233,7 @@ def format_cascade(results: Mapping[str, Any]) -> str:
             f"margin {choice['margin']:.4g} for {results['wanted']:.1%}, chosen on every second query; on the others "
             f"{choice['share']:.1%} go to the teacher,\n{bound['agreement']:.1%} of first hits are the teacher's (at "
             f"least {bound['at_least']:.1%} with {bound['confidence']:.0%} confidence), at {choice['cost']:.0%} of "
-            "its time"
+            f"its time and {choice['macs']:.0%} of its MACs"
         )
         parts.append("\n".join([source, *aligned_lines(table), "", chosen]))
     return "\n\n".join(parts)

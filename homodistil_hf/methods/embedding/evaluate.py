@@ -219,10 +219,10 @@ def _space(
 ) -> dict[str, Any]:
     """All pairings of the model, its teacher and the others."""
     found = [task for task in tasks if isinstance(task, RetrievalTask)]
-    if is_apart or not found:
+    if is_apart:
         raise ValueError(
-            f"others={short_repr(settings.others)} needs one space, and queries with documents (--data_dir with qnli "
-            "or squad, or --queries): name some, and students of output='teacher'"
+            f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
+            "(output='student'); leave it out"
         )
     members = {model_name(name): load_embedding_model(student_in(name).folder) for name in settings.others}
     return space_matrix({TEACHER: models[TEACHER], STUDENT: models[STUDENT], **members}, found)
@@ -276,6 +276,11 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
             raise ValueError(
                 f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher"
             )
+    if settings.others and not any(isinstance(task, RetrievalTask) for task in tasks):
+        raise ValueError(
+            f"others={short_repr(settings.others)} needs queries with documents: rows of qnli or squad in --data_dir, "
+            "or --queries"
+        )
     if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
         raise ValueError(
             f"data_dir={short_repr(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "

@@ -91,6 +91,7 @@ def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
     assert results["curves"]["queries"][-1]["agreement"] == 1.0
     assert results["curves"]["queries"][0]["agreement"] < 1
     assert results["choices"]["queries"]["guarantee"]["num_rows"] == 25
+    assert results["choices"]["queries"]["macs"] == 1 + results["choices"]["queries"]["share"]  # of equal widths
     assert "to the teacher, %" in told
     assert f"margin {results['choices']['queries']['margin']:.4g} for 90.0%, chosen on every second query" in told
     assert str(folders) not in json.dumps(results)

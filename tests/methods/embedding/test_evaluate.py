@@ -284,3 +284,22 @@ def test_measures_differ_by_similarity(data_dir, tmp_path):
         results = evaluate_embedding(folder, settings={"data_dir": str(data_dir)}, output_dir=tmp_path / f"{name}-out")
         found.add(results["scores"]["stsb"]["spearman"]["student"])
     assert len(found) == len(SIMILARITIES)
+
+
+def test_other_students_make_a_table_of_pairings(folders, data_dir, tmp_path, capsys):
+    teacher, student = folders
+    model = load_embedding_model(make_sentence_folder(tmp_path / "third"))
+    other = export_embedding_model(model, tmp_path / "larger", teacher=load_embedding_model(teacher))
+    words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--teacher", str(teacher)]
+    assert main([*words, "--others", str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "| queries by | MB | ms a query | index by teacher | index by student | index by larger |" in told
+    results = json.loads((tmp_path / "evaluations" / "small" / "embedding.json").read_text())
+    pairings = results["space"]["tasks"]["qnli"]
+    scores = results["scores"]["qnli"]["ndcg_at_10"]
+    assert pairings["student"]["teacher"]["ndcg_at_10"] == pytest.approx(scores["asymmetric"])
+    assert pairings["larger"]["larger"] == pairings["teacher"]["teacher"]  # of the same weights
+    assert json.loads((student / "facts.json").read_text())["benchmarks"]["space"] == results["space"]
+    assert "index by larger" in (student / "README.md").read_text()
+    assert main([*words[:4], "--eval_data", "x.txt", "--teacher", str(teacher), "--others", str(other)]) == 2
+    assert "needs queries with documents: rows of qnli" in capsys.readouterr().err
