@@ -235,16 +235,20 @@ def pooled(states_BTH: torch.Tensor, mask_BT: torch.Tensor | None, pooling: str)
     """
     states_BTH = states_BTH if states_BTH.dtype == torch.float64 else states_BTH.float()
     mask_BT = torch.ones_like(states_BTH[..., 0]) if mask_BT is None else mask_BT.to(states_BTH.dtype)
-    rows_B = torch.arange(len(states_BTH), device=mask_BT.device)
     if pooling == "cls":
-        return states_BTH[rows_B, mask_BT.argmax(1)]  # not at 0 where padding is on the left
+        return _states_at(states_BTH, mask_BT.argmax(1))  # not at 0 where padding is on the left
     if pooling == "max":
         return states_BTH.masked_fill(mask_BT[..., None] == 0, -torch.inf).amax(1)
     if pooling == "lasttoken":
         places_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
-        return states_BTH[rows_B, places_BT.argmax(1)]
+        return _states_at(states_BTH, places_BT.argmax(1))
     if pooling == "weightedmean":
         mask_BT = mask_BT * mask_BT.cumsum(1)
     sums_BH = (states_BTH * mask_BT[..., None]).sum(1)
     counts_B1 = mask_BT.sum(1, keepdim=True).clamp(min=1e-9)
     return sums_BH / (counts_B1.sqrt() if pooling == "mean_sqrt_len_tokens" else counts_B1)
+
+
+def _states_at(states_BTH: torch.Tensor, places_B: torch.Tensor) -> torch.Tensor:
+    # By `gather`: an index for each row would fix the number of rows in an exported graph.
+    return states_BTH.gather(1, places_B[:, None, None].expand(-1, 1, states_BTH.shape[-1])).squeeze(1)
