@@ -126,41 +126,45 @@ def load_embedding_model(
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
+    modules = _modules(folder, label)
+    encoder, tokenizer = _encoder(modules[0][1], label, argument)
+    settings = _settings(folder, modules[0][1], encoder, tokenizer)
+    settings |= {
+        "pooling": _pooling(modules[1][1] / "config.json", label),
+        "normalizes": modules[-1][0] == "Normalize",
+    }
+    dense = tuple(_dense(path, label) for kind, path in modules if kind == "Dense")
+    for layer in dense:
+        refuse_nonfinite(layer.linear, label)
+    return EmbeddingModel(encoder, tokenizer, PoolingSettings(**settings), dense, name=str(name_or_path))
+
+
+def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
+    """The kinds of a model's modules and their folders, in an order that a student can have."""
     found = read_modules(folder / MODULES_FILE)
     if foreign := [kind for kind, _ in found if not kind.startswith(_LIBRARY)]:
         raise ValueError(
             f"{label} has the module {short_repr(foreign[0])}, which is code of its own; a student can repeat modules "
             "of sentence-transformers alone: name another teacher"
         )
-    modules = [(kind.rpartition(".")[2], folder / path) for kind, path in found]
-    kinds = [kind for kind, _ in modules]
-    num_dense = kinds.count("Dense")
-    normalizes = kinds[-1:] == ["Normalize"]
-    if kinds != ["Transformer", "Pooling", *["Dense"] * num_dense, *["Normalize"] * normalizes]:
+    kinds = [kind.rpartition(".")[2] for kind, _ in found]
+    dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
+    if kinds != ["Transformer", "Pooling", *dense, *last]:
         raise ValueError(
             f"{label} has the modules {', '.join(kinds)}; expected Transformer, Pooling, any number of Dense, and "
             "Normalize or not"
         )
-    encoder_folder = modules[0][1]
-    config = encoder_config(encoder_folder, label, argument=argument)
-    check_weights(encoder_folder, count_parameters(widths_of(config), config), label)
-    tokenizer = load_tokenizer(encoder_folder, argument=argument, remedy=COPY)
+    return [(kind, folder / path) for kind, (_, path) in zip(kinds, found, strict=True)]
+
+
+def _encoder(folder: Path, label: str, argument: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    config = encoder_config(folder, label, argument=argument)
+    check_weights(folder, count_parameters(widths_of(config), config), label)
+    tokenizer = load_tokenizer(folder, argument=argument, remedy=COPY)
     _pad_alike(config, tokenizer, label)
-    encoder = load_weights(
-        AutoModel, encoder_folder, config, label=label, optional="pooler.", remedy="copy or download it again"
-    ).eval()
-    settings = _settings(folder, encoder_folder, encoder, tokenizer)
-    pooling = _pooling(modules[1][1] / "config.json", label)
-    dense = tuple(_dense(path, label) for kind, path in modules if kind == "Dense")
-    for layer in dense:
-        refuse_nonfinite(layer.linear, label)
-    return EmbeddingModel(
-        encoder,
-        tokenizer,
-        PoolingSettings(pooling=pooling, normalizes=normalizes, **settings),
-        dense,
-        name=str(name_or_path),
-    )
+    remedy = "copy or download it again"
+    encoder = load_weights(AutoModel, folder, config, label=label, optional="pooler.", remedy=remedy)
+    return encoder.eval(), tokenizer
 
 
 def read_modules(file: Path) -> list[tuple[str, str]]:
