@@ -171,7 +171,7 @@ class EmbeddingModel:
         """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
         name = self.settings.default_prompt_name if prompt_name is None else prompt_name
         prompt = self.settings.prompts.get(name or "", "")
-        whole = f"{prompt}{text}".strip()
+        whole = f"{prompt}{text}"  # with its spaces: Unigram has a token for a last one
         return whole.lower() if self.settings.lowers else whole
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from tiny_embeddings import make_sentence_folder
-from tiny_models import VOCAB_SIZE
+from tiny_models import VOCAB_SIZE, randomized, tiny_config
+from tiny_tokenizers import trained_tokenizer
+from transformers import BertModel
 
 from homodistil_hf.methods.embedding.model import POOLINGS, pooled
 from homodistil_hf.methods.embedding.reading import load_embedding_model
@@ -52,3 +54,17 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, pooling, side):
     model = load_embedding_model(folder)
     assert model.tokenizer.padding_side == side
     assert torch.allclose(model.encode(TEXTS), expected, atol=1e-6)
+
+
+def test_spaces_around_a_text_are_read_as_sentence_transformers_reads_them(tmp_path):
+    """A last space is a token of Unigram."""
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    tokenizer = trained_tokenizer("Unigram")
+    config = tiny_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    folder = make_sentence_folder(tmp_path / "model", encoder=randomized(BertModel(config)))
+    tokenizer.save_pretrained(folder)
+    texts = ["the teacher ", "the teacher", " of a layer"]
+    expected = library.SentenceTransformer(str(folder)).encode(texts, convert_to_tensor=True)
+    found = load_embedding_model(folder).encode(texts)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
