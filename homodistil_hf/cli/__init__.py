@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..files.settings import RaisingParser
 from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
+from .cascade import CascadeCommand
 from .command import Command
 from .demo import Cache, Demo
 from .deploy import Deploy
@@ -37,6 +38,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "finetune": Finetune,
     "prune": Prune,
+    "cascade": CascadeCommand,
     "latency": Latency,
     "sweep": Sweep,
     "demo": Demo,

@@ -45,16 +45,28 @@ class Verify(Command):
 
     example: ClassVar[str] = "homodistil verify runs/my-student/student"
     folder: str = flag("export, or finished run", positional=True, metavar="FOLDER")
+    least: list[str] = flag(
+        "agreement=0.95: also fail where the bound on answers as the teacher's is lower; agreement_of_groups=0.9: of "
+        "any group",
+        default=[],
+        metavar="BOUND",
+    )
 
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
+        from ..evaluation.guarantee import guarantee_problems, least_of
+        from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
         from ..export.student_in_folder import student_in
         from ..methods.formats import verify_export
 
-        report = verify_export(student_in(self.folder).folder)
-        for problem in report.problems:
+        least, folder = least_of(self.least), student_in(self.folder).folder
+        report = verify_export(folder)
+        problems = [*report.problems]
+        if report.ok and least:
+            problems = list(guarantee_problems(read_facts(folder).get(BENCHMARKS, {}).get(GUARANTEE), least))
+        for problem in problems:
             print(f"{self.folder}: {problem}", file=sys.stderr)
-        if not report.ok:
+        if problems:
             return 1
         difference = f"largest relative difference of {report.compared} {report.max_relative_difference:.1e}"
         print(f"{self.folder}: all is well; {difference}")

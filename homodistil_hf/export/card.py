@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,7 @@ from ..models.architectures.architecture import Architecture, HeadKind
 from ..models.cost import COSTS
 from ..tables import markdown_table
 from .charts import widths_picture
-from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, LATENCY
+from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY
 from .outcome import (
     COST_LABELS,
     METRIC_LABELS,
@@ -334,7 +335,33 @@ def _benchmarks(facts: Mapping[str, Any]) -> str:
     if discrepancy := found.get("discrepancy"):
         measured = [(label, discrepancy[name]) for name, label in METRIC_LABELS.items() if name in discrepancy]
         tables.append(card_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
-    return "\n\n".join(tables)
+    return "\n\n".join(filter(None, [*tables, guarantee_text(found.get(GUARANTEE, {}))]))
+
+
+def guarantee_text(found: Mapping[str, Any]) -> str:
+    """A table of guarantees and the words that it needs; empty without one.
+
+    Args:
+        found: source of the rows → how often the student answers as its teacher: over all rows, and by groups.
+    """
+    if not found:
+        return ""
+    rows = []
+    for source, one in found.items():
+        rows.append(_guarantee_row(source, one))
+        for column, values in one["groups"].items():
+            rows += [_guarantee_row(f"{source}, {column}: {value}", part) for value, part in values.items()]
+    confidence = min(one["confidence"] for one in found.values())
+    return card_table(("answers as the teacher's", "rows", "changed", "agreement, %", "at least, %"), rows) + (
+        f"\n\nAt least: exact bounds (Clopper–Pearson) that hold with {confidence:.0%} confidence for rows drawn as "
+        "these were, those of the groups of one kind all together."
+    )
+
+
+def _guarantee_row(name: str, one: Mapping[str, Any]) -> tuple[str, int, int, str, str]:
+    # Rounded down: a rounded bound may not be better than the bound.
+    agreement, at_least = (f"{math.floor(1000 * one[key] + 1e-9) / 10:.1f}" for key in ("agreement", "at_least"))
+    return name, one["num_rows"], one["num_changed"], agreement, at_least
 
 
 def _widths(facts: Mapping[str, Any]) -> str:

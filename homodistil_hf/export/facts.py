@@ -33,6 +33,8 @@ FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versi
 """Sections of all facts, each an object."""
 
 BENCHMARKS = "benchmarks"
+GUARANTEE = "guarantee"
+"""Of the benchmarks: source of held-out rows → how often the student answers as its teacher, with a bound."""
 
 CARD_SECTION = "card"
 CHANGED, DATA, LATENCY = "changed_settings", "data", "latency"
@@ -41,7 +43,7 @@ RUN_SECTIONS = (
 )
 """Sections that a run may add: its arguments, and those that differ from defaults; steps, tokens, …; names and numbers
 of its rows; held-out metrics of the student and of the teacher; times of both on the machine of the run; the card's
-texts on the training method; later results of `homodistil evaluate`: `tasks` and `discrepancy`."""
+texts on the training method; later results of `homodistil evaluate`: `tasks`, `discrepancy`, `guarantee`."""
 
 _CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
@@ -53,6 +55,9 @@ _TASK: dict[str, Any] = {
     "conditions": dict,
 }
 _TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
+
+_BOUNDED = {"num_rows": int, "num_changed": int, "agreement": int | float, "at_least": int | float}
+_GUARANTEE = _BOUNDED | {"confidence": int | float, "groups": {...: {...: _BOUNDED}}}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
@@ -210,7 +215,12 @@ def _are_benchmarks(section: Mapping[str, Any]) -> bool:
     """Whether tasks and discrepancy have all that cards and tables of models read of them."""
     tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
     is_measured = fits(discrepancy, {}) and fits(discrepancy.get("eval_data", []), [str])
-    return is_measured and fits(tasks, {...: _TASK})
+    return is_measured and fits(tasks, {...: _TASK}) and is_guarantee(section.get(GUARANTEE, {}))
+
+
+def is_guarantee(section: Any) -> bool:
+    """Whether a section holds all that cards and checks read of guarantees; an empty one does."""
+    return fits(section, {...: _GUARANTEE})
 
 
 def _is_teacher(section: Any) -> bool:

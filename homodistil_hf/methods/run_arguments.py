@@ -36,7 +36,7 @@ class RunArguments:
         None, "JSON object with settings of self_distillation, which the teacher first goes through."
     )
     vocabulary: str | None = setting(
-        None, "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."
+        None, "Trim the teacher's vocabulary first: coverage=0.999, keep=16384, min_count=5, or a file of tokens."
     )
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")

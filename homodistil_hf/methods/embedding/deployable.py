@@ -19,7 +19,8 @@ from ...deploy.comparison import compare_vectors
 from ...deploy.deployable import Deployable, Outputs
 from ...deploy.folder import Deployment
 from .folder import embedding_card
-from .model import EmbeddingModel, folded, load_embedding_model, pooled
+from .model import EmbeddingModel, folded, pooled
+from .reading import load_embedding_model
 
 LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STATES, VECTORS = "last_hidden_state", "sentence_embedding"

@@ -19,6 +19,7 @@ from ...export.card import (
     card_table,
     code_span,
     fill_card,
+    guarantee_text,
     paper_words,
     plain_text,
     result_title,
@@ -32,12 +33,14 @@ from ...export.facts import (
     CARD_SECTION,
     FACTS_FILE,
     FACTS_VERSION,
+    GUARANTEE,
     RUN_SECTIONS,
     file_facts,
     run_facts,
 )
 from ...export.hub import teacher_card
 from ...export.outcome import COST_LABELS, METRIC_LABELS
+from ...export.student_in_folder import student_in
 from ...files.folders import write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -46,17 +49,8 @@ from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
 from ...models.cost import COSTS, model_facts
-from .model import (
-    MODULES_FILE,
-    POOLINGS,
-    SETTINGS_FILE,
-    TRANSFORMER_FILE,
-    Dense,
-    EmbeddingModel,
-    folded,
-    load_embedding_model,
-    reduced,
-)
+from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
+from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, load_embedding_model
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
@@ -77,6 +71,8 @@ ACTIVATION_TYPES = {
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
 
+SPACE = "space"
+"""Of an export's benchmarks: which first hits and scores each pairing of models has, see space.py."""
 EMBEDDING_FORMATS = ("standard", "pair")
 
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
@@ -188,8 +184,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         folder: perhaps an export.
-        scores: `models`, `agreement` and `scores`, see [`embedding_table`]. Earlier ones stay if they were measured
-            beside the same teacher.
+        scores: `models`, `agreement` and `scores`, see [`embedding_table`], and `guarantee`. Earlier ones stay if
+            they were measured beside the same teacher.
     """
     facts = read_embedding_facts(folder)
     if facts.get("format") != FORMAT:
@@ -197,7 +193,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
     measured = facts.get(BENCHMARKS, {})
     if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
         measured = {}
-    facts[BENCHMARKS] = measured | scores | {"scores": measured.get("scores", {}) | scores.get("scores", {})}
+    merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
+    facts[BENCHMARKS] = measured | scores | {name: found for name, found in merged.items() if found}
     write_json(Path(folder) / FACTS_FILE, facts)
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
 
@@ -291,8 +288,8 @@ def export_embedding_from(
     Args:
         folder: the export.
         output: folder to write.
-        format: `standard`: alone. `pair`: beside its teacher, see [`export_pair`].
-        teacher: folder or Hub name; a pair needs it.
+        format: `standard`: alone. `pair`: beside its teacher, or beside another student of it, see [`export_pair`].
+        teacher: folder or Hub name of who encodes documents; a pair needs it.
         overwrite: replace an earlier export in `output`.
 
     Raises:
@@ -310,14 +307,17 @@ def export_embedding_from(
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     student = load_embedding_model(folder, argument="folder")
-    axes = _axes(folder / AXES_FILE) if (folder / AXES_FILE).is_file() else None
+    axes = axes_in(folder / AXES_FILE)
     if format == "pair":
-        whole = load_embedding_model(str(teacher))
+        beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
+        whole = load_embedding_model(beside)
         recorded = (facts.get(TEACHER) or {}).get("sha256")
+        if _is_of_one_space(folder, Path(beside)):
+            return export_pair(student, whole, output, overwrite=overwrite)
         if recorded not in (None, whole.sha256):
             raise ValueError(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
-                "another space; name the folder or repository that the run began with"
+                "another space; name the folder or repository that the run began with, or another student of it"
             )
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
@@ -325,7 +325,26 @@ def export_embedding_from(
     return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
 
 
-def _axes(file: Path) -> torch.Tensor:
+def _is_of_one_space(folder: Path, other: Path) -> bool:
+    """Whether two exports have vectors of one space: of the same teacher, along the same axes."""
+    facts = [read_embedding_facts(one) for one in (folder, other)]
+    teachers = [(one.get(TEACHER) or {}).get("sha256") for one in facts]
+    if teachers[0] is None or teachers[0] != teachers[1] or any(map(has_own_space, facts)):
+        return False
+    axes = [axes_in(one / AXES_FILE) for one in (folder, other)]
+    if axes[0] is None or axes[1] is None:
+        return axes[0] is axes[1]
+    return torch.equal(axes[0], axes[1])
+
+
+def axes_in(file: Path) -> torch.Tensor | None:
+    """Read the axes that an export's vectors are along; None where it has none.
+
+    Raises:
+        ValueError: a file without them.
+    """
+    if not file.is_file():
+        return None
     axes = load_tensors(file).get("axes")
     if axes is None or axes.dim() != 2:
         raise ValueError(f"file={str(file)!r} has no matrix axes; copy the folder again")
@@ -342,7 +361,7 @@ def export_pair(
 
     Args:
         query: the student.
-        document: the teacher, with vectors of the same length.
+        document: the teacher, or a larger student of it, with vectors of the same length.
         folder: where to; created with its parents.
         overwrite: replace an earlier export in the folder.
 
@@ -411,6 +430,26 @@ def embedding_table(
     return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
 
 
+def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+    """Title, headings and cells of a table for each measure of each task in `space_matrix`'s results.
+
+    A row is who encodes queries, a column who encoded the index.
+    """
+    titles = {"ndcg_at_10": "nDCG@10 × 100", "first_hits": "first hits as the teacher's alone, %"}
+    tables = []
+    for task, rows in found.get("tasks", {}).items():
+        measures = next(iter(next(iter(rows.values())).values()))
+        for measure in (name for name in titles if name in measures):
+            cells = []
+            for name, row in rows.items():
+                costs = found["models"][name]
+                scores = [f"{100 * cell[measure]:.1f}" for cell in row.values()]
+                cells.append([name, f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}", *scores])
+            headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
+            tables.append((f"{task}: {titles[measure]}", (headings, cells)))
+    return tables
+
+
 def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     """The text of `README.md`.
 
@@ -439,6 +478,9 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}
         table = embedding_table(sides, {}, scores)
         texts["comparison"] += f"\n\nScores of tasks, × 100:\n\n{table}"
+    spaces = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(measured.get(SPACE, {}))]
+    further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
+    texts["comparison"] = "\n\n".join(further)
     pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
     return fill_card(
         ModelCardData(**pipeline, base_model=base, license=(teacher or {}).get("licence"), tags=_TAGS),
