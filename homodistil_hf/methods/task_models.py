@@ -104,7 +104,10 @@ class TaskRun(MaskedWordsRun):
         train = self._read(run, inputs, "train_data")
         of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
         kind = describe_kind(config, inputs.kind)
-        log(f"{run.teacher} predicts {kind}{of_scores}; rows: {train.columns.describe()}")
+        others = [name for name in train.rows.column_names if name not in train.columns.texts]
+        where = f" (none called so among {', '.join(others)}: label_column)" if others else ""
+        of_rows = f"{train.columns.describe()}{'' if train.columns.labels else where}"
+        log(f"{run.teacher} predicts {kind}{of_scores}; rows: {of_rows}")
         if run.eval_data:
             held_out = self._read(run, inputs, "eval_data")
         else:
