@@ -21,6 +21,7 @@ from .methods.embedding.texts import tokenize_pairs as tokenize_pairs
 from .methods.embedding.texts import tokenize_texts as tokenize_texts
 from .methods.embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .methods.embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer
+from .methods.formats import deploy_export as deploy_export
 from .methods.formats import verify_export as verify_export
 from .methods.gradient_free.pruning import GradientFreeSettings as GradientFreeSettings
 from .methods.gradient_free.pruning import prune_gradient_free as prune_gradient_free

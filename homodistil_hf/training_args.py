@@ -22,6 +22,7 @@ from .files.messages import first_line, nearest_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
+from .plans.budgets import share_as_budget
 
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
@@ -174,11 +175,16 @@ class DistillationArguments(ExactArguments):
         ValueError: as [`ExactArguments`]; all factors of the loss are 0; two learning-rate curves.
     """
 
-    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student"}
+    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student", "plain"}
 
     student: str | None = setting(
         None,
-        "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan (216-9x24-528), JSON.",
+        "Widths: preset, share of the MACs (0.25, 1/4), budget (params=14M, macs=0.25, compact_macs=0.25, "
+        "latency_ms=5), plan (216-9x24-528), JSON.",
+        also=float,
+    )
+    plain: bool = setting(
+        False, "Keep the hidden size: heads, their channels and FFN neurons go, and embedding models need no Dense."
     )
     width_multiple: int = setting(
         8, "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1.", least=1
@@ -214,6 +220,7 @@ class DistillationArguments(ExactArguments):
             self.student = self.student.to_json()
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
+        self.student = share_as_budget(self.student)
         super().__post_init__()
         _refuse_other_optimizers(self)
         _refuse_compiling(self)

@@ -13,6 +13,7 @@ from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
 from .command import Command
 from .demo import Cache, Demo
+from .deploy import Deploy
 from .distill import Distill
 from .evaluate import Evaluate
 from .export import Export, Push, Verify
@@ -29,6 +30,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "trim": Trim,
     "export": Export,
     "verify": Verify,
+    "deploy": Deploy,
     "push": Push,
     "evaluate": Evaluate,
     "finetune": Finetune,

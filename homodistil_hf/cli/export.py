@@ -56,6 +56,8 @@ class Verify(Command):
             return 1
         difference = f"largest relative difference of {report.compared} {report.max_relative_difference:.1e}"
         print(f"{self.folder}: all is well; {difference}")
+        for note in report.notes:
+            print(f"{self.folder}: {note}")
         if report.code_sha256:
             print(f"{self.folder}: its code is this package's own modelling file, sha256 {report.code_sha256}")
         return 0

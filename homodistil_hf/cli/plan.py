@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,6 +40,7 @@ class Plan(Command):
         "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
     )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
+    plain: bool = flag("keep the hidden size, so that the student fits wherever its teacher does", default=False)
     width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
     json: bool = flag("print JSON for machines", default=False)
 
@@ -55,7 +57,7 @@ class Plan(Command):
         from ..data.task_rows.kinds import MASKED_WORDS, kind_of
         from ..methods.registry import planned_config
         from ..models.cost import cost_fractions, planned_facts
-        from ..plans.advice import advise, check_num_tokens, read_advice
+        from ..plans.advice import advise, check_num_tokens, deep_cut, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -67,7 +69,8 @@ class Plan(Command):
                 "leave it out"
             )
         latency = _planned_latency(self, config)
-        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
+        settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
+        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, **settings)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
         of_student = trimming.trimmed_config if trimming else config
@@ -81,6 +84,8 @@ class Plan(Command):
             costs["vocabulary"] = trimming.facts
         if latency:
             costs["latency"] = latency["facts"]
+        if warning := deep_cut(costs["cost_fractions"]["encoder_macs"]):
+            print(f"homodistil: warning: {warning}", file=sys.stderr)
         advice = None
         if self.num_tokens is not None:
             costs["run"] = planned_run(self.num_tokens, config.hidden_size)
@@ -213,7 +218,7 @@ def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
 
     show_logs()
     budget = LatencyBudget.parse(student).on(config)
-    found = plan_within(budget, config, multiple=flags.width_multiple)
+    found = plan_within(budget, config, multiple=flags.width_multiple, plain=flags.plain)
     facts = found.facts(budget)
     if not flags.no_measurement:
         facts["measured"] = measure_plan(found.plan, config, budget.conditions)

@@ -136,10 +136,11 @@ def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> RunInputs:
 
 def _within(earlier: WidthPlan, member: RunConfig, source: RunInputs) -> RunInputs:
     """Plan a smaller budget again, with no width above those of the member before."""
-    student, multiple = member.training.student or "", member.training.width_multiple
+    student, training = member.training.student or "", member.training
     if is_latency_budget(student) or encoder_macs(source.plan) >= encoder_macs(earlier):
         return source
-    plan = resolve_plan(student, source.config, multiple=multiple, within=earlier)
+    settings: Any = {"multiple": training.width_multiple, "plain": training.plain}
+    plan = resolve_plan(student, source.config, within=earlier, **settings)
     return dataclasses.replace(source, plan=plan)
 
 

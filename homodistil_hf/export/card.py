@@ -20,6 +20,7 @@ from ..models.architectures.architecture import Architecture, HeadKind
 from ..models.cost import COSTS
 from ..tables import markdown_table
 from .facts import BENCHMARKS, CARD_SECTION
+from .runtimes import runtimes_text
 
 UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
@@ -78,7 +79,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         facts["versions"],
         title=_title(facts),
         summary=_summary(facts),
-        comparison="\n\n".join(filter(None, (_comparison(facts), _benchmarks(facts)))),
+        comparison="\n\n".join(filter(None, (_comparison(facts), _benchmarks(facts)))) + runtimes_text(facts),
         widths=_widths(facts),
         usage=_usage(facts),
         format_note=_format_note(facts),

@@ -23,6 +23,7 @@ from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named, architecture_of
+from ..models.architectures.architecture import QUESTION_ANSWERING
 from ..models.cost import COSTS, cost_fractions, model_facts
 from ..models.equality import relative_difference
 from ..models.loading import load_encoder
@@ -45,6 +46,9 @@ RELATIVE_TOLERANCE = 1e-5
 _CONFIG_FILE = "config.json"
 _CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+
+_RAW_WEIGHTS = ("openvino/openvino_model.bin",)
+"""Files of plain numbers whose names end like those of pickles."""
 
 # The Hub adds the first to every repository; its client keeps the second beside its downloads.
 _HUB_FILES = (".gitattributes", ".cache/huggingface/")
@@ -94,6 +98,7 @@ class VerifyReport:
             memory, divided by the largest logit or 1; `None` where nothing could be compared.
         code_sha256: digest of the modelling file in a compact export; `None` without one.
         compared: the kind of outputs, such as `logits`.
+        notes: a line each on what could not be checked here.
     """
 
     folder: Path
@@ -101,6 +106,7 @@ class VerifyReport:
     max_relative_difference: float | None = None
     code_sha256: str | None = None
     compared: str = "logits"
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -169,7 +175,7 @@ def file_problems(
             kind = "pickle, expected safetensors only" if name.endswith(_PICKLE_SUFFIXES) else "file"
             yield f"{name}: found an unexpected {kind}; {FACTS_FILE} does not list it"
     for name in sorted(present.keys() & listed.keys()):
-        if name.endswith(_PICKLE_SUFFIXES):
+        if name.endswith(_PICKLE_SUFFIXES) and name not in _RAW_WEIGHTS:
             yield f"{name}: found a pickle, expected safetensors only"
         yield from _differences(listed[name], present[name], name)
 
@@ -242,8 +248,10 @@ def _auto_classes(exported: PreTrainedModel) -> list[str]:
     primary = head.kind.auto_class
     if type(exported) is head.stock:
         return [primary, "AutoModel"]
-    others = architecture_of(exported.config).auto_classes
-    return [primary, *(name for name in others if name not in ("AutoConfig", primary))]
+    skipped = {"AutoConfig", primary}
+    if exported.config.num_labels != 2:  # stock classes mark a start and an end, or refuse
+        skipped.add(QUESTION_ANSWERING.auto_class)
+    return [primary, *(name for name in architecture_of(exported.config).auto_classes if name not in skipped)]
 
 
 def load_fresh(

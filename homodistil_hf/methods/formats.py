@@ -1,14 +1,19 @@
 """Which code writes and verifies an export, by what lies in its folder; one line a format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..deploy.check import graph_problems, skipped_graphs
+from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
-from ..export.student_in_folder import export_model_from, student_in
+from ..export.runtimes import RUNTIMES
+from ..export.student_in_folder import export_model_from, exported_student, student_in
 from ..export.verify import VerifyReport, verify_model
 from .binarization.folder import PACKED, verify_packed
+from .embedding.deployable import EMBEDDING
 from .embedding.folder import FORMAT, PAIR, export_embedding_from
 from .embedding.model import is_embedding_folder
 from .embedding.verify import verify_embedding
@@ -19,6 +24,8 @@ _VERIFIERS: dict[str, Callable[..., VerifyReport]] = {
     PAIR: verify_embedding,
 }
 """Format in `facts.json` → what verifies the folder; the core verifies all others."""
+_DEPLOYMENTS: dict[str, Deployment | None] = {PACKED: None, FORMAT: EMBEDDING, PAIR: None}
+"""Format in `facts.json` → how it is deployed, or None where no runtime could read it; the core deploys all others."""
 _EXPORTERS: tuple[tuple[Callable[..., bool], Callable[..., Path]], ...] = (
     (is_embedding_folder, export_embedding_from),
 )
@@ -42,7 +49,54 @@ def verify_export(folder: str | Path) -> VerifyReport:
         facts = read_facts(folder)
     except ValueError as error:
         return VerifyReport(folder, (str(error),))
-    return _VERIFIERS.get(str(facts.get("format")), verify_model)(folder, facts)
+    report = _VERIFIERS.get(str(facts.get("format")), verify_model)(folder, facts)
+    deployment = _DEPLOYMENTS.get(str(facts.get("format")), WITH_HEAD)
+    if not report.ok or RUNTIMES not in facts or deployment is None:
+        return report
+    problems = tuple(graph_problems(folder, facts, deployment.ready(folder)))
+    return replace(report, problems=problems, notes=tuple(skipped_graphs(facts)))
+
+
+def deploy_export(
+    folder: str | Path,
+    to: str | Iterable[str] = ("onnx",),
+    *,
+    teacher: str | Path | None = None,
+    least: float = LEAST,
+    texts: str | Path | None = None,
+    num_rounds: int = NUM_ROUNDS,
+) -> list[dict[str, Any]]:
+    """Add files for other runtimes to an export, each compared with the student in its runtime.
+
+    Results of the comparison and times go into `facts.json` and the card. A file whose runtime isn't installed is
+    written and marked "not run".
+
+    Args:
+        folder: an export, or `OUTPUT_DIR` of a finished run.
+        to: targets, see [`TARGETS`].
+        teacher: folder or Hub name of the model that is timed beside the student; default: as the run recorded it.
+        least: a file is not written if its cosine, or its share of equal answers, is lower, 0 to 1.
+        texts: file of the texts that are compared, one a line, a tabulator inside a pair; default: the package's own.
+        num_rounds: timed rounds, at least 0; 0: nothing is timed.
+
+    Returns:
+        A row a file and runtime.
+
+    Raises:
+        ValueError: an unknown target, a missing package, an export that no runtime can read, or a float32 graph that
+            differs from the student.
+    """
+    found = exported_student(folder)
+    name = str(read_facts(found).get("format"))
+    deployment = _DEPLOYMENTS.get(name, WITH_HEAD)
+    if deployment is None:
+        raise ValueError(
+            f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export"
+        )
+    if teacher is None:
+        teacher = student_in(folder).settings.get("teacher")
+    settings: dict[str, Any] = {"least": least, "texts": texts, "num_rounds": num_rounds}
+    return deploy_folder(found, to, deployment, teacher=teacher, **settings)
 
 
 def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:

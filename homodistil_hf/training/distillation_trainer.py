@@ -313,6 +313,12 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
+
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""
         save_projections(folder, self.model)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,8 @@ from transformers import (
 )
 
 from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
+from ..deploy.folder import WITH_HEAD, Deployment, deploy_folder
+from ..deploy.targets import check_targets
 from ..distillation.objective import DistillationLoss, check_weights
 from ..distillation.tasks import ONE_A_TOKEN, Task
 from ..distillation.teacher import FrozenTeacher
@@ -47,11 +50,15 @@ class DistillationMethod:
     """The teacher's layer for each of the student's, where the teacher has more."""
     reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
     """Held-out metrics of student and teacher that a run's results report."""
+    deployment: ClassVar[Deployment] = WITH_HEAD
+    """How other runtimes get its exports."""
     args: Any
     model: Any
     distillation: DistillationLoss
     accelerator: Any
     matched_heads: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+    export: Callable[..., Path]
+    is_world_process_zero: Callable[[], bool]
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
@@ -78,6 +85,27 @@ class DistillationMethod:
         """The peak rate where none is given; the log gives the reason."""
         sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
         return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
+
+    def deploy(self, folder: str | Path, to: str | Sequence[str] = ("onnx",), **settings: Any) -> list[dict[str, Any]]:
+        """Export the student and add files for other runtimes, each compared with the student in its runtime.
+
+        Call it on all ranks; the main process writes.
+
+        Args:
+            folder: where to; an earlier export there is replaced.
+            to: targets, and further settings, as in `deploy_export`; the teacher is the run's.
+
+        Returns:
+            A row a file and runtime; on other ranks none.
+        """
+        names = check_targets(to)
+        self.export(folder)
+        found = []
+        if self.is_world_process_zero():
+            teacher = self.distillation.teacher.exact.name_or_path or None
+            found = deploy_folder(folder, names, self.deployment, **{"teacher": teacher, **settings})
+        self.accelerator.wait_for_everyone()
+        return found
 
     @property
     def projection_init(self) -> ProjectionInit:

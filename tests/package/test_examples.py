@@ -4,12 +4,15 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 from methods_here import needs
 from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
 import homodistil_hf
@@ -107,6 +110,32 @@ def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     )
     assert BertForMaskedLM.from_pretrained(tmp_path / "out" / "student").config.hidden_size < 32
     assert "KL to the teacher" in capsys.readouterr().out
+
+
+def test_text_is_drawn_from_a_model(tmp_path, monkeypatch):
+    model = write_teacher(tmp_path / "model")
+    words = ["--model", model, "--output", tmp_path / "text.parquet", "--num_rows", 5, "--lengths", 4, 6]
+    run_script(monkeypatch, "sample_text.py", *words, "--rounds", 2, "--batch_size", 2)
+    texts = Dataset.from_parquet(str(tmp_path / "text.parquet"), cache_dir=str(tmp_path / "cache"))["text"]
+    assert [4 <= len(text.split()) <= 6 for text in texts] == [True] * 5
+    assert not {"[PAD]", "[MASK]", "[UNK]"} & set(" ".join(texts).split())
+
+
+def test_drawn_words_are_what_the_model_predicts():
+    script = runpy.run_path(str(EXAMPLES / "sample_text.py"))
+    tokenizer, sure = tiny_tokenizer(), 50
+    logits = torch.full((tokenizer.vocab_size,), -1e9)
+    logits[sure], logits[tokenizer.mask_token_id] = 0.0, 5.0  # special tokens are never drawn
+
+    def model(input_ids, attention_mask):
+        return SimpleNamespace(logits=logits.expand(*input_ids.shape, -1))
+
+    torch.manual_seed(0)
+    first = script["first_rows"](tokenizer, 3, 10, 12)
+    rows = script["draw"](model, tokenizer, first, 30)
+    is_special = torch.isin(first, torch.tensor(tokenizer.all_special_ids))
+    assert torch.equal(rows[is_special], first[is_special])
+    assert set(rows[~is_special].tolist()) == {sure}
 
 
 @needs("self_distillation")

@@ -50,7 +50,7 @@ from .folder import (
 
 _DECIDES_SOURCES = (
     *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
-    *("student", "width_multiple"),
+    *("student", "plain", "width_multiple"),
 )
 
 _CLOCK_FILE = "clock.json"

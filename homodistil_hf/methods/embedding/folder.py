@@ -17,6 +17,7 @@ from torch import nn
 from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts, run_facts
+from ...export.runtimes import runtimes_text
 from ...files.folders import write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -82,15 +83,15 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
 
     Args:
         student: its encoder, compacted, without projections.
-        dense: the map into the teacher's space.
+        dense: the map into the teacher's space; left out if it is the identity, as of a plain student.
         teacher: source of pooling, layers, tokenizer and prompts.
 
     Raises:
         ValueError: the stock class can't hold the student's widths.
     """
-    return dataclasses.replace(
-        teacher, name="", encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense])
-    )
+    is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
+    layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
+    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers)
 
 
 def export_embedding_model(
@@ -416,6 +417,6 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         facts["versions"],
         title=name,
         summary=summary,
-        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.",
+        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.{runtimes_text(facts)}",
         usage=_USAGE.format(name=one_line(name), example=example),
     )

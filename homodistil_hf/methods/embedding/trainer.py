@@ -36,6 +36,7 @@ from ...trainer import HomoDistilTrainer
 from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
 from ..fewer_layers import Layers, start_shallow
+from .deployable import EMBEDDING
 from .folder import export_embedding_model, student_model
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
@@ -86,6 +87,11 @@ class EmbeddingDistilArguments(AtOnceArguments):
         # In Python and JSON whole numbers and lists, as flags their text.
         for name in ("output", "layers"):
             setattr(self, name, _number_in(getattr(self, name), name))
+        if self.plain and not isinstance(self.output, str):
+            raise ValueError(
+                f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
+                "students have not; leave one of both out"
+            )
         super().__post_init__()
 
 
@@ -126,6 +132,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     train_dataset: Any
     method = "embedding"
+    deployment = EMBEDDING
     arguments_class = EmbeddingDistilArguments
     args: EmbeddingDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
@@ -202,6 +209,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         nn.init.eye_(dense.weight)
         if self.start is not None:
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
+        dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         # Copies: exports are written from the caller's model, on the CPU.
@@ -265,8 +273,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """Move the map into the teacher's space to that of least squares on the first training texts; collective.
 
         Ridge regression towards the present map, stronger for fewer texts: with fewer texts than channels plain least
-        squares would overfit.
+        squares would overfit. Where the hidden size stays (`plain`), nothing is fitted.
         """
+        if self.args.plain:
+            return
         distillation: Any = self.distillation
         sums: Any = None
         num_texts = 0

@@ -222,28 +222,39 @@ def missing_packages() -> list[str]:
     return [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
 
 
-def export_onnx(module: nn.Module, inputs: Sequence[torch.Tensor], path: Path) -> None:
+def export_onnx(
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    path: Path,
+    *,
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = ("output",),
+    num_tokens: int = _EXAMPLE_TOKENS,
+) -> None:
     """Write a module as an ONNX graph of any batch size and length.
 
     Args:
-        module: takes `inputs` by position and returns one tensor.
+        module: takes `inputs` by position and returns one tensor, or a tuple.
         inputs: tensors of shape `(batch, tokens, …)`, at least two tokens.
         path: file to write.
+        input_names: of the graph; default: `input_0` and so on.
+        output_names: of the graph.
+        num_tokens: tokens of the example that is traced, at most those of `inputs`.
 
     Raises:
         ValueError: a package of the `[onnx]` extra is missing.
     """
     if missing := missing_packages():
         raise ValueError(f"{', '.join(missing)} not installed; install with pip install 'homodistil-hf[onnx]'")
-    examples = tuple(_example(tensor) for tensor in inputs)
+    examples = tuple(_example(tensor, num_tokens) for tensor in inputs)
     with torch.no_grad(), _quietly(), _plain_attention(module):
         program = torch.onnx.export(
             module,
             examples,
             dynamo=True,
             dynamic_shapes=tuple(dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for _ in examples),
-            input_names=[f"input_{index}" for index in range(len(examples))],
-            output_names=["output"],
+            input_names=list(input_names) or [f"input_{index}" for index in range(len(examples))],
+            output_names=list(output_names),
             verbose=False,
         )
     if program is None:  # only without dynamo, which is on
@@ -288,8 +299,8 @@ def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | 
     )
 
 
-def _example(tensor: torch.Tensor) -> torch.Tensor:
-    short = tensor[:1, :_EXAMPLE_TOKENS]
+def _example(tensor: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    short = tensor[:1, :num_tokens]
     return short.expand(_EXAMPLE_SIZE, *short.shape[1:]).contiguous()
 
 

@@ -267,6 +267,14 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
 
 
+def test_a_plain_family_keeps_the_hidden_size_and_has_no_map(config, tmp_path):
+    assert main(["distill", config(student=["macs=0.95", "macs=0.88"], max_steps=2, width_multiple=1), "--plain"]) == 0
+    members = [load_embedding_model(folder / "student") for folder in sorted((tmp_path / "run").glob("?-*"))]
+    assert [(member.encoder.config.hidden_size, member.dense) for member in members] == [(32, ()), (32, ())]
+    ffn_sizes = [member.encoder.config.intermediate_size for member in members]
+    assert 64 > ffn_sizes[0] > ffn_sizes[1]
+
+
 def test_a_family_of_rerankers(pairs_config, tmp_path):
     assert main(["distill", pairs_config(student=[WIDE, SMALLER])]) == 0
     (small,) = (tmp_path / "run").glob("2-*")

@@ -1,0 +1,1 @@
+"""Graphs of a student for other runtimes, each compared with the student in that runtime."""

@@ -1,0 +1,187 @@
+"""What is deployed: a module with named inputs and outputs, the way of a text into it, and the comparison of results.
+
+This file makes it of a model with a head. A method whose exports are of other kinds makes it beside its own files;
+`methods/formats.py` has the list.
+
+Shapes: B texts, T tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..export.export_folder import load_export
+from ..export.facts import FACTS_FILE
+from ..models.architectures import HEADS, has_segments, max_tokens
+from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
+from ..models.loading import load_encoder, load_encoder_config
+from ..models.tokenizers import as_it_was, check_padding, load_tokenizer, without_unused_segments
+from .comparison import compare_answers, some_positions
+
+Row = tuple[str, str | None]
+"""A text, and the second one of a pair or None."""
+Outputs = dict[str, torch.Tensor]
+"""Results of one row by name, without padding."""
+Fidelity = dict[str, float]
+"""Figures of a comparison; `fidelity` is the one that the bar is for."""
+
+_LONGEST_EXAMPLE = 1024
+_ANSWERS = ("start_logits", "end_logits")
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A model ready to become a graph.
+
+    Args:
+        module: takes `input_ids`, `attention_mask` and perhaps `token_type_ids`, each `(B, T)` int64, by position;
+            returns a tuple.
+        config: of the model; runtimes with classes of their own read it.
+        tokenizer: of the model.
+        max_length: tokens of a text at most.
+        output_names: of what the module returns.
+        read: outputs and inputs of a batch → the results of each row.
+        compare: expected and found results of all rows → figures.
+        fidelity_name: words for `fidelity` in a table.
+        takes_pairs: whether a row is a pair of texts.
+        javascript: what the script of transformers.js needs to run it; None: that runtime has no class for it.
+        gguf_pooling: word for the pooling in a GGUF file; None: no reader could give the same results.
+        prepare: a text → as the tokenizer gets it.
+        note: a sentence on what a graph leaves out, for the card; empty where it leaves out nothing.
+    """
+
+    module: nn.Module
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    output_names: tuple[str, ...]
+    read: Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], list[Outputs]]
+    compare: Callable[[Sequence[Outputs], Sequence[Outputs]], Fidelity]
+    fidelity_name: str = "first answers equal"
+    takes_pairs: bool = False
+    javascript: Mapping[str, Any] | None = None
+    gguf_pooling: str | None = None
+    prepare: Callable[[str], str] = field(default=str)
+    note: str = ""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs of the graph: those that the tokenizer gives."""
+        known = ("input_ids", "attention_mask", "token_type_ids")
+        return tuple(name for name in known if name in (*known[:2], *self.tokenizer.model_input_names))
+
+    def inputs(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Rows as one padded batch, `(B, T)` each."""
+        first = [self.prepare(text) for text, _ in rows]
+        second = [self.prepare(text or "") for _, text in rows] if self.takes_pairs else None
+        with as_it_was(self.tokenizer):
+            found = self.tokenizer(
+                first, second, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+            )
+        return {name: found[name] for name in self.input_names}
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row is not cut."""
+        first, second = self.prepare(row[0]), self.prepare(row[1] or "") if self.takes_pairs else None
+        with as_it_was(self.tokenizer):
+            return len(self.tokenizer(first, second, verbose=False)["input_ids"]) <= self.max_length
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """Inputs that a graph is traced with: longer than a window of attention, shorter than all positions."""
+        num_tokens = max(2, min(max_tokens(self.config) - 1, _LONGEST_EXAMPLE))
+        ids_BT = torch.ones(1, num_tokens, dtype=torch.int64)
+        return tuple(torch.zeros_like(ids_BT) if name == "token_type_ids" else ids_BT for name in self.input_names)
+
+    @torch.no_grad()
+    def results(self, rows: Sequence[Row]) -> list[Outputs]:
+        """The model's own results of rows, each row alone."""
+        found: list[Outputs] = []
+        for row in rows:
+            inputs = self.inputs([row])
+            outputs = self.module(*inputs.values())
+            found += self.read(dict(zip(self.output_names, outputs, strict=True)), inputs)
+        return found
+
+
+class NamedOutputs(nn.Module):
+    """A model that takes its inputs by position and returns some of its outputs as a tuple."""
+
+    def __init__(self, model: PreTrainedModel, output_names: Sequence[str]):
+        super().__init__()
+        self.model, self.output_names = model, tuple(output_names)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """Run the model on `(B, T)` int64 each."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        outputs = self.model(**inputs)
+        return tuple(outputs[name] for name in self.output_names)
+
+
+def model_with_head(folder: str | Path) -> Deployable:
+    """Make an export, or any model with a head, ready; layers that an export pads are unpadded.
+
+    Args:
+        folder: an export of this package; or folder or Hub name of another model.
+
+    Raises:
+        ValueError: it can't be loaded, or has no tokenizer.
+    """
+    is_export = (Path(folder) / FACTS_FILE).is_file()
+    model: Any = load_export(folder) if is_export else load_encoder(str(folder), argument="teacher")
+    tokenizer = load_tokenizer(folder, argument="folder", remedy="a runtime needs one: save the model's beside it")
+    check_padding(tokenizer)
+    without_unused_segments(tokenizer, model.config)
+    kind = HEADS[type(model).__name__].kind
+    is_about_text = kind is SEQUENCE_CLASSIFICATION
+    names = _ANSWERS if kind is QUESTION_ANSWERING else ("logits",)
+    limit = max_tokens(model.config)
+    is_ordered = is_about_text and model.config.num_labels == 1
+    has_many = is_about_text and model.config.problem_type == "multi_label_classification"
+    rule = "order" if is_ordered else "each" if has_many else "first"
+    skipped = sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id})
+
+    def read(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> list[Outputs]:
+        if is_about_text:
+            return [{name: tensor[row] for name, tensor in outputs.items()} for row in range(len(inputs["input_ids"]))]
+        return [
+            {
+                name: _of_row(tensor[row], ids, inputs["attention_mask"][row], skipped)
+                for name, tensor in outputs.items()
+            }
+            for row, ids in enumerate(inputs["input_ids"])
+        ]
+
+    return Deployable(
+        NamedOutputs(model.float().eval(), names),
+        load_encoder_config(str(folder), argument="folder") if is_export else model.config,
+        tokenizer,
+        min(limit, tokenizer.model_max_length),
+        names,
+        read,
+        lambda expected, found: compare_answers(expected, found, rule),
+        fidelity_name="pairs of texts in the same order" if is_ordered else "first answers equal",
+        takes_pairs=kind is QUESTION_ANSWERING or (is_ordered and has_segments(model.config)),
+        javascript={
+            "auto_class": kind.auto_class,
+            "outputs": names,
+            "is_about_text": is_about_text,
+            "skipped": skipped,
+        },
+    )
+
+
+def _of_row(tensor: torch.Tensor, ids_T: torch.Tensor, mask_T: torch.Tensor, skipped: Sequence[int]) -> torch.Tensor:
+    """A row's logits without padding, and without special tokens, unless tokens have one number each."""
+    if tensor.dim() == 1:
+        return tensor[mask_T.bool()]
+    own = tensor[mask_T.bool() & ~torch.isin(ids_T, torch.tensor(skipped, dtype=ids_T.dtype))]
+    return own[some_positions(*own.shape)]

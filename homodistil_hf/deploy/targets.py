@@ -1,0 +1,61 @@
+"""The targets of a deployment, by name: file, number type, runtime, and what must be installed."""
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..files.messages import nearest_name
+from ..plans.latency.timing import missing_packages
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file for a runtime.
+
+    Args:
+        file: path in the export, where the runtime looks for it.
+        precision: number type of the weights.
+        runtime: name of the runtime that it is tried in.
+        extra: the extra of this package that writes it.
+    """
+
+    file: str
+    precision: str
+    runtime: str
+    extra: str = "onnx"
+
+
+TARGETS = {
+    "onnx": Target("onnx/model.onnx", "float32", "ONNX Runtime"),
+    "onnx-int8": Target("onnx/model_quantized.onnx", "int8", "ONNX Runtime"),
+    "onnx-fp16": Target("onnx/model_fp16.onnx", "float16", "ONNX Runtime"),
+    "openvino": Target("openvino/openvino_model.xml", "float16", "OpenVINO", "openvino"),
+    "transformers.js": Target("onnx/model.onnx", "float32", "transformers.js"),
+}
+
+
+def check_targets(to: str | Iterable[str]) -> list[str]:
+    """The targets that a user names, each once, in the order of `TARGETS`.
+
+    Raises:
+        ValueError: none, an unknown one, or one that can't be written because a package is missing.
+    """
+    names = [to] if isinstance(to, str) else list(to)
+    if not names:
+        raise ValueError(f"to=[] names no target; expected some of {', '.join(TARGETS)}")
+    for name in names:
+        if name not in TARGETS:
+            raise ValueError(
+                f"to={name!r} is unknown; expected some of {', '.join(TARGETS)}; nearest valid: "
+                f"{nearest_name(name, TARGETS)!r}"
+            )
+        extra = TARGETS[name].extra
+        if missing := _missing(extra):
+            raise ValueError(f"to={name!r} needs {', '.join(missing)}; pip install 'homodistil-hf[{extra}]'")
+    return [name for name in TARGETS if name in names]
+
+
+def _missing(extra: str) -> list[str]:
+    graphs = missing_packages() if extra in ("onnx", "openvino") else []
+    own = [extra] if extra != "onnx" and importlib.util.find_spec(extra) is None else []
+    return graphs + own

@@ -1,0 +1,88 @@
+"""The section `runtimes` of facts, which `homodistil_hf/deploy/` writes, as a table for cards and terminals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..files.strict_json import fits, is_number
+from ..tables import markdown_table
+
+RUNTIMES = "runtimes"
+BATCH_SIZES = ("1", "32")
+_ROW: dict[str, Any] = {
+    "target": str,
+    "file": str,
+    "runtime": str,
+    "precision": str,
+    "size_bytes": int,
+    "is_written": bool,
+    "fidelity_name": str,
+    "figures": {...: int | float},
+    "latency_ms": {...: {...: int | float}},
+    "not_run": str,
+}
+_HEADER = ("file", "run by", "MB", "as the student", "largest difference")
+
+
+def runtime_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the section, those of another shape left out; empty where there is none."""
+    section = facts.get(RUNTIMES)
+    rows = section.get("rows") if isinstance(section, Mapping) else None
+    return [row for row in rows if fits(row, _ROW)] if isinstance(rows, list) else []
+
+
+def runtime_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: a file and runtime each, its likeness to the student, and times beside the teacher's."""
+    sides = [side for side in ("student", "teacher") if any(side in row["latency_ms"] for row in rows)]
+    times = [(side, size) for size in BATCH_SIZES for side in sides]
+    header = [*_HEADER, *(f"ms, {_texts(size)}, {side}" for side, size in times)]
+    cells = []
+    for row in rows:
+        found = row["figures"]
+        file = row["file"] if row["is_written"] else f"{row['file']}, not written"
+        spent = [_ms(row["latency_ms"].get(side, {}).get(size)) for side, size in times]
+        difference = f"{found['largest_difference']:.1e}" if is_number(found.get("largest_difference")) else ""
+        cells.append([file, row["runtime"], f"{row['size_bytes'] / 1e6:.1f}", _likeness(row), difference, *spent])
+    return header, cells
+
+
+def runtimes_text(facts: Mapping[str, Any]) -> str:
+    """Paragraphs for a card, an empty line before them; empty where nothing was deployed."""
+    rows = runtime_rows(facts)
+    if not rows:
+        return ""
+    header, cells = runtime_cells(rows)
+    plain = [[_one_line(cell).replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in cells]
+    section = facts[RUNTIMES]
+    words = [
+        "For other runtimes, each file run beside this model on the same texts; times on one machine, in turns with "
+        "the model that it was made from:",
+        "\n".join(markdown_table(header, plain)),
+    ]
+    if isinstance(note := section.get("note"), str) and note:
+        words.append(_one_line(note).replace("<", "&lt;"))
+    return "".join(f"\n\n{part}" for part in words)
+
+
+def _likeness(row: Mapping[str, Any]) -> str:
+    found = row["figures"]
+    if "fidelity" not in found:
+        return f"not run: {row['not_run']}"
+    words = {"fidelity": row["fidelity_name"], "lowest_cosine": "lowest", "neighbours": "neighbours kept"}
+    return ", ".join(f"{word} {_share(found[name])}" for name, word in words.items() if name in found)
+
+
+def _texts(size: str) -> str:
+    return "1 text" if size == "1" else f"{size} texts"
+
+
+def _share(value: float) -> str:
+    """Rounded down, so that 1 means 1."""
+    return "1" if value >= 1 - 1e-6 else f"{int(value * 1e4) / 1e4:.4f}".removeprefix("0")
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

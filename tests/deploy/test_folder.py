@@ -1,0 +1,209 @@
+"""A deployed export: every kind and architecture gives the student's results in each runtime; facts, card, verify."""
+
+import json
+import shutil
+
+import onnx
+import pytest
+import torch
+from deployed import needs_node, needs_onnx, needs_openvino, write_texts
+from tiny_architectures import OTHERS, tiny_architecture_teacher
+from tiny_models import make_teacher, random_student
+
+from homodistil_hf import deploy_export, export_student, verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.deploy import folder as deploying
+from homodistil_hf.deploy import transformers_js
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
+from homodistil_hf.plans.latency.timing import onnx_session
+
+pytestmark = [needs_onnx, pytest.mark.slow]
+
+CASES = {head.stock_name: (ARCHITECTURES["bert"], head) for head in ARCHITECTURES["bert"].heads}
+CASES |= {architecture.heads[0].stock_name: (architecture, architecture.heads[0]) for architecture in OTHERS}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_texts(tmp_path_factory.mktemp("texts") / "texts.txt")
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory, tokenizer, texts):
+    """A student of uneven widths, padded in its export, with float32 and int8 graphs; and the rows of its facts."""
+    folder = tmp_path_factory.mktemp("run") / "student"
+    student = random_student(HomoBertForSequenceClassification, num_labels=3)
+    export_student(student, folder, tokenizer=tokenizer)
+    return folder, deploy_export(folder, ["onnx-int8", "onnx"], texts=texts, least=0.5, num_rounds=1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_graph_is_the_student_in_every_runtime(name, tokenizer, texts, tmp_path):
+    architecture, head = CASES[name]
+    folder = tmp_path / "student"
+    # Tracing takes seconds a layer; ModernBERT's first layer has no window.
+    layers = {architecture.named("num_hidden_layers"): 2 if architecture.model_type == "modernbert" else 1}
+    export_student(tiny_architecture_teacher(architecture, head, **layers), folder, tokenizer=tokenizer)
+    rows = deploy_export(folder, ["onnx", "transformers.js"], texts=texts, num_rounds=0)
+    graph, javascript = rows
+    assert graph["file"] == javascript["file"] == "onnx/model.onnx"
+    assert (graph["figures"]["fidelity"], graph["not_run"]) == (1, "")
+    assert graph["figures"]["distance"] < 1e-5
+    if (reason := transformers_js.missing_reason()) is not None:
+        assert javascript["not_run"] == reason
+    elif javascript["not_run"]:
+        assert javascript["not_run"].startswith("transformers.js: ")  # it has no such class
+    else:
+        assert javascript["figures"]["distance"] < 1e-4
+
+
+def test_facts_say_what_a_graph_takes_and_gives(deployed):
+    folder, rows = deployed
+    assert [row["target"] for row in rows] == ["onnx", "onnx-int8"]
+    section = json.loads((folder / "facts.json").read_text())["runtimes"]
+    assert section["rows"] == rows
+    assert section["texts"] == {"num_texts": 20, "are_own": True}
+    assert rows[0]["inputs"] == {
+        name: ["batch", "sequence"] for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    assert rows[0]["outputs"] == {"logits": ["batch", 3]}
+    assert rows[0]["opset"] == next(one.version for one in onnx.load(folder / rows[0]["file"]).opset_import)
+    assert set(rows[0]["latency_ms"]["student"]) == {"1", "32"}
+    assert rows[1]["size_bytes"] == (folder / "onnx" / "model_quantized.onnx").stat().st_size
+
+
+def test_a_graph_has_the_unpadded_widths(deployed):
+    folder, _ = deployed
+    sizes = {tuple(tensor.dims) for tensor in onnx.load(folder / "onnx" / "model.onnx").graph.initializer}
+    assert {(24, 16), (24, 9)} <= sizes  # both layers' FFNs, of which the export pads the second
+
+
+def test_a_graph_runs_by_the_tokenizers_own_names(deployed, tokenizer):
+    from transformers import AutoModelForSequenceClassification
+
+    folder, _ = deployed
+    inputs = tokenizer(["w5 w9 w12", "w7"], padding=True, return_tensors="pt")
+    found = onnx_session(folder / "onnx" / "model.onnx").run(
+        ["logits"], {name: tensor.numpy() for name, tensor in inputs.items()}
+    )
+    with torch.no_grad():
+        expected = AutoModelForSequenceClassification.from_pretrained(folder)(**inputs).logits
+    assert torch.allclose(torch.from_numpy(found[0]), expected, atol=1e-5)
+
+
+def test_the_card_has_the_table(deployed):
+    folder, _ = deployed
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| onnx/model.onnx " in card
+    assert "| ms, 1 text, student" in card
+
+
+def test_verify_runs_the_graphs(deployed, tmp_path):
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    assert verify_export(folder).ok
+    graph = onnx.load(folder / "onnx" / "model.onnx")
+    weights = next(tensor for tensor in graph.graph.initializer if tuple(tensor.dims) == (24, 16))
+    weights.raw_data = bytes(len(weights.raw_data))
+    onnx.save(graph, folder / "onnx" / "model.onnx")
+    assert verify_export(folder).problems[0].startswith("onnx/model.onnx sha256: facts.json says ")
+    facts = json.loads((folder / "facts.json").read_text())
+    from homodistil_hf.export.facts import file_facts
+
+    facts["files"] = file_facts(folder)
+    (folder / "facts.json").write_text(json.dumps(facts))
+    (problem,) = verify_export(folder).problems
+    assert problem.startswith("onnx/model.onnx: expected results within 1.0e-04 of the model's, found a distance of ")
+
+
+def test_a_file_below_the_bar_is_not_written_but_its_figures_are(deployed, texts, tmp_path, capsys):
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    words = ["deploy", str(folder), "--to", "onnx-int8", "--least", "1", "--texts", str(texts), "--num_rounds", "0"]
+    status = main(words)
+    (row,) = [
+        row
+        for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]
+        if row["target"] == "onnx-int8"
+    ]
+    assert status == int(not row["is_written"])
+    assert (
+        row["is_written"] == (row["figures"]["fidelity"] == 1) == (folder / "onnx" / "model_quantized.onnx").exists()
+    )
+    assert len(row["tried"]) >= 4
+    assert (folder / "onnx" / "model.onnx").exists()
+    assert verify_export(folder).ok
+
+
+def test_times_are_beside_those_of_the_teacher(tokenizer, texts, tmp_path):
+    teacher = make_teacher()
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "student", "compact", tokenizer=tokenizer)
+    (row,) = deploy_export(folder, "onnx-fp16", teacher=tmp_path / "teacher", texts=texts, num_rounds=1)
+    assert set(row["latency_ms"]) == {"student", "teacher"}
+    assert 0 < row["figures"]["distance"] < 0.05
+    assert verify_export(folder).ok
+
+
+@needs_openvino
+def test_openvino_gives_the_students_results(deployed, texts, tmp_path):
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    (row,) = deploy_export(folder, "openvino", texts=texts, num_rounds=0)
+    assert row["figures"]["distance"] < 0.02
+    assert row["size_bytes"] == sum(file.stat().st_size for file in (folder / "openvino").iterdir())
+    targets = [row["target"] for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]]
+    assert targets == ["onnx", "onnx-int8", "openvino"]
+    assert verify_export(folder).ok
+
+
+@needs_node
+def test_transformers_js_runs_the_graphs_that_are_there(deployed, texts, tmp_path):
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    rows = deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
+    assert [row["file"] for row in rows] == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    assert rows[0]["figures"]["distance"] < 1e-4 < rows[1]["figures"]["distance"] < 0.5
+
+
+def test_without_node_a_graph_is_written_and_marked(deployed, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers_js.shutil, "which", lambda name: None)
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    rows = deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
+    assert {row["not_run"] for row in rows} == {"node is not installed: see nodejs.org"}
+    assert "not run: node is not installed" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_teacher_that_is_gone_costs_its_times_alone(deployed, texts, tmp_path, caplog):
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    (row,) = deploy_export(folder, "onnx-fp16", teacher=tmp_path / "gone", texts=texts, num_rounds=1)
+    assert set(row["latency_ms"]) == {"student"}
+    assert "can't be loaded, so its times are not measured" in caplog.text
+
+
+def test_another_graph_than_the_model_is_refused(deployed, texts, tmp_path, monkeypatch):
+    folder = shutil.copytree(deployed[0], tmp_path / "student")
+    original = deploying.prove
+    monkeypatch.setattr("homodistil_hf.deploy.proof.EXACT", -1.0)
+    assert original is deploying.prove
+    with pytest.raises(ValueError, match="gives other results than the model, by "):
+        deploy_export(folder, "onnx", texts=texts, num_rounds=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"to": []}, r"to=\[\] names no target; expected some of onnx, "),
+        ({"to": ["onxx"]}, "to='onxx' is unknown; expected some of onnx, .*; nearest valid: 'onnx'"),
+        ({"least": 98}, "least=98 is no share; expected 0 to 1"),
+        ({"num_rounds": -1}, "num_rounds=-1 is below 0"),
+        ({"texts": "gone.txt"}, "texts='gone.txt'"),
+    ],
+)
+def test_wrong_settings_are_refused(deployed, settings, message):
+    with pytest.raises(ValueError, match=message):
+        deploy_export(deployed[0], **{"to": ["onnx"], **settings})
+
+
+def test_an_export_without_tokenizer_is_refused(tmp_path):
+    folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "student")
+    with pytest.raises(ValueError, match="a runtime needs one: save the model's beside it"):
+        deploy_export(folder, "onnx")
