@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, some_blocks
-from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, length_of_rows, question_rows
+from ..data.task_rows.encoding import LEAST_ROWS, check_number, check_rows, encode_rows, length_of_rows, question_rows
 from ..data.task_rows.held_out import keep_aside
 from ..data.task_rows.kinds import (
     ANSWERS,
@@ -140,11 +140,12 @@ class TaskRun(MaskedWordsRun):
     def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> _Rows:
         split = run.train_split if argument == "train_data" else run.eval_split
         rows = load_rows(getattr(run, argument), split=split, argument=argument)
+        check_number(rows, argument, least=LEAST_ROWS)
         texts = tuple(name.strip() for name in run.text_column.split(",")) if run.text_column else ()
         columns = find_columns(
             rows, inputs.config, inputs.kind, text_columns=texts, label_column=run.label_column, argument=argument
         )
-        check_rows(rows, columns, argument, least=LEAST_ROWS)
+        check_rows(rows, columns, argument)
         return _Rows(rows, columns, argument)
 
     def arguments(self, settings: RunConfig, inputs: Any, train: Dataset) -> Any:

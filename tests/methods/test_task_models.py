@@ -217,6 +217,7 @@ WRONG_ROWS = {
     "unknown class": ("classes", {"label": ["godo"] * 9}, r"has the label 'godo' \(8 rows\).* nearest valid: 'good'"),
     "counted from 1": ("classes", {"label": [1, 2, 3] * 3}, "has the classes 0 … 2; they count from 1: subtract 1"),
     "lists": ("classes", {"label": [["good"]] * 9}, "expected one class a row"),
+    "none": ("classes", {"label": [], "text": []}, "has 0 rows; expected 8 or more|is an empty data set"),
     "few": ("classes", {"label": ["good"], "text": ["w7"]}, "has 1 rows; expected 8 or more"),
     "empty text": ("classes", {"text": [""] * 9}, "has 9 rows without 'text', the first is row 1"),
     "no number": ("values", {"score": ["high"] * 9}, "has the label 'high'; expected a finite number"),

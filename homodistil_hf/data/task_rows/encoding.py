@@ -76,8 +76,7 @@ def encode_rows(
 
 def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1) -> None:
     """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
-    if len(rows) < least:
-        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
+    check_number(rows, argument, least=least)
     for name in columns.texts:
         if not is_string(rows.features[name]) and not columns.are_words:
             raise ValueError(
@@ -89,6 +88,12 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
             raise ValueError(
                 f"{argument} has {len(empty):,} rows without {name!r}, the first is row {empty[0]:,}; drop them"
             )
+
+
+def check_number(rows: Dataset, argument: str, *, least: int) -> None:
+    """Refuse, by a ValueError, fewer than `least` rows."""
+    if len(rows) < least:
+        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
 
 
 def _texts(
