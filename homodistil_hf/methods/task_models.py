@@ -78,7 +78,7 @@ class _Rows(NamedTuple):
 class TaskRun(MaskedWordsRun):
     """A run that distils a fine-tuned model on rows of its task, with labels or without."""
 
-    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming")
+    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming", "further_pretraining")
     grading: "_Grading | None" = None
     """Of held-out questions, once the rows are read."""
     described: Mapping[str, Any] = {}

@@ -102,7 +102,8 @@ class DistillationMethod:
 
         Args:
             folder: where to; an earlier export there is replaced.
-            to: targets, and further settings, as in `deploy_export`; the teacher is the run's.
+            to: targets.
+            settings: further ones, as in `deploy_export`; the teacher is the run's.
 
         Returns:
             A row a file and runtime; on other ranks none.

@@ -192,6 +192,7 @@ ERRORS = {
     ),
     "another text": ("classes", {"text_columns": ["texts"]}, "text_columns='texts'; nearest valid: 'text'"),
     "a stream": ("classes", {"streaming": True}, "streaming=True has no place with method='homodistil'"),
+    "words first": ("classes", {"further_pretraining": {"max_steps": 2}}, "further_pretraining={.* has no place with"),
     "too long": ("classes", {"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32"),
     "no file": ("classes", {"train_data": ["./none.csv"]}, "does not exist"),
     "no words": (
