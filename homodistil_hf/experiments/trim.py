@@ -332,7 +332,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.tokenizer,
         training.hub_token,
         run.method,
-        is_task_model(run.teacher, token=training.hub_token) and run.method not in RUNS,
+        run.method not in RUNS and is_task_model(run.teacher, token=training.hub_token),
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

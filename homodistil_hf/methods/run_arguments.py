@@ -42,7 +42,7 @@ class RunArguments:
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
     train_data: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files (.parquet, .json, .jsonl, .txt), folders, globs or Hub data sets with the text."},
+        metadata={"help": "Files (.parquet, .json, .jsonl, .txt; rows: .csv), folders, globs or Hub data sets."},
     )
     eval_data: list[str] = field(
         default_factory=list,
@@ -71,7 +71,7 @@ class RunArguments:
     max_seq_length: int | None = setting(
         None,
         "Tokens a block, special ones included; 8 … the teacher's positions "
-        f"(default: {ROW_LENGTH}, or the positions).",
+        f"(default: {ROW_LENGTH}, or the positions; of a task what 99 of 100 rows fit into).",
         least=8,
     )
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)

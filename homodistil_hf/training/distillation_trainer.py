@@ -52,7 +52,6 @@ from .progress import say
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
-from .raw_rows import tokenized
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -94,16 +93,11 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     state_file = STATE_FILE
     args: DistillationArguments
-    started_as: str | None = None
-    """Folder name of the student that this one started as, in a family; for the card."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
     about: Mapping[str, Mapping[str, Any]] = {}
     """Sections of facts that its caller knows better: names of data, settings as they were given."""
     latency: tuple[Any, dict[str, Any]] | None = None
-
-    rows_facts: Mapping[str, Any] = {}
-    """What a run understood of the rows of a task, for its results."""
     push_in_progress: PushInProgress | None = None
 
     @naming_lost_ranks()
@@ -143,10 +137,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             projection_init=self.projection_init,
         )
         processing_class = self.tokenizer_of(processing_class)
-        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        if data_collator is None and self.reads_rows:
-            data = tokenized(data, processing_class, parts.student)
-            train_dataset, eval_dataset = data.values()
+        data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        if data_collator is None:
+            data = self.tokenized(data, processing_class, parts.student)
+        train_dataset, eval_dataset = data.values()
         check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, parts.teacher.exact.config)

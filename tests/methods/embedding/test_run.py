@@ -219,6 +219,14 @@ def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
     assert run.inputs(settings).source.columns == ("Query", "Passage")
 
 
+def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_path, capsys):
+    config()
+    file = tmp_path / "embeddings" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    assert main(["plan", "--teacher", str(tmp_path / "embeddings"), "--student", "macs=0.5"]) == 0
+    assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
+
+
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     assert main(words) == 0
