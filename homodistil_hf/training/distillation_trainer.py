@@ -48,7 +48,7 @@ from .exact_trainer import ExactTrainer
 from .learning_rate import learning_rate_curve
 from .method import DistillationMethod
 from .pair import adopt_optimizer, prepare
-from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
+from .publishing import checkpoint_pushes, create_repo, naming_the_export, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
 from .raw_rows import tokenized
@@ -97,10 +97,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     """Folder name of the student that this one started as, in a family; for the card."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
-
     rows_facts: Mapping[str, Any] = {}
     """What a run understood of the rows of a task, for its results."""
     push_in_progress: PushInProgress | None = None
+    save_model = naming_the_export(ExactTrainer.save_model)
 
     @naming_lost_ranks()
     def __init__(
@@ -312,12 +312,6 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def extra_logs(self) -> dict[str, float]:
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""
