@@ -44,8 +44,8 @@ class Plan(Command):
     text: list[str] = flag(
         "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
     )
-    teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
-    plain: bool = flag("keep the hidden size, so that the student fits wherever its teacher does", default=False)
+    teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None, metavar="REVISION")
+    plain: bool = flag("keep the hidden size: no Dense, and heads fit", default=False)
     width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
     json: bool = flag("print JSON for machines", default=False)
 

@@ -49,7 +49,7 @@ from .method import DistillationMethod
 from .outcome import facts_of_run, metrics_of_teacher, report_run, times_smaller
 from .pair import adopt_optimizer, prepare
 from .progress import say
-from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
+from .publishing import checkpoint_pushes, create_repo, naming_the_export, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
 from .run_folder import RunFolder
@@ -99,6 +99,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     """Sections of facts that its caller knows better: names of data, settings as they were given."""
     latency: tuple[Any, dict[str, Any]] | None = None
     push_in_progress: PushInProgress | None = None
+    save_model = naming_the_export(ExactTrainer.save_model)
 
     @naming_lost_ranks()
     def __init__(
@@ -315,12 +316,6 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def extra_logs(self) -> dict[str, float]:
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""
