@@ -84,16 +84,15 @@ class DistillationMethod:
         sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
         return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
 
-    def deploy(
-        self, folder: str | Path, to: str | Sequence[str] = ("onnx",), **settings: Any
-    ) -> list[dict[str, Any]]:
+    def deploy(self, folder: str | Path, to: str | Sequence[str] = ("onnx",), **settings: Any) -> list[dict[str, Any]]:
         """Export the student and add files for other runtimes, each compared with the student in its runtime.
 
         Call it on all ranks; the main process writes.
 
         Args:
             folder: where to; an earlier export there is replaced.
-            to: targets, and further settings, as in `deploy_export`; the teacher is the run's.
+            to: targets.
+            settings: further ones of `deploy_export`; the teacher is the run's.
 
         Returns:
             A row a file and runtime; on other ranks none.
