@@ -5,6 +5,7 @@ from .data.corpus import load_text as load_text
 from .data.masking import MaskedLMCollator as MaskedLMCollator
 from .data.samples import unlabeled_batches as unlabeled_batches
 from .export.export_folder import export_student as export_student
+from .homodistil_args import HomoDistilTrainingArguments as HomoDistilTrainingArguments
 from .methods.baselines.one_shot import OneShotArguments as OneShotArguments
 from .methods.baselines.one_shot import OneShotTrainer as OneShotTrainer
 from .methods.binarization.binarizing import to_binary as to_binary
@@ -42,5 +43,4 @@ from .plans.resolve import PRESETS as PRESETS
 from .plans.resolve import resolve_plan as resolve_plan
 from .trainer import HomoDistilTrainer as HomoDistilTrainer
 from .training_args import DistillationArguments as DistillationArguments
-from .training_args import HomoDistilTrainingArguments as HomoDistilTrainingArguments
 from .version import __version__ as __version__

@@ -14,6 +14,17 @@ _COLUMNS = {
     "kl": ("KL, nats", "{:.3f}"),
     "mlm_loss": ("MLM loss, nats", "{:.3f}"),
     "mlm_accuracy": ("MLM accuracy", "{:.1%}"),
+    "agreement": ("as teacher", "{:.1%}"),
+    "task_loss": ("loss", "{:.3f}"),
+    "task_accuracy": ("accuracy", "{:.1%}"),
+    "micro_f1": ("micro F1", "{:.1%}"),
+    "macro_f1": ("macro F1", "{:.1%}"),
+    "exact_rows": ("rows right", "{:.1%}"),
+    "span_f1": ("span F1", "{:.1%}"),
+    "exact_match": ("exact match", "{:.1f} %"),
+    "f1": ("F1", "{:.1f} %"),
+    "pearson": ("Pearson", "{:.3f}"),
+    "spearman": ("Spearman", "{:.3f}"),
 }
 
 

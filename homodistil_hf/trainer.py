@@ -1,12 +1,12 @@
-"""HomoDistil as a `Trainer`: prune a student, at once or a little at a time, and distil it from the model it was.
+"""HomoDistil as a `Trainer`: prune a student a little at a time while it is distilled from the model it was.
 
 `start_student` scores the units on a few batches before the first step, while the student still is its teacher.
 One optimizer step, in order:
 
 1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop.
 2. `compute_loss` of the base, then backward, for each micro-batch: teacher forward, student forward, loss terms.
-3. `on_gradients`, called by `training_step` after the last micro-batch: with `num_scoring_batches=0`, as in the paper,
-   turn the gradients into scores. They are complete, averaged over ranks and not clipped.
+3. `on_gradients`, called by `training_step` after the last micro-batch: until the plan is reached, the gradients
+   update the scores. They are complete, averaged over ranks and not clipped.
 4. Trainer clips and steps the optimizer.
 5. Trainer logs, evaluates and saves, so a student is never measured before a step at its widths.
 
@@ -30,6 +30,7 @@ from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.tensors import load_tensors
+from .homodistil_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .pruning.pruner import Pruner, PruningSettings
@@ -38,39 +39,23 @@ from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit
 from .training.ranks import check_same_masks
-from .training_args import PRUNING_KINDS, DistillationArguments, HomoDistilTrainingArguments
+from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
 
 _NUM_ROTATION_TOKENS = 8192
+_FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
-HOMODISTIL = MethodCard(
-    student="HomoDistil student",
-    made="made from {teacher} by pruning its width while distilling it",
-    how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
-    "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
-    paper="The student was made by HomoDistil, the method of",
-    tags=("pruning", "distillation"),
-)
-THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
 LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
-PRUNED_AT_ONCE = MethodCard(
-    student="One-shot pruned student",
-    made="made from {teacher} by pruning its width at once and distilling it afterwards",
-    how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
-    f"batches, and the least important ones were dropped all at once. {THEN_DISTILLED}",
-    paper=LOSSES_ALONE,
-    tags=("pruning", "distillation"),
-)
 
 
 class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
-    By default all pruning happens before the first step. For the same computation, the student ends at least as near
-    to its teacher as with gradual pruning (docs/results.md). `pruning_end_fraction=0.3` prunes gradually;
-    `num_scoring_batches=0` beside it scores as the paper does.
+    The student starts as a copy of its teacher and loses its least important units along a cubic, until
+    `pruning_end_fraction` of the run. The units' scores start as those of the intact teacher and follow every step.
+    `HomoDistilTrainingArguments.paper` has the paper's settings, `OneShotTrainer` prunes at once.
 
     L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
     + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
@@ -101,7 +86,14 @@ class HomoDistilTrainer(DistillationTrainer):
     method = "homodistil"
     arguments_class: ClassVar[type[DistillationArguments]] = HomoDistilTrainingArguments
     args: HomoDistilTrainingArguments
-    card = HOMODISTIL
+    card = MethodCard(
+        student="HomoDistil student",
+        made="made from {teacher} by pruning its width while distilling it",
+        how=f"The student began as an exact copy of its teacher. While it was distilled, its least important {UNITS} "
+        "were dropped a few at a time: HomoDistil. What was left is a smaller dense model.",
+        paper="The student was made by HomoDistil, the method of",
+        tags=("pruning", "distillation"),
+    )
     schedule: PruningSchedule
 
     @property
@@ -110,10 +102,8 @@ class HomoDistilTrainer(DistillationTrainer):
         return self.args.projection_init
 
     def set_up_student(self) -> None:
-        """Make the pruner, and choose the card of pruning at once or step by step."""
+        """Make the pruner."""
         self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
-        if self.card is HOMODISTIL and self.args.prunes_at_once:
-            self.card = PRUNED_AT_ONCE
 
     def plan_step(self, num_training_steps: int) -> float:
         """The last step at which masks are chosen."""
@@ -139,13 +129,12 @@ class HomoDistilTrainer(DistillationTrainer):
             self.begin_step()
 
     def on_gradients(self) -> None:
-        """With `num_scoring_batches=0`: turn a step's complete, unclipped gradients into scores.
+        """Until the plan is reached: update the scores by a step's complete, unclipped gradients.
 
         S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3).
         """
-        if not self.args.num_scoring_batches:
-            scaler = self.accelerator.scaler
-            self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
+        scaler = self.accelerator.scaler
+        self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
 
     # Start, end and checkpoints
 
@@ -155,30 +144,32 @@ class HomoDistilTrainer(DistillationTrainer):
         self.schedule = pruning_schedule(self.args, self.state.max_steps)
 
     def start_student(self) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once; then score the units, if not at every step."""
+        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student."""
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
     def _score_units(self) -> None:
-        """Score the units by the task's own loss on the first batches, without updates.
+        """Score the units by the task's own loss: the mean over the first batches, without updates.
 
         All other terms are 0 for a copy of the teacher, but for rounding that would be scored in their place. A batch
         whose gradients are not finite is left out; a FloatingPointError where all are.
         """
+        # Small gradients would be 0 in float16, and a scaler's first factor overflows, with no step to lower it.
+        scale = _FP16_SCORING_SCALE if self.args.fp16 else 1.0
         self.model.eval()  # without dropout, which would make the student differ from its teacher
         num_seen = num_scored = 0
         for inputs, counts in itertools.islice(self.first_batches(), self.args.num_scoring_batches):
             num_seen += 1
             with self.accelerator.autocast(), self.distillation.own_term_alone():
                 loss = self.compute_loss(self.model, inputs, num_items_in_batch=counts)
-            loss.backward()  # not accelerate's: a scaler's first factor overflows float16, and no step lowers it
+            (loss * scale).backward()
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             # DDP wraps the student only later, so the ranks' gradients are averaged here.
             for gradient in gradients:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
             if nn.utils.get_total_norm(gradients).isfinite():
-                self.pruner.score()
+                self.pruner.score(gradient_scale=scale, smoothing=num_scored / (num_scored + 1))
                 num_scored += 1
             self.model.zero_grad(set_to_none=True)
         if num_seen and not num_scored:

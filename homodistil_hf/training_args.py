@@ -1,8 +1,8 @@
 """The settings of runs, on top of `transformers.TrainingArguments`: one class for all methods, one for each.
 
 [`ExactArguments`] has what every trainer of this package needs, [`DistillationArguments`] what a student beside its
-teacher needs, and [`HomoDistilTrainingArguments`] HomoDistil's loss and pruning. Other methods derive theirs in
-`methods/`. The classes only hold and check values.
+teacher needs. `homodistil_args.py` has HomoDistil's loss and pruning, `methods/` what other methods add. The classes
+only hold and check values.
 """
 
 import copy
@@ -22,9 +22,6 @@ from .files.messages import first_line, nearest_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
-from .pruning.schedule import DEADLINE_FRACTION
-
-PRUNING_KINDS = ("hidden", "attention", "ffn")
 
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
@@ -177,11 +174,14 @@ class DistillationArguments(ExactArguments):
         ValueError: as [`ExactArguments`]; all factors of the loss are 0; two learning-rate curves.
     """
 
-    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student"}
+    without_later_effect: ClassVar = ExactArguments.without_later_effect | {"student", "plain"}
 
     student: str | None = setting(
         None,
         "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan (216-9x24-528), JSON.",
+    )
+    plain: bool = setting(
+        False, "Keep the hidden size: heads, their channels and FFN neurons go, and embedding models need no Dense."
     )
     width_multiple: int = setting(
         8, "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1.", least=1
@@ -239,160 +239,10 @@ class DistillationArguments(ExactArguments):
         return self.lr_scheduler_type == "linear"
 
 
-PRUNED_BEFORE: dict[str, str] = dict.fromkeys(
-    [f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")],
-    "everything is pruned before the first step; leave it out",
-) | {"pruning_interval_steps": "masks are chosen once, before the first step; leave it out"}
-"""`no_part` of methods that prune at once."""
-
-
-@dataclass
-class HomoDistilTrainingArguments(DistillationArguments):
-    """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
-
-    Defaults that differ from `TrainingArguments`: `learning_rate` (the trainer computes it from the tokens of a step
-    and the teacher's hidden size), `adam_beta2`, `adam_epsilon` (the paper's), `per_device_train_batch_size`,
-    `warmup_steps`, a learning-rate curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole
-    global batch), `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every
-    micro-step).
-
-    Raises:
-        ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
-            and remedy.
-
-    Example:
-    ```python
-    >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
-    >>> args.pruning_window("ffn")
-    (0.0, 0.0)
-
-    ```
-    """
-
-    without_later_effect: ClassVar = DistillationArguments.without_later_effect | {
-        *("projection_init", "rotate_heads", "importance_metric"),
-    }
-
-    # Parameters that control the loss
-    mlm_weight: float = setting(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
-    task_weight: float = setting(
-        1.0, "Factor ≥ 0 of a task model's own loss, the one of the labels.", range="[0, inf)"
-    )
-    kl_weight: float = setting(1.0, "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction.", range="[0, inf)")
-    hidden_weight: float = setting(
-        30.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"
-    )
-    embedding_weight: float = setting(1.0, "Factor ≥ 0 of the embedding error, mean square.", range="[0, inf)")
-    attention_weight: float = setting(
-        0.0, "Factor ≥ 0 of the attention-score errors, mean square, summed over layers.", range="[0, inf)"
-    )
-    projection_init: Literal["identity", "random"] = setting(
-        "identity", "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."
-    )
-
-    # Parameters that control pruning
-    pruning_start_fraction: float = setting(
-        0.0, "Share in [0, 1) of all steps before the first unit is dropped.", range="[0, 1]"
-    )
-    pruning_end_fraction: float = setting(
-        0.0, "Share in [start, 1] of all steps at which the plan is reached; 0: before any.", range="[0, 1]"
-    )
-    hidden_start_fraction: float | None = setting(
-        None, "Start for hidden channels, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
-    )
-    hidden_end_fraction: float | None = setting(
-        None, "End for hidden channels, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
-    )
-    attention_start_fraction: float | None = setting(
-        None, "Start for heads and their channels; default pruning_start_fraction.", range="[0, 1]"
-    )
-    attention_end_fraction: float | None = setting(
-        None, "End for heads and their channels; default pruning_end_fraction.", range="[0, 1]"
-    )
-    ffn_start_fraction: float | None = setting(
-        None, "Start for FFN neurons, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
-    )
-    ffn_end_fraction: float | None = setting(
-        None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
-    )
-    pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
-    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
-        "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
-    )
-    num_scoring_batches: int = setting(
-        16, "Batches, before the first step, that units are scored on; 0: at every step, as the paper.", least=0
-    )
-    rotate_heads: bool = setting(
-        True, "Start with heads in bases of uncorrelated channels: same function, but easier to prune."
-    )
-    sensitivity_smoothing: float = setting(
-        0.85, "β1 in [0, 1) of the scores' moving average; 0 = the last step alone.", range="[0, 1)"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_pruning(self)
-        if self.attention_weight:
-            refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
-
-    def pruning_window(self, kind: str) -> tuple[float, float]:
-        """Start and end of pruning for one kind of group, as shares of all steps.
-
-        Args:
-            kind: `"hidden"`, `"attention"` or `"ffn"`.
-
-        Returns:
-            `(start, end)`, 0 ≤ start ≤ end ≤ 1.
-        """
-        start, end = getattr(self, f"{kind}_start_fraction"), getattr(self, f"{kind}_end_fraction")
-        return (
-            self.pruning_start_fraction if start is None else start,
-            self.pruning_end_fraction if end is None else end,
-        )
-
-    @property
-    def prunes_at_once(self) -> bool:
-        """Whether every kind of unit reaches its plan before the first step."""
-        return not any(self.pruning_window(kind)[1] for kind in PRUNING_KINDS)
-
-
 def _prefer_less_discrepancy(args: TrainingArguments) -> None:
     # Trainer would take all metrics but losses for the better the greater they are.
     if args.greater_is_better is None and (args.metric_for_best_model or "").split("_")[-1] == "kl":
         args.greater_is_better = False
-
-
-def _check_pruning(args: HomoDistilTrainingArguments) -> None:
-    for kind in PRUNING_KINDS:
-        _check_window(args, kind)
-    scores_gradients = args.importance_metric != "magnitude"
-    is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
-    if is_cut_first and not args.num_scoring_batches and scores_gradients:
-        raise ValueError(
-            "num_scoring_batches=0 leaves units unscored that go before the first step, as pruning_end_fraction (or "
-            "that of a kind) is 0; set it to 0.3, for instance, or score a few batches first, e.g. 16"
-        )
-    if args.prunes_at_once:
-        refuse_without_part(args, {"pruning_interval_steps": "set pruning_end_fraction, e.g. 0.3, or leave it out"})
-    if not scores_gradients:
-        remedies = {"num_scoring_batches": "magnitudes need no batch; leave it out"}
-        remedies |= {"sensitivity_smoothing": "magnitudes are not smoothed; leave it out"}
-        refuse_without_part(args, remedies)
-
-
-def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
-    names = [f"{kind}_start_fraction", f"{kind}_end_fraction"]
-    names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
-    start, end = args.pruning_window(kind)
-    if start > end:
-        raise ValueError(
-            f"{names[0]}={start} is above {names[1]}={end}; pruning ends after its start, e.g. 0.0 and 0.5"
-        )
-    if start >= DEADLINE_FRACTION:
-        raise ValueError(
-            f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is "
-            "reached whatever happens; start earlier, e.g. at 0.0"
-        )
 
 
 def _refuse_unsupported(args: ExactArguments) -> None:

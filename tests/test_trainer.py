@@ -164,11 +164,11 @@ class Watched(SensitivityScores):
 
     seen: list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
 
-    def update(self, parameters: Any, groups: Any, *, gradient_scale: float = 1.0) -> None:
+    def update(self, parameters: Any, groups: Any, **given: Any) -> None:
         weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
         self.seen.append((weights, gradients))
-        super().update(parameters, groups, gradient_scale=gradient_scale)
+        super().update(parameters, groups, **given)
 
 
 def watched(trainer: HomoDistilTrainer) -> Watched:
@@ -187,7 +187,7 @@ def slow_scores(trainer: HomoDistilTrainer, weights: Any, gradients: Any) -> dic
             importance = (weights[piece.parameter] * gradients[piece.parameter]).abs()
             for unit in range(group.num_units):
                 values[unit] += importance.index_select(piece.dim, indices_of(piece, unit)).sum()
-        scores[name] = 0.15 * values
+        scores[name] = (1 - trainer.args.sensitivity_smoothing) * values
     return scores
 
 
@@ -254,6 +254,35 @@ def test_batches_without_finite_gradients_are_not_scored(make_trainer, tmp_path)
         assert not torch.equal(values, whole[name])
     with pytest.raises(FloatingPointError, match="none of num_scoring_batches=2 gave finite gradients"):
         scored((0, 1), "none")
+
+
+def test_first_batches_count_alike_and_every_step_until_the_plan_updates_the_scores(make_trainer, monkeypatch):
+    trainer = make_trainer(num_scoring_batches=3, max_steps=10, pruning_interval_steps=1)
+    update, smoothed = trainer.pruner.scores.update, []
+    monkeypatch.setattr(
+        trainer.pruner.scores, "update", lambda *a, **k: smoothed.append(k["smoothing"]) or update(*a, **k)
+    )
+    trainer.train()
+    assert smoothed[:3] == [0.0, 1 / 2, 2 / 3]  # the mean
+    assert smoothed[3:] == [None] * 3  # the plan is reached at 0.3 of ten steps
+
+
+def test_scoring_in_float16_has_a_fixed_scale_that_is_divided_out(make_trainer, monkeypatch, tmp_path):
+    """A power of two changes no bit of the scores; the gradients are a thousand times as large."""
+    plain, scaled = (make_trainer(output_dir=str(tmp_path / name), rotate_heads=False) for name in ("plain", "scaled"))
+    scaled.args.fp16 = True
+    largest = []
+    score = scaled.pruner.score
+    monkeypatch.setattr(
+        scaled.pruner,
+        "score",
+        lambda **given: largest.append(scaled.model.get_input_embeddings().weight.grad.abs().max()) or score(**given),
+    )
+    plain.start_student()
+    scaled.start_student()
+    for name, values in plain.pruner.unit_scores().items():
+        assert torch.equal(scaled.pruner.unit_scores()[name], values)
+    assert min(largest) > 1.0
 
 
 def test_a_metric_without_gradients_scores_no_batches_first(make_trainer, monkeypatch):

@@ -10,14 +10,9 @@ from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
 from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
 from homodistil_hf.distillation.objective import LOSS_TERMS
+from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.methods.registry import METHODS
-from homodistil_hf.training_args import (
-    _GRAPH_MODES,
-    PRUNING_KINDS,
-    SLICEABLE_OPTIMIZERS,
-    DistillationArguments,
-    ExactArguments,
-)
+from homodistil_hf.training_args import _GRAPH_MODES, SLICEABLE_OPTIMIZERS, DistillationArguments, ExactArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 
@@ -25,7 +20,7 @@ OWN_FIELDS = {
     name
     for kind in (ExactArguments, DistillationArguments, HomoDistilTrainingArguments)
     for name in kind.__annotations__
-    if name not in ("no_part", "without_later_effect")
+    if name not in ("no_part", "recipes", "may_prune_at_once", "without_later_effect")
 }
 
 
@@ -63,7 +58,7 @@ NUMBERS = {
     "mlm_probability": (r"\(0, 1\)", 0.3, (0, 0.0, 1, 1.5, -0.1)),
     "student_dropout": (r"\[0, 1\)", 0.0, (1.0, -0.1, 2)),
     "pruning_start_fraction": (r"\[0, 1\]", 0.0, (-0.1, 1.1)),
-    "pruning_end_fraction": (r"\[0, 1\]", 0.0, (1.1, -0.1)),
+    "pruning_end_fraction": (r"\[0, 1\]", 0.3, (1.1, -0.1)),
     "hidden_start_fraction": (r"\[0, 1\]", None, (-0.1, 1.1)),
     "hidden_end_fraction": (r"\[0, 1\]", None, (1.1,)),
     "attention_start_fraction": (r"\[0, 1\]", None, (-0.1,)),
@@ -73,7 +68,7 @@ NUMBERS = {
     "learning_rate_hold_fraction": (r"\[0, 1\]", None, (1.1, -0.1)),
     "learning_rate": (r"\[0, inf\)", None, (-1e-3, math.inf)),
     "adam_beta2": (r"\[0, 1\)", 0.98, (1.0, -0.1)),
-    "sensitivity_smoothing": (r"\[0, 1\)", 0.85, (1.0, -0.1)),
+    "sensitivity_smoothing": (r"\[0, 1\)", 0.99, (1.0, -0.1)),
 }
 NO_NUMBERS = ("0.5", True, [0.5])
 COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20, "gradient_accumulation_steps": 1}
@@ -123,17 +118,14 @@ def test_unknown_choices_are_refused(name, value):
     [
         (
             {"pruning_start_fraction": 0.5},
-            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.0; pruning ends after its start, e.g. 0.0",
+            "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.3; pruning ends after its start, e.g. 0.0",
         ),
-        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.0"),
+        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.3"),
         (
-            {"num_scoring_batches": 0},
-            "^num_scoring_batches=0 leaves units unscored .*; set it to 0.3, for instance",
+            {"pruning_end_fraction": 0.0},
+            "^pruning_end_fraction=0.0 would prune before the first step, .*, or prune at once with method=",
         ),
-        (
-            {"num_scoring_batches": 0, "pruning_end_fraction": 0.3, "ffn_end_fraction": 0.0},
-            "^num_scoring_batches=0 leaves units unscored that go before the first step",
-        ),
+        ({"ffn_end_fraction": 0}, "^ffn_end_fraction=0 would prune before the first step, but HomoDistil"),
         (
             {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
             "^attention_start_fraction=0.4 is above attention_end_fraction=0.3",
@@ -277,7 +269,7 @@ def test_modes_of_compiling_that_record_graphs_are_refused():
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
         {"student_dropout": None},
         {"student_dropout": 0.1},
-        {"sensitivity_smoothing": 0.0, "importance_metric": "movement"},
+        {"sensitivity_smoothing": 0.0},
         {"learning_rate_hold_fraction": 0},
         {"learning_rate_hold_fraction": 1.0},
         {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
@@ -416,7 +408,10 @@ def test_a_student_may_be_a_plan_or_a_preset():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pruning_interval_steps": 5}, "^pruning_interval_steps=5 has no part in this run: set pruning_end_fraction"),
+        (
+            {"importance_metric": "movement", "sensitivity_smoothing": 0.5},
+            "^sensitivity_smoothing=0.5 has no part in this run: movement is not smoothed; leave it out",
+        ),
         (
             {"importance_metric": "magnitude", "num_scoring_batches": 3},
             "^num_scoring_batches=3 has no part in this run: magnitudes need no batch; leave it out",

@@ -43,6 +43,7 @@ from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
 from homodistil_hf.files.settings import checked_values, setting_types, split_config
 from homodistil_hf.files.tensors import WEIGHTS_FILE
+from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
@@ -50,7 +51,6 @@ from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.training.checks import own_settings
-from homodistil_hf.training_args import HomoDistilTrainingArguments
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer
 

@@ -31,13 +31,13 @@ from benchmarks.quiet import QUIET
 from benchmarks.speed.whole_run import course
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, MaskedLMCollator, trainer
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.training import distillation_trainer, exact_trainer
 from homodistil_hf.training import ranks as wrapping
-from homodistil_hf.training_args import PRUNING_KINDS
 
 RESULTS = Path("docs/results/scaling.json")
 WORLD_SIZES = (1, 2, 4)

@@ -30,34 +30,39 @@ from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 RECORD = Path("docs/results/changes.json")
 BASE = Path("examples/configs/wikibooks_quarter.json")
-SIZES = {"1/4": "216-9x24-528", "1/8": "160-8x20-288"}
-_GRADUAL = {"pruning_end_fraction": 0.3}
-_EVERY_STEP = _GRADUAL | {"num_scoring_batches": 0}
+SIZES = {"1/2": "288-12x24-928", "1/4": "216-9x24-528", "1/8": "160-8x20-288", "1/16": "112-7x16-176"}
+_AT_ONCE = {"method": "one_shot"}
+_EVERY_STEP = {"num_scoring_batches": 0, "sensitivity_smoothing": 0.85}
 VARIANTS: dict[str, dict[str, Any] | None] = {
-    "at_once": {},
-    "gradual": _GRADUAL,
-    "gradual_end_0.1": {"pruning_end_fraction": 0.1},
+    "at_once": _AT_ONCE,
+    "gradual": {},
+    "gradual_end_0.2": {"pruning_end_fraction": 0.2},
     "gradual_end_0.5": {"pruning_end_fraction": 0.5},
-    "gradual_hold_0.3": _GRADUAL | {"learning_rate_hold_fraction": 0.3},
-    "same_compute": {},
+    "gradual_smoothing_0.9": {"sensitivity_smoothing": 0.9},
+    "same_compute": _AT_ONCE,
     "every_step": _EVERY_STEP,
-    "at_once_through_masks": {},
+    "at_once_through_masks": _AT_ONCE,
     "every_step_through_masks": _EVERY_STEP,
-    "hold_0.3": {"learning_rate_hold_fraction": 0.3},
-    "no_hold": {"learning_rate_hold_fraction": 0.0},
-    "64_batches": {"num_scoring_batches": 64},
-    "unclipped": {"max_grad_norm": 0.0},
-    "rate_0.0011": {"learning_rate": 1.1e-3},
-    "rate_0.0044": {"learning_rate": 4.4e-3},
-    "mask_0.15": {"mlm_probability": 0.15},
+    "hold_0.3": _AT_ONCE | {"learning_rate_hold_fraction": 0.3},
+    "no_hold": _AT_ONCE | {"learning_rate_hold_fraction": 0.0},
+    "64_batches": _AT_ONCE | {"num_scoring_batches": 64},
+    "unclipped": _AT_ONCE | {"max_grad_norm": 0.0},
+    "rate_0.0011": _AT_ONCE | {"learning_rate": 1.1e-3},
+    "rate_0.0044": _AT_ONCE | {"learning_rate": 4.4e-3},
+    "mask_0.15": _AT_ONCE | {"mlm_probability": 0.15},
+    "frozen": None,
+    "frozen_end_0.1": None,
+    "frozen_end_0.5": None,
+    "frozen_hold_0.3": None,
     "hidden_falls_to_3": None,
     "ffn_by_r2d2": None,
     "sampled_words": None,
     "embeddings_0.3": None,
-    "narrow_attention": {},
-    "narrower_attention": {},
+    "narrow_attention": _AT_ONCE,
+    "narrower_attention": _AT_ONCE,
 }
-"""Variant → settings that differ from the defaults; None where the record has rows that commit 7db6fe1 trained."""
+"""Variant → settings that differ from the defaults; None where the record has rows that an earlier commit trained:
+7db6fe1, and for `frozen…` bdd32ca."""
 _SHAPES = {
     "narrow_attention": {"1/4": "240-8x24-488", "1/8": "168-6x24-304"},
     "narrower_attention": {"1/4": "264-6x24-528", "1/8": "184-8x20-208"},
@@ -114,7 +119,7 @@ def as_many_steps(student: str, num_steps: int) -> int:
     Teacher, student, heads at predicted positions and projections count, forward and backward; the scores, which both
     ways take alike, don't.
     """
-    run = BenchSettings(student=student, max_steps=num_steps, **_GRADUAL)
+    run = BenchSettings(student=student, max_steps=num_steps, pruning_end_fraction=0.3)
     stretches = course(run.full, run.target, run.schedule)
     return round(
         sum(one.num_steps * step_shape(run, one.plan).useful_flops for one in stretches)

@@ -72,7 +72,7 @@ class Tables:
         default, rows = self.of(DEFAULTS, "quarter"), []
         if not default.empty:
             kept = spread(default["accuracy_kept"], ".1%")
-            rows.append(["the default", default["shape"].iloc[0], spread(default["kl"]), "", kept])
+            rows.append(["`one_shot`", default["shape"].iloc[0], spread(default["kl"]), "", kept])
         for group in sorted(groups, key=lambda group: group["kl"].mean()):
             variant = group["variant"].iloc[0]
             gap = "" if variant == PAPERS else str(self.difference(group, own))

@@ -13,10 +13,10 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
+from homodistil_hf.homodistil_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
-from homodistil_hf.training_args import PRUNING_KINDS, HomoDistilTrainingArguments
 
 SHAPES: dict[str, dict[str, int]] = {
     "bert-base": {},

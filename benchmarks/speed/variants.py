@@ -19,10 +19,10 @@ from benchmarks.speed.reference import PlainLoop, StrongLoop
 from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.trainer import HomoDistilTrainer
-from homodistil_hf.training_args import HomoDistilTrainingArguments
 
 
 class _TimedStart:

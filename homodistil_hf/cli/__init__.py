@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
+    share_cores()
     _replace_unknown_characters()
     try:
         with ending_cleanly():
@@ -94,6 +95,14 @@ def keep_memory() -> None:
         if name not in os.environ:  # glibc has read those that are
             mallopt(option, value)
             os.environ[name] = str(value)
+
+
+def share_cores() -> None:
+    """Let threads that wait for others sleep instead of spin: beside one busy process, spinning costs many times more.
+
+    OpenMP reads the variable once, when torch is loaded (docs/performance.md). A value that is set already stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def out_of_memory(error: Exception) -> str:

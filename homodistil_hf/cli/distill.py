@@ -51,7 +51,7 @@ class Distill(Command):
             print(help_of([word for word in words if word != "--help_all"]))
             return 0
         from ..experiments.distill import run
-        from ..methods.registry import run_named
+        from ..methods.registry import run_of
         from ..training.rank_watch import naming_lost_ranks, watch_ranks
         from ..training.ranks import leave_process_group
 
@@ -62,7 +62,7 @@ class Distill(Command):
         with naming_lost_ranks():
             results = run(settings)
         if results and settings.is_main:
-            print(run_named(settings.run.method).summary(results, settings.output_dir))
+            print(run_of(settings).summary(results, settings.output_dir))
         leave_process_group()
         return 0
 

@@ -39,6 +39,7 @@ class Plan(Command):
         "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
     )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
+    plain: bool = flag("keep the hidden size, so that the student fits wherever its teacher does", default=False)
     width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
     json: bool = flag("print JSON for machines", default=False)
 
@@ -52,16 +53,23 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
+        from ..data.task_rows.kinds import MASKED_WORDS, kind_of
+        from ..methods.registry import planned_config
         from ..models.cost import cost_fractions, planned_facts
-        from ..models.loading import load_encoder_config
         from ..plans.advice import advise, check_num_tokens, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        config = load_encoder_config(self.teacher, revision=self.teacher_revision)
+        config = planned_config(self.teacher, revision=self.teacher_revision)
+        if self.num_tokens is not None and kind_of(config) != MASKED_WORDS:
+            raise ValueError(
+                f"num_tokens={self.num_tokens:g}: runs on masked words were measured, {self.teacher} predicts others; "
+                "leave it out"
+            )
         latency = _planned_latency(self, config)
-        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, multiple=self.width_multiple)
+        settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
+        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, **settings)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
         of_student = trimming.trimmed_config if trimming else config
@@ -93,9 +101,9 @@ class Plan(Command):
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
     """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
+    from ..homodistil_args import HomoDistilTrainingArguments
     from ..trainer import pruning_schedule
     from ..training.learning_rate import USUAL_ROW_LENGTH, default_learning_rate, learning_rate_hold_step
-    from ..training_args import HomoDistilTrainingArguments
 
     args = HomoDistilTrainingArguments(report_to="none")
     tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH
@@ -207,7 +215,7 @@ def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
 
     show_logs()
     budget = LatencyBudget.parse(student).on(config)
-    found = plan_within(budget, config, multiple=flags.width_multiple)
+    found = plan_within(budget, config, multiple=flags.width_multiple, plain=flags.plain)
     facts = found.facts(budget)
     if not flags.no_measurement:
         facts["measured"] = measure_plan(found.plan, config, budget.conditions)

@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -151,9 +151,9 @@ def load_text(
     names = list(map(os.fspath, sources))
     for name in names:
         label = f"{argument}={name!r}"
-        origin = _local_files(name, split, label) or name
-        found = _read(origin, split=split, streaming=streaming, label=label)
-        parts += [_only_text(part, text_column, label) for part in found]
+        origin = local_files(name, split, label) or name
+        found = read_source(origin, split=split, streaming=streaming, label=label)
+        parts += [only_text(part, text_column, label) for part in found]
     _warn_of_replaced_bytes(parts, f"{argument}={join_some(map(repr, names))}")
     kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
@@ -224,15 +224,15 @@ def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Docume
     return documents.select(kept), documents.select(held_out), words
 
 
-def _local_files(source: str, split: str, label: str) -> list[Path]:
-    """Return the files of a `source`; none if it is the name of a Hub data set."""
+def local_files(source: str, split: str, label: str, *, also: Collection[str] = ()) -> list[Path]:
+    """Return the files of a `source`; none if it is the name of a Hub data set. `also`: further extensions."""
     if not source.strip():
         raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
     if "\0" in source:
         raise ValueError(f"{label} has a NUL in its path; expected a file, folder, glob or Hub data set")
     path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
-        return _folder_files(path, split, label)
+        return _folder_files(path, split, label, also)
     files = [path] if path.is_file() else _globbed(path, label)
     files = [file for file in files if file.is_file()]
     if not files and _is_hub_name(source):
@@ -243,7 +243,7 @@ def _local_files(source: str, split: str, label: str) -> list[Path]:
             "Salesforce/wikitext:wikitext-103-raw-v1"
         )
     for file in files:
-        if file.suffix.lower() not in _READERS:
+        if file.suffix.lower() not in {*_READERS, *also}:
             raise ValueError(
                 f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
             )
@@ -275,9 +275,9 @@ def _is_hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") or part in _HIDDEN_FOLDERS for part in parts)
 
 
-def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
+def _folder_files(folder: Path, split: str, label: str, also: Collection[str]) -> list[Path]:
     """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    files = _shown([file for file in folder.rglob("*") if _is_text(file) and file.is_file()], folder, label)
+    files = _shown([file for file in folder.rglob("*") if _is_text(file, also) and file.is_file()], folder, label)
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
     split_of = _splits(files, folder)
@@ -295,8 +295,8 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
 
 
-def _is_text(file: Path) -> bool:
-    if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
+def _is_text(file: Path, also: Collection[str]) -> bool:
+    if file.suffix.lower() not in {*_READERS, *also} or file.name in _OF_SAVED_SETS:
         return False
     return not (file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")))  # left by `map`
 
@@ -410,7 +410,7 @@ def _is_more(sizes: Iterable[int], most: int) -> bool:
     return any(total > most for total in itertools.accumulate(sizes))
 
 
-def _read(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
+def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
     """Return data sets with all columns, one for each kind of file, each with at least one row."""
     check_cache(Path(datasets.config.HF_DATASETS_CACHE))
     try:
@@ -462,7 +462,7 @@ def _columns_of(file: Path) -> Any:
     return None
 
 
-def _only_text(part: Any, text_column: str | None, label: str) -> Any:
+def only_text(part: Any, text_column: str | None, label: str) -> Any:
     """Keep the column with the documents, under the name `text`."""
     types = _column_types(part)
     strings = [name for name, kind in types.items() if kind in _STRING_TYPES]

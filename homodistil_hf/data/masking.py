@@ -18,6 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from ..files.messages import short_repr
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
+UNKNOWN_CLASS = -101
+"""Label of a prediction that counts though its class is unknown: the student learns its teacher's alone."""
+UNKNOWN_VALUE = torch.finfo(torch.float32).min
+"""The same in place of a number."""
 EVALUATED_PROBABILITY = 0.15
 """Share of the tokens that evaluations mask: the usual 15 %, so that figures compare."""
 _WORD_MASK = (1 << 64) - 1  # Philox takes its key and counter in words of 64 bits

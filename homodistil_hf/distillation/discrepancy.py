@@ -5,6 +5,7 @@ vocabulary is gathered from the ranks.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -43,7 +44,9 @@ class DiscrepancyMeter:
         with torch.autocast(student.device.type, enabled=False):
             outputs = type(student).forward(student, **forward)
         teacher_rows = self.task.rows(teacher(exact=True, **forward), inputs)
-        sums = self.batch_sums(self.task.rows(outputs, inputs), teacher_rows, self.task.labels(inputs))
+        rows, labels = self.task.rows(outputs, inputs), self.task.labels(inputs)
+        sums = self.batch_sums(rows, teacher_rows, labels)
+        self.keep(rows, labels, inputs)
         self.sums += torch.stack(sums).cpu()  # float64 there only: Apple's devices have none
         return (sums[0] / sums[3].clamp(min=1)).float()
 
@@ -61,6 +64,13 @@ class DiscrepancyMeter:
         count = loss.new_full((), len(labels))
         correct = (rows.argmax(-1) == labels).sum() if self.task.has_classes else torch.zeros_like(count)
         return loss, kl, correct, count
+
+    def keep(self, rows: torch.Tensor, labels: torch.Tensor, inputs: Inputs) -> None:
+        """Note what metrics need beside sums; nothing here. `inputs` have their `masked_positions`."""
+
+    def scores(self, gather: Callable[[Any], list[Any]] = lambda value: [value]) -> dict[str, float]:
+        """Metrics of what `keep` noted; `gather` brings a value of all ranks together."""
+        return {}
 
     def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
         """Return averages over all measured batches.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..data.masking import UNKNOWN_VALUE
 from ..models.chunks import row_slices
 
 CPU_CHUNK_ELEMENTS = 1 << 18
@@ -66,7 +67,7 @@ def regression_terms(
     Args:
         student_RC: predicted values.
         teacher_RC: the teacher's.
-        labels_RC: floating targets of the same number of elements.
+        labels_RC: floating targets of the same number of elements; `UNKNOWN_VALUE` counts in KL alone.
 
     Returns:
         `(squared error, KL)`: scalars, float32 or float64; both averaged over C.
@@ -83,7 +84,8 @@ def regression_terms(
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
     labels = labels_RC.to(exact).view_as(student)
     num_values = student.shape[-1]
-    return (student - labels).square().sum() / num_values, 0.5 * (teacher - student).square().sum() / num_values
+    errors = (student - labels).masked_fill(labels == UNKNOWN_VALUE, 0.0)
+    return errors.square().sum() / num_values, 0.5 * (teacher - student).square().sum() / num_values
 
 
 def multi_label_terms(
@@ -94,7 +96,7 @@ def multi_label_terms(
     Args:
         student_RC: logits.
         teacher_RC: the teacher's logits.
-        labels_RC: targets in [0, 1].
+        labels_RC: targets in [0, 1]; `UNKNOWN_VALUE` counts in KL alone.
 
     Returns:
         `(binary cross-entropy, KL)`: scalars, float32 or float64.
@@ -104,7 +106,10 @@ def multi_label_terms(
     num_classes = student.shape[-1]
     with_logits = partial(F.binary_cross_entropy_with_logits, reduction="sum")
     kl = with_logits(student, teacher.sigmoid()) - with_logits(teacher, teacher.sigmoid())
-    return with_logits(student, labels_RC.to(exact)) / num_classes, kl / num_classes
+    labels = labels_RC.to(exact)
+    is_known = labels != UNKNOWN_VALUE
+    own = with_logits(student, labels.masked_fill(~is_known, 0.0), weight=is_known.to(exact))
+    return own / num_classes, kl / num_classes
 
 
 def hidden_error(

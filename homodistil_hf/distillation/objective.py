@@ -42,6 +42,8 @@ class DistillationLoss:
 
     autocast: Callable[[], AbstractContextManager] = staticmethod(nullcontext)
     """Context of what the student computes outside its own forward pass; a trainer sets its own."""
+    guesses_labels = False
+    """Whether unknown labels of a task are guessed."""
 
     def __init__(
         self,
@@ -87,12 +89,16 @@ class DistillationLoss:
 
     @contextmanager
     def own_term_alone(self) -> Iterator[None]:
-        """Inside the context, the loss is the task's own, unweighted: masked words, or a task model's labels."""
+        """Inside the context, the loss is the task's own, unweighted: masked words, or a task model's labels.
+
+        Unknown labels are guessed from the teacher, see [`Task.guessed`].
+        """
         weights, self.weights = self.weights, dict.fromkeys(self.weights, 0.0) | {self.task.name: 1.0}
+        self.guesses_labels = not self.task.is_pretraining
         try:
             yield
         finally:
-            self.weights = weights
+            self.weights, self.guesses_labels = weights, False
 
     def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
         """Compute each term of the loss, unweighted.
@@ -131,7 +137,10 @@ class DistillationLoss:
     def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.task.labels(inputs)
         if not self.task.has_vocabulary:
-            return self.task.terms(self.task.rows(student, inputs), self.task.rows(teacher, inputs), labels)
+            teacher_rows = self.task.rows(teacher, inputs)
+            if self.guesses_labels:
+                labels = self.task.guessed(labels, teacher_rows, inputs)
+            return self.task.terms(self.task.rows(student, inputs), teacher_rows, labels)
         own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
         return decoded_terms(
             decoder_of(own_head, student["decoder_inputs"]),

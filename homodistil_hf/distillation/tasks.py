@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..data.masking import IGNORED_LABEL
+from ..data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VALUE
 from ..models.architectures import HEADS, architecture_of
 from ..models.architectures.architecture import (
     MASKED_LM,
@@ -149,6 +149,28 @@ class Task:
         rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
         return rows_NC.index_select(0, inputs["masked_positions"])
 
+    def guessed(self, labels: torch.Tensor, teacher_rows: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """Return labels with guesses in place of unknown ones, for a loss that has to have a gradient at the start.
+
+        A class is the teacher's likeliest. A number is the teacher's, 1 more or less: at the teacher's own the error
+        of its copy has no gradient. The sign is a function of the row's tokens, whatever the batch.
+
+        Args:
+            labels: the result of `labels`.
+            teacher_rows: the teacher's `rows`.
+            inputs: the result of `with_positions`.
+        """
+        if self.has_classes:
+            return torch.where(labels == UNKNOWN_CLASS, teacher_rows.argmax(-1), labels)
+        tokens_BT = inputs["input_ids"] * inputs.get("attention_mask", 1)
+        signs_B1 = (tokens_BT.sum(-1, keepdim=True) % 2 * 2 - 1).index_select(0, inputs["masked_positions"])
+        guess = (teacher_rows > 0).to(teacher_rows.dtype) if self.label_range == (0, 1) else teacher_rows + signs_B1
+        return torch.where(labels == UNKNOWN_VALUE, guess, labels.to(guess.dtype))
+
+    def is_known(self, labels: torch.Tensor) -> torch.Tensor:
+        """Whether each label of `labels` is none that stands for an unknown one; bool of the same shape."""
+        return labels != (UNKNOWN_CLASS if self.has_classes else UNKNOWN_VALUE)
+
     def check_values(self, labels: torch.Tensor, where: str) -> None:
         """Refuse labels out of the task's range; `where` begins the message, and the host waits for the labels."""
         wrong = labels[self._is_outside(labels)]
@@ -207,8 +229,8 @@ class Task:
             return torch.zeros_like(labels, dtype=torch.bool)
         least, most = self.label_range
         if self.has_classes:
-            return ((labels < least) | (labels > most)) & (labels != IGNORED_LABEL)
-        return ~((labels.float() >= least) & (labels.float() <= most))  # NaN is in no range
+            return ((labels < least) | (labels > most)) & (labels != IGNORED_LABEL) & self.is_known(labels)
+        return ~((labels.float() >= least) & (labels.float() <= most)) & self.is_known(labels)  # NaN is in no range
 
     def _counted(self, labels: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         if not self.has_classes:
@@ -216,7 +238,7 @@ class Task:
         if not self.points:
             return labels != IGNORED_LABEL
         # Answers that were cut off lie outside the tokens; stock BERT ignores them too.
-        return (labels >= 0) & (labels < inputs["input_ids"].shape[1])
+        return ((labels >= 0) & (labels < inputs["input_ids"].shape[1])) | ~self.is_known(labels)
 
 
 _WITHOUT_HEAD = Task("probe", has_classes=False)

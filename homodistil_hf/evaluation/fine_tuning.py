@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedModel,
@@ -37,12 +39,13 @@ from ..files.checkpoints import last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
-from ..models.architectures import architecture_of
+from ..models.architectures import HEADS, architecture_of
+from ..models.architectures.architecture import TOKEN_CLASSIFICATION
 from ..models.tokenizers import check_words_of_model, padding_multiple
 from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer, TaskDistillTrainer
 
 _POOLER = "pooler."
-_PREDICTION_BATCH_SIZE = 64
+PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
@@ -230,6 +233,13 @@ def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
     head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
 
 
+def fresh_tagger(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock token classifier around a copy of an encoder; arguments as in [`fresh_classifier`]."""
+    model = _around(encoder, AutoModelForTokenClassification, dropout, {"num_labels": num_labels})
+    _draw(head_linears(model), model.config.initializer_range, seed)
+    return model
+
+
 def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
     """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
     model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
@@ -276,7 +286,7 @@ def fine_tune(
             model=model,
             args=training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving),
             train_dataset=rows,
-            data_collator=collator_of(tokenizer, model.config),
+            data_collator=collator_for(model, tokenizer),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(FineTuningProgress)
@@ -322,7 +332,7 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
     """
     model.eval()
     collate = collator_of(tokenizer, model.config)
-    for batch in DataLoader(rows, batch_size=_PREDICTION_BATCH_SIZE, collate_fn=collate):
+    for batch in DataLoader(rows, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
         # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
         with torch.autocast(model.device.type, enabled=False):
             yield type(model).forward(model, **batch.to(model.device))
@@ -380,6 +390,14 @@ def training_arguments(
     )
     arguments.max_steps = settings.num_steps(num_rows, arguments.train_batch_size)
     return arguments
+
+
+def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The collator that pads a batch of labelled rows for a model; labels of tokens, too."""
+    head = HEADS.get(type(model).__name__)
+    if head is None or head.kind is not TOKEN_CLASSIFICATION:
+        return collator_of(tokenizer, model.config)
+    return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=padding_multiple(model.config))
 
 
 def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> DataCollatorWithPadding:

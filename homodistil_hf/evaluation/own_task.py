@@ -24,6 +24,9 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
+from ..data.task_rows.encoding import length_of_rows
+from ..data.task_rows.reading import check_columns, table_of
+from ..distillation.task_scores import class_scores
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -41,8 +44,9 @@ from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
+from .own_kinds import KindTask, kind_rows
 from .records import Records
-from .task_data import GlueTask, check_columns, encode, table_of
+from .task_data import GlueTask, encode
 from .task_runs import best_rate, training_rows, with_held_out, with_length
 
 logger = logging.getLogger(__name__)
@@ -71,7 +75,11 @@ class OwnTaskSettings(FineTuningSettings):
     teacher: str | None = setting(
         None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
-    train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
+    train_data: str = setting(
+        "",
+        "Labelled rows: .parquet, .json, .jsonl or .csv.",
+        text="a name",
+    )
     eval_data: str = setting("", "Rows to measure the result on, of the same columns.", text="a name")
     text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
     label_column: str = setting(
@@ -131,13 +139,16 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         )
     keep_datasets_here()
     evaluated = load_model(settings.model)
+    has_length = settings.max_length is not None
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
-    train, dev, names = rows_of(settings)
-    task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
+    settings, task, train, dev, names = _task_rows(settings, evaluated, has_length=has_length)
     if teacher is not None:
-        _check_teacher(teacher, evaluated.model, names, are_numbered=are_numbered(train))
+        if isinstance(task, KindTask):
+            task.check_teacher(teacher, evaluated.model)
+        else:
+            _check_teacher(teacher, evaluated.model, names, are_numbered=are_numbered(train))
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
@@ -157,6 +168,23 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     remove_folder(training)
     return results
+
+
+def _task_rows(
+    settings: OwnTaskSettings, evaluated: EvaluatedModel, *, has_length: bool
+) -> tuple[OwnTaskSettings, GlueTask | KindTask, Dataset, Dataset, list[str]]:
+    """The task of the rows and the rows; the settings with the columns that were found, and the rows' length."""
+    found = kind_rows(settings)
+    if isinstance(found, tuple):
+        task, train, dev = found
+        if not has_length:
+            length = length_of_rows(train, task.columns, evaluated.model.config, evaluated.tokenizer)
+            settings = replace(settings, max_length=length)
+        return settings, task, train, dev, list(task.names)
+    if found is not None:
+        settings = replace(settings, text_columns=found.texts, label_column=found.labels[0])
+    train, dev, names = rows_of(settings)
+    return settings, GlueTask("own", settings.text_columns, num_labels=len(names) or 1), train, dev, names
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
@@ -184,13 +212,13 @@ class _Run:
     settings: OwnTaskSettings
     given: Mapping[str, Any]
     evaluated: EvaluatedModel
-    task: GlueTask
+    task: GlueTask | KindTask
     teacher: PreTrainedModel | None
 
     def best_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
         """Choose as the evaluations do: on held-out rows, after few steps."""
         rates = self.settings.candidates()
-        rows, held_out = with_held_out(train)
+        rows, held_out = with_held_out(train, getattr(self.task, "group_column", None))
         records = Records(self.evaluated)
 
         def score(rate: float) -> float | None:
@@ -219,13 +247,17 @@ class _Run:
     def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None, **saving: Any) -> FineTuned:
         settings = self.settings
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
-        return fine_tuned_classifier(
-            self.evaluated, self.task, rows, settings=chosen, seed=settings.seed, teacher=self.teacher, **saving
-        )
+        how = {"settings": chosen, "seed": settings.seed, "teacher": self.teacher, **saving}
+        if isinstance(self.task, KindTask):
+            return self.task.fine_tuned(self.evaluated, rows, **how)
+        return fine_tuned_classifier(self.evaluated, self.task, rows, **how)
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """Metrics on rows; rates are compared by the first one."""
-        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.row_length)
+        how = self.evaluated.tokenizer, self.settings.row_length
+        if isinstance(self.task, KindTask):
+            return self.task.metrics(model, rows, *how)
+        return task_metrics(model, rows, self.task, *how)
 
 
 def task_metrics(
@@ -237,17 +269,9 @@ def task_metrics(
         given_R = logits_RC.argmax(-1)
         if np.ptp(given_R) == 0 < np.ptp(labels_R):
             logger.warning("all %d rows get one class; lower learning_rate, or train for more steps", len(given_R))
-        return _class_metrics(given_R, labels_R)
+        return class_scores(given_R, labels_R)
     is_constant = np.ptp(logits_RC) == 0 or np.ptp(labels_R) == 0
     return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
-
-
-def _class_metrics(given: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    shares = []
-    for label in np.union1d(given, wanted):
-        both = np.sum((given == label) & (wanted == label))
-        shares.append(2 * both / (np.sum(given == label) + np.sum(wanted == label)))
-    return {"accuracy": float(np.mean(given == wanted)), "macro_f1": float(np.mean(shares))}
 
 
 def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:

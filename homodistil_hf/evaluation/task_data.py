@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from datasets.table import table_cast
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
+from ..data.task_rows.reading import check_columns, flattened_questions, table_of
 from ..files.hub_errors import HTTP_ERROR
-from ..files.messages import first_line, join_some, nearest_name, short_repr
+from ..files.messages import first_line, nearest_name, short_repr
 from ..files.strict_json import fits, read_json_rows
 
 PART_SUFFIX = "_part"
@@ -48,8 +49,6 @@ _SQUAD_FEATURES = Features(
         "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
     }
 )
-
-_ANSWER_COLUMNS = ("text", "answer_start")
 
 
 @dataclass(frozen=True)
@@ -319,55 +318,8 @@ def _read_questions(path: Path) -> Dataset:
 
 def _json_table(path: Path, label: str) -> pyarrow.Table:
     rows = read_json_rows(path, label)
-    rows = list(_flattened(rows, label)) if "paragraphs" in rows[0] else rows
+    rows = list(flattened_questions(rows, label)) if "paragraphs" in rows[0] else rows
     return table_of(rows, SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
-
-
-def check_columns(found: Collection[str], columns: Sequence[str], label: str, *, remedy: str) -> None:
-    """Refuse, by a ValueError with the names that are `found`, rows without one of the columns."""
-    for column in columns:
-        if column not in found:
-            known = join_some(map(short_repr, found))
-            raise ValueError(f"{label} lacks the column {short_repr(column)}; {remedy}; it has {known}")
-
-
-def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], label: str, *, remedy: str) -> pyarrow.Table:
-    """Some columns of rows of JSON.
-
-    Args:
-        rows: of one object each.
-        columns: their names; each is in one row at least.
-        label: begins every message.
-        remedy: what to do where a column is missing.
-
-    Raises:
-        ValueError: a missing column, or one of values of several types, or beyond every type.
-    """
-    check_columns({name for row in rows for name in row}, columns, label, remedy=remedy)
-    table: dict[str, pyarrow.Array] = {}
-    for column in columns:
-        try:
-            table[column] = pyarrow.array([row.get(column) for row in rows])
-            Dataset(pyarrow.table({column: table[column]}))  # fails here for types that are nested too deeply
-        except (pyarrow.ArrowException, OverflowError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{label} has values of other types in {short_repr(column)} ({first_line(error)[:200]}); expected one "
-                "type in all rows"
-            ) from error
-    return pyarrow.table(table)
-
-
-def _flattened(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
-    """Rows of the official files, which nest questions in paragraphs in articles."""
-    try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    answers = {name: [answer[name] for answer in question["answers"]] for name in _ANSWER_COLUMNS}
-                    row = {"id": question["id"], "question": question["question"], "context": paragraph["context"]}
-                    yield row | {"answers": answers}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, answers") from error
 
 
 def _answerable(rows: Dataset) -> Dataset:

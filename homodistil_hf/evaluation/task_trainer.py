@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, ProgressCallback
 
 from ..distillation.losses import hidden_error
 from ..distillation.projections import Projections
-from ..distillation.tasks import sequence_task
+from ..distillation.tasks import task_of
 from ..files.checkpoints import SCORES_FILE
 from ..files.field_checks import setting
 from ..models.architectures import architecture_of
@@ -139,8 +139,8 @@ class TaskDistillTrainer(FineTuningTrainer):
     caller removes them.
 
     Args:
-        teacher: sequence classifier of as many labels and layers, and of the same `problem_type`.
-        kwargs: as in `transformers.Trainer`; `model` is a sequence classifier.
+        teacher: of the model's head, with as many labels and layers, and of the same `problem_type`.
+        kwargs: as in `transformers.Trainer`.
 
     Raises:
         ValueError: the teacher has another number of labels, or another `problem_type`.
@@ -148,10 +148,10 @@ class TaskDistillTrainer(FineTuningTrainer):
 
     def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
         super().__init__(**kwargs)
-        self.task = sequence_task(self.model.config)
+        self.task = task_of(self.model)
         for name in ("num_labels", "problem_type"):
             given, own = (getattr(each.config, name) for each in (teacher, self.model))
-            if sequence_task(teacher.config) != self.task and given != own:
+            if task_of(teacher) != self.task and given != own:
                 raise ValueError(f"teacher has {name}={given!r}, the model {own!r}; take a teacher of the same task")
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # then no LayerNorm scales its states
@@ -166,7 +166,7 @@ class TaskDistillTrainer(FineTuningTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a batch with labels; arguments and return as `Trainer.compute_loss`."""
-        read = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        read = {name: tensor for name, tensor in inputs.items() if name not in self.task.label_names}
         with torch.no_grad(), self.accelerator.autocast():
             guide = self.teacher(**read, output_hidden_states=True)
         found = model(**read, output_hidden_states=True)
@@ -218,7 +218,8 @@ class TaskDistillTrainer(FineTuningTrainer):
         sums: list[torch.Tensor] = []
         num_tokens, size = 0, model.config.hidden_size
         for batch in itertools.islice(self.get_train_dataloader(), _FITTING_BATCHES):
-            read = {name: tensor.to(self.args.device) for name, tensor in batch.items() if name != "labels"}
+            labels = self.task.label_names
+            read = {name: tensor.to(self.args.device) for name, tensor in batch.items() if name not in labels}
             is_token_BT = read["attention_mask"].bool()
             pairs = [each(**read, output_hidden_states=True)["hidden_states"][1:] for each in (model, self.teacher)]
             sums = sums or [torch.zeros(size, size + guide.shape[-1], dtype=torch.float64) for guide in pairs[1]]

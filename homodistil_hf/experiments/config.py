@@ -6,6 +6,7 @@ values, `distill.py` runs the settings.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..files.settings import RaisingParser, setting_types, split_config
@@ -44,12 +45,16 @@ def setting_names() -> set[str]:
 
 
 def _run_for(values: Mapping[str, Any], flags: Sequence[str]) -> Run:
-    """The run of the named method, else of the method that the teacher's folder is for."""
+    """The run of the named method, else of the method that the teacher's folder and the rows are for."""
     parser = RaisingParser(add_help=False, allow_abbrev=False)
-    for name in ("method", "teacher"):
+    for name in ("method", "teacher", "label_column", "text_column", "train_split"):
         parser.add_argument(f"--{name}", nargs="?", default=values.get(name))
-    found = parser.parse_known_args(list(flags))[0]
-    default = RunArguments.__dataclass_fields__["method"].default
-    if found.method in (None, default):
-        found.method = (isinstance(found.teacher, str) and method_for(found.teacher)) or default
-    return run_named(found.method)
+    for name in ("train_data", "text_columns"):
+        parser.add_argument(f"--{name}", nargs="*", default=values.get(name))
+    found = vars(parser.parse_known_args(list(flags))[0])
+    teacher, default = found["teacher"], RunArguments.__dataclass_fields__["method"].default
+    if found["method"] in (None, default):
+        claimed = method_for(teacher, found) if isinstance(teacher, str) else None
+        found["method"] = claimed or default
+    is_here = isinstance(teacher, str) and Path(teacher).is_dir()  # help and checks of words ask no Hub
+    return run_named(found["method"], teacher if is_here else None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.checkpoints import sorted_checkpoints
-from ..methods.registry import TEACHER_RUNS, run_named
+from ..methods.registry import TEACHER_RUNS, run_of
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
 from ..training.checks import check_free, existing_files
@@ -37,7 +37,7 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
     """
     if not settings.is_main:
         log = _silent
-    method = run_named(settings.run.method)
+    method = run_of(settings)
     if settings.training is None:  # it claims its folder itself
         return method.run(settings, log)
     with folder_claimed(settings.output_dir, is_main=settings.is_main):

@@ -136,10 +136,11 @@ def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> RunInputs:
 
 def _within(earlier: WidthPlan, member: RunConfig, source: RunInputs) -> RunInputs:
     """Plan a smaller budget again, with no width above those of the member before."""
-    student, multiple = member.training.student or "", member.training.width_multiple
+    student, training = member.training.student or "", member.training
     if is_latency_budget(student) or encoder_macs(source.plan) >= encoder_macs(earlier):
         return source
-    plan = resolve_plan(student, source.config, multiple=multiple, within=earlier)
+    settings: Any = {"multiple": training.width_multiple, "plain": training.plain}
+    plan = resolve_plan(student, source.config, within=earlier, **settings)
     return dataclasses.replace(source, plan=plan)
 
 
@@ -242,7 +243,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
         "versions": version_facts(),
         "settings": settings.given,
         "time_s": round(sum(one["time_s"] for one in found), 1),
-    }
+    } | {name: found[0][name] for name in ("rows",) if name in found[0]}
 
 
 def _read_results(folder: Path) -> dict[str, Any]:

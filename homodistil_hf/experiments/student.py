@@ -12,7 +12,7 @@ from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLD
 from ..files.checkpoints import sorted_checkpoints
 from ..files.provenance import version_facts
 from ..files.strict_json import write_json
-from ..methods.registry import run_named
+from ..methods.registry import run_of
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import MODEL_COSTS
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def student_run(settings: RunConfig) -> StudentRun:
     """Return the run of a method that distils a student; a ValueError for another method."""
-    run = run_named(settings.run.method)
+    run = run_of(settings)
     if not isinstance(run, StudentRun):
         raise ValueError(
             f"method={run.method!r} makes no student of a teacher; run it by itself: homodistil distill CONFIG"
@@ -72,15 +72,17 @@ def train_to_the_end(
 
 
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
-    metrics = trainer.held_out_metrics
+    metrics, of_teacher = trainer.held_out_metrics, trainer.teacher_evaluation
+    # Rows without labels have fewer.
+    reported = [name for name in trainer.reported_metrics if name in metrics or name in of_teacher]
     facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
     forms = facts.get("forms")
     return {
         "method": trainer.method,
         "models": [
             {"name": name, **{cost: facts[name][cost] for cost in MODEL_COSTS}}
-            | {metric: found.get(metric) for metric in trainer.reported_metrics}
-            for name, found in (("teacher", trainer.teacher_evaluation), ("student", metrics))
+            | {metric: found.get(metric) for metric in reported}
+            for name, found in (("teacher", of_teacher), ("student", metrics))
         ],
         # None where the stock student has no padding.
         "compact": {cost: forms["compact"][cost] for cost in MODEL_COSTS} if forms else None,
@@ -89,7 +91,7 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,
-    }
+    } | ({"rows": dict(trainer.rows_facts)} if trainer.rows_facts else {})
 
 
 def _checked_folder(settings: RunConfig) -> Requested:

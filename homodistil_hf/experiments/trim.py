@@ -17,6 +17,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
+from ..data.task_rows.encoding import check_rows, texts_of
+from ..data.task_rows.kinds import find_columns, kind_of
+from ..data.task_rows.reading import load_rows
 from ..export.card import code_span, fill_card
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
@@ -24,9 +27,10 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.registry import method_for, run_named
+from ..methods.registry import RUNS, method_for, run_named
 from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunConfig
+from ..methods.task_models import is_task_model
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import tokenizer_of_run
@@ -52,6 +56,7 @@ class TrimSource:
         tokenizer: folder or Hub name; default: the model's.
         token: of the Hub.
         method: method of the distillation whose teacher the model is; default: found by the model's folder.
+        is_task: whether the text is that of a task's rows, whose columns follow from the model.
     """
 
     model: str
@@ -63,6 +68,7 @@ class TrimSource:
     tokenizer: str | None = None
     token: str | None = None
     method: str | None = None
+    is_task: bool = False
 
     def identity(self) -> dict[str, Any]:
         """All that decides on the result, for its record: names without this machine's paths, and a digest of all."""
@@ -122,7 +128,7 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
     select(wanted, ids, required, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
-    documents = load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
+    documents = _documents(source, config)
     if bundle is not None and bundle.is_lower:
         documents = documents.map(_lowered)
     counts = count_tokens(documents, tokenizer)
@@ -137,6 +143,16 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
         "after": {"num_tokens": len(kept)} | _costs(after, class_name),
     }
     return TrimPlan(config, tokenizer, kept, facts, bundle)
+
+
+def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
+    if not source.is_task:
+        return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
+    rows = load_rows(source.text, split=source.split)
+    texts = tuple(source.text_column.split(",")) if source.text_column else ()
+    columns = find_columns(rows, config, kind_of(config), text_columns=texts)
+    check_rows(rows, columns, "train_data")
+    return texts_of(rows, columns)
 
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Bundle | None]:
@@ -266,6 +282,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.tokenizer,
         training.hub_token,
         run.method,
+        is_task_model(run.teacher, token=training.hub_token) and run.method not in RUNS,
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

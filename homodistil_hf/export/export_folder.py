@@ -15,7 +15,7 @@ from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import remove_padding, to_stock, to_student
+from ..models.conversion import as_stock_reads_it, remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import stored_tokenizer
@@ -104,7 +104,7 @@ def export_student(
         "probe": probe_facts(student),
     }
     with written_aside(target, overwrite=overwrite) as aside:
-        with plain_classes(type(exported), type(exported.config)):
+        with plain_classes(type(exported), type(exported.config)), as_stock_reads_it(exported):
             exported.save_pretrained(aside)
         if format == "compact":
             for file in architecture_of(student.config).modeling_files:

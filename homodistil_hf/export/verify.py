@@ -23,6 +23,7 @@ from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE
 from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named, architecture_of
+from ..models.architectures.architecture import QUESTION_ANSWERING
 from ..models.cost import COSTS, cost_fractions, model_facts
 from ..models.equality import relative_difference
 from ..models.loading import load_encoder
@@ -247,8 +248,10 @@ def _auto_classes(exported: PreTrainedModel) -> list[str]:
     primary = head.kind.auto_class
     if type(exported) is head.stock:
         return [primary, "AutoModel"]
-    others = architecture_of(exported.config).auto_classes
-    return [primary, *(name for name in others if name not in ("AutoConfig", primary))]
+    skipped = {"AutoConfig", primary}
+    if exported.config.num_labels != 2:  # stock classes mark a start and an end, or refuse
+        skipped.add(QUESTION_ANSWERING.auto_class)
+    return [primary, *(name for name in architecture_of(exported.config).auto_classes if name not in skipped)]
 
 
 def load_fresh(

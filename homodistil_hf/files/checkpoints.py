@@ -3,6 +3,7 @@
 | file | content |
 | --- | --- |
 | `config.json`, `model.safetensors` | the student at the widths of that step, loadable by itself |
+| `queries.safetensors` | queries to the last bit, where those of the weights are scaled for stock classes |
 | `projections.safetensors` | projections student → teacher |
 | `pruning_state.json`, `scores.safetensors` | plan, method, numbers of heads, settings, logs; scores of units |
 | `run_state.json` | method, settings and logs, in its place, where no student is pruned |
@@ -29,6 +30,7 @@ from .strict_json import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
 PROJECTIONS_FILE = "projections.safetensors"
+QUERIES_FILE = "queries.safetensors"
 STATE_FILE = "pruning_state.json"
 SCORES_FILE = "scores.safetensors"
 MANIFEST_NAME = "manifest.json"

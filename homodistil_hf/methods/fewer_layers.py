@@ -105,8 +105,8 @@ def _planned(
 ) -> WidthPlan:
     if widths is None:
         budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
-        return plan_for_budget(budget, student.config, multiple=args.width_multiple)
-    planned = resolve_plan(widths, student.config, multiple=args.width_multiple)
+        return plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
+    planned = resolve_plan(widths, student.config, multiple=args.width_multiple, plain=args.plain)
     error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
     if abs(error) > MACS_TOLERANCE:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from textwrap import indent
+from typing import Any, ClassVar, TypeAlias
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ _STREAM_SHUFFLE_BLOCKS = 10_000
 class MaskedWordsRun(StudentRun):
     """A run that distils a masked-LM teacher on blocks of text."""
 
-    unused = ("train_prompts", "train_weights")
+    unused: ClassVar[tuple[str, ...]] = ("train_prompts", "train_weights")
 
     def inputs(self, settings: RunConfig) -> RunInputs:
         """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
@@ -38,7 +39,7 @@ class MaskedWordsRun(StudentRun):
         """Read and tokenize the text: blocks to train on, and those to evaluate on."""
         return load_blocks(settings, inputs.config, inputs.tokenizer, log)
 
-    def arguments(self, settings: RunConfig, inputs: RunInputs) -> Any:
+    def arguments(self, settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
         """Set the learning rate from settings alone: looking at the first row of a stream would fill its buffer."""
         training = settings.training
         if training.learning_rate is not None:
@@ -79,10 +80,16 @@ class MaskedWordsRun(StudentRun):
 {padding}
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
-  from transformers import AutoModelForMaskedLM, AutoTokenizer
-  model = AutoModelForMaskedLM.from_pretrained({student!r})
-  tokenizer = AutoTokenizer.from_pretrained({student!r})""" + (
+{indent(self.loading_lines(student, results), "  ")}""" + (
             f"\n\nThe others, loaded alike:\n{others}" if others else ""
+        )
+
+    def loading_lines(self, student: str, results: Mapping[str, Any]) -> str:
+        """Python that loads the student in a folder."""
+        return (
+            "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+            f"model = AutoModelForMaskedLM.from_pretrained({student!r})\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({student!r})"
         )
 
 
@@ -102,8 +109,8 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
     class_name = (config.architectures or [""])[0]
     if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
         raise ValueError(
-            f"teacher={run.teacher!r} is a {class_name}; this command distils masked-LM teachers. For a task "
-            "model use HomoDistilTrainer as in examples/distill_task_model.py"
+            f"teacher={run.teacher!r} is a {class_name}; expected one that predicts masked words, or a fine-tuned "
+            "classifier, tagger or answerer, or an embedding model"
         )
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)

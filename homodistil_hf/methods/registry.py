@@ -7,10 +7,13 @@ The trainers of students share constructor, `train`, `evaluate` and `export` of 
 settings are the `arguments_class` of its trainer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from ..files.messages import nearest_name, short_repr
+from ..models.loading import load_encoder_config
 from ..trainer import HomoDistilTrainer
 from .baselines.distilbert import DistilBertTrainer
 from .baselines.minilm import MiniLMTrainer, MiniLMv2Trainer
@@ -30,6 +33,7 @@ from .run import Evaluation, Run
 from .run_arguments import RunConfig
 from .self_distillation.run import SelfDistillationRun, further_pretraining_of
 from .self_distillation.trainer import SelfDistillTrainer
+from .task_models import TaskRun, is_task_model
 
 METHODS: dict[str, Any] = {
     "homodistil": HomoDistilTrainer,
@@ -54,7 +58,7 @@ RUNS: dict[str, type[Run]] = {
     "self_distillation": SelfDistillationRun,
     "bit": BinarizationRun,
 }
-"""Name → run, of the methods that do not distil masked words in blocks."""
+"""Name → run, of the methods that distil neither masked words in blocks nor rows of a task."""
 
 TEACHER_RUNS: dict[str, Callable[[RunConfig], RunConfig]] = {"further_pretraining": further_pretraining_of}
 """Setting of a distillation → the settings of the run that makes its teacher first."""
@@ -68,8 +72,17 @@ COMMANDS: dict[str, tuple[Any, Callable[..., dict[str, Any]]]] = {"prune": (Prun
 """Command that is one method → the class of its settings, and the function that takes them."""
 
 
-def run_named(method: Any) -> Run:
+def run_of(settings: RunConfig) -> Run:
+    """Return the run of a config's method and teacher; as [`run_named`]."""
+    run, training = settings.run, settings.training
+    token = getattr(training, "hub_token", None)
+    return run_named(run.method, getattr(run, "teacher", None), token=token)
+
+
+def run_named(method: Any, teacher: str | None = None, *, token: str | None = None) -> Run:
     """Return the run of a method; a ValueError that names the nearest where there is none.
+
+    A method that isn't in `RUNS` distils masked words, or the rows of a `teacher` that is fine-tuned for a task.
 
     Example:
     ```python
@@ -83,9 +96,24 @@ def run_named(method: Any) -> Run:
             f"method={short_repr(method)} is unknown; nearest valid: {nearest_name(method, METHODS)!r}, of "
             f"{', '.join(METHODS)}"
         )
-    return RUNS.get(method, MaskedWordsRun)(METHODS[method])
+    if method in RUNS:
+        return RUNS[method](METHODS[method])
+    is_task = teacher is not None and is_task_model(teacher, token=token)
+    return (TaskRun if is_task else MaskedWordsRun)(METHODS[method])
 
 
-def method_for(teacher: str) -> str | None:
-    """Return the method that the folder of a teacher is for; None where several may distil it."""
-    return next((name for name in RUNS if run_named(name).claims(teacher)), None)
+def planned_config(teacher: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """Read the configuration of a teacher's encoder, naming its student's class; as [`load_encoder_config`]."""
+    method = method_for(teacher)
+    found = None if method is None else run_named(method).planned_config(teacher)
+    return found or load_encoder_config(teacher, revision=revision)
+
+
+def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | None:
+    """Return the method that the folder of a teacher is for; None where several may distil it.
+
+    Args:
+        teacher: folder or Hub name.
+        given: settings that describe the rows, by name; a `method` among them rules out what may be another model.
+    """
+    return next((name for name in RUNS if run_named(name).claims(teacher, given or {})), None)

@@ -82,9 +82,13 @@ class Run:
         name: str = self.trainer_class.method
         return name
 
-    def claims(self, teacher: str) -> bool:
-        """Whether the folder of a teacher is one that only this method distils."""
+    def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
+        """Whether the folder of a teacher is one that this method alone distils, with the rows that are `given`."""
         return False
+
+    def planned_config(self, teacher: str) -> PreTrainedConfig | None:
+        """Read the configuration of the encoder in a folder that is more than one; None where it is just that."""
+        return None
 
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder that is more than an encoder and its tokenizer; None where it is just that."""
@@ -102,10 +106,21 @@ class Run:
             ValueError: an unknown key, a wrong type or value; the message names key, value and remedy.
         """
         found = self.parser().given(flags, values, label)
+        found = self._recipe(found.get("recipe")) | found
         if not found.get("output_dir"):
             raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
         given = {name: value for name, value in differing(found, *self.kinds).items() if _belongs_to_the_run(name)}
+        if "method" in found:  # also where it is the default: another method may claim the same teacher
+            given["method"] = self.method
         return self.settings(found | {"method": self.method}, given)
+
+    def _recipe(self, name: str | None) -> dict[str, Any]:
+        """The settings of a recipe; none without one."""
+        recipes = getattr(self.trainer_class.arguments_class, "recipes", {})
+        if name is not None and name not in recipes:
+            known = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
+            raise ValueError(f"recipe={short_repr(name)} is no recipe of method={self.method!r}; {known}")
+        return {} if name is None else dict(recipes[name])
 
     def settings(self, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
         """Make the dataclasses of checked values; arguments and errors as [`RunConfig`], [`Run.read`]."""
@@ -179,8 +194,8 @@ class StudentRun(Run):
         """Load the teacher, as the trainer takes it."""
         raise NotImplementedError
 
-    def arguments(self, settings: RunConfig, inputs: Any) -> Any:
-        """The arguments of the trainer, with defaults that follow from the data."""
+    def arguments(self, settings: RunConfig, inputs: Any, train: Any) -> Any:
+        """The arguments of the trainer, with defaults that follow from the rows to train on."""
         return settings.training
 
     def trainer(
@@ -211,7 +226,7 @@ class StudentRun(Run):
         keep_datasets_here()
         with training.main_process_first(desc="reading the text"):
             train, held_out = self.rows(settings, inputs, log)
-        arguments, teacher = self.arguments(settings, inputs), self.teacher(settings, inputs)
+        arguments, teacher = self.arguments(settings, inputs, train), self.teacher(settings, inputs)
         return self.trainer_class(
             start or teacher,
             arguments,

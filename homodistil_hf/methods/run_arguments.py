@@ -23,11 +23,14 @@ class RunArguments:
         ValueError: a value is missing or out of range.
     """
 
-    teacher: str = setting("", "Masked-LM teacher: Hub name or folder.")
+    teacher: str = setting("", "Model of masked words, of a task or of embeddings: Hub name or folder.")
     method: str = setting(
         "homodistil",
         "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
         "reranker are found by the teacher's folder.",
+    )
+    recipe: str | None = setting(
+        None, "paper: start from the settings of HomoDistil's paper; settings that are given override them."
     )
     further_pretraining: dict[str, Any] | str | None = setting(
         None, "JSON object with settings of self_distillation, which the teacher first goes through."
@@ -46,6 +49,13 @@ class RunArguments:
         metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."},
     )
     text_column: str | None = setting(None, "Column with the text; default: text, or the only column of strings.")
+    text_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tasks: one column, two of a pair, or question and context; default: by usual names."},
+    )
+    label_column: str | None = setting(
+        None, "Tasks: column with labels, or one for each value or class, with commas; default: by usual names."
+    )
     train_split: str = setting("train", "Split of a Hub data set or folder to train on.")
     eval_split: str = setting("validation", "Split of eval_data to evaluate on.")
     train_prompts: list[str] = field(
@@ -77,6 +87,14 @@ class RunArguments:
                     f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
                 )
         check_fields(self)
+        if self.text_columns:
+            joined = ",".join(self.text_columns)
+            if self.text_column not in (None, joined):
+                raise ValueError(
+                    f"text_column={short_repr(self.text_column)} beside text_columns={short_repr(self.text_columns)}: "
+                    "leave one of them out"
+                )
+            self.text_column = joined
         self._check_sources()
 
     @property

@@ -1,5 +1,7 @@
 """Teacher → student and student → stock class, without changing a logit; loading.py and export/ handle folders."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.messages import join_some
-from .architectures import ARCHITECTURES, HEADS, architecture_of
+from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of
 from .architectures.architecture import (
     GATE,
     HEAD,
@@ -121,20 +123,62 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place.
     pairs = getattr(model.config, "rotary_pairs", None) or {}
+    state |= scaled_queries(model, plan)
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        # The padded head size sets the stock class's softmax scale. Scaled queries make up for it.
-        factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
-        queries = tuple(
-            f"{architecture.prefix_of(head)}{architecture.layers}.{index}.{name}." for name in model.queries
-        )
-        for name in [name for name in state if name.startswith(queries)]:
-            state[name] = state[name] * factor
         state |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
     # A table of distances has a column for each head.
     state |= _resized_embeddings(state, architecture, (widths.widest, plan.widest))
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
+
+
+@torch.no_grad()
+def scaled_queries(model: LayerwiseModel, plan: WidthPlan) -> dict[str, torch.Tensor]:
+    """Return the query parameters of a student as a stock class of a plan's head sizes needs them, copied.
+
+    The head size sets the stock class's softmax scale; scaled queries make up for it.
+    """
+    architecture = architecture_of(model.config)
+    layers_path = f"{architecture.prefix_of(HEADS.get(type(model).__name__))}{architecture.layers}"
+    scaled: dict[str, torch.Tensor] = {}
+    for index, (old, new) in enumerate(zip(widths_of(model.config).layers, plan.layers, strict=True)):
+        factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
+        queries = tuple(f"{layers_path}.{index}.{name}." for name in model.queries)
+        scaled |= {name: value * factor for name, value in model.named_parameters() if name.startswith(queries)}
+    return scaled
+
+
+@contextmanager
+def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Within the block, a student saved by `save_pretrained` has the same outputs in its stock class.
+
+    A stock class takes a student of its own shapes, but divides by another softmax scale; of other shapes it refuses
+    the weights. So the queries of such a student are scaled in the meantime, and then what they were, to the last bit.
+
+    Yields:
+        The parameters that differ in the meantime, as they are outside of the block; none for a model that is no
+        student, has other shapes, or has the stock scale already.
+    """
+    is_student = isinstance(model, LayerwiseModel) and model.config.model_type in MODEL_TYPES
+    plan = widths_of(model.config) if is_student else None
+    if plan is None or not plan.is_stock or model.config.softmax_head_dim in (None, plan.layers[0].head_dim):
+        yield {}
+        return
+    softmax_head_dim, scaled = model.config.softmax_head_dim, scaled_queries(model, plan)
+    exact = {name: model.get_parameter(name).detach().clone() for name in scaled}
+    try:
+        _put_queries(model, scaled, softmax_head_dim=plan.layers[0].head_dim)
+        yield exact
+    finally:
+        _put_queries(model, exact, softmax_head_dim=softmax_head_dim)
+
+
+@torch.no_grad()
+def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], *, softmax_head_dim: int) -> None:
+    for name, values in queries.items():
+        model.get_parameter(name).copy_(values)
+    model.config.softmax_head_dim = softmax_head_dim
 
 
 def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..files.checkpoints import PROJECTIONS_FILE, STATE_FILE
+from ..files.checkpoints import PROJECTIONS_FILE, QUERIES_FILE, STATE_FILE
 from ..files.folders import naming_the_file
 from ..files.messages import short_repr
 from ..files.strict_json import read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .architectures.architecture import PROJECTIONS
 from .architectures.modeling_layerwise import LayerwiseModel
+from .conversion import as_stock_reads_it
 from .resizing import replace_parameters
 from .widths import WidthPlan, widths_of
 
@@ -76,6 +77,19 @@ def save_projections(folder: Path, model: LayerwiseModel) -> None:
         save_file(projections, folder / PROJECTIONS_FILE)
 
 
+def save_queries(folder: Path, model: nn.Module) -> None:
+    """Write the queries that the weights beside have scaled, if any, by [`as_stock_reads_it`]."""
+    with as_stock_reads_it(model) as exact:
+        if exact:
+            with naming_the_file(folder, file=QUERIES_FILE):
+                save_file({name: values.cpu() for name, values in exact.items()}, folder / QUERIES_FILE)
+
+
+def exact_queries(folder: Path) -> dict[str, torch.Tensor]:
+    """Read what [`save_queries`] wrote; empty for a checkpoint without that file."""
+    return load_tensors(folder / QUERIES_FILE) if (folder / QUERIES_FILE).is_file() else {}
+
+
 def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Give a student of any widths the widths, weights and projections of a checkpoint, in place.
 
@@ -87,7 +101,7 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
     Raises:
         ValueError: parameters are missing or unknown.
     """
-    tensors = load_tensors(folder / WEIGHTS_FILE)
+    tensors = load_tensors(folder / WEIGHTS_FILE) | exact_queries(folder)
     tensors |= {_PREFIX + name: tensor for name, tensor in load_tensors(folder / PROJECTIONS_FILE).items()}
     expected = {name for name, _ in model.named_parameters()}
     missing, unknown = expected - tensors.keys(), tensors.keys() - expected - model.state_dict().keys()

@@ -145,6 +145,13 @@ class WidthPlan:
         return len(set(self.layers)) == 1
 
     @property
+    def is_stock(self) -> bool:
+        """Whether the stock class has these widths: all layers alike, heads that fill hidden size and slot."""
+        layer = self.layers[0]
+        has_slots = self.traits.head_slot in (None, layer.head_dim)
+        return self.is_uniform and has_slots and layer.attention_size == self.hidden_size
+
+    @property
     def widest(self) -> LayerWidths:
         """The largest number of heads, head size and FFN size over the layers, each on its own."""
         return LayerWidths(*map(max, zip(*map(dataclasses.astuple, self.layers), strict=True)))

@@ -15,6 +15,8 @@ from ..files.strict_json import read_json_object
 ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
+_SHALLOW_CUT = 0.2
+"""Share of encoder MACs from which on pruning at once ends level with gradual pruning (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
     advice for 2 M tokens, from runs of 2.05 M tokens to 216-9x24-528, 0.25 of the encoder MACs (3 seeds, teacher: x):
       it ended 0.230 nats from its teacher and kept 94 % of its masked-LM accuracy
+      at such a size --method one_shot, which prunes before the first step, ends level with gradual pruning, sooner
 
     ```
     """
@@ -97,6 +100,11 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
         lines.append(
             f"  fine-tuned beside its fine-tuned teacher it kept {nearest.glue_kept:.0%} of that one's mean over five "
             f"GLUE tasks, {nearest.glue_above:.0%} of what is above constant answers"
+        )
+    if fraction >= _SHALLOW_CUT:
+        lines.append(
+            "  at such a size --method one_shot, which prunes before the first step, ends level with gradual pruning, "
+            "sooner"
         )
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:
         lines.append("  nothing was measured within a factor of 2 of your tokens, so take this as a direction only")

@@ -3,8 +3,9 @@
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
 (docs/results.md). Heads have 24 channels or more, and are as many as the teacher's where this number divides the
 hidden size. For budgets of MACs and milliseconds, the hidden size falls less than the FFN size. Only the compact form
-may need padding. latency/budget.py predicts milliseconds; resolve.py reads presets and written plans and checks plans
-against the teacher.
+may need padding. A plain student keeps the hidden size, so its FFNs narrow, and in the compact form its heads.
+latency/budget.py predicts milliseconds. resolve.py reads presets and written plans, and checks plans against the
+teacher.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +38,9 @@ _FFN_POWER = 1.75
 # For the compact form: the same power, and attention's share of the hidden size, of the shape measured at a quarter.
 _COMPACT_FFN_POWER = 2.5
 _COMPACT_ATTENTION = 0.8
+# The same for plain students: attention keeps the square of a hidden size's share, the FFN its power 2.75.
+_PLAIN_FFN_POWER = 2.75 / 2
+_SMALLER_THAN_PLAIN = ", as plain students keep the hidden size; leave plain out for smaller ones"
 
 
 class Budget(NamedTuple):
@@ -48,7 +53,12 @@ class Budget(NamedTuple):
 
 
 def plan_for_budget(
-    budget: str | Budget, teacher_config: PreTrainedConfig, *, multiple: int = 8, within: WidthPlan | None = None
+    budget: str | Budget,
+    teacher_config: PreTrainedConfig,
+    *,
+    multiple: int = 8,
+    within: WidthPlan | None = None,
+    plain: bool = False,
 ) -> WidthPlan:
     """Return the uniform plan that meets a budget within 3 % or one rounding step, whichever is larger.
 
@@ -66,6 +76,8 @@ def plan_for_budget(
         multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
             least 1.
         within (`WidthPlan`, *optional*): Widths that the plan may not exceed. Default: the teacher's.
+        plain (`bool`): Keep the teacher's hidden size. A stock class then has whole attention, so FFNs alone narrow;
+            for `compact_macs` heads narrow as well.
 
     Returns:
         `WidthPlan`: Of the plans within 3 % of the budget, the plan nearest to this shape. If the steps of the hidden
@@ -74,14 +86,9 @@ def plan_for_budget(
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    kind, target, named, text = _parse(budget) if isinstance(budget, str) else budget
-    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
-    # there: hidden size and FFN keep the teacher's proportion.
-    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
-    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
-    search = _Search(
-        widths_of(teacher_config), multiple, **named, ffn_power=ffn_power, attention=attention, within=within
-    )
+    parsed = _parse(budget) if isinstance(budget, str) else budget
+    kind, target, named, text = parsed
+    search = _search_for(parsed, widths_of(teacher_config), multiple=multiple, within=within, plain=plain)
 
     def measure(plan: WidthPlan) -> float:
         if kind == "params":
@@ -95,7 +102,7 @@ def plan_for_budget(
         raise ValueError(
             f"student={short_repr(text or f'{kind}={target}{widths}')} is out of this teacher's reach; nearest valid: "
             f"from '{kind}={_rounded(smallest, math.ceil)}{widths}' to "
-            f"'{kind}={_rounded(largest, math.floor)}{widths}'"
+            f"'{kind}={_rounded(largest, math.floor)}{widths}'{_SMALLER_THAN_PLAIN if plain else ''}"
         )
 
     # Within the tolerance all costs are equally good, so that a better shape may win over an exact cost.
@@ -131,7 +138,12 @@ def named_widths(budget: str) -> dict[str, int]:
 
 
 def plan_for_latency(
-    limit_ms: float, teacher_config: PreTrainedConfig, *, predict: Callable[[WidthPlan], float], multiple: int = 8
+    limit_ms: float,
+    teacher_config: PreTrainedConfig,
+    *,
+    predict: Callable[[WidthPlan], float],
+    multiple: int = 8,
+    plain: bool = False,
 ) -> WidthPlan:
     """Return the largest uniform plan that is predicted to be fast enough.
 
@@ -140,6 +152,7 @@ def plan_for_latency(
         teacher_config: configuration of a teacher of any supported architecture.
         predict: plan → its milliseconds.
         multiple: see `plan_for_budget`.
+        plain: keep the teacher's hidden size; FFNs alone narrow.
 
     Returns:
         Of the plans within `limit_ms`, the plan with the most encoder MACs. A plan whose proportions or heads are
@@ -148,13 +161,16 @@ def plan_for_latency(
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
     """
-    search = _Search(widths_of(teacher_config), multiple)
+    teacher = widths_of(teacher_config)
+    search = _Search(teacher, multiple, teacher.hidden_size if plain else None)
     proportional = search.proportional_plans()
-    smallest, largest = min(map(predict, proportional)), predict(search.teacher)
+    smallest = min(map(predict, (search.ends(proportional)[0], *proportional)))
+    largest = predict(teacher)
     if not smallest <= limit_ms <= largest:
         raise ValueError(
             f"student='latency_ms={limit_ms:g}' is out of this teacher's reach on this machine; nearest valid: from "
             f"'latency_ms={_rounded(smallest, math.ceil)}' to 'latency_ms={_rounded(largest, math.floor)}'"
+            f"{_SMALLER_THAN_PLAIN if plain else ''}"
         )
 
     def size(plan: WidthPlan) -> float:
@@ -164,7 +180,7 @@ def plan_for_latency(
     return max(candidates, key=size)
 
 
-def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8) -> str:
+def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8, plain: bool = False) -> str:
     """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
 
     Example:
@@ -174,8 +190,8 @@ def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 
 
     ```
     """
-    search = _Search(teacher, multiple)
-    smallest = search.macs_fraction(search.proportional_plans()[0])
+    search = _Search(teacher, multiple, teacher.hidden_size if plain else None)
+    smallest = search.macs_fraction(search.ends(search.proportional_plans())[0])
     return f"macs={_rounded(max(fraction, smallest), math.ceil)}"
 
 
@@ -340,6 +356,52 @@ class _Search:
 
     def _ffn_size(self, num_steps: int) -> int:
         return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
+
+
+class _PlainSearch(_Search):
+    """The plans of the teacher's hidden size with fewer or narrower heads, as only the compact form holds them."""
+
+    def proportional_plans(self) -> list[WidthPlan]:
+        """Return, from narrow to wide, a plan for each number of heads and of their channels."""
+        slot, pairs = self.teacher.traits.head_slot, self.teacher.traits.rotary_kinds
+        whole = self.limit.head_dim
+        head_dims = [whole] if slot and not pairs else [*range(4, whole, 4), whole]
+        shapes = itertools.product(range(1, self.limit.num_attention_heads + 1), head_dims)
+        layers = [
+            LayerWidths(num_heads, head_dim, self._ffn_size(round(self._wanted(num_heads * head_dim) / self.multiple)))
+            for num_heads, head_dim in shapes
+            if self.num_attention_heads in (None, num_heads)
+        ]
+        return [self._uniform(self.teacher.hidden_size, layer) for layer in sorted(layers, key=_attention_then_ffn)]
+
+    def unlikeness(self, plan: WidthPlan) -> float:
+        layer = plan.layers[0]
+        distortion = abs(math.log(layer.intermediate_size / self._wanted(layer.attention_size)))
+        return distortion + self._head_penalty(layer.num_attention_heads, layer.head_dim)
+
+    def _wanted(self, attention_size: int) -> float:
+        return (attention_size / self.full.attention_size) ** _PLAIN_FFN_POWER * self.full.intermediate_size
+
+
+def _attention_then_ffn(layer: LayerWidths) -> tuple[int, int]:
+    return layer.attention_size, layer.intermediate_size
+
+
+def _search_for(
+    budget: Budget, teacher: WidthPlan, *, multiple: int, within: WidthPlan | None, plain: bool
+) -> _Search:
+    kind, named = budget.kind, dict(budget.named)
+    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
+    # there: hidden size and FFN keep the teacher's proportion.
+    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
+    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
+    if plain and (width := named.setdefault("hidden_size", teacher.hidden_size)) != teacher.hidden_size:
+        raise ValueError(
+            f"student={short_repr(budget.text)} names hidden_size={width}, but plain students keep the teacher's "
+            f"{teacher.hidden_size}; leave one of both out"
+        )
+    kind_of_search = _PlainSearch if plain and kind == "compact_macs" else _Search
+    return kind_of_search(teacher, multiple, **named, ffn_power=ffn_power, attention=attention, within=within)
 
 
 def _parse(budget: str) -> Budget:

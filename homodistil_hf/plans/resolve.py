@@ -63,6 +63,7 @@ def resolve_plan(
     multiple: int = 8,
     within: WidthPlan | None = None,
     measure: Callable[[LatencyBudget], WidthPlan] | None = None,
+    plain: bool = False,
 ) -> WidthPlan:
     """Turn a user's `student` into widths that its teacher can be pruned to.
 
@@ -81,6 +82,7 @@ def resolve_plan(
         within (`WidthPlan`, *optional*): For budgets of parameters and MACs, widths that the plan may not exceed. In a
             chain of students: the previous student's widths.
         measure (`Callable[[LatencyBudget], WidthPlan]`): Finds the plan of a latency budget. Default: `plan_within`.
+        plain (`bool`): Keep the teacher's hidden size, so that all that reads hidden states fits the student as well.
 
     Returns:
         `WidthPlan`: One entry for each of the teacher's layers, nowhere wider than the teacher.
@@ -103,17 +105,23 @@ def resolve_plan(
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
         student = dict(zip(UNIFORM_KEYS, map(int, short.groups()), strict=True))
     if isinstance(student, str) and student in PRESETS:
-        plan = of_architecture(_preset_plan(student, teacher, multiple), teacher)
+        plan = of_architecture(_preset_plan(student, teacher, multiple, plain=plain), teacher)
     elif isinstance(student, str) and is_latency_budget(student):
         from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
 
         budget = LatencyBudget.parse(student)
-        plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple).plan
+        plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple, plain=plain).plan
     elif isinstance(student, str) and "=" in student and not _is_json_text(student) and not student.endswith(".json"):
-        plan = plan_for_budget(student, teacher_config, multiple=multiple, within=within)
+        plan = plan_for_budget(student, teacher_config, multiple=multiple, within=within, plain=plain)
     else:
         plan = of_architecture(WidthPlan.from_dict(_written_plan(student), len(teacher.layers)), teacher)
         check_plan(plan, teacher)
+    if plain and plan.hidden_size != teacher.hidden_size:
+        whole = dataclasses.replace(plan, hidden_size=teacher.hidden_size)
+        raise ValueError(
+            f"student hidden_size={plan.hidden_size} is not the teacher's {teacher.hidden_size}, which plain students "
+            f"keep; nearest valid plan: {whole.to_json()}, or leave plain out"
+        )
     plan = with_embedding(plan, teacher, multiple=multiple)
     _check_shared_groups(plan, teacher_config)
     return plan
@@ -201,14 +209,18 @@ def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
     return nearest_paddable(narrowed)
 
 
-def _preset_plan(name: str, teacher: WidthPlan, multiple: int) -> WidthPlan:
+def _preset_plan(name: str, teacher: WidthPlan, multiple: int, *, plain: bool) -> WidthPlan:
     plan = PRESETS[name]
     misfit = too_wide(plan, teacher)
+    if misfit is None and plain and plan.hidden_size != teacher.hidden_size:
+        misfit = f"has hidden_size={plan.hidden_size}, plain students keep their teacher's {teacher.hidden_size}"
     if misfit is None:
         return plan
-    budget = nearest_macs_budget(encoder_macs(plan) / encoder_macs(BERT_BASE), teacher, multiple=multiple)
+    fraction = encoder_macs(plan) / encoder_macs(BERT_BASE)
+    budget = nearest_macs_budget(fraction, teacher, multiple=multiple, plain=plain)
     raise ValueError(
-        f"student={name!r} {misfit}; nearest valid: student={budget!r}, the preset's share of a BERT-base encoder"
+        f"student={name!r} {misfit}; nearest valid: student={budget!r}, at least the preset's share of a BERT-base "
+        "encoder"
     )
 
 

@@ -33,7 +33,7 @@ class PruningSettings:
 
     metric: str = "sensitivity"
     multiple: int = 8
-    sensitivity_smoothing: float = 0.85
+    sensitivity_smoothing: float = 0.99
 
 
 class Pruner:
@@ -70,14 +70,16 @@ class Pruner:
         """The student's widths now."""
         return widths_of(self.model.config)
 
-    def score(self, *, gradient_scale: float = 1.0) -> None:
+    def score(self, *, gradient_scale: float = 1.0, smoothing: float | None = None) -> None:
         """After backward: score the complete, unclipped gradients, until the plan is reached.
 
         Args:
             gradient_scale: the factor of a gradient scaler in them.
+            smoothing: in place of β1.
         """
         if not self.plan_reached:
-            self.scores.update(dict(self.model.named_parameters()), self.groups, gradient_scale=gradient_scale)
+            parameters = dict(self.model.named_parameters())
+            self.scores.update(parameters, self.groups, gradient_scale=gradient_scale, smoothing=smoothing)
 
     def step(
         self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None

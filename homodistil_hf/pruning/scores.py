@@ -36,11 +36,13 @@ class SensitivityScores:
 
     needs_gradients = True
 
-    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.85):
+    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.99):
         self.sensitivity_smoothing = sensitivity_smoothing
         self.state: UnitTensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
 
-    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+    def update(
+        self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0, smoothing: float | None = None
+    ) -> None:
         """Take in the gradients of one optimizer step.
 
         Args:
@@ -48,10 +50,12 @@ class SensitivityScores:
                 a gradient count as 0.
             groups: the student's groups.
             gradient_scale: a gradient scaler's factor; the gradients are divided by it.
+            smoothing: in place of β1; n / (n + 1) after n updates gives their mean.
         """
         # Sums over a unit's slices are linear in |gradient|, so the scale is divided out of them, not of all weights.
         before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _sensitivity), gradient_scale)
-        smoothed = torch._foreach_lerp(now, before, self.sensitivity_smoothing)
+        share = self.sensitivity_smoothing if smoothing is None else smoothing
+        smoothed = torch._foreach_lerp(now, before, share)
         self.state = dict(zip(self.state, smoothed, strict=True))
 
     def _beside(self, sums: UnitTensors, gradient_scale: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -79,7 +83,9 @@ class MovementScores(SensitivityScores):
     Kept for the ablation; the paper reports that HomoDistil diverges with it.
     """
 
-    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+    def update(
+        self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0, smoothing: float | None = None
+    ) -> None:
         """Add the movement of one optimizer step; arguments as [`SensitivityScores.update`]."""
         before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _product), gradient_scale)
         self.state = dict(zip(self.state, torch._foreach_sub(before, now), strict=True))
@@ -90,7 +96,9 @@ class MagnitudeScores(SensitivityScores):
 
     needs_gradients = False
 
-    def update(self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0) -> None:
+    def update(
+        self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0, smoothing: float | None = None
+    ) -> None:
         """Do nothing: [`MagnitudeScores.scores`] reads the weights as they are."""
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:

@@ -51,6 +51,7 @@ from .pair import adopt_optimizer, prepare
 from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
+from .raw_rows import tokenized
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         args: the run's settings, of the method's `arguments_class`; copied.
         teacher_model: the model that the student learns from: Hub name, folder, or a loaded model. Default: a frozen
             copy of `model`.
-        train_dataset: tokenized rows, or a stream of them.
+        train_dataset: tokenized rows, a stream of them, or rows of columns, read as `homodistil distill` reads them.
         eval_dataset: rows held out, or several sets by name.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
@@ -97,6 +98,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
 
+    rows_facts: Mapping[str, Any] = {}
+    """What a run understood of the rows of a task, for its results."""
     push_in_progress: PushInProgress | None = None
 
     @naming_lost_ranks()
@@ -137,6 +140,9 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         )
         processing_class = self.tokenizer_of(processing_class)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        if data_collator is None and self.reads_rows:
+            data = tokenized(data, processing_class, parts.student)
+            train_dataset, eval_dataset = data.values()
         check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, parts.teacher.exact.config)
@@ -306,6 +312,12 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def extra_logs(self) -> dict[str, float]:
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""

@@ -3,7 +3,7 @@
 `distillation/discrepancy.py` computes the metrics from the rows that this file finds.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import nested_detach
 
 from ..distillation.discrepancy import DiscrepancyMeter
+from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
 from .ranks import first_rows, num_own_rows
@@ -33,6 +34,8 @@ class HeldOutEvaluation:
     """
 
     meter_class: type[DiscrepancyMeter] = DiscrepancyMeter
+    whole_row_scores: Callable[[Any], dict[str, float]] | None = None
+    """Model → metrics that batches can't give, such as those of answers that several windows hold."""
 
     def __init__(self, student: PreTrainedModel, teacher: FrozenTeacher, task: Task, accelerator: Accelerator):
         self.student: Any = student
@@ -43,7 +46,14 @@ class HeldOutEvaluation:
 
     def start(self) -> None:
         """Start a new evaluation."""
-        self.meter = self.meter_class(self.task)
+        self.meter = self.new_meter()
+
+    def new_meter(self) -> DiscrepancyMeter:
+        """A meter without rows; of a task with labels of its own it has the task's metrics."""
+        if self.meter_class is not DiscrepancyMeter or self.task.is_pretraining:
+            return self.meter_class(self.task)
+        config = self.student.config
+        return TaskMeter(self.task, [config.id2label[number] for number in range(config.num_labels)])
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """Mean loss of the rows of a batch that are not repeated, 0 if all are; None without labels."""
@@ -74,17 +84,26 @@ class HeldOutEvaluation:
 
     def results(self) -> dict[str, float]:
         """Averages since `start`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`."""
-        results = self.meter.results(self._sum_over_ranks)
-        return results | {"loss": results[f"{self.task.name}_loss"]} if results else {}
+        results = self.meter.results(self._sum_over_ranks) | self.meter.scores(self._of_all_ranks)
+        results |= self._whole_row_scores(self.student) if results else {}
+        # Rows without labels have the distance from the teacher alone.
+        return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl", 0.0))} if results else {}
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0."""
-        meter = self.meter_class(self.task)
+        meter = self.new_meter()
         for inputs in batches:
             rows = self._own_rows(inputs)
             if len(rows["input_ids"]) > 0:
                 meter.update(self.teacher.exact, self.teacher, rows)
-        return meter.results(self._sum_over_ranks)
+        results = meter.results(self._sum_over_ranks) | meter.scores(self._of_all_ranks)
+        return results | self._whole_row_scores(self.teacher.exact) if results else {}
+
+    def _whole_row_scores(self, model: Any) -> dict[str, float]:
+        return {} if self.whole_row_scores is None else self.whole_row_scores(model)
+
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        return gather_object([value]) if self.accelerator.num_processes > 1 else [value]
 
     def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
         # Gathered and added up on the CPU: Apple's GPUs have no float64.

@@ -32,13 +32,13 @@ from ..data.masking import SeededMasks
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.strict_json import read_json_object, write_json
-from ..models.saved_student import first_nonfinite_tensor
+from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
 from ..training_args import ExactArguments
 from . import checks
 from .evaluation_loop import gathered
 from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
-from .run_folder import Requested, RunFolder, check_moments, check_resumable, check_same_run, folder_claimed
+from .run_folder import Requested, RunFolder, as_saved, check_moments, check_resumable, check_same_run, folder_claimed
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 
@@ -377,12 +377,9 @@ class ExactTrainer(Trainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; the Hub token is in none of the files."""
-        token, self.args.hub_token = self.args.hub_token, None  # else it would be in training_args.bin
-        try:
+        """As Trainer's; the Hub token is in none of the files, and a student is itself in its stock class, too."""
+        with as_saved(self.model, self.args):
             super().save_model(output_dir, _internal_call=True)
-        finally:
-            self.args.hub_token = token
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -429,6 +426,7 @@ class ExactTrainer(Trainer):
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Add `tensors_to_save`, `state_to_save` and the running averages to a staged checkpoint."""
+        save_queries(folder, self.model)
         if tensors := self.tensors_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
                 save_file(tensors, folder / SCORES_FILE)
@@ -456,7 +454,7 @@ class ExactTrainer(Trainer):
         self.check_state(state, folder)
         # Trainer only warns of missing weights, and some models are saved under other names than they have in memory.
         saved = type(self.model).from_pretrained(folder, dtype="float32")
-        self.model.load_state_dict(saved.state_dict())
+        self.model.load_state_dict(saved.state_dict() | exact_queries(folder))
         return state
 
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:

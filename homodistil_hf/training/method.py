@@ -40,6 +40,8 @@ class DistillationMethod:
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
     """Whether encoders without a head are refused."""
+    reads_rows = True
+    """Whether rows of columns are tokenized for the model's head."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
     arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments

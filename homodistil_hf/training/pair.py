@@ -61,10 +61,13 @@ def resolve_student(
     if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
 
+    plain = args.plain and has_all_layers  # of fewer layers, widths are planned when their share is known
+
     def of_the_first_rank(budget: LatencyBudget) -> WidthPlan | None:
         if args.process_index != 0:
             return None
-        return recorded_plan(args, config) or plan_within(budget, config, multiple=args.width_multiple).plan
+        recorded = recorded_plan(args, config)
+        return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain).plan
 
     def measure(budget: LatencyBudget) -> WidthPlan:
         if not has_all_layers:
@@ -75,7 +78,7 @@ def resolve_student(
         plans = [on_every_rank(lambda: of_the_first_rank(budget))]
         return broadcast_object_list(plans)[0]
 
-    return resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure)
+    return resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure, plain=plain)
 
 
 def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:

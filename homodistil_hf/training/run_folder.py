@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
 
 from ..files.checkpoints import (
     STAGING_NAME,
@@ -26,6 +27,7 @@ from ..files.checkpoints import (
 from ..files.folders import check_archives, naming_the_file, publish, remove_folder
 from ..files.locks import claimed, lock_in
 from ..files.messages import short_repr
+from ..models.conversion import as_stock_reads_it
 from .checks import FolderSettings, check_free, check_output_dir, existing_files
 from .publishing import fetch_checkpoint, is_hub_address
 from .ranks import on_every_rank
@@ -34,6 +36,20 @@ logger = logging.getLogger(__name__)
 
 Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 """Values of `resume_from_checkpoint`."""
+
+
+@contextmanager
+def as_saved(model: Any, args: TrainingArguments) -> Iterator[None]:
+    """Within the block, a model and settings are as files hold them; see [`as_stock_reads_it`].
+
+    Settings have no Hub token, which would be in `training_args.bin`.
+    """
+    token, args.hub_token = args.hub_token, None
+    try:
+        with as_stock_reads_it(model):
+            yield
+    finally:
+        args.hub_token = token
 
 
 @contextmanager

@@ -278,15 +278,6 @@ def test_a_teacher_that_is_no_supported_encoder(folder, tmp_path, capsys, never_
     assert "has model_type='gpt2'; supported: bert, " in message
 
 
-def test_a_task_teacher_is_sent_to_its_example(folder, tmp_path, capsys, never_trains):
-    teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
-    message = error_of(
-        capsys, "distill", folder / "config.json", "--teacher", teacher, "--output_dir", tmp_path / "run"
-    )
-    assert "is a BertForSequenceClassification" in message
-    assert "use HomoDistilTrainer as in examples/distill_task_model.py" in message
-
-
 def test_a_vocabulary_that_does_not_fit(folder, tmp_path, capsys, never_trains):
     teacher = write_teacher(tmp_path / "teacher", vocab_size=50)
     message = error_of(

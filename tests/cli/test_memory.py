@@ -50,6 +50,20 @@ def test_freed_memory_is_used_again_without_page_faults(tuned):
     assert (faults < 10) == tuned  # even huge pages would be 48
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given, expected, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert main(["cache"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
+def test_a_command_sets_it_before_torch_is_loaded():
+    code = "import sys, homodistil_hf.cli; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"
+
+
 def test_what_a_user_says_of_malloc_stays(monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)

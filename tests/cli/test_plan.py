@@ -51,11 +51,11 @@ def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
         "learning_rate": 0.0066,
         "adam_beta2": 0.98,
         "warmup_steps": 50,
-        "pruning_end_step": 0,
+        "pruning_end_step": 300,
         "hold_end_step": 500,
     }
     assert main(words) == 0
-    assert "1,000 steps of 16 × 128 tokens, pruned before the first\n  learning_rate 0.0066" in capsys.readouterr().out
+    assert "1,000 steps of 16 × 128 tokens, pruning until step 300\n  learning_rate 0.0066" in capsys.readouterr().out
 
 
 def test_an_uneven_plan_has_two_costs(folder, capsys):

@@ -47,7 +47,7 @@ SENTENCE = "Return the number of bytes that are left in the buffer."
 
 def small(folder: Path, seed: int = 0) -> DemoSettings:
     """A demo of ten steps."""
-    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 16, "pruning_interval_steps": 1}
+    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 16}
     return DemoSettings(output_dir=str(folder), seed=seed, **settings)
 
 
@@ -199,30 +199,30 @@ def test_the_vocabulary_is_the_same_in_every_process(monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_demo_leaves_what_it_says(demo):
     names = {path.name for path in demo.iterdir()}
-    assert names == {"teacher", "student", "gradual", "results.json", "demo.json", "discrepancy.png"}
+    assert names == {"teacher", "student", "at_once", "results.json", "demo.json", "discrepancy.png"}
     assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 def test_rows_state_what_the_models_are(demo):
     rows = json.loads((demo / "results.json").read_text())
-    assert [row["name"] for row in rows] == ["teacher", "student", "gradual"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "at_once"]
     for row in rows:
         assert list(row) == ROW_KEYS
         facts = model_facts(BertForMaskedLM.from_pretrained(demo / row["name"]))
         assert {key: row[key] for key in ROW_KEYS[1:4]} == {key: facts[key] for key in ROW_KEYS[1:4]}
         assert row["latency_ms"] > 0
         assert 0 <= row["mlm_accuracy"] <= 1
-    teacher, student, gradual = rows
+    teacher, student, at_once = rows
     assert teacher["kl"] == 0.0
     assert student["kl"] > 0.0
-    assert student["encoder_macs"] == gradual["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
+    assert student["encoder_macs"] == at_once["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
 
 
 @pytest.mark.slow
 def test_curves_start_where_they_must(demo):
     curves = json.loads((demo / "demo.json").read_text())["curves"]
-    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["gradual"]]
+    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["at_once"]]
     for curve in curves.values():
         assert curve[0][1] == pytest.approx(0.0, abs=1e-5)
         assert curve[-1][1] > 1e-4
@@ -230,7 +230,7 @@ def test_curves_start_where_they_must(demo):
 
 @pytest.mark.slow
 def test_the_students_can_be_verified(demo):
-    for name in ("student", "gradual"):
+    for name in ("student", "at_once"):
         assert verify_export(demo / name).problems == ()
     teacher = weights(demo / "teacher")
     assert all(torch.equal(teacher[name], tensor.float()) for name, tensor in weights(TEACHER).items())
@@ -240,7 +240,7 @@ def test_the_students_can_be_verified(demo):
 def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     again, other = tmp_path / "again", tmp_path / "other"
     run_small_demo(again)
-    assert [name for name in ("teacher", "student", "gradual") if not same_weights(demo / name, again / name)] == []
+    assert [name for name in ("teacher", "student", "at_once") if not same_weights(demo / name, again / name)] == []
     printed = capsys.readouterr().out
     assert "MLM accuracy" in printed
     assert "The default [MASK] is None." in printed
@@ -266,7 +266,7 @@ def test_the_next_steps_can_be_taken(demo, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [(7,), (13, 3)], ids=["student", "gradual, twice"])
+@pytest.mark.parametrize("steps", [(7,), (13, 3)], ids=["student", "at once, twice"])
 def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, steps, caplog):
     again = tmp_path / "again"
     for step in steps:
@@ -276,7 +276,7 @@ def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, steps
     with sigterm_at(HomoDistilTrainer, None) as seen:
         run_small_demo(again)
     assert len(seen) == 20 - sum(steps)
-    assert [name for name in ("student", "gradual") if not same_weights(demo / name, again / name)] == []
+    assert [name for name in ("student", "at_once") if not same_weights(demo / name, again / name)] == []
     curves = [json.loads((folder / "demo.json").read_text())["curves"] for folder in (demo, again)]
     assert curves[0] == curves[1]
     assert sorted(os.listdir(demo)) == sorted(os.listdir(again))

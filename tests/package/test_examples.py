@@ -4,12 +4,16 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 from methods_here import needs
+from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import own_cache, write_config, write_teacher, write_text
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from tiny_models import tiny_tokenizer
+from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
 import homodistil_hf
 from homodistil_hf import PRESETS, resolve_plan
@@ -108,6 +112,32 @@ def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     assert "KL to the teacher" in capsys.readouterr().out
 
 
+def test_text_is_drawn_from_a_model(tmp_path, monkeypatch):
+    model = write_teacher(tmp_path / "model")
+    words = ["--model", model, "--output", tmp_path / "text.parquet", "--num_rows", 5, "--lengths", 4, 6]
+    run_script(monkeypatch, "sample_text.py", *words, "--rounds", 2, "--batch_size", 2)
+    texts = Dataset.from_parquet(str(tmp_path / "text.parquet"), cache_dir=str(tmp_path / "cache"))["text"]
+    assert [4 <= len(text.split()) <= 6 for text in texts] == [True] * 5
+    assert not {"[PAD]", "[MASK]", "[UNK]"} & set(" ".join(texts).split())
+
+
+def test_drawn_words_are_what_the_model_predicts():
+    script = runpy.run_path(str(EXAMPLES / "sample_text.py"))
+    tokenizer, sure = tiny_tokenizer(), 50
+    logits = torch.full((tokenizer.vocab_size,), -1e9)
+    logits[sure], logits[tokenizer.mask_token_id] = 0.0, 5.0  # special tokens are never drawn
+
+    def model(input_ids, attention_mask):
+        return SimpleNamespace(logits=logits.expand(*input_ids.shape, -1))
+
+    torch.manual_seed(0)
+    first = script["first_rows"](tokenizer, 3, 10, 12)
+    rows = script["draw"](model, tokenizer, first, 30)
+    is_special = torch.isin(first, torch.tensor(tokenizer.all_special_ids))
+    assert torch.equal(rows[is_special], first[is_special])
+    assert set(rows[~is_special].tolist()) == {sure}
+
+
 @needs("self_distillation")
 def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
@@ -148,17 +178,14 @@ def test_binarize_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_task_model_script(tmp_path, monkeypatch, capsys):
-    teacher = write_teacher(tmp_path / "teacher", task="sequence_classification")
-    rows = {"sentence": LONGER_THAN_POSITIONS, "label": [i % 2 for i in range(32)]}
-    for name in ("train", "dev"):
-        Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
-    words = ["--output_dir", tmp_path / "out", "--max_steps", 4, "--batch_size", 4]
-    files = ["--train", tmp_path / "train.parquet", "--validation", tmp_path / "dev.parquet"]
-    run_script(monkeypatch, "distill_task_model.py", "--teacher", teacher, *files, *words)
-    student = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "student")
-    assert student.config.hidden_size < 32
-    assert "accuracy" in capsys.readouterr().out
+@pytest.mark.parametrize("name", [*(kind for kind in KINDS if kind not in ("pairs", "two values"))])
+def test_a_script_for_each_kind_of_task(tmp_path, monkeypatch, capsys, name):
+    write_kind(tmp_path, name)
+    rows_of_kind(name).to_parquet(tmp_path / "rows.parquet")
+    words = ["--rows", tmp_path / "rows.parquet", "--output_dir", tmp_path / "out", "--max_steps", 2]
+    run_script(monkeypatch, f"distill_{name.replace(' ', '_')}.py", "--teacher", tmp_path / "teacher", *words)
+    assert AutoConfig.from_pretrained(tmp_path / "out" / "student").hidden_size < 32
+    assert "to the teacher 0." in capsys.readouterr().out
 
 
 @pytest.mark.slow

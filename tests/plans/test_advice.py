@@ -44,6 +44,11 @@ def test_the_nearest_budget_decides(num_tokens, expected):
     assert "as a direction only" not in text
 
 
+def test_a_shallow_cut_may_be_made_at_once():
+    assert "at such a size --method one_shot, which prunes before the first step, ends level" in advice(0.25, 2e6)
+    assert "one_shot" not in advise(0.125, 2e6, measured=[point(encoder_macs=0.125)], teacher="x")
+
+
 def test_far_from_what_was_measured_it_is_a_direction_only():
     assert "within a factor of 2 of your tokens" in advice(0.25, 1e9)
 

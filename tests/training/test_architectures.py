@@ -67,6 +67,18 @@ def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, arc
     assert report.problems == ()
 
 
+@of_every_architecture
+def test_a_plain_student_keeps_the_hidden_size(make_trainer, architecture, tmp_path):
+    settings = {"student": "compact_macs=0.7", "plain": True, "width_multiple": 4}
+    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=1, **settings)
+    trainer.train()
+    layer = trainer.kept.layers[0]
+    assert trainer.kept == trainer.plan
+    assert trainer.kept.padded().hidden_size == trainer.kept.hidden_size == 32
+    assert (layer.attention_size < 32, layer.intermediate_size < 64) == (True, True)
+    assert verify_export(trainer.export(tmp_path / "student", "compact")).problems == ()
+
+
 def test_a_modernbert_of_smaller_heads_is_exported(make_trainer, tmp_path):
     student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
     trainer = make_trainer(model=masked_lm_teacher(ARCHITECTURES["modernbert"]), max_steps=4, student=student)

@@ -53,6 +53,7 @@ def architecture(name: str, **settings: Any) -> Run:
 RUNS: dict[str, Run] = {
     "as users have it": Run({"max_steps": 6}),
     "as users have it, accumulation": Run({"max_steps": 6, "gradient_accumulation_steps": 2}),
+    "as users have it, of stock shapes": Run({"max_steps": 6, "student": SAME_HEADS}),
     "gradual": gradual(),
     "gradual, scored first": gradual(num_scoring_batches=3),
     "gradual, scored first by movement": gradual(num_scoring_batches=3, importance_metric="movement"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from run_traces import Interrupt, SaveAt, assert_same_run
-from tiny_models import make_teacher, tiny_config
+from tiny_models import make_blocks, make_teacher, tiny_config
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models.saved_student import read_state
@@ -27,7 +27,8 @@ class Machine:
         self.num_asked = 0
         monkeypatch.setattr(resolution, "plan_within", self.resolve)
 
-    def resolve(self, budget: LatencyBudget, config: Any, *, multiple: int = 8) -> LatencyPlan:
+    def resolve(self, budget: LatencyBudget, config: Any, *, multiple: int = 8, plain: bool = False) -> LatencyPlan:
+        assert not plain
         self.num_asked += 1
         return LatencyPlan(self.answers[self.num_asked - 1], budget.limit_ms, 2 * budget.limit_ms)
 
@@ -105,6 +106,19 @@ def test_an_impossible_budget_stops_the_run_before_weights_are_loaded(monkeypatc
 
 
 @pytest.mark.slow
+def test_the_head_of_a_plain_student_fits_its_teacher_too(make_trainer):
+    teacher, rows = make_teacher("sequence_classification", num_labels=3), make_blocks(16).remove_columns("example_id")
+    rows = rows.map(lambda row: {"labels": row["input_ids"][1] % 3})
+    trainer = make_trainer(
+        model=teacher, student="compact_macs=0.8", plain=True, train_dataset=rows, eval_dataset=rows, max_steps=2
+    )
+    trainer.train()
+    heads = {name: tensor.shape for name, tensor in teacher.named_parameters() if not name.startswith("bert.encoder")}
+    assert trainer.kept == trainer.plan
+    assert trainer.plan.layers[0].attention_size < trainer.plan.hidden_size == 32
+    assert {name: trainer.model.get_parameter(name).shape for name in heads} == heads
+
+
 def test_no_student_is_refused(tmp_path):
     with pytest.raises(ValueError, match="student=None names no widths; name a preset"):
         resolve_student(arguments(tmp_path), tiny_config())

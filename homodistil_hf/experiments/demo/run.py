@@ -30,6 +30,7 @@ from ...files.folders import check_writable, remove_folder
 from ...files.provenance import version_facts
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
+from ...methods.registry import METHODS
 from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...tables import format_table
@@ -37,7 +38,6 @@ from ...trainer import HomoDistilTrainer
 from ...training.checks import existing_files
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.run_folder import folder_claimed
-from ...training_args import HomoDistilTrainingArguments
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
 
@@ -45,15 +45,15 @@ TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 PLOT_FILE = "discrepancy.png"
 _TRAINING_FOLDER = "training"
-_PRUNING_ENDS = {"student": 0.0, "gradual": 0.3}
-"""Student → `pruning_end_fraction`."""
-_HOW = {"student": "the default, pruned before the first step", "gradual": "the paper's way, a little at a time"}
+_STUDENTS = {"student": "homodistil", "at_once": "one_shot"}
+"""Student → method."""
+_HOW = {"student": "HomoDistil, pruned a little at a time", "at_once": "pruned before the first step"}
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
 _LEGEND = f"""
-teacher: comes with the package. student: the default, pruned before the first step, then distilled.
-gradual: same widths and steps, pruned a little at a time (pruning_end_fraction=0.3): its first steps compute more.
+teacher: comes with the package. student: HomoDistil, pruned a little at a time while it is distilled.
+at_once: same widths and steps, pruned before the first step (method one_shot), so its first steps compute less.
 encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
 KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
 Both are of text that none of the three was trained on."""
@@ -74,7 +74,6 @@ class DemoSettings:
     max_steps: int = 250
     batch_size: int = 32
     num_eval_blocks: int = 256
-    pruning_interval_steps: int = 10
     student: str = "macs=0.25"
 
     def __post_init__(self) -> None:
@@ -182,13 +181,14 @@ def copy_teacher(folder: Path) -> None:
 
 
 def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
-    """Train and evaluate a student of `_PRUNING_ENDS`, and export it to the folder of its name."""
+    """Train and evaluate a student of `_STUDENTS`, and export it to the folder of its name."""
     folder = Path(settings.output_dir)
     place = folder / _TRAINING_FOLDER / name
     checkpoint = last_verified(place)
-    arguments = _training_arguments(str(place), settings, _PRUNING_ENDS[name])
+    kind = METHODS[_STUDENTS[name]]
+    arguments = _training_arguments(kind, str(place), settings)
     arguments.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
-    trainer = HomoDistilTrainer(
+    trainer = kind(
         str(folder / "teacher"),
         arguments,
         train_dataset=blocks["train"],
@@ -215,19 +215,14 @@ class _ShortProgress(ProgressCallback):
             self.training_bar.write(f"     step {state.global_step}: held-out KL {max(logs['eval_kl'], 0.0):.3f} nats")
 
 
-def _training_arguments(output_dir: str, settings: DemoSettings, pruning_end: float) -> HomoDistilTrainingArguments:
+def _training_arguments(kind: type[HomoDistilTrainer], output_dir: str, settings: DemoSettings) -> Any:
     tenth = max(1, settings.max_steps // 10)
-    gradual: dict[str, Any] = {}
-    if pruning_end:
-        interval = settings.pruning_interval_steps
-        gradual = {"pruning_end_fraction": pruning_end, "pruning_interval_steps": interval}
-    return HomoDistilTrainingArguments(
+    return kind.arguments_class(
         output_dir=output_dir,
         student=settings.student,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        **gradual,
         # Students of this small teacher end so near to it that the default would drown out the KL.
         hidden_weight=10.0,
         bf16=multiplies_bfloat16(torch.device("cpu")),

@@ -23,15 +23,16 @@ from ...files.folders import remove_folder, write_text
 from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
 from ...files.strict_json import fits, is_int, read_json_object
+from ...homodistil_args import PRUNING_KINDS
 from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
 from ...methods.run_arguments import Log, RunConfig
+from ...methods.task_models import is_task_model
 from ...models.cost import COSTS
 from ...models.widths import widths_of
 from ...training.checks import own_settings
 from ...training.distillation_trainer import DistillationTrainer
-from ...training_args import PRUNING_KINDS
 from ..config import run_of
 from ..student import make_trainer, student_run
 from .cells import TEACHER, Cell
@@ -49,7 +50,7 @@ from .folder import (
 
 _DECIDES_SOURCES = (
     *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),
-    *("student", "width_multiple"),
+    *("student", "plain", "width_multiple"),
 )
 
 _CLOCK_FILE = "clock.json"
@@ -69,6 +70,11 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     decided = {"method": cell.method, "disable_tqdm": True, "output_dir": output_dir}
     values = {**cell.settings, **decided, **others}
     settings = run_of(values, f"cell {cell.name!r}")
+    if is_task_model(settings.run.teacher, token=settings.training.hub_token):
+        raise ValueError(
+            f"cell {cell.name!r} has teacher={settings.run.teacher!r}, which is fine-tuned for a task; sweeps compare "
+            "students of masked words: start homodistil distill with each setting"
+        )
     if settings.members:
         raise ValueError(
             f"cell {cell.name!r} has the list student={short_repr(cell.settings['student'])}; name one student"

@@ -2,6 +2,7 @@
 
 One-shot pruning is the hard baseline. The student is cut to the plan before the first step, so all its tokens are
 spent on the final width. But it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
+Where little is cut or training is short it is as good as gradual pruning (docs/results.md).
 Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py).
 """
 
@@ -10,15 +11,19 @@ from typing import ClassVar, Literal
 
 from ...export.card import MethodCard
 from ...files.field_checks import setting
-from ...trainer import LOSSES_ALONE, PRUNED_AT_ONCE, THEN_DISTILLED, UNITS, HomoDistilTrainer
-from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
+from ...homodistil_args import PAPER, AtOnceArguments
+from ...trainer import LOSSES_ALONE, UNITS, HomoDistilTrainer
+
+_THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
+
+_OF_THE_PATH = {*AtOnceArguments.no_part, "num_scoring_batches"}
 
 
 @dataclass
-class OneShotArguments(HomoDistilTrainingArguments):
+class OneShotArguments(AtOnceArguments):
     """Settings of [`HomoDistilTrainer`] without its schedule: everything is dropped before the first step."""
 
-    no_part: ClassVar = PRUNED_BEFORE
+    recipes: ClassVar = {"paper": {name: value for name, value in PAPER.items() if name not in _OF_THE_PATH}}
 
 
 class OneShotTrainer(HomoDistilTrainer):
@@ -32,17 +37,23 @@ class OneShotTrainer(HomoDistilTrainer):
 
     method = "one_shot"
     arguments_class = OneShotArguments
-    card = PRUNED_AT_ONCE
+    card = MethodCard(
+        student="One-shot pruned student",
+        made="made from {teacher} by pruning its width at once and distilling it afterwards",
+        how=f"The student began as a copy of its teacher. Before training, its {UNITS} were scored on a few "
+        f"batches, and the least important ones were dropped all at once. {_THEN_DISTILLED}",
+        paper=LOSSES_ALONE,
+        tags=("pruning", "distillation"),
+    )
 
 
 @dataclass
-class PrunedFirstArguments(HomoDistilTrainingArguments):
+class PrunedFirstArguments(AtOnceArguments):
     """Settings of [`HomoDistilTrainer`] without its schedule and its choice of scores: magnitudes."""
 
-    no_part: ClassVar = PRUNED_BEFORE | {
+    no_part: ClassVar = AtOnceArguments.no_part | {
         "importance_metric": "units are chosen by magnitude; leave it out",
         "num_scoring_batches": "magnitudes need no batch; leave it out",
-        "sensitivity_smoothing": "magnitudes are not smoothed; leave it out",
     }
     importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting("magnitude", "Always magnitude.")
 
@@ -59,7 +70,7 @@ class PrunedFirstTrainer(HomoDistilTrainer):
         student="Magnitude-pruned student",
         made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
         how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
-        f"the smallest magnitudes were dropped all at once. {THEN_DISTILLED}",
+        f"the smallest magnitudes were dropped all at once. {_THEN_DISTILLED}",
         paper=LOSSES_ALONE,
         tags=("pruning", "distillation"),
     )

@@ -5,24 +5,26 @@ The layers that stay become narrower by HomoDistil; `methods/fewer_layers.py` ch
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
 from ...export.card import MethodCard
 from ...files.field_checks import setting
+from ...homodistil_args import HomoDistilTrainingArguments
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.widths import WidthPlan, widths_of
 from ...trainer import UNITS, HomoDistilTrainer
 from ...training.pair import Start
-from ...training_args import HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 
 
 @dataclass
 class ShallowArguments(HomoDistilTrainingArguments):
-    """Settings of [`HomoDistilTrainer`], and which layers stay."""
+    """Settings of [`HomoDistilTrainer`], and which layers stay; these may become narrower at once, too."""
+
+    may_prune_at_once: ClassVar = True
 
     num_layers: int | None = setting(
         None, "Layers that stay, spread evenly, ≥ 1; default: one fewer than the teacher's.", least=1

@@ -83,15 +83,15 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
 
     Args:
         student: its encoder, compacted, without projections.
-        dense: the map into the teacher's space.
+        dense: the map into the teacher's space; left out if it is the identity, as of a plain student.
         teacher: source of pooling, layers, tokenizer and prompts.
 
     Raises:
         ValueError: the stock class can't hold the student's widths.
     """
-    return dataclasses.replace(
-        teacher, name="", encoder=to_stock(student).eval(), dense=folded([Dense(dense), *teacher.dense])
-    )
+    is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
+    layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
+    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers)
 
 
 def export_embedding_model(

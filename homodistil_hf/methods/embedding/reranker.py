@@ -19,12 +19,12 @@ from ...distillation.objective import DistillationLoss
 from ...distillation.tasks import Task, task_of
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...homodistil_args import AtOnceArguments
 from ...models.tokenizers import padding_multiple
 from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
 from ...training.pair import Start
-from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from .model import default_activation
 from .texts import TextCollator
 
@@ -77,10 +77,10 @@ class ScoreMeter(DiscrepancyMeter):
 
 
 @dataclass
-class RerankerDistilArguments(HomoDistilTrainingArguments):
+class RerankerDistilArguments(AtOnceArguments):
     """Settings of a reranker's run; units are scored by a probe, so they are dropped before the first step."""
 
-    no_part: ClassVar = PRUNED_BEFORE | {
+    no_part: ClassVar = AtOnceArguments.no_part | {
         "mlm_weight": "there are no masked words; use kl_weight",
         "task_weight": "there are no labels; use kl_weight",
         "mlm_probability": "there are no masked words; leave it out",
@@ -108,6 +108,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     method = "reranker"
     arguments_class = RerankerDistilArguments
     reported_metrics = ("correlation",)
+    reads_rows = False
     card = MethodCard(
         student="pruned reranker",
         made="pruned from {teacher} and distilled",

@@ -1,6 +1,7 @@
 """Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +11,18 @@ from typing import Any, ClassVar
 
 import datasets
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out, load_text
+from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
+from ...data.task_rows.reading import load_rows
 from ...export.student_in_folder import STUDENT_FOLDER
+from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
 from ...files.tensors import load_tensors
+from ...models.architectures import architecture_of
 from ...models.conversion import to_student
 from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder
@@ -30,7 +35,16 @@ from ..masked_words import set_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
 from .folder import write_model
-from .model import SETTINGS_FILE, EmbeddingModel, is_embedding_folder, kind_of_texts, load_embedding_model
+from .model import (
+    MODULES_FILE,
+    SETTINGS_FILE,
+    EmbeddingModel,
+    encoder_config,
+    is_embedding_folder,
+    kind_of_texts,
+    load_embedding_model,
+    read_modules,
+)
 from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
@@ -76,7 +90,7 @@ class EmbeddingRun(StudentRun):
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
 
-    def claims(self, teacher: str) -> bool:
+    def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
         """Whether a local folder is one of this method's models."""
         return kind_of_texts(teacher) == self.method
 
@@ -85,6 +99,13 @@ class EmbeddingRun(StudentRun):
         _embedding_source.cache_clear()
         _reranking_source.cache_clear()
         return super().read(values, label, flags)
+
+    def planned_config(self, teacher: str) -> PreTrainedConfig | None:
+        """Read that of the encoder of a local folder of sentence-transformers, whatever head its file names."""
+        ((_, path), *_) = read_modules(Path(teacher) / MODULES_FILE)
+        config = encoder_config(Path(teacher) / path, f"teacher={teacher!r}")
+        config.architectures = [architecture_of(config).encoder_name]
+        return config
 
     def bundle(self, model: str, *, token: str | None = None) -> Bundle | None:
         """Load a folder of sentence-transformers."""
@@ -127,7 +148,7 @@ class EmbeddingRun(StudentRun):
         plan = resolve_student(settings.training, config, has_all_layers=layers is None)
         return EmbeddingInputs(config, source.tokenizer, plan, source)
 
-    def arguments(self, settings: RunConfig, inputs: EmbeddingInputs) -> Any:
+    def arguments(self, settings: RunConfig, inputs: EmbeddingInputs, train: Any) -> Any:
         """Rows are read in their order: `by_length` has shuffled them."""
         return with_settings(settings.training, train_sampling_strategy="sequential")
 
@@ -207,8 +228,20 @@ class RerankerRun(EmbeddingRun):
     unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
     loader = "CrossEncoder"
 
+    def planned_config(self, teacher: str) -> None:
+        """A reranker is planned as other classifiers."""
+
     def bundle(self, model: str, *, token: str | None = None) -> None:
         """A reranker is an encoder, a head and a tokenizer, as other classifiers."""
+
+    def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
+        """Whether a local folder is one of one output, whose rows are pairs to rank: it may be a regression, too."""
+        if not super().claims(teacher, given) or given.get("label_column") or given.get("method") is not None:
+            return False
+        columns = _column_names(given)
+        named = given.get("text_column") or given.get("text_columns") or ()
+        texts = [name for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
+        return len(texts) == 2 and not has_values(columns) if texts or not columns else ranks_pairs(columns)
 
     def check_stream(self, settings: RunConfig) -> None:
         """Refuse, by a ValueError, any stream."""
@@ -217,7 +250,22 @@ class RerankerRun(EmbeddingRun):
 
     def source(self, settings: RunConfig) -> _Source:
         """Load a teacher."""
-        return _reranking_source(settings.run.teacher, settings.run.text_column, settings.training.hub_token)
+        run = settings.run
+        columns = run.text_column or ",".join(pair_in(_column_names(vars(run))))
+        return _reranking_source(run.teacher, columns or None, settings.training.hub_token)
+
+
+def _column_names(given: Mapping[str, Any]) -> list[str]:
+    """Columns of local rows; none where they can't be read, which is told later."""
+    sources = given.get("train_data") or []
+    sources = [sources] if isinstance(sources, str) else sources  # as JSON may have it
+    if not all(map(os.path.exists, sources)):
+        return []
+    keep_datasets_here()
+    try:
+        return load_rows(sources, split=given.get("train_split") or "train").column_names
+    except (OSError, ValueError):
+        return []
 
 
 @lru_cache(maxsize=1)  # the members of a chain have one teacher
@@ -258,8 +306,8 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
     if len(columns) != 2 or not all(columns):
         raise ValueError(
             f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
-            f"'question,passage'. teacher={name!r} has one label, as rerankers do: if it is a regression of single "
-            "texts, use HomoDistilTrainer with labelled rows, or homodistil prune with text"
+            f"'question,passage'. teacher={name!r} has one label, as rerankers do: if it is a regression, set "
+            "method=homodistil, and label_column where rows have labels"
         )
     model = load_encoder(name, token=token)
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)

@@ -26,6 +26,7 @@ from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json
+from ...homodistil_args import AtOnceArguments
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.tokenizers import padding_multiple
@@ -34,7 +35,6 @@ from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
-from ...training_args import PRUNED_BEFORE, HomoDistilTrainingArguments
 from ..fewer_layers import Layers, start_shallow
 from .deployable import EMBEDDING
 from .folder import export_embedding_model, student_model
@@ -57,10 +57,10 @@ LEAST_SPREAD = 0.1
 
 
 @dataclass
-class EmbeddingDistilArguments(HomoDistilTrainingArguments):
+class EmbeddingDistilArguments(AtOnceArguments):
     """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
 
-    no_part: ClassVar = PRUNED_BEFORE | {
+    no_part: ClassVar = AtOnceArguments.no_part | {
         "mlm_weight": "there are no masked words; use vector_weight",
         "task_weight": "there are no labels; use vector_weight",
         "kl_weight": "there are no logits; use vector_weight",
@@ -87,6 +87,11 @@ class EmbeddingDistilArguments(HomoDistilTrainingArguments):
         # In Python and JSON whole numbers and lists, as flags their text.
         for name in ("output", "layers"):
             setattr(self, name, _number_in(getattr(self, name), name))
+        if self.plain and not isinstance(self.output, str):
+            raise ValueError(
+                f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
+                "students have not; leave one of both out"
+            )
         super().__post_init__()
 
 
@@ -132,6 +137,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     args: EmbeddingDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
+    reads_rows = False
     card = MethodCard(
         student="pruned embedding model",
         made="pruned from {teacher} and distilled",
@@ -203,6 +209,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         nn.init.eye_(dense.weight)
         if self.start is not None:
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
+        dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         # Copies: exports are written from the caller's model, on the CPU.
@@ -266,8 +273,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """Move the map into the teacher's space to that of least squares on the first training texts; collective.
 
         Ridge regression towards the present map, stronger for fewer texts: with fewer texts than channels plain least
-        squares would overfit.
+        squares would overfit. Where the hidden size stays (`plain`), nothing is fitted.
         """
+        if self.args.plain:
+            return
         distillation: Any = self.distillation
         sums: Any = None
         num_texts = 0

@@ -315,7 +315,9 @@ class LatencyPlan:
         return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
 
 
-def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: int = 8) -> LatencyPlan:
+def plan_within(
+    budget: LatencyBudget, config: PreTrainedConfig, *, multiple: int = 8, plain: bool = False
+) -> LatencyPlan:
     """Find the largest plan for a teacher's configuration that is predicted to stay within a budget on this machine.
 
     Raises:
@@ -328,7 +330,7 @@ def plan_within(budget: LatencyBudget, config: PreTrainedConfig, *, multiple: in
             f"{architecture.model_type} is not made of; nearest valid: a share of the MACs, such as 'macs=0.25'"
         )
     table = latency_table(config, budget.on(config).conditions)
-    plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple)
+    plan = plan_for_latency(budget.limit_ms, config, predict=table.latency_ms, multiple=multiple, plain=plain)
     return LatencyPlan(plan, table.latency_ms(plan), table.latency_ms(widths_of(config)))
 
 

@@ -134,7 +134,7 @@ def test_a_record_is_a_line_a_row(whole):
     _, root = whole
     lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()
     assert max(map(len, lines)) < 3000
-    assert sum('"step": ' in line for line in lines) == 3 + 1
+    assert sum('"step": ' in line for line in lines) == 3 + 2  # evaluations, and the two widths
 
 
 def test_a_logged_value_that_is_not_finite_can_be_recorded(tmp_path):

@@ -15,6 +15,9 @@ PUBLIC_NAMES = [
     *("by_length", "load_embedding_model", "tokenize_pairs", "tokenize_texts"),
 ]
 
+PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}
+"""Widths with the hidden size of the tiny teacher."""
+
 
 def distilling_embeddings(make_trainer: Any, folder: Path, **settings: Any) -> Trainer:
     model = folder if folder.exists() else make_sentence_folder(folder)
@@ -31,5 +34,6 @@ def distilling_a_reranker(make_trainer: Any, folder: Path, **settings: Any) -> T
 RESUMED = {
     "embedding": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_embeddings),
     "embedding, axes": Run({"max_steps": 6, "learning_rate": 1e-2, "output": 7}, distilling_embeddings),
+    "embedding, plain": Run({"max_steps": 6, "student": PLAIN, "plain": True}, distilling_embeddings),
     "reranker": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_a_reranker),
 }

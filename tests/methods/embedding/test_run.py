@@ -12,11 +12,13 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
+from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.methods.embedding import model as model_of_texts
 from homodistil_hf.methods.embedding import texts, trainer
 from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.run import RerankerRun
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
-from homodistil_hf.methods.registry import run_named
+from homodistil_hf.methods.registry import method_for, run_named, run_of
 from homodistil_hf.methods.run_arguments import RunArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
@@ -31,7 +33,7 @@ def config(tmp_path, monkeypatch):
         folder = tmp_path / "embeddings"
         if not folder.is_dir():
             make_sentence_folder(folder)
-        given = {"teacher": str(folder), "pruning_end_fraction": 0.0, "max_seq_length": 12, "num_scoring_batches": 2}
+        given = {"teacher": str(folder), "max_seq_length": 12, "num_scoring_batches": 2}
         return str(write_config(tmp_path, **given | settings))
 
     return write
@@ -178,16 +180,42 @@ def test_a_reranker_is_found_and_narrowed(pairs_config, tmp_path, capsys):
 
 
 def test_a_reranker_needs_two_columns(pairs_config, capsys):
-    assert main(["distill", pairs_config(text_column="q")]) == 2
+    assert main(["distill", pairs_config(text_column="q", method="reranker")]) == 2
     told = capsys.readouterr().err
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
-@pytest.mark.parametrize("text_column", [None, "q", "q,"])
-def test_a_regression_of_single_texts_is_told_where_to_go(pairs_config, capsys, text_column):
-    assert main(["distill", pairs_config(text_column=text_column)]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "if it is a regression of single texts, use HomoDistilTrainer with labelled rows, or homodistil pr" in told
+@pytest.mark.parametrize(
+    ("columns", "given", "is_reranker"),
+    [
+        (("query", "passage"), {}, True),
+        (("query", "passage", "label"), {}, True),
+        (("sentence1", "sentence2"), {}, True),
+        (("sentence1", "sentence2", "score"), {}, False),
+        (("text", "score"), {}, False),
+        (("text",), {}, False),
+        (("q", "d"), {"text_column": "q,d"}, True),
+        (("q", "d", "score"), {"text_columns": ["q", "d"]}, False),
+        (("q", "d"), {"text_column": "q,"}, False),
+        (("query", "passage", "clicks"), {"label_column": "clicks"}, False),
+        (("query", "passage"), {"method": "homodistil"}, False),
+    ],
+)
+def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_path, columns, given, is_reranker):
+    teacher = json.loads(Path(pairs_config()).read_text())["teacher"]
+    rows = tmp_path / "rows.parquet"
+    Dataset.from_dict({name: ["w9 w10"] for name in columns}).to_parquet(rows)
+    found = method_for(teacher, {"train_data": [str(rows)], **given})
+    assert (found == "reranker") is is_reranker
+
+
+def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
+    Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
+    path = pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))
+    settings = parse_run([path])
+    run = run_of(settings)
+    assert isinstance(run, RerankerRun)
+    assert run.inputs(settings).source.columns == ("Query", "Passage")
 
 
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
@@ -229,6 +257,14 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
         states = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
         found = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
     assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
+
+
+def test_a_plain_family_keeps_the_hidden_size_and_has_no_map(config, tmp_path):
+    assert main(["distill", config(student=["macs=0.95", "macs=0.88"], max_steps=2, width_multiple=1), "--plain"]) == 0
+    members = [load_embedding_model(folder / "student") for folder in sorted((tmp_path / "run").glob("?-*"))]
+    assert [(member.encoder.config.hidden_size, member.dense) for member in members] == [(32, ()), (32, ())]
+    ffn_sizes = [member.encoder.config.intermediate_size for member in members]
+    assert 64 > ffn_sizes[0] > ffn_sizes[1]
 
 
 def test_a_family_of_rerankers(pairs_config, tmp_path):

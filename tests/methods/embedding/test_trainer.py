@@ -11,11 +11,14 @@ from tiny_architectures import OTHERS, tiny_architecture_config
 from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_models import randomized
 
+from homodistil_hf import verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.methods.embedding.model import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
 TEXTS = ["w7 w8 w9", "w10", ""]
+PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}
+"""Widths with the hidden size of the tiny teacher."""
 
 
 @pytest.fixture
@@ -333,6 +336,37 @@ def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_train
     exported = load_embedding_model(second.export(tmp_path / "smaller"))
     assert exported.dimension == 32
     assert_same_vectors(second, exported)
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_a_plain_student_needs_no_map(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, student=PLAIN, plain=True, max_steps=4)
+    trainer.train()
+    assert torch.equal(trainer.distillation.dense.weight, torch.eye(32))
+    export = trainer.export(tmp_path / "student")
+    assert verify_export(export).problems == ()
+    kinds = [module["type"].rpartition(".")[2] for module in json.loads((export / "modules.json").read_text())]
+    assert kinds == ["Transformer", "Pooling", *["Dense"] * (dense is not None), "Normalize"]  # as its teacher
+    student, teacher = load_embedding_model(export), load_embedding_model(folder)
+    assert student.encoder.config.hidden_size == teacher.encoder.config.hidden_size == 32
+    for own, one in zip(student.dense, teacher.dense, strict=True):
+        assert torch.equal(own.linear.weight, one.linear.weight)
+    assert student.encode(TEXTS).shape == teacher.encode(TEXTS).shape
+
+
+def test_a_plain_student_of_fewer_layers_has_no_map_either(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(student="macs=0.45", layers=1, plain=True, max_steps=2, width_multiple=1)
+    assert (trainer.plan.hidden_size, len(trainer.plan.layers)) == (32, 1)
+    trainer.train()
+    assert load_embedding_model(trainer.export(tmp_path / "student")).dense == ()
+
+
+def test_plain_students_have_no_shorter_vectors(make_embedding_trainer):
+    with pytest.raises(
+        ValueError, match="plain=True with output=7: shorter vectors need a Dense, which plain students"
+    ):
+        make_embedding_trainer(student=PLAIN, plain=True, output=7)
 
 
 def test_vectors_that_collapse_end_the_run(make_embedding_trainer):

@@ -1,0 +1,82 @@
+r"""Draw text from a masked-LM model, for a teacher whose own training text is not at hand.
+
+python examples/sample_text.py --model my-antibody-bert --output text.parquet --num_rows 4000
+homodistil distill --teacher my-antibody-bert --train_data text.parquet --student macs=0.25 --output_dir out
+
+A row starts as random tokens. In each round a share of its places is masked and drawn anew from the model's
+predictions, from most places in the first round to few in the last.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+SHARES = (0.8, 0.2)
+"""Of the places that are drawn anew, in the first round and in the last."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a masked-LM model")
+    parser.add_argument("--output", required=True, help="parquet file with a column text")
+    parser.add_argument("--num_rows", type=int, default=4000)
+    parser.add_argument("--lengths", type=int, nargs=2, default=(100, 126), help="least and most tokens of a row")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForMaskedLM.from_pretrained(options.model, dtype="float32").eval()
+    torch.manual_seed(options.seed)
+    texts: list[str] = []
+    while len(texts) < options.num_rows:
+        rows = first_rows(tokenizer, options.batch_size, *options.lengths)
+        texts += texts_of(draw(model, tokenizer, rows, options.rounds), tokenizer)
+        print(f"{min(len(texts), options.num_rows):,} of {options.num_rows:,} rows", flush=True)
+    Dataset.from_dict({"text": texts[: options.num_rows]}).to_parquet(options.output)
+
+
+def first_rows(tokenizer: PreTrainedTokenizerBase, num_rows: int, shortest: int, longest: int) -> torch.Tensor:
+    """Rows of random tokens between the special ones, padded to the longest; int64, rows × tokens."""
+    words = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
+    lengths = torch.randint(shortest, longest + 1, (num_rows,)).tolist()
+    drawn = [words[torch.randint(len(words), (length,))].tolist() for length in lengths]
+    start, *end = tokenizer("")["input_ids"]
+    whole = [[start, *row, *end] for row in drawn]
+    return tokenizer.pad({"input_ids": whole}, return_tensors="pt")["input_ids"]
+
+
+@torch.inference_mode()
+def draw(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: torch.Tensor, num_rounds: int
+) -> torch.Tensor:
+    """Draw the places of rows anew, round by round, from the model's predictions; special tokens stay."""
+    special = torch.tensor(tokenizer.all_special_ids)
+    is_word, is_text = ~torch.isin(rows, special), rows != tokenizer.pad_token_id
+    for share in shares(num_rounds):
+        masked = is_word & (torch.rand(rows.shape) < share)
+        inputs = rows.masked_fill(masked, tokenizer.mask_token_id)
+        logits = model(input_ids=inputs, attention_mask=is_text.long()).logits[masked]
+        logits[:, special] = -torch.inf
+        rows = rows.masked_scatter(masked, torch.multinomial(logits.softmax(-1), 1).squeeze(1))
+    return rows
+
+
+def shares(num_rounds: int) -> Iterator[float]:
+    """The share of places of each round, falling evenly."""
+    first, last = SHARES
+    for number in range(num_rounds):
+        yield first + (last - first) * number / max(1, num_rounds - 1)
+
+
+def texts_of(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Rows as text."""
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Rows that are kept aside to evaluate on, where none are given: a tenth, with all labels in it."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from .kinds import ANSWERS, CLASSES, VALUES, Columns
+from .labels import is_missing
+
+_FRACTION = 0.1
+_MOST = 1000
+_SEED = 1
+
+
+def keep_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset, str]:
+    """Split rows into those to train on and those to evaluate on, always alike: a tenth, about 1,000 at most.
+
+    Rows of classes are drawn label by label, those of values by their size, questions with all of their context. A
+    label of a single row stays in training.
+
+    Args:
+        rows: all rows.
+        columns: those that were found.
+
+    Returns:
+        Rows to train on, rows kept aside, and how they were drawn.
+
+    Example:
+    ```python
+    >>> rows = Dataset.from_dict({"text": ["a"] * 40, "label": [0] * 30 + [1] * 10})
+    >>> train, aside, how = keep_aside(rows, Columns(CLASSES, ("text",), ("label",)))
+    >>> len(train), sorted(aside["label"]), how
+    (36, [0, 0, 0, 1], 'drawn label by label')
+
+    ```
+    """
+    share = min(_FRACTION, _MOST / len(rows))
+    draw = np.random.RandomState(_SEED)
+    if columns.kind == VALUES and columns.labels:
+        aside, how = _by_size(rows, columns, share), "spread over their values"
+    elif columns.kind == ANSWERS:
+        aside, how = _whole_groups(rows[columns.texts[1]][:], share, draw), "all questions of a context together"
+    else:
+        has_labels = columns.kind == CLASSES and bool(columns.labels)
+        keys = [str(label) for label in rows[columns.labels[0]]] if has_labels else [""] * len(rows)
+        aside, how = _by_group(keys, share, draw), "drawn label by label" if has_labels else "drawn at random"
+    aside = sorted(aside) or [len(rows) - 1]
+    kept = sorted(set(range(len(rows))) - set(aside))
+    return rows.select(kept), rows.select(aside), how
+
+
+def _groups(keys: list[Hashable]) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def _by_group(keys: list[Any], share: float, draw: np.random.RandomState) -> list[int]:
+    found = []
+    for places in _groups(keys):
+        count = max(round(share * len(places)), int(len(places) > 1))
+        found += draw.permutation(places)[:count].tolist()
+    return found
+
+
+def _by_size(rows: Dataset, columns: Columns, share: float) -> list[int]:
+    values = rows[columns.labels[0]][:]
+    firsts = [value[0] if isinstance(value, list) and value else value for value in values]
+    order = sorted(range(len(rows)), key=lambda place: (is_missing(firsts[place]), _as_number(firsts[place]), place))
+    every = max(2, round(1 / share))
+    return order[every // 2 :: every]
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return 0.0 if is_missing(value) else float(value)
+    except (TypeError, ValueError):
+        return 0.0  # refused later, with its row
+
+
+def _whole_groups(keys: list[Any], share: float, draw: np.random.RandomState) -> list[int]:
+    groups = _groups(keys)
+    order = [groups[place] for place in draw.permutation(len(groups))]
+    chosen: list[int] = []
+    while len(order) > 1 and len(chosen) < max(1, round(share * len(keys))):
+        chosen += order.pop()
+    return chosen

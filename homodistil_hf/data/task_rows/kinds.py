@@ -1,0 +1,266 @@
+"""The kind of a model, by its head, and the columns that rows of this kind have: found by usual names, or as named."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Value
+from transformers import PreTrainedConfig
+
+from ...files.messages import join_some, nearest_name, short_repr
+from ...models.architectures import HEADS
+from ...models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+
+MASKED_WORDS, CLASSES, LABELS, VALUES, TAGS, ANSWERS = (
+    *("masked words", "classes", "several labels", "values", "tags", "answers"),
+)
+"""What a model predicts: of a text one class, several labels or values; tags of its words; answers to questions."""
+
+_PAIRS = (
+    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence")),
+    *(("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair"), ("sentence_a", "sentence_b")),
+    *(
+        ("query", "passage"),
+        ("query", "document"),
+        ("query", "text"),
+        ("question", "passage"),
+        ("question", "context"),
+    ),
+    *(("question", "answer"), ("anchor", "positive"), ("first", "second")),
+)
+RANKED_PAIRS = frozenset(
+    (
+        *(("query", "passage"), ("query", "document"), ("query", "text"), ("question", "passage")),
+        ("anchor", "positive"),
+    )
+)
+"""Pairs of columns that search engines score."""
+_TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "message", "comment", "query", "question")
+_WORDS = ("tokens", "words")
+_CLASS_COLUMNS = (
+    *("label", "labels", "class", "category", "target", "label_name", "gold_label", "sentiment", "emotion"),
+    *("intent", "topic", "rating", "stars", "y"),
+)
+_VALUE_COLUMNS = (
+    *("label", "labels", "score", "scores", "similarity", "similarity_score", "target", "value", "rating", "y"),
+)
+_TAG_COLUMNS = (*("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),)
+_SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags")
+_LABEL_COLUMNS: dict[str, Sequence[str]] = {
+    CLASSES: _CLASS_COLUMNS,
+    LABELS: _CLASS_COLUMNS,
+    VALUES: _VALUE_COLUMNS,
+    TAGS: _TAG_COLUMNS,
+    ANSWERS: ("answers",),
+}
+_STRINGS = ("string", "large_string")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns that rows of a kind are read from.
+
+    Args:
+        kind: one of the kinds above.
+        texts: one text, two of a pair, words of a text, or question and context.
+        labels: one column, or one for each class or value; none for rows without labels.
+    """
+
+    kind: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Name them in words."""
+        names = " and ".join(map(repr, self.texts))
+        texts = f"{'words' if self.are_words else 'text'}{'s' * (len(self.texts) > 1)} in {names}"
+        if not self.labels:
+            return f"{texts}, no labels"
+        shown = join_some(map(repr, self.labels)) if len(self.labels) > 1 else repr(self.labels[0])
+        return f"{texts}, labels in {shown}"
+
+    @property
+    def are_words(self) -> bool:
+        """Whether a text comes in words, each with its tag."""
+        return self.kind == TAGS and self.texts[0].lower() in _WORDS
+
+
+def kind_of(config: PreTrainedConfig, class_name: str | None = None) -> str:
+    """Return the kind of a model; `class_name` is its class, default: the one that its configuration names.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> kind_of(BertConfig(num_labels=1), "BertForSequenceClassification")
+    'values'
+
+    ```
+    """
+    head = HEADS.get(class_name or (config.architectures or [""])[0])
+    kind = head.kind if head else None
+    if kind is SEQUENCE_CLASSIFICATION:
+        default = "regression" if config.num_labels == 1 else "single_label_classification"
+        kinds = {"regression": VALUES, "multi_label_classification": LABELS}
+        return kinds.get(config.problem_type or default, CLASSES)
+    return TAGS if kind is TOKEN_CLASSIFICATION else ANSWERS if kind is QUESTION_ANSWERING else MASKED_WORDS
+
+
+def names_of(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, by number."""
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def has_default_names(config: PreTrainedConfig) -> bool:
+    """Whether nobody named a model's classes: `LABEL_0`, `LABEL_1`, …."""
+    return names_of(config) == [f"LABEL_{number}" for number in range(config.num_labels)]
+
+
+def describe_kind(config: PreTrainedConfig, kind: str) -> str:
+    """Say what a model predicts.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> describe_kind(BertConfig(), CLASSES)
+    'one class of 2 (LABEL_0, LABEL_1) a text'
+
+    ```
+    """
+    names = names_of(config)
+    shown = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+    if kind == VALUES:
+        return "a value a text: a regression" if len(names) == 1 else f"{len(names)} values a text: a regression"
+    return {
+        CLASSES: f"one class of {len(names)} ({shown}) a text",
+        LABELS: f"any of {len(names)} labels ({shown}) a text",
+        TAGS: f"a tag of {len(names)} ({shown}) a word",
+        ANSWERS: "answers to questions, as parts of a context",
+        MASKED_WORDS: "masked words",
+    }[kind]
+
+
+def find_columns(
+    rows: Dataset,
+    config: PreTrainedConfig,
+    kind: str,
+    *,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    argument: str = "train_data",
+) -> Columns:
+    """Find the columns of rows for a model, by their usual names where none are given.
+
+    Args:
+        rows: with all their columns.
+        config: of the model.
+        kind: of the model.
+        text_columns: names of one column, of two for pairs, or of question and context.
+        label_column: name of the column with labels, or of several with commas between them, a value or class each.
+        argument: the user's name for the rows in messages.
+
+    Returns:
+        [`Columns`]; without labels where no column is found.
+
+    Raises:
+        ValueError: a column that isn't there, or none that holds texts.
+    """
+    for name in text_columns:
+        _check_given(rows, name, argument, "text_columns")
+    texts = _checked(tuple(text_columns) or _texts(rows, kind), rows, kind, argument)
+    if label_column is not None:
+        labels = [name.strip() for name in label_column.split(",")]
+        for name in labels:
+            _check_given(rows, name, argument, "label_column")
+        return Columns(kind, texts, tuple(labels))
+    return Columns(kind, texts, _labels(rows, config, kind, texts))
+
+
+def _check_given(rows: Dataset, name: str, argument: str, setting: str) -> None:
+    if name not in rows.column_names:
+        raise ValueError(
+            f"{argument} lacks the column {setting}={short_repr(name)}; nearest valid: "
+            f"{nearest_name(name, rows.column_names)!r}, of {', '.join(rows.column_names)}"
+        )
+
+
+def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
+    """Columns with text of usual names; else the only column of strings."""
+    known = _by_lower_name(rows.column_names)
+    if kind == ANSWERS:
+        return tuple(known[name] for name in ("question", "context") if name in known)
+    if kind == TAGS and (words := next((known[name] for name in _WORDS if name in known), None)):
+        return (words,)
+    strings = {name: known[name] for name in known if is_string(rows.features[known[name]])}
+    pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
+    if pair is not None:
+        return strings[pair[0]], strings[pair[1]]
+    if single := next((strings[name] for name in _TEXTS if name in strings), None):
+        return (single,)
+    others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
+    return tuple(others) if len(others) == 1 else ()
+
+
+def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) -> tuple[str, ...]:
+    shown = ", ".join(rows.column_names)
+    if kind == ANSWERS and len(texts) != 2:
+        raise ValueError(
+            f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "
+            "answer_start) where they are known: rename them, or name two text_columns"
+        )
+    if not texts or len(texts) > 2 or (kind == TAGS and len(texts) != 1):
+        expected = "tokens, or a text with spans" if kind == TAGS else "text, or two of a pair"
+        raise ValueError(f"{argument} has the columns {shown}, none surely with {expected}; name text_columns")
+    return texts
+
+
+def _labels(rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    known = _by_lower_name(name for name in rows.column_names if name not in texts)
+    wanted = [name.lower() for name in names_of(config)]
+    usual = _LABEL_COLUMNS[kind] if kind != TAGS or texts[0].lower() in _WORDS else _SPAN_COLUMNS
+    found = [known[name] for name in usual if name in known]
+    if kind in (LABELS, VALUES) and len(wanted) > 1 and not found and all(name in known for name in wanted):
+        return tuple(known[name] for name in wanted)
+    of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]
+    return tuple((of_the_model or found)[:1])
+
+
+def _by_lower_name(names: Iterable[str]) -> Mapping[str, str]:
+    return {name.lower(): name for name in names}
+
+
+def class_names(feature: Any) -> list[str]:
+    """Names of the classes that a feature numbers, itself or in its lists; none where it has none."""
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names) if isinstance(inner, ClassLabel) else []
+
+
+def is_string(feature: Any) -> bool:
+    """Whether a column holds a text a row."""
+    return isinstance(feature, Value) and feature.dtype in _STRINGS
+
+
+def ranks_pairs(columns: Collection[str]) -> bool:
+    """Whether rows of these columns are for a model that ranks texts: a usual pair, and nothing that a text is worth.
+
+    Example:
+    ```python
+    >>> ranks_pairs(["query", "passage"]), ranks_pairs(["sentence1", "sentence2", "score"])
+    (True, False)
+
+    ```
+    """
+    pair = pair_in(columns)
+    return bool(pair) and (tuple(map(str.lower, pair)) in RANKED_PAIRS or not has_values(columns))
+
+
+def pair_in(columns: Collection[str]) -> tuple[str, ...]:
+    """The columns of a usual pair of texts; none where there is no such pair."""
+    known = _by_lower_name(columns)
+    pair = next((pair for pair in _PAIRS if known.keys() >= set(pair)), ())
+    return tuple(known[name] for name in pair)
+
+
+def has_values(columns: Collection[str]) -> bool:
+    """Whether one of the columns usually holds a number that a text is worth."""
+    known = _by_lower_name(columns)
+    return any(name in known for name in _VALUE_COLUMNS)

@@ -1,0 +1,141 @@
+"""Questions with their contexts → windows of tokens, and the tokens that begin and end an answer.
+
+A context that is too long for one window of tokens is cut into several windows that overlap.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+Row = Mapping[str, Any]
+
+
+class WindowSettings(Protocol):
+    """Sizes of windows, in tokens."""
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a window at most."""
+
+    @property
+    def stride(self) -> int:
+        """Tokens that two windows of a context share."""
+
+    @property
+    def max_question_tokens(self) -> int:
+        """Tokens of a question that are read."""
+
+
+@dataclass(frozen=True)
+class WindowSizes:
+    """Sizes of windows, as [`WindowSettings`]."""
+
+    row_length: int = 384
+    stride: int = 128
+    max_question_tokens: int = 64
+
+    @classmethod
+    def within(cls, length: int) -> "WindowSizes":
+        """The usual sizes, in windows of `length` tokens: a third at most for what is shared and for the question."""
+        usual = cls()
+        return cls(length, min(usual.stride, length // 3), min(usual.max_question_tokens, length // 3))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A question with a part of its context, as one row of model inputs.
+
+    Args:
+        inputs: name of a model input → one number a token.
+        row: index of the question's row.
+        cls_index: the token that stands for "no answer".
+        first_token: the first token of the context.
+        offsets: int32 `(C, 2)`, where each of its C tokens begins and ends in the context's characters.
+    """
+
+    inputs: Mapping[str, list[int]]
+    row: int
+    cls_index: int
+    first_token: int
+    offsets: np.ndarray
+
+    def tokens_of(self, begin: int, end: int) -> tuple[int, int]:
+        """First and last token of the characters `begin` … `end` - 1; twice the `cls_index` if any is missing."""
+        inside = np.flatnonzero((self.offsets[:, 1] > begin) & (self.offsets[:, 0] < end))
+        is_whole = len(inside) and self.offsets[0, 0] <= begin and end <= self.offsets[-1, 1]
+        if not is_whole:
+            return self.cls_index, self.cls_index
+        return self.first_token + int(inside[0]), self.first_token + int(inside[-1])
+
+
+def check_windows(settings: WindowSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that windows advance and that the tokenizer gives offsets.
+
+    Raises:
+        ValueError: no fast tokenizer, no token for the beginning, or no room for more context than windows share.
+    """
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise ValueError(f"tokenizer={name} has no offsets; expected a fast one, with a tokenizer.json")
+    if tokenizer.cls_token_id is None:
+        raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
+    num_special = tokenizer.num_special_tokens_to_add(pair=True)
+    shortest = settings.max_question_tokens + num_special + settings.stride + 1
+    if settings.row_length < shortest:
+        raise ValueError(
+            f"max_length={settings.row_length} holds no new context beside max_question_tokens="
+            f"{settings.max_question_tokens}, {num_special} special tokens and stride={settings.stride}; "
+            f"nearest valid: {shortest}, or a smaller stride"
+        )
+
+
+def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings) -> list[Window]:
+    """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
+    check_windows(settings, tokenizer)
+    encoded = tokenizer(
+        _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
+        [row["context"] for row in rows],
+        truncation="only_second",
+        max_length=settings.row_length,
+        stride=settings.stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    names = [name for name in tokenizer.model_input_names if name in encoded]
+    return [
+        _window(encoded, part, row=row, names=names, cls_token_id=tokenizer.cls_token_id)
+        for part, row in enumerate(encoded["overflow_to_sample_mapping"])
+    ]
+
+
+def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
+    """A window's inputs, with `start_positions` and `end_positions` of the first right answer: of `[CLS]` for none."""
+    start, end = window.cls_index, window.cls_index
+    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+    if texts and texts[0].strip():
+        begin = starts[0] + len(texts[0]) - len(texts[0].lstrip())
+        start, end = window.tokens_of(begin, begin + len(texts[0].strip()))
+    return {**window.inputs, "start_positions": start, "end_positions": end}
+
+
+def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cls_token_id: int) -> Window:
+    context = [index for index, side in enumerate(encoded.sequence_ids(part)) if side == 1]
+    offsets = np.array(encoded["offset_mapping"][part], dtype=np.int32).reshape(-1, 2)
+    return Window(
+        inputs={name: encoded[name][part] for name in names},
+        row=row,
+        cls_index=encoded["input_ids"][part].index(cls_token_id),
+        first_token=context[0] if context else 0,
+        offsets=offsets[context],
+    )
+
+
+def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
+    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [
+        question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
+        for question, offsets in zip(questions, encoded, strict=True)
+    ]

@@ -1,0 +1,268 @@
+"""Tasks of one's own beside single classes and values: tags of words, several labels or values, answers to questions.
+
+The kind is found by the rows' columns. own_task.py chooses the rate, trains and saves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, List
+from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
+from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, class_names, find_columns, names_of
+from ..data.task_rows.labels import as_list, is_missing
+from ..data.task_rows.questions import WindowSizes
+from ..data.task_rows.reading import load_rows
+from ..distillation.task_scores import TaskMeter, class_scores
+from ..distillation.tasks import task_of
+from ..files.messages import short_repr
+from .evaluated_model import EvaluatedModel
+from .fine_tuning import (
+    PREDICTION_BATCH_SIZE,
+    FineTuned,
+    FineTuningSettings,
+    collator_for,
+    fine_tune,
+    fresh_answerer,
+    fresh_classifier,
+    fresh_tagger,
+    settings_from,
+)
+from .squad import SquadSettings, answer_questions, grade
+
+_HEADS = {LABELS: "ForSequenceClassification", VALUES: "ForSequenceClassification"}
+_HEADS |= {TAGS: "ForTokenClassification", ANSWERS: "ForQuestionAnswering"}
+_OUTSIDE = "O"
+
+
+@dataclass(frozen=True)
+class KindTask:
+    """A task of another kind than one class or value a text.
+
+    Args:
+        columns: of its rows.
+        names: of the classes or values; none for questions.
+    """
+
+    columns: Columns
+    names: tuple[str, ...]
+
+    @property
+    def group_column(self) -> str | None:
+        """Column whose rows stay together when rows are held out: the questions of a context."""
+        return self.columns.texts[1] if self.columns.kind == ANSWERS else None
+
+    def fine_tuned(
+        self, evaluated: EvaluatedModel, rows: Dataset, *, settings: FineTuningSettings, seed: int, **how: Any
+    ) -> FineTuned:
+        """Fine-tune a fresh head around a model's encoder; arguments as those of [`fine_tune`]."""
+        model = self._fresh(evaluated.model.base_model, dropout=settings.dropout_fraction, seed=seed)
+        encoded = self._encoded(rows, model.config, evaluated.tokenizer, settings.row_length)
+        return fine_tune(model, encoded, evaluated.tokenizer, settings=settings, seed=seed, **how)
+
+    def metrics(
+        self, model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> dict[str, float]:
+        """The task's metrics of a model on rows; rates are compared by the first one."""
+        if self.columns.kind == ANSWERS:
+            return _grades(model, rows, self.columns, tokenizer, max_length)
+        encoded = self._encoded(rows, model.config, tokenizer, max_length).remove_columns("length")
+        meter = _measured(model, encoded, tokenizer, self.names)
+        scores = meter.scores()
+        if self.columns.kind == TAGS:
+            given_R, wanted_R, _ = np.concatenate(meter.kept).T
+            scores["accuracy"] = class_scores(given_R, wanted_R)["accuracy"]
+        return scores
+
+    def check_teacher(self, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
+        """Refuse, by a ValueError, a teacher of another kind, of other labels or of other layers than the model's."""
+        head = _HEADS[self.columns.kind]
+        if not type(teacher).__name__.endswith(head):
+            raise ValueError(f"teacher is a {type(teacher).__name__}, the rows are for …{head}; fine-tune it on them")
+        if self.names and names_of(teacher.config) != list(self.names):
+            raise ValueError(
+                f"teacher has the labels {short_repr(names_of(teacher.config))}, the rows "
+                f"{short_repr(list(self.names))}; fine-tune it on these rows"
+            )
+        for what in ("vocab_size", "num_hidden_layers"):
+            given, expected = getattr(teacher.config, what), getattr(model.config, what)
+            if given != expected:
+                raise ValueError(
+                    f"teacher has {what}={given}, model {expected}; choose the one the model was made from"
+                )
+
+    def _fresh(self, encoder: PreTrainedModel, **how: Any) -> PreTrainedModel:
+        if self.columns.kind == ANSWERS:
+            return fresh_answerer(encoder, **how)
+        if self.columns.kind == TAGS:
+            model = fresh_tagger(encoder, len(self.names), **how)
+        else:
+            model = fresh_classifier(encoder, len(self.names), **how)
+            is_value = self.columns.kind == VALUES
+            model.config.problem_type = "regression" if is_value else "multi_label_classification"
+        model.config.id2label = dict(enumerate(self.names))
+        model.config.label2id = {name: number for number, name in enumerate(self.names)}
+        return model
+
+    def _encoded(
+        self, rows: Dataset, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Dataset:
+        encoded = encode_rows(rows, self.columns, config, tokenizer, max_length=max_length)
+        return encoded.add_column("length", list(map(len, encoded["input_ids"])))
+
+
+@torch.inference_mode()
+def _measured(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
+) -> TaskMeter:
+    """A meter with a model's predictions, in float32 and evaluation mode."""
+    model.eval()
+    task = task_of(model)
+    meter = TaskMeter(task, names)
+    for batch in DataLoader(rows, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collator_for(model, tokenizer)):
+        inputs = task.with_positions({name: tensor.to(model.device) for name, tensor in batch.items()})
+        with torch.autocast(model.device.type, enabled=False):
+            outputs = type(model).forward(model, **task.model_inputs(inputs))
+        meter.keep(task.rows(outputs, inputs), task.labels(inputs), inputs)
+    return meter
+
+
+def _grades(
+    model: PreTrainedModel, rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, length: int
+) -> dict[str, float]:
+    """`f1` and `exact_match` of answers, in percent."""
+    questions, sizes = question_rows(rows, columns, "rows"), WindowSizes.within(length)
+    if questions is None:
+        return {}
+    lengths = {"max_length": sizes.row_length, "stride": sizes.stride}
+    settings = settings_from(SquadSettings, lengths | {"max_question_tokens": sizes.max_question_tokens})
+    task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
+    graded = grade(task, questions, answer_questions(model, questions, tokenizer, settings))
+    return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
+
+
+def task_in(rows: Dataset, settings: Any) -> KindTask | Columns | None:
+    """The task of rows, by their columns.
+
+    Args:
+        rows: with all columns.
+        settings: `text_columns` and `label_column`, where they are not the defaults.
+
+    Returns:
+        [`KindTask`]; for one class or value a text its columns; None where no usual columns are found.
+    """
+    defaults = type(settings).__dataclass_fields__
+    given: dict[str, Any] = {
+        name: getattr(settings, name)
+        for name in ("text_columns", "label_column")
+        if getattr(settings, name) != defaults[name].default
+    }
+    # A column that is called as the default is meant; tags and questions have columns of other names.
+    present = dict(given)
+    if set(settings.text_columns) <= set(rows.column_names):
+        present["text_columns"] = settings.text_columns
+    if settings.label_column in rows.column_names:
+        present["label_column"] = settings.label_column
+    for kind in (ANSWERS, TAGS, LABELS, CLASSES):
+        named = given if kind in (ANSWERS, TAGS) else present
+        try:
+            columns = find_columns(rows, PreTrainedConfig(num_labels=2), kind, **named)
+        except ValueError:
+            continue
+        if columns.labels and (found := _as(kind, rows, columns)) is not None:
+            return found
+    return None
+
+
+def _as(kind: str, rows: Dataset, columns: Columns) -> KindTask | Columns | None:
+    """The task of rows that are read as of a kind; None where they aren't."""
+    values = [value for value in rows[columns.labels[0]][:] if not is_missing(value)]
+    if kind == ANSWERS:
+        return KindTask(columns, ()) if values and isinstance(values[0], dict) else None
+    if kind == TAGS:
+        is_tagged = columns.are_words or any(_are_spans(value) for value in values)
+        return KindTask(columns, tuple(_tags(values, rows, columns))) if is_tagged else None
+    if kind == CLASSES:
+        return columns
+    lists = isinstance(rows.features[columns.labels[0]], List) or any(str(value).startswith("[") for value in values)
+    return _of_several([as_list(value) for value in values], rows, columns) if lists else None
+
+
+def _are_spans(value: Any) -> bool:
+    return any(isinstance(span, list | dict) for span in (as_list(value) if value else ()))
+
+
+def _tags(values: Sequence[Any], rows: Dataset, columns: Columns) -> list[str]:
+    if names := class_names(rows.features[columns.labels[0]]):
+        return names
+    entries = [entry for value in values for entry in _entries(value, columns)]
+    if columns.are_words:
+        return _with_outside_first({str(tag) for tag in entries if not is_missing(tag)})
+    types = {str(span[2] if isinstance(span, list) else _type_of(span)) for span in entries}
+    return [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
+
+
+def _entries(value: Any, columns: Columns) -> list[Any]:
+    is_text = isinstance(value, str) and columns.are_words and not value.lstrip().startswith("[")
+    return value.split() if is_text else as_list(value)
+
+
+def _type_of(span: dict[str, Any]) -> Any:
+    return next((value for name, value in span.items() if isinstance(value, str) and name != "text"), None)
+
+
+def _with_outside_first(tags: set[str]) -> list[str]:
+    are_numbers = all(tag.isdigit() for tag in tags)
+    ordered = sorted(tags, key=int) if are_numbers else sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag))
+    return list(map(str, range(int(ordered[-1]) + 1))) if are_numbers and ordered else ordered
+
+
+def _of_several(lists: list[list[Any]], rows: Dataset, columns: Columns) -> KindTask:
+    flat = [entry for row in lists for entry in row]
+    lengths = {len(row) for row in lists}
+    if len(lengths) == 1 and flat and all(isinstance(entry, int | float) for entry in flat):
+        is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
+        if is_hot or any(isinstance(entry, float) for entry in flat):
+            numbers = tuple(map(str, range(lengths.pop())))
+            return KindTask(replace(columns, kind=LABELS if is_hot else VALUES), numbers)
+    names = class_names(rows.features[columns.labels[0]]) or _with_outside_first(set(map(str, flat)))
+    return KindTask(columns, tuple(names))
+
+
+def kind_rows(settings: Any) -> tuple[KindTask, Dataset, Dataset] | Columns | None:
+    """Read the rows of a fine-tuning where they are of a [`KindTask`].
+
+    Args:
+        settings: of the fine-tuning, which name files and columns.
+
+    Returns:
+        The task, rows to train on and rows to evaluate on; for one class or value a text its columns; None where the
+        rows can't be read here.
+
+    Raises:
+        ValueError: rows to evaluate on that don't fit.
+        OSError: they can't be read.
+    """
+    try:
+        train = load_rows([str(Path(settings.train_data).expanduser())])
+    except (OSError, RuntimeError, ValueError):
+        return None  # own_task.py says what is wrong
+    task = task_in(train, settings)
+    if not isinstance(task, KindTask):
+        return task
+    dev = load_rows([str(Path(settings.eval_data).expanduser())], split="validation", argument="eval_data")
+    texts, labels = task.columns.texts, task.columns.labels
+    config = PreTrainedConfig(num_labels=max(1, len(task.names)))
+    how: dict[str, Any] = {"text_columns": texts, "label_column": ",".join(labels), "argument": "eval_data"}
+    find_columns(dev, config, task.columns.kind, **how)
+    for argument, rows in (("train_data", train), ("eval_data", dev)):
+        check_rows(rows, task.columns, argument, least=LEAST_ROWS)
+    if len(task.names) < 2 and task.columns.kind != ANSWERS:
+        raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
+    return task, train, dev

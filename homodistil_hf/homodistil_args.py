@@ -1,0 +1,220 @@
+"""HomoDistil's settings: its loss, its scores and its schedule; the paper's values as a recipe.
+
+`training_args.py` has the settings that all methods share. [`AtOnceArguments`] are for methods that prune before the
+first step: `methods/baselines/one_shot.py`, `methods/embedding/`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeVar
+
+from .files.field_checks import refuse_without_part, setting
+from .pruning.schedule import DEADLINE_FRACTION
+from .training_args import DistillationArguments, refuse_reentrant_checkpointing
+
+PRUNING_KINDS = ("hidden", "attention", "ffn")
+
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        **{
+            "mlm_weight": 1.0,
+            "kl_weight": 1.0,
+            "hidden_weight": 1.0,
+            "embedding_weight": 1.0,
+            "attention_weight": 1.0,
+        },
+        **{"projection_init": "random", "rotate_heads": False, "student_dropout": None, "mlm_probability": 0.15},
+        **{"pruning_start_fraction": 0.0, "pruning_end_fraction": 0.7, "pruning_interval_steps": 1},
+        **{"importance_metric": "sensitivity", "num_scoring_batches": 0, "sensitivity_smoothing": 0.85},
+        **{"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-6, "learning_rate_curve": "trainer"},
+        **{"lr_scheduler_type": "linear", "learning_rate": 6e-4, "max_steps": 28_000},
+    }
+)
+"""HomoDistil's own settings, section 4 and appendix, beside 4,096 rows of 128 tokens a step; HomoBERT-base: rate 3e-4.
+
+The paper does not publish its factors of the loss and β₁ of the scores; these are 1 and 0.85 here. What differs from
+the paper whatever the settings:
+
+- A unit is a channel, a head or a neuron with all its rows and columns. The paper prunes columns of each matrix.
+- The paper prunes "certain output projections" earlier. A unit dies in all its matrices at once, so there are windows
+  for kinds of units alone (`hidden_end_fraction`, …).
+- Widths on the way are multiples of `width_multiple`, and what is dropped is removed, not masked.
+"""
+
+_Arguments = TypeVar("_Arguments", bound="HomoDistilTrainingArguments")
+
+
+@dataclass
+class HomoDistilTrainingArguments(DistillationArguments):
+    """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
+
+    Defaults that differ from `TrainingArguments`: `learning_rate` (the trainer computes it from the tokens of a step
+    and the teacher's hidden size), `adam_beta2`, `adam_epsilon` (the paper's), `per_device_train_batch_size`,
+    `warmup_steps`, a learning-rate curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole
+    global batch), `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every
+    micro-step).
+
+    Raises:
+        ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value
+            and remedy.
+
+    Example:
+    ```python
+    >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
+    >>> args.pruning_window("ffn")
+    (0.0, 0.3)
+    >>> HomoDistilTrainingArguments.paper("out", student="homobert-tiny", report_to="none").pruning_window("ffn")
+    (0.0, 0.7)
+
+    ```
+    """
+
+    without_later_effect: ClassVar = DistillationArguments.without_later_effect | {
+        *("projection_init", "rotate_heads", "importance_metric"),
+    }
+    recipes: ClassVar = {"paper": PAPER}
+    may_prune_at_once: ClassVar = False
+    """Whether a window may end at 0, before the first step."""
+
+    # Parameters that control the loss
+    mlm_weight: float = setting(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
+    task_weight: float = setting(
+        1.0, "Factor ≥ 0 of a task model's own loss, the one of the labels.", range="[0, inf)"
+    )
+    kl_weight: float = setting(1.0, "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction.", range="[0, inf)")
+    hidden_weight: float = setting(
+        30.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"
+    )
+    embedding_weight: float = setting(1.0, "Factor ≥ 0 of the embedding error, mean square.", range="[0, inf)")
+    attention_weight: float = setting(
+        0.0, "Factor ≥ 0 of the attention-score errors, mean square, summed over layers.", range="[0, inf)"
+    )
+    projection_init: Literal["identity", "random"] = setting(
+        "identity", "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."
+    )
+
+    # Parameters that control pruning
+    pruning_start_fraction: float = setting(
+        0.0, "Share in [0, 1) of all steps before the first unit is dropped.", range="[0, 1]"
+    )
+    pruning_end_fraction: float = setting(
+        0.3, "Share in (start, 1] of all steps at which the plan is reached.", range="[0, 1]"
+    )
+    hidden_start_fraction: float | None = setting(
+        None, "Start for hidden channels, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
+    )
+    hidden_end_fraction: float | None = setting(
+        None, "End for hidden channels, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
+    )
+    attention_start_fraction: float | None = setting(
+        None, "Start for heads and their channels; default pruning_start_fraction.", range="[0, 1]"
+    )
+    attention_end_fraction: float | None = setting(
+        None, "End for heads and their channels; default pruning_end_fraction.", range="[0, 1]"
+    )
+    ffn_start_fraction: float | None = setting(
+        None, "Start for FFN neurons, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
+    )
+    ffn_end_fraction: float | None = setting(
+        None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
+    )
+    pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
+    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
+        "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
+    )
+    num_scoring_batches: int = setting(
+        16, "Batches that score the intact teacher's units before the first step, counted alike; 0: none.", least=0
+    )
+    rotate_heads: bool = setting(
+        True, "Start with heads in bases of uncorrelated channels: same function, but easier to prune."
+    )
+    sensitivity_smoothing: float = setting(
+        0.99, "β1 in [0, 1) of the scores' moving average over steps; 0 = the last step alone.", range="[0, 1)"
+    )
+
+    @classmethod
+    def paper(cls: type[_Arguments], output_dir: str | None = None, **settings: Any) -> _Arguments:
+        """Make settings of the paper's values, [`PAPER`]; `settings` override them."""
+        return cls(output_dir=output_dir, **{**PAPER, **settings})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_pruning()
+        if self.attention_weight:
+            refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
+
+    def pruning_window(self, kind: str) -> tuple[float, float]:
+        """Start and end of pruning for one kind of group, as shares of all steps.
+
+        Args:
+            kind: `"hidden"`, `"attention"` or `"ffn"`.
+
+        Returns:
+            `(start, end)`, 0 ≤ start ≤ end ≤ 1.
+        """
+        start, end = getattr(self, f"{kind}_start_fraction"), getattr(self, f"{kind}_end_fraction")
+        return (
+            self.pruning_start_fraction if start is None else start,
+            self.pruning_end_fraction if end is None else end,
+        )
+
+    def _check_pruning(self) -> None:
+        for kind in PRUNING_KINDS:
+            _check_window(self, kind)
+        _check_scores(self)
+
+
+@dataclass
+class AtOnceArguments(HomoDistilTrainingArguments):
+    """Settings of [`HomoDistilTrainingArguments`] without its schedule: all is pruned before the first step.
+
+    Raises:
+        ValueError: also where there is no batch to score the units on.
+    """
+
+    no_part: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            [f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")],
+            "everything is pruned before the first step; leave it out",
+        ),
+        "pruning_interval_steps": "masks are chosen once, before the first step; leave it out",
+        "sensitivity_smoothing": "the batches before the first step count alike; leave it out",
+    }
+    recipes: ClassVar = {}
+    may_prune_at_once: ClassVar = True
+    pruning_end_fraction: float = setting(0.0, "Always 0: before the first step.", range="[0, 1]")
+
+
+def _check_scores(args: HomoDistilTrainingArguments) -> None:
+    is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
+    if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
+        raise ValueError(
+            "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"
+        )
+    remedies = {}
+    if args.importance_metric == "magnitude":
+        remedies["num_scoring_batches"] = "magnitudes need no batch; leave it out"
+    if args.importance_metric != "sensitivity":
+        remedies["sensitivity_smoothing"] = f"{args.importance_metric} is not smoothed; leave it out"
+    refuse_without_part(args, remedies)
+
+
+def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
+    names = [f"{kind}_start_fraction", f"{kind}_end_fraction"]
+    names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
+    start, end = args.pruning_window(kind)
+    if end == 0 and not args.may_prune_at_once:
+        raise ValueError(
+            f"{names[1]}={end} would prune before the first step, but HomoDistil prunes while it distils; leave it "
+            "out, or prune at once with method='one_shot' (OneShotTrainer)"
+        )
+    if start > end:
+        raise ValueError(
+            f"{names[0]}={start} is above {names[1]}={end}; pruning ends after its start, e.g. 0.0 and 0.5"
+        )
+    if start >= DEADLINE_FRACTION:
+        raise ValueError(
+            f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is "
+            "reached whatever happens; start earlier, e.g. at 0.0"
+        )

@@ -1,0 +1,219 @@
+"""The run of HomoDistil and of baselines on a fine-tuned teacher: a classifier, a regression, a tagger, an answerer.
+
+`data/task_rows/` reads the rows, `distillation/task_scores.py` measures in the task's words.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.blocks import check_tokenizer, some_blocks
+from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, length_of_rows, question_rows
+from ..data.task_rows.held_out import keep_aside
+from ..data.task_rows.kinds import (
+    ANSWERS,
+    CLASSES,
+    LABELS,
+    MASKED_WORDS,
+    TAGS,
+    VALUES,
+    Columns,
+    describe_kind,
+    find_columns,
+    kind_of,
+)
+from ..data.task_rows.questions import WindowSizes
+from ..data.task_rows.reading import load_rows
+from ..evaluation.fine_tuning import settings_from
+from ..evaluation.squad import SquadSettings, answer_questions, grade
+from ..models.architectures import HEADS, max_tokens
+from ..models.loading import load_encoder_config
+from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
+from ..training.learning_rate import default_task_rate
+from ..training_args import with_settings
+from .masked_words import MaskedWordsRun
+from .run import RunInputs
+from .run_arguments import Log, RunArguments, RunConfig
+
+LEAST_STEPS = 1000
+"""Optimizer steps of a run on few rows, unless steps or epochs are given."""
+
+REPORTED = {
+    CLASSES: ("task_accuracy", "macro_f1"),
+    LABELS: ("micro_f1", "macro_f1", "exact_rows"),
+    VALUES: ("pearson", "spearman", "task_loss"),
+    TAGS: ("span_f1", "task_accuracy", "macro_f1"),
+    ANSWERS: ("exact_match", "f1"),
+}
+"""Kind → metrics of its labels that results report, beside KL and agreement."""
+
+_PIPELINES = {
+    CLASSES: 'pipeline("text-classification", {folder})',
+    LABELS: 'pipeline("text-classification", {folder}, top_k=None)',
+    VALUES: 'pipeline("text-classification", {folder}, function_to_apply="none", top_k=None)',
+    TAGS: 'pipeline("token-classification", {folder}, aggregation_strategy="first")',
+}
+_EXAMPLES = ('"…"', '{"text": "…", "text_pair": "…"}')
+
+
+@dataclass(frozen=True)
+class TaskInputs(RunInputs):
+    """What such a run is checked against; `kind` is the teacher's."""
+
+    kind: str
+
+
+class _Rows(NamedTuple):
+    """Rows to train or evaluate on, before they are tokenized: with their columns, and their name in messages."""
+
+    rows: Dataset
+    columns: Columns
+    argument: str
+
+
+class TaskRun(MaskedWordsRun):
+    """A run that distils a fine-tuned model on rows of its task, with labels or without."""
+
+    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming")
+    grading: "_Grading | None" = None
+    """Of held-out questions, once the rows are read."""
+    described: Mapping[str, Any] = {}
+    """What was understood of the rows, for the results."""
+
+    def inputs(self, settings: RunConfig) -> TaskInputs:
+        """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
+        run, training = settings.run, settings.training
+        self.check(run)
+        config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+        tokenizer = tokenizer_of_run(
+            run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token
+        )
+        check_tokenizer(tokenizer, config)
+        if run.max_seq_length is not None:
+            fitted_length(run.max_seq_length, config, argument="max_seq_length", owner="teacher")
+        plan = self.trainer_class.plan_of(training, config)
+        return TaskInputs(config, without_unused_segments(tokenizer, config), plan, kind_of(config))
+
+    def rows(self, settings: RunConfig, inputs: Any, log: Log) -> tuple[Dataset, Dataset]:
+        """Read and tokenize the rows: those to train on, and those to evaluate on; say what was understood."""
+        run, config = settings.run, inputs.config
+        train = self._read(run, inputs, "train_data")
+        of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
+        kind = describe_kind(config, inputs.kind)
+        log(f"{run.teacher} predicts {kind}{of_scores}; rows: {train.columns.describe()}")
+        if run.eval_data:
+            held_out = self._read(run, inputs, "eval_data")
+        else:
+            kept, aside, how = keep_aside(train.rows, train.columns)
+            count = f"{len(aside):,} of {len(train.rows):,} rows"
+            log(f"eval_data is not set: {count} of train_data are kept aside, {how}")
+            train = train._replace(rows=kept)
+            held_out = _Rows(aside, train.columns, "the held-out part of train_data")
+        length = run.max_seq_length
+        if length is None:
+            length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
+            log(f"max_seq_length={length}: 99 of 100 rows fit, longer ones are cut; {max_tokens(config)} are possible")
+        encoded = [
+            encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
+            for part in (train, held_out)
+        ]
+        self.grading = _Grading.of(held_out, inputs.tokenizer, length) if inputs.kind == ANSWERS else None
+        self.described = {
+            "kind": inputs.kind,
+            "text_columns": list(train.columns.texts),
+            "label_columns": list(train.columns.labels),
+            "max_seq_length": length,
+            "num_train_rows": len(train.rows),
+            "num_eval_rows": len(held_out.rows),
+        }
+        if "max_eval_blocks" in settings.given:
+            encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
+        return encoded[0], encoded[1]
+
+    def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> _Rows:
+        split = run.train_split if argument == "train_data" else run.eval_split
+        rows = load_rows(getattr(run, argument), split=split, argument=argument)
+        texts = tuple(name.strip() for name in run.text_column.split(",")) if run.text_column else ()
+        columns = find_columns(
+            rows, inputs.config, inputs.kind, text_columns=texts, label_column=run.label_column, argument=argument
+        )
+        check_rows(rows, columns, argument, least=LEAST_ROWS)
+        return _Rows(rows, columns, argument)
+
+    def arguments(self, settings: RunConfig, inputs: Any, train: Dataset) -> Any:
+        """Set steps and rate, where none are given: three passes, but `LEAST_STEPS` at least."""
+        training = settings.training
+        changes: dict[str, Any] = {}
+        if training.max_steps <= 0 and "num_train_epochs" not in settings.given:
+            rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+            changes["max_steps"] = max(LEAST_STEPS, math.ceil(3 * len(train) / rows_per_step))
+        if training.learning_rate is None:
+            changes["learning_rate"] = default_task_rate(inputs.config.hidden_size)
+        return with_settings(training, **changes)
+
+    def trainer(self, settings: RunConfig, log: Log, **how: Any) -> Any:
+        """As [`StudentRun.trainer`], with the metrics of the kind."""
+        trainer = super().trainer(settings, log, **how)
+        kind = kind_of(trainer.model.config, type(trainer.model).__name__)
+        trainer.rows_facts = self.described
+        trainer.reported_metrics = ("kl", "agreement", *REPORTED[kind])
+        if self.grading is not None:
+            trainer.held_out.whole_row_scores = self.grading
+        return trainer
+
+    def loading_lines(self, student: str, results: Mapping[str, Any]) -> str:
+        """Python that uses the student in a folder."""
+        config = load_encoder_config(student, argument="student")
+        kind = kind_of(config)
+        if kind == ANSWERS:
+            head = HEADS[config.architectures[0]].kind
+            lines = f"from transformers import {head.auto_class}, AutoTokenizer\n"
+            lines += f"model = {head.auto_class}.from_pretrained({student!r})\n"
+            return f"{lines}tokenizer = AutoTokenizer.from_pretrained({student!r})\n{head.question}"
+        made = _PIPELINES[kind].format(folder=repr(student))
+        example = _EXAMPLES[len(results["rows"]["text_columns"]) - 1]
+        return f"from transformers import pipeline\npredict = {made}\nprint(predict({example}))"
+
+
+@dataclass(frozen=True)
+class _Grading:
+    """Grades a model's answers to held-out questions, in percent: `exact_match` and `f1`.
+
+    Args:
+        questions: with known answers.
+        tokenizer: of the model.
+        settings: of the windows.
+    """
+
+    questions: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    settings: SquadSettings
+
+    @classmethod
+    def of(cls, held_out: _Rows, tokenizer: PreTrainedTokenizerBase, length: int) -> "_Grading | None":
+        """A grading of held-out rows; None where no answers are known."""
+        questions, sizes = question_rows(*held_out), WindowSizes.within(length)
+        if questions is None:
+            return None
+        lengths = {"max_length": sizes.row_length, "stride": sizes.stride}
+        settings = settings_from(SquadSettings, lengths | {"max_question_tokens": sizes.max_question_tokens})
+        return cls(questions, tokenizer, settings)
+
+    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
+        """Grade one model, in float32."""
+        task = "squad" if all(answers["text"] for answers in self.questions["answers"]) else "squad_v2"
+        graded = grade(task, self.questions, answer_questions(model, self.questions, self.tokenizer, self.settings))
+        exact = graded["exact_match"] if task == "squad" else graded["exact"]
+        return {"exact_match": exact, "f1": graded["f1"]}
+
+
+def is_task_model(teacher: str, *, token: str | None = None) -> bool:
+    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read."""
+    try:
+        return kind_of(load_encoder_config(teacher, token=token)) != MASKED_WORDS
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,99 @@
+"""Fine-tunings on tags, several labels, several values and questions; what rows of each kind are."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from own_rows import run
+from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
+from tiny_files import own_cache, write_teacher
+from transformers import AutoConfig
+
+from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, Columns
+from homodistil_hf.evaluation.fine_tuning import settings_from
+from homodistil_hf.evaluation.own_kinds import KindTask, task_in
+from homodistil_hf.evaluation.own_task import OwnTaskSettings
+
+OWN = {"several labels": ("micro_f1", FEELINGS), "tags": ("span_f1", MARKS), "answers": ("f1", None)}
+QUICK = {"batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 3, "dtype": "float32"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def write(folder, name):
+    """Settings of a fine-tuning on rows of a kind."""
+    write_teacher(folder / "bert")
+    for seed, file in enumerate(("train.jsonl", "dev.jsonl")):
+        rows_of_kind(name, seed=seed).to_json(folder / file)
+    paths = {"model": "bert", "train_data": "train.jsonl", "eval_data": "dev.jsonl", "output_dir": "out"}
+    return {**{key: str(folder / path) for key, path in paths.items()}, **QUICK}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_a_kind_is_fine_tuned_and_beside_a_teacher(tmp_path, name):
+    metric, names = OWN[name]
+    given = write(tmp_path, name)
+    results, _ = run(given)
+    assert next(iter(results["metrics"])) == metric
+    config = AutoConfig.from_pretrained(tmp_path / "out" / "model")
+    assert KINDS[name][1]["task"].replace("_", "") in config.architectures[0].lower()
+    if names:
+        assert list(config.id2label.values()) == sorted(names, key=lambda tag: (tag != "O", tag))
+    again, _ = run(given, output_dir=str(tmp_path / "again"), teacher=str(tmp_path / "out" / "model"))
+    assert again["metrics"].keys() == results["metrics"].keys()
+    if name == "several labels":
+        assert config.problem_type == "multi_label_classification"
+
+
+@pytest.mark.slow
+def test_a_teacher_of_another_kind_is_refused(tmp_path):
+    write_teacher(tmp_path / "teacher", task="sequence_classification")
+    with pytest.raises(ValueError, match="teacher is a BertForSequenceClassification, the rows are for …ForTokenCl"):
+        run(write(tmp_path, "tags"), teacher=str(tmp_path / "teacher"))
+
+
+@pytest.mark.slow
+def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
+    given = write(tmp_path, "pairs")
+    results, _ = run(given)
+    assert {"accuracy", "macro_f1"} == results["metrics"].keys()
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["text_columns"] == [
+        "sentence1",
+        "sentence2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ({"text": ["a"], "label": ["x"]}, Columns("classes", ("text",), ("label",))),
+        ({"text": ["a"], "labels": [["x", "y"]]}, KindTask(Columns(LABELS, ("text",), ("labels",)), ("x", "y"))),
+        ({"text": ["a"], "label": [[1, 0, 1]]}, KindTask(Columns(LABELS, ("text",), ("label",)), ("0", "1", "2"))),
+        ({"text": ["a"], "label": [[0.5, 2.0]]}, KindTask(Columns(VALUES, ("text",), ("label",)), ("0", "1"))),
+        ({"text": ["a"], "label": ['["x"]']}, KindTask(Columns(LABELS, ("text",), ("label",)), ("x",))),
+        (
+            {"tokens": [["a", "b", "c"]], "tags": [["I-X", "O", "B-X"]]},
+            KindTask(Columns(TAGS, ("tokens",), ("tags",)), ("O", "B-X", "I-X")),
+        ),
+        (
+            {"words": [["a", "b"]], "tags": [[2, 0]]},
+            KindTask(Columns(TAGS, ("words",), ("tags",)), ("0", "1", "2")),
+        ),
+        (
+            {"text": ["ab"], "spans": [[{"start": 0, "end": 1, "label": "X"}]]},
+            KindTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
+        ),
+        (
+            {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
+            KindTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
+        ),
+        ({"a": ["x"], "b": ["y"]}, None),
+    ],
+)
+def test_the_columns_tell_the_task(rows, expected):
+    given = {"model": "m", "train_data": "t", "eval_data": "e", "output_dir": "o"}
+    assert task_in(Dataset.from_dict(rows), settings_from(OwnTaskSettings, given)) == expected

@@ -1,0 +1,119 @@
+"""A tiny teacher and rows of every kind of task, as people have them in files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from tiny_files import write_teacher
+from tiny_models import VOCAB_SIZE
+
+from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
+
+FEELINGS, MARKS = ["bad", "fair", "good"], ["O", "B-PER", "I-PER"]
+NUM_ROWS = 48
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def _text(draw: np.random.Generator, num_words: int) -> str:
+    return " ".join(f"w{word}" for word in draw.integers(5, VOCAB_SIZE, num_words))
+
+
+def _texts(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return {"text": [_text(draw, 4 + row % 5) for row in range(NUM_ROWS)]}
+
+
+def _pairs(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return {name: [_text(draw, 3 + row % 3) for row in range(NUM_ROWS)] for name in ("sentence1", "sentence2")}
+
+
+def _questions(draw: np.random.Generator) -> dict[str, list[Any]]:
+    contexts = [_text(draw, 9) for _ in range(NUM_ROWS)]
+    words = [text.split() for text in contexts]
+    answers = [{"text": [" ".join(row[2:4])], "answer_start": [len(" ".join(row[:2])) + 1]} for row in words]
+    return {"question": [_text(draw, 3) for _ in contexts], "context": contexts, "answers": answers}
+
+
+def _tagged(draw: np.random.Generator) -> dict[str, list[Any]]:
+    words = [_text(draw, 3 + row % 5).split() for row in range(NUM_ROWS)]
+    return {"tokens": words, "ner_tags": [["B-PER", "I-PER", *["O"] * (len(row) - 2)] for row in words]}
+
+
+def _rows_of_classes(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return _texts(draw) | {"label": [FEELINGS[row % 3] for row in range(NUM_ROWS)]}
+
+
+def _rows_of_pairs(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return _pairs(draw) | {"label": [row % 2 for row in range(NUM_ROWS)]}
+
+
+def _rows_of_labels(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return _texts(draw) | {"labels": [[FEELINGS[:1], FEELINGS[1:], []][row % 3] for row in range(NUM_ROWS)]}
+
+
+def _rows_of_values(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return _pairs(draw) | {"score": draw.normal(size=NUM_ROWS).tolist()}
+
+
+def _rows_of_two_values(draw: np.random.Generator) -> dict[str, list[Any]]:
+    return _texts(draw) | {name: draw.normal(size=NUM_ROWS).tolist() for name in ("joy", "fear")}
+
+
+_SEQUENCES = {"task": "sequence_classification"}
+KINDS: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], dict[str, list[Any]]], str]] = {
+    "classes": (CLASSES, _SEQUENCES | _named(FEELINGS), _rows_of_classes, "csv"),
+    "pairs": (CLASSES, _SEQUENCES, _rows_of_pairs, "parquet"),
+    "several labels": (
+        LABELS,
+        _SEQUENCES | _named(FEELINGS) | {"problem_type": "multi_label_classification"},
+        _rows_of_labels,
+        "jsonl",
+    ),
+    "values": (VALUES, _SEQUENCES | {"num_labels": 1}, _rows_of_values, "parquet"),
+    "two values": (
+        VALUES,
+        _SEQUENCES | _named(["joy", "fear"]) | {"problem_type": "regression"},
+        _rows_of_two_values,
+        "csv",
+    ),
+    "tags": (TAGS, {"task": "token_classification"} | _named(MARKS), _tagged, "parquet"),
+    "answers": (ANSWERS, {"task": "question_answering"}, _questions, "json"),
+}
+"""Name → kind, settings of its teacher, its rows, the format of their file."""
+LABEL_COLUMNS = ("label", "labels", "score", "joy", "fear", "ner_tags", "answers")
+
+
+def rows_of_kind(name: str, *, seed: int = 0, has_labels: bool = True) -> Dataset:
+    """Rows of one of `KINDS`, of few words."""
+    columns = KINDS[name][2](np.random.default_rng(seed))
+    return Dataset.from_dict({key: cells for key, cells in columns.items() if has_labels or key not in LABEL_COLUMNS})
+
+
+def write_kind(folder: Path, name: str, *, has_labels: bool = True) -> dict[str, Any]:
+    """Write teacher and rows of one of `KINDS`; return the settings of a short run on them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_teacher(folder / "teacher", **KINDS[name][1])
+    file = folder / f"rows.{KINDS[name][3] if has_labels else 'jsonl'}"
+    rows = rows_of_kind(name, has_labels=has_labels)
+    {".csv": rows.to_csv, ".parquet": rows.to_parquet}.get(file.suffix, rows.to_json)(file)
+    return {
+        "teacher": str(folder / "teacher"),
+        "train_data": [str(file)],
+        "student": SMALL,
+        "output_dir": str(folder / "run"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "num_scoring_batches": 2,
+        "learning_rate": 1e-3,
+        "save_steps": 2,
+        "logging_steps": 2,
+        "report_to": "none",
+        "teacher_dtype": "float32",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }

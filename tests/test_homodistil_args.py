@@ -1,0 +1,73 @@
+"""HomoDistil's settings: the default prunes while it distils, the paper's are a recipe, others prune at once."""
+
+import pytest
+
+from homodistil_hf import HomoDistilTrainingArguments, OneShotArguments
+from homodistil_hf.experiments.config import run_of
+from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS
+from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.training_args import DistillationArguments
+
+QUIET = {"report_to": "none", "use_cpu": True}
+RUN = {"teacher": "t", "train_data": "x.txt", "output_dir": "out", "student": "macs=0.25"}
+
+
+def test_by_default_a_third_of_the_run_prunes():
+    args = HomoDistilTrainingArguments("out", **QUIET)
+    assert {kind: args.pruning_window(kind) for kind in PRUNING_KINDS} == dict.fromkeys(PRUNING_KINDS, (0.0, 0.3))
+    assert (args.num_scoring_batches, args.sensitivity_smoothing) == (16, 0.99)
+
+
+def test_the_papers_settings_are_one_call():
+    args = HomoDistilTrainingArguments.paper("out", student="homobert-tiny", **QUIET)
+    assert {name: getattr(args, name) for name in PAPER} == dict(PAPER)
+    assert args.student == "homobert-tiny"
+    assert args.pruning_window("ffn") == (0.0, 0.7)
+    assert not args.follows_pruning
+    assert HomoDistilTrainingArguments.paper("out", max_steps=5, **QUIET).max_steps == 5
+
+
+def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():
+    run = run_of(RUN | {"recipe": "paper", "max_steps": 7}, "config", ["--hidden_weight", "2"])
+    called = HomoDistilTrainingArguments.paper("out", student="macs=0.25", max_steps=7, hidden_weight=2.0)
+    assert {name: getattr(run.training, name) for name in PAPER} == {name: getattr(called, name) for name in PAPER}
+    assert (run.training.max_steps, run.training.hidden_weight) == (7, 2.0)
+    # What a run keeps of itself is the same run without the recipe's name.
+    again = run_of({name: value for name, value in run.given.items() if name != "recipe"} | RUN, "config")
+    assert {name: getattr(again.training, name) for name in PAPER} == {
+        name: getattr(run.training, name) for name in PAPER
+    }
+
+
+def test_pruned_at_once_the_papers_losses_are_left():
+    training = run_of(RUN | {"recipe": "paper", "method": "one_shot"}, "config").training
+    assert (training.mlm_weight, training.projection_init, training.adam_beta2) == (1.0, "random", 0.999)
+    assert (training.num_scoring_batches, training.pruning_window("ffn")) == (16, (0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe": "papper"}, "^recipe='papper' is no recipe of method='homodistil'; its recipes: paper$"),
+        ({"recipe": "paper", "method": "scratch"}, "^recipe='paper' is no recipe of method='scratch'; it has none"),
+        ({"recipe": "paper", "method": "tinybert"}, "^recipe='paper' is no recipe of method='tinybert'; it has none"),
+    ],
+)
+def test_other_recipes_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        run_of(RUN | settings, "config")
+
+
+def test_at_once_needs_scores_unless_it_takes_magnitudes():
+    with pytest.raises(ValueError, match="^num_scoring_batches=0 leaves units unscored"):
+        OneShotArguments("out", num_scoring_batches=0, **QUIET)
+    args = OneShotArguments("out", importance_metric="magnitude", **QUIET)
+    assert {args.pruning_window(kind) for kind in PRUNING_KINDS} == {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if hasattr(kind.arguments_class, "student")])
+def test_homodistil_prunes_while_it_distils_on_fewer_layers_too(name):
+    kind = METHODS[name].arguments_class
+    assert issubclass(kind, DistillationArguments)
+    prunes_later = getattr(kind, "pruning_end_fraction", 0.0) > 0
+    assert prunes_later == (name in ("homodistil", "shallow"))

@@ -1,0 +1,127 @@
+"""A saved student in its stock class, without this package: its logits, or an error; and resumed, the same run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from methods_here import SAME_HEADS
+from run_traces import SaveAt, assert_same_run
+from safetensors.torch import load_file, save_file
+from tiny_architectures import tiny_architecture_teacher
+
+from homodistil_hf import export_student
+from homodistil_hf.export.facts import all_logits, probe_inputs
+from homodistil_hf.export.verify import run_fresh
+from homodistil_hf.files.checkpoints import QUERIES_FILE, write_manifest
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.conversion import as_stock_reads_it
+
+NARROW_ATTENTION = {"hidden_size": 24, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+UNEVEN_FFN = {
+    "hidden_size": 16,
+    "layers": [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": size} for size in (32, 24)],
+}
+_OTHER_SHAPES = {"narrow attention": NARROW_ATTENTION, "uneven FFN": UNEVEN_FFN}
+_LOAD = """
+import sys
+import torch, transformers
+from safetensors.torch import load_file, save_file
+names, folders, inputs, outputs = sys.argv[1:]
+found = {}
+for index, folder in enumerate(folders.split(",")):
+    try:
+        model = getattr(transformers, names).from_pretrained(folder)
+        with torch.no_grad():
+            found[str(index)] = model(**load_file(inputs)).logits
+    except (RuntimeError, ValueError, AttributeError):
+        pass
+save_file(found, outputs)
+"""
+
+
+def in_stock_class(folders, class_name, inputs, scratch) -> dict[int, torch.Tensor]:
+    """Position of a folder → logits of the class of transformers, in a process without this package, if it loads."""
+    save_file(inputs, scratch / "inputs")
+    arguments = [class_name, ",".join(map(str, folders)), scratch / "inputs", scratch / "outputs"]
+    run_fresh(_LOAD, arguments, str(scratch))
+    return {int(name): logits for name, logits in load_file(scratch / "outputs").items()}
+
+
+def logits_of(model, inputs):
+    with torch.no_grad():
+        return all_logits(model.eval()(**inputs))
+
+
+def heads_that_fill(architecture):
+    """Widths of a stock class, with heads of half the teacher's size where there may be such."""
+    return SAME_HEADS | ({"num_attention_heads": 2, "head_dim": 8} if architecture.is_rotary else {})
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, make_trainer, tmp_path):
+    architecture = ARCHITECTURES[model_type]
+    teacher, head = tiny_architecture_teacher(architecture, architecture.heads[0]), architecture.heads[0]
+    students = {"heads that fill": heads_that_fill(architecture)} | _OTHER_SHAPES
+    folders, expected, inputs = [], [], probe_inputs(teacher.config)
+    for name, student in students.items():
+        run = tmp_path / name
+        trainer = make_trainer(
+            model=teacher, student=student, max_steps=1, output_dir=str(run), callbacks=[SaveAt(1)], width_multiple=4
+        )
+        trainer.train()
+        assert trainer.kept == trainer.plan
+        trainer.save_model(str(run / "saved"))
+        compact = export_student(trainer.model, run / "compact", "compact")
+        folders += [run / "saved", run / "checkpoint-1", compact]
+        expected.append(logits_of(trainer.model, inputs))
+    found = in_stock_class(folders, head.stock_name, inputs, tmp_path)
+    assert set(found) == {0, 1, 2}  # those of the first student
+    for logits in found.values():
+        torch.testing.assert_close(logits, expected[0], rtol=1e-5, atol=1e-5)
+    assert (folders[1] / QUERIES_FILE).is_file() is not architecture.is_rotary  # whose scale is the student's
+
+
+def test_a_student_is_to_the_last_bit_what_it_was_before_it_was_saved(make_trainer, tmp_path):
+    trainer = make_trainer(student=SAME_HEADS, max_steps=1)
+    trainer.train()
+    model = trainer.model
+    before, config = {name: values.clone() for name, values in model.state_dict().items()}, model.config.to_dict()
+    with as_stock_reads_it(model) as exact:
+        differing = {name for name, values in model.state_dict().items() if not torch.equal(values, before[name])}
+        assert differing == exact.keys() == {name for name in before if ".query." in name}
+        assert (model.config.softmax_head_dim, config["softmax_head_dim"]) == (4, 8)
+    assert model.config.to_dict() == config
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+def as_older_versions_wrote_it(folder: Path) -> None:
+    """Put a checkpoint's queries among its weights again."""
+    weights, queries = load_file(folder / "model.safetensors"), load_file(folder / QUERIES_FILE)
+    save_file(weights | queries, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / QUERIES_FILE).unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"softmax_head_dim": 8}))
+    write_manifest(folder)
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_to_the_last_bit(make_trainer, tmp_path):
+    settings = {"student": SAME_HEADS, "max_steps": 4}
+    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"), callbacks=[SaveAt(2)])
+    whole.train()
+    checkpoint = shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "old" / "checkpoint-2")
+    as_older_versions_wrote_it(checkpoint)
+    resumed = make_trainer(**settings, output_dir=str(tmp_path / "resumed"))
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_run(resumed, whole)
+
+
+def test_one_line_of_the_log_names_the_export(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(callbacks=[SaveAt(1)], max_steps=1)
+    with caplog.at_level("INFO", logger="homodistil_hf"):
+        trainer.train()
+        trainer.save_model(str(tmp_path / "saved"))
+    assert [record.getMessage() for record in caplog.records if "trainer.export(" in record.getMessage()] == [
+        "the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it"
+    ]
