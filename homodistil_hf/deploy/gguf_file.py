@@ -90,7 +90,7 @@ def _names(architecture: Architecture, num_layers: int) -> Iterator[tuple[str, s
     for name, dims in architecture.layer.items():
         module, _, kind = name.rpartition(".")
         if module not in roles:
-            ffn = {(NEURON, HIDDEN): "ffn_up", (HIDDEN, NEURON): "ffn_down"}.get(dims)
+            ffn = {(NEURON, HIDDEN): "ffn_up", (HIDDEN, NEURON): "ffn_down"}.get((dims[0], dims[-1]))
             roles[module] = ffn or next(norms)
         for layer in range(num_layers):
             yield f"blk.{layer}.{roles[module]}.{kind}", f"{architecture.layers}.{layer}.{name}"

@@ -16,12 +16,12 @@ def node_problem(package: str) -> str | None:
     """What a package of Node lacks here, and how to install it; None if nothing."""
     if shutil.which("node") is None:
         return "node is not installed: see nodejs.org"
-    if _modules_with(package) is None:
+    if modules_with(package) is None:
         return f"{package} not installed: npm install --ignore-scripts {package}"
     return None
 
 
-def _modules_with(package: str) -> Path | None:
+def modules_with(package: str) -> Path | None:
     """The `node_modules` that has a package: of the working folder or of one above it, as Node looks."""
     here = Path.cwd()
     found = (folder / "node_modules" for folder in (here, *here.parents))
@@ -49,7 +49,7 @@ class Node:
         code = resources.files(__package__).joinpath(self.script).read_text(encoding="utf-8")
         (self.scratch / self.script).write_text(code, encoding="utf-8")
         # Node looks for packages beside the script.
-        (self.scratch / "node_modules").symlink_to(cast(Path, _modules_with(self.package)), target_is_directory=True)
+        (self.scratch / "node_modules").symlink_to(cast(Path, modules_with(self.package)), target_is_directory=True)
         self.errors = (self.scratch / "errors").open("w+", encoding="utf-8")
         self.process = subprocess.Popen(
             ["node", str(self.scratch / self.script)],
