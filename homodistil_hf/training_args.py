@@ -22,6 +22,7 @@ from .files.messages import first_line, nearest_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
+from .plans.budgets import share_as_budget
 
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
@@ -178,7 +179,9 @@ class DistillationArguments(ExactArguments):
 
     student: str | None = setting(
         None,
-        "Widths: preset, budget (params=14M, macs=0.25, compact_macs=0.25, latency_ms=5), plan (216-9x24-528), JSON.",
+        "Widths: preset, share of the MACs (0.25, 1/4), budget (params=14M, macs=0.25, compact_macs=0.25, "
+        "latency_ms=5), plan (216-9x24-528), JSON.",
+        also=float,
     )
     plain: bool = setting(
         False, "Keep the hidden size: heads, their channels and FFN neurons go, and embedding models need no Dense."
@@ -217,6 +220,7 @@ class DistillationArguments(ExactArguments):
             self.student = self.student.to_json()
         if isinstance(self.student, dict):
             self.student = json.dumps(self.student)
+        self.student = share_as_budget(self.student)
         super().__post_init__()
         _refuse_other_optimizers(self)
         _refuse_compiling(self)

@@ -18,6 +18,14 @@ def test_by_default_a_third_of_the_run_prunes():
     assert (args.num_scoring_batches, args.sensitivity_smoothing) == (16, 0.99)
 
 
+@pytest.mark.parametrize("student", [0.25, "25%", "1/4"])
+def test_a_student_may_be_a_bare_share(student):
+    assert HomoDistilTrainingArguments("out", student=student, **QUIET).student == "macs=0.25"
+    assert run_of(RUN | {"student": student}, "config").training.student == "macs=0.25"
+    members = run_of(RUN | {"student": [0.5, student]}, "config").members
+    assert [member.training.student for member in members] == ["macs=0.5", "macs=0.25"]
+
+
 def test_the_papers_settings_are_one_call():
     args = HomoDistilTrainingArguments.paper("out", student="homobert-tiny", **QUIET)
     assert {name: getattr(args, name) for name in PAPER} == dict(PAPER)

@@ -44,7 +44,11 @@ def speed_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def plain_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A row a model: the teacher's scores stand beside every student's."""
-    scores = {"STS-B": ("stsb", "spearman"), "QNLI": ("qnli_part", "ndcg_at_10"), "SQuAD": ("squad_part", "ndcg_at_10")}
+    scores = {
+        "STS-B": ("stsb", "spearman"),
+        "QNLI": ("qnli_part", "ndcg_at_10"),
+        "SQuAD": ("squad_part", "ndcg_at_10"),
+    }
     some, cells = next(one["scores"] for one in models.values() if "scores" in one), []
     for name, one in models.items():
         measured, side = (some, TEACHER) if name == TEACHER else (one["scores"], STUDENT)

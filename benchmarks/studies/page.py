@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *("architectures.STUDY", "binarization.STUDY", "embedding_speed.STUDY", "embedding_tasks.STUDY"),
+    *("architectures.STUDY", "binarization.STUDY", "deploy.STUDY", "embedding_speed.STUDY", "embedding_tasks.STUDY"),
     *("embeddings.STUDY", "further_pretraining.STUDY", "gradient_free.KERNEL", "gradient_free.QUALITY"),
     *("gradient_free.SPEED", "vocabulary.STUDY"),
 )

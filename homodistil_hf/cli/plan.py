@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,7 +57,7 @@ class Plan(Command):
         from ..data.task_rows.kinds import MASKED_WORDS, kind_of
         from ..methods.registry import planned_config
         from ..models.cost import cost_fractions, planned_facts
-        from ..plans.advice import advise, check_num_tokens, read_advice
+        from ..plans.advice import advise, check_num_tokens, deep_cut, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -83,6 +84,8 @@ class Plan(Command):
             costs["vocabulary"] = trimming.facts
         if latency:
             costs["latency"] = latency["facts"]
+        if warning := deep_cut(costs["cost_fractions"]["encoder_macs"]):
+            print(f"homodistil: warning: {warning}", file=sys.stderr)
         advice = None
         if self.num_tokens is not None:
             costs["run"] = planned_run(self.num_tokens, config.hidden_size)

@@ -25,6 +25,7 @@ from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.widths import WidthPlan, widths_of
+from ..plans.budgets import share_as_budget
 from ..plans.resolve import member_folder
 from .run_arguments import Log, RunArguments, RunConfig
 
@@ -265,12 +266,12 @@ def _belongs_to_the_run(name: str) -> bool:
     return not name.endswith("token") and name not in SETTINGS_OF_ONE_CALL
 
 
-def _listed(student: str | None) -> list[str] | None:
+def _listed(student: Any) -> list[str] | None:
     """The members of a chain, each as text; None where `student` names one model."""
-    if student is None or not student.lstrip().startswith("["):
+    if not isinstance(student, str) or not student.lstrip().startswith("["):
         return None
     plans = parse_json(student, "student")
-    texts = [json.dumps(plan) if isinstance(plan, dict) else plan for plan in plans]
+    texts = [json.dumps(plan) if isinstance(plan, dict) else share_as_budget(plan) for plan in plans]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
             f'student={short_repr(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from '

@@ -15,6 +15,7 @@ from ..files.strict_json import read_json_object
 ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
+_DEEPEST_MEASURED = 1 / 16
 _SHALLOW_CUT = 0.2
 """Share of encoder MACs from which on pruning at once ends level with gradual pruning (docs/results.md)."""
 
@@ -114,6 +115,16 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
 def _millions(num_tokens: float) -> str:
     value = num_tokens / 1e6
     return f"{value:,.0f} M tokens" if value >= 100 else f"{value:.3g} M tokens"
+
+
+def deep_cut(fraction: float) -> str:
+    """A warning about a student of so small a share of its teacher's encoder MACs; empty where there is none."""
+    if fraction >= _DEEPEST_MEASURED:
+        return ""
+    return (
+        f"the student keeps {fraction:.3f} of its teacher's encoder MACs; nothing below {_DEEPEST_MEASURED:g} was "
+        "measured, and so small a student keeps little of what its teacher knows"
+    )
 
 
 def check_num_tokens(num_tokens: float) -> None:

@@ -33,7 +33,7 @@ from ..models.widths import (
     with_embedding,
     with_num_layers,
 )
-from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget
+from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget, share_as_budget
 
 if TYPE_CHECKING:
     from .latency.budget import LatencyBudget
@@ -57,7 +57,7 @@ _LONGEST_NAME = 60
 
 
 def resolve_plan(
-    student: str | Mapping[str, Any],
+    student: str | float | Mapping[str, Any],
     teacher_config: PreTrainedConfig,
     *,
     multiple: int = 8,
@@ -68,10 +68,10 @@ def resolve_plan(
     """Turn a user's `student` into widths that its teacher can be pruned to.
 
     Args:
-        student (`str` or `Mapping[str, Any]`):
+        student (`str`, `float` or `Mapping[str, Any]`):
             - a preset's name: `"homobert-tiny"`;
             - `"params=14M"`: parameters of embeddings and encoder, with suffixes k, M, B;
-            - `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens;
+            - `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens; so are `0.25`, `"25%"` and `"1/4"`;
             - `"compact_macs=0.25"`: the same for the compact export;
             - any of these three budgets with `",num_attention_heads=8"` or `",hidden_size=216"` behind it;
             - `"latency_ms=5"`: on this machine, see `LatencyBudget.parse`;
@@ -101,7 +101,7 @@ def resolve_plan(
 
     ```
     """
-    teacher = widths_of(teacher_config)
+    teacher, student = widths_of(teacher_config), share_as_budget(student)
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
         student = dict(zip(UNIFORM_KEYS, map(int, short.groups()), strict=True))
     if isinstance(student, str) and student in PRESETS:
@@ -228,7 +228,7 @@ def _is_json_text(student: str) -> bool:
     return student.lstrip().startswith("{")
 
 
-def _written_plan(student: str | Mapping[str, Any]) -> Any:
+def _written_plan(student: Any) -> Any:
     if not isinstance(student, str):
         return student
     is_text = _is_json_text(student)

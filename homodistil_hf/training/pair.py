@@ -30,10 +30,12 @@ from ..models.architectures.architecture import (
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import check_stock_shapes, refuse_no_model, to_student
+from ..models.cost import encoder_macs
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
+from ..plans.advice import deep_cut
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
@@ -78,7 +80,10 @@ def resolve_student(
         plans = [on_every_rank(lambda: of_the_first_rank(budget))]
         return broadcast_object_list(plans)[0]
 
-    return resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure, plain=plain)
+    plan = resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure, plain=plain)
+    if has_all_layers and (warning := deep_cut(encoder_macs(plan) / encoder_macs(widths_of(config)))):
+        logger.warning(warning)
+    return plan
 
 
 def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:

@@ -7,7 +7,7 @@ import pytest
 from tiny_models import make_teacher
 
 from homodistil_hf.cli import main
-from homodistil_hf.plans.advice import Measured, advise, read_advice, to_json
+from homodistil_hf.plans.advice import Measured, advise, deep_cut, read_advice, to_json
 
 
 def point(**values):
@@ -47,6 +47,11 @@ def test_the_nearest_budget_decides(num_tokens, expected):
 def test_a_shallow_cut_may_be_made_at_once():
     assert "at such a size --method one_shot, which prunes before the first step, ends level" in advice(0.25, 2e6)
     assert "one_shot" not in advise(0.125, 2e6, measured=[point(encoder_macs=0.125)], teacher="x")
+
+
+def test_deep_cuts_are_warned_of():
+    assert deep_cut(1 / 16) == ""
+    assert deep_cut(0.01).startswith("the student keeps 0.010 of its teacher's encoder MACs; nothing below 0.0625 was")
 
 
 def test_far_from_what_was_measured_it_is_a_direction_only():

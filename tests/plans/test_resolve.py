@@ -50,6 +50,11 @@ def test_the_shapes_of_the_presets():
     }
 
 
+@pytest.mark.parametrize("share", [0.25, ".25", "25%", "25 %", "1/4", " 1 / 4 "])
+def test_a_bare_share_is_one_of_macs(share):
+    assert resolve_plan(share, BASE) == resolve_plan("macs=0.25", BASE)
+
+
 @pytest.mark.parametrize("values", [UNIFORM, UNEVEN], ids=["uniform", "per layer"])
 def test_a_plan_is_the_same_as_dict_text_and_file(values, tmp_path):
     file = tmp_path / "plan.json"
