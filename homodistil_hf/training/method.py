@@ -103,7 +103,7 @@ class DistillationMethod:
         Args:
             folder: where to; an earlier export there is replaced.
             to: targets.
-            settings: further ones, as in `deploy_export`; the teacher is the run's.
+            settings: further ones of `deploy_export`; the teacher is the run's.
 
         Returns:
             A row a file and runtime; on other ranks none.
