@@ -20,6 +20,9 @@ METRIC_LABELS = {
     "kl": "KL to the teacher, nats a prediction",
     "mlm_loss": "masked-LM loss, nats a token",
     "mlm_accuracy": "masked words guessed",
+    "task_accuracy": "accuracy",
+    "task_loss": "loss of the labels",
+    "macro_f1": "macro F1",
     "agreement": "share of the teacher's top predictions",
     "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
     "cosine": "cosine to the teacher's vectors",
@@ -30,6 +33,7 @@ METRIC_LABELS = {
 }
 _SHORT_COSTS = {"size_bytes": "weights", "num_parameters": "parameters", "encoder_macs": "encoder MACs a token"}
 _IN_WORDS = {
+    "accuracy": "accuracy",
     "mlm_accuracy": "masked-word accuracy",
     "task_accuracy": "accuracy",
     "neighbours": "the ten nearest texts",
@@ -79,7 +83,7 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     words = [kept + where for kept, where in found if kept]
     shares = [row for row in rows.values() if row.kept.endswith("%")]
     if shares:
-        kept = min(shares, key=lambda row: row.name in _SECOND_BEST)
+        kept = min(shares, key=lambda row: (row.name in _SECOND_BEST, row.name not in _IN_WORDS))
         words.append(f"keeps {kept.kept} of {_IN_WORDS.get(kept.name, kept.label)}")
     return ", ".join(words)
 
