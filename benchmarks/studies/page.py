@@ -8,7 +8,13 @@ from pkgutil import resolve_name
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *("architectures.STUDY", "binarization.STUDY", "embedding_students.PLAIN", "embedding_students.SPEED"),
+    *(
+        "architectures.STUDY",
+        "binarization.STUDY",
+        "deploy.STUDY",
+        "embedding_students.PLAIN",
+        "embedding_students.SPEED",
+    ),
     *("embedding_students.TASKS", "embeddings.STUDY", "further_pretraining.STUDY", "gradient_free.KERNEL"),
     *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.STUDY"),
 )

@@ -50,7 +50,8 @@ class Deployable:
         fidelity_name: words for `fidelity` in a table.
         takes_pairs: whether a row is a pair of texts.
         javascript: what the script of transformers.js needs to run it; None: that runtime has no class for it.
-        gguf_pooling: word for the pooling in a GGUF file; None: no reader could give the same results.
+        gguf: writes a GGUF file; None: llama.cpp couldn't give the same results.
+        gguf_problem: the reason for None.
         prepare: a text → as the tokenizer gets it.
         note: a sentence on what a graph leaves out, for the card; empty where it leaves out nothing.
     """
@@ -65,7 +66,8 @@ class Deployable:
     fidelity_name: str = "first answers equal"
     takes_pairs: bool = False
     javascript: Mapping[str, Any] | None = None
-    gguf_pooling: str | None = None
+    gguf: Callable[[Path], None] | None = None
+    gguf_problem: str = "llama.cpp gives vectors of texts, and this model has a head"
     prepare: Callable[[str], str] = field(default=str)
     note: str = ""
 

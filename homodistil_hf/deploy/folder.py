@@ -66,6 +66,8 @@ def deploy_folder(
     rows = own_rows() if texts is None else rows_of_file(texts)
     facts, target = read_facts(folder), check_target(folder, overwrite=True)
     student, earlier = deployment.ready(folder), runtime_rows(facts)
+    if "gguf" in names and student.gguf is None:
+        raise ValueError(f"to='gguf' is impossible for folder={str(folder)!r}: {student.gguf_problem}")
     if "transformers.js" in names and all(row["target"] != "onnx" for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
     with tempfile.TemporaryDirectory() as scratch:

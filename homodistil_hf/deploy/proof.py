@@ -6,13 +6,15 @@ from contextlib import ExitStack
 from typing import Any
 
 from ..plans.latency.timing import figures, time_in_turns
-from . import transformers_js
+from . import llama_cpp, transformers_js
 from .deployable import Deployable, Fidelity, Row
 from .graphs import signature
+from .llama_cpp import LlamaCpp
+from .node import Node, RuntimeProblem
 from .runtimes import OnnxRuntime, OpenVino, version_of
 from .targets import TARGETS
 from .texts import own_rows
-from .transformers_js import DTYPES, Node, RuntimeProblem, TransformersJs
+from .transformers_js import DTYPES, TransformersJs
 from .workshop import Running, Workshop, size_of
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ def prove(
     if target == "transformers.js":
         return _prove_javascript(student, teacher, graphs=graphs, num_rounds=num_rounds)
     logger.info("%s: writing and comparing", target)
+    if target == "gguf":
+        return [_prove_gguf(student, teacher, least=least, num_rounds=num_rounds)]
     kind = runtime_of(target)
     running = kind(student.deployable, student.make(target, least=least))
     found = student.compare(running)
@@ -123,7 +127,7 @@ def _prove_javascript(
         problem = f"transformers.js can't make its results. {student.deployable.note}".strip()
     rows = []
     with ExitStack() as stack:
-        node = None if problem else stack.enter_context(Node())
+        node = None if problem else stack.enter_context(Node(transformers_js.SCRIPT, transformers_js.PACKAGE))
         for graph in graphs:
             student.make(graph)
             row = _row(graph, student, {}, {}) | {"not_run": problem or ""}
@@ -151,3 +155,22 @@ def _run_javascript(
         row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
     except RuntimeProblem as error:
         row["not_run"] = f"transformers.js: {error}"
+
+
+def _prove_gguf(student: Workshop, teacher: Workshop | None, *, least: float, num_rounds: int) -> dict[str, Any]:
+    path, problem = student.make("gguf"), llama_cpp.missing_reason()
+    row = _row("gguf", student, {}, {}) | {"not_run": problem or ""}
+    if problem:
+        return row
+    with Node(llama_cpp.SCRIPT, llama_cpp.PACKAGE) as node:
+        try:
+            running = LlamaCpp(node, student.deployable, path)
+            row["figures"] = student.compare(running, only=running.can_read)
+            row["is_written"] = row["figures"]["fidelity"] >= least
+            beside = None
+            if teacher is not None and num_rounds and teacher.deployable.gguf is not None:
+                beside = LlamaCpp(node, teacher.deployable, teacher.make("gguf"))
+            row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
+        except RuntimeProblem as error:
+            row["not_run"] = f"llama.cpp: {error}"
+    return row

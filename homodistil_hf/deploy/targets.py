@@ -31,6 +31,7 @@ TARGETS = {
     "onnx-fp16": Target("onnx/model_fp16.onnx", "float16", "ONNX Runtime"),
     "openvino": Target("openvino/openvino_model.xml", "float16", "OpenVINO", "openvino"),
     "transformers.js": Target("onnx/model.onnx", "float32", "transformers.js"),
+    "gguf": Target("gguf/model.gguf", "float16", "llama.cpp", "gguf"),
 }
 
 

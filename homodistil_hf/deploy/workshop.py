@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..files.strict_json import is_int, read_json_object, write_json
 from ..plans.latency.timing import Pass
@@ -70,6 +70,9 @@ class Workshop:
         path.parent.mkdir(exist_ok=True)
         if target == "onnx":
             write_graph(self.deployable, path)
+            return path
+        if target == "gguf":
+            cast(Callable[[Path], None], self.deployable.gguf)(path)
             return path
         source = self.make("onnx")
         if target == "onnx-fp16":

@@ -13,7 +13,7 @@ from tiny_models import make_teacher, random_student
 from homodistil_hf import deploy_export, export_student, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.deploy import folder as deploying
-from homodistil_hf.deploy import transformers_js
+from homodistil_hf.deploy import node, transformers_js
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
 from homodistil_hf.plans.latency.timing import onnx_session
@@ -165,7 +165,7 @@ def test_transformers_js_runs_the_graphs_that_are_there(deployed, texts, tmp_pat
 
 
 def test_without_node_a_graph_is_written_and_marked(deployed, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(transformers_js.shutil, "which", lambda name: None)
+    monkeypatch.setattr(node.shutil, "which", lambda name: None)
     folder = shutil.copytree(deployed[0], tmp_path / "student")
     rows = deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
     assert {row["not_run"] for row in rows} == {"node is not installed: see nodejs.org"}
@@ -193,12 +193,18 @@ def test_another_graph_than_the_model_is_refused(deployed, texts, tmp_path, monk
     [
         ({"to": []}, r"to=\[\] names no target; expected some of onnx, "),
         ({"to": ["onxx"]}, "to='onxx' is unknown; expected some of onnx, .*; nearest valid: 'onnx'"),
+        (
+            {"to": ["gguf"]},
+            "to='gguf' is impossible for .*: llama.cpp gives vectors of texts, and this model has a head",
+        ),
         ({"least": 98}, "least=98 is no share; expected 0 to 1"),
         ({"num_rounds": -1}, "num_rounds=-1 is below 0"),
         ({"texts": "gone.txt"}, "texts='gone.txt'"),
     ],
 )
 def test_wrong_settings_are_refused(deployed, settings, message):
+    if "gguf" in settings.get("to", ()):
+        pytest.importorskip("gguf")
     with pytest.raises(ValueError, match=message):
         deploy_export(deployed[0], **{"to": ["onnx"], **settings})
 

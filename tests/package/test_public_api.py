@@ -27,6 +27,7 @@ PUBLIC_NAMES = [
     "PRESETS",
     "WidthPlan",
     "__version__",
+    "deploy_export",
     "export_student",
     "load_text",
     "max_tokens",

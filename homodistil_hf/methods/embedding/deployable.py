@@ -7,7 +7,7 @@ pooling that is linear in the tokens gives the same vector when the map comes be
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +18,17 @@ from torch.nn import functional as F
 from ...deploy.comparison import compare_vectors
 from ...deploy.deployable import Deployable, Outputs
 from ...deploy.folder import Deployment
+from ...deploy.gguf_file import gguf_problem, gguf_writer
+from ...files.provenance import public_name
 from .folder import embedding_card
-from .model import EmbeddingModel, folded, load_embedding_model, pooled
+from .model import EmbeddingModel, folded, pooled
+from .reading import load_embedding_model
 
 LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STATES, VECTORS = "last_hidden_state", "sentence_embedding"
 _POOLED = "pooled states"
 _JAVASCRIPT = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
-_GGUF = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_GGUF = {"mean": "MEAN", "cls": "CLS", "lasttoken": "LAST"}
 
 
 class EmbeddingGraph(nn.Module):
@@ -84,7 +87,7 @@ def embedding_deployable(folder: str | Path) -> Deployable:
         return [{name: tensor[row] for name, tensor in found.items()} for row in range(len(inputs["input_ids"]))]
 
     pooling = _JAVASCRIPT.get(settings.pooling)
-    plain = not model.dense
+    without_gguf = _without_gguf(model)
     return Deployable(
         EmbeddingGraph(model, has_states=has_states).eval(),
         model.encoder.config,
@@ -97,10 +100,28 @@ def embedding_deployable(folder: str | Path) -> Deployable:
         javascript={"pooling": pooling, "normalize": settings.normalizes, "outputs": [_POOLED]}
         if has_states and pooling
         else None,
-        gguf_pooling=_GGUF.get(settings.pooling) if plain else None,
+        gguf=None if without_gguf else _gguf(model),
+        gguf_problem=without_gguf,
         prepare=model.prepared,
         note=f"Its graphs give `{VECTORS}` alone, no states of tokens, because {problem}." if problem else "",
     )
+
+
+def _without_gguf(model: EmbeddingModel) -> str:
+    if model.dense:
+        return (
+            "it has a linear layer behind its pooling, which llama.cpp skips or refuses; deploy a student without one"
+        )
+    if model.settings.pooling not in _GGUF:
+        return f"llama.cpp has no pooling {model.settings.pooling}"
+    if not model.settings.normalizes:
+        return "llama.cpp gives vectors of length 1, and this model doesn't"
+    return gguf_problem(model.encoder, model.tokenizer)
+
+
+def _gguf(model: EmbeddingModel) -> Callable[[Path], None]:
+    pooling, name = _GGUF[model.settings.pooling], public_name(model.name)
+    return gguf_writer(model.encoder, model.tokenizer, pooling=pooling, name=name)
 
 
 EMBEDDING = Deployment(embedding_deployable, embedding_card)

@@ -1,0 +1,74 @@
+"""The int8 graph of least bytes times distance above the bar is chosen, and its parts are those that were named."""
+
+import pytest
+import torch
+from deployed import needs_onnx
+from torch import nn
+
+from homodistil_hf.deploy.quantization import Quantized, quantize
+from homodistil_hf.plans.latency.timing import export_onnx
+
+pytestmark = [needs_onnx]
+PARTS = ["tables", "decoder", "first quarter of the products", "last quarter of the products", "products that narrow"]
+
+
+class Tied(nn.Module):
+    """A table that is its own decoder, with two products between."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.up, self.down = nn.Embedding(300, 16), nn.Linear(16, 64), nn.Linear(64, 16)
+
+    def forward(self, input_ids):
+        return self.down(torch.relu(self.up(self.table(input_ids)))) @ self.table.weight.T
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_onnx(Tied(), [torch.arange(8).view(2, 4)], path)
+    return path
+
+
+def figures_by_size(fidelity):
+    return lambda path: {"fidelity": fidelity, "distance": 0.1}
+
+
+def test_all_int8_wins_where_nothing_is_gained(graph, tmp_path):
+    ways = quantize(graph, tmp_path / "int8.onnx", figures_by_size(0.99), least=0.98)
+    assert [list(way.kept_float) for way in ways] == [[], *([part] for part in PARTS)]
+    assert ways[0].size_bytes == (tmp_path / "int8.onnx").stat().st_size == min(way.size_bytes for way in ways)
+    assert ways[0].size_bytes < graph.stat().st_size / 2  # table and decoder, which the float graph shares
+
+
+def test_the_part_whose_float_brings_more_than_it_costs_stays_float(graph, tmp_path):
+    found = iter([0.1, 0.1, 0.1, 0.001, 0.1, 0.1])
+    ways = quantize(
+        graph, tmp_path / "int8.onnx", lambda path: {"fidelity": 0.99, "distance": next(found)}, least=0.98
+    )
+    assert ways[0].kept_float == (PARTS[2],)
+
+
+def test_parts_are_added_up_until_the_bar_is_reached(graph, tmp_path):
+    found = iter(
+        [*[(0.9, 0.5), (0.9, 0.4), (0.9, 0.1), (0.9, 0.2), (0.9, 0.3), (0.9, 0.6)], (0.95, 0.09), (0.99, 0.08)]
+    )
+
+    def compare(path):
+        fidelity, distance = next(found)
+        return {"fidelity": fidelity, "distance": distance}
+
+    ways = quantize(graph, tmp_path / "int8.onnx", compare, least=0.98)
+    assert ways[0].kept_float == (PARTS[1], PARTS[2], PARTS[3])
+
+
+def test_below_the_bar_the_most_faithful_is_kept(graph, tmp_path):
+    ways = quantize(graph, tmp_path / "int8.onnx", figures_by_size(0.5), least=0.98)
+    assert len(ways) == 1 + len(PARTS) + 4
+    assert ways[0].figures["fidelity"] == 0.5
+
+
+def test_cost_is_bytes_times_distance():
+    assert Quantized((), 100, {"distance": 0.5}).cost == 50
+    assert Quantized((), 100, {"distance": 0.0}).cost == pytest.approx(0.01)
