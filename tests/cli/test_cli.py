@@ -17,7 +17,7 @@ from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.methods.registry import run_named
 
-COMMANDS = ("distill", "plan", "export", "verify", "push", "evaluate", "finetune", "prune", "demo", "cache")
+COMMANDS = ("distill", "plan", "export", "verify", "deploy", "push", "evaluate", "finetune", "prune", "demo", "cache")
 LINES_OF_A_SCREEN = 30
 
 
