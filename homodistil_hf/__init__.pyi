@@ -13,7 +13,8 @@ from .methods.binarization.bit_products import multiply_bits as multiply_bits
 from .methods.binarization.folder import export_packed as export_packed
 from .methods.binarization.trainer import BinarizationArguments as BinarizationArguments
 from .methods.binarization.trainer import BinarizationTrainer as BinarizationTrainer
-from .methods.embedding.model import load_embedding_model as load_embedding_model
+from .methods.embedding.cascade import Cascade as Cascade
+from .methods.embedding.reading import load_embedding_model as load_embedding_model
 from .methods.embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .methods.embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
 from .methods.embedding.texts import by_length as by_length

@@ -104,13 +104,14 @@ class ExactArguments(TrainingArguments):
     without_later_effect: ClassVar[frozenset[str]] = frozenset(
         {
             *("max_bad_steps", "overwrite_output_dir", "per_device_train_batch_size", "per_device_eval_batch_size"),
-            *("gradient_accumulation_steps", "ddp_find_unused_parameters", "logging_nan_inf_filter"),
+            *("gradient_accumulation_steps", "ddp_find_unused_parameters", "logging_nan_inf_filter", "verbose"),
         }
     )
     """Settings with which a run may be resumed differently: they act before the first step, or not on the weights."""
 
     max_bad_steps: int = setting(20, "Stop after this many steps in a row with non-finite gradients, ≥ 1.", least=1)
     overwrite_output_dir: bool = setting(False, "Train into a folder that is not empty, without resuming.")
+    verbose: bool = setting(False, "Show every logged number on the terminal, as Trainer does.")
 
     # TrainingArguments with other defaults or a checked range
     per_device_train_batch_size: int = setting(

@@ -201,7 +201,7 @@ def tokenizer_configs(folder: Path, draw: Random) -> None:
 
 def embedding_folders(folder: Path, draw: Random) -> None:
     """Folders of sentence-transformers, as teachers."""
-    from homodistil_hf.methods.embedding.model import default_activation, kind_of_texts, load_embedding_model
+    from homodistil_hf.methods.embedding.reading import default_activation, kind_of_texts, load_embedding_model
 
     source, target = folder / "source", folder / "target"
     samples.make_embedding(source)

@@ -1,7 +1,7 @@
 """Students of an embedding model: tasks and the teacher's index; size, speed and int8; plain ones beside a Dense.
 
 The records are of benchmarks/studies/embedding_tasks.py at commit 4419268, embedding_speed.py at commit f5db6bb and
-plain.py at commit COMMIT.
+plain.py at commit 38d89b54.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from homodistil_hf.tables import markdown_table
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 FORMS = ("torch", "onnxruntime", "onnxruntime, int8")
 BATCH_SIZES = (1, 32)
+SCORES = (("stsb", "spearman"), ("qnli", "ndcg_at_10"), ("squad_part", "ndcg_at_10"))
+AGREEMENT = ("cosine", "neighbours_in_index")
 PAGE = Path("docs/embeddings.md")
 
 
@@ -43,26 +45,19 @@ def speed_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def plain_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A row a model: the teacher's scores stand beside every student's."""
-    scores = {
-        "STS-B": ("stsb", "spearman"),
-        "QNLI": ("qnli_part", "ndcg_at_10"),
-        "SQuAD": ("squad_part", "ndcg_at_10"),
-    }
-    some, cells = next(one["scores"] for one in models.values() if "scores" in one), []
+    """A row a model; the teacher's scores stand beside each student's."""
+    *_, last = models.values()
+    cells = []
     for name, one in models.items():
-        measured, side = (some, TEACHER) if name == TEACHER else (one["scores"], STUDENT)
-        agreed = one.get("agreement", {"cosine": 1.0, "neighbours_in_index": 1.0})
-        shares = [measured[task][metric][side] for task, metric in scores.values()]
-        shares += [agreed["cosine"], agreed["neighbours_in_index"]]
-        costs = [f"{one['size_bytes'] / 1e6:.1f}", *(f"{one[f'ms, {size} at once']:.1f}" for size in BATCH_SIZES)]
-        cells.append([name, f"{one['macs']:.2f}", *(f"{100 * share:.1f}" for share in shares), *costs])
-    times = [f"ms, {size} at once" for size in BATCH_SIZES]
-    return markdown_table(["model", "MACs", *scores, "cosine", "neighbours", "MB", *times], cells)
+        side, found = (TEACHER, last) if name == TEACHER else (STUDENT, one)
+        values = [100 * found["scores"][task][metric][side] for task, metric in SCORES]
+        values += [100 * (found["agreement"][kind] if side == STUDENT else 1) for kind in AGREEMENT]
+        values += [one["size_bytes"] / 1e6, *(one[f"ms, {size} at once"] for size in BATCH_SIZES)]
+        cells.append([name, f"{one['macs']:.2f}", *(f"{value:.1f}" for value in values)])
+    header = ["model", "MACs", "STS-B", "QNLI", "SQuAD", "cosine", "neighbours", "MB", "ms, 1 text", "ms, 32 texts"]
+    return markdown_table(header, cells)
 
 
-TASKS = Study(
-    Path("docs/results/embedding_tasks.json"), PAGE, lambda record: {"tasks": tasks_table(record["students"])}
-)
-SPEED = Study(Path("docs/results/embedding_speed.json"), PAGE, lambda record: {"speed": speed_table(record["models"])})
-PLAIN = Study(Path("docs/results/embedding_plain.json"), PAGE, lambda record: {"plain": plain_table(record["models"])})
+TASKS = Study(Path("docs/results/embedding_tasks.json"), PAGE, lambda read: {"tasks": tasks_table(read["students"])})
+SPEED = Study(Path("docs/results/embedding_speed.json"), PAGE, lambda read: {"speed": speed_table(read["models"])})
+PLAIN = Study(Path("docs/results/embedding_plain.json"), PAGE, lambda read: {"plain": plain_table(read["models"])})

@@ -8,9 +8,15 @@ from pkgutil import resolve_name
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *("architectures.STUDY", "binarization.STUDY", "deploy.STUDY", "embedding_speed.STUDY", "embedding_tasks.STUDY"),
-    *("embeddings.STUDY", "further_pretraining.STUDY", "gradient_free.KERNEL", "gradient_free.QUALITY"),
-    *("gradient_free.SPEED", "vocabulary.STUDY"),
+    *(
+        "architectures.STUDY",
+        "binarization.STUDY",
+        "deploy.STUDY",
+        "embedding_students.PLAIN",
+        "embedding_students.SPEED",
+    ),
+    *("embedding_students.TASKS", "embeddings.STUDY", "further_pretraining.STUDY", "gradient_free.KERNEL"),
+    *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.STUDY"),
 )
 """Each study as the module of this folder that has it, and its name there."""
 

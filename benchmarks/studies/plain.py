@@ -18,7 +18,8 @@ import torch
 
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
-from homodistil_hf.methods.embedding.model import EmbeddingModel, load_embedding_model
+from homodistil_hf.methods.embedding.model import EmbeddingModel
+from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.latency.timing import time_in_turns

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..files.settings import RaisingParser
 from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
+from .cascade import CascadeCommand
 from .command import Command
 from .demo import Cache, Demo
 from .deploy import Deploy
@@ -21,6 +22,7 @@ from .finetune import Finetune
 from .latency import Latency
 from .plan import Plan
 from .prune import Prune
+from .report import Report
 from .sweep import Sweep
 from .trim import Trim
 
@@ -32,9 +34,11 @@ _COMMANDS: dict[str, type[Command]] = {
     "verify": Verify,
     "deploy": Deploy,
     "push": Push,
+    "report": Report,
     "evaluate": Evaluate,
     "finetune": Finetune,
     "prune": Prune,
+    "cascade": CascadeCommand,
     "latency": Latency,
     "sweep": Sweep,
     "demo": Demo,

@@ -7,7 +7,8 @@ from .command import Command, show_logs
 
 _USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
 
-Distil and prune a masked-LM teacher. CONFIG.json holds settings by name; flags of the same names override it.
+Distil and prune a model of masked words, of a task or of embeddings. CONFIG.json holds settings by name; flags of the
+same names override it.
 
   homodistil distill examples/configs/smoke.json --max_steps 50
   torchrun --nproc_per_node 8 -m homodistil_hf distill CONFIG.json --resume_from_checkpoint last
@@ -23,6 +24,8 @@ _MAIN_SETTINGS = {
     "eval_data": None,
     "output_dir": "Folder of the run: checkpoints, student/, results.json.",
     "text_column": None,
+    "text_columns": None,
+    "label_column": None,
     "max_seq_length": None,
     "max_steps": "Optimizer steps; else num_train_epochs counts.",
     "per_device_train_batch_size": "Blocks a device and micro-batch.",
@@ -51,6 +54,7 @@ class Distill(Command):
             print(help_of([word for word in words if word != "--help_all"]))
             return 0
         from ..experiments.distill import run
+        from ..export.report import closing_line
         from ..methods.registry import run_of
         from ..training.rank_watch import naming_lost_ranks, watch_ranks
         from ..training.ranks import leave_process_group
@@ -63,6 +67,7 @@ class Distill(Command):
             results = run(settings)
         if results and settings.is_main:
             print(run_of(settings).summary(results, settings.output_dir))
+            print(f"\n{closing_line(settings.output_dir)}")
         leave_process_group()
         return 0
 

@@ -11,7 +11,7 @@ from ..files.messages import nearest_name, short_repr
 from ..files.settings import SettingsParser, build, flag
 from .command import Command, log_progress, show_logs, write_output
 
-_DISCREPANCY, _GLUE, _SQUAD = "discrepancy", "glue", "squad"
+_DISCREPANCY, _CLASSES, _GLUE, _SQUAD = "discrepancy", "classes", "glue", "squad"
 _MAIN_SETTINGS = (
     *("eval_data", "data_dir", "seeds", "learning_rate", "learning_rates", "num_train_epochs"),
     *("max_train_samples", "dtype"),
@@ -33,7 +33,7 @@ class _Kind(NamedTuple):
 
 @dataclass
 class Evaluate(Command):
-    """Measure a model: discrepancy to its teacher, GLUE, SQuAD, its vectors; or compare what was measured."""
+    """Measure a model: discrepancy to its teacher, GLUE, SQuAD, classes, vectors; or compare what was measured."""
 
     example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
     model: str | None = flag(
@@ -44,7 +44,7 @@ class Evaluate(Command):
         metavar="MODEL",
     )
     task: list[str] = flag("what to measure, names below", default=[], metavar="TASK")
-    teacher: str | None = flag("for discrepancy, embedding (default: as recorded) and --compare", default=None)
+    teacher: str | None = flag("for discrepancy, classes, embedding (default: as recorded), --compare", default=None)
     output_dir: str | None = flag("results (default: evaluations/NAME beside the model)", default=None, metavar="DIR")
     compare: list[str] = flag("one table of models evaluated before", default=[], metavar="MODEL")
     output: str | None = flag("write the table, as .md or .json", default=None, metavar="FILE")
@@ -98,7 +98,7 @@ class Evaluate(Command):
         chosen = _chosen(self.task, kinds)
         if self.teacher is not None and not any(kinds[kind].has_teacher for kind in chosen):
             takers = [kind for kind, found in kinds.items() if found.has_teacher]
-            raise ValueError(f"--teacher is for {' and '.join(takers)}, which --task does not name; drop it")
+            raise ValueError(f"--teacher is for {', '.join(takers)}, which --task does not name; drop it")
         for kind, values in _settings(given, kinds, chosen).items():
             asked = {"teacher": self.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
             found = kinds[kind].evaluate(
@@ -112,6 +112,7 @@ class Evaluate(Command):
 
 
 def _kinds() -> dict[str, _Kind]:
+    from ..evaluation.changed_classes import ClassesSettings, evaluate_classes, format_classes
     from ..evaluation.glue import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.metrics import SQUAD_METRICS
@@ -123,6 +124,7 @@ def _kinds() -> dict[str, _Kind]:
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         _GLUE: _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
         _SQUAD: _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
+        _CLASSES: _Kind((_CLASSES,), ClassesSettings, evaluate_classes, has_teacher=True, format=format_classes),
     }
     own = {task: _Kind((task,), *found[:2], True, found.format) for task, found in EVALUATIONS.items()}
     return kinds | own
@@ -147,7 +149,7 @@ def _chosen(names: Sequence[str], kinds: Mapping[str, _Kind]) -> dict[str, list[
             raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
         others = ", ".join(other for other in names if other != name)
         if name in kinds and kinds[name].format and others:
-            raise ValueError(f"task={name} is for models without a head, {others} for others: name it alone")
+            raise ValueError(f"task={name} has a table of its own: name it alone, without {others}")
     groups = _groups(kinds)
     wanted = dict.fromkeys(task for name in names for task in groups.get(name, (name,)))
     chosen = {kind: [task for task in wanted if task in found.tasks] for kind, found in kinds.items()}
@@ -159,7 +161,7 @@ def _settings(given: Mapping[str, Any], kinds: Mapping[str, _Kind], chosen: Iter
     for name in given:
         having = [kind for kind, found in kinds.items() if name in found.setting_names()]
         if not set(having) & set(chosen):
-            raise ValueError(f"--{name} is for {' and '.join(having)}, which --task does not name; drop it")
+            raise ValueError(f"--{name} is for {', '.join(having)}, which --task does not name; drop it")
     return {kind: build(kinds[kind].settings, given) for kind in chosen}
 
 

@@ -2,9 +2,11 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from ..files.settings import flag
+from ..tables import aligned_lines
 from .command import Command, show_logs
 
 
@@ -43,16 +45,28 @@ class Verify(Command):
 
     example: ClassVar[str] = "homodistil verify runs/my-student/student"
     folder: str = flag("export, or finished run", positional=True, metavar="FOLDER")
+    least: list[str] = flag(
+        "agreement=0.95: also fail where the bound on answers as the teacher's is lower; agreement_of_groups=0.9: of "
+        "any group",
+        default=[],
+        metavar="BOUND",
+    )
 
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
+        from ..evaluation.guarantee import guarantee_problems, least_of
+        from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
         from ..export.student_in_folder import student_in
         from ..methods.formats import verify_export
 
-        report = verify_export(student_in(self.folder).folder)
-        for problem in report.problems:
+        least, folder = least_of(self.least), student_in(self.folder).folder
+        report = verify_export(folder)
+        problems = [*report.problems]
+        if report.ok and least:
+            problems = list(guarantee_problems(read_facts(folder).get(BENCHMARKS, {}).get(GUARANTEE), least))
+        for problem in problems:
             print(f"{self.folder}: {problem}", file=sys.stderr)
-        if not report.ok:
+        if problems:
             return 1
         difference = f"largest relative difference of {report.compared} {report.max_relative_difference:.1e}"
         print(f"{self.folder}: all is well; {difference}")
@@ -75,14 +89,19 @@ class Push(Command):
     tag: str | None = flag("name of this commit that stays, e.g. v1.0", default=None)
     card_tags: list[str] = flag("tags for the card, beside its own", default=[], metavar="WORD")
     message: str = flag("first line of the commit", default="Upload a HomoDistil student")
+    dry_run: bool = flag("list the files with their sizes and print the card; nothing is sent", default=False)
 
     def run(self) -> int:
         """Upload, and print the commit's address."""
         from ..export.hub import push_export, tag_commit
         from ..export.student_in_folder import exported_student
 
+        folder = exported_student(self.folder)
+        if self.dry_run:
+            print(self._preview(folder))
+            return 0
         commit = push_export(
-            exported_student(self.folder),
+            folder,
             self.repo_id,
             private=self.private or None,
             revision=self.revision,
@@ -93,3 +112,14 @@ class Push(Command):
             tag_commit(commit.repo_url.repo_id, self.tag, revision=commit.oid)
         print(commit.commit_url)
         return 0
+
+    def _preview(self, folder: Path) -> str:
+        from ..export.facts import CARD_FILE
+        from ..export.hub import card_for, files_to_push
+
+        card = card_for(folder, self.repo_id, tags=self.card_tags)
+        sizes = files_to_push(folder) | {CARD_FILE: len(card.encode())}
+        total = f"{sum(sizes.values()) / 1e6:,.1f} MB"
+        lines = [f"nothing is sent; {len(sizes)} files, {total}, would go to {self.repo_id}:", ""]
+        lines += aligned_lines([[name, f"{size:,}"] for name, size in sizes.items()])
+        return "\n".join([*lines, "", f"{CARD_FILE}:", "", card.rstrip()])

@@ -30,5 +30,6 @@ class Finetune(SettingsCommand):
 
         results = fine_tune_own(settings, log_progress)
         metrics = figures_line(results["metrics"])
-        print(f"{metrics} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
+        teacher = f" (teacher: {figures_line(found)})" if (found := results.get("teacher_metrics")) else ""
+        print(f"{metrics}{teacher} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
         return 0

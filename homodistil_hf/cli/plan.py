@@ -11,6 +11,9 @@ from ..files.settings import flag
 from ..tables import format_table
 from .command import Command, show_logs
 
+_SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
+"""Vocabularies that a plan describes beside the wanted one."""
+
 
 @dataclass(kw_only=True)
 class Plan(Command):
@@ -34,13 +37,15 @@ class Plan(Command):
         "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None, metavar="N"
     )
     vocabulary: str | None = flag(
-        "with --text: tokens that stay, keep=16384, min_count=5, a file", default=None, metavar="V"
+        "with --text: tokens that stay, coverage=0.999, keep=16384, min_count=5, a file; beside other sizes",
+        default=None,
+        metavar="V",
     )
     text: list[str] = flag(
         "vocabulary: text whose tokens are counted, files or Hub data sets", default=[], metavar="X"
     )
-    teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
-    plain: bool = flag("keep the hidden size, so that the student fits wherever its teacher does", default=False)
+    teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None, metavar="REVISION")
+    plain: bool = flag("keep the hidden size: no Dense, and heads fit", default=False)
     width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
     json: bool = flag("print JSON for machines", default=False)
 
@@ -190,14 +195,15 @@ def _planned_trimming(flags: Plan) -> Any:
     from ..experiments.trim import TrimSource, plan_trimming
 
     show_logs()
-    return plan_trimming(TrimSource(flags.teacher, flags.vocabulary, flags.text, revision=flags.teacher_revision))
+    source = TrimSource(flags.teacher, flags.vocabulary, flags.text, revision=flags.teacher_revision)
+    return plan_trimming(source, sizes=_SIZES)
 
 
 def format_trimmed(facts: Mapping[str, Any]) -> str:
     """Describe what a smaller vocabulary does to the teacher and the text."""
-    from ..experiments.trim import format_trimming
+    from ..experiments.trim import format_sizes, format_trimming
 
-    return f"vocabulary, of the teacher:\n{format_trimming(facts)}"
+    return f"vocabulary, of the teacher:\n{format_trimming(facts)}\n\n{format_sizes(facts['sizes'])}"
 
 
 def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:

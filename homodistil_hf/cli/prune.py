@@ -28,15 +28,17 @@ class Prune(SettingsCommand):
         """Import the settings of the method."""
         from ..methods.registry import COMMANDS
 
-        return COMMANDS[_NAME][0]
+        return COMMANDS[_NAME].settings
 
     def run_with(self, settings: Any) -> int:
         """Prune, and print what is left."""
+        from ..export.outcome import outcome_line
         from ..methods.registry import COMMANDS
 
-        facts = COMMANDS[_NAME][1](settings, log_progress, overwrite=self.overwrite)
+        facts = COMMANDS[_NAME].run(settings, log_progress, overwrite=self.overwrite)
         print(format_costs(facts))
-        print(f"{facts['format']} export written to {settings.output_dir}")
+        written = f"{facts['format']} export written to {settings.output_dir}"
+        print("; ".join(filter(None, (outcome_line(facts), written))))
         return 0
 
 

@@ -18,7 +18,9 @@ class Trim(Command):
     teacher: str = flag("Hub name or folder of a model", positional=True, metavar="TEACHER")
     text: list[str] = flag("text whose tokens are counted: files, folders, globs or Hub data sets")
     vocabulary: str = flag(
-        "keep=16384 (tokens), min_count=5 (occurrences; default), or a file with a token a line", default="min_count=5"
+        "keep=16384 (tokens), min_count=5 (occurrences; default), coverage=0.999 (of the text), or a file with a "
+        "token a line",
+        default="min_count=5",
     )
     output: str | None = flag("folder to write; without it, what would stay is printed", default=None, metavar="DIR")
     text_column: str | None = flag("column with the text (default: text)", default=None)

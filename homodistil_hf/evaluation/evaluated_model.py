@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
-from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, read_export_facts, run_facts
+from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
 from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, checkpoint_student, student_in
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, write_text
@@ -78,8 +78,11 @@ class EvaluatedModel:
             return
         facts = read_export_facts(self.export)
         earlier = facts.get(BENCHMARKS, {})
-        section = {**earlier, **summary, "tasks": {**earlier.get("tasks", {}), **summary["tasks"]}}
-        section = {name: value for name, value in section.items() if name not in _OF_THE_FILE}
+        section = {**earlier, **summary}
+        section |= {name: earlier.get(name, {}) | summary.get(name, {}) for name in ("tasks", GUARANTEE)}
+        section = {
+            name: value for name, value in section.items() if name not in _OF_THE_FILE and (value or name == "tasks")
+        }
         published = facts | run_facts({BENCHMARKS: section})
         if published != facts:
             write_json(self.export / FACTS_FILE, published)

@@ -108,7 +108,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
 
     Returns:
         `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
-        `pearson`), `learning_rate`, `num_steps`, `settings`.
+        `pearson`), those of the teacher as `teacher_metrics`, `learning_rate`, `num_steps`, `settings`.
 
     Raises:
         ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
@@ -161,6 +161,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     )
     metrics = run.metrics(trained.model, dev)
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
+    if teacher is not None:
+        results |= {"teacher_metrics": run.metrics(teacher, dev)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
@@ -222,12 +224,14 @@ class _Run:
         records = Records(self.evaluated)
 
         def score(rate: float) -> float | None:
+            place = f"rate {rates.index(rate) + 1} of {len(rates)}, {rate:g}"
+            say(f"{place}: training")
             measure = partial(self._tried, rate, rows, held_out)
             record, _ = records.measured(f"learning-rate-{rate}", self.given, measure)
             if not (found := record["metrics"]):
-                say(f"learning rate {rate:g}: diverged")
+                say(f"{place}: diverged")
                 return None
-            say(f"learning rate {rate:g}: {figures_line(found)} on {len(held_out):,} held-out training rows")
+            say(f"{place}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
         if len(rates) == 1:

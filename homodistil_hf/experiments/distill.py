@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..export.report import try_report
 from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.checkpoints import sorted_checkpoints
 from ..methods.registry import TEACHER_RUNS, run_of
@@ -39,9 +40,13 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
         log = _silent
     method = run_of(settings)
     if settings.training is None:  # it claims its folder itself
-        return method.run(settings, log)
-    with folder_claimed(settings.output_dir, is_main=settings.is_main):
-        return distill(settings, log) if isinstance(method, StudentRun) else method.run(settings, log)
+        results = method.run(settings, log)
+    else:
+        with folder_claimed(settings.output_dir, is_main=settings.is_main):
+            results = distill(settings, log) if isinstance(method, StudentRun) else method.run(settings, log)
+    if settings.is_main and results:
+        try_report(settings.output_dir)
+    return results
 
 
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from transformers.trainer_utils import HubStrategy
 from ..export.export_folder import check_output
 from ..export.facts import FACTS_FILE
 from ..export.hub import ensure_repo, push_export
+from ..export.report import try_report
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
 from ..files.folders import remove_folder
@@ -61,7 +62,24 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
         state = _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     on_every_rank(lambda: _write_settings(settings, state["finished"]) if is_main else None)
-    members = settings.members
+    try:
+        _train_members(settings, sources, state, log)
+    except (ValueError, OSError):
+        if is_main and not any(folder.exists() for folder in map(_folder, settings.members)):  # it was refused
+            for file in (_state_file(settings), Path(settings.training.output_dir) / SETTINGS_FILE):
+                file.unlink(missing_ok=True)
+        raise
+    if not is_main:
+        return {}
+    results = _results(settings)
+    write_json(Path(settings.training.output_dir) / RESULTS_FILE, results)
+    if settings.training.push_to_hub:
+        _push(settings)
+    return results
+
+
+def _train_members(settings: RunConfig, sources: Sequence[RunInputs], state: dict[str, Any], log: Log) -> None:
+    members, is_main = settings.members, settings.training.process_index == 0
     for number, (member, source) in enumerate(zip(members, sources, strict=True)):
         folder = _folder(member)
         if folder.name not in state["finished"]:
@@ -70,13 +88,6 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
             _train_member(member, source, log, previous=_folder(members[number - 1]) if number else None)
             state["finished"].append(folder.name)
             on_every_rank(lambda: write_json(_state_file(settings), state) if is_main else None)
-    if not is_main:
-        return {}
-    results = _results(settings)
-    write_json(Path(settings.training.output_dir) / RESULTS_FILE, results)
-    if settings.training.push_to_hub:
-        _push(settings)
-    return results
 
 
 # Before anything is trained
@@ -208,6 +219,7 @@ def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: P
     train_to_the_end(trainer, member, checkpoint, since=since)
     if trainer.is_world_process_zero():
         save_projections(folder, trainer.model)
+        try_report(folder)
     del trainer
     gc.collect()  # a trainer is full of cycles, and the next member wants its memory
 
@@ -243,6 +255,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
         "versions": version_facts(),
         "settings": settings.given,
         "time_s": round(sum(one["time_s"] for one in found), 1),
+        **student_run(settings).of_members(settings, folders),
     } | {name: found[0][name] for name in ("rows",) if name in found[0]}
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..export.export_folder import check_output
-from ..export.facts import read_facts
+from ..export.facts import CHANGED, DATA, read_facts
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import sorted_checkpoints
-from ..files.provenance import version_facts
+from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
 from ..methods.registry import run_of
 from ..methods.run import StudentRun
@@ -18,6 +18,7 @@ from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import MODEL_COSTS
 from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
+from ..training.outcome import data_of
 from ..training.publishing import check_address, is_hub_address
 from ..training.run_folder import Requested, verified_checkpoint
 from ..training_args import with_settings
@@ -56,19 +57,31 @@ def train_to_the_end(
     """Train, evaluate, export, write `results.json`, returned on the main process, push; `since`: when it began."""
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS_FILE, settings.given)
+    trainer.about = {CHANGED: settings.given, DATA: _data(trainer, settings.run)}
     trainer.train(checkpoint)
     trainer.evaluate()
     trainer.evaluate_teacher()
-    trainer.export(folder / STUDENT_FOLDER)
+    trainer.check_finished(allow_partial=False)  # on all ranks, or some would wait for ever
     results = {}
     if trainer.is_world_process_zero():
+        trainer.write_export(folder / STUDENT_FOLDER, "standard", False)
+        trainer.save_state()
         time_s = round(time.perf_counter() - since, 1)
         results = _results(trainer, settings) | {"time_s": time_s}
         write_json(folder / RESULTS_FILE, results)
+    trainer.accelerator.wait_for_everyone()
     if settings.training.push_to_hub:
         trainer.push_to_hub()  # last, as it may fail
     return results
+
+
+def _data(trainer: DistillationTrainer, run: Any) -> dict[str, Any]:
+    """Names and numbers of rows, for facts and card."""
+    names = {"train": run.train_data, "held_out": run.eval_data or run.train_data}
+    public = {name: list(map(public_name, found)) for name, found in names.items()}
+    return data_of(trainer) | public | {"max_tokens": run.row_length}
 
 
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:

@@ -5,8 +5,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ..data.corpus import load_text
 from ..data.task_rows.encoding import check_rows, texts_of
 from ..data.task_rows.kinds import find_columns, kind_of
 from ..data.task_rows.reading import load_rows
-from ..export.card import code_span, fill_card
+from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
+from ..export.hub import teacher_card
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
@@ -34,9 +36,11 @@ from ..methods.task_models import is_task_model
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import tokenizer_of_run
+from ..tables import aligned_lines
 from ..training.checks import check_free, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
-from ..vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
+from ..vocabulary.tokenizer_file import fallback_of, spare_characters
+from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
 
 TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
@@ -92,7 +96,10 @@ class TrimPlan:
         tokenizer: of the model before.
         kept: ids that stay, ascending.
         facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
-            `before` and `after`: tokens, parameters and bytes.
+            `before` and `after`: tokens, parameters and bytes; `num_characters`, single characters that go because
+            the text has none of them, and `fallback`, what they become: `bytes` or the unknown token; `sizes`: the
+            same for other sizes, where they were asked for.
+        spare: the single characters that the text doesn't have.
         bundle: the whole model, with its weights, where it is more than an encoder and its tokenizer.
     """
 
@@ -100,6 +107,7 @@ class TrimPlan:
     tokenizer: PreTrainedTokenizerBase
     kept: list[int]
     facts: dict[str, Any]
+    spare: set[int] = field(default_factory=set)
     bundle: Bundle | None = None
 
     @property
@@ -108,10 +116,14 @@ class TrimPlan:
         return trimmed_config(self.config, self.kept)
 
 
-def plan_trimming(source: TrimSource) -> TrimPlan:
+def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     """Count tokens, choose the tokens that stay, and measure how the text changes.
 
     No weights are read but those of a [`Bundle`].
+
+    Args:
+        source: the sources of the trimmed model.
+        sizes: other vocabularies to describe, such as `coverage=0.99`; those that are out of reach are left out.
 
     Raises:
         ValueError: a value of the source can't be used.
@@ -125,24 +137,40 @@ def plan_trimming(source: TrimSource) -> TrimPlan:
     ids, required, needs = candidates(tokenizer, config)
     if bundle is not None:
         required |= _prompt_ids(bundle)
+    content = tokenizer_content(tokenizer)
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
-    select(wanted, ids, required, needs, unread)  # refuses an impossible size before any text is read
+    always = required - spare_characters(content, ())
+    select(wanted, ids, always, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
     documents = _documents(source, config)
     if bundle is not None and bundle.is_lower:
         documents = documents.map(_lowered)
     counts = count_tokens(documents, tokenizer)
-    kept = select(wanted, ids, required, needs, counts)
-    trimmed, kept = trim_tokenizer(tokenizer, config, kept)
-    class_name = config.architectures[0]
-    after = trimmed_config(config, kept)
-    facts = {
-        "coverage": float(counts[kept].sum() / counts.sum()),
-        "growth": _growth(documents, tokenizer, trimmed),
-        "before": {"num_tokens": config.vocab_size} | _costs(config, class_name),
-        "after": {"num_tokens": len(kept)} | _costs(after, class_name),
-    }
-    return TrimPlan(config, tokenizer, kept, facts, bundle)
+    spare = spare_characters(content, np.flatnonzero(counts).tolist())
+    required -= spare
+
+    def described(vocabulary: Vocabulary) -> tuple[list[int], dict[str, Any]]:
+        chosen = select(vocabulary, ids, required, needs, counts)
+        trimmed, kept = trim_tokenizer(tokenizer, config, chosen, spare=spare)
+        after = {"num_tokens": len(kept)} | _costs(trimmed_config(config, kept), config.architectures[0])
+        coverage, growth = float(counts[kept].sum() / counts.sum()), _growth(documents, tokenizer, trimmed)
+        return kept, {"coverage": coverage, "growth": growth, "after": after}
+
+    kept, facts = described(wanted)
+    facts["before"] = {"num_tokens": config.vocab_size} | _costs(config, config.architectures[0])
+    facts |= {"num_characters": len(spare.difference(kept)), "fallback": fallback_of(content) if spare else None}
+    if sizes:
+        facts["sizes"] = _others(sizes, described)
+    return TrimPlan(config, tokenizer, kept, facts, spare, bundle)
+
+
+def _others(sizes: Sequence[str], described: Callable[[Vocabulary], Any]) -> dict[str, dict[str, Any]]:
+    """Vocabulary → what it would leave, without those that leave no room for the tokens that always stay."""
+    found = {}
+    for size in sizes:
+        with suppress(ValueError):
+            found[size] = described(Vocabulary.parse(size))[1]
+    return found
 
 
 def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
@@ -209,7 +237,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     plan = plan_trimming(source)
     log(format_trimming(plan.facts))
     model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)
-    trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept)
+    trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept, spare=plan.spare)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
         if plan.bundle:
@@ -228,26 +256,48 @@ def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
-    """Describe in two lines how much of vocabulary, text and model stays."""
+    """Describe in lines how much of vocabulary, text and model stays."""
     before, after = facts["before"], facts["after"]
     saved = before["size_bytes"] - after["size_bytes"]
+    characters = ""
+    if facts.get("num_characters"):
+        characters = (
+            f"\n{facts['num_characters']:,} single characters go that the text never has: in other text they become "
+            f"{facts['fallback']}"
+        )
     return (
         f"{after['num_tokens']:,} of {before['num_tokens']:,} tokens stay: {facts['coverage']:.2%} of the text's "
         f"tokens are among them, and it becomes {facts['growth']:.1%} longer\n"
         f"{after['num_parameters']:,} of {before['num_parameters']:,} parameters stay, {saved / 1e6:,.1f} MB less"
+        f"{characters}"
     )
+
+
+def format_sizes(sizes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out what several vocabularies would leave of the teacher and make of the text."""
+    table = [["vocabulary", "tokens", "of the text's tokens", "longer text", "parameters", "MB"]]
+    for name, found in sizes.items():
+        after = found["after"]
+        shares = [f"{found['coverage']:.2%}", f"{found['growth']:+.1%}"]
+        costs = [f"{after['num_parameters']:,}", f"{after['size_bytes'] / 1e6:,.1f}"]
+        table.append([name, f"{after['num_tokens']:,}", *shares, *costs])
+    return "\n".join(aligned_lines(table))
 
 
 def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
     name = public_name(model)
     base = model if name == model else None
+    stated = {"name": name, **teacher_card(model)}
+    texts, kind = run_texts({"teacher": stated}), ["vocabulary-trimming"]
     return fill_card(
-        ModelCardData(library_name="transformers", base_model=base, tags=["vocabulary-trimming"]),
+        ModelCardData(library_name="transformers", base_model=base, license=stated["licence"], tags=kind),
         version_facts(),
         title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
         summary=f"`{class_name}`, made from {code_span(name)} by leaving out tokens of its vocabulary; nothing was "
         "trained. Text made only of kept tokens is tokenized and scored as before.",
         comparison=f"{format_trimming(facts)}.",
+        limits=texts["limits"],
+        licence=texts["licence"],
     )
 
 
@@ -282,7 +332,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.tokenizer,
         training.hub_token,
         run.method,
-        is_task_model(run.teacher, token=training.hub_token) and run.method not in RUNS,
+        run.method not in RUNS and is_task_model(run.teacher, token=training.hub_token),
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

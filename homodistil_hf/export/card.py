@@ -4,11 +4,13 @@
 """
 
 import json
+import math
 import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -19,29 +21,31 @@ from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import Architecture, HeadKind
 from ..models.cost import COSTS
 from ..tables import markdown_table
-from .facts import BENCHMARKS, CARD_SECTION
+from .charts import widths_picture
+from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY
+from .outcome import (
+    COST_LABELS,
+    METRIC_LABELS,
+    held_out_metrics,
+    measured_on,
+    metric_label,
+    outcome_line,
+    outcome_rows,
+)
 from .runtimes import runtimes_text
 
 UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-COST_LABELS = {
-    "num_parameters": "parameters",
-    "num_encoder_parameters": "parameters without the head",
-    "encoder_macs": "encoder multiply–accumulates a token",
-    "size_bytes": "weights, bytes",
-}
+PICTURE_FILE = "widths.svg"
+"""The picture of an export's widths, beside its card."""
+THIS_FOLDER = 'name = "."  # this folder'
+"""The line of the snippet in which a push puts the name of the repository."""
 
 _NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
 """Begins the sentence on the paper in cards of students that may have nothing of it."""
 
-_METRIC_LABELS = {
-    "kl": "held-out KL to the teacher, nats a prediction",
-    "mlm_loss": "held-out masked-LM loss, nats a token",
-    "mlm_accuracy": "held-out masked-LM accuracy",
-    "agreement": "share of the teacher's top predictions",
-    "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
-}
-
+_SELDOM = ("num_bad", "num_skipped")
+"""Counts that a card leaves out where they are 0."""
 _WIDTH_LABELS = {
     "num_attention_heads": "heads",
     "head_dim": "channels a head",
@@ -74,21 +78,50 @@ def render_card(facts: Mapping[str, Any]) -> str:
     Args:
         facts: content of the export's `facts.json`; the card states no number that they lack.
     """
+    texts = run_texts(facts)
+    texts["comparison"] = "\n\n".join(filter(None, (texts["comparison"], _benchmarks(facts))))
     return fill_card(
         _metadata(facts),
         facts["versions"],
         title=_title(facts),
         summary=_summary(facts),
-        comparison="\n\n".join(filter(None, (_comparison(facts), _benchmarks(facts)))) + runtimes_text(facts),
-        widths=_widths(facts),
         usage=_usage(facts),
         format_note=_format_note(facts),
         how=_how(facts),
-        training=f"{_training(facts)}\n\nEvery number of this card stands in `facts.json`.",
-        settings=_settings(facts),
-        licence=_licence(facts),
-        paper=_paper(facts),
+        paper=paper_words(facts),
+        **texts,
     )
+
+
+def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The texts that cards of all kinds share, by place: from what was won to the licence."""
+    return {
+        "won": _won(facts),
+        "comparison": _comparison(facts),
+        "picture": f"![Widths by layer]({PICTURE_FILE})" if PICTURE_FILE in facts.get("files", {}) else "",
+        "widths": _widths(facts),
+        "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
+        "changed": _changed(facts),
+        "settings": _settings(facts),
+        "limits": _limits(facts),
+        "licence": _licence(facts),
+    }
+
+
+def write_picture(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Draw the widths of a student in its export, if its facts have them."""
+    if picture := widths_picture(facts["student"], facts.get("teacher")):
+        (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
+
+
+def result_title(facts: Mapping[str, Any], otherwise: str) -> str:
+    """The name of a result, such as `bert-base-uncased, 3.6× smaller`; `otherwise` where its teacher isn't known."""
+    teacher = facts.get("teacher")
+    if not isinstance(teacher, Mapping):
+        return otherwise
+    smaller = next((row.kept for row in outcome_rows(facts) if row.name == "size_bytes"), "")
+    name = str(teacher["name"]).rpartition("/")[2]
+    return f"{name}, {smaller or 'distilled'}"
 
 
 def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str) -> str:
@@ -178,7 +211,7 @@ def loading_lines(auto_class: str, *imports: str, remote_code: bool = False) -> 
     trust = ", trust_remote_code=True" if remote_code else ""
     return (
         f"from transformers import {', '.join((auto_class, 'AutoTokenizer', *imports))}\n"
-        'name = "."  # this folder, or the name of this repository\n'
+        f"{THIS_FOLDER}\n"
         f"model = {auto_class}.from_pretrained(name{trust})\n"
         f"tokenizer = AutoTokenizer.from_pretrained(name{trust})"
     )
@@ -218,11 +251,10 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
             dataset_type="held-out",
             dataset_name="the run's held-out data",
             metric_type=name,
-            metric_name=_METRIC_LABELS.get(name, _words(name)),
+            metric_name=f"held-out {metric_label(name)}",
             metric_value=value,
         )
-        for name, value in facts.get("evaluation", {}).items()
-        if is_number(value)
+        for name, value in held_out_metrics(facts.get("evaluation", {})).items()
     ]
 
 
@@ -248,9 +280,13 @@ def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _title(facts: Mapping[str, Any]) -> str:
-    teacher, method = facts["teacher"], _words_of_method(facts)
-    student = method.student if method else "Student"
-    return f"{student} of {teacher['name']}" if teacher else student
+    method = _words_of_method(facts)
+    return result_title(facts, method.student if method else "Student")
+
+
+def _won(facts: Mapping[str, Any]) -> str:
+    won = outcome_line(facts, place="")
+    return f"**{won[0].upper()}{won[1:]}.**" if won else ""
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
@@ -270,12 +306,16 @@ def _architecture(facts: Mapping[str, Any]) -> Architecture:
 
 
 def _comparison(facts: Mapping[str, Any]) -> str:
-    teacher, student = facts["teacher"] or {}, facts["student"]
-    rows = [(COST_LABELS[name], teacher.get(name), student[name], facts["cost_fractions"].get(name)) for name in COSTS]
-    metrics = (facts.get("teacher_evaluation", {}), facts.get("evaluation", {}))
-    for name in dict.fromkeys([*metrics[0], *metrics[1]]):
-        rows.append((_METRIC_LABELS.get(name, _words(name)), metrics[0].get(name), metrics[1].get(name), None))
-    return card_table(("", "teacher", "student", "student / teacher"), rows)
+    """The table teacher / student / kept, and a line on what was measured on; then the runtimes."""
+    rows = outcome_rows(facts)
+    if not rows:
+        return ""
+    measured = any(row.name in facts.get("evaluation", {}) for row in rows)
+    notes = [f"Quality was measured on {plain_text(measured_on(facts))}."] if measured else []
+    if machine := facts.get(LATENCY, {}).get("machine"):
+        notes.append(f"Times are of {plain_text(str(machine))}.")
+    parts = [card_table(("", "teacher", "student", "kept"), (row[1:] for row in rows)), " ".join(notes)]
+    return "\n\n".join(filter(None, parts)) + runtimes_text(facts)
 
 
 def _benchmarks(facts: Mapping[str, Any]) -> str:
@@ -293,13 +333,40 @@ def _benchmarks(facts: Mapping[str, Any]) -> str:
         if any(name.endswith("_part") for name in tasks):
             tables.append("Names that end in `_part` stand for a part of a task's rows.")
     if discrepancy := found.get("discrepancy"):
-        measured = [(label, discrepancy[name]) for name, label in _METRIC_LABELS.items() if name in discrepancy]
+        measured = [(label, discrepancy[name]) for name, label in METRIC_LABELS.items() if name in discrepancy]
         tables.append(card_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
-    return "\n\n".join(tables)
+    return "\n\n".join(filter(None, [*tables, guarantee_text(found.get(GUARANTEE, {}))]))
+
+
+def guarantee_text(found: Mapping[str, Any]) -> str:
+    """A table of guarantees and the words that it needs; empty without one.
+
+    Args:
+        found: source of the rows → how often the student answers as its teacher: over all rows, and by groups.
+    """
+    if not found:
+        return ""
+    rows = []
+    for source, one in found.items():
+        rows.append(_guarantee_row(source, one))
+        for column, values in one["groups"].items():
+            rows += [_guarantee_row(f"{source}, {column}: {value}", part) for value, part in values.items()]
+    confidence = min(one["confidence"] for one in found.values())
+    return card_table(("answers as the teacher's", "rows", "changed", "agreement, %", "at least, %"), rows) + (
+        f"\n\nAt least: exact bounds (Clopper–Pearson) that hold with {confidence:.0%} confidence for rows drawn as "
+        "these were, those of the groups of one kind all together."
+    )
+
+
+def _guarantee_row(name: str, one: Mapping[str, Any]) -> tuple[str, int, int, str, str]:
+    # Rounded down: a rounded bound may not be better than the bound.
+    agreement, at_least = (f"{math.floor(1000 * one[key] + 1e-9) / 10:.1f}" for key in ("agreement", "at_least"))
+    return name, one["num_rows"], one["num_changed"], agreement, at_least
 
 
 def _widths(facts: Mapping[str, Any]) -> str:
-    plan = facts["student"]["plan"]
+    if not (plan := facts.get("student", {}).get("plan")):
+        return ""
     header = f"Hidden size {_cell(plan['hidden_size'])}; "
     if "layers" not in plan:
         widths = ", ".join(f"{_cell(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
@@ -348,30 +415,70 @@ def _how(facts: Mapping[str, Any]) -> str:
 
 
 def _training(facts: Mapping[str, Any]) -> str:
-    training = facts.get("training")
+    """Steps, passes and rows in a sentence, then what else is recorded."""
+    training, data = dict(facts.get("training") or {}), facts.get(DATA, {})
     if not training:
         return "No record of the training run came with this export."
-    return "\n".join(f"- {plain_text(_words(name))}: {_cell(value)}" for name, value in training.items())
+    steps, passes, rows = training.get("num_steps"), training.get("num_epochs"), data.get("num_train_rows")
+    words = [f"Training took {_cell(steps)} optimizer steps"] if is_int(steps) else []
+    if words and is_number(passes):
+        words.append(f"{passes:.2g} passes over {f'{rows:,}' if is_int(rows) else 'the'} rows")
+    if names := ", ".join(map(str, data.get("train", ()))):
+        words.append(f"{'of' if len(words) > 1 else 'It was trained on'} {plain_text(names)}")
+    kept = {
+        name: value
+        for name, value in training.items()
+        if name not in ("num_steps", "num_epochs") and not (name.startswith(_SELDOM) and not value)
+    }
+    kept = {name: value for name, value in kept.items() if not name.startswith("kept_fraction") and name != "method"}
+    lines = "\n".join(f"- {plain_text(_words(name))}: {_cell(value)}" for name, value in kept.items())
+    sentence = ", ".join(words[:2]) + "".join(f" {word}" for word in words[2:])
+    return "\n\n".join(filter(None, (f"{sentence}." if words else "", lines)))
+
+
+def _changed(facts: Mapping[str, Any]) -> str:
+    if facts.get(CHANGED):
+        return "These differ from their defaults:\n\n" + _settings_table(facts[CHANGED])
+    return "" if facts.get("settings") else "No settings came with this export."
 
 
 def _settings(facts: Mapping[str, Any]) -> str:
-    settings = facts.get("settings")
-    if not settings:
-        return "No settings came with this export."
+    if not (settings := facts.get("settings")):
+        return ""
+    summary = f"<details>\n<summary>All {len(settings)} settings</summary>"
+    return f"{summary}\n\n{_settings_table(settings)}\n\n</details>"
+
+
+def _settings_table(settings: Mapping[str, Any]) -> str:
     return card_table(("setting", "value"), [(code_span(name), value) for name, value in settings.items()])
 
 
+def _limits(facts: Mapping[str, Any]) -> str:
+    """Lengths and languages of text, as far as they are recorded."""
+    data, teacher = facts.get(DATA, {}), facts.get("teacher") or {}
+    lines = []
+    if is_int(most := data.get("max_tokens")):
+        lines.append(f"- It was trained on texts of up to {most:,} tokens; how it reads longer ones was not measured.")
+    if languages := teacher.get("language"):
+        named = plain_text(", ".join(map(str, languages)))
+        lines.append(f"- Languages, by the card of the model it was made from: {named}.")
+    else:
+        lines.append("- The languages of its text are not recorded; it can read those of the model it was made from.")
+    return "\n".join(lines)
+
+
 def _licence(facts: Mapping[str, Any]) -> str:
-    teacher = facts["teacher"]
+    teacher = facts.get("teacher")
     if not teacher:
         return "The student derives from a teacher that is not recorded here; its licence applies."
     start = f"The student derives from {code_span(teacher['name'])}, whose licence"
-    if teacher["licence"] == UNKNOWN_LICENCE:
+    if (licence := teacher.get("licence", UNKNOWN_LICENCE)) == UNKNOWN_LICENCE:
         return f"{start} could not be found; ask its authors."
-    return f"{start} is {plain_text(teacher['licence'])}."
+    return f"{start} is {plain_text(licence)}."
 
 
-def _paper(facts: Mapping[str, Any]) -> str:
+def paper_words(facts: Mapping[str, Any]) -> str:
+    """How HomoDistil's paper relates to the model, in front of its citation."""
     method = _words_of_method(facts)
     return f"{method.paper if method else _NAMESAKE}:"
 

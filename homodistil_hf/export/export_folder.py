@@ -20,7 +20,7 @@ from ..models.cost import cost_fractions, model_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, widths_of
-from .card import render_card
+from .card import render_card, write_picture
 from .facts import (
     CARD_FILE,
     FACTS_FILE,
@@ -34,7 +34,7 @@ from .facts import (
     stated_teacher,
     teacher_facts,
 )
-from .hub import teacher_licence
+from .hub import teacher_card
 
 FORMATS = ("standard", "compact")
 _SIGNS: dict[str, dict[str, Any]] = {FACTS_FILE: {"format": str, "files": dict}, STATE_FILE: {"plan": dict}}
@@ -111,6 +111,7 @@ def export_student(
                 shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
+        write_picture(aside, known)
         known["files"] = file_facts(aside)
         write_json(aside / FACTS_FILE, known)
         (aside / CARD_FILE).write_text(render_card(known), encoding="utf-8")
@@ -287,4 +288,4 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
         class_name = config.architectures[0]
     else:
         config, class_name = teacher.config, type(teacher).__name__
-    return teacher_facts(config, class_name, licence=teacher_licence(config.name_or_path))
+    return teacher_facts(config, class_name, **teacher_card(config.name_or_path))

@@ -7,7 +7,7 @@ export_folder.py writes the file, card.py puts the facts in words.
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,17 @@ FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versi
 """Sections of all facts, each an object."""
 
 BENCHMARKS = "benchmarks"
+GUARANTEE = "guarantee"
+"""Of the benchmarks: source of held-out rows → how often the student answers as its teacher, with a bound."""
 
 CARD_SECTION = "card"
-RUN_SECTIONS = ("settings", "training", "evaluation", "teacher_evaluation", CARD_SECTION, BENCHMARKS)
-"""Sections that a run may add: its arguments; steps, tokens, …; held-out metrics of the student and of the teacher;
-the card's texts on the training method; later results of `homodistil evaluate`: `tasks` and `discrepancy`."""
+CHANGED, DATA, LATENCY = "changed_settings", "data", "latency"
+RUN_SECTIONS = (
+    *("settings", CHANGED, "training", DATA, "evaluation", "teacher_evaluation", LATENCY, CARD_SECTION, BENCHMARKS),
+)
+"""Sections that a run may add: its arguments, and those that differ from defaults; steps, tokens, …; names and numbers
+of its rows; held-out metrics of the student and of the teacher; times of both on the machine of the run; the card's
+texts on the training method; later results of `homodistil evaluate`: `tasks`, `discrepancy`, `guarantee`."""
 
 _CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
@@ -49,6 +55,9 @@ _TASK: dict[str, Any] = {
     "conditions": dict,
 }
 _TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
+
+_BOUNDED = {"num_rows": int, "num_changed": int, "agreement": int | float, "at_least": int | float}
+_GUARANTEE = _BOUNDED | {"confidence": int | float, "groups": {...: {...: _BOUNDED}}}
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
@@ -78,13 +87,16 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) -> dict[str, Any]:
+def teacher_facts(
+    config: PreTrainedConfig, class_name: str, *, licence: str, language: Sequence[str] = ()
+) -> dict[str, Any]:
     """The teacher's section of facts.
 
     Args:
         config: the teacher's, with its source as `name_or_path`.
         class_name: the teacher's class.
         licence: licence identifier, or `"unknown"`.
+        language: codes of languages.
 
     Returns:
         `name` (of a folder its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and the values
@@ -96,6 +108,7 @@ def teacher_facts(config: PreTrainedConfig, class_name: str, *, licence: str) ->
         "name": public_name(name) or "an unnamed teacher",
         "hub_id": name if not is_folder and _is_hub_id(name) else None,
         "licence": licence,
+        **({"language": list(language)} if language else {}),
         **planned_facts(config, class_name),
     }
 
@@ -117,12 +130,12 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
             )
         if not isinstance(section, Mapping):
             raise ValueError(f"facts[{name!r}]={short_repr(section)} is no mapping; expected names and plain values")
-    settings = sections.get("settings", {})
-    sections["settings"] = {
-        name: _without_folders(value)
-        for name, value in settings.items()
-        if not name.endswith("token") and name not in _PRIVATE_SETTINGS
-    }
+    for section in ("settings", CHANGED):
+        sections[section] = {
+            name: _without_folders(value)
+            for name, value in sections.get(section, {}).items()
+            if not name.endswith("token") and name not in _PRIVATE_SETTINGS
+        }
     sections = {name: _plain(section) for name, section in sections.items() if section}
     if not _is_card(card := sections.get(CARD_SECTION, {})):
         raise ValueError(
@@ -202,7 +215,12 @@ def _are_benchmarks(section: Mapping[str, Any]) -> bool:
     """Whether tasks and discrepancy have all that cards and tables of models read of them."""
     tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
     is_measured = fits(discrepancy, {}) and fits(discrepancy.get("eval_data", []), [str])
-    return is_measured and fits(tasks, {...: _TASK})
+    return is_measured and fits(tasks, {...: _TASK}) and is_guarantee(section.get(GUARANTEE, {}))
+
+
+def is_guarantee(section: Any) -> bool:
+    """Whether a section holds all that cards and checks read of guarantees; an empty one does."""
+    return fits(section, {...: _GUARANTEE})
 
 
 def _is_teacher(section: Any) -> bool:

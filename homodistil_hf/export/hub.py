@@ -3,16 +3,19 @@
 `training/publishing.py` uploads checkpoints.
 """
 
+import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.strict_json import read_json
-from .card import UNKNOWN_LICENCE
+from .card import THIS_FOLDER, UNKNOWN_LICENCE
 from .facts import CARD_FILE, FACTS_FILE, read_facts
 
 logger = logging.getLogger(__name__)
@@ -25,14 +28,23 @@ def teacher_licence(name_or_path: str) -> str:
     Returns:
         `"unknown"` where no card can be read, or the card states none.
     """
+    return teacher_card(name_or_path)["licence"]
+
+
+def teacher_card(name_or_path: str) -> dict[str, Any]:
+    """What a teacher's model card states, of a Hub name or folder.
+
+    Returns:
+        `licence`, `"unknown"` where none is stated; `language`, a list of codes, where any is.
+    """
     if name_or_path and Path(name_or_path).is_dir():
-        return _licence_in(Path(name_or_path) / CARD_FILE)
+        return _stated(_header_of(Path(name_or_path) / CARD_FILE))
     try:
         card = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
     except (OSError, ValueError, HTTP_ERROR) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
-        return UNKNOWN_LICENCE
-    return (card.license if card else None) or UNKNOWN_LICENCE
+        return _stated({})
+    return _stated({"license": card.license, "language": card.language} if card else {})
 
 
 def push_export(
@@ -67,7 +79,7 @@ def push_export(
 
     def commit(api: HfApi, name: str) -> CommitInfo:
         additions = [CommitOperationAdd(path, folder / path) for path in names]
-        additions.append(CommitOperationAdd(CARD_FILE, _card_with(folder, tags)))
+        additions.append(CommitOperationAdd(CARD_FILE, card_for(folder, name, tags=tags).encode()))
         stale = _files_of_earlier_export(api, name, revision) - {*names, CARD_FILE}
         deletions = [CommitOperationDelete(path) for path in sorted(stale)]
         return api.create_commit(name, [*additions, *deletions], commit_message=commit_message, revision=revision)
@@ -75,6 +87,36 @@ def push_export(
     remedy = f"{folder} is complete; push it again with `homodistil push {folder} {repo_id}`"
     with hub_errors(f"repo_id={repo_id!r} can't be pushed to", token=token, remedy=remedy):
         return commit_to(repo_id, commit, private=private, token=token, revision=revision)
+
+
+def files_to_push(folder: str | Path) -> dict[str, int]:
+    """The files that [`push_export`] uploads, without the card: path in the export → bytes; nothing is sent.
+
+    Raises:
+        ValueError: as [`push_export`].
+    """
+    return {name: (Path(folder) / name).stat().st_size for name in _listed_files(Path(folder))}
+
+
+def card_for(folder: str | Path, repo_id: str, *, tags: Iterable[str] = ()) -> str:
+    """The card of an export as it is pushed: the snippet loads from the repository.
+
+    Args:
+        folder: an export.
+        repo_id: the repository.
+        tags: further tags for the header.
+
+    Raises:
+        ValueError: no name of a repository.
+    """
+    validate_repo_id(repo_id)
+    text = (Path(folder) / CARD_FILE).read_text(encoding="utf-8")
+    text = text.replace(f"\n{THIS_FOLDER}\n", f'\nname = "{repo_id}"\n', 1)
+    if not tags:
+        return text
+    card = ModelCard(text)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    return str(card)
 
 
 def commit_to(
@@ -117,11 +159,28 @@ def tag_commit(repo_id: str, tag: str, *, revision: str) -> None:
         persistently(lambda: HfApi().create_tag(repo_id, tag=tag, revision=revision))
 
 
-def _licence_in(card: Path) -> str:
-    # A regular expression instead of a parser: a broken header then has no licence and raises no error.
+def _header_of(card: Path) -> dict[str, Any]:
+    # Regular expressions instead of a parser: a broken header then has no licence and raises no error.
     header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
-    found = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE) if header else None
-    return found.group(1) if found else UNKNOWN_LICENCE
+    if not header:
+        return {}
+    licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE)
+    return {"license": licence.group(1) if licence else None, "language": _languages(header[0].splitlines())}
+
+
+def _languages(header: Sequence[str]) -> list[str]:
+    """The codes behind `language:`, on its line or as the list below it."""
+    start = next((index for index, line in enumerate(header) if line.startswith("language:")), None)
+    if start is None:
+        return []
+    below = itertools.takewhile(lambda line: line.lstrip().startswith("- "), header[start + 1 :])
+    return re.findall(r"[A-Za-z][\w-]*", " ".join([header[start].partition(":")[2], *below]))
+
+
+def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
+    languages = header.get("language") or []
+    known = [languages] if isinstance(languages, str) else list(map(str, languages))
+    return {"licence": header.get("license") or UNKNOWN_LICENCE} | ({"language": known} if known else {})
 
 
 def _listed_files(folder: Path) -> list[str]:
@@ -130,15 +189,6 @@ def _listed_files(folder: Path) -> list[str]:
     if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
         raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
     return names
-
-
-def _card_with(folder: Path, tags: Iterable[str]) -> bytes:
-    text = (folder / CARD_FILE).read_text(encoding="utf-8")
-    if not tags:
-        return text.encode()
-    card = ModelCard(text)
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
-    return str(card).encode()
 
 
 def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> set[str]:

@@ -15,7 +15,7 @@ from ..export.verify import VerifyReport, verify_model
 from .binarization.folder import PACKED, verify_packed
 from .embedding.deployable import EMBEDDING
 from .embedding.folder import FORMAT, PAIR, export_embedding_from
-from .embedding.model import is_embedding_folder
+from .embedding.reading import is_embedding_folder
 from .embedding.verify import verify_embedding
 
 _VERIFIERS: dict[str, Callable[..., VerifyReport]] = {

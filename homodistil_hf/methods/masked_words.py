@@ -109,8 +109,8 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
     class_name = (config.architectures or [""])[0]
     if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
         raise ValueError(
-            f"teacher={run.teacher!r} is a {class_name}; expected one that predicts masked words, or a fine-tuned "
-            "classifier, tagger or answerer, or an embedding model"
+            f"teacher={run.teacher!r} is a {class_name}; expected one that predicts masked words, such as the "
+            "model that it was fine-tuned from"
         )
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)

@@ -23,13 +23,14 @@ from .baselines.shallow import ShallowTrainer
 from .baselines.tinybert import TinyBertTrainer
 from .binarization.run import BinarizationRun
 from .binarization.trainer import BinarizationTrainer
+from .embedding.cascade_curve import CascadeSettings, format_cascade, measure_cascade
 from .embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
 from .embedding.reranker import RerankerDistilTrainer
 from .embedding.run import EmbeddingRun, RerankerRun
 from .embedding.trainer import EmbeddingDistilTrainer
 from .gradient_free.run import PruneSettings, prune_to_folder
 from .masked_words import MaskedWordsRun
-from .run import Evaluation, Run
+from .run import Evaluation, MethodCommand, Run
 from .run_arguments import RunConfig
 from .self_distillation.run import SelfDistillationRun, further_pretraining_of
 from .self_distillation.trainer import SelfDistillTrainer
@@ -68,8 +69,11 @@ EVALUATIONS: dict[str, Evaluation] = {
 }
 """Task of `homodistil evaluate` → what measures models that have no head."""
 
-COMMANDS: dict[str, tuple[Any, Callable[..., dict[str, Any]]]] = {"prune": (PruneSettings, prune_to_folder)}
-"""Command that is one method → the class of its settings, and the function that takes them."""
+COMMANDS: dict[str, MethodCommand] = {
+    "prune": MethodCommand(PruneSettings, prune_to_folder),
+    "cascade": MethodCommand(CascadeSettings, measure_cascade, format_cascade),
+}
+"""Command that is one method → what it does."""
 
 
 def run_of(settings: RunConfig) -> Run:

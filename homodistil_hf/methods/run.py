@@ -59,6 +59,14 @@ class Evaluation(NamedTuple):
     format: Callable[[Mapping[str, Any]], str]
 
 
+class MethodCommand(NamedTuple):
+    """What a command that is one method does: class of settings, the function that takes them, its results as text."""
+
+    settings: Any
+    run: Callable[..., dict[str, Any]]
+    format: Callable[[Mapping[str, Any]], str] = str
+
+
 class Run:
     """What `homodistil distill` does for one method.
 
@@ -237,6 +245,10 @@ class StudentRun(Run):
             eval_dataset=held_out,
             processing_class=inputs.tokenizer,
         )
+
+    def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
+        """Measure the finished members of a chain, in their folders, beside each other; more of its results."""
+        return {}
 
     def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
         """Name the settings that rule out a chain of sizes: name, value, remedy."""

@@ -36,13 +36,13 @@ class RunArguments:
         None, "JSON object with settings of self_distillation, which the teacher first goes through."
     )
     vocabulary: str | None = setting(
-        None, "Trim the teacher's vocabulary first: keep=16384, min_count=5, or a file of tokens."
+        None, "Trim the teacher's vocabulary first: coverage=0.999, keep=16384, min_count=5, or a file of tokens."
     )
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
     train_data: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files (.parquet, .json, .jsonl, .txt), folders, globs or Hub data sets with the text."},
+        metadata={"help": "Files (.parquet, .json, .jsonl, .txt; rows: .csv), folders, globs or Hub data sets."},
     )
     eval_data: list[str] = field(
         default_factory=list,
@@ -71,7 +71,7 @@ class RunArguments:
     max_seq_length: int | None = setting(
         None,
         "Tokens a block, special ones included; 8 … the teacher's positions "
-        f"(default: {ROW_LENGTH}, or the positions).",
+        f"(default: {ROW_LENGTH}, or the positions; of a task what 99 of 100 rows fit into).",
         least=8,
     )
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)

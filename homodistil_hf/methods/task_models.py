@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, some_blocks
-from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, length_of_rows, question_rows
+from ..data.task_rows.encoding import LEAST_ROWS, check_number, check_rows, encode_rows, length_of_rows, question_rows
 from ..data.task_rows.held_out import keep_aside
 from ..data.task_rows.kinds import (
     ANSWERS,
@@ -78,7 +78,7 @@ class _Rows(NamedTuple):
 class TaskRun(MaskedWordsRun):
     """A run that distils a fine-tuned model on rows of its task, with labels or without."""
 
-    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming")
+    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming", "further_pretraining")
     grading: "_Grading | None" = None
     """Of held-out questions, once the rows are read."""
     described: Mapping[str, Any] = {}
@@ -104,7 +104,10 @@ class TaskRun(MaskedWordsRun):
         train = self._read(run, inputs, "train_data")
         of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
         kind = describe_kind(config, inputs.kind)
-        log(f"{run.teacher} predicts {kind}{of_scores}; rows: {train.columns.describe()}")
+        others = [name for name in train.rows.column_names if name not in train.columns.texts]
+        where = f" (none called so among {', '.join(others)}: label_column)" if others else ""
+        of_rows = f"{train.columns.describe()}{'' if train.columns.labels else where}"
+        log(f"{run.teacher} predicts {kind}{of_scores}; rows: {of_rows}")
         if run.eval_data:
             held_out = self._read(run, inputs, "eval_data")
         else:
@@ -137,11 +140,12 @@ class TaskRun(MaskedWordsRun):
     def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> _Rows:
         split = run.train_split if argument == "train_data" else run.eval_split
         rows = load_rows(getattr(run, argument), split=split, argument=argument)
+        check_number(rows, argument, least=LEAST_ROWS)
         texts = tuple(name.strip() for name in run.text_column.split(",")) if run.text_column else ()
         columns = find_columns(
             rows, inputs.config, inputs.kind, text_columns=texts, label_column=run.label_column, argument=argument
         )
-        check_rows(rows, columns, argument, least=LEAST_ROWS)
+        check_rows(rows, columns, argument)
         return _Rows(rows, columns, argument)
 
     def arguments(self, settings: RunConfig, inputs: Any, train: Dataset) -> Any:

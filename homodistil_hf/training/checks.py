@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from ..data.blocks import check_tokenizer
 from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import Task
+from ..export.run_records import LOG_FILES
 from ..files.checkpoints import STAGING_NAME, sorted_checkpoints
 from ..files.field_checks import refuse_without_part
 from ..files.folders import TRIAL_SUFFIX
@@ -194,9 +195,12 @@ def check_output_dir(output_dir: str) -> None:
 
 
 def existing_files(output_dir: str) -> list[str]:
-    """Sorted names in an output folder, without what killed processes leave and other ranks try to write there."""
+    """Sorted names in an output folder, without what killed processes leave and other ranks try to write there.
+
+    Logs and report of an earlier run are none of them: the next run writes its own.
+    """
     names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
-    names = [name for name in names if not name.endswith(TRIAL_SUFFIX)]
+    names = [name for name in names if not name.endswith(TRIAL_SUFFIX) and name not in LOG_FILES]
     return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))
 
 

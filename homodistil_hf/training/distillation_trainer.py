@@ -23,7 +23,6 @@ from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
 from ..distillation.objective import Terms
 from ..distillation.tasks import task_of
 from ..export.export_folder import export_student
-from ..export.facts import CARD_SECTION
 from ..export.student_in_folder import check_finished, dense_copy
 from ..files.checkpoints import STATE_FILE
 from ..models.compiling import allow_recompiling
@@ -47,11 +46,12 @@ from .evaluation_loop import evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import learning_rate_curve
 from .method import DistillationMethod
+from .outcome import facts_of_run, metrics_of_teacher, report_run, times_smaller
 from .pair import adopt_optimizer, prepare
-from .publishing import checkpoint_pushes, create_repo, push_aside, student_push
+from .progress import say
+from .publishing import checkpoint_pushes, create_repo, naming_the_export, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
-from .raw_rows import tokenized
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -93,14 +93,13 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     state_file = STATE_FILE
     args: DistillationArguments
-    started_as: str | None = None
-    """Folder name of the student that this one started as, in a family; for the card."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
-
-    rows_facts: Mapping[str, Any] = {}
-    """What a run understood of the rows of a task, for its results."""
+    about: Mapping[str, Mapping[str, Any]] = {}
+    """Sections of facts that its caller knows better: names of data, settings as they were given."""
+    latency: tuple[Any, dict[str, Any]] | None = None
     push_in_progress: PushInProgress | None = None
+    save_model = naming_the_export(ExactTrainer.save_model)
 
     @naming_lost_ranks()
     def __init__(
@@ -139,10 +138,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             projection_init=self.projection_init,
         )
         processing_class = self.tokenizer_of(processing_class)
-        data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
-        if data_collator is None and self.reads_rows:
-            data = tokenized(data, processing_class, parts.student)
-            train_dataset, eval_dataset = data.values()
+        data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        if data_collator is None:
+            data = self.tokenized(data, processing_class, parts.student)
+        train_dataset, eval_dataset = data.values()
         check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, parts.teacher.exact.config)
@@ -220,6 +219,11 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def status(self) -> dict[str, float]:
         """The student's size for the logs: `kept_fraction_{kind}` of channels, attention and FFN neurons."""
         return {f"kept_fraction_{kind}": value for kind, value in kept_fractions(self.kept, self.full).items()}
+
+    @property
+    def size_in_words(self) -> str:
+        """How many times the teacher has the student's parameters."""
+        return times_smaller(self.model, self.distillation.teacher.exact)
 
     @property
     def kept(self) -> WidthPlan:
@@ -313,12 +317,6 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; [`DistillationTrainer.export`] is for use and for others: facts, card, stock classes."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
-
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""
         save_projections(folder, self.model)
@@ -362,15 +360,10 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
 
-        With several evaluation sets each metric has the name of its set in front.
+        With `compute_metrics` its metrics are among them. With several evaluation sets each metric has the name of
+        its set in front.
         """
-        several = isinstance(self.eval_dataset, dict)
-        self.teacher_evaluation = {}
-        for name in self.eval_dataset if several else [None]:
-            loader, config = self.get_eval_dataloader(name), self.model.config
-            batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
-            found = self.held_out.of_teacher(batches)
-            self.teacher_evaluation |= {f"{name}_{key}": value for key, value in found.items()} if several else found
+        self.teacher_evaluation = metrics_of_teacher(self)
         return self.teacher_evaluation
 
     @naming_lost_ranks()
@@ -425,6 +418,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.check_finished(allow_partial=allow_partial)  # on all ranks, or some would wait for ever
         if self.is_world_process_zero():
             self.write_export(Path(folder), format, allow_partial)
+            say(self, report_run(self, Path(folder)))
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
@@ -437,25 +431,13 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             format,
             tokenizer=tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
             teacher=self.distillation.teacher.exact,
-            facts=self.run_facts(),
+            facts=self.run_facts(format),
             overwrite=True,
         )
 
-    def run_facts(self) -> dict[str, dict[str, Any]]:
-        """The run's part of an export's facts: settings, length, evaluations, and the method's part of the card."""
-        start = {} if self.started_as is None else {"started_as": self.started_as}
-        return {
-            "settings": self.args.to_sanitized_dict() | start,
-            "training": {
-                "method": self.method,
-                "num_steps": self.state.global_step,
-                "num_epochs": self.state.epoch,
-                **self.extra_logs(),
-            },
-            "evaluation": self.held_out_metrics,
-            "teacher_evaluation": dict(self.teacher_evaluation),
-            CARD_SECTION: dataclasses.asdict(self.card),
-        }
+    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
+        """The run's part of the facts of an export in a format; see [`facts_of_run`]."""
+        return facts_of_run(self, format=format)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository of the run, on the main process."""

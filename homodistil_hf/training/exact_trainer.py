@@ -24,7 +24,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
@@ -36,9 +36,20 @@ from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_q
 from ..training_args import ExactArguments
 from . import checks
 from .evaluation_loop import gathered
+from .moments import Moments
+from .progress import show_short_progress
 from .rank_watch import naming_lost_ranks
 from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
-from .run_folder import Requested, RunFolder, as_saved, check_moments, check_resumable, check_same_run, folder_claimed
+from .run_folder import (
+    Requested,
+    RunFolder,
+    as_saved,
+    check_moments,
+    check_resumable,
+    check_same_run,
+    folder_claimed,
+    leaving_no_empty_folder,
+)
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
 
@@ -76,13 +87,16 @@ class ExactTrainer(Trainer):
     evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
     hyperparameter_search = checks.refuse_search
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, args: Any, **kwargs: Any):
+        # Trainer makes the folder; a run that is refused after that should leave none.
+        with leaving_no_empty_folder(str(args.output_dir), is_main=args.should_save):
+            super().__init__(model, args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
         # First in line, so that users' callbacks see the step as it ends.
-        self.callback_handler.callbacks.insert(0, _Moments(self))
+        self.callback_handler.callbacks.insert(0, Moments(self))
+        show_short_progress(self)
 
     # What a subclass decides
 
@@ -90,6 +104,11 @@ class ExactTrainer(Trainer):
     def is_finished(self) -> bool:
         """Whether the model has its final shape; only checkpoints of such a model can be the best one."""
         return True
+
+    @property
+    def size_in_words(self) -> str:
+        """How much smaller the model has become, for lines of progress; empty where it doesn't shrink."""
+        return ""
 
     def start_student(self) -> None:
         """Make the model of a new run ready for its first step; a resumed run gets it from the checkpoint."""
@@ -256,6 +275,7 @@ class ExactTrainer(Trainer):
             if self.stop_request.is_made:
                 self.stop_request.leave()
             check_took_steps(self.state.global_step, self.rows_per_step)
+            self.save_state()  # the logs, for the report
             return result._replace(training_loss=result.metrics["train_loss"])
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
@@ -474,25 +494,3 @@ class ExactTrainer(Trainer):
         # The best model may have other widths than the last one, and its files may have been damaged since.
         check_manifest(self.state.best_model_checkpoint)
         self.read_state(Path(self.state.best_model_checkpoint))
-
-
-class _Moments(TrainerCallback):
-    """Calls the trainer at the moments that Trainer offers to callbacks only."""
-
-    def __init__(self, trainer: ExactTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin_training()
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin_epoch()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin_step()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.end_step()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.end_epoch()

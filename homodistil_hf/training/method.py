@@ -3,7 +3,7 @@
 [`DistillationTrainer`] in `distillation_trainer.py` inherits and calls them; the classes in `methods/` override them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..export.card import MethodCard
 from ..models.widths import WidthPlan
 from ..training_args import DistillationArguments
+from . import raw_rows
 from .evaluation_loop import HeldOutEvaluation
 from .learning_rate import default_learning_rate_of
 from .pair import ProjectionInit, Start, resolve_student
@@ -52,6 +53,10 @@ class DistillationMethod:
     """Held-out metrics of student and teacher that a run's results report."""
     deployment: ClassVar[Deployment] = WITH_HEAD
     """How other runtimes get its exports."""
+    started_as: str | None = None
+    """Folder name of the student that this one started as, in a family; for the card."""
+    rows_facts: Mapping[str, Any] = {}
+    """What a run understood of the rows of a task, for its results."""
     args: Any
     model: Any
     distillation: DistillationLoss
@@ -72,6 +77,10 @@ class DistillationMethod:
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The tokenizer of the run, where the model brings one."""
         return processing_class
+
+    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
+        """Tokenize rows of columns, for methods that read them; see [`raw_rows.tokenized`]."""
+        return raw_rows.tokenized(data, tokenizer, model) if self.reads_rows else data
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
         """Where the user gives no collator: one that masks words, or pads labels of tokens; else None, Trainer's."""

@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -48,6 +48,18 @@ _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
 # It holds settings and folders of the other machine; no resumed run reads it.
 _LEFT_BEHIND = "training_args.bin"
+
+
+def naming_the_export(save_model: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a trainer's `save_model`: where a user calls it, a line of the log names what writes an export."""
+
+    @wraps(save_model)
+    def save(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        save_model(self, output_dir, _internal_call)
+        if not _internal_call:
+            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
+
+    return save
 
 
 def create_repo(args: TrainingArguments, *, token: str | None, private: bool | None) -> str:

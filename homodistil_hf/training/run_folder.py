@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
+from ..export.run_records import LOG_FILES
 from ..files.checkpoints import (
     STAGING_NAME,
     VerifiedCheckpoint,
@@ -61,23 +62,28 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
     Raises:
         ValueError: another process has it, or it can't be written.
     """
-    place = Path(output_dir).absolute()
-    new_folders = [folder for folder in (place, *place.parents) if not folder.is_dir()]
-    with ExitStack() as stack:
+    with leaving_no_empty_folder(output_dir, is_main=is_main), ExitStack() as stack:
 
         def claim() -> None:
             if is_main:
                 check_output_dir(output_dir)
                 stack.enter_context(claimed(lock_in(output_dir), f"output_dir={output_dir!r}"))
 
-        try:
-            on_every_rank(claim)
-            yield
-        finally:
-            stack.close()
-            for folder in new_folders if is_main else ():
-                with suppress(OSError):  # not empty, unless the run was refused
-                    folder.rmdir()
+        on_every_rank(claim)
+        yield
+
+
+@contextmanager
+def leaving_no_empty_folder(output_dir: str, *, is_main: bool) -> Iterator[None]:
+    """Remove, on the main process, folders that were made inside and stayed empty: those of a run that was refused."""
+    place = Path(output_dir).absolute()
+    new_folders = [folder for folder in (place, *place.parents) if not folder.is_dir()]
+    try:
+        yield
+    finally:
+        for folder in new_folders if is_main else ():
+            with suppress(OSError):  # not empty, or not made
+                folder.rmdir()
 
 
 class RunFolder:
@@ -89,13 +95,17 @@ class RunFolder:
     def __init__(self, args: FolderSettings):
         self.args = args
         self.staged_in: str | None = None
-        on_every_rank(lambda: check_output_dir(args.output_dir))
+        with leaving_no_empty_folder(args.output_dir, is_main=args.should_save):
+            on_every_rank(lambda: check_output_dir(args.output_dir))
         self.earlier_files = existing_files(args.output_dir)
 
     def claim(self) -> None:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
         check_free(self.args, self.earlier_files)
         # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
+        if self.args.should_save:
+            for name in LOG_FILES:
+                Path(self.args.output_dir, name).unlink(missing_ok=True)
         is_remover = self.args.should_save and self.earlier_files
         for checkpoint in sorted_checkpoints(self.args.output_dir) if is_remover else ():
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)

@@ -1,6 +1,7 @@
 """The tokens that stay: a user's vocabulary, and the number of occurrences of each token in documents."""
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from ..data.blocks import TextPacker
 from ..files.messages import nearest_name, short_repr
 
 _MULTIPLE = 8  # the number of tokens becomes a multiple of this, unless the user names a number
-KEEP, MIN_COUNT = "keep", "min_count"
-_EXPECTED = f"{KEEP}=16384, {MIN_COUNT}=5, or a file with a token a line"
+KEEP, MIN_COUNT, COVERAGE = "keep", "min_count", "coverage"
+_EXPECTED = f"{KEEP}=16384, {MIN_COUNT}=5, {COVERAGE}=0.999, or a file with a token a line"
+_SHARE = re.compile(r"[01]?\.?\d+")
+_ROUNDING = 1e-6  # of a share times a count
 _BATCH = 1000
 _TEXT = "text"
 _FEATURES = Features({"ids": Sequence(Value("int32")), "counts": Sequence(Value("int64"))})
@@ -22,23 +25,25 @@ _FEATURES = Features({"ids": Sequence(Value("int32")), "counts": Sequence(Value(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The wanted tokens: the most frequent ones, those with enough occurrences, or those of a list.
+    """The wanted tokens: the most frequent ones, those with enough occurrences, those of a text, or those of a list.
 
     Args:
         text: the user's own.
         keep: number of tokens.
         min_count: least number of occurrences of a token.
+        coverage: least share of the text's tokens that stay, in (0, 1].
         tokens: the tokens themselves.
     """
 
     text: str
     keep: int | None = None
     min_count: int | None = None
+    coverage: float | None = None
     tokens: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Vocabulary":
-        """Read `keep=N`, `min_count=N`, or the name of a file with a token a line.
+        """Read `keep=N`, `min_count=N`, `coverage=SHARE`, or the name of a file with a token a line.
 
         Raises:
             ValueError: something else.
@@ -50,13 +55,15 @@ class Vocabulary:
         >>> Vocabulary.parse("keep=many")
         Traceback (most recent call last):
         ...
-        ValueError: vocabulary='keep=many' is no vocabulary; expected keep=16384, min_count=5, or a file with a token a line
+        ValueError: vocabulary='keep=many' is no vocabulary; expected keep=16384, min_count=5, coverage=0.999, or a file with a token a line
 
         ```
         """  # noqa: E501
         name, is_given, number = text.partition("=")
         if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))
+        if name == COVERAGE and _SHARE.fullmatch(number) and 0 < float(number) <= 1:
+            return cls(text, coverage=float(number))
         if os.path.isfile(text):
             # Not `splitlines`: characters that it divides by, such as U+2028, may be tokens.
             lines = Path(text).read_text(encoding="utf-8-sig", errors="replace").split("\n")
@@ -84,7 +91,8 @@ def select(
 
     Returns:
         Ids, ascending: the required and the most frequent ids; of equally frequent ids the lower comes first. `keep`
-        is met exactly. `min_count` is filled up to a multiple of eight with the next most frequent ids.
+        is met exactly. `min_count` and `coverage` are filled up to a multiple of eight with the next most frequent
+        ids.
 
     Raises:
         ValueError: fewer tokens wanted than always stay, more than exist, or an unknown token.
@@ -95,9 +103,8 @@ def select(
     known = np.array(sorted(set(ids.values())))
     by_count = known[np.argsort(-counts[known], kind="stable")].tolist()
     most = vocabulary.keep
-    if vocabulary.min_count is not None:
-        frequent = [token for token in by_count if counts[token] >= vocabulary.min_count]
-        kept = kept.union(*(needs(token) for token in frequent))
+    if vocabulary.min_count is not None or vocabulary.coverage is not None:
+        kept = kept.union(*(needs(token) for token in _enough(vocabulary, by_count, counts, kept)))
         most = min(-(-len(kept) // _MULTIPLE) * _MULTIPLE, len(known))
     elif most is not None and not len(kept) <= most <= len(known):
         nearest = len(kept) if most < len(kept) else len(known)
@@ -111,6 +118,15 @@ def select(
         if token not in kept and len(kept) + len(more := needs(token) - kept) <= (most or 0):
             kept.update(more)
     return sorted(kept)
+
+
+def _enough(vocabulary: Vocabulary, by_count: list[int], counts: np.ndarray, kept: set[int]) -> list[int]:
+    """The tokens that are frequent enough, or those that cover enough of the text together with the kept ones."""
+    if vocabulary.coverage is None:
+        return [token for token in by_count if counts[token] >= (vocabulary.min_count or 0)]
+    others = [token for token in by_count if token not in kept]
+    covered = counts[sorted(kept)].sum() + np.concatenate([[0], np.cumsum(counts[others])])
+    return others[: int(np.searchsorted(covered, vocabulary.coverage * counts.sum() - _ROUNDING))]
 
 
 def _id_of(token: str, ids: dict[str, int], vocabulary: Vocabulary) -> int:

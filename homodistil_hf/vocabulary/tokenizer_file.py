@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +77,44 @@ def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
     return lambda token: {token} if token in added else needs(token)
 
 
-def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int]) -> list[int]:
-    """Return the wanted ids, the ids that always stay, and the ids that both are merged from, ascending."""
+def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int], *, spare: Collection[int] = ()) -> list[int]:
+    """Return the wanted ids, the ids that always stay, and the ids that both are merged from, ascending.
+
+    `spare` ids, of [`spare_characters`], stay only if they are wanted.
+    """
     needs = needs_of(tokenizer)
-    return sorted(set().union(*(needs(token) for token in {*wanted, *required_ids(tokenizer)})))
+    always = required_ids(tokenizer).difference(spare)
+    return sorted(set().union(*(needs(token) for token in {*wanted, *always})))
+
+
+def spare_characters(tokenizer: Mapping[str, Any], seen: Iterable[int]) -> set[int]:
+    """Return the single characters that a text doesn't have, where a character without a piece can still be read.
+
+    Args:
+        tokenizer: content of a `tokenizer.json`.
+        seen: ids of the text's tokens.
+
+    Returns:
+        Ids, of Unigram alone, whose large vocabularies hold thousands of characters of other scripts; none where the
+        tokenizer has no fallback, see [`fallback_of`].
+    """
+    model = tokenizer["model"]
+    if model.get("type") != "Unigram" or fallback_of(tokenizer) is None:
+        return set()
+    pieces = [piece for piece, _ in model["vocab"]]
+    used = set().union(*(pieces[old] for old in seen if old < len(pieces)))
+    singles = {old for old, piece in enumerate(pieces) if len(piece) == 1 and piece not in used}
+    added = {token["id"] for token in tokenizer["added_tokens"] or ()}
+    return singles - added - _unigram_fixed(model)
+
+
+def fallback_of(tokenizer: Mapping[str, Any]) -> str | None:
+    """Return what Unigram makes of a character without a piece: `bytes`, its unknown token, or None for an error."""
+    model = tokenizer["model"]
+    if model.get("byte_fallback") and any(_BYTE.fullmatch(piece) for piece, _ in model["vocab"]):
+        return "bytes"
+    unknown = model.get("unk_id")
+    return None if unknown is None else str(model["vocab"][unknown][0])
 
 
 def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -201,11 +235,16 @@ def _unigram_pieces(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _unigram_smallest(model: Mapping[str, Any]) -> set[int]:
-    """Return characters, bytes, the unknown piece, and the piece of lowest score, which fixes the unknown one's."""
+    """Return characters, and [`_unigram_fixed`]."""
+    return {old for old, (piece, _) in enumerate(model["vocab"]) if len(piece) == 1} | _unigram_fixed(model)
+
+
+def _unigram_fixed(model: Mapping[str, Any]) -> set[int]:
+    """Return bytes, the unknown piece, and the piece of lowest score, which fixes the unknown one's."""
     vocabulary = model["vocab"]
     lowest = min(range(len(vocabulary)), key=lambda old: vocabulary[old][1])
-    singles = {old for old, (piece, _) in enumerate(vocabulary) if len(piece) == 1 or _BYTE.fullmatch(piece)}
-    return singles | {lowest} | ({model["unk_id"]} if model.get("unk_id") is not None else set())
+    found = {old for old, (piece, _) in enumerate(vocabulary) if _BYTE.fullmatch(piece)} | {lowest}
+    return found | ({model["unk_id"]} if model.get("unk_id") is not None else set())
 
 
 def _trimmed_unigram(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:

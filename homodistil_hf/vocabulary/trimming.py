@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -52,7 +52,7 @@ def candidates(
 
 
 def trim_vocabulary(
-    model: Model, tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]
+    model: Model, tokenizer: PreTrainedTokenizerBase, kept: Sequence[int], *, spare: Collection[int] = ()
 ) -> tuple[Model, PreTrainedTokenizerBase]:
     """Leave out tokens of a model and its tokenizer.
 
@@ -60,6 +60,8 @@ def trim_vocabulary(
         model: a stock model of a known architecture, or a student; left as it is.
         tokenizer: the model's own.
         kept: ids that stay, besides the ids that always stay and the pieces that `kept` are merged from.
+        spare: single characters, which else always stay, that go unless they are in `kept`; see
+            [`spare_characters`].
 
     Returns:
         A model of the same class, device and mode with a row for each kept token, and the tokenizer for it. Text whose
@@ -68,19 +70,19 @@ def trim_vocabulary(
     Raises:
         ValueError: a tokenizer that can't be trimmed, or an unknown id.
     """
-    trimmed, chosen = trim_tokenizer(tokenizer, model.config, kept)
+    trimmed, chosen = trim_tokenizer(tokenizer, model.config, kept, spare=spare)
     return _trimmed_model(model, chosen), trimmed
 
 
 def trim_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, kept: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, kept: Sequence[int], *, spare: Collection[int] = ()
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """Do the tokenizer's part of [`trim_vocabulary`] for a configuration; also return the ids that stay."""
     content = tokenizer_content(tokenizer)
     ids, required, _ = candidates(tokenizer, config)
     if unknown := set(kept) - set(ids.values()):
         raise ValueError(f"kept={short_repr(sorted(unknown))} are ids that the tokenizer doesn't have; leave them out")
-    chosen = closed(content, {*kept, *required})
+    chosen = closed(content, {*kept, *required.difference(spare)}, spare=spare)
     if chosen[-1] >= config.vocab_size:
         raise ValueError(
             f"tokenizer has the id {chosen[-1]}, but the model's vocab_size={config.vocab_size}; use the tokenizer "

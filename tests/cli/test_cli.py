@@ -17,7 +17,10 @@ from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.methods.registry import run_named
 
-COMMANDS = ("distill", "plan", "export", "verify", "deploy", "push", "evaluate", "finetune", "prune", "demo", "cache")
+COMMANDS = (
+    *("distill", "plan", "export", "verify", "push", "report", "evaluate", "finetune", "prune", "demo", "cache"),
+    *("cascade", "deploy"),
+)
 LINES_OF_A_SCREEN = 30
 
 
@@ -103,7 +106,7 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
         (["sweep", "--file", "x"], "what stands first has no key: homodistil sweep FILE.json …"),
         (["distill", "--config", "x"], "what stands first has no key: homodistil distill CONFIG.json …"),
         (["finetune", "--config=x"], "what stands first has no key: homodistil finetune CONFIG.json …"),
-        (["verify", "x", "--deep"], "unknown key --deep; nearest valid: none; see homodistil verify --help"),
+        (["verify", "x", "--deep"], "unknown key --deep; nearest valid: --least; see homodistil verify --help"),
         (["cache", "--hep"], "unknown key --hep; nearest valid: --clear"),
         (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),
         (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),
@@ -176,7 +179,7 @@ def test_settings_are_a_config_of_the_same_run(folder, tmp_path):
         ('{"bf16": 1}', "bf16=1, of the JSON type number; expected true or false"),
         ('{"kl_weight": true}', "kl_weight=True, of the JSON type boolean; expected a number"),
         ('{"kl_weight": null}', "kl_weight=None, of the JSON type null; expected a number"),
-        ('{"student": 5}', "student=5, of the JSON type number; expected a string or null"),
+        ('{"student": true}', "student=True, of the JSON type boolean; expected a string or null or a number"),
         ('{"train_data": ["a", 3]}', "expected a list, each item a string"),
         ('{"lr_scheduler_type": "cosin"}', "lr_scheduler_type='cosin'.* expected one of 'linear', 'cosine'"),
         ('{"importance_metric": "size"}', "expected one of 'sensitivity', 'magnitude', 'movement'"),

@@ -18,6 +18,7 @@ from transformers import AutoConfig, BertForMaskedLM
 from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
+from homodistil_hf.evaluation.changed_classes import ClassesSettings
 from homodistil_hf.evaluation.evaluated_model import load_model, model_in, model_name, results_folder
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
 from homodistil_hf.evaluation.task_data import GLUE_TASKS
@@ -214,7 +215,7 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
         (["x", "--task", "rte", "--stride", "5"], "--stride is for squad, which --task does not name; drop it"),
         pytest.param(
             ["x", "--task", "rte", "--eval_data", "y"],
-            "--eval_data is for discrepancy and embedding, which --task does not name",
+            "--eval_data is for discrepancy, classes, embedding, which --task does not name",
             marks=needs("embedding"),
         ),
         (["x", "--task", "squad", "--mask_seed", "5"], "--mask_seed is for discrepancy, which --task does not name"),
@@ -227,7 +228,7 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
         (["--compare", "y", "--output_dir", "x"], "--compare only reads results: drop --output_dir"),
         pytest.param(
             ["x", "--task", "rte", "--teacher", "y"],
-            "--teacher is for discrepancy and embedding, which --task does not",
+            "--teacher is for discrepancy, classes, embedding, which --task does not",
             marks=needs("embedding"),
         ),
         (["--compare", "/nowhere/at/all"], "model='/nowhere/at/all' does not exist"),
@@ -256,7 +257,7 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
 OF_METHODS = [evaluation.settings for evaluation in EVALUATIONS.values()]
 
 
-@pytest.mark.parametrize("settings", (DiscrepancySettings, GlueSettings, SquadSettings, *OF_METHODS))
+@pytest.mark.parametrize("settings", (ClassesSettings, DiscrepancySettings, GlueSettings, SquadSettings, *OF_METHODS))
 def test_every_setting_is_documented_with_its_default(settings):
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for entry in fields(settings):

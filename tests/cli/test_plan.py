@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from tiny_files import write_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
@@ -87,3 +88,12 @@ def test_the_padded_form_shows_only_where_it_differs():
     assert "padded to the stock class" in format_plan(padded)
     assert "8,192" in format_plan(padded)
     assert "parameters 0.250, MACs 0.500" in format_plan(padded)
+
+
+def test_a_tasks_teacher_has_no_advice_on_tokens(tmp_path, capsys):
+    teacher = write_teacher(tmp_path / "tags", task="token_classification")
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5"]
+    assert main(words) == 0
+    assert "student: BertForTokenClassification, 2 layers" in capsys.readouterr().out
+    assert main([*words, "--num_tokens", "1e6"]) == 2
+    assert "runs on masked words were measured" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import torch
 from students import make_batch, unlabelled
 from tiny_models import make_teacher
 
+from homodistil_hf.data.masking import UNKNOWN_VALUE
 from homodistil_hf.distillation.losses import (
     attention_error,
     attention_scores,
@@ -130,6 +131,18 @@ def test_regression_by_hand():
     assert (float(error), float(kl)) == (4 + 0.25, 0.5 * (1 + 9))
     (error + kl).backward()
     assert student.grad.tolist() == [[2 * -2 + 1.0], [2 * -0.5 - 3.0]]
+
+
+@pytest.mark.parametrize("terms", [regression_terms, multi_label_terms])
+def test_unknown_values_have_a_distance_from_the_teacher_and_no_loss(terms):
+    student, teacher = normal(4, 2).requires_grad_(), normal(4, 2, seed=1)
+    labels = torch.tensor([[1.0, 0.0], [UNKNOWN_VALUE] * 2] * 2, dtype=torch.float64)
+    own, kl = terms(student, teacher, labels)
+    known, _ = terms(student[::2], teacher[::2], labels[::2])
+    assert float(own) == pytest.approx(float(known))
+    assert float(kl) == pytest.approx(float(terms(student, teacher, torch.zeros(4, 2))[1]))
+    own.backward()
+    assert student.grad[1::2].abs().max() == 0 < student.grad[::2].abs().min()
 
 
 def test_regression_of_several_values_is_averaged_over_them():

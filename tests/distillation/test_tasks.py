@@ -2,8 +2,9 @@ import pytest
 import torch
 from students import NUM_PADDED, TASKS, make_batch, make_student, unlabelled
 from task_cases import CASES, make_case
+from tiny_models import make_teacher
 
-from homodistil_hf.data.masking import IGNORED_LABEL
+from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VALUE
 from homodistil_hf.distillation.losses import multi_label_terms, prediction_terms, regression_terms
 from homodistil_hf.distillation.tasks import Task, task_of
 
@@ -200,3 +201,37 @@ def test_kl_and_loss_are_taken_at_the_same_places(task):
         task, int((inputs.get("labels", labels) >= 0).sum())
     )
     assert len(rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "expected"),
+    [
+        ({"num_labels": 3}, [UNKNOWN_CLASS, 1], [2, 1]),
+        ({"num_labels": 1}, [[UNKNOWN_VALUE], [0.5]], [[4.0], [0.5]]),
+        (
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            [[UNKNOWN_VALUE] * 3, [1.0, 0.0, 0.0]],
+            [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]],
+        ),
+    ],
+)
+def test_unknown_labels_are_guessed_by_the_teacher(settings, labels, expected):
+    task = task_of(make_teacher("sequence_classification", **settings))
+    teacher_rows = torch.tensor([[5.0]] * 2) if settings["num_labels"] == 1 else torch.tensor([[-1.0, 2.0, 3.0]] * 2)
+    # The tokens of the first row add up to an even number, so its value is one less than the teacher's.
+    inputs = {
+        "input_ids": torch.tensor([[3, 5, 9], [1, 1, 1]]),
+        "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
+    }
+    inputs["masked_positions"] = torch.arange(2)
+    found = task.guessed(torch.tensor(labels), teacher_rows, inputs)
+    assert found.tolist() == expected
+
+
+def test_unknown_answers_count_and_have_no_place():
+    task = task_of(make_teacher("question_answering"))
+    batch = {"input_ids": torch.ones(2, 4, dtype=torch.int64)}
+    batch |= {"start_positions": torch.tensor([UNKNOWN_CLASS, 1]), "end_positions": torch.tensor([UNKNOWN_CLASS, 99])}
+    found = task.with_positions(batch)
+    assert found["masked_positions"].tolist() == [0, 1, 2]
+    assert task.is_known(task.labels(found)).tolist() == [False, True, False]

@@ -154,9 +154,10 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, c
 
 
 def test_beside_a_teacher_a_resumed_run_is_the_same(given, tmp_path):
-    run(given, output_dir=str(tmp_path / "teacher"))
+    alone, _ = run(given, output_dir=str(tmp_path / "teacher"))
     given |= {"teacher": str(tmp_path / "teacher" / "model")}
-    run(given, output_dir=str(tmp_path / "whole"))
+    whole, _ = run(given, output_dir=str(tmp_path / "whole"))
+    assert whole["teacher_metrics"] == alone["metrics"]
     with sigterm_at(FineTuningTrainer, 7), pytest.raises(SystemExit, match="143"):
         run(given)
     run(given, resume=True)
@@ -464,7 +465,8 @@ def test_the_best_rate_on_held_out_rows_is_taken(given):
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)
     assert lines.pop(0) == "trying 2 learning rates, 40 steps each"
     assert lines.pop() == f"training at learning rate {results['learning_rate']:g}: 40 steps on 40 rows"
-    scores = {float(line.split()[2].rstrip(":")): float(line.split("accuracy ")[1][:6]) for line in lines}
+    assert [line.partition(": training")[0] for line in lines[::2]] == ["rate 1 of 2, 1e-05", "rate 2 of 2, 0.01"]
+    scores = {float(line.split(", ")[1].split(":")[0]): float(line.split("accuracy ")[1][:6]) for line in lines[1::2]}
     assert scores.keys() == {1e-5, 1e-2}
     assert results["learning_rate"] == max(scores, key=lambda rate: scores[rate])
     assert results["num_steps"] == 40

@@ -7,6 +7,8 @@ import pytest
 from methods_here import needs
 from tiny_architectures import tiny_architecture_config
 from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_models import make_teacher
+from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from homodistil_hf.cli import main
@@ -221,3 +223,46 @@ def test_a_teacher_with_inf_is_not_trimmed(tmp_path, capsys):
     assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small")) == 2
     assert "has 1 × Inf among the 1,024 values of bert.encoder.layer.0.attention" in capsys.readouterr().err
     assert not (tmp_path / "small").exists()
+
+
+def write_unigram_teacher(folder):
+    tokenizer = trained_tokenizer("Unigram")
+    make_teacher(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_unigram_vocabulary_is_trimmed_by_coverage_without_characters_of_other_text(tmp_path, capsys):
+    teacher = write_unigram_teacher(tmp_path / "teacher")
+    texts = ["the teacher of a layer and the student of a layer"] * 20 + ["heads"]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts))
+    words = ["trim", str(teacher), "--text", str(tmp_path / "text.txt"), "--vocabulary", "coverage=0.99"]
+    assert main([*words, "--output", str(tmp_path / "small")]) == 0
+    told = capsys.readouterr()
+    facts = json.loads((tmp_path / "small" / "trimming.json").read_text())["trimming"]
+    assert facts["coverage"] >= 0.99
+    assert facts["num_characters"] > 0
+    assert facts["fallback"] == "<unk>"
+    assert f"{facts['num_characters']} single characters go that the text never has" in told.out + told.err
+    small, whole = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "small", teacher))
+    assert len(small) == facts["after"]["num_tokens"] < 64
+    assert small.tokenize(texts[0]) == whole.tokenize(texts[0])
+    assert small.unk_token_id not in small("heads")["input_ids"]  # in its characters, if not whole
+    assert small.unk_token_id in small("Quiz")["input_ids"]
+
+
+def test_a_plan_compares_several_sizes(tmp_path, capsys):
+    teacher = write_unigram_teacher(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs()))
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--text", str(tmp_path / "text.txt")]
+    assert main([*words, "--vocabulary", "keep=500", "--json"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["vocabulary"]["sizes"]
+    assert list(sizes) == ["coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1"]
+    tokens = [found["after"]["num_tokens"] for found in sizes.values()]
+    assert tokens == sorted(tokens)
+    assert tokens[0] < tokens[-1]
+    for name, found in sizes.items():
+        assert found["coverage"] >= float(name.partition("=")[2])
+    assert sizes["coverage=1"]["growth"] == 0 < sizes["coverage=0.98"]["growth"]
+    assert main([*words, "--vocabulary", "keep=500"]) == 0
+    assert "vocabulary      tokens  of the text's tokens  longer text  parameters   MB" in capsys.readouterr().out

@@ -144,7 +144,15 @@ def test_a_folder_holds_what_it_must_and_no_pickle(tmp_path, student, tokenizer,
     folder = export_student(student, tmp_path / "deep" / "student", format, tokenizer=tokenizer)
     assert folder == tmp_path / "deep" / "student"
     tokenizer_files = ["tokenizer.json", "tokenizer_config.json"]
-    expected = ["README.md", "config.json", "facts.json", "model.safetensors", *own_files, *tokenizer_files]
+    expected = [
+        "README.md",
+        "config.json",
+        "facts.json",
+        "model.safetensors",
+        *own_files,
+        *tokenizer_files,
+        "widths.svg",
+    ]
     assert names_in(folder) == sorted(expected)
     assert names_in(folder.parent) == sorted(["student", *(f"student/{name}" for name in expected)])
 

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 from tiny_models import UNEVEN, make_teacher, random_student
 from transformers import BertForMaskedLM
 
+from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_licence
@@ -69,7 +70,11 @@ def folder(exports, tmp_path) -> Path:
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """The files of a folder, as they are in the repository `me/small`: the card's snippet loads from there."""
+    found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    if card := found.get("README.md"):
+        found["README.md"] = card.replace(b'name = "."  # this folder\n', b'name = "me/small"\n')
+    return found
 
 
 # The push
@@ -86,6 +91,30 @@ def test_a_push_is_one_commit_of_the_files_that_the_facts_list(hub, hub_client, 
     assert pushed.value == (f"{hub.url}/me/small/commit/{repo.branches['main']}", repo.branches["main"])
     assert repo.titles == ["initial commit", "Try"]
     assert hub.files("me/small") == content_of(exports[format])
+
+
+def test_a_dry_run_lists_what_would_be_pushed(exports, capsys, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.export.hub.HfApi", None)  # nothing is asked
+    folder = exports["compact"]
+    assert main(["push", str(folder), "me/small", "--dry_run", "--card_tags", "tiny"]) == 0
+    first, _, rest = capsys.readouterr().out.partition("\n\n")
+    listed, _, card = rest.partition("\n\nREADME.md:\n\n")
+    assert first.startswith("nothing is sent; 7 files, 0.")
+    assert first.endswith(" MB, would go to me/small:")
+    sizes = dict(line.split() for line in listed.splitlines())
+    known = {path.name: f"{path.stat().st_size:,}" for path in folder.iterdir()}
+    assert {name: size for name, size in sizes.items() if name != "README.md"} == {
+        name: size for name, size in known.items() if name != "README.md"
+    }
+    assert sizes.keys() == known.keys()
+    assert '\nname = "me/small"\n' in card
+    assert "\n- tiny\n" in card
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b/c", 'x"y'])
+def test_a_dry_run_refuses_names_that_the_hub_refuses(exports, capsys, name):
+    assert main(["push", str(exports["standard"]), name, "--dry_run"]) == 2
+    assert "repo_id" in capsys.readouterr().err.lower().replace("repo id", "repo_id")
 
 
 def test_a_push_of_the_same_makes_no_commit(hub, hub_client, folder):
@@ -145,7 +174,7 @@ def test_the_cards_header_gets_more_tags(hub, hub_client, folder):
     card = ModelCardData(**_header(hub.files("me/small")["README.md"]))
     assert card.tags == ["homodistil", "bert", "tiny"]
     body = hub.files("me/small")["README.md"].split(b"---\n", 2)[2]
-    assert body.strip() == (folder / "README.md").read_bytes().split(b"---\n", 2)[2].strip()
+    assert body.strip() == content_of(folder)["README.md"].split(b"---\n", 2)[2].strip()
 
 
 def _header(card: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from homodistil_hf.export import hub
-from homodistil_hf.export.hub import teacher_licence
+from homodistil_hf.export.hub import teacher_card, teacher_licence
 
 
 class FakeApi:
@@ -79,3 +79,24 @@ def test_a_token_is_never_logged(caplog, monkeypatch):
         teacher_licence("somebody/a-bert")
     assert "somebody/a-bert" in caplog.text
     assert "hf_secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "languages"),
+    [
+        ("language: en", ["en"]),
+        ("language:\n- en\n- de\nlicense: mit", ["en", "de"]),
+        ("language: [en, 'zh-Hans']", ["en", "zh-Hans"]),
+        ("license: mit", None),
+        ("language:\ntags:\n- en", None),
+    ],
+)
+def test_languages_in_a_folder(tmp_path, header, languages):
+    (tmp_path / "README.md").write_text(f"---\n{header}\n---\n")
+    assert teacher_card(str(tmp_path)).get("language") == languages
+
+
+@pytest.mark.parametrize(("language", "languages"), [("en", ["en"]), (["en", "de"], ["en", "de"]), (None, None)])
+def test_languages_on_the_hub(language, languages, monkeypatch):
+    monkeypatch.setattr(hub, "HfApi", lambda: FakeApi(ModelCardData(language=language)))
+    assert teacher_card("somebody/a-bert").get("language") == languages

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from ranks import as_ranks
 from task_rows import FEELINGS, KINDS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from transformers import AutoConfig, AutoTokenizer, pipeline
@@ -94,6 +95,7 @@ def test_a_pipeline_reads_the_export(finished, capsys):
         assert [scores[label] for label in names] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_flags_alone_do_the_same(finished, tmp_path, capsys):
     _, settings, _, _ = finished
     words = [word for key, value in settings.items() for word in _flag(key, value, tmp_path)]
@@ -109,6 +111,7 @@ def _flag(name, value, folder):
     return [f"--{name}"] if value is True else [f"--{name}", str(value)]
 
 
+@pytest.mark.slow
 def test_python_tokenizes_raw_rows_alike(finished, tmp_path):
     from homodistil_hf.data.task_rows.held_out import keep_aside
     from homodistil_hf.data.task_rows.kinds import find_columns
@@ -132,6 +135,7 @@ def test_python_tokenizes_raw_rows_alike(finished, tmp_path):
     assert_same_weights(tmp_path / "student", Path(settings["output_dir"]) / "student")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     _, settings, _, results = finished
     shutil.copytree(settings["output_dir"], tmp_path / "run")
@@ -142,11 +146,13 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     assert_same_weights(tmp_path / "run" / "student", Path(settings["output_dir"]) / "student")
 
 
+@pytest.mark.slow
 def test_an_export_is_verified(finished):
     _, settings, _, _ = finished
     assert main(["verify", str(Path(settings["output_dir"]) / "student")]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_rows_without_labels_are_learnt_from(tmp_path, name):
     settings = write_kind(tmp_path, name, has_labels=False)
@@ -160,6 +166,7 @@ def test_rows_without_labels_are_learnt_from(tmp_path, name):
     assert not {"task_loss", "task_accuracy", *REPORTED[KINDS[name][0]]} & results["evaluation"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "tags", "answers"])
 def test_a_chain_of_sizes(tmp_path, name):
     smaller = SMALL | {"intermediate_size": 16}
@@ -169,6 +176,7 @@ def test_a_chain_of_sizes(tmp_path, name):
     assert results["rows"]["kind"] == KINDS[name][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "values", "tags", "answers"])
 def test_a_vocabulary_is_trimmed_by_the_texts_of_the_rows(tmp_path, name):
     settings = write_kind(tmp_path, name) | {"vocabulary": "keep=64", "save_strategy": "no"}
@@ -184,6 +192,7 @@ ERRORS = {
     ),
     "another text": ("classes", {"text_columns": ["texts"]}, "text_columns='texts'; nearest valid: 'text'"),
     "a stream": ("classes", {"streaming": True}, "streaming=True has no place with method='homodistil'"),
+    "words first": ("classes", {"further_pretraining": {"max_steps": 2}}, "further_pretraining={.* has no place with"),
     "too long": ("classes", {"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32"),
     "no file": ("classes", {"train_data": ["./none.csv"]}, "does not exist"),
     "no words": (
@@ -209,6 +218,7 @@ WRONG_ROWS = {
     "unknown class": ("classes", {"label": ["godo"] * 9}, r"has the label 'godo' \(8 rows\).* nearest valid: 'good'"),
     "counted from 1": ("classes", {"label": [1, 2, 3] * 3}, "has the classes 0 … 2; they count from 1: subtract 1"),
     "lists": ("classes", {"label": [["good"]] * 9}, "expected one class a row"),
+    "none": ("classes", {"label": [], "text": []}, "has 0 rows; expected 8 or more|is an empty data set"),
     "few": ("classes", {"label": ["good"], "text": ["w7"]}, "has 1 rows; expected 8 or more"),
     "empty text": ("classes", {"text": [""] * 9}, "has 9 rows without 'text', the first is row 1"),
     "no number": ("values", {"score": ["high"] * 9}, "has the label 'high'; expected a finite number"),
@@ -241,6 +251,35 @@ def test_rows_that_do_not_fit_are_refused_before_training(tmp_path, monkeypatch,
         run(settings_of({**settings, "train_data": [str(file)]}, "settings"), lambda line: None)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_ranks_measure_what_one_process_does(tmp_path):
+    settings = write_kind(tmp_path, "tags") | {"save_strategy": "no", "per_device_eval_batch_size": 1}
+    alone = run(settings_of(settings, "it"), lambda line: None)
+    halved = settings | {"per_device_train_batch_size": 4, "output_dir": str(tmp_path / "ranks")}
+    (tmp_path / "config.json").write_text(json.dumps(halved))
+    done = as_ranks("-m", "homodistil_hf", "distill", tmp_path / "config.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    ranks = json.loads((tmp_path / "ranks" / "results.json").read_text())
+    assert ranks["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-3, abs=1e-4)
+    of_teacher = [
+        {name: value for name, value in found["models"][0].items() if name != "name"} for found in (ranks, alone)
+    ]
+    assert of_teacher[0] == pytest.approx(of_teacher[1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_scorers_activation_travels(tmp_path):
+    settings = write_kind(tmp_path, "values") | {"save_strategy": "no", "max_steps": 1}
+    file = tmp_path / "teacher" / "config.json"
+    activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sentence_transformers": activation}))
+    run(settings_of(settings, "it"), lambda line: None)
+    student = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert student["sentence_transformers"] == activation
+
+
+@pytest.mark.slow
 def test_splits_of_a_saved_set_are_found(tmp_path):
     settings = write_kind(tmp_path, "pairs")
     parts = {"train": rows_of_kind("pairs"), "validation": rows_of_kind("pairs", seed=1)}
@@ -252,6 +291,7 @@ def test_splits_of_a_saved_set_are_found(tmp_path):
     assert not any("kept aside" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_labels_of_some_rows_are_enough(tmp_path):
     settings = write_kind(tmp_path, "classes")
     rows = rows_of_kind("classes").to_dict()
@@ -262,6 +302,7 @@ def test_labels_of_some_rows_are_enough(tmp_path):
     assert results["evaluation"]["task_loss"] > 0
 
 
+@pytest.mark.slow
 def test_texts_with_spans_are_tagged(tmp_path):
     settings = write_kind(tmp_path, "tags")
     spans = [{"id": n, "text": "w7 w8 w9", "label": [[0, 5, "PER"]]} for n in range(48)]

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
 
+from homodistil_hf.methods.embedding.model import POOLINGS
 from homodistil_hf.methods.embedding.texts import tokenize_pairs
 
 OLD = "sentence_transformers.models.{}"
@@ -29,6 +30,7 @@ def make_sentence_folder(
     dense: int | None = None,
     normalizes: bool = True,
     is_new: bool = False,
+    padding_side: str = "right",
     **shared: Any,
 ) -> Path:
     """Encoder, pooling, a Dense with Tanh of so many outputs, and length 1."""
@@ -36,17 +38,15 @@ def make_sentence_folder(
     encoder = encoder or randomized(BertModel(tiny_config()))
     encoder.save_pretrained(folder)
     tokenizer = tiny_tokenizer()
-    tokenizer.model_max_length = 12
+    tokenizer.model_max_length, tokenizer.padding_side = 12, padding_side
+    tokenizer.init_kwargs["padding_side"] = padding_side  # else none is saved
     tokenizer.save_pretrained(folder)
     kinds = ["Transformer", "Pooling", *["Dense"] * (dense is not None), *["Normalize"] * normalizes]
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
     for path in paths[1:]:
         (folder / path).mkdir()
     size = encoder.config.hidden_size
-    switches = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
-    old = {"word_embedding_dimension": size} | {
-        f"pooling_mode_{switch}": name == pooling for name, switch in switches.items()
-    }
+    old = {"word_embedding_dimension": size} | {switch: name == pooling for name, switch in POOLINGS.items()}
     new = {"embedding_dimension": size, "pooling_mode": pooling}
     write(folder / "1_Pooling" / "config.json", new if is_new else old)
     if dense is not None:

@@ -226,6 +226,11 @@ def test_metrics_of_the_users_own_on_words(make_trainer):
     assert metrics["eval_own_accuracy"] == pytest.approx(metrics["eval_mlm_accuracy"])
     assert metrics["eval_loss"] == metrics["eval_mlm_loss"]
     assert metrics["eval_mlm_accuracy"] > 0
+    teacher = trainer.evaluate_teacher()
+    assert teacher["own_accuracy"] == pytest.approx(teacher["mlm_accuracy"])
+    assert teacher["own_accuracy"] < metrics["eval_own_accuracy"]  # the teacher has learned nothing
+    assert teacher.keys() == {"own_accuracy", "kl", "mlm_loss", "mlm_accuracy"}
+    assert trainer.evaluate()["eval_own_accuracy"] == metrics["eval_own_accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -279,13 +284,15 @@ def test_the_nearest_student_is_the_best(make_trainer):
     settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     trainer = make_trainer(load_best_model_at_end=True, metric_for_best_model="kl", **settings)
     trainer.train()
-    assert trainer.state.best_metric == min(found["kl"] for found in trainer.evaluations.values())
+    kls = {step: found["kl"] for step, found in trainer.evaluations.items()}
+    assert kls[2] < trainer.state.best_metric == min(kls[4], kls[6])  # after step 2 nothing is pruned yet
 
 
 def test_a_run_that_gets_nearer_is_not_stopped(make_trainer):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 5, "learning_rate": 1e-3}
     trainer = make_trainer(metric_for_best_model="eval_kl", callbacks=[EarlyStoppingCallback(1)], **settings)
     trainer.train()
-    values = [found["kl"] for found in trainer.evaluations.values()]
+    first, *values = (found["kl"] for step, found in trainer.evaluations.items() if step > 1)
+    assert first < values[0]  # only students of the plan are compared
     assert values == sorted(values, reverse=True)
     assert trainer.state.global_step == 5

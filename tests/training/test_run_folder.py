@@ -179,7 +179,7 @@ def test_a_staging_folder_of_a_killed_process_is_no_earlier_run(make_trainer, tm
     (tmp_path / "run" / ".staging" / "checkpoint-4").mkdir(parents=True)
     trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
     trainer.train()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "trainer_state.json"]
 
 
 def test_the_manifest_is_written_last_and_checked_first(make_trainer, tmp_path, monkeypatch):
@@ -364,11 +364,29 @@ def test_loading_the_best_model_rebuilds_its_widths(make_trainer, monkeypatch):
     assert trainer.evaluate()["eval_kl"] == kl[min(kl, key=kl.get)]
 
 
+def test_logs_and_report_of_an_earlier_run_are_in_no_ones_way(make_trainer, tmp_path):
+    run = tmp_path / "run"
+    make_trainer(max_steps=1).train()
+    (run / "report.html").write_text("old")
+    assert json.loads((run / "trainer_state.json").read_text())["global_step"] == 1
+    make_trainer(max_steps=2).train()
+    assert json.loads((run / "trainer_state.json").read_text())["global_step"] == 2
+    assert not (run / "report.html").exists()
+
+
+def test_a_trainer_alone_makes_no_folder(make_trainer, tmp_path):
+    trainer = make_trainer(output_dir=str(tmp_path / "deep" / "run"), train_dataset=make_blocks(3))
+    assert not (tmp_path / "deep").exists()
+    with pytest.raises(ValueError, match="fewer rows than the 8 of a step"):
+        trainer.train()
+    assert not (tmp_path / "deep").exists()
+
+
 @pytest.mark.slow
 def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(make_trainer, tmp_path):
     trainer = make_trainer(**best_settings(save_strategy="best"))
     trainer.train()
-    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "run").iterdir())
+    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "run").glob("checkpoint-*"))
     assert saved
     assert saved[0] >= 8
 
@@ -377,7 +395,7 @@ def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(make_traine
 def test_save_total_limit_keeps_the_newest_and_the_best(make_trainer, tmp_path):
     trainer = make_trainer(**best_settings(save_total_limit=2))
     trainer.train()
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    names = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
     assert {"checkpoint-12", Path(trainer.state.best_model_checkpoint).name} <= names
     assert len(names) == 2
 
@@ -395,7 +413,7 @@ def test_a_resumed_run_finds_the_same_best_model(make_trainer, tmp_path):
 
 def test_steps_are_saved_in_order_and_whole(make_trainer, tmp_path):
     make_trainer(max_steps=6, save_strategy="steps", save_steps=2).train()
-    folders = sorted((tmp_path / "run").iterdir())
+    folders = sorted((tmp_path / "run").glob("checkpoint-*"))
     assert [folder.name for folder in folders] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
     assert [manifest_problem(folder) for folder in folders] == [None, None, None]
     times = [(folder / "manifest.json").stat().st_mtime_ns for folder in folders]

@@ -107,10 +107,10 @@ def as_older_versions_wrote_it(folder: Path) -> None:
 
 
 def test_a_checkpoint_of_an_older_version_is_resumed_to_the_last_bit(make_trainer, tmp_path):
-    settings = {"student": SAME_HEADS, "max_steps": 4}
-    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"), callbacks=[SaveAt(2)])
+    settings = {"student": SAME_HEADS, "max_steps": 5}
+    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"), callbacks=[SaveAt(3)])
     whole.train()
-    checkpoint = shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "old" / "checkpoint-2")
+    checkpoint = shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "old" / "checkpoint-3")
     as_older_versions_wrote_it(checkpoint)
     resumed = make_trainer(**settings, output_dir=str(tmp_path / "resumed"))
     resumed.train(resume_from_checkpoint=str(checkpoint))

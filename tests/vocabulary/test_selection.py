@@ -41,6 +41,22 @@ def test_a_frequency_leaves_a_multiple_of_eight():
     assert chosen("min_count=1000") == list(range(8))
 
 
+@pytest.mark.parametrize(("share", "expected"), [("0.5", 16), ("0.9", 32), ("1", 40), ("1.0", 40), (".05", 8)])
+def test_a_share_of_the_text_leaves_as_few_as_have_it(share, expected):
+    found = chosen(f"coverage={share}")
+    assert found == list(range(expected))
+    assert COUNTS[found].sum() >= float(share) * COUNTS.sum()
+    assert COUNTS[: expected - 8].sum() < float(share) * COUNTS.sum()  # filled up to a multiple of eight
+
+
+def test_a_share_counts_what_stays_anyway():
+    counts = np.array([50, 30, 10, 5, 5])
+    ids = {f"t{number}": number for number in range(5)}
+    found = select(Vocabulary.parse("coverage=0.9"), ids, {3, 4}, lambda token: {token}, counts)
+    assert found == [0, 1, 2, 3, 4]
+    assert select(Vocabulary.parse("coverage=0.1"), ids, {0, 1}, lambda token: {token}, counts)[:2] == [0, 1]
+
+
 def test_a_list_is_taken_as_it_is(tmp_path):
     path = tmp_path / "tokens.txt"
     path.write_text("t30\nt7\n\n", encoding="utf-8")
@@ -57,8 +73,9 @@ def test_a_list_is_taken_as_it_is(tmp_path):
     [
         ("keep=1", "out of reach, as 2 always stay; nearest valid: keep=2"),
         ("keep=41", "out of reach, as there are no more; nearest valid: keep=40"),
-        ("keep=0", "is no vocabulary; expected keep=16384, min_count=5, or a file"),
+        ("keep=0", "is no vocabulary; expected keep=16384, min_count=5, coverage=0.999, or"),
         ("keep=-4", "is no vocabulary"),
+        *((f"coverage={share}", "is no vocabulary") for share in ("0", "1.5", "2", "-0.5", "nan", "1e-3", "")),
         ("16384", "is no vocabulary"),
         ("", "is no vocabulary"),
         ("nowhere.txt", "is no vocabulary"),

@@ -9,7 +9,15 @@ from tiny_tokenizers import paragraphs, trained_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from homodistil_hf.vocabulary.tokenizer_file import closed, needs_of, required_ids, token_ids, trimmed_tokenizer
+from homodistil_hf.vocabulary.tokenizer_file import (
+    closed,
+    fallback_of,
+    needs_of,
+    required_ids,
+    spare_characters,
+    token_ids,
+    trimmed_tokenizer,
+)
 from homodistil_hf.vocabulary.trimming import tokenizer_content
 
 KINDS = ("WordPiece", "BPE", "Unigram")
@@ -125,3 +133,42 @@ def test_other_kinds_are_refused():
     with_suffix["model"]["end_of_word_suffix"] = "</w>"
     with pytest.raises(ValueError, match="BPE model with a prefix or suffix"):
         needs_of(with_suffix)
+
+
+def test_characters_that_a_text_lacks_may_go_from_unigram():
+    content = content_of("Unigram")
+    ids, text = token_ids(content), "the teacher of a layer"
+    seen = ids_of("Unigram", text)
+    spare = spare_characters(content, seen)
+    names = {old: piece for piece, old in ids.items()}
+    used = set("".join(names[old] for old in seen))
+    assert spare
+    assert {names[old] for old in spare} == {piece for piece in ids if len(piece) == 1 and piece not in used} - {
+        min(content["model"]["vocab"], key=lambda entry: entry[1])[0]
+    }
+    kept = closed(content, seen, spare=spare)
+    assert len(kept) == len(closed(content, seen)) - len(spare.difference(seen))
+    small = Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, kept)))
+    assert [kept[new] for new in small.encode(text).ids] == seen
+    unknown = small.token_to_id("<unk>")
+    assert unknown not in small.encode("cohort hat loft").ids  # of the text's characters
+    assert unknown in small.encode("Quiz").ids
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE"])
+def test_characters_of_other_kinds_stay(kind):
+    assert spare_characters(content_of(kind), []) == set()
+
+
+def test_characters_stay_where_nothing_stands_for_them():
+    content = content_of("Unigram")
+    vocabulary = content["model"]["vocab"]
+    assert fallback_of(content) == "<unk>"
+    without = content | {"model": content["model"] | {"unk_id": None}}
+    assert fallback_of(without) is None
+    assert spare_characters(without, []) == set()
+    of_bytes = {"vocab": [*vocabulary, ["<0x41>", -9.0]], "byte_fallback": True, "unk_id": None}
+    with_bytes = content | {"model": content["model"] | of_bytes}
+    assert fallback_of(with_bytes) == "bytes"
+    assert len(vocabulary) not in spare_characters(with_bytes, [])
+    assert spare_characters(with_bytes, [])

@@ -14,7 +14,7 @@ from ...files.messages import short_repr
 from ...models.architectures import max_tokens
 from ...models.tokenizers import as_it_was
 from ..masking import UNKNOWN_CLASS
-from .kinds import ANSWERS, TAGS, Columns
+from .kinds import ANSWERS, TAGS, Columns, is_string, type_of
 from .labels import is_missing, label_numbers
 from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
 from .tags import TaggedText, tagged_texts, tagged_tokens
@@ -76,13 +76,11 @@ def encode_rows(
 
 def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1) -> None:
     """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
-    if len(rows) < least:
-        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
+    check_number(rows, argument, least=least)
     for name in columns.texts:
-        is_text = isinstance(rows.features[name], Value) and rows.features[name].dtype in ("string", "large_string")
-        if not is_text and not columns.are_words:
+        if not is_string(rows.features[name]) and not columns.are_words:
             raise ValueError(
-                f"{argument}: column {name!r} holds {_type_of(rows.features[name])}; expected a text a row: name "
+                f"{argument}: column {name!r} holds {type_of(rows.features[name])}; expected a text a row: name "
                 "other text_columns"
             )
         values = rows[name][:]
@@ -92,8 +90,10 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
             )
 
 
-def _type_of(feature: Any) -> str:
-    return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
+def check_number(rows: Dataset, argument: str, *, least: int) -> None:
+    """Refuse, by a ValueError, fewer than `least` rows."""
+    if len(rows) < least:
+        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
 
 
 def _texts(

@@ -201,7 +201,7 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
 
 
 def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) -> tuple[str, ...]:
-    shown = ", ".join(rows.column_names)
+    shown = ", ".join(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
     if kind == ANSWERS and len(texts) != 2:
         raise ValueError(
             f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "
@@ -232,6 +232,11 @@ def class_names(feature: Any) -> list[str]:
     """Names of the classes that a feature numbers, itself or in its lists; none where it has none."""
     inner = getattr(feature, "feature", feature)
     return list(inner.names) if isinstance(inner, ClassLabel) else []
+
+
+def type_of(feature: Any) -> str:
+    """Name the type of a column's values."""
+    return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
 
 
 def is_string(feature: Any) -> bool:

@@ -76,7 +76,11 @@ def _as_written(file: Path, label: str) -> Dataset:
     separator = _SEPARATORS[file.suffix.lower()]
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            columns = next(csv.reader(opened, delimiter=separator), [])
+            lines = csv.reader(opened, delimiter=separator)
+            columns = next(lines, [])
+            is_empty = next(lines, None) is None
+        if is_empty:
+            return Dataset.from_dict({name: [] for name in columns})
         words = {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
         return Dataset.from_csv(str(file), sep=separator, **words)
     except (DatasetsError, OSError, ValueError, csv.Error) as error:

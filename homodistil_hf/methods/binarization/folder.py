@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...export.card import card_table, code_span, fill_card, loading_lines
+from ...export.card import card_table, code_span, fill_card, loading_lines, result_title, run_texts
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, all_logits, file_facts, probe_facts, probe_inputs
 from ...export.verify import (
@@ -65,7 +65,8 @@ def export_packed(
         model: trained by [`BinarizationTrainer`].
         folder: to write; created with its parents.
         tokenizer: saved along.
-        facts: for `facts.json`; the card has `teacher`, a name, and `metrics` of each form of the model.
+        facts: for `facts.json`; the card has `teacher`, the facts of the float model, `metrics` of each form of the
+            model, and the sections of a run.
         overwrite: replace an earlier export in the folder.
 
     Returns:
@@ -93,6 +94,7 @@ def export_packed(
         known = {"facts_version": FACTS_VERSION, "format": PACKED, "size_bytes": size, "least_bytes": least}
         known |= {
             "auto_class": auto_class,
+            "student": {"size_bytes": size},
             "versions": version_facts(),
             "probe": probe_facts(packed, packed_probe(packed.config)),
             **(facts or {}),
@@ -116,19 +118,24 @@ def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
-    origin = code_span(facts["teacher"]) if facts.get("teacher") else "its float teacher"
+    teacher = facts.get("teacher")
+    origin = code_span(teacher["name"]) if teacher else "its float teacher"
+    texts = run_texts(facts)
+    texts["comparison"] += f"\n\n{_measured(facts.get('metrics', {}))}"
     return fill_card(
-        ModelCardData(library_name="transformers", tags=["binarization"]),
+        ModelCardData(
+            library_name="transformers", license=(teacher or {}).get("licence"), tags=["homodistil", "binarization"]
+        ),
         facts["versions"],
-        title=name,
+        title=result_title(facts, name),
         summary=f"`{type(packed).__name__}` of {config.num_hidden_layers} layers × {config.hidden_size} with one bit "
         f"a weight of its encoder and of its table of words, and activations of {bits}; "
         f"{facts['size_bytes']:,} bytes of weights.",
-        comparison=_measured(facts.get("metrics", {})),
         usage=loading_lines(facts["auto_class"], remote_code=True),
         format_note="The modelling files beside this one are pure torch.",
         how=f"Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., "
         "NeurIPS 2022, arXiv 2205.13016).",
+        **texts,
     )
 
 

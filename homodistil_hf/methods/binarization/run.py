@@ -29,6 +29,8 @@ from ...evaluation.own_task import (
 from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, in_thirds, training_windows
 from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import training_rows, with_length
+from ...export.facts import CHANGED, DATA, run_facts
+from ...export.hub import teacher_card
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
@@ -36,7 +38,7 @@ from ...files.field_checks import setting
 from ...files.folders import check_writable, remove_folder
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
-from ...files.settings import build
+from ...files.settings import build, differing
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
@@ -143,12 +145,35 @@ def _all_stages(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         results[f"stage-{number}"] = {BITS: bits, **measure(student)}
         log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
         teacher = student
-    facts = {"teacher": public_name(settings.model), "metrics": results}
+    facts = _facts(settings, results, evaluated.model, num_train_rows=len(encoded))
     export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
     results |= {"size_bytes": (export / WEIGHTS_FILE).stat().st_size, "settings": asdict(settings)}
     results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
     write_json(folder / RESULTS_FILE, results)
     return results
+
+
+def _facts(
+    settings: BinarizationSettings, results: Mapping[str, Any], teacher: PreTrainedModel, *, num_train_rows: int
+) -> dict[str, Any]:
+    """The run's part of the facts of the last stage."""
+    last = {name: value for name, value in list(results.values())[-1].items() if name != BITS}
+    data = {"train": [public_name(settings.train_data)], "held_out": [public_name(settings.eval_data)]}
+    lengths = {"num_train_rows": num_train_rows, "max_tokens": settings.row_length}
+    num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
+    costs = {"num_parameters": num_parameters, "size_bytes": 4 * num_parameters}
+    run = run_facts(
+        {
+            "settings": asdict(settings),
+            CHANGED: differing(asdict(settings), BinarizationSettings),
+            "training": {"stages": list(settings.stages)},
+            DATA: data | lengths,
+            "evaluation": last,
+            "teacher_evaluation": results["float"],
+        }
+    )
+    name = {"name": public_name(settings.model), **teacher_card(settings.model)}
+    return {"teacher": name | costs, "metrics": dict(results), **run}
 
 
 def _check_folder(folder: Path, settings: BinarizationSettings) -> None:

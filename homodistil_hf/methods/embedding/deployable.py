@@ -21,7 +21,8 @@ from ...deploy.folder import Deployment
 from ...deploy.gguf_file import gguf_problem, gguf_writer
 from ...files.provenance import public_name
 from .folder import embedding_card
-from .model import EmbeddingModel, folded, load_embedding_model, pooled
+from .model import EmbeddingModel, folded, pooled
+from .reading import load_embedding_model
 
 LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STATES, VECTORS = "last_hidden_state", "sentence_embedding"

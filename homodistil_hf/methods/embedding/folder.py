@@ -14,10 +14,33 @@ from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 from torch import nn
 
-from ...export.card import COST_LABELS, card_table, code_span, fill_card, one_line
+from ...export.card import (
+    THIS_FOLDER,
+    card_table,
+    code_span,
+    fill_card,
+    guarantee_text,
+    paper_words,
+    plain_text,
+    result_title,
+    run_texts,
+    write_picture,
+)
 from ...export.export_folder import check_target, plain_classes, written_aside
-from ...export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, FACTS_VERSION, RUN_SECTIONS, file_facts, run_facts
-from ...export.runtimes import runtimes_text
+from ...export.facts import (
+    BENCHMARKS,
+    CARD_FILE,
+    CARD_SECTION,
+    FACTS_FILE,
+    FACTS_VERSION,
+    GUARANTEE,
+    RUN_SECTIONS,
+    file_facts,
+    run_facts,
+)
+from ...export.hub import teacher_card
+from ...export.outcome import COST_LABELS, METRIC_LABELS
+from ...export.student_in_folder import student_in
 from ...files.folders import write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -26,17 +49,8 @@ from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
 from ...models.cost import COSTS, model_facts
-from .model import (
-    MODULES_FILE,
-    POOLINGS,
-    SETTINGS_FILE,
-    TRANSFORMER_FILE,
-    Dense,
-    EmbeddingModel,
-    folded,
-    load_embedding_model,
-    reduced,
-)
+from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
+from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, load_embedding_model
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
@@ -57,21 +71,21 @@ ACTIVATION_TYPES = {
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
 
+SPACE = "space"
+"""Of an export's benchmarks: which first hits and scores each pairing of models has, see space.py."""
 EMBEDDING_FORMATS = ("standard", "pair")
 
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 """Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
 _WORDS = COST_LABELS | {
-    "cosine": "cosine to the teacher's vectors",
-    "neighbours": "ten nearest texts alike",
-    "neighbours_in_index": "the same, in the teacher's index",
-    "spread": "spread of similarities, of the teacher's",
+    **{name: METRIC_LABELS[name] for name in ("cosine", "neighbours", "neighbours_in_index", "spread")},
     ASYMMETRIC: "student's questions, teacher's documents",
 }
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
 _USAGE = """from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer({name!r})
+{here}
+model = SentenceTransformer(name)
 {example}"""
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
@@ -133,14 +147,23 @@ def export_embedding_model(
             "format": FORMAT,
             "versions": version_facts(),
             "student": facts_of(model) | {"has_own_space": has_own_space},
-            "teacher": facts_of(teacher) if isinstance(teacher, EmbeddingModel) else teacher,
+            "teacher": facts_of(teacher) | teacher_card(teacher.name)
+            if isinstance(teacher, EmbeddingModel)
+            else teacher,
             "settings_of_vectors": shared_settings(model),
             "probe": probe_facts(query=model),
             **run_facts(facts),
         }
-        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
+        _write_record(aside, target.name, known)
     return target
+
+
+def _write_record(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write picture, facts and card of an export whose other files are there."""
+    write_picture(folder, facts)
+    facts["files"] = file_facts(folder)
+    write_json(folder / FACTS_FILE, facts)
+    (folder / CARD_FILE).write_text(embedding_card(name, facts), encoding="utf-8")
 
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
@@ -161,8 +184,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         folder: perhaps an export.
-        scores: `models`, `agreement` and `scores`, see [`embedding_table`]. Earlier ones stay if they were measured
-            beside the same teacher.
+        scores: `models`, `agreement` and `scores`, see [`embedding_table`], and `guarantee`. Earlier ones stay if
+            they were measured beside the same teacher.
     """
     facts = read_embedding_facts(folder)
     if facts.get("format") != FORMAT:
@@ -170,7 +193,8 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
     measured = facts.get(BENCHMARKS, {})
     if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
         measured = {}
-    facts[BENCHMARKS] = measured | scores | {"scores": measured.get("scores", {}) | scores.get("scores", {})}
+    merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
+    facts[BENCHMARKS] = measured | scores | {name: found for name, found in merged.items() if found}
     write_json(Path(folder) / FACTS_FILE, facts)
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
 
@@ -264,8 +288,8 @@ def export_embedding_from(
     Args:
         folder: the export.
         output: folder to write.
-        format: `standard`: alone. `pair`: beside its teacher, see [`export_pair`].
-        teacher: folder or Hub name; a pair needs it.
+        format: `standard`: alone. `pair`: beside its teacher, or beside another student of it, see [`export_pair`].
+        teacher: folder or Hub name of who encodes documents; a pair needs it.
         overwrite: replace an earlier export in `output`.
 
     Raises:
@@ -283,14 +307,17 @@ def export_embedding_from(
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     student = load_embedding_model(folder, argument="folder")
-    axes = _axes(folder / AXES_FILE) if (folder / AXES_FILE).is_file() else None
+    axes = axes_in(folder / AXES_FILE)
     if format == "pair":
-        whole = load_embedding_model(str(teacher))
+        beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
+        whole = load_embedding_model(beside)
         recorded = (facts.get(TEACHER) or {}).get("sha256")
+        if _is_of_one_space(folder, Path(beside)):
+            return export_pair(student, whole, output, overwrite=overwrite)
         if recorded not in (None, whole.sha256):
             raise ValueError(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
-                "another space; name the folder or repository that the run began with"
+                "another space; name the folder or repository that the run began with, or another student of it"
             )
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
@@ -298,7 +325,26 @@ def export_embedding_from(
     return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
 
 
-def _axes(file: Path) -> torch.Tensor:
+def _is_of_one_space(folder: Path, other: Path) -> bool:
+    """Whether two exports have vectors of one space: of the same teacher, along the same axes."""
+    facts = [read_embedding_facts(one) for one in (folder, other)]
+    teachers = [(one.get(TEACHER) or {}).get("sha256") for one in facts]
+    if teachers[0] is None or teachers[0] != teachers[1] or any(map(has_own_space, facts)):
+        return False
+    axes = [axes_in(one / AXES_FILE) for one in (folder, other)]
+    if axes[0] is None or axes[1] is None:
+        return axes[0] is axes[1]
+    return torch.equal(axes[0], axes[1])
+
+
+def axes_in(file: Path) -> torch.Tensor | None:
+    """Read the axes that an export's vectors are along; None where it has none.
+
+    Raises:
+        ValueError: a file without them.
+    """
+    if not file.is_file():
+        return None
     axes = load_tensors(file).get("axes")
     if axes is None or axes.dim() != 2:
         raise ValueError(f"file={str(file)!r} has no matrix axes; copy the folder again")
@@ -315,7 +361,7 @@ def export_pair(
 
     Args:
         query: the student.
-        document: the teacher, with vectors of the same length.
+        document: the teacher, or a larger student of it, with vectors of the same length.
         folder: where to; created with its parents.
         overwrite: replace an earlier export in the folder.
 
@@ -352,8 +398,7 @@ def export_pair(
             "settings_of_vectors": shared_settings(query),
             "probe": probe_facts(query=query, document=document),
         }
-        write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
-        (aside / CARD_FILE).write_text(embedding_card(target.name, known), encoding="utf-8")
+        _write_record(aside, target.name, known)
     return target
 
 
@@ -385,6 +430,26 @@ def embedding_table(
     return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
 
 
+def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+    """Title, headings and cells of a table for each measure of each task in `space_matrix`'s results.
+
+    A row is who encodes queries, a column who encoded the index.
+    """
+    titles = {"ndcg_at_10": "nDCG@10 × 100", "first_hits": "first hits as the teacher's alone, %"}
+    tables = []
+    for task, rows in found.get("tasks", {}).items():
+        measures = next(iter(next(iter(rows.values())).values()))
+        for measure in (name for name in titles if name in measures):
+            cells = []
+            for name, row in rows.items():
+                costs = found["models"][name]
+                scores = [f"{100 * cell[measure]:.1f}" for cell in row.values()]
+                cells.append([name, f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}", *scores])
+            headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
+            tables.append((f"{task}: {titles[measure]}", (headings, cells)))
+    return tables
+
+
 def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     """The text of `README.md`.
 
@@ -408,15 +473,22 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     if set(facts["probe"]["vectors"]) != {"query"}:
         example = _PAIR
         summary += " Queries are encoded by the student, documents by the teacher."
-    measured = facts.get(BENCHMARKS, {})
-    agreement = measured.get("agreement") or facts.get("evaluation", {})
-    table = embedding_table(measured.get("models", models), agreement, measured.get("scores", {}))
+    texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
+    if scores := measured.get("scores"):
+        sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}
+        table = embedding_table(sides, {}, scores)
+        texts["comparison"] += f"\n\nScores of tasks, × 100:\n\n{table}"
+    spaces = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(measured.get(SPACE, {}))]
+    further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
+    texts["comparison"] = "\n\n".join(further)
     pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
     return fill_card(
-        ModelCardData(**pipeline, base_model=base, tags=_TAGS),
+        ModelCardData(**pipeline, base_model=base, license=(teacher or {}).get("licence"), tags=_TAGS),
         facts["versions"],
-        title=name,
+        title=result_title(facts, name),
         summary=summary,
-        comparison=f"{table}\n\nLikeness and scores are × 100, on held-out texts.{runtimes_text(facts)}",
-        usage=_USAGE.format(name=one_line(name), example=example),
+        usage=_USAGE.format(here=THIS_FOLDER, example=example),
+        how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
+        paper=paper_words(facts),
+        **texts,
     )

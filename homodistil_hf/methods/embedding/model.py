@@ -8,32 +8,16 @@ Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...files.folders import refuse_missing
-from ...files.hub_errors import hub_errors
-from ...files.messages import short_repr
-from ...files.strict_json import fits, is_int, read_json, read_json_object
-from ...files.tensors import WEIGHTS_FILE, check_weights, load_tensors
-from ...models.architectures import ARCHITECTURES, config_class, max_tokens
-from ...models.copy_checks import refuse_nonfinite
-from ...models.cost import count_parameters
 from ...models.equality import weights_digest
-from ...models.loading import checked_config, config_values, load_weights, refuse_config
-from ...models.tokenizers import COPY, as_it_was, check_ids, check_padding, load_tokenizer, without_unused_segments
-from ...models.widths import widths_of
-
-MODULES_FILE = "modules.json"
-TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
-_READ = ("*.json", "*.safetensors", "*.txt", "*.model")
+from ...models.tokenizers import as_it_was, check_ids, check_padding, without_unused_segments
+from .similarity import COSINE
 
 POOLINGS = {
     "cls": "pooling_mode_cls_token",
@@ -50,21 +34,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "ReLU": nn.ReLU,
     "GELU": nn.GELU,
     "Sigmoid": nn.Sigmoid,
-}
-
-
-_SETTINGS: dict[str, Any] = {
-    "prompts": {...: str},
-    "default_prompt_name": str,
-    "similarity_fn_name": str,
-    "max_seq_length": int,
-    "do_lower_case": bool,
-}
-_EXPECTED = {
-    "prompts": "an object: name → text",
-    **dict.fromkeys(("default_prompt_name", "similarity_fn_name"), "a name"),
-    "max_seq_length": "a whole number",
-    "do_lower_case": "true or false",
 }
 
 
@@ -142,6 +111,11 @@ class EmbeddingModel:
         parts = weights, self.settings.pooling, self.settings.normalizes, [layer.activation for layer in self.dense]
         return hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()
 
+    @property
+    def similarity(self) -> str:
+        """The function that its vectors are compared by, of `SIMILARITIES`."""
+        return self.settings.similarity or COSINE
+
     def vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """The vectors of texts, `(B, D)` in the type of the states, at least float32."""
         return self.behind(pooled(states_BTH, mask_BT, self.settings.pooling))
@@ -197,7 +171,7 @@ class EmbeddingModel:
         """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
         name = self.settings.default_prompt_name if prompt_name is None else prompt_name
         prompt = self.settings.prompts.get(name or "", "")
-        whole = f"{prompt}{text}".strip()
+        whole = f"{prompt}{text}"  # with its spaces: Unigram has a token for a last one
         return whole.lower() if self.settings.lowers else whole
 
 
@@ -262,212 +236,19 @@ def pooled(states_BTH: torch.Tensor, mask_BT: torch.Tensor | None, pooling: str)
     states_BTH = states_BTH if states_BTH.dtype == torch.float64 else states_BTH.float()
     mask_BT = torch.ones_like(states_BTH[..., 0]) if mask_BT is None else mask_BT.to(states_BTH.dtype)
     if pooling == "cls":
-        return states_BTH[:, 0]
+        return _states_at(states_BTH, mask_BT.argmax(1))  # not at 0 where padding is on the left
     if pooling == "max":
         return states_BTH.masked_fill(mask_BT[..., None] == 0, -torch.inf).amax(1)
     if pooling == "lasttoken":
         places_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
-        return states_BTH[torch.arange(len(states_BTH), device=mask_BT.device), places_BT.argmax(1)]
+        return _states_at(states_BTH, places_BT.argmax(1))
     if pooling == "weightedmean":
-        mask_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
+        mask_BT = mask_BT * mask_BT.cumsum(1)
     sums_BH = (states_BTH * mask_BT[..., None]).sum(1)
     counts_B1 = mask_BT.sum(1, keepdim=True).clamp(min=1e-9)
     return sums_BH / (counts_B1.sqrt() if pooling == "mean_sqrt_len_tokens" else counts_B1)
 
 
-def is_embedding_folder(name_or_path: str | Path) -> bool:
-    """Whether a folder is one of sentence-transformers."""
-    return (Path(name_or_path) / MODULES_FILE).is_file()
-
-
-def kind_of_texts(name_or_path: str | Path) -> str | None:
-    """Kind of the model in a local folder: `embedding`, `reranker` (one score a pair), or None for others."""
-    config = Path(name_or_path) / "config.json"
-    values = read_json_object(config, str(config)) if config.is_file() else {}
-    names, labels = values.get("architectures"), values.get("id2label")
-    is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
-    if is_classifier and isinstance(labels, dict) and len(labels) == 1:
-        return "reranker"
-    return "embedding" if is_embedding_folder(name_or_path) else None
-
-
-def default_activation(model: str | PreTrainedModel, *, token: str | None = None) -> str | None:
-    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
-
-    Args:
-        model: folder, Hub name, of which only settings are downloaded, or a loaded model, for which no Hub is asked:
-            the name that it was loaded by may be that of a folder which is no more.
-        token: of the Hub.
-    """
-    is_loaded, name_or_path, found = False, model, {}
-    if isinstance(model, PreTrainedModel):
-        is_loaded, name_or_path, found = True, model.name_or_path, {"config.json": model.config.to_dict()}
-    places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
-    for name, keys in places.items():
-        values: Any = found.get(name) or _settings_of(str(name_or_path), name, token=token, is_cached=is_loaded)
-        for key in keys:
-            values = values.get(key) if isinstance(values, dict) else None
-        if isinstance(values, str):
-            return values
-    return None
-
-
-def _settings_of(source: str, name: str, *, token: str | None, is_cached: bool) -> dict[str, Any]:
-    file: Path | None = Path(source) / name
-    if not Path(source).is_dir():
-        try:
-            file = Path(hf_hub_download(source, name, token=token, local_files_only=is_cached))
-        except (EntryNotFoundError, HFValidationError):  # no such file, or no repository's name
-            file = None
-    return read_json_object(file, str(file)) if file is not None and file.is_file() else {}
-
-
-def load_embedding_model(
-    name_or_path: str | Path, *, argument: str = "teacher", token: str | None = None
-) -> EmbeddingModel:
-    """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
-
-    Args:
-        name_or_path: of the folder or repository.
-        argument: name of the model in messages.
-        token: of the Hub.
-
-    Raises:
-        ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
-        HubError: the Hub refused or can't be reached.
-    """
-    if not isinstance(name_or_path, str | Path):
-        raise ValueError(
-            f"{argument}={short_repr(name_or_path)} is a {type(name_or_path).__name__}; expected a folder of "
-            "sentence-transformers, a name on the Hub, or what load_embedding_model returned"
-        )
-    label = f"{argument}={str(name_or_path)!r}"
-    folder = Path(name_or_path)
-    refuse_missing(str(name_or_path), label)
-    if not folder.is_dir():
-        with hub_errors(f"{label} is no folder, and can't be read from the Hub", token=token):
-            folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
-    if not is_embedding_folder(folder):
-        raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
-    modules = [(kind.rpartition(".")[2], folder / path) for kind, path in read_modules(folder / MODULES_FILE)]
-    kinds = [kind for kind, _ in modules]
-    num_dense = kinds.count("Dense")
-    normalizes = kinds[-1:] == ["Normalize"]
-    if kinds != ["Transformer", "Pooling", *["Dense"] * num_dense, *["Normalize"] * normalizes]:
-        raise ValueError(
-            f"{label} has the modules {', '.join(kinds)}; expected Transformer, Pooling, any number of Dense, and "
-            "Normalize or not"
-        )
-    encoder_folder = modules[0][1]
-    encoder = _encoder(encoder_folder, label, argument)
-    tokenizer = load_tokenizer(encoder_folder, argument=argument, remedy=COPY)
-    settings = _settings(folder, encoder_folder, encoder, tokenizer)
-    pooling = _pooling(modules[1][1] / "config.json", label)
-    dense = tuple(_dense(path, label) for kind, path in modules if kind == "Dense")
-    for layer in dense:
-        refuse_nonfinite(layer.linear, label)
-    return EmbeddingModel(
-        encoder,
-        tokenizer,
-        PoolingSettings(pooling=pooling, normalizes=normalizes, **settings),
-        dense,
-        name=str(name_or_path),
-    )
-
-
-def read_modules(file: Path) -> list[tuple[str, str]]:
-    """Read `modules.json`: the type of each module, and its folder below that of the model."""
-    found = read_json(file, str(file))
-    if not isinstance(found, list) or not all(
-        isinstance(each, dict) and isinstance(each.get("type"), str) and isinstance(each.get("path"), str)
-        for each in found
-    ):
-        raise ValueError(f"{file} is {short_repr(found)}; expected a list of modules, each with type and path")
-    for each in found:
-        if Path(each["path"]).is_absolute() or ".." in Path(each["path"]).parts:
-            raise ValueError(f"{file} has path={short_repr(each['path'])}; expected a folder beside it")
-    return [(each["type"], each["path"]) for each in found]
-
-
-def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:
-    """Read and check the configuration of an encoder without a head.
-
-    Args:
-        folder: of the encoder.
-        label: first words of messages.
-        argument: the user's name for the model, in other messages.
-
-    Raises:
-        ValueError: an unknown encoder, or a setting that can't be used.
-    """
-    values = config_values(folder, label)
-    model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise ValueError(
-            f"{label} has model_type={short_repr(model_type)}; expected one of {', '.join(ARCHITECTURES)}"
-        )
-    config = checked_config(values, config_class(model_type), label)
-    refuse_config(config, argument)
-    return config
-
-
-def _encoder(folder: Path, label: str, argument: str) -> PreTrainedModel:
-    config = encoder_config(folder, label, argument=argument)
-    check_weights(folder, count_parameters(widths_of(config), config), label)
-    remedy = "copy or download it again"
-    return load_weights(AutoModel, folder, config, label=label, optional="pooler.", remedy=remedy).eval()
-
-
-def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
-    def read(file: Path) -> dict[str, Any]:
-        values = read_json_object(file, str(file)) if file.is_file() else {}
-        for name, shape in _SETTINGS.items():
-            if values.get(name) is not None and not fits(values[name], shape):
-                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {_EXPECTED[name]}")
-        return values
-
-    own, shared = read(encoder_folder / TRANSFORMER_FILE), read(folder / SETTINGS_FILE)
-    most = max_tokens(encoder.config)
-    longest = own.get("max_seq_length") or tokenizer.model_max_length
-    if longest < 1:
-        raise ValueError(f"{encoder_folder / TRANSFORMER_FILE} has max_seq_length={longest}; expected at least 1")
-    return {
-        "max_seq_length": min(longest, most) if is_int(longest) else most,
-        "lowers": bool(own.get("do_lower_case")),
-        "prompts": {str(name): str(text) for name, text in (shared.get("prompts") or {}).items()},
-        "default_prompt_name": shared.get("default_prompt_name"),
-        "similarity": shared.get("similarity_fn_name"),
-    }
-
-
-def _pooling(file: Path, label: str) -> str:
-    values = read_json_object(file, str(file))
-    given = values.get("pooling_mode")
-    found = [given] if isinstance(given, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
-    if len(found) != 1 or found[0] not in POOLINGS:
-        raise ValueError(f"{label} pools by {short_repr(given or found)}; expected one of {', '.join(POOLINGS)}")
-    if values.get("include_prompt") is False:
-        raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
-    return found[0]
-
-
-def _dense(folder: Path, label: str) -> Dense:
-    values = read_json_object(folder / "config.json", str(folder / "config.json"))
-    activation = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"{label} has activation_function={short_repr(values['activation_function'])} in {folder.name}; expected "
-            f"one of {', '.join(ACTIVATIONS)}"
-        )
-    tensors = load_tensors(folder / WEIGHTS_FILE)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    sizes = shapes.get("linear.weight", ())
-    if len(sizes) != 2 or not shapes.items() <= {"linear.weight": sizes, "linear.bias": sizes[:1]}.items():
-        raise ValueError(
-            f"{label} has tensors of the shapes {short_repr(shapes)} in {folder.name}; expected linear.weight "
-            "(outputs, inputs), and linear.bias (outputs) or not: copy it again"
-        )
-    weight = tensors["linear.weight"].float()
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias="linear.bias" in tensors)
-    linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})
-    return Dense(linear.requires_grad_(False), activation)
+def _states_at(states_BTH: torch.Tensor, places_B: torch.Tensor) -> torch.Tensor:
+    # By `gather`: an index for each row would fix the number of rows in an exported graph.
+    return states_BTH.gather(1, places_B[:, None, None].expand(-1, 1, states_BTH.shape[-1])).squeeze(1)

@@ -11,26 +11,31 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.nn import functional as F
 
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...training.evaluation_loop import HeldOutEvaluation
 from .model import EmbeddingModel, pooled
+from .similarity import COSINE, compared, pair_similarities, similarities
 
 NUM_NEIGHBOURS = 10
 _ROWS = 256
+_LEAST_SQUARE = 1e-12
 _LEAST_DEVIATION = 1e-6  # below it, similarities differ by rounding alone
 
 
 def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
-    """Σ_b ‖z_s − z_t‖² of vectors of length 1, which is 2 − 2·cos (LEAF, arXiv 2509.12539: its only loss).
+    """Σ_b ‖z_s − z_t‖² / ‖z_t‖².
+
+    Of vectors of length 1 it is 2 − 2·cos (LEAF, arXiv 2509.12539: its only loss). Vectors of other lengths, which
+    models that compare by dot product or distance have, count alike, whatever their unit of length.
 
     Returns:
         `torch.Tensor`: scalar.
     """
-    return (student_BD - teacher_BD).square().sum()
+    squares_B = teacher_BD.square().sum(-1).clamp(min=_LEAST_SQUARE)
+    return ((student_BD - teacher_BD).square().sum(-1) / squares_B).sum()
 
 
 class EmbeddingDistillation(DistillationLoss):
@@ -75,7 +80,7 @@ class EmbeddingDistillation(DistillationLoss):
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         mask_BT = inputs.get("attention_mask")
         teacher = self.teacher(**forward)
-        teacher_BD = F.normalize(self.model.vectors(teacher.last_hidden_state, mask_BT).clone(), dim=-1)
+        teacher_BD = self._compared(self.model.vectors(teacher.last_hidden_state, mask_BT).clone())
         student = model(**forward)
         student_BD, _ = self.mapped_and_own(student.last_hidden_state, mask_BT)
         terms = {"vector": vector_error(student_BD, teacher_BD)}
@@ -93,8 +98,11 @@ class EmbeddingDistillation(DistillationLoss):
         """Vectors in the teacher's space `(B, D)`, and an export's vectors, which differ where `has_own_space`."""
         with torch.autocast(states_BTH.device.type, enabled=False):
             own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
-            mapped_BD = F.normalize(self.model.behind(self.dense(own_BH)), dim=-1)
-            return mapped_BD, F.normalize(own_BH, dim=-1) if self.has_own_space else mapped_BD
+            mapped_BD = self._compared(self.model.behind(self.dense(own_BH)))
+            return mapped_BD, self._compared(own_BH) if self.has_own_space else mapped_BD
+
+    def _compared(self, vectors_BD: torch.Tensor) -> torch.Tensor:
+        return compared(vectors_BD, self.model.similarity)
 
     @property
     def dense(self) -> Any:
@@ -126,13 +134,16 @@ def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float
     return torch.linalg.solve(products_HH + shrinkage, cross_HD).T
 
 
-def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False) -> dict[str, float]:
+def agreement(
+    student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False, similarity: str = COSINE
+) -> dict[str, float]:
     """Compare the vectors of the same texts.
 
     Args:
         student_ND: float, any length.
         teacher_ND: as many vectors; their channels may differ only if the student has a space of its own.
         has_own_space: whether the student's vectors are in another space.
+        similarity: what neighbours are nearest by, of `SIMILARITIES`.
 
     Returns:
         `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
@@ -152,7 +163,7 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
     """
     if len(student_ND) < 2:
         return {}
-    student, teacher = (F.normalize(vectors.double(), dim=-1) for vectors in (student_ND, teacher_ND))
+    student, teacher = (compared(vectors.double(), similarity) for vectors in (student_ND, teacher_ND))
     num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
     is_one_space = student.shape == teacher.shape and not has_own_space
     # In blocks of rows, so that N × N similarities are never held at once; sums are exact as counts and float64.
@@ -160,16 +171,14 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)
         pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
-        similarities = [queries[rows] @ index.T for queries, index in pairs]
-        others = torch.ones_like(similarities[0], dtype=torch.bool)
+        found = [similarities(queries[rows], index, similarity) for queries, index in pairs]
+        others = torch.ones_like(found[0], dtype=torch.bool)
         others[torch.arange(len(others)), start + torch.arange(len(others))] = False
         for side in range(2):
-            values = similarities[side][others]
+            values = found[side][others]
             moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
-        of_teacher, *found = (
-            one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in similarities
-        )
-        shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, found, strict=True)]
+        of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in found)
+        shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, nearest, strict=True)]
     means = moments[:, 1:] / moments[:, :1]
     deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
     shares = [count / (num_neighbours * len(student)) for count in shared]
@@ -178,7 +187,7 @@ def agreement(student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_spa
         found_in_own["spread"] = float(deviations[1] / deviations[0])
     if not is_one_space:
         return found_in_own
-    cosine = float((student * teacher).sum(-1).mean())
+    cosine = float(pair_similarities(student, teacher).mean())
     return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | found_in_own
 
 
@@ -221,7 +230,8 @@ class VectorEvaluation(HeldOutEvaluation):
             states = type(self.student).forward(self.student, **forward).last_hidden_state
             mapped, own = self.distillation.mapped_and_own(states, mask_BT)
             exact = self.teacher(exact=True, **forward).last_hidden_state
-            teacher = torch.nn.functional.normalize(self.distillation.model.vectors(exact, mask_BT), dim=-1)
+            model = self.distillation.model
+            teacher = compared(model.vectors(exact, mask_BT), model.similarity)
         return mapped, own, teacher
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> torch.Tensor:
@@ -237,7 +247,10 @@ class VectorEvaluation(HeldOutEvaluation):
             return {}
         mapped, own, teacher = (torch.cat(parts) for parts in zip(*found, strict=True))
         return {"loss": float(vector_error(mapped, teacher)) / len(own)} | agreement(
-            own, teacher, has_own_space=self.distillation.has_own_space
+            own,
+            teacher,
+            has_own_space=self.distillation.has_own_space,
+            similarity=self.distillation.model.similarity,
         )
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:

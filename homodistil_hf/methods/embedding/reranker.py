@@ -25,7 +25,7 @@ from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
 from ...training.pair import Start
-from .model import default_activation
+from .reading import default_activation
 from .texts import TextCollator
 
 

@@ -1,5 +1,6 @@
 """Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
 
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from ...data.blocks import some_blocks
 from ...data.corpus import hold_out, load_text
 from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
+from ...evaluation.evaluated_model import model_name
 from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
@@ -34,18 +36,29 @@ from ..fewer_layers import Layers
 from ..masked_words import set_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
-from .folder import write_model
-from .model import (
+from .evaluate import costs_of
+from .folder import (
+    AXES_FILE,
+    SPACE,
+    STUDENT,
+    TEACHER,
+    axes_in,
+    publish_scores,
+    space_tables,
+    write_model,
+)
+from .model import EmbeddingModel, reduced
+from .reading import (
     MODULES_FILE,
     SETTINGS_FILE,
-    EmbeddingModel,
     encoder_config,
     is_embedding_folder,
     kind_of_texts,
     load_embedding_model,
     read_modules,
 )
-from .texts import by_length, mixed, tokenize_pairs, tokenize_texts
+from .space import QUERIES, space_matrix, task_of_texts
+from .texts import by_length, mixed, some_paragraphs, tokenize_pairs, tokenize_texts
 from .trainer import check_output
 
 _METRICS = {
@@ -162,6 +175,23 @@ class EmbeddingRun(StudentRun):
         problems = super().chain_problems(settings)
         return problems if layers is None else [*problems, ("layers", layers, "name one student, or no layers")]
 
+    def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
+        """Measure who may encode queries and who the index: the teacher and all members; in their cards, too."""
+        teacher = self.source(settings).model
+        texts = _held_out_texts(settings, self.source(settings))
+        task = None if settings.training.output == "student" else task_of_texts(texts)
+        if task is None:
+            return {}
+        students = [folder / STUDENT_FOLDER for folder in folders]
+        if (axes := axes_in(students[0] / AXES_FILE)) is not None:
+            teacher = reduced(teacher, axes)
+        members = {folder.parent.name: load_embedding_model(folder) for folder in students}
+        found = space_matrix({TEACHER: teacher, **members}, [task])
+        for folder, member in zip(students, members.values(), strict=True):
+            models = costs_of({STUDENT: member, TEACHER: self.source(settings).model}, model_name(folder))
+            publish_scores(folder, {"models": models, SPACE: found})
+        return {SPACE: found}
+
     def load_start(self, folder: Path) -> Any:
         """Load a finished member of a chain, with its map and projections."""
         student = folder / STUDENT_FOLDER
@@ -213,8 +243,11 @@ class EmbeddingRun(StudentRun):
             costs = [cell(found.get(cost), "{:,}") for cost in MODEL_COSTS]
             table.append([found["name"], *costs, *(cell(found.get(name), "{:.3f}") for name in metrics)])
         folder = output_dir.rstrip("/")
+        tables = [aligned_lines(table)]
+        for title, (headings, cells) in space_tables(results.get(SPACE, {})):
+            tables.append(["", title, *aligned_lines([headings, *cells])])
         return f"""
-{chr(10).join(aligned_lines(table))}
+{chr(10).join(itertools.chain.from_iterable(tables))}
 
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
@@ -227,6 +260,10 @@ class RerankerRun(EmbeddingRun):
 
     unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
     loader = "CrossEncoder"
+
+    def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
+        """Rerankers have no space to share."""
+        return {}
 
     def planned_config(self, teacher: str) -> None:
         """A reranker is planned as other classifiers."""
@@ -324,6 +361,20 @@ def _reranking_source(name: str, text_column: str | None, token: str | None) -> 
         )
 
     return _Source(model, model, tokenizer, columns, rows)
+
+
+def _held_out_texts(settings: RunConfig, source: _Source) -> list[str]:
+    run, most = settings.run, 2 * QUERIES
+    if run.eval_data:
+        return some_paragraphs(_columns(run.eval_data, run.eval_split, "eval_data", source)[0], most)
+    if run.streaming:
+        return []
+    texts: list[str] = []
+    for name in run.train_data:
+        label = f"train_data={name!r}"
+        documents = _columns([name], run.train_split, "train_data", source)[0]
+        texts += some_paragraphs(hold_out(documents, label=label)[1], most)
+    return texts
 
 
 def _columns(data: list[str], split: str, argument: str, source: _Source, *, is_stream: bool = False) -> list[Any]:

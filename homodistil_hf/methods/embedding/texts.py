@@ -3,6 +3,7 @@
 `data/corpus.py` reads the texts.
 """
 
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from ...data.blocks import some_blocks
 from ...data.corpus import is_running_text
 from ...models.tokenizers import as_it_was, check_padding, check_vocabulary, rows_of_texts
 
@@ -47,6 +49,14 @@ def paragraphs_of(documents: Rows) -> Callable[[str | None], list[str]]:
     if is_running_text(documents):
         return paragraphs
     return lambda text: paragraphs(text) or paragraphs(text, 1)
+
+
+def some_paragraphs(documents: Rows, most: int) -> list[str]:
+    """Paragraphs of all documents: the first of each, then the second of each, and so on, `most` at most."""
+    read = paragraphs_of(documents)
+    rows = (read(row["text"]) for row in some_blocks(documents, most))
+    by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
+    return list(itertools.islice(filter(None, by_place), most))
 
 
 def tokenize_texts(

@@ -38,8 +38,9 @@ from ...training.pair import Start
 from ..fewer_layers import Layers, start_shallow
 from .deployable import EMBEDDING
 from .folder import export_embedding_model, student_model
-from .model import EmbeddingModel, load_embedding_model, pooled, reduced
+from .model import EmbeddingModel, pooled, reduced
 from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
+from .reading import load_embedding_model
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)

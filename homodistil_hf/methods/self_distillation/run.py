@@ -17,8 +17,9 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
-from ...export.card import card_table, code_span, fill_card
+from ...export.card import card_table, code_span, fill_card, run_texts
 from ...export.facts import CARD_FILE
+from ...export.hub import teacher_card
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_verified, model_written
@@ -244,8 +245,11 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
     """
     named, num_rounds = public_name(str(source["model"])), settings["num_rounds"]
     unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
+    stated = {"name": named, **teacher_card(str(source["model"]))}
+    texts = run_texts({"teacher": stated})
     return fill_card(
         ModelCardData(
+            license=stated["licence"],
             base_model=named if named == source["model"] else None,
             library_name="transformers",
             tags=["further-pretraining", "self-distillation"],
@@ -261,6 +265,8 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         settings=card_table(
             ("setting", "value"), [(f"`{name}`", settings[name]) for name in _CARD_SETTINGS if name != unread]
         ),
+        limits=texts["limits"],
+        licence=texts["licence"],
     )
 
 

@@ -48,7 +48,12 @@ _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 
 
 def time_in_turns(
-    passes: Mapping[str, Pass], *, num_rounds: int = 20, num_warmup: int = 3, num_passes: int = 3
+    passes: Mapping[str, Pass],
+    *,
+    num_rounds: int = 20,
+    num_warmup: int = 3,
+    num_passes: int = 3,
+    rest_s: float = _REST_SECONDS,
 ) -> dict[str, list[float]]:
     """Time several callables A B C A B C …, so that their ratios hold on a busy machine: a slow phase slows them all.
 
@@ -61,6 +66,7 @@ def time_in_turns(
         num_rounds: timed turns of each callable, ≥ 1.
         num_warmup: turns of each callable before the timed ones, ≥ 0.
         num_passes: timed passes a turn, ≥ 1; their median counts.
+        rest_s: seconds before each turn.
 
     Returns:
         Name → milliseconds of every round, in order.
@@ -68,7 +74,7 @@ def time_in_turns(
     durations_ms: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(num_warmup + num_rounds):
         for name, forward in passes.items():
-            durations_ms[name].append(_turn_ms(forward, num_passes))
+            durations_ms[name].append(_turn_ms(forward, num_passes, rest_s))
     return {name: durations[num_warmup:] for name, durations in durations_ms.items()}
 
 
@@ -110,8 +116,8 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
-def _turn_ms(forward: Pass, num_passes: int) -> float:
-    time.sleep(_REST_SECONDS)
+def _turn_ms(forward: Pass, num_passes: int, rest_s: float) -> float:
+    time.sleep(rest_s)
     first_ms = _time_ms(forward)
     if first_ms >= _LONG_MS:
         return first_ms

@@ -89,7 +89,7 @@ def test_columns_are_named():
             CLASSES,
             {"a": ONE, "b": ONE},
             {},
-            "has the columns a, b, none surely with text, or two of a pair; name text",
+            r"has the columns a \(string\), b \(string\), none surely with text, or two",
         ),
         (
             CLASSES,

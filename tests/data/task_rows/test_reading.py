@@ -57,3 +57,9 @@ def test_a_csv_that_is_none(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,b\n\xff\xff,1\n")
     with pytest.raises(ValueError, match=r"a\.csv"):
         load_rows([str(tmp_path / "a.csv")])
+
+
+def test_a_csv_without_rows_has_none(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n")
+    rows = load_rows([str(tmp_path / "a.csv")])
+    assert (rows.column_names, len(rows)) == (["text", "label"], 0)

@@ -3,6 +3,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tiny_models import tiny_config, tiny_tokenizer
+from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import BertTokenizer
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS
@@ -118,3 +119,13 @@ def test_a_tokenizer_without_offsets(monkeypatch):
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     with pytest.raises(ValueError, match="has no offsets"):
         tagged_tokens([TaggedText("a", [(0, 1)], [0])], tokenizer, 8)
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+def test_every_word_is_tagged_once_whatever_cuts_it(kind):
+    tokenizer = trained_tokenizer(kind)
+    words = [word for text in paragraphs()[:20] for word in text.split()][:60]
+    (text,) = of_words([words], [[MARKS[number % 5] for number in range(len(words))]])
+    found = tagged_tokens([text], tokenizer, 1000)
+    assert len(found["input_ids"][0]) > len(words) + 2
+    assert [label for label in found["labels"][0] if label != IGNORED_LABEL] == text.tags

@@ -1,8 +1,10 @@
 """Chains of binarization on a task's rows."""
 
 import json
+import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import collator_of, training_arguments
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
+from homodistil_hf.export.report import closing_line, write_report
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
@@ -56,6 +59,14 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| 1-bit activations | " in card
     assert "Binarized beside `model`" in card
+    write_report(tmp_path / "run")
+    smaller, kept, page = re.split("[,;] ", closing_line(tmp_path / "run"))
+    float_bytes = 4 * sum(tensor.numel() for tensor in load_file(f"{rows['model']}/model.safetensors").values())
+    assert smaller == f"{float_bytes / results['size_bytes']:.2g}× smaller"
+    share = results["stage-2"]["accuracy"] / results["float"]["accuracy"]
+    assert kept == f"keeps {100 * share:.0f} % of accuracy"
+    assert "<td>stage-2</td>" in Path(page).read_text()
+    assert "held out: " not in Path(page).read_text()  # stages are evaluated at their ends alone
     stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert stored["bert.encoder.layer.0.output.dense.packed"].dtype == torch.uint8
     assert not any(name.endswith("output.dense.weight") for name in stored)

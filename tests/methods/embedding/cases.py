@@ -11,7 +11,13 @@ from homodistil_hf.methods.embedding.reranker import RerankerDistilTrainer
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
 PUBLIC_NAMES = [
-    *("EmbeddingDistilArguments", "EmbeddingDistilTrainer", "RerankerDistilArguments", "RerankerDistilTrainer"),
+    *(
+        "Cascade",
+        "EmbeddingDistilArguments",
+        "EmbeddingDistilTrainer",
+        "RerankerDistilArguments",
+        "RerankerDistilTrainer",
+    ),
     *("by_length", "load_embedding_model", "tokenize_pairs", "tokenize_texts"),
 ]
 

@@ -8,15 +8,18 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from scipy.stats import spearmanr
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.methods.embedding.evaluate import evaluate_embedding, load_tasks, pair_score, retrieval_scores
+from homodistil_hf.methods.embedding.evaluate import evaluate_embedding
 from homodistil_hf.methods.embedding.folder import export_embedding_model
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.reading import load_embedding_model
+from homodistil_hf.methods.embedding.similarity import SIMILARITIES
+from homodistil_hf.methods.embedding.tasks import load_tasks, pair_score, retrieval_scores
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +151,28 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "data_dir, eval_data and mteb_tasks are not set; name rows of tasks"),
+        ([], "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks"),
         (["--data_dir", "nowhere"], "data_dir='nowhere' is no folder"),
         (["--data_dir", "."], "has rows of none of stsb, qnli, squad, mrpc, qqp; add some"),
         (
             ["--eval_data", "x.txt", "--max_texts", "3"],
             "max_texts=3 is not a whole number of at least 11",
         ),
-        (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue and squad"),
+        (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue, squad"),
         (
             ["--data_dir", ".", "--text_column", "x"],
             "text_column='x' has no part in this run: it belongs to eval",
         ),
         (["--data_dir", ".", "--max_texts", "50"], "max_texts=50 has no part in this run: it belongs to eval_data"),
         (["--eval_data", "x", "--max_queries", "5"], "max_queries=5 has no part in this run: it belongs to data_dir"),
+        (["--queries", "q.txt"], "queries=('q.txt',), documents=(): queries are looked up in documents; name both"),
+        (
+            ["--data_dir", ".", "--group_columns", "x"],
+            "group_columns=('x',) has no part in this run: it belongs to quer",
+        ),
         (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
         (["--mteb_tasks", "STSBenchmrk"], "mteb_tasks=('STSBenchmrk',): 'STSBenchmrk' not found. Did you mean"),
-        (["stsb", "--data_dir", "."], "task=embedding is for models without a head, stsb for others: name it alone"),
+        (["stsb", "--data_dir", "."], "task=embedding has a table of its own: name it alone, without stsb"),
     ],
 )
 def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys):
@@ -248,3 +256,50 @@ def test_other_models_are_refused(folders, tmp_path, capsys):
     write_task(tmp_path, "stsb")
     assert main(words) == 2
     assert "is no folder of sentence-transformers (no modules.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_retrieval_is_by_the_models_own_similarity(data_dir, tmp_path, name):
+    """Vectors without length 1, whose ranks differ by cosine; ranks of sentence-transformers itself."""
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name=name)
+    settings = {"data_dir": str(data_dir)}
+    told = evaluate_embedding(folder, settings=settings, output_dir=tmp_path / "results")["scores"]
+    stock = library.SentenceTransformer(str(folder))
+    qnli, stsb = (
+        next(task for task in load_tasks(data_dir, max_queries=1000) if task.name == name) for name in ("qnli", "stsb")
+    )
+    found = stock.similarity(stock.encode_query(qnli.queries), stock.encode_document(qnli.documents)).double()
+    ranks = torch.stack([(row >= row[answer]).sum() for row, answer in zip(found, qnli.answers, strict=True)])
+    assert told["qnli"]["mrr_at_10"]["student"] == pytest.approx(float(((ranks <= 10) / ranks).mean()))
+    pairs = stock.similarity_pairwise(stock.encode(stsb.first), stock.encode(stsb.second))
+    expected = spearmanr(pairs, stsb.labels).statistic
+    assert told["stsb"]["spearman"]["student"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_measures_differ_by_similarity(data_dir, tmp_path):
+    found = set()
+    for name in SIMILARITIES:
+        folder = make_sentence_folder(tmp_path / name, normalizes=False, similarity_fn_name=name)
+        results = evaluate_embedding(folder, settings={"data_dir": str(data_dir)}, output_dir=tmp_path / f"{name}-out")
+        found.add(results["scores"]["stsb"]["spearman"]["student"])
+    assert len(found) == len(SIMILARITIES)
+
+
+def test_other_students_make_a_table_of_pairings(folders, data_dir, tmp_path, capsys):
+    teacher, student = folders
+    model = load_embedding_model(make_sentence_folder(tmp_path / "third"))
+    other = export_embedding_model(model, tmp_path / "larger", teacher=load_embedding_model(teacher))
+    words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--teacher", str(teacher)]
+    assert main([*words, "--others", str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "| queries by | MB | ms a query | index by teacher | index by student | index by larger |" in told
+    results = json.loads((tmp_path / "evaluations" / "small" / "embedding.json").read_text())
+    pairings = results["space"]["tasks"]["qnli"]
+    scores = results["scores"]["qnli"]["ndcg_at_10"]
+    assert pairings["student"]["teacher"]["ndcg_at_10"] == pytest.approx(scores["asymmetric"])
+    assert pairings["larger"]["larger"] == pairings["teacher"]["teacher"]  # of the same weights
+    assert json.loads((student / "facts.json").read_text())["benchmarks"]["space"] == results["space"]
+    assert "index by larger" in (student / "README.md").read_text()
+    assert main([*words[:4], "--eval_data", "x.txt", "--teacher", str(teacher), "--others", str(other)]) == 2
+    assert "needs queries with documents: rows of qnli" in capsys.readouterr().err

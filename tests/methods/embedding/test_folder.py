@@ -14,7 +14,7 @@ import homodistil_hf.methods.embedding.verify
 from homodistil_hf.cli import main
 from homodistil_hf.export.facts import file_facts
 from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.formats import verify_export
 
 needs_library = pytest.mark.skipif(

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from homodistil_hf.methods.embedding.objective import agreement, fit_dense, vector_error
+from homodistil_hf.methods.embedding.similarity import SIMILARITIES, similarities
 
 
 def unit_vectors(num_rows=6, size=4, seed=0):
@@ -59,3 +60,28 @@ def test_similarities_that_are_all_the_same_have_no_spread(vectors):
     """Two held-out texts have one similarity: nothing has collapsed."""
     found = agreement(vectors + 0.1 * torch.randn_like(vectors), vectors)
     assert found.keys() == {"cosine", "neighbours", "neighbours_in_index"}
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_neighbours_are_nearest_by_the_models_own_similarity(name):
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(40, 4, generator=generator, dtype=torch.float64).exp()  # of very different lengths
+    student = teacher + 0.3 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    found = agreement(student, teacher, similarity=name)
+
+    def nearest(queries, index, text):
+        values = similarities(queries, index, name)[text]
+        values[text] = -torch.inf
+        return set(values.topk(10).indices.tolist())
+
+    shared = [len(nearest(student, teacher, i) & nearest(teacher, teacher, i)) for i in range(40)]
+    assert found["neighbours_in_index"] == pytest.approx(sum(shared) / 400)
+
+
+def test_errors_of_vectors_are_relative_to_their_lengths():
+    student, teacher = unit_vectors(seed=1), unit_vectors()
+    lengths = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None]
+    assert float(vector_error(lengths * student, lengths * teacher)) == pytest.approx(
+        float(vector_error(student, teacher))
+    )
+    assert vector_error(torch.ones(1, 3), torch.zeros(1, 3)).isfinite()

@@ -6,20 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from tiny_embeddings import make_rows, make_sentence_folder
+from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
 from tiny_files import own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.methods.embedding import model as model_of_texts
-from homodistil_hf.methods.embedding import texts, trainer
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding import reading, texts, trainer
+from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.run import RerankerRun
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import method_for, run_named, run_of
 from homodistil_hf.methods.run_arguments import RunArguments
+from homodistil_hf.models.cost import model_facts
+from homodistil_hf.models.loading import load_encoder
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
@@ -90,7 +91,7 @@ def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
         asked.append(settings["token"])
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(model_of_texts, "snapshot_download", download)
+    monkeypatch.setattr(reading, "snapshot_download", download)
     assert main(["distill", config(teacher="me/vectors", method="embedding", hub_token="hf_abc")]) == 2
     assert asked == ["hf_abc"]
     assert "hf_abc" not in capsys.readouterr().err
@@ -218,6 +219,14 @@ def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
     assert run.inputs(settings).source.columns == ("Query", "Passage")
 
 
+def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_path, capsys):
+    config()
+    file = tmp_path / "embeddings" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    assert main(["plan", "--teacher", str(tmp_path / "embeddings"), "--student", "macs=0.5"]) == 0
+    assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
+
+
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     assert main(words) == 0
@@ -230,6 +239,17 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     assert [model.dimension for model in models] == [7, 7]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [found["name"] for found in results["models"]] == ["teacher", *folders]
+    (pairings,) = results["space"]["tasks"].values()
+    assert list(pairings) == list(pairings["teacher"]) == ["teacher", *folders]
+    assert pairings["teacher"]["teacher"]["first_hits"] == 1.0
+    assert f"index by {folders[1]}" in told
+    assert f"index by {folders[1]}" in (tmp_path / "run" / folders[0] / "student" / "README.md").read_text()
+    words = ["export", str(tmp_path / "run" / folders[1]), "--format", "pair", "--output", str(tmp_path / "pair")]
+    assert main([*words, "--teacher", str(tmp_path / "run" / folders[0])]) == 0
+    vectors = json.loads((tmp_path / "pair" / "facts.json").read_text())["probe"]["vectors"]
+    for route, model in zip(("document", "query"), models, strict=True):
+        assert torch.allclose(torch.tensor(vectors[route][0]), model.encode(["The cat sat on the mat."])[0], atol=1e-6)
+    words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     first, second = ((tmp_path / "run" / folder / "student" / "axes.safetensors").read_bytes() for folder in folders)
     assert first == second  # one space
     before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
@@ -396,3 +416,23 @@ def test_a_dash_stands_for_what_was_not_measured():
     text = run_named("embedding").summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
     assert "–" in text
     assert "0.500" in text
+
+
+@pytest.mark.parametrize("make", [make_sentence_folder, make_reranker])
+def test_a_model_of_vectors_or_of_pairs_has_a_plan(tmp_path, make, capsys):
+    teacher = make(tmp_path / "teacher")
+    assert main(["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    loaded = load_embedding_model(teacher).encoder if make is make_sentence_folder else load_encoder(str(teacher))
+    assert costs["teacher"]["architecture"] == type(loaded).__name__
+    assert costs["teacher"]["num_encoder_parameters"] == model_facts(loaded)["num_encoder_parameters"]
+    assert costs["teacher"]["encoder_macs"] == model_facts(loaded)["encoder_macs"]
+
+
+def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("w7 w8 w9 w7 w7")
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]
+    assert main([*words, "--vocabulary", "keep=7", "--text", str(tmp_path / "text.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["vocabulary"]["after"]["num_tokens"] == 7

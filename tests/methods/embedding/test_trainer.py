@@ -13,7 +13,7 @@ from tiny_models import randomized
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
-from homodistil_hf.methods.embedding.model import load_embedding_model
+from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
 TEXTS = ["w7 w8 w9", "w10", ""]
@@ -419,3 +419,18 @@ def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
             module.weight.data.zero_()
     with pytest.raises(FloatingPointError, match="collapsed"):
         trainer.evaluate()
+
+
+def test_vectors_that_are_compared_by_dot_product_are_learnt_with_their_lengths(make_embedding_trainer, tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name="dot")
+    trainer = make_embedding_trainer(folder, max_steps=20)
+    trainer.train()
+    teacher, student = load_embedding_model(folder), load_embedding_model(trainer.export(tmp_path / "student"))
+    assert (student.settings.normalizes, student.similarity) == (False, "dot")
+    rows = [ids[1:-1] for ids in make_rows(32, seed=1)["input_ids"]]
+    texts = [" ".join(teacher.tokenizer.convert_ids_to_tokens(ids)) for ids in rows]
+    found, expected = student.encode(texts), teacher.encode(texts)
+    assert expected.norm(dim=-1).std() > 0.01
+    errors = (found - expected).square().sum(-1) / expected.square().sum(-1)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(float(errors.mean()), rel=1e-4)
+    assert float(errors.mean()) < 0.5

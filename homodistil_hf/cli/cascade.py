@@ -1,0 +1,34 @@
+"""`homodistil cascade`: which queries of a small student its teacher should encode, by held-out queries."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .command import SettingsCommand, log_progress
+
+_NAME = "cascade"
+
+
+@dataclass
+class CascadeCommand(SettingsCommand):
+    """Let the teacher encode the queries that a student is in doubt about: how many, and what it brings."""
+
+    example: ClassVar[str] = "homodistil cascade --model runs/embeddings --queries q.txt --documents d.parquet"
+    page: ClassVar[str] = "docs/embeddings.md"
+    main_settings: ClassVar[tuple[str, ...]] = (
+        *("model", "teacher", "agreement", "queries", "documents", "data_dir", "output_dir"),
+    )
+
+    @classmethod
+    def settings_class(cls) -> Any:
+        """Import the settings of the method."""
+        from ..methods.registry import COMMANDS
+
+        return COMMANDS[_NAME].settings
+
+    def run_with(self, settings: Any) -> int:
+        """Measure, and print the curves."""
+        from ..methods.registry import COMMANDS
+
+        command = COMMANDS[_NAME]
+        print(command.format(command.run(settings, log_progress)))
+        return 0

@@ -1,0 +1,214 @@
+"""A classifier beside its teacher, on rows without labels: how often its class is the teacher's, with a bound.
+
+Rows may be texts or pairs; of a model that tags tokens, the answer to a row is all its tags. `guarantee.py` bounds.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.samples import drawn
+from ..data.task_rows.kinds import find_columns, kind_of
+from ..data.task_rows.reading import load_rows
+from ..export.card import guarantee_text
+from ..export.facts import GUARANTEE
+from ..files.caches import keep_datasets_here
+from ..files.field_checks import check_fields, make_tuples, setting
+from ..files.messages import nearest_name, short_repr
+from ..files.provenance import public_name, version_facts
+from ..files.strict_json import write_json
+from ..models.loading import load_encoder
+from ..models.tokenizers import COPY, fitted_length, load_tokenizer
+from .evaluated_model import EvaluatedModel, load_model, model_in, results_claimed
+from .fine_tuning import forward, settings_from
+from .guarantee import WORDS, guarantee, length_groups
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "classes.json"
+_KINDS = ("ForSequenceClassification", "ForTokenClassification")
+
+
+@dataclass(frozen=True)
+class ClassesSettings:
+    """Settings of [`evaluate_classes`].
+
+    Raises:
+        ValueError: a value is missing or out of range.
+    """
+
+    eval_data: tuple[str, ...] = setting((), "Held-out rows: any files, folders, globs or Hub data sets.")
+    text_columns: tuple[str, ...] = setting((), "One, or two for pairs; default: found by their usual names.")
+    group_columns: tuple[str, ...] = setting((), "Columns to bound by: language, source …")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_seq_length: int | None = setting(None, "Tokens a row (default: 128, or the positions).", least=8)
+    max_rows: int = setting(10_000, "Rows at most, ≥ 1.", least=1)
+
+    def __post_init__(self) -> None:
+        make_tuples(self)
+        if not self.eval_data:
+            raise ValueError("eval_data is not set; name held-out rows, e.g. --eval_data rows.parquet")
+        check_fields(self)
+
+
+def evaluate_classes(
+    model: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    settings: ClassesSettings | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Compare a classifier's answers with its teacher's, row by row, and bound how often they are the same.
+
+    Args:
+        model: export, finished run, folder or Hub name of a classifier of sequences or tokens.
+        teacher: folder or Hub name; default: the one that the run recorded.
+        settings: [`ClassesSettings`], or some of them by name; `eval_data` is needed.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: the content of `classes.json`; `guarantee` has [`guarantee`] by the name of the rows. The facts and the
+        card of an export get it too.
+
+    Raises:
+        ValueError: no classifier, no teacher or one of other labels, or rows that can't be used.
+        OSError: a file or the Hub can't be read, or results can't be written.
+    """
+    settings = settings_from(ClassesSettings, settings)
+    with results_claimed(model, output_dir) as folder:
+        evaluated = load_model(model, output_dir)
+        name = str(teacher or _recorded(model))
+        beside = load_encoder(name)
+        _check(evaluated.model, "model")
+        _check(beside, "teacher")
+        _check_labels(evaluated.model, beside)
+        columns, groups = _rows(settings, evaluated.model)
+        found = _guarantee(evaluated, beside, load_tokenizer(name, remedy=COPY), columns, settings, groups)
+        say(f"classes as the teacher's {found['agreement']:.3f}, at least {found['at_least']:.3f}")
+        source = ", ".join(map(public_name, settings.eval_data))
+        results = {"teacher": public_name(name), GUARANTEE: {source: found}, "versions": version_facts()}
+        write_json(folder / RESULTS_FILE, results)
+        evaluated.publish({GUARANTEE: results[GUARANTEE], "tasks": {}})
+        return results
+
+
+def format_classes(results: Mapping[str, Any]) -> str:
+    """Lay results of [`evaluate_classes`] out as Markdown."""
+    return guarantee_text(results[GUARANTEE])
+
+
+def _recorded(model: str | Path) -> str:
+    found = model_in(model)
+    if found is None or found.teacher is None:
+        raise ValueError(f"model={str(model)!r} is compared with a teacher, and none is recorded: name --teacher")
+    return found.teacher
+
+
+def _check(model: PreTrainedModel, argument: str) -> None:
+    name = type(model).__name__
+    if not name.endswith(_KINDS) or model.config.num_labels < 2:
+        raise ValueError(
+            f"{argument} is a {name} of {model.config.num_labels} labels; expected two labels or more, of sequences "
+            "or tokens: name a classifier"
+        )
+
+
+def _check_labels(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    own, theirs = (list(one.config.id2label.values()) for one in (model, teacher))
+    if own != theirs or type(model).__name__.partition("For")[2] != type(teacher).__name__.partition("For")[2]:
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__} of the labels {short_repr(theirs)}, model a "
+            f"{type(model).__name__} of {short_repr(own)}; name the teacher that the model was made from"
+        )
+
+
+def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[str]], dict[str, list[str]]]:
+    """Columns of texts, and columns to bound by; rows without all texts are left out."""
+    keep_datasets_here()
+    whole = load_rows(settings.eval_data, split=settings.eval_split, argument="eval_data")
+    columns = find_columns(
+        whole,
+        model.config,
+        kind_of(model.config, type(model).__name__),
+        text_columns=settings.text_columns,
+        argument="eval_data",
+    )
+    for name in settings.group_columns:
+        if name not in whole.column_names:
+            raise ValueError(
+                f"eval_data lacks the column group_columns={short_repr(name)}; nearest valid: "
+                f"{nearest_name(name, whole.column_names)!r}, of {', '.join(whole.column_names)}"
+            )
+    texts = [[_text(value) for value in whole[name][:]] for name in columns.texts]
+    filled = [row for row, parts in enumerate(zip(*texts, strict=True)) if all(parts)]
+    if not filled:
+        raise ValueError(
+            f"eval_data={short_repr(settings.eval_data)} has no row with {', '.join(columns.texts)}; name others"
+        )
+    rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
+    groups = {name: whole[name][:] for name in settings.group_columns}
+    chosen = {name: [str(values[row] or "none") for row in rows] for name, values in groups.items()}
+    return [[column[row] for row in rows] for column in texts], chosen
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _guarantee(
+    evaluated: EvaluatedModel,
+    teacher: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    columns: list[list[str]],
+    settings: ClassesSettings,
+    groups: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    length = fitted_length(
+        settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
+    )
+    own = answers(evaluated.model, evaluated.tokenizer, columns, max_length=length)
+    theirs = answers(teacher, teacher_tokenizer, columns, max_length=length)
+    words = length_groups([" ".join(texts) for texts in zip(*columns, strict=True)])
+    return guarantee([one != other for one, other in zip(own, theirs, strict=True)], {WORDS: words} | dict(groups))
+
+
+def answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], *, max_length: int
+) -> list[Any]:
+    """A classifier's answer to each row.
+
+    Args:
+        model: of sequences or tokens.
+        tokenizer: of the model.
+        columns: one or two, of texts.
+        max_length: tokens a row; the rest of a text is cut off.
+
+    Returns:
+        Of each row its class, all its classes where a row may have several, or the tags of its tokens.
+    """
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    rows = Dataset.from_dict(dict(encoded)).select(order)
+    found: list[Any] = []
+    for outputs in forward(model, rows, tokenizer):
+        for logits in outputs["logits"].float().cpu():
+            found.append(_answer(model, logits, lengths[order[len(found)]], tokenizer.padding_side))
+    by_row = dict(zip(order, found, strict=True))
+    return [by_row[row] for row in range(len(found))]
+
+
+def _answer(model: PreTrainedModel, logits: torch.Tensor, length: int, padding_side: str) -> Any:
+    if logits.dim() == 2:
+        return (logits[-length:] if padding_side == "left" else logits[:length]).argmax(-1).tolist()
+    if model.config.problem_type == "multi_label_classification":
+        return (logits > 0).tolist()
+    return int(logits.argmax())

@@ -1,0 +1,191 @@
+"""Pictures as SVG text: lines over steps, and the widths of a student's layers inside its teacher's.
+
+A picture is a string without scripts and fonts. It has its own colours for light and dark screens, in a page and as a
+file of its own.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ..files.strict_json import is_int
+
+Line = Sequence[tuple[float, float]]
+"""Points (step, value)."""
+
+NUM_COLOURS = 6
+_WIDTH, _HEIGHT = 360, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 30, 34
+_MOST_POINTS = 400
+_GAP = 40
+_LEGEND_HEIGHT = 16
+
+STYLE = """
+svg{font:12px system-ui,sans-serif;max-width:100%;height:auto;--ink:#1f2328;--faint:#d0d7de;--whole:#d8dee4;
+--c0:#0b62c4;--c1:#b3500b;--c2:#1a7f37;--c3:#8250df;--c4:#bf3989;--c5:#57606a}
+@media(prefers-color-scheme:dark){svg{--ink:#e6edf3;--faint:#373e47;--whole:#343b44;
+--c0:#58a6ff;--c1:#f0883e;--c2:#3fb950;--c3:#bc8cff;--c4:#f778ba;--c5:#9198a1}}
+svg text{fill:var(--ink)}svg .title{font-weight:600}
+svg .grid{stroke:var(--faint);stroke-width:1}svg .line{fill:none;stroke-width:2;stroke-linejoin:round}
+svg .level{fill:none;stroke-width:1.5;stroke-dasharray:5 4;stroke:var(--c5)}svg .whole{fill:var(--whole)}
+"""
+"""Rules of all pictures."""
+
+
+def line_chart(
+    title: str,
+    lines: Mapping[str, Line],
+    *,
+    level: float | None = None,
+    is_share: bool = False,
+    top: float | None = None,
+) -> str:
+    """Draw lines over the steps of a run; empty where no line has a point.
+
+    Args:
+        title: above the picture.
+        lines: name → points by step. Names are shown where there are several.
+        level: a dashed line, the teacher's value.
+        is_share: whether values are of [0, 1] and shown as percent, from 0 on.
+        top: a value that the picture reaches up to at least.
+
+    Returns:
+        `str`: an `svg` element.
+    """
+    lines = {name: _thinned(points) for name, points in lines.items() if points}
+    if not lines:
+        return ""
+    values = [value for points in lines.values() for _, value in points]
+    low, high = _span([*values, *(value for value in (level, top) if value is not None)], is_share=is_share)
+    last = max(step for points in lines.values() for step, _ in points) or 1.0
+    names = list(lines) if len(lines) > 1 else []
+    height = _HEIGHT + _LEGEND_HEIGHT * math.ceil(len(names) / 2)
+
+    def place(step: float, value: float) -> str:
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / last
+        return f"{x:.1f},{_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low):.1f}"
+
+    parts = [f'<text class="title" x="0" y="14">{escape(title)}</text>']
+    for mark in _marks(low, high):
+        start, end = place(0, mark), place(last, mark)
+        words = f"{100 * mark:.4g} %" if is_share else f"{mark:.4g}"
+        x, y = start.split(",")
+        parts.append(f'<path class="grid" d="M{start}L{end}"/>')
+        parts.append(f'<text x="{float(x) - 5:.1f}" y="{float(y) + 4:.1f}" text-anchor="end">{words}</text>')
+    for step, anchor in ((0, "start"), (last, "end")):
+        x = place(step, low).split(",")[0]
+        words = f"{step:,.0f}" if step else "step 0"
+        parts.append(f'<text x="{x}" y="{_HEIGHT - 14}" text-anchor="{anchor}">{words}</text>')
+    if level is not None:
+        parts.append(f'<path class="level" d="M{place(0, level)}L{place(last, level)}"/>')
+    for index, points in enumerate(lines.values()):
+        parts.append(_drawn(index, [place(step, value) for step, value in points]))
+    parts += _legend(names, _HEIGHT + 2)
+    return _svg(_WIDTH, height, parts, title)
+
+
+def width_charts(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[str]:
+    """Draw the widths of each layer of a student, in front of those of its teacher.
+
+    Args:
+        student: `plan` and `num_hidden_layers`, as sections of facts have them.
+        teacher: the same of the teacher; None where it isn't known.
+
+    Returns:
+        `list`: two `svg` elements, of attention channels and of FFN neurons; none without a plan.
+    """
+    panels = _width_panels(student, teacher)
+    return [_svg(_WIDTH, _HEIGHT, parts, label) for label, parts in panels.items()]
+
+
+def widths_picture(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
+    """Both pictures of [`width_charts`] in a file of its own, side by side; empty without a plan."""
+    panels = [f"<g>{''.join(parts)}</g>" for parts in _width_panels(student, teacher).values()]
+    if not panels:
+        return ""
+    moved = panels[1].replace("<g>", f'<g transform="translate({_WIDTH + _GAP})">', 1)
+    picture = _svg(2 * _WIDTH + _GAP, _HEIGHT, [panels[0], moved], "widths by layer")
+    return picture.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
+
+
+def _width_panels(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    own, full = _layers(student), _layers(teacher or {})
+    found = {}
+    for index, label in enumerate(("attention channels", "FFN neurons") if own else ()):
+        most = max(layer[index] for layer in [*own, *full]) or 1
+        places = len(full) or len(own)
+        widest = f"{max(layer[index] for layer in own):,}" + (f" of the teacher's {most:,}" if full else "")
+        found[label] = [
+            f'<text class="title" x="0" y="14">{label} by layer: {widest}</text>',
+            *_bars([layer[index] for layer in full], most, 'class="whole"', places),
+            *_bars([layer[index] for layer in own], most, 'style="fill:var(--c0)"', places),
+            f'<text x="0" y="{_HEIGHT - 6}">layer 0</text>',
+            f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">layer {places - 1}</text>',
+        ]
+    return found
+
+
+def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
+    box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg {box} role="img" aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg>'
+
+
+def _drawn(index: int, places: Sequence[str]) -> str:
+    colour = f"var(--c{index % NUM_COLOURS})"
+    if len(places) == 1:
+        x, y = places[0].split(",")
+        return f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>'
+    return f'<path class="line" style="stroke:{colour}" d="M{"L".join(places)}"/>'
+
+
+def _legend(names: Sequence[str], top: float) -> Iterator[str]:
+    for index, name in enumerate(names):
+        x, y = (index % 2) * _WIDTH / 2, top + _LEGEND_HEIGHT * (index // 2)
+        colour = f"var(--c{index % NUM_COLOURS})"
+        yield f'<rect x="{x:.0f}" y="{y - 3:.0f}" width="12" height="4" style="fill:{colour}"/>'
+        yield f'<text x="{x + 18:.0f}" y="{y + 4:.0f}">{escape(name)}</text>'
+
+
+def _bars(sizes: Sequence[int], most: int, look: str, num_places: int) -> Iterator[str]:
+    top, bottom = _TOP, _HEIGHT - 22
+    pitch = _WIDTH / max(num_places, 1)
+    for index, size in enumerate(sizes):
+        height = (bottom - top) * size / most
+        yield (
+            f'<rect {look} x="{(index + 0.1) * pitch:.1f}" y="{bottom - height:.1f}" '
+            f'width="{0.8 * pitch:.1f}" height="{height:.1f}"><title>layer {index}: {size:,}</title></rect>'
+        )
+
+
+def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Attention channels and FFN neurons of each layer of a section of facts; none without a plan."""
+    plan = section.get("plan")
+    if not isinstance(plan, Mapping):
+        return []
+    layers = plan.get("layers") or [plan] * int(section.get("num_hidden_layers") or 0)
+    names = ("num_attention_heads", "head_dim", "intermediate_size")
+    if not all(isinstance(layer, Mapping) and all(is_int(layer.get(name)) for name in names) for layer in layers):
+        return []
+    return [(layer["num_attention_heads"] * layer["head_dim"], layer["intermediate_size"]) for layer in layers]
+
+
+def _thinned(points: Line) -> Line:
+    stride = math.ceil(len(points) / _MOST_POINTS)
+    return points if stride == 1 else [*points[::stride], *([points[-1]] if (len(points) - 1) % stride else [])]
+
+
+def _span(values: Sequence[float], *, is_share: bool) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if is_share:
+        return min(0.0, low), max(high, low + 0.01)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return (0.0 if 0 <= low < 0.5 * high else low - margin), high + margin
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """Three to six round values between the ends."""
+    unit = 10 ** math.floor(math.log10(high - low))
+    step = next(part * unit for part in (0.2, 0.25, 0.5, 1, 2) if (high - low) / (part * unit) <= 5.5)
+    first = math.ceil(low / step - 1e-9)
+    return [step * index for index in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,171 @@
+"""What a run has won: rows teacher / student / kept, and one line, of the facts of an export of any kind.
+
+`card.py` and `report.py` show the rows, the command line ends with the line.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..files.strict_json import is_int, is_number
+from .facts import BENCHMARKS, DATA, LATENCY
+
+COST_LABELS = {
+    "num_parameters": "parameters",
+    "num_encoder_parameters": "parameters without the head",
+    "encoder_macs": "encoder multiply–accumulates a token",
+    "size_bytes": "weights, bytes",
+    "dimension": "channels of a vector",
+}
+METRIC_LABELS = {
+    "kl": "KL to the teacher, nats a prediction",
+    "mlm_loss": "masked-LM loss, nats a token",
+    "mlm_accuracy": "masked words guessed",
+    "agreement": "share of the teacher's top predictions",
+    "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
+    "cosine": "cosine to the teacher's vectors",
+    "neighbours": "ten nearest texts alike",
+    "neighbours_in_index": "ten nearest alike, in the teacher's index",
+    "spread": "spread of similarities, of the teacher's",
+    "correlation": "correlation with the teacher's scores",
+}
+_SHORT_COSTS = {"size_bytes": "weights", "num_parameters": "parameters", "encoder_macs": "encoder MACs a token"}
+_IN_WORDS = {
+    "mlm_accuracy": "masked-word accuracy",
+    "task_accuracy": "accuracy",
+    "neighbours": "the ten nearest texts",
+    "correlation": "the order of scores (correlation)",
+}
+_HIGHER_IS_BETTER = (
+    *("accuracy", "f1", "precision", "recall", "exact", "exact_match", "pearson", "spearman", "spearmanr"),
+    *("correlation", "matthews_correlation", "auc", "roc_auc", "agreement", "neighbours", "neighbours_in_index"),
+    *("cosine", "ndcg", "mrr", "map"),
+)
+_SECOND_BEST = ("cosine", "neighbours_in_index", "agreement")
+"""Metrics that the line names only where there is no other."""
+_OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
+"""Metrics that compare with the teacher, which has 1 of each."""
+
+
+class Row(NamedTuple):
+    """A row of the first table, in words; empty where nothing is known.
+
+    Args:
+        name: of the cost or metric in facts.
+        label: the same for readers.
+        teacher: its figure.
+        student: its figure.
+        kept: `3.6× smaller`, or the share of the teacher's figure that is left.
+    """
+
+    name: str
+    label: str
+    teacher: str
+    student: str
+    kept: str
+
+
+def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
+    """The rows of costs, latency and held-out metrics, of facts with any of these sections."""
+    return [*_costs(facts), *_latency(facts), *_metrics(facts)]
+
+
+def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
+    """What was won, such as `3.6× smaller, 2.1× faster here, keeps 98 % of accuracy`; empty where nothing is known.
+
+    `place` stands behind the times, which are of the machine of the run.
+    """
+    rows = {row.name: row for row in outcome_rows(facts)}
+    found = ((rows[name].kept, where) for name, where in (("size_bytes", ""), (LATENCY, place)) if name in rows)
+    words = [kept + where for kept, where in found if kept]
+    shares = [row for row in rows.values() if row.kept.endswith("%")]
+    if shares:
+        kept = min(shares, key=lambda row: row.name in _SECOND_BEST)
+        words.append(f"keeps {kept.kept} of {_IN_WORDS.get(kept.name, kept.label)}")
+    return ", ".join(words)
+
+
+def measured_on(facts: Mapping[str, Any]) -> str:
+    """The held-out rows in words, such as `1,024 held-out rows of dev.parquet`."""
+    data = facts.get(DATA, {})
+    if not is_int(data.get("num_held_out_rows")):
+        return "the run's held-out rows"
+    names = ", ".join(map(str, data.get("held_out", ())))
+    return f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
+
+
+def metric_label(name: str) -> str:
+    """A metric's name for readers."""
+    known = METRIC_LABELS | _SHORT_COSTS
+    return known.get(name, name.replace("eval_", "held-out ").replace("_", " "))
+
+
+def shown(value: Any, name: str = "") -> str:
+    """A figure of four digits; a metric in [0, 1] as percent, a size in MB; empty for None."""
+    if value is None or not is_number(value):
+        return "" if value is None else str(value)
+    if name == "size_bytes":
+        return f"{value / 1e6:,.4g} MB"
+    if is_share(name) and not is_int(value) and -1 <= value <= 1:
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if is_int(value) else f"{value:.4g}"
+
+
+def times(more: float, less: float) -> str:
+    """How many times one figure is in another, two digits: `3.6×`."""
+    ratio = more / less
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.2g}×"
+
+
+def held_out_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of an evaluation, without sizes and without a loss that is there under another name."""
+    kept = {name: value for name, value in found.items() if is_number(value) and "kept_fraction" not in name}
+    return {
+        name: value
+        for name, value in kept.items()
+        if not (name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept))
+    }
+
+
+def _costs(facts: Mapping[str, Any]) -> Iterator[Row]:
+    teacher, student = _section(facts, "teacher"), _section(facts, "student")
+    for name in ("size_bytes", "num_parameters", "encoder_macs", "dimension"):
+        if (own := student.get(name)) is None:
+            continue
+        full = teacher.get(name)
+        kept = ""
+        if is_number(full) and is_number(own) and 0 < own < full and name != "dimension":
+            kept = f"{times(full, own)} {'smaller' if name == 'size_bytes' else 'fewer'}"
+        label = "weights" if name == "size_bytes" else COST_LABELS[name]
+        yield Row(name, label, shown(full, name), shown(own, name), kept)
+
+
+def _latency(facts: Mapping[str, Any]) -> Iterator[Row]:
+    found = _section(facts, LATENCY)
+    full, own = found.get("teacher_ms"), found.get("student_ms")
+    if is_number(full) and is_number(own) and own > 0:
+        label = f"ms for {found.get('batch_size')} texts of {found.get('length')} tokens, on {found.get('device')}"
+        kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
+        yield Row(LATENCY, label, shown(float(full)), shown(float(own)), kept)
+
+
+def _metrics(facts: Mapping[str, Any]) -> Iterator[Row]:
+    teacher = held_out_metrics(_section(facts, "teacher_evaluation"))
+    student = held_out_metrics(_section(facts, BENCHMARKS).get("agreement") or _section(facts, "evaluation"))
+    for name in sorted(dict.fromkeys([*student, *teacher]), key=lambda name: not is_share(name)):
+        full, own = teacher.get(name), student.get(name)
+        if full is None and name.rpartition("/")[2] in _OF_ONE_AT_MOST:
+            full = 1.0
+        kept = ""
+        if is_share(name) and is_number(full) and is_number(own) and full > 0 and own >= 0:
+            kept = f"{100 * own / full:.0f} %"
+        yield Row(name, metric_label(name), shown(full, name), shown(own, name), kept)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is one of which more is better, of 1 at most."""
+    return any(name == end or name.endswith(f"_{end}") for end in _HIGHER_IS_BETTER)
+
+
+def _section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = facts.get(name)
+    return section if isinstance(section, Mapping) else {}

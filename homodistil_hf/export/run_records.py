@@ -1,0 +1,128 @@
+"""What a run has written down in its folder: settings, results, logs and the facts of its student; nothing is loaded.
+
+A chain of sizes, rounds and stages have a folder each in that of the run. Records of older runs may lack some.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..files.checkpoints import sorted_checkpoints
+from ..files.strict_json import is_int, is_number, read_json_object
+from .charts import Line
+from .facts import CARD_FILE, FACTS_FILE
+from .student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+
+REPORT_FILE = "report.html"
+STATE_OF_TRAINER = "trainer_state.json"
+"""Trainer's file of logs."""
+LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
+"""What a run leaves in its folder even if it saves nothing."""
+_MODEL_FOLDERS = (STUDENT_FOLDER, "model")
+_PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of one run.
+
+    Args:
+        folder: of the run.
+        student: folder of what it has made; None where there is none.
+        settings: as they were given.
+        results: content of `results.json`.
+        facts: of the student.
+        logs: Trainer's, entry by entry.
+        parts: of the members of a chain, of rounds or stages, in order.
+    """
+
+    folder: Path
+    student: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    logs: tuple[Mapping[str, Any], ...] = ()
+    parts: tuple["RunRecords", ...] = ()
+
+    @property
+    def card(self) -> str:
+        """Text of the student's card; empty where there is none."""
+        file = None if self.student is None else self.student / CARD_FILE
+        return file.read_text(encoding="utf-8", errors="replace") if file and file.is_file() else ""
+
+    def line(self, name: str) -> Line:
+        """The values of a log by step, without those that are no finite numbers."""
+        found = {entry["step"]: entry[name] for entry in self.logs if is_int(entry.get("step")) and name in entry}
+        return sorted((step, float(value)) for step, value in found.items() if _is_finite(value))
+
+    def names(self) -> list[str]:
+        """The names of all values in the logs, each once."""
+        return list(dict.fromkeys(name for entry in self.logs for name in entry))
+
+
+def read_records(folder: str | Path, student: str | Path | None = None) -> RunRecords:
+    """Read the records of a run.
+
+    Args:
+        folder: of the run.
+        student: the export that it made; default: the one inside.
+
+    Raises:
+        ValueError: no such folder, no records in it, or a file of settings, results or facts that is no JSON object.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise ValueError(f"folder={str(folder)!r} does not exist; name the output_dir of a run")
+    if (place / FACTS_FILE).is_file() and place.name in _MODEL_FOLDERS and (place.parent / RESULTS_FILE).is_file():
+        place = place.parent
+    records = _read(place, None if student is None else Path(student))
+    if not (records.results or records.facts or records.logs or any(part.logs for part in records.parts)):
+        raise ValueError(
+            f"folder={str(folder)!r} holds no records of a run ({RESULTS_FILE}, {STUDENT_FOLDER}/{FACTS_FILE}, "
+            f"{STATE_OF_TRAINER}); name the output_dir of a run that has ended"
+        )
+    return records
+
+
+def _read(folder: Path, student: Path | None = None) -> RunRecords:
+    names = [path.name for path in folder.iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
+    parts = (_read(folder / name) for name in sorted(names, key=lambda name: (len(name.split("-")[0]), name)))
+    parts_with_records = tuple(part for part in parts if part.logs or part.facts)
+    if student is None:
+        student = next((folder / name for name in _MODEL_FOLDERS if (folder / name).is_dir()), None)
+    if student is None and parts_with_records:
+        student = parts_with_records[-1].student
+    return RunRecords(
+        folder,
+        student,
+        settings=_object(folder / SETTINGS_FILE),
+        results=_object(folder / RESULTS_FILE),
+        facts={} if student is None else _object(student / FACTS_FILE),
+        logs=_logs(folder),
+        parts=parts_with_records,
+    )
+
+
+def _object(file: Path) -> dict[str, Any]:
+    return read_json_object(file, str(file)) if file.is_file() else {}
+
+
+def _logs(folder: Path) -> tuple[Mapping[str, Any], ...]:
+    """The newest of the states that Trainer has saved; an older run has them in checkpoints alone."""
+    places = [folder, *sorted_checkpoints(folder)[:1]]
+    files = [place / STATE_OF_TRAINER for place in places if (place / STATE_OF_TRAINER).is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            # Leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped.
+            history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+            return tuple(entry for entry in history if isinstance(entry, dict))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return ()
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and abs(value) < float("inf")

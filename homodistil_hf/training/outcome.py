@@ -1,0 +1,172 @@
+"""The facts of a run for its exports: settings, data, the teacher's metrics and times; and its report.
+
+`export/facts.py` checks the sections, `export/report.py` writes the page.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.trainer_utils import has_length
+
+from ..export.facts import CARD_SECTION, CHANGED, DATA, LATENCY
+from ..export.outcome import times
+from ..export.report import closing_line, try_report
+from ..files.provenance import machine_facts
+from ..files.settings import differing
+from ..files.strict_json import is_number
+from ..models.architectures import max_tokens
+from ..models.architectures.architecture import PROJECTIONS
+from ..models.conversion import to_stock
+from ..plans.latency.timing import evaluation_mode, figures, model_inputs, time_in_turns
+from .checks import checked_batch
+
+if TYPE_CHECKING:
+    from .distillation_trainer import DistillationTrainer
+
+_BATCH_SIZE, _LENGTH = {"cpu": 8}, 128
+_ANY_BATCH_SIZE = 32  # of a device that a few texts would not fill
+_TURNS: dict[str, Any] = {"num_rounds": 7, "num_warmup": 1, "num_passes": 1, "rest_s": 0.0}
+_FORMATS_OF_FILES = ("json", "parquet", "csv", "text", "generator", "arrow", "pandas")
+_MADE_BY_LIBRARY = ("dataloader_pin_memory", "use_cpu", "accelerator_config", "output_dir", "logging_dir")
+
+
+def facts_of_run(trainer: "DistillationTrainer", *, format: str) -> dict[str, dict[str, Any]]:
+    """The sections that a run adds to the facts of its export in a format."""
+    start = {} if trainer.started_as is None else {"started_as": trainer.started_as}
+    return {
+        "settings": trainer.args.to_sanitized_dict() | start,
+        CHANGED: _changed_settings(trainer.args),
+        "training": {
+            "method": trainer.method,
+            "num_steps": trainer.state.global_step,
+            "num_epochs": trainer.state.epoch,
+            **trainer.extra_logs(),
+        },
+        DATA: data_of(trainer),
+        "evaluation": trainer.held_out_metrics,
+        "teacher_evaluation": dict(trainer.teacher_evaluation),
+        LATENCY: _latency_once(trainer, format),
+        CARD_SECTION: dataclasses.asdict(trainer.card),
+        **trainer.about,
+    }
+
+
+def times_smaller(student: nn.Module, teacher: nn.Module) -> str:
+    """How many times a teacher has a student's parameters, such as `3.6× smaller`; empty where it has no more."""
+    own = sum(tensor.numel() for name, tensor in student.named_parameters() if not name.startswith(PROJECTIONS))
+    full = sum(tensor.numel() for tensor in teacher.parameters())
+    return f"{times(full, own)} smaller" if own < full else ""
+
+
+def report_run(trainer: "DistillationTrainer", student: Path) -> str:
+    """Write logs and `report.html` to the folder of a run, on the main process; return its last line."""
+    folder = str(trainer.args.output_dir)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    trainer.save_state()
+    try_report(folder, student)
+    return closing_line(folder, student)
+
+
+def metrics_of_teacher(trainer: "DistillationTrainer") -> dict[str, float]:
+    """The teacher's held-out metrics, measured as the student's, those of `compute_metrics` among them; collective."""
+    sets: Any = trainer.eval_dataset
+    found: dict[str, float] = {}
+    for name in sets if isinstance(sets, dict) else [None]:
+        loader, config = trainer.get_eval_dataloader(name), trainer.model.config
+        batches = (checked_batch(trainer._prepare_inputs(inputs), config) for inputs in loader)
+        metrics = trainer.held_out.of_teacher(batches)
+        if trainer.compute_metrics is not None:
+            metrics = _user_metrics(trainer, name) | metrics
+        found |= metrics if name is None else {f"{name}_{key}": value for key, value in metrics.items()}
+    return found
+
+
+def _user_metrics(trainer: "DistillationTrainer", name: str | None) -> dict[str, float]:
+    """The results of `compute_metrics` for the teacher's logits, by Trainer's own loop."""
+    own, prefix = trainer.held_out, "teacher"
+    trainer.held_out = copy.copy(own)
+    trainer.held_out.student = trainer.distillation.teacher.exact
+    try:
+        loader = trainer.get_eval_dataloader(name)
+        metrics = trainer.evaluation_loop(loader, "teacher", False, metric_key_prefix=prefix).metrics or {}
+    finally:
+        trainer.held_out = own
+    trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends the bar
+    found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if is_number(value)}
+    return {key: value for key, value in found.items() if key != "loss" and "kept_fraction" not in key}
+
+
+def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
+    """Time a student beside its teacher, in turns, on the teacher's device.
+
+    Args:
+        teacher: float32.
+        student: of the export; a copy is moved.
+
+    Returns:
+        `dict`: `teacher_ms` and `student_ms`, medians of one pass; `batch_size`, `length`, `device`, `machine`.
+    """
+    device = teacher.device
+    batch_size = _BATCH_SIZE.get(device.type, _ANY_BATCH_SIZE)
+    length = min(_LENGTH, max_tokens(teacher.config))
+    tokens, mask = (tensor.to(device) for tensor in model_inputs(teacher.config, batch_size, length))
+    models = {"teacher": teacher, "student": student.to(device)}
+
+    def forward(model: PreTrainedModel) -> None:
+        type(model).forward(model, input_ids=tokens, attention_mask=mask)  # the instance's may be wrapped
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    with torch.no_grad(), evaluation_mode(teacher), evaluation_mode(student):
+        passes = {name: lambda model=model: forward(model) for name, model in models.items()}
+        found = figures(time_in_turns(passes, **_TURNS))["latency"]
+    medians = {f"{name}_ms": round(values["median_ms"], 3) for name, values in found.items()}
+    return {**medians, "batch_size": batch_size, "length": length, "device": device.type, "machine": _machine(device)}
+
+
+def _latency_once(trainer: "DistillationTrainer", format: str) -> dict[str, Any]:
+    """The latency of the student at its present widths; pushes during training measure it once."""
+    key = (format, trainer.kept)
+    if trainer.latency is None or trainer.latency[0] != key:
+        student = trainer.dense_student(format=format, allow_partial=True)
+        exported = to_stock(student) if format == "standard" else student
+        trainer.latency = key, measured_latency(trainer.distillation.teacher.exact, exported)
+    return trainer.latency[1]
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    found = machine_facts()
+    num_threads = found["num_threads"]
+    return f"{found['processor']}, {num_threads} thread{'s' * (num_threads > 1)}"
+
+
+def _changed_settings(args: Any) -> dict[str, Any]:
+    """Settings of a script that differ from their defaults."""
+    values: Mapping[str, Any] = {name: value for name, value in args.to_dict().items() if value is not None}
+    found = differing(values, type(args))
+    return {name: value for name, value in found.items() if name not in _MADE_BY_LIBRARY}
+
+
+def data_of(trainer: "DistillationTrainer") -> dict[str, Any]:
+    """Names and numbers of rows, as far as data sets have them."""
+    held_out = trainer.eval_dataset
+    sets = list(held_out.values()) if isinstance(held_out, dict) else [held_out]
+    known: dict[str, Any] = {"train": _names([trainer.train_dataset]), "held_out": _names(sets)}
+    if trainer.train_dataset is not None and has_length(trainer.train_dataset):
+        known["num_train_rows"] = len(trainer.train_dataset)
+    if all(rows is not None and has_length(rows) for rows in sets):
+        known["num_held_out_rows"] = sum(map(len, sets))
+    return {name: value for name, value in known.items() if value != []}
+
+
+def _names(sets: list[Any]) -> list[str]:
+    names = [getattr(getattr(rows, "info", None), "dataset_name", None) for rows in sets]
+    return list(dict.fromkeys(name for name in names if name and name not in _FORMATS_OF_FILES))

@@ -1,0 +1,144 @@
+"""Progress for people: a bar, and one short line a log; trackers get every number, and so does `--verbose`."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback
+
+from ..export.outcome import held_out_metrics, is_share
+from ..files.strict_json import is_number
+
+if TYPE_CHECKING:
+    from .exact_trainer import ExactTrainer
+
+_EVAL = "eval_"
+_MOST_METRICS = 3
+_SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy", "kl": "KL"}
+_TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
+
+
+class ShortProgress(ProgressCallback, PrinterCallback):
+    """Trainer's bar, unless `disable_tqdm`, and a line a log in place of a dictionary.
+
+    It is a `ProgressCallback` and a `PrinterCallback`, so that removing either of these removes it.
+
+    Args:
+        trainer: says how small its student is.
+    """
+
+    def __init__(self, trainer: "ExactTrainer"):
+        super().__init__()
+        self.trainer = trainer
+        self.first_step, self.start = 0, time.monotonic()
+        self.last_line = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say what was chosen, and make the bar."""
+        self.first_step, self.start = state.global_step, time.monotonic()
+        rate, rows = f"{args.learning_rate:g}", f"{self.trainer.rows_per_step:,}"
+        if state.is_world_process_zero and not args.verbose:
+            tqdm.write(f"{state.max_steps - state.global_step:,} steps of {rows} rows, learning rate {rate}")
+        if not args.disable_tqdm:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar on."""
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar of an evaluation on."""
+        if not args.disable_tqdm:
+            super().on_prediction_step(args, state, control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Write a line."""
+        if args.verbose:
+            kind: Any = PrinterCallback if self.training_bar is None else ProgressCallback
+            kind.on_log(self, args, state, control, logs=logs, **kwargs)
+        elif state.is_world_process_zero and (words := list(log_words(logs))):
+            if "train_runtime" not in logs:
+                left = self._left(state)
+                size = self.trainer.size_in_words
+                words = [f"step {state.global_step:,}/{state.max_steps:,}", *words, *filter(None, [size, left])]
+            if (line := "  ".join(words)) != self.last_line:  # an evaluation after the last step may repeat it
+                tqdm.write(line)
+            if "train_runtime" not in logs:
+                self.last_line = line
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def _left(self, state: Any) -> str:
+        done, left = state.global_step - self.first_step, state.max_steps - state.global_step
+        if done <= 0 or left <= 0:
+            return ""
+        return f"eta {in_minutes((time.monotonic() - self.start) / done * left)}"
+
+
+def show_short_progress(trainer: "ExactTrainer") -> None:
+    """Put [`ShortProgress`] in the place of Trainer's own callback for the terminal."""
+    for kind in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(kind)
+    trainer.add_callback(ShortProgress(trainer))
+
+
+def say(trainer: "ExactTrainer", line: str) -> None:
+    """Write a line for the user of a script, on the main process, unless its progress was removed."""
+    shown = any(isinstance(one, ShortProgress) for one in trainer.callback_handler.callbacks)
+    if line and shown and trainer.is_world_process_zero():
+        tqdm.write(line)
+
+
+def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
+    """The figures of a log that tell most, each with its name; none of a log without any.
+
+    Example:
+    ```python
+    >>> list(log_words({"loss": 42.9, "loss_kl": 1.466, "loss_hidden": 1.375, "num_bad_steps": 0}))
+    ['loss 42.9', 'KL 1.47']
+    >>> list(log_words({"eval_kl": 0.41, "eval_task_loss": 0.5, "eval_task_accuracy": 0.84}))
+    ['held out: KL 0.41', 'accuracy 84.0 %']
+
+    ```
+    """
+    if "train_runtime" in logs:
+        yield f"trained for {in_minutes(logs['train_runtime'])}"
+        return
+    for name, label in _TERMS.items():
+        if is_number(value := logs.get(name)):
+            yield f"{label} {value:.3g}"
+    if num_bad := logs.get("num_bad_steps"):
+        yield f"{num_bad} steps skipped"
+    held_out = {name.removeprefix(_EVAL): value for name, value in logs.items() if name.startswith(_EVAL)}
+    metrics = {name: value for name, value in held_out_metrics(held_out).items() if not name.endswith(_TIMES)}
+    start = "held out: "
+    for name in sorted(metrics, key=lambda name: (name != "kl", not is_share(name)))[:_MOST_METRICS]:
+        if is_share(name) or name == "kl" or len(metrics) == 1:
+            value = metrics[name]
+            figure = f"{100 * value:.1f} %" if is_share(name) and -1 <= value <= 1 else f"{value:.3g}"
+            yield f"{start}{_SHORT.get(name, name.replace('_', ' '))} {figure}"
+            start = ""
+
+
+_TIMES = ("runtime", "per_second", "preparation_time")
+
+
+def in_minutes(seconds: float) -> str:
+    """A time in words.
+
+    Example:
+    ```python
+    >>> in_minutes(35.4), in_minutes(250), in_minutes(4000)
+    ('35 s', '4 min', '1 h 7 min')
+
+    ```
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

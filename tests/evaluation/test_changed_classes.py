@@ -1,0 +1,130 @@
+"""Answers of classifiers beside those of their teachers: one by one, in facts, card and table."""
+
+import copy
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_files import own_cache
+from tiny_models import make_teacher, randomized, tiny_tokenizer
+from transformers import BertForSequenceClassification, BertForTokenClassification
+
+from homodistil_hf import export_student
+from homodistil_hf.cli import main
+from homodistil_hf.evaluation.changed_classes import answers, evaluate_classes
+from homodistil_hf.evaluation.guarantee import largest_share
+from homodistil_hf.models.conversion import to_student
+
+NUM_ROWS = 50
+TEXTS = [" ".join(f"w{10 + (row * part) % 60}" for part in range(1, 2 + row % 5)) for row in range(NUM_ROWS)]
+LABELS = {"num_labels": 3}
+
+
+def classifier(kind, **config):
+    """Its classes depend on the text, as no class is likelier on the average."""
+    model = make_teacher(kind, **config)
+    with torch.no_grad():
+        logits = model(**tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")).logits
+        model.classifier.bias -= logits.flatten(0, -2).mean(0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`teacher`, its nearly equal `student`, an export, and rows in two languages."""
+    folder = tmp_path_factory.mktemp("classes")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        own_cache(monkeypatch, folder / "cache")
+        teacher = classifier(BertForSequenceClassification, **LABELS)
+        teacher.save_pretrained(folder / "teacher")
+        tiny_tokenizer().save_pretrained(folder / "teacher")
+        student = randomized(copy.deepcopy(teacher), std=0.02, seed=5)
+        export_student(to_student(student), folder / "student", tokenizer=tiny_tokenizer())
+        rows = [{"text": text, "language": "de" if row % 2 else "en"} for row, text in enumerate(TEXTS)]
+        Dataset.from_list([*rows, {"text": None, "language": "en"}]).to_parquet(folder / "rows.parquet")
+        yield folder
+
+
+def words_of(folder, *more):
+    words = ["evaluate", str(folder / "student"), "--task", "classes", "--eval_data", str(folder / "rows.parquet")]
+    return [*words, "--teacher", str(folder / "teacher"), *more]
+
+
+@torch.no_grad()
+def test_answers_are_those_one_by_one():
+    """Rows of all lengths share batches here, and none is padded there."""
+    tokenizer = tiny_tokenizer()
+    for kind, settings in (
+        (BertForSequenceClassification, LABELS),
+        (BertForSequenceClassification, LABELS | {"problem_type": "multi_label_classification"}),
+        (BertForTokenClassification, LABELS),
+    ):
+        model = classifier(kind, **settings).eval()
+        expected = []
+        for text in TEXTS:
+            logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+            expected.append((logits > 0).tolist() if "problem_type" in settings else logits.argmax(-1).tolist())
+        assert answers(model, tokenizer, [TEXTS], max_length=16) == expected
+        assert len({str(answer) for answer in expected}) > 1
+
+
+def test_the_command_bounds_changes_and_records_them(folder, capsys):
+    assert main(words_of(folder, "--group_columns", "language")) == 0
+    told = capsys.readouterr().out
+    models = [BertForSequenceClassification.from_pretrained(folder / name).eval() for name in ("student", "teacher")]
+    own, theirs = (answers(model, tiny_tokenizer(), [TEXTS], max_length=16) for model in models)
+    changed = [one != other for one, other in zip(own, theirs, strict=True)]
+    assert 0 < sum(changed) < NUM_ROWS
+    facts = json.loads((folder / "student" / "facts.json").read_text())
+    found = facts["benchmarks"]["guarantee"]["rows.parquet"]
+    assert (found["num_rows"], found["num_changed"]) == (NUM_ROWS, sum(changed))
+    assert found["at_least"] == 1 - largest_share(sum(changed), NUM_ROWS)
+    assert found["groups"]["language"]["de"]["num_changed"] == sum(changed[1::2])
+    row = f"| rows.parquet | {NUM_ROWS} | {sum(changed)} |"
+    assert row in told
+    card = (folder / "student" / "README.md").read_text()
+    assert row in card
+    assert "exact bounds (Clopper–Pearson) that hold with 95% confidence" in card
+    assert main(["verify", str(folder / "student"), "--least", "agreement=0.999"]) == 1
+    assert "rows.parquet: expected answers as the teacher's for at least 99.9%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--text_columns", "question"], "eval_data lacks the column text_columns='question'"),
+        (["--group_columns", "source"], "eval_data lacks the column group_columns='source'"),
+        (["--max_rows", "0"], "max_rows=0 is not a whole number of at least 1"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_told(folder, words, message, capsys):
+    assert main(words_of(folder, *words)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_rows_may_be_written_as_csv(folder, capsys):
+    lines = [f"{text},{'fr' if row < 30 else 'it'}" for row, text in enumerate(TEXTS)]
+    (folder / "rows.csv").write_text("\n".join(["sentence,language", *lines]))
+    words = [word.replace("rows.parquet", "rows.csv") for word in words_of(folder, "--group_columns", "language")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "| rows.csv, language: fr | 30 |" in told
+    guarantees = json.loads((folder / "student" / "facts.json").read_text())["benchmarks"]["guarantee"]
+    assert guarantees["rows.csv"]["num_changed"] == guarantees["rows.parquet"]["num_changed"]
+
+
+def test_a_teacher_of_other_labels_is_refused(folder, tmp_path):
+    make_teacher(BertForSequenceClassification, num_labels=4).save_pretrained(tmp_path / "four")
+    make_teacher().save_pretrained(tmp_path / "words")
+    settings = {"eval_data": str(folder / "rows.parquet")}
+    for name, message in (
+        ("four", "teacher is a .* of the labels .*name the teacher that the mod"),
+        ("words", "teacher is a BertForMaskedLM"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_classes(folder / "student", teacher=tmp_path / name, settings=settings)
+    with pytest.raises(ValueError, match="is compared with a teacher, and none is recorded: name --teacher"):
+        evaluate_classes(folder / "teacher", settings=settings)
+    with pytest.raises(ValueError, match="eval_data is not set; name held-out rows"):
+        evaluate_classes(folder / "student", settings={})

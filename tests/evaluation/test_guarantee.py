@@ -1,0 +1,123 @@
+"""Bounds of shares: quantiles of SciPy, coverage over all outcomes and by simulation, groups, what verify asks for."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from homodistil_hf.evaluation.guarantee import (
+    CONFIDENCE,
+    guarantee,
+    guarantee_problems,
+    largest_share,
+    least_of,
+    length_groups,
+)
+
+
+@pytest.mark.parametrize(("num_changed", "num_rows"), [(0, 1), (0, 50), (3, 50), (50, 50), (49, 50), (700, 20_000)])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9999])
+def test_bounds_are_quantiles_of_the_beta_distribution(num_changed, num_rows, confidence):
+    stats = pytest.importorskip("scipy.stats")
+    expected = 1.0 if num_changed == num_rows else stats.beta.ppf(confidence, num_changed + 1, num_rows - num_changed)
+    assert largest_share(num_changed, num_rows, confidence=confidence) == pytest.approx(expected, abs=1e-9)
+
+
+def test_no_change_has_a_closed_form():
+    assert largest_share(0, 300) == pytest.approx(1 - 0.05 ** (1 / 300), abs=1e-12)
+
+
+@pytest.mark.parametrize("num_rows", [20, 60])
+def test_bounds_hold_as_often_as_they_say_whatever_the_share(num_rows):
+    """Over all outcomes, weighted by their chance: never less than the confidence, which is met closely somewhere."""
+    stats = pytest.importorskip("scipy.stats")
+    bounds = np.array([largest_share(number, num_rows) for number in range(num_rows + 1)])
+    shares = np.linspace(0.001, 0.999, 499)
+    chances = stats.binom.pmf(np.arange(num_rows + 1)[:, None], num_rows, shares)
+    coverage = (chances * (bounds[:, None] >= shares)).sum(0)
+    assert coverage.min() >= CONFIDENCE - 1e-12
+    assert coverage.min() < CONFIDENCE + 0.01
+
+
+def test_simulated_rows_are_covered_all_together_and_by_group(monkeypatch):
+    """Three languages whose answers change more or less often; a run counts only if all its bounds hold."""
+    monkeypatch.setattr("homodistil_hf.evaluation.guarantee.largest_share", cache(largest_share))
+    draw, shares = np.random.default_rng(0), {"de": 0.02, "en": 0.1, "fr": 0.3}
+    languages = np.repeat(list(shares), 40)
+    truth = np.array([shares[name] for name in languages])
+    num_runs, hold, hold_by_group = 1500, 0, 0
+    for changed in draw.random((num_runs, len(truth))) < truth:
+        found = guarantee(changed.tolist(), {"language": languages.tolist()})
+        hold += found["at_least"] <= 1 - truth.mean()
+        parts = found["groups"]["language"]
+        hold_by_group += all(part["at_least"] <= 1 - shares[name] for name, part in parts.items())
+    # Three standard deviations of a share of as many runs.
+    least = CONFIDENCE - 3 * (CONFIDENCE * (1 - CONFIDENCE) / num_runs) ** 0.5
+    assert hold / num_runs >= least
+    assert hold_by_group / num_runs >= least
+
+
+def test_groups_have_their_own_counts_and_stricter_bounds():
+    changed = [number % 10 == 0 for number in range(100)]
+    languages = ["en"] * 50 + ["de"] * 45 + ["fr"] * 5
+    found = guarantee(changed, {"language": languages})
+    assert (found["num_rows"], found["num_changed"], found["agreement"]) == (100, 10, 0.9)
+    assert found["at_least"] == 1 - largest_share(10, 100)
+    parts = found["groups"]["language"]
+    assert list(parts) == ["de", "en"]  # five rows bound nothing
+    assert (parts["en"]["num_rows"], parts["en"]["num_changed"]) == (50, 5)
+    assert parts["en"]["at_least"] == 1 - largest_share(5, 50, confidence=0.975)
+
+
+def test_lengths_make_three_groups():
+    texts = [" ".join(["w"] * number) for number in range(1, 10)]
+    assert length_groups(texts) == ["≤ 3"] * 3 + ["4–6"] * 3 + ["≥ 7"] * 3
+    assert length_groups(["w"] * 5) == ["≤ 1"] * 5
+    found = guarantee([False] * 180, {"words": length_groups(texts * 20)})
+    assert list(found["groups"]["words"]) == ["≤ 3", "4–6", "≥ 7"]
+
+
+@pytest.mark.parametrize(
+    ("least", "where"),
+    [
+        ({}, []),
+        ({"agreement": 0.9}, []),
+        ({"agreement": 0.99}, ["mine"]),
+        ({"agreement_of_groups": 0.9}, ["mine, language: en"]),
+        ({"agreement": 0.99, "agreement_of_groups": 0.9}, ["mine", "mine, language: en"]),
+    ],
+)
+def test_bounds_that_do_not_hold_are_named(least, where):
+    changed = [False] * 150 + [True, False] * 5
+    found = {"mine": guarantee(changed, {"language": ["de"] * 140 + ["en"] * 20})}
+    assert [line.partition(": expected answers")[0] for line in guarantee_problems(found, least)] == where
+
+
+def test_groups_that_are_too_small_bound_nothing():
+    found = {"mine": guarantee([False] * 30, {"language": [str(number) for number in range(30)]})}
+    (line,) = guarantee_problems(found, {"agreement_of_groups": 0.5})
+    assert line == "mine: no guarantee of groups is recorded, as none has 20 rows"
+
+
+@pytest.mark.parametrize("section", [None, {}, {"mine": {"at_least": 1.0}}, {"mine": 3}])
+def test_a_guarantee_that_was_never_measured_does_not_hold(section):
+    (line,) = guarantee_problems(section, {"agreement": 0.5})
+    assert line.startswith("no guarantee is recorded; measure it on held-out rows first, by homodistil evaluate")
+
+
+@pytest.mark.parametrize("word", ["agreement", "agreement=", "agreement=1.5", "agreement=nan", "cosine=0.9"])
+def test_other_words_are_refused(word):
+    with pytest.raises(ValueError, match="expected agreement or agreement_of_groups=SHARE, a share between 0 and 1"):
+        least_of([word])
+    assert least_of(["agreement=0.95"]) == {"agreement": 0.95}
+
+
+def test_impossible_counts_are_refused():
+    with pytest.raises(ValueError, match="num_changed=3 of num_rows=2; expected 0 to num_rows"):
+        largest_share(3, 2)
+    with pytest.raises(ValueError, match="confidence=1; expected a share between 0 and 1"):
+        largest_share(1, 2, confidence=1)
+    with pytest.raises(ValueError, match="changed has no row"):
+        guarantee([])
+    with pytest.raises(ValueError, match=r"groups\['language'\] has 1 values for 2 rows"):
+        guarantee([True, False], {"language": ["en"]})

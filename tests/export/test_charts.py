@@ -1,0 +1,92 @@
+"""Pictures: points where they belong, one colour a line, no sizes that facts lack."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from homodistil_hf.export.charts import line_chart, width_charts, widths_picture
+
+PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+TEACHER = {"plan": PLAN, "num_hidden_layers": 2}
+UNEVEN = {"plan": {"hidden_size": 8, "layers": [PLAN | {"intermediate_size": 16}, PLAN | {"head_dim": 4}]}}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def elements(picture, name):
+    return list(ElementTree.fromstring(picture).iter(SVG + name))
+
+
+def line_places(picture):
+    paths = [path.get("d") for path in elements(picture, "path") if path.get("class") == "line"]
+    return [[tuple(map(float, place.split(","))) for place in path[1:].split("L")] for path in paths]
+
+
+def test_a_line_goes_where_its_points_are():
+    (places,) = line_places(line_chart("loss", {"": [(0, 0.0), (50, 1.0), (100, 0.5)]}, is_share=True))
+    (left, low), (middle, high), (right, half) = places
+    assert middle - left == right - middle > 100
+    assert high < half < low
+    assert half == pytest.approx((high + low) / 2, abs=1.0)
+
+
+def test_percent_begins_at_zero_and_reaches_the_top():
+    picture = line_chart("kept", {"a": [(0, 0.4), (1, 0.5)]}, is_share=True, top=1.0)
+    words = [text.text for text in elements(picture, "text")]
+    assert {"0 %", "100 %"} <= set(words)
+
+
+def test_several_lines_have_colours_and_names():
+    picture = line_chart("t", {f"line {index}": [(0, index), (1, index)] for index in range(3)}, level=1.5)
+    paths = elements(picture, "path")
+    assert len({path.get("style") for path in paths if path.get("class") == "line"}) == 3
+    assert len([path for path in paths if path.get("class") == "level"]) == 1
+    assert [text.text for text in elements(picture, "text")][-3:] == ["line 0", "line 1", "line 2"]
+
+
+def test_one_point_is_a_dot_and_none_is_no_picture():
+    assert len(elements(line_chart("t", {"": [(5, 1.0)]}), "circle")) == 1
+    assert line_chart("t", {"": [], "b": ()}) == ""
+
+
+@pytest.mark.parametrize("points", [[(0, 0.0), (1, 0.0)], [(0, -3.0), (9, -3.0)], [(1, 1e-9), (2, 1e9)], [(0, 7)]])
+def test_any_values_have_a_picture(points):
+    assert elements(line_chart("t", {"": points}), "text")
+
+
+def test_a_long_run_is_thinned_and_keeps_its_end():
+    picture = line_chart("t", {"": [(step, step) for step in range(10_001)]})
+    (places,) = line_places(picture)
+    assert len(places) <= 402
+    assert places[-1][0] == max(x for x, _ in places)
+
+
+def test_names_are_no_markup():
+    picture = line_chart("<b>&", {"<i>": [(0, 1), (1, 2)], '"': [(0, 1), (1, 2)]})
+    assert elements(picture, "text")[0].text == "<b>&"
+    assert ElementTree.fromstring(picture).get("aria-label") == "<b>&"
+
+
+def test_widths_are_shares_of_the_teachers():
+    attention, ffn = width_charts(UNEVEN | {"num_hidden_layers": 2}, TEACHER)
+    assert [bar.find(f"{SVG}title").text for bar in elements(ffn, "rect")] == [
+        *("layer 0: 32", "layer 1: 32"),
+        *("layer 0: 16", "layer 1: 32"),
+    ]
+    heights = [float(bar.get("height")) for bar in elements(attention, "rect")]
+    assert heights == [heights[0]] * 3 + [heights[0] / 2]
+    assert elements(ffn, "text")[0].text == "FFN neurons by layer: 32 of the teacher's 32"
+
+
+@pytest.mark.parametrize("student", [{}, {"plan": None}, {"plan": {"hidden_size": 3}, "num_hidden_layers": 1}])
+def test_no_plan_is_no_picture(student):
+    assert width_charts(student, TEACHER) == []
+    assert widths_picture(student, None) == ""
+
+
+def test_the_picture_of_a_card_has_its_own_colours():
+    picture = widths_picture(TEACHER, None)
+    (style,) = elements(picture, "style")
+    assert "prefers-color-scheme:dark" in style.text
+    assert set(re.findall(r"var\((--\w+)\)", picture)) <= set(re.findall(r"(--\w+):", style.text))
+    assert not re.search(r"<script|href|url\(|@import", picture)

@@ -1,0 +1,97 @@
+"""What was won, in rows and in a line, of facts of all kinds."""
+
+import pytest
+
+from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, shown
+
+TEACHER = {"size_bytes": 36_000_000, "num_parameters": 9_000_000, "encoder_macs": 4_000_000}
+STUDENT = {"size_bytes": 10_000_000, "num_parameters": 2_500_000, "encoder_macs": 1_000_000}
+LATENCY = {"teacher_ms": 10.5, "student_ms": 5.0, "batch_size": 8, "length": 128, "device": "cpu"}
+FACTS = {
+    "teacher": TEACHER,
+    "student": STUDENT,
+    "latency": LATENCY,
+    "teacher_evaluation": {"kl": 0.0, "task_accuracy": 0.8, "task_loss": 0.5},
+    "evaluation": {"kl": 0.25, "loss": 0.75, "task_accuracy": 0.6, "task_loss": 0.75, "kept_fraction_ffn": 0.5},
+}
+
+
+def test_rows_of_a_classifier():
+    assert [row[1:] for row in outcome_rows(FACTS)] == [
+        ("weights", "36 MB", "10 MB", "3.6× smaller"),
+        ("parameters", "9,000,000", "2,500,000", "3.6× fewer"),
+        ("encoder multiply–accumulates a token", "4,000,000", "1,000,000", "4× fewer"),
+        ("ms for 8 texts of 128 tokens, on cpu", "10.5", "5", "2.1× faster"),
+        ("task accuracy", "80.0 %", "60.0 %", "75 %"),
+        ("KL to the teacher, nats a prediction", "0", "0.25", ""),
+        ("task loss", "0.5", "0.75", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy"),
+        ({"latency": LATENCY | {"student_ms": 21.0}}, "3.6× smaller, 2× slower here, keeps 75 % of accuracy"),
+        ({"latency": {}, "teacher_evaluation": {}}, "3.6× smaller"),
+        ({"student": TEACHER}, "2.1× faster here, keeps 75 % of accuracy"),
+        # A vector model: the teacher has 1 of each, and neighbours say more than a cosine.
+        (
+            {"teacher_evaluation": {}, "evaluation": {"cosine": 0.9, "neighbours": 0.75, "spread": 1.2}},
+            "3.6× smaller, 2.1× faster here, keeps 75 % of the ten nearest texts",
+        ),
+        (
+            {"evaluation": {"cosine": 0.9}},
+            "3.6× smaller, 2.1× faster here, keeps 90 % of cosine to the teacher's vectors",
+        ),
+        # A user's own metric, in percent; an error rate has no share that is kept.
+        (
+            {"teacher_evaluation": {"f1": 80.0, "rate": 0.1}, "evaluation": {"f1": 60.0, "rate": 0.2}},
+            "3.6× smaller, 2.1× faster here, keeps 75 % of f1",
+        ),
+    ],
+)
+def test_the_line(changes, line):
+    assert outcome_line(FACTS | changes) == line
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"student": None, "teacher": 3}, {"teacher": TEACHER}, {"student": {"plan": {}}}]
+)
+def test_nothing_is_said_of_nothing(facts):
+    assert outcome_rows(facts) == []
+    assert outcome_line(facts) == ""
+
+
+def test_a_loss_is_there_once():
+    assert held_out_metrics({"a_loss": 1.0, "loss": 1.0, "kept_fraction_ffn": 0.5, "word": "x"}) == {"a_loss": 1.0}
+    assert held_out_metrics({"loss": 1.0}) == {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "the run's held-out rows"),
+        ({"num_held_out_rows": 1024}, "1,024 held-out rows"),
+        ({"num_held_out_rows": 7, "held_out": ["a.csv", "b"]}, "7 held-out rows of a.csv, b"),
+    ],
+)
+def test_what_it_was_measured_on(data, words):
+    assert measured_on({"data": data}) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "text"),
+    [
+        (None, "", ""),
+        (1234, "", "1,234"),
+        (0.123456, "kl", "0.1235"),
+        (0.5, "eval_f1", "50.0 %"),
+        (55.5, "f1", "55.5"),
+        (1, "accuracy", "1"),
+        (123_456_789, "size_bytes", "123.5 MB"),
+        ("ok", "", "ok"),
+    ],
+)
+def test_figures(value, name, text):
+    assert shown(value, name) == text

@@ -1,0 +1,54 @@
+"""Rows of columns in a trainer: tokenized for the model's head; everything else is as it was."""
+
+import pytest
+from datasets import Dataset
+from task_rows import KINDS, rows_of_kind
+from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+
+from homodistil_hf.training.raw_rows import tokenized
+
+
+def test_several_sets_have_one_length_and_tokenized_ones_stay():
+    model = make_teacher(**KINDS["classes"][1])
+    rows = rows_of_kind("classes")
+    data = {"train_dataset": rows, "eval_dataset": {"some": rows.select(range(8)), "none": None}}
+    found = tokenized(data, tiny_tokenizer(), model)
+    assert found["train_dataset"]["labels"][:3] == [0, 1, 2]
+    assert found["eval_dataset"]["some"].to_dict() == found["train_dataset"].select(range(8)).to_dict()
+    assert found["eval_dataset"]["none"] is None
+    again = tokenized(found, tiny_tokenizer(), model)
+    assert again["train_dataset"] is found["train_dataset"]
+
+
+def test_text_becomes_blocks_of_masked_words():
+    rows = Dataset.from_dict({"text": [" ".join(["w7"] * 200)] * 2, "n": [1, 2]})
+    found = tokenized({"train_dataset": rows, "eval_dataset": None}, tiny_tokenizer(), make_teacher())
+    assert {len(ids) for ids in found["train_dataset"]["input_ids"]} == {32}
+
+
+@pytest.mark.parametrize("tokenizer", [None, tiny_tokenizer()])
+def test_other_rows_stay(tokenizer):
+    blocks, model = make_blocks(8), make_teacher()
+    listed = [{"input_ids": [2, 3]}]
+    stream = blocks.to_iterable_dataset()
+    for rows in (blocks, listed, stream, None):
+        assert tokenized({"train_dataset": rows, "eval_dataset": None}, tokenizer, model)["train_dataset"] is rows
+
+
+def test_without_a_tokenizer_nothing_is_tokenized():
+    rows = rows_of_kind("classes")
+    data = {"train_dataset": rows, "eval_dataset": None}
+    assert tokenized(data, None, make_teacher(**KINDS["classes"][1]))["train_dataset"] is rows
+
+
+def test_wrong_columns_are_told_by_the_argument():
+    rows = Dataset.from_dict({"a": ["x"] * 9, "b": ["y"] * 9})
+    model = make_teacher(**KINDS["classes"][1])
+    with pytest.raises(ValueError, match="^train_dataset has the columns a "):
+        tokenized({"train_dataset": rows, "eval_dataset": None}, tiny_tokenizer(), model)
+
+
+def test_a_collator_of_the_users_own_gets_the_rows_as_they_are(make_trainer):
+    rows = rows_of_kind("classes")
+    with pytest.raises(ValueError, match="train_dataset has rows of text, label, but no input_ids; tokenize it first"):
+        make_trainer(model=make_teacher(**KINDS["classes"][1]), train_dataset=rows, data_collator=list)
