@@ -19,7 +19,7 @@ from homodistil_hf.methods.registry import run_named
 
 COMMANDS = (
     *("distill", "plan", "export", "verify", "push", "report", "evaluate", "finetune", "prune", "demo", "cache"),
-    "cascade",
+    *("cascade", "deploy"),
 )
 LINES_OF_A_SCREEN = 30
 
