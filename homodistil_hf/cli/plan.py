@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ..files.settings import flag
@@ -59,20 +60,15 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
-        from ..data.task_rows.kinds import MASKED_WORDS, kind_of
-        from ..methods.registry import planned_config
         from ..models.cost import cost_fractions, planned_facts
         from ..plans.advice import advise, check_num_tokens, deep_cut, read_advice
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        config = planned_config(self.teacher, revision=self.teacher_revision)
-        if self.num_tokens is not None and kind_of(config) != MASKED_WORDS:
-            raise ValueError(
-                f"num_tokens={self.num_tokens:g}: runs on masked words were measured, {self.teacher} predicts others; "
-                "leave it out"
-            )
+        config = _encoder_config(self.teacher, self.teacher_revision)
+        if self.num_tokens is not None:
+            _check_masked_words(config, self)
         latency = _planned_latency(self, config)
         settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, **settings)
@@ -105,6 +101,27 @@ class Plan(Command):
         lines += [] if advice is None else [format_planned_run(costs["run"]), advice]
         print("\n\n".join(filter(None, lines)))
         return 0
+
+
+def _encoder_config(teacher: str, revision: str | None) -> Any:
+    """Read the configuration of the teacher's encoder; what several modules make up is its method's to read."""
+    from ..models.loading import MODULES_FILE, load_encoder_config
+
+    if not (Path(teacher) / MODULES_FILE).is_file():
+        return load_encoder_config(teacher, revision=revision)
+    from ..methods.registry import planned_config
+
+    return planned_config(teacher)
+
+
+def _check_masked_words(config: Any, flags: Plan) -> None:
+    from ..data.task_rows.kinds import MASKED_WORDS, kind_of
+
+    if kind_of(config) != MASKED_WORDS:
+        raise ValueError(
+            f"num_tokens={flags.num_tokens:g}: runs on masked words were measured, {flags.teacher} predicts others; "
+            "leave it out"
+        )
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:

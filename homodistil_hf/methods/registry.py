@@ -106,11 +106,11 @@ def run_named(method: Any, teacher: str | None = None, *, token: str | None = No
     return (TaskRun if is_task else MaskedWordsRun)(METHODS[method])
 
 
-def planned_config(teacher: str, *, revision: str | None = None) -> PreTrainedConfig:
+def planned_config(teacher: str) -> PreTrainedConfig:
     """Read the configuration of a teacher's encoder, naming its student's class; as [`load_encoder_config`]."""
     method = method_for(teacher)
     found = None if method is None else run_named(method).planned_config(teacher)
-    return found or load_encoder_config(teacher, revision=revision)
+    return found or load_encoder_config(teacher)
 
 
 def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | None:

@@ -31,6 +31,8 @@ from .widths import LAYER_KEYS, widths_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+MODULES_FILE = "modules.json"
+"""Lists the modules of a model of which an encoder is one; sentence-transformers writes it."""
 OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
 """Keys of a configuration that change what a model returns; losses ask for what they need."""
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message

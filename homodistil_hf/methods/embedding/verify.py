@@ -17,8 +17,9 @@ from ...files.messages import short_repr
 from ...files.strict_json import fits, read_json_object
 from ...files.tensors import stays_inside
 from ...models.equality import relative_difference
+from ...models.loading import MODULES_FILE
 from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, ROUTES, TRANSFORMER_KEYS
-from .reading import MODULES_FILE, TRANSFORMER_FILE, encoder_config, read_modules
+from .reading import TRANSFORMER_FILE, encoder_config, read_modules
 
 _LEAST_VERSION = 6
 """Of sentence-transformers, as in the extra `embeddings`."""
