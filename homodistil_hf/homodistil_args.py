@@ -131,7 +131,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
         True, "Start with heads in bases of uncorrelated channels: same function, but easier to prune."
     )
     sensitivity_smoothing: float = setting(
-        0.99, "β1 in [0, 1) of the scores' moving average over steps; 0 = the last step alone.", range="[0, 1)"
+        0.999, "β1 in [0, 1) of the scores' moving average over steps; 0 = the last step alone.", range="[0, 1)"
     )
 
     @classmethod

@@ -21,7 +21,7 @@ from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.masks import choose_masks, full_masks, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
-_SMOOTHING = 0.99
+_SMOOTHING = 0.999
 
 
 class StudentWithProjections(nn.Module):

@@ -39,7 +39,7 @@ class SensitivityScores:
 
     needs_gradients = True
 
-    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.99):
+    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.999):
         self.sensitivity_smoothing = sensitivity_smoothing
         self.state: UnitTensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
 
