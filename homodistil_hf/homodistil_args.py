@@ -39,6 +39,7 @@ the paper whatever the settings:
 - A unit is a channel, a head or a neuron with all its rows and columns. The paper prunes columns of each matrix.
 - The paper prunes "certain output projections" earlier. A unit dies in all its matrices at once, so there are windows
   for kinds of units alone (`hidden_end_fraction`, …).
+- Scores of a step are smoothed as multiples of the mean of their group, whatever the size of its loss.
 - Widths on the way are multiples of `width_multiple`, and what is dropped is removed, not masked.
 """
 
