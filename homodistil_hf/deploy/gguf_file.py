@@ -98,7 +98,10 @@ def _period(config: Any) -> int:
 def _tokenizer_problem(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = _backend(tokenizer)
     if not (_is_lower_wordpiece(backend) or _is_byte_bpe(backend)):
-        return "llama.cpp reads WordPiece in lower case and BPE of bytes, and its tokenizer is another"
+        return (
+            "llama.cpp reads WordPiece in lower case and BPE of bytes that puts no space in front, and its tokenizer "
+            "is another"
+        )
     ids = tokenizer("a")["input_ids"]
     if ids[:1] != [tokenizer.cls_token_id] or ids[-1:] != [tokenizer.sep_token_id]:
         return "llama.cpp puts one token before such a text and one behind it, and its tokenizer doesn't"
