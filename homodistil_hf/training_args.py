@@ -180,8 +180,7 @@ class DistillationArguments(ExactArguments):
 
     student: str | None = setting(
         None,
-        "Widths: preset, share of the MACs (0.25, 1/4), budget (params=14M, macs=0.25, compact_macs=0.25, "
-        "latency_ms=5), plan (216-9x24-528), JSON.",
+        "Widths: preset, share of MACs (0.25, 1/4), budget (params=14M, latency_ms=5, …), plan (216-9x24-528), JSON.",
         also=float,
     )
     plain: bool = setting(

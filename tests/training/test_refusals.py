@@ -1,5 +1,6 @@
 """What a trainer refuses: models, settings and data when it is made, output folders that hold files when it trains."""
 
+import json
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_t
     make_trainer(max_steps=4, callbacks=[SaveAt(3, 4)]).train()
     (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
     make_trainer(max_steps=2, callbacks=[SaveAt(1)], overwrite_output_dir=True).train()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-1", "notes.txt"]
+    left = ["checkpoint-1", "notes.txt", "trainer_state.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 2
 
 
 def test_a_trainer_may_train_twice_into_its_own_folder(make_trainer):
