@@ -114,7 +114,10 @@ def _first_table(records: RunRecords) -> str:
     rows = outcome_rows(records.facts)
     if not rows:
         return ""
-    table = html_table(["", "teacher", "student", "kept"], [row[1:] for row in rows])
+    own = "student" if "teacher" in records.facts else "model"
+    columns = zip(("", "teacher", own, "kept"), *(row[1:] for row in rows), strict=True)
+    header, *cells = zip(*(column for column in columns if any(column[1:])), strict=True)
+    table = html_table(header, cells)
     notes = [f"Quality: {measured_on(records.facts)}."]
     if machine := _mapping(records.facts, "latency").get("machine"):
         notes.append(f"Times: {machine}.")
@@ -252,11 +255,11 @@ def _next(records: RunRecords) -> str:
 
 
 def _commands(folder: str, records: RunRecords) -> Iterator[str]:
-    if records.facts:
+    if "format" in records.facts:
         yield f"homodistil verify {folder}"
         yield f"homodistil deploy {folder} --to onnx onnx-int8"
         yield f"homodistil push {folder} USER/NAME --dry_run"
-        if records.facts.get("format") == "standard":
+        if records.facts["format"] == "standard":
             yield f"homodistil export {folder} --format compact --output {folder}-compact"
     else:
         yield f"homodistil distill --teacher {folder} --student macs=0.25 --train_data TEXT --output_dir OUTPUT"
