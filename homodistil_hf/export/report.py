@@ -200,7 +200,8 @@ def _shape(facts: Mapping[str, Any]) -> str:
     sizes = [_mapping(section, "plan").get("hidden_size") for section in (student, teacher)]
     words = " of ".join(f"{size:,}" for size in sizes if is_int(size))
     pictures = grid(width_charts(student, teacher))
-    return pictures + paragraph(f"Hidden channels: {words}. Grey: the teacher.", look="note") if pictures else ""
+    note = f"Hidden channels: {words}." + (" Grey: the teacher." if teacher else "")
+    return pictures + paragraph(note, look="note") if pictures else ""
 
 
 def _is_metric(name: str) -> bool:
@@ -210,7 +211,7 @@ def _is_metric(name: str) -> bool:
 
 def _how(records: RunRecords) -> str:
     facts = records.facts
-    changed = _mapping(facts, "changed_settings") or records.settings or _mapping(records.results, "settings")
+    changed = _mapping(facts, "changed_settings") or records.settings
     training = _mapping(facts, "training")
     parts = []
     if how := _mapping(facts, "card").get("how"):
@@ -222,7 +223,7 @@ def _how(records: RunRecords) -> str:
         parts.append(paragraph(", ".join(filter(None, figures)) + "."))
     if changed:
         parts.append(section("Settings that differ from their defaults", _settings_table(changed), level=3))
-    if every := _mapping(facts, "settings"):
+    if every := _mapping(facts, "settings") or _mapping(records.results, "settings"):
         parts.append(folded(f"All {len(every)} settings", _settings_table(every)))
     versions = _mapping(facts, "versions") or _mapping(records.results, "versions")
     if versions:

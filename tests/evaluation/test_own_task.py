@@ -54,7 +54,11 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     out, report = capsys.readouterr().out, tmp_path / "out" / "report.html"
     assert f"accuracy {sum(right) / 16:.4f}" in out
     assert out.endswith(f"\n{report}\n")
-    assert f"<td>accuracy</td><td>{100 * sum(right) / 16:.1f} %</td></tr>" in report.read_text()
+    page = report.read_text()
+    assert f"<td>accuracy</td><td>{100 * sum(right) / 16:.1f} %</td></tr>" in page
+    assert f"All {len(results['settings'])} settings" in page
+    assert "Settings that differ" not in page
+    assert "Grey: the teacher" not in page
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "model").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
 

@@ -35,6 +35,13 @@ def test_rows_of_a_classifier():
         ({"latency": LATENCY | {"student_ms": 21.0}}, "3.6× smaller, 2× slower here, keeps 75 % of accuracy"),
         ({"latency": {}, "teacher_evaluation": {}}, "3.6× smaller"),
         ({"student": TEACHER}, "2.1× faster here, keeps 75 % of accuracy"),
+        (
+            {
+                "teacher_evaluation": {"task_accuracy": 1.0, "span_f1": 0.8},
+                "evaluation": {"task_accuracy": 1.0, "span_f1": 0.6},
+            },
+            "3.6× smaller, 2.1× faster here, keeps 75 % of the F1 of spans",
+        ),
         # What most people ask for first.
         (
             {
