@@ -39,6 +39,7 @@ the paper whatever the settings:
 - A unit is a channel, a head or a neuron with all its rows and columns. The paper prunes columns of each matrix.
 - The paper prunes "certain output projections" earlier. A unit dies in all its matrices at once, so there are windows
   for kinds of units alone (`hidden_end_fraction`, …).
+- Scores of a step are smoothed as multiples of the mean of their group, whatever the size of its loss.
 - Widths on the way are multiples of `width_multiple`, and what is dropped is removed, not masked.
 """
 
@@ -130,7 +131,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
         True, "Start with heads in bases of uncorrelated channels: same function, but easier to prune."
     )
     sensitivity_smoothing: float = setting(
-        0.99, "β1 in [0, 1) of the scores' moving average over steps; 0 = the last step alone.", range="[0, 1)"
+        0.999, "β1 in [0, 1) of the scores' moving average over steps; 0 = the last step alone.", range="[0, 1)"
     )
 
     @classmethod

@@ -15,7 +15,7 @@ RUN = {"teacher": "t", "train_data": "x.txt", "output_dir": "out", "student": "m
 def test_by_default_a_third_of_the_run_prunes():
     args = HomoDistilTrainingArguments("out", **QUIET)
     assert {kind: args.pruning_window(kind) for kind in PRUNING_KINDS} == dict.fromkeys(PRUNING_KINDS, (0.0, 0.3))
-    assert (args.num_scoring_batches, args.sensitivity_smoothing) == (16, 0.99)
+    assert (args.num_scoring_batches, args.sensitivity_smoothing) == (16, 0.999)
 
 
 @pytest.mark.parametrize("student", [0.25, "25%", "1/4"])

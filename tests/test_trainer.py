@@ -179,7 +179,7 @@ def watched(trainer: HomoDistilTrainer) -> Watched:
 
 
 def slow_scores(trainer: HomoDistilTrainer, weights: Any, gradients: Any) -> dict[str, torch.Tensor]:
-    """(1 − β1)·Σ|θ·∂L/∂θ|, unit by unit and slice by slice."""
+    """(1 − β1)·Σ|θ·∂L/∂θ|, unit by unit and slice by slice, over the mean of the group."""
     scores = {}
     for name, group in trainer.pruner.groups.items():
         values = torch.zeros(group.num_units)
@@ -187,7 +187,7 @@ def slow_scores(trainer: HomoDistilTrainer, weights: Any, gradients: Any) -> dic
             importance = (weights[piece.parameter] * gradients[piece.parameter]).abs()
             for unit in range(group.num_units):
                 values[unit] += importance.index_select(piece.dim, indices_of(piece, unit)).sum()
-        scores[name] = (1 - trainer.args.sensitivity_smoothing) * values
+        scores[name] = (1 - trainer.args.sensitivity_smoothing) * values / values.mean()
     return scores
 
 

@@ -68,7 +68,7 @@ NUMBERS = {
     "learning_rate_hold_fraction": (r"\[0, 1\]", None, (1.1, -0.1)),
     "learning_rate": (r"\[0, inf\)", None, (-1e-3, math.inf)),
     "adam_beta2": (r"\[0, 1\)", 0.98, (1.0, -0.1)),
-    "sensitivity_smoothing": (r"\[0, 1\)", 0.99, (1.0, -0.1)),
+    "sensitivity_smoothing": (r"\[0, 1\)", 0.999, (1.0, -0.1)),
 }
 NO_NUMBERS = ("0.5", True, [0.5])
 COUNTS = {"width_multiple": 8, "pruning_interval_steps": 10, "max_bad_steps": 20, "gradient_accumulation_steps": 1}

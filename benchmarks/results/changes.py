@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "gradual": {},
     "gradual_end_0.2": {"pruning_end_fraction": 0.2},
     "gradual_end_0.5": {"pruning_end_fraction": 0.5},
-    "gradual_smoothing_0.9": {"sensitivity_smoothing": 0.9},
+    "gradual_smoothing_0.99": {"sensitivity_smoothing": 0.99},
     "same_compute": _AT_ONCE,
     "every_step": _EVERY_STEP,
     "at_once_through_masks": _AT_ONCE,

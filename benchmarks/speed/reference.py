@@ -21,7 +21,7 @@ from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.masks import choose_masks, full_masks, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
-_SMOOTHING = 0.99
+_SMOOTHING = 0.999
 
 
 class StudentWithProjections(nn.Module):
@@ -162,13 +162,13 @@ class PlainLoop(Trainer):
 
     @torch.no_grad()
     def score(self) -> None:
-        """Smooth |θ · ∂L/∂θ|, summed over each unit's slices."""
+        """Smooth |θ · ∂L/∂θ|, summed over each unit's slices, over the mean of the group."""
         sensitivities = {n: (p * p.grad).abs() for n, p in self.student.named_parameters() if p.grad is not None}
         for name, group in self.groups.items():
             total = torch.zeros_like(self.unit_scores[name])
             for piece in group.slices:
                 total += sensitivities[piece.parameter].movedim(piece.dim, 0).reshape(group.num_units, -1).sum(1)
-            self.unit_scores[name].lerp_(total, 1 - _SMOOTHING)
+            self.unit_scores[name].lerp_(total / total.mean().clamp_min(1e-30), 1 - _SMOOTHING)
 
     def prune_to(self, plan: WidthPlan) -> None:
         """Choose masks that keep these widths."""

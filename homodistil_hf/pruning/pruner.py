@@ -33,7 +33,7 @@ class PruningSettings:
 
     metric: str = "sensitivity"
     multiple: int = 8
-    sensitivity_smoothing: float = 0.99
+    sensitivity_smoothing: float = 0.999
 
 
 class Pruner:

@@ -19,6 +19,7 @@ Parameters = Mapping[str, torch.Tensor]
 Groups = Mapping[str, Group]
 Pairs = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 Importance = Callable[[list[torch.Tensor], list[torch.Tensor]], list[torch.Tensor]]
+_LEAST_MEAN = 1e-30
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Weights of a matrix that are scored at a time on a CPU."""
 
@@ -27,7 +28,9 @@ class SensitivityScores:
     """Smoothed first-order sensitivity, the paper's metric.
 
     S_j = |θ_j · ∂L/∂θ_j|, a unit's score is the sum of S_j over all its slices (HomoDistil, section 3: the column's
-    l1 norm, extended over coupled matrices), smoothed by Ī ← β1·Ī + (1 − β1)·S.
+    l1 norm, extended over coupled matrices), as a multiple of the mean of its group S̄, smoothed by
+    Ī ← β1·Ī + (1 − β1)·S/S̄. The paper smooths S itself. But once units are missing, the loss and its gradients are a
+    thousand times as large as on the intact teacher, so a single step would outweigh all scores before it.
 
     Args:
         groups: the student's groups.
@@ -36,7 +39,7 @@ class SensitivityScores:
 
     needs_gradients = True
 
-    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.99):
+    def __init__(self, groups: Groups, *, sensitivity_smoothing: float = 0.999):
         self.sensitivity_smoothing = sensitivity_smoothing
         self.state: UnitTensors = {name: torch.zeros(group.num_units) for name, group in groups.items()}
 
@@ -52,14 +55,16 @@ class SensitivityScores:
             gradient_scale: a gradient scaler's factor; the gradients are divided by it.
             smoothing: in place of β1; n / (n + 1) after n updates gives their mean.
         """
-        # Sums over a unit's slices are linear in |gradient|, so the scale is divided out of them, not of all weights.
-        before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _sensitivity), gradient_scale)
+        before, now = self._beside(sensitivities(parameters, groups), gradient_scale)
+        means = torch._foreach_div(torch._foreach_norm(now, 1), [float(values.numel()) for values in now])
+        torch._foreach_div_(now, torch._foreach_clamp_min(means, _LEAST_MEAN))
         share = self.sensitivity_smoothing if smoothing is None else smoothing
         smoothed = torch._foreach_lerp(now, before, share)
         self.state = dict(zip(self.state, smoothed, strict=True))
 
     def _beside(self, sums: UnitTensors, gradient_scale: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return `(state, sums without the gradient's scale)` on the device of the sums, in the order of the state."""
+        # Sums over a unit's slices are linear in gradients, so the scale is divided out of them, not of all weights.
         now = list(torch._foreach_div([sums[name] for name in self.state], gradient_scale))
         before = [
             values if values.device == new.device else values.to(new.device)
@@ -111,6 +116,14 @@ METRICS: dict[str, type[SensitivityScores]] = {
     "magnitude": MagnitudeScores,
     "movement": MovementScores,
 }
+
+
+def sensitivities(parameters: Parameters, groups: Groups) -> UnitTensors:
+    """Sum |θ_j · ∂L/∂θ_j| over every unit's slices, float32: to first order, a bound on the change of the loss.
+
+    Arguments as [`SensitivityScores.update`].
+    """
+    return unit_sums(_with_gradients(parameters), groups, _sensitivity)
 
 
 def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTensors:

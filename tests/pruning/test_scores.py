@@ -1,3 +1,4 @@
+import statistics
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from homodistil_hf.pruning.scores import (
     MagnitudeScores,
     MovementScores,
     SensitivityScores,
+    sensitivities,
     unit_sums,
 )
 
@@ -76,10 +78,13 @@ def assert_same_scores(scores: UnitTensors, expected: dict[str, list[float]], re
 def test_sensitivity_is_the_sum_over_all_slices(dtype):
     student = make_student(dtype=dtype)
     groups, parameters = encoder_groups(student), take_gradients(student)
+    expected = slow_sums({name: value.abs() for name, value in products(parameters).items()}, groups)
+    tolerance = 1e-4 if dtype != torch.bfloat16 else 1e-2
+    assert_same_scores(sensitivities(parameters, groups), expected, rel=tolerance)
     metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
     metric.update(parameters, groups)
-    expected = slow_sums({name: value.abs() for name, value in products(parameters).items()}, groups)
-    assert_same_scores(metric.scores(parameters, groups), expected, rel=1e-4 if dtype != torch.bfloat16 else 1e-2)
+    relative = {name: [value / statistics.fmean(values) for value in values] for name, values in expected.items()}
+    assert_same_scores(metric.scores(parameters, groups), relative, rel=tolerance)
 
 
 @pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "question_answering"])
@@ -88,10 +93,8 @@ def test_task_heads_count_for_hidden_channels(task):
     groups = encoder_groups(student)
     student(**make_batch(task)).loss.backward()
     parameters = dict(student.named_parameters())
-    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
-    metric.update(parameters, groups)
     expected = slow_sums({name: value.abs() for name, value in products(parameters).items()}, groups)
-    assert_same_scores(metric.scores(parameters, groups), expected)
+    assert_same_scores(sensitivities(parameters, groups), expected)
 
 
 def test_magnitude_is_the_l1_norm_of_all_slices():
@@ -135,9 +138,7 @@ def test_every_gradient_counts_once_in_every_group():
         "whole": Group("whole", "ffn", 1, (Slice("weight", 0, BOTH), Slice("weight", 1, BOTH))),
         "second": Group("second", "ffn", 1, (Slice("weight", 0, UnitMap(torch.tensor([-1, 0]))),)),
     }
-    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
-    metric.update({"weight": parameter}, groups)
-    scores = metric.scores({"weight": parameter}, groups)
+    scores = sensitivities({"weight": parameter}, groups)
     assert {name: values.tolist() for name, values in scores.items()} == {
         "rows": [3.0, 5.0],
         "columns": [4.0, 4.0],
@@ -160,9 +161,7 @@ def single_weights() -> tuple[LayerwiseModel, dict[str, torch.Tensor]]:
         flat[name] = nn.Parameter(parameter.detach().flatten().clone())
         flat[name].grad = parameter.grad.flatten()
     groups = {name: Group(name, "ffn", len(weights), (Slice(name, 0),)) for name, weights in flat.items()}
-    metric = SensitivityScores(groups, sensitivity_smoothing=0.0)
-    metric.update(flat, groups)
-    scores = metric.scores(flat, groups)
+    scores = sensitivities(flat, groups)
     return student, {name: scores[name].view(parameter.shape) for name, parameter in parameters.items()}
 
 
@@ -223,12 +222,9 @@ def test_zeroing_a_small_weight_changes_the_loss_by_its_sensitivity(single_weigh
 def test_a_units_score_bounds_its_first_order_change():
     student = make_student()
     groups, parameters = encoder_groups(student), take_gradients(student)
-    sensitivity, movement = (
-        metric(groups, sensitivity_smoothing=0.0) for metric in (SensitivityScores, MovementScores)
-    )
-    for metric in (sensitivity, movement):
-        metric.update(parameters, groups)
-    for name, bound in sensitivity.scores(parameters, groups).items():
+    movement = MovementScores(groups)
+    movement.update(parameters, groups)
+    for name, bound in sensitivities(parameters, groups).items():
         change = movement.scores(parameters, groups)[name].abs()
         assert bool((change <= bound * (1 + 1e-5)).all())
         assert bool((change < 0.9 * bound).any())
@@ -237,23 +233,35 @@ def test_a_units_score_bounds_its_first_order_change():
 # Over the steps
 
 
-def one_weight(weight: float, gradient: float | None) -> Weights:
-    parameter = nn.Parameter(torch.tensor([weight]))
-    parameter.grad = None if gradient is None else torch.tensor([gradient])
+def two_weights(weights: list[float], gradients: list[float] | None) -> Weights:
+    parameter = nn.Parameter(torch.tensor(weights))
+    parameter.grad = None if gradients is None else torch.tensor(gradients)
     return {"weight": parameter}
 
 
-ONE_WEIGHT = {"unit": Group("unit", "ffn", 1, (Slice("weight", 0),))}
+TWO_WEIGHTS = {"units": Group("units", "ffn", 2, (Slice("weight", 0),))}
 
 
 def test_the_moving_average_by_hand():
-    metric = SensitivityScores(ONE_WEIGHT, sensitivity_smoothing=0.75)
-    metric.update(one_weight(2.0, -3.0), ONE_WEIGHT)
-    assert metric.state["unit"].tolist() == [0.25 * 6.0]
-    metric.update(one_weight(1.0, 2.0), ONE_WEIGHT)
-    assert metric.state["unit"].tolist() == [0.75 * 1.5 + 0.25 * 2.0]
-    metric.update(one_weight(1.0, None), ONE_WEIGHT)
-    assert metric.state["unit"].tolist() == [0.75 * 1.625]
+    metric = SensitivityScores(TWO_WEIGHTS, sensitivity_smoothing=0.75)
+    metric.update(two_weights([2.0, 1.0], [-3.0, 2.0]), TWO_WEIGHTS)  # 6 and 2, of a mean of 4
+    assert metric.state["units"].tolist() == [0.25 * 1.5, 0.25 * 0.5]
+    metric.update(two_weights([1.0, 1.0], [2.0, -6.0]), TWO_WEIGHTS)  # 2 and 6
+    assert metric.state["units"].tolist() == [0.75 * 0.375 + 0.25 * 0.5, 0.75 * 0.125 + 0.25 * 1.5]
+    metric.update(two_weights([1.0, 1.0], None), TWO_WEIGHTS)
+    assert metric.state["units"].tolist() == [0.75 * 0.40625, 0.75 * 0.46875]
+
+
+def test_a_step_counts_alike_whatever_the_size_of_its_loss():
+    """The loss after a cut is a thousand times as large as on the intact teacher."""
+    ends = []
+    for size in (1.0, 1024.0):
+        metric = SensitivityScores(TWO_WEIGHTS, sensitivity_smoothing=0.99)
+        metric.update(two_weights([2.0, 1.0], [-3.0, 2.0]), TWO_WEIGHTS, smoothing=0.0)
+        metric.update(two_weights([1.0, 1.0], [2.0 * size, -6.0 * size]), TWO_WEIGHTS)
+        ends.append(metric.state["units"].tolist())
+    assert ends[0] == ends[1]
+    assert ends[0][0] > ends[0][1]
 
 
 @pytest.mark.parametrize("name", METRICS)

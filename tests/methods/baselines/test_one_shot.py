@@ -57,11 +57,11 @@ def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, cho
     teacher = trainer.model
     groups = encoder_groups(teacher)
     scores = SensitivityScores(groups)
-    for batch in list(trainer.get_train_dataloader())[:num_scoring_batches]:
+    for number, batch in enumerate(list(trainer.get_train_dataloader())[:num_scoring_batches]):
         teacher.zero_grad()
         logits = teacher.eval()(batch["input_ids"]).logits
         nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).backward()
-        scores.update(dict(teacher.named_parameters()), groups)
+        scores.update(dict(teacher.named_parameters()), groups, smoothing=number / (number + 1))
     teacher.zero_grad()
     expected = choose_masks(scores.scores({}, groups), full_masks(groups), plan=trainer.plan)
     trainer.train()
