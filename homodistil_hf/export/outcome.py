@@ -23,6 +23,7 @@ METRIC_LABELS = {
     "task_accuracy": "accuracy",
     "task_loss": "loss of the labels",
     "macro_f1": "macro F1",
+    "f1": "F1",
     "span_f1": "F1 of spans",
     "span_precision": "precision of spans",
     "span_recall": "recall of spans",
@@ -35,10 +36,12 @@ METRIC_LABELS = {
     "correlation": "correlation with the teacher's scores",
 }
 _SHORT_COSTS = {"size_bytes": "weights", "num_parameters": "parameters", "encoder_macs": "encoder MACs a token"}
+# The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
 _IN_WORDS = {
     "span_f1": "the F1 of spans",
     "accuracy": "accuracy",
     "mlm_accuracy": "masked-word accuracy",
+    "f1": "F1",
     "task_accuracy": "accuracy",
     "neighbours": "the ten nearest texts",
     "correlation": "the order of scores (correlation)",
