@@ -201,7 +201,9 @@ def test_the_demo_leaves_what_it_says(demo):
     names = {path.name for path in demo.iterdir()}
     files = {"results.json", "demo.json", "discrepancy.png", "report.html"}
     assert names == {"teacher", "student", "at_once"} | files
-    assert "held out: KL" in (demo / "report.html").read_text()
+    page = (demo / "report.html").read_text()
+    assert "held out: KL" in page
+    assert "of masked-word accuracy." in page
     assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")
 
 

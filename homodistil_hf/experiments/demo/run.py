@@ -204,6 +204,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     trainer.add_callback(_ShortProgress)
     trainer.train(checkpoint)
     trainer.evaluate()
+    trainer.evaluate_teacher()
     trainer.export(folder / name)
     return trainer
 
@@ -258,7 +259,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
     grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True)
     latencies = compare_latencies(models, grid)["cells"][0]["latency"]
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
-    measured["teacher"] = dict(trainers["student"].evaluate_teacher())
+    measured["teacher"] = dict(trainers["student"].teacher_evaluation)
     return [
         {
             "name": name,
