@@ -25,11 +25,14 @@ class Finetune(SettingsCommand):
         return OwnTaskSettings
 
     def run_with(self, settings: Any) -> int:
-        """Fine-tune, and print what was measured."""
+        """Fine-tune, print what was measured, and write the report."""
         from ..evaluation.own_task import MODEL_FOLDER, fine_tune_own
+        from ..export.report import closing_line, try_report
 
         results = fine_tune_own(settings, log_progress)
         metrics = figures_line(results["metrics"])
         teacher = f" (teacher: {figures_line(found)})" if (found := results.get("teacher_metrics")) else ""
         print(f"{metrics}{teacher} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
+        try_report(settings.output_dir)
+        print(closing_line(settings.output_dir))
         return 0

@@ -36,6 +36,7 @@ from ..files.messages import short_repr
 from ..files.strict_json import read_json_object, read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
+from ..models.cost import model_facts
 from ..models.loading import load_encoder
 from ..tables import figures_line
 from ..training.checks import check_same_start, existing_files
@@ -108,7 +109,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
 
     Returns:
         `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
-        `pearson`), those of the teacher as `teacher_metrics`, `learning_rate`, `num_steps`, `settings`.
+        `pearson`) and costs of the `model`, `teacher_metrics` and those of the `teacher`, `learning_rate`, `settings`.
 
     Raises:
         ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
@@ -161,8 +162,9 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     )
     metrics = run.metrics(trained.model, dev)
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
+    results |= {"model": model_facts(trained.model)}
     if teacher is not None:
-        results |= {"teacher_metrics": run.metrics(teacher, dev)}
+        results |= {"teacher": model_facts(teacher), "teacher_metrics": run.metrics(teacher, dev)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:

@@ -161,6 +161,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         ValueError: the file is missing, or holds no facts of this version.
     """
     path = folder / FACTS_FILE
+    if not folder.exists():
+        raise ValueError(f"folder={str(folder)!r} does not exist; name an export, or the output_dir of a finished run")
     if not path.is_file():
         raise ValueError(f"folder={str(folder)!r} has no {FACTS_FILE}; expected an export of this package")
     facts = read_json(path, f"{FACTS_FILE} in folder={str(folder)!r}")

@@ -23,6 +23,10 @@ METRIC_LABELS = {
     "task_accuracy": "accuracy",
     "task_loss": "loss of the labels",
     "macro_f1": "macro F1",
+    "f1": "F1",
+    "span_f1": "F1 of spans",
+    "span_precision": "precision of spans",
+    "span_recall": "recall of spans",
     "agreement": "share of the teacher's top predictions",
     "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
     "cosine": "cosine to the teacher's vectors",
@@ -32,9 +36,12 @@ METRIC_LABELS = {
     "correlation": "correlation with the teacher's scores",
 }
 _SHORT_COSTS = {"size_bytes": "weights", "num_parameters": "parameters", "encoder_macs": "encoder MACs a token"}
+# The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
 _IN_WORDS = {
+    "span_f1": "the F1 of spans",
     "accuracy": "accuracy",
     "mlm_accuracy": "masked-word accuracy",
+    "f1": "F1",
     "task_accuracy": "accuracy",
     "neighbours": "the ten nearest texts",
     "correlation": "the order of scores (correlation)",
@@ -83,7 +90,11 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     words = [kept + where for kept, where in found if kept]
     shares = [row for row in rows.values() if row.kept.endswith("%")]
     if shares:
-        kept = min(shares, key=lambda row: (row.name in _SECOND_BEST, row.name not in _IN_WORDS))
+        order = [*_IN_WORDS]
+        kept = min(
+            shares,
+            key=lambda row: (row.name in _SECOND_BEST, order.index(row.name) if row.name in order else len(order)),
+        )
         words.append(f"keeps {kept.kept} of {_IN_WORDS.get(kept.name, kept.label)}")
     return ", ".join(words)
 

@@ -114,7 +114,10 @@ def _first_table(records: RunRecords) -> str:
     rows = outcome_rows(records.facts)
     if not rows:
         return ""
-    table = html_table(["", "teacher", "student", "kept"], [row[1:] for row in rows])
+    own = "student" if "teacher" in records.facts else "model"
+    columns = zip(("", "teacher", own, "kept"), *(row[1:] for row in rows), strict=True)
+    header, *cells = zip(*(column for column in columns if any(column[1:])), strict=True)
+    table = html_table(header, cells)
     notes = [f"Quality: {measured_on(records.facts)}."]
     if machine := _mapping(records.facts, "latency").get("machine"):
         notes.append(f"Times: {machine}.")
@@ -197,7 +200,8 @@ def _shape(facts: Mapping[str, Any]) -> str:
     sizes = [_mapping(section, "plan").get("hidden_size") for section in (student, teacher)]
     words = " of ".join(f"{size:,}" for size in sizes if is_int(size))
     pictures = grid(width_charts(student, teacher))
-    return pictures + paragraph(f"Hidden channels: {words}. Grey: the teacher.", look="note") if pictures else ""
+    note = f"Hidden channels: {words}." + (" Grey: the teacher." if teacher else "")
+    return pictures + paragraph(note, look="note") if pictures else ""
 
 
 def _is_metric(name: str) -> bool:
@@ -207,7 +211,7 @@ def _is_metric(name: str) -> bool:
 
 def _how(records: RunRecords) -> str:
     facts = records.facts
-    changed = _mapping(facts, "changed_settings") or records.settings or _mapping(records.results, "settings")
+    changed = _mapping(facts, "changed_settings") or records.settings
     training = _mapping(facts, "training")
     parts = []
     if how := _mapping(facts, "card").get("how"):
@@ -219,7 +223,7 @@ def _how(records: RunRecords) -> str:
         parts.append(paragraph(", ".join(filter(None, figures)) + "."))
     if changed:
         parts.append(section("Settings that differ from their defaults", _settings_table(changed), level=3))
-    if every := _mapping(facts, "settings"):
+    if every := _mapping(facts, "settings") or _mapping(records.results, "settings"):
         parts.append(folded(f"All {len(every)} settings", _settings_table(every)))
     versions = _mapping(facts, "versions") or _mapping(records.results, "versions")
     if versions:
@@ -252,11 +256,11 @@ def _next(records: RunRecords) -> str:
 
 
 def _commands(folder: str, records: RunRecords) -> Iterator[str]:
-    if records.facts:
+    if "format" in records.facts:
         yield f"homodistil verify {folder}"
         yield f"homodistil deploy {folder} --to onnx onnx-int8"
         yield f"homodistil push {folder} USER/NAME --dry_run"
-        if records.facts.get("format") == "standard":
+        if records.facts["format"] == "standard":
             yield f"homodistil export {folder} --format compact --output {folder}-compact"
     else:
         yield f"homodistil distill --teacher {folder} --student macs=0.25 --train_data TEXT --output_dir OUTPUT"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files.checkpoints import sorted_checkpoints
-from ..files.strict_json import is_int, is_number, read_json_object
+from ..files.strict_json import fits, is_int, is_number, read_json, read_json_object
 from .charts import Line
-from .facts import CARD_FILE, FACTS_FILE
+from .facts import CARD_FILE, DATA, FACTS_FILE
 from .student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 
 REPORT_FILE = "report.html"
@@ -95,15 +95,34 @@ def _read(folder: Path, student: Path | None = None) -> RunRecords:
         student = next((folder / name for name in _MODEL_FOLDERS if (folder / name).is_dir()), None)
     if student is None and parts_with_records:
         student = parts_with_records[-1].student
+    results = _results(folder / RESULTS_FILE)
+    facts = {} if student is None else _object(student / FACTS_FILE)
     return RunRecords(
         folder,
         student,
         settings=_object(folder / SETTINGS_FILE),
-        results=_object(folder / RESULTS_FILE),
-        facts={} if student is None else _object(student / FACTS_FILE),
+        results=results,
+        facts=facts or _facts_of_fine_tuning(results),
         logs=_logs(folder),
         parts=parts_with_records,
     )
+
+
+def _facts_of_fine_tuning(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What `homodistil finetune` has measured, in the sections that an export's facts have; nothing of other runs."""
+    if not fits(results, {"metrics": dict, "model": dict, "settings": dict, "num_eval_rows": int}):
+        return {}
+    rows = Path(str(results["settings"].get("eval_data"))).name
+    found = {"evaluation": results["metrics"], "teacher_evaluation": results.get("teacher_metrics")}
+    found |= {"student": results["model"], "teacher": results.get("teacher")}
+    found |= {DATA: {"num_held_out_rows": results["num_eval_rows"], "held_out": [rows]}}
+    return {name: section for name, section in found.items() if section is not None}
+
+
+def _results(file: Path) -> dict[str, Any]:
+    """Results of one model; those of `homodistil demo` are rows of three."""
+    found = read_json(file, str(file)) if file.is_file() else {}
+    return {} if isinstance(found, list) else _object(file)
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def exported_student(folder: str | Path) -> Path:
     found = student_in(folder)
     if found.kind == "export":
         return found.folder
+    if not found.folder.exists():
+        raise ValueError(f"folder={str(folder)!r} does not exist; name an export, or the output_dir of a finished run")
     raise ValueError(
         f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "
         "one with homodistil export"

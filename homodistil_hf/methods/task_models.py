@@ -119,7 +119,8 @@ class TaskRun(MaskedWordsRun):
         length = run.max_seq_length
         if length is None:
             length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
-            log(f"max_seq_length={length}: 99 of 100 rows fit, longer ones are cut; {max_tokens(config)} are possible")
+            most = min(max_tokens(config), inputs.tokenizer.model_max_length)
+            log(f"max_seq_length={length}: {_what_fits(length, most, inputs.kind)}")
         encoded = [
             encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
             for part in (train, held_out)
@@ -221,3 +222,12 @@ def is_task_model(teacher: str, *, token: str | None = None) -> bool:
         return kind_of(load_encoder_config(teacher, token=token)) != MASKED_WORDS
     except (OSError, ValueError):
         return False
+
+
+def _what_fits(length: int, most: int, kind: str) -> str:
+    """What becomes of rows over the length that was found; `most` is what model and tokenizer read."""
+    if kind == ANSWERS:
+        return "longer contexts are cut into windows that overlap"
+    if length >= most:
+        return "the model reads no more, longer rows are cut"
+    return f"99 of 100 rows fit, longer ones are cut; {most} are possible"

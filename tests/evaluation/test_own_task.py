@@ -28,6 +28,8 @@ from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of, task_met
 from homodistil_hf.evaluation.task_data import GlueTask, read_questions
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.export.outcome import outcome_rows
+from homodistil_hf.export.run_records import read_records
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -49,7 +51,14 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
             logits = model(**tokenizer(row["text"], return_tensors="pt")).logits
         right.append(model.config.id2label[int(logits.argmax())] == row["label"])
     assert results["metrics"]["accuracy"] == sum(right) / 16
-    assert f"accuracy {sum(right) / 16:.4f}" in capsys.readouterr().out
+    out, report = capsys.readouterr().out, tmp_path / "out" / "report.html"
+    assert f"accuracy {sum(right) / 16:.4f}" in out
+    assert out.endswith(f"\n{report}\n")
+    page = report.read_text()
+    assert f"<td>accuracy</td><td>{100 * sum(right) / 16:.1f} %</td></tr>" in page
+    assert f"All {len(results['settings'])} settings" in page
+    assert "Settings that differ" not in page
+    assert "Grey: the teacher" not in page
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "model").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
 
@@ -484,7 +493,10 @@ def test_one_class_for_all_rows_is_told(labels, is_told, given, caplog):
 
 def test_a_student_learns_from_a_fine_tuned_teacher(given, tmp_path):
     run(given, output_dir=str(tmp_path / "teacher"))
-    run(given, teacher=str(tmp_path / "teacher" / "model"))
+    results, _ = run(given, teacher=str(tmp_path / "teacher" / "model"))
+    full, own = results["teacher_metrics"]["accuracy"], results["metrics"]["accuracy"]
+    row = next(row for row in outcome_rows(read_records(tmp_path / "out").facts) if row.name == "accuracy")
+    assert row[2:] == (f"{100 * full:.1f} %", f"{100 * own:.1f} %", f"{100 * own / full:.0f} %")
     model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
     assert not [name for name in model.state_dict() if "projections" in name]
 

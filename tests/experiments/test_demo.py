@@ -199,7 +199,11 @@ def test_the_vocabulary_is_the_same_in_every_process(monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_demo_leaves_what_it_says(demo):
     names = {path.name for path in demo.iterdir()}
-    assert names == {"teacher", "student", "at_once", "results.json", "demo.json", "discrepancy.png"}
+    files = {"results.json", "demo.json", "discrepancy.png", "report.html"}
+    assert names == {"teacher", "student", "at_once"} | files
+    page = (demo / "report.html").read_text()
+    assert "held out: KL" in page
+    assert "of masked-word accuracy." in page
     assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")
 
 

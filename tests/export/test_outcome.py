@@ -35,6 +35,20 @@ def test_rows_of_a_classifier():
         ({"latency": LATENCY | {"student_ms": 21.0}}, "3.6× smaller, 2× slower here, keeps 75 % of accuracy"),
         ({"latency": {}, "teacher_evaluation": {}}, "3.6× smaller"),
         ({"student": TEACHER}, "2.1× faster here, keeps 75 % of accuracy"),
+        (
+            {
+                "teacher_evaluation": {"task_accuracy": 1.0, "span_f1": 0.8},
+                "evaluation": {"task_accuracy": 1.0, "span_f1": 0.6},
+            },
+            "3.6× smaller, 2.1× faster here, keeps 75 % of the F1 of spans",
+        ),
+        (
+            {
+                "teacher_evaluation": {"task_accuracy": 0.8, "exact_match": 50.0, "f1": 80.0},
+                "evaluation": {"task_accuracy": 0.2, "exact_match": 50.0, "f1": 60.0},
+            },
+            "3.6× smaller, 2.1× faster here, keeps 75 % of F1",
+        ),
         # What most people ask for first.
         (
             {
@@ -55,7 +69,7 @@ def test_rows_of_a_classifier():
         # A user's own metric, in percent; an error rate has no share that is kept.
         (
             {"teacher_evaluation": {"f1": 80.0, "rate": 0.1}, "evaluation": {"f1": 60.0, "rate": 0.2}},
-            "3.6× smaller, 2.1× faster here, keeps 75 % of f1",
+            "3.6× smaller, 2.1× faster here, keeps 75 % of F1",
         ),
     ],
 )

@@ -238,6 +238,12 @@ def test_what_is_no_run_is_refused(tmp_path, make, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_demos_rows_are_no_results_of_one_run(run):
+    (run / "results.json").write_text('[{"name": "teacher"}]')
+    records = read_records(run / "student")
+    assert (records.folder, records.results, records.facts) == (run, {}, FACTS)
+
+
 def test_a_report_that_cannot_be_written_fails_no_run(run, caplog):
     (run / "report.html").mkdir()
     try_report(run)

@@ -60,9 +60,12 @@ def test_other_folders_hold_a_model_or_nothing(tmp_path):
     make_teacher().save_pretrained(tmp_path / "bert")
     assert student_in(tmp_path / "bert") == StudentIn("model", tmp_path / "bert")
     assert student_in(tmp_path / "bert").teacher is None
-    for name in (".", "not there"):
+    for name, message in (
+        (".", r"holds no export \(no facts.json\)"),
+        ("not there", "does not exist; name an export"),
+    ):
         assert student_in(tmp_path / name) == StudentIn("nothing", tmp_path / name)
-        with pytest.raises(ValueError, match=r"holds no export \(no facts.json\); expected an export"):
+        with pytest.raises(ValueError, match=message):
             exported_student(tmp_path / name)
 
 

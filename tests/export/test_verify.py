@@ -170,6 +170,10 @@ def test_facts_that_are_none_are_named(export, text, message):
     assert message in verify_export(path.parent).problems[0]
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    assert "does not exist; name an export" in verify_export(tmp_path / "none").problems[0]
+
+
 # Remote code
 
 

@@ -17,7 +17,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
-from homodistil_hf.methods.task_models import REPORTED
+from homodistil_hf.methods.task_models import REPORTED, _what_fits
 from homodistil_hf.models.loading import load_encoder
 
 HAS_LABELS = {"labelled": True, "unlabelled": False}
@@ -49,6 +49,19 @@ def test_the_kind_and_the_columns_are_said_first(finished):
     assert results["rows"]["num_train_rows"] + results["rows"]["num_eval_rows"] == 48
     assert lines[1].startswith("eval_data is not set: ")
     assert lines[2].startswith("max_seq_length=16: ")
+    assert ("contexts are cut into windows" in lines[2]) == (kind == ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("length", "kind", "words"),
+    [
+        (24, LABELS, "99 of 100 rows fit, longer ones are cut; 64 are possible"),
+        (64, LABELS, "the model reads no more, longer rows are cut"),
+        (64, ANSWERS, "longer contexts are cut into windows that overlap"),
+    ],
+)
+def test_what_becomes_of_longer_rows_is_said(length, kind, words):
+    assert _what_fits(length, 64, kind) == words
 
 
 def test_the_outcome_is_in_the_words_of_the_task(finished):

@@ -24,6 +24,8 @@ from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_output
+from ...export.report import write_report
+from ...export.run_records import REPORT_FILE
 from ...export.student_in_folder import RESULTS_FILE
 from ...files.checkpoints import last_verified
 from ...files.folders import check_writable, remove_folder
@@ -117,8 +119,10 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     facts = {"settings": dataclasses.asdict(settings), "curves": curves, "time_s": time_s, "versions": version_facts()}
     write_json(folder / RESULTS_FILE, rows)
     write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
+    write_report(folder / _TRAINING_FOLDER / "student", folder / "student", output=folder / REPORT_FILE)
     remove_folder(folder / _TRAINING_FOLDER)
     _print_outcome(folder, rows, curves)
+    print(f"the student's report: {folder / REPORT_FILE}")
     print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{next_steps(folder)}")
     return rows
 
@@ -200,6 +204,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     trainer.add_callback(_ShortProgress)
     trainer.train(checkpoint)
     trainer.evaluate()
+    trainer.evaluate_teacher()
     trainer.export(folder / name)
     return trainer
 
@@ -254,7 +259,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
     grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True)
     latencies = compare_latencies(models, grid)["cells"][0]["latency"]
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
-    measured["teacher"] = dict(trainers["student"].evaluate_teacher())
+    measured["teacher"] = dict(trainers["student"].teacher_evaluation)
     return [
         {
             "name": name,
