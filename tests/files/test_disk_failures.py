@@ -24,6 +24,10 @@ from homodistil_hf.methods.formats import verify_export
 SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
 def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -62,7 +66,7 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint(make_trainer, tmp_path)
             assert error.errno == errno.ENOSPC
             assert f"checkpoint-8 was not saved, the last good checkpoint is {good}. Make room" in str(error)
             files.add(Path(error.filename).name)
-            assert [path.name for path in (disk / "run").iterdir()] == ["checkpoint-4"]
+            assert names_in(disk / "run") == ["checkpoint-4", "trainer_state.json"]
         assert contents(good) == before
         assert files <= {*before, ".staging", "checkpoint-8"}
         assert {"model.safetensors", "optimizer.pt"} <= files
@@ -85,7 +89,7 @@ def test_a_quota_in_the_middle_of_a_run(make_trainer, tmp_path):
         pytest.raises(OSError, match="checkpoint-2 was not saved, there is no earlier one.*"),
     ):
         trainer.train()
-    assert os.listdir(tmp_path / "run") == []
+    assert names_in(tmp_path / "run") == []
     again = make_trainer(**settings)
     again.train()
     assert_same_run(again, whole)
@@ -158,7 +162,7 @@ def test_a_read_only_folder_gets_no_export(finished, make_trainer, tmp_path):
             finished.export(disk / "run" / "student")
         good = disk / "run" / "checkpoint-1"
         assert f"the last good checkpoint, {good}, can be exported too" in str(caught.value)
-        assert os.listdir(disk / "run") == ["checkpoint-1"]
+        assert names_in(disk / "run") == ["checkpoint-1", "trainer_state.json"]
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next(teacher, tmp_path):
@@ -216,7 +220,7 @@ def test_a_damaged_newer_checkpoint_takes_no_good_one_away(make_trainer, tmp_pat
     (tmp_path / "run" / "checkpoint-8" / "optimizer.pt").unlink()
     resumed = make_trainer(save_steps=5, **settings | {"max_steps": 6})
     resumed.train(str(tmp_path / "run" / "checkpoint-4"))
-    assert os.listdir(tmp_path / "run") == ["checkpoint-6"]
+    assert names_in(tmp_path / "run") == ["checkpoint-6", "trainer_state.json"]
     assert manifest_problem(tmp_path / "run" / "checkpoint-6") is None
 
 
@@ -243,6 +247,6 @@ def test_the_best_checkpoint_alone_stays_and_half_a_checkpoint_never(make_traine
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint).name
     assert best != "checkpoint-12"
-    assert os.listdir(tmp_path / "run") == [best]
+    assert names_in(tmp_path / "run") == [best, "trainer_state.json"]
     assert ".checkpoint-12.removed" in {Path(path).name for path in removed}
     assert [path for path in removed if not path.endswith((".removed", ".staging"))] == []

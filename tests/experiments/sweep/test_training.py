@@ -106,9 +106,11 @@ def test_a_record_tells_everything(whole, settings):
     assert [row["step"] for row in record["evaluations"]] == [0, 6, 12]
     assert record["evaluations"][0]["kl"] == 0
     assert record["evaluations"][-1]["kl"] == pytest.approx(record["evaluation"]["kl"], rel=1e-5)
-    assert record["kept_fractions"] == [{"step": 12, "hidden": 0.5, "attention": 0.5, "ffn": 0.5}]  # from step 4 on
+    until_4, until_12 = record["kept_fractions"]
+    assert until_4 == {"step": 4, "hidden": 1.0, "attention": 1.0, "ffn": 1.0}
+    assert until_12 == {"step": 12, "hidden": 0.5, "attention": 0.5, "ffn": 0.5}
     assert record["teacher_evaluation"]["kl"] == 0
-    defaults = {"pruning_end_fraction": 0.0, "mlm_probability": 0.3, "adam_beta2": 0.98, "max_bad_steps": 20}
+    defaults = {"pruning_end_fraction": 0.3, "mlm_probability": 0.3, "adam_beta2": 0.98, "max_bad_steps": 20}
     assert defaults.items() <= record["own_settings"].items()
     assert record["own_settings"]["learning_rate"] > 0  # that of the run, where none is given
     assert record["own_settings"].keys().isdisjoint({"overwrite_output_dir", "weight_decay"})

@@ -231,7 +231,6 @@ def test_exported_is_what_was_in_memory(model, format, tmp_path):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "2303.04185" in card
     assert "unlabeled text" in card
-    assert "- method: gradient_free" in card
     assert "- num samples: 12" in card
 
 
