@@ -1,10 +1,11 @@
 """HomoDistil's settings: the default prunes while it distils, the paper's are a recipe, others prune at once."""
 
 import pytest
+from methods_here import needs
 
-from homodistil_hf import HomoDistilTrainingArguments, OneShotArguments
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.experiments.config import run_of
-from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS
+from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS, AtOnceArguments
 from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.training_args import DistillationArguments
 
@@ -47,12 +48,14 @@ def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():
     }
 
 
+@needs("baselines")
 def test_pruned_at_once_the_papers_losses_are_left():
     training = run_of(RUN | {"recipe": "paper", "method": "one_shot"}, "config").training
     assert (training.mlm_weight, training.projection_init, training.adam_beta2) == (1.0, "random", 0.999)
     assert (training.num_scoring_batches, training.pruning_window("ffn")) == (16, (0.0, 0.0))
 
 
+@needs("baselines")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -68,8 +71,8 @@ def test_other_recipes_are_refused(settings, message):
 
 def test_at_once_needs_scores_unless_it_takes_magnitudes():
     with pytest.raises(ValueError, match="^num_scoring_batches=0 leaves units unscored"):
-        OneShotArguments("out", num_scoring_batches=0, **QUIET)
-    args = OneShotArguments("out", importance_metric="magnitude", **QUIET)
+        AtOnceArguments("out", num_scoring_batches=0, **QUIET)
+    args = AtOnceArguments("out", importance_metric="magnitude", **QUIET)
     assert {args.pruning_window(kind) for kind in PRUNING_KINDS} == {(0.0, 0.0)}
 
 

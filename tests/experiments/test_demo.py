@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from methods_here import needs
 from resumed_runs import sigterm_at
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
@@ -39,6 +40,8 @@ from homodistil_hf.experiments.demo.text import (
 )
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.cost import model_facts
+
+pytestmark = needs("baselines")
 
 ROOT = Path(__file__).parents[2]
 ROW_KEYS = ["name", "num_parameters", "encoder_macs", "size_bytes", "latency_ms", "kl", "mlm_accuracy"]
