@@ -28,7 +28,6 @@ from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
 from ...methods.run_arguments import Log, RunConfig
-from ...methods.task_models import is_task_model
 from ...models.cost import COSTS
 from ...models.widths import widths_of
 from ...training.checks import own_settings
@@ -70,11 +69,6 @@ def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     decided = {"method": cell.method, "disable_tqdm": True, "output_dir": output_dir}
     values = {**cell.settings, **decided, **others}
     settings = run_of(values, f"cell {cell.name!r}")
-    if is_task_model(settings.run.teacher, token=settings.training.hub_token):
-        raise ValueError(
-            f"cell {cell.name!r} has teacher={settings.run.teacher!r}, which is fine-tuned for a task; sweeps compare "
-            "students of masked words: start homodistil distill with each setting"
-        )
     if settings.members:
         raise ValueError(
             f"cell {cell.name!r} has the list student={short_repr(cell.settings['student'])}; name one student"
@@ -106,7 +100,13 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     settings = run_settings(cell, "runs/checked")
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
-        known[key] = student_run(settings).inputs(settings)
+        run = student_run(settings)
+        if not isinstance(run, MaskedWordsRun):
+            raise ValueError(
+                f"cell {cell.name!r} has teacher={settings.run.teacher!r}, which is fine-tuned for a task; sweeps "
+                "compare students of masked words: start homodistil distill with each setting"
+            )
+        known[key] = run.inputs(settings)
     return METHODS[cell.method].impossible_reason(known[key].plan, widths_of(known[key].config))
 
 

@@ -321,4 +321,4 @@ def test_a_student_without_a_finite_distance_is_no_result():
 def test_a_teacher_of_a_task_is_refused(settings, tmp_path):
     teacher = write_teacher(tmp_path / "task", task="sequence_classification")
     with pytest.raises(ValueError, match="^cell 'mine,seed=3' has teacher=.*, which is fine-tuned for a task; sweeps"):
-        run_settings(cell_of(settings, teacher=str(teacher)), str(tmp_path / "run"))
+        check_cells([cell_of(settings, teacher=str(teacher))])
