@@ -26,7 +26,7 @@ from homodistil_hf.experiments.sweep.folder import (
     state_of,
     write_record,
 )
-from homodistil_hf.experiments.sweep.training import RunClock, run_cell, run_settings
+from homodistil_hf.experiments.sweep.training import RunClock, check_cells, run_cell, run_settings
 from homodistil_hf.files.checkpoints import sorted_checkpoints
 from homodistil_hf.files.strict_json import read_json_object
 
