@@ -28,6 +28,7 @@ from ...methods.masked_words import MaskedWordsRun
 from ...methods.registry import METHODS, RUNS, run_named
 from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
 from ...methods.run_arguments import Log, RunConfig
+from ...methods.task_models import TaskRun
 from ...models.cost import COSTS
 from ...models.widths import widths_of
 from ...training.checks import own_settings
@@ -101,7 +102,7 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         run = student_run(settings)
-        if not isinstance(run, MaskedWordsRun):
+        if isinstance(run, TaskRun):
             raise ValueError(
                 f"cell {cell.name!r} has teacher={settings.run.teacher!r}, which is fine-tuned for a task; sweeps "
                 "compare students of masked words: start homodistil distill with each setting"
