@@ -109,7 +109,7 @@ def test_a_call_that_is_ended_leaves_nothing_half(given, tmp_path, monkeypatch, 
     assert last_checkpoint(tmp_path / "out" / "training" / "run").name == "checkpoint-10"  # what was trained stays
     assert signal.getsignal(signal.SIGTERM) == before
     assert status_of("finetune", tmp_path / "config.json", "--resume", "true") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "results.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model", "report.html", "results.json"]
     assert manifest_problem(tmp_path / "out" / "model") is None
 
 

@@ -54,6 +54,7 @@ def test_each_way_can_end_with_the_units_of_the_other(make_trainer, tmp_path):
         assert_same_units(kept, wanted)
 
 
+@needs("baselines")
 def test_the_settings_of_every_variant_are_valid():
     for settings in filter(None, VARIANTS.values()):
         run_of({"teacher": "x", "student": "macs=0.5", "train_data": ["x"], "output_dir": "x"} | settings, "the test")
