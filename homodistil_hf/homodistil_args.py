@@ -100,7 +100,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
         0.0, "Share in [0, 1) of all steps before the first unit is dropped.", range="[0, 1]"
     )
     pruning_end_fraction: float = setting(
-        0.3, "Share in (start, 1] of all steps at which the plan is reached.", range="[0, 1]"
+        0.3, "Share in [start, 1], above 0, of all steps at which the plan is reached.", range="[0, 1]"
     )
     hidden_start_fraction: float | None = setting(
         None, "Start for hidden channels, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
