@@ -15,7 +15,13 @@ STUDIES = (
         "embedding_students.PLAIN",
         "embedding_students.SPEED",
     ),
-    *("embedding_students.TASKS", "embeddings.STUDY", "further_pretraining.STUDY", "gradient_free.KERNEL"),
+    *(
+        "embedding_students.TASKS",
+        "embeddings.STUDY",
+        "embeddings.FIRST_SCREEN",
+        "further_pretraining.STUDY",
+        "gradient_free.KERNEL",
+    ),
     *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.STUDY"),
 )
 """Each study as the module of this folder that has it, and its name there."""

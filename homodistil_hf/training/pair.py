@@ -81,7 +81,11 @@ def resolve_student(
         return broadcast_object_list(plans)[0]
 
     plan = resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure, plain=plain)
-    if args.process_index == 0 and has_all_layers and (warning := deep_cut(encoder_macs(plan) / encoder_macs(widths_of(config)))):
+    if (
+        args.process_index == 0
+        and has_all_layers
+        and (warning := deep_cut(encoder_macs(plan) / encoder_macs(widths_of(config))))
+    ):
         logger.warning(warning)
     return plan
 
