@@ -134,6 +134,22 @@ def test_a_file_below_the_bar_is_not_written_but_its_figures_are(deployed, texts
     assert verify_export(folder).ok
 
 
+def test_a_file_that_is_made_again_is_judged_anew(deployed, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(node.shutil, "which", lambda name: None)
+    folder, file = shutil.copytree(deployed[0], tmp_path / "student"), "onnx/model_quantized.onnx"
+    deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
+    facts = json.loads((folder / "facts.json").read_text())
+    for row in facts["runtimes"]["rows"]:
+        row["is_written"] = row["file"] != file
+    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / file).unlink()
+    (row,) = deploy_export(folder, "onnx-int8", texts=texts, num_rounds=0, least=0)
+    assert row["is_written"]
+    assert (folder / file).is_file()
+    targets = [row["target"] for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]]
+    assert targets == ["onnx", "onnx-int8", "transformers.js"]  # of the other file
+
+
 def test_times_are_beside_those_of_the_teacher(tokenizer, texts, tmp_path):
     teacher = make_teacher()
     teacher.save_pretrained(tmp_path / "teacher")
