@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from ..export.runtimes import BATCH_SIZES
 from ..plans.latency.timing import figures, time_in_turns
 from . import llama_cpp, transformers_js
 from .deployable import Deployable, Fidelity, Row
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 EXACT = 1e-4
 """Largest distance of a float32 graph's results from the model's own."""
-BATCH_SIZES = (1, 32)
 GRAPHS = ("onnx", "onnx-int8", "onnx-fp16")
 """Targets that are ONNX graphs."""
 PROBED = (*GRAPHS, "openvino")
