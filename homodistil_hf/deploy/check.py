@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..export.runtimes import RUNTIMES, runtime_rows
+from ..export.runtimes import runtime_rows
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import is_number
 from ..plans.latency.timing import missing_packages
@@ -25,7 +25,7 @@ def graph_problems(folder: Path, facts: Mapping[str, Any], deployable: Deployabl
         facts: content of its `facts.json`.
         deployable: the model in it.
     """
-    for row in _rows_to_run(facts):
+    for row in rows_to_run(facts):
         name, file, stated = row["target"], row["file"], row.get("probe_distance")
         if TARGETS[name].file != file or not (folder / file).is_file() or not is_number(stated):
             yield f"{file}: expected the file of {name} and its distance, found {short_repr(stated)}"
@@ -47,17 +47,18 @@ def skipped_graphs(facts: Mapping[str, Any]) -> list[str]:
     return [
         f"{row['file']}: not run, {TARGETS[row['target']].runtime} is not installed: "
         f"pip install 'homodistil-hf[{TARGETS[row['target']].extra}]'"
-        for row in _rows_to_run(facts)
+        for row in rows_to_run(facts)
         if not can_run(row["target"])
     ]
 
 
 def can_run(target: str) -> bool:
     """Whether the runtime of a target is installed."""
-    return not (importlib.util.find_spec("openvino") is None if target == "openvino" else missing_packages())
+    if target == "openvino":
+        return importlib.util.find_spec("openvino") is not None
+    return not missing_packages()
 
 
-def _rows_to_run(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if RUNTIMES not in facts:
-        return []
+def rows_to_run(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of facts whose files runtimes in this process can run; empty for an export that is not deployed."""
     return [row for row in runtime_rows(facts) if row["target"] in PROBED and row["is_written"]]

@@ -7,7 +7,7 @@ Shapes: B texts, T tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Deployable:
     javascript: Mapping[str, Any] | None = None
     gguf: Callable[[Path], None] | None = None
     gguf_problem: str = "llama.cpp gives vectors of texts, and this model has a head"
-    prepare: Callable[[str], str] = field(default=str)
+    prepare: Callable[[str], str] = str
     note: str = ""
 
     @property

@@ -68,7 +68,7 @@ def deploy_folder(
     student, earlier = deployment.ready(folder), runtime_rows(facts)
     if "gguf" in names and student.gguf is None:
         raise ValueError(f"to='gguf' is impossible for folder={str(folder)!r}: {student.gguf_problem}")
-    if "transformers.js" in names and all(row["target"] != "onnx" for row in earlier):
+    if "transformers.js" in names and not any(row["target"] == "onnx" and row["is_written"] for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
     with tempfile.TemporaryDirectory() as scratch:
         made = Workshop(student, Path(scratch, "student"), rows)
@@ -110,9 +110,11 @@ def _graphs_for_javascript(names: list[str], earlier: list[dict[str, Any]], fold
 
 
 def _merged(earlier: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Earlier rows whose target was not deployed again, and new ones, in the order of targets."""
+    """Earlier rows, unless their target or file was made again, and new ones, in the order of targets."""
     again = {row["target"] for row in found}
-    rows = [row for row in earlier if row["target"] not in again] + found
+    # transformers.js runs the files of other targets, so what it found of an earlier file ends with that file.
+    files = {row["file"] for row in found if row["target"] != "transformers.js"}
+    rows = [row for row in earlier if row["target"] not in again and row["file"] not in files] + found
     refused = {row["file"] for row in rows if not row["is_written"]}
     for row in rows:
         row["is_written"] = row["file"] not in refused

@@ -8,7 +8,6 @@ and gated matrices without biases, and rotary positions. Tokenizers are WordPiec
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +240,3 @@ def _as_piece(token: str, kind: int) -> str:
     if kind == _CONTROL:
         return token
     return token[len(_PREFIX) :] if token.startswith(_PREFIX) else f"{_SPACE}{token}"
-
-
-def gguf_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, pooling: str, name: str) -> Any:
-    """[`write_gguf`] with all but the path."""
-    return partial(write_gguf, model=model, tokenizer=tokenizer, pooling=pooling, name=name)

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from ..export.runtimes import BATCH_SIZES
+from ..files.provenance import version_of
 from ..plans.latency.timing import figures, time_in_turns
 from . import llama_cpp, transformers_js
 from .deployable import Deployable, Fidelity, Row
 from .graphs import signature
 from .llama_cpp import LlamaCpp
 from .node import Node, RuntimeProblem
-from .runtimes import OnnxRuntime, OpenVino, version_of
+from .runtimes import OnnxRuntime, OpenVino
 from .targets import TARGETS
 from .texts import own_rows
 from .transformers_js import DTYPES, TransformersJs
@@ -21,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 EXACT = 1e-4
 """Largest distance of a float32 graph's results from the model's own."""
-BATCH_SIZES = (1, 32)
 GRAPHS = ("onnx", "onnx-int8", "onnx-fp16")
 """Targets that are ONNX graphs."""
 PROBED = (*GRAPHS, "openvino")
@@ -68,7 +69,8 @@ def prove(
     row["is_written"] = found["fidelity"] >= least
     row |= signature(student.path(target)) if target in GRAPHS else {}
     row["probe_distance"] = probe_distance(student.deployable, running)
-    row["runtime"] += f" {version_of(_PACKAGES[TARGETS[target].runtime])}"
+    # Another package may bring the runtime, such as onnxruntime-gpu.
+    row["runtime"] = f"{row['runtime']} {version_of(_PACKAGES[row['runtime']]) or ''}".strip()
     if ways:
         row["kept_float"] = list(ways[0].kept_float)
         row["tried"] = [

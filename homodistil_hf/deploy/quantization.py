@@ -1,8 +1,7 @@
 """ONNX graphs with int8 weights: which of them stay float is chosen by what it costs in bytes and brings in likeness.
 
 Activations are quantized while the graph runs, so no data are needed. Weights have a scale a channel, and 7 of 8 bits:
-processors without instructions for int8 products add two of them in 16 bits, which overflow with 8. On
-all-MiniLM-L6-v2 the last bit is worth .002 of cosine.
+processors without instructions for int8 products add two of them in 16 bits, which overflow with 8.
 """
 
 from collections.abc import Callable, Sequence

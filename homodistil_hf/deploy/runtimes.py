@@ -3,8 +3,6 @@
 A runtime gives the results of rows, which are compared with the model's own, and passes to be timed.
 """
 
-import importlib.metadata
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,8 +74,3 @@ def write_openvino(source: Path, file: Path) -> None:
     import openvino
 
     openvino.save_model(openvino.Core().read_model(source), file)
-
-
-def version_of(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    return importlib.metadata.version(package) if importlib.util.find_spec(package) else None

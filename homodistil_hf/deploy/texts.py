@@ -59,17 +59,21 @@ def rows_of_file(file: str | Path) -> list[Row]:
     """Lines of a text file as rows; a tabulator divides a pair.
 
     Raises:
-        ValueError: no such file, or fewer than two lines.
+        ValueError: no such file, no UTF-8, or fewer than two lines.
     """
     label = f"texts={str(file)!r}"
     refuse_missing(str(file), label)
     if not Path(file).is_file():
         raise ValueError(f"{label} is no file; name a text file with one text a line")
-    lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{label} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
+    lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) < 2:
         raise ValueError(f"{label} has {len(lines)} texts; expected at least 2, one a line")
     pairs = [line.partition("\t") for line in lines]
-    neighbours = _paired(lines)
+    neighbours = _paired([first for first, _, _ in pairs])
     return [(first, second) if tab else row for (first, tab, second), row in zip(pairs, neighbours, strict=True)]
 
 

@@ -10,6 +10,7 @@ from ..files.strict_json import is_int, read_json_object, write_json
 from ..plans.latency.timing import Pass
 from .deployable import Deployable, Fidelity, Outputs, Row
 from .graphs import write_graph, write_half
+from .node import RuntimeProblem
 from .quantization import Quantized, quantize, write_int8
 from .runtimes import OnnxRuntime, write_openvino
 from .targets import TARGETS
@@ -47,8 +48,14 @@ class Workshop:
         return self.deployable.results(self.rows)
 
     def compare(self, running: Running, *, only: Callable[[Row], bool] = lambda row: True) -> Fidelity:
-        """Compare a runtime's results with the model's own, on the rows that `only` lets through."""
+        """Compare a runtime's results with the model's own, on the rows that `only` lets through.
+
+        Raises:
+            RuntimeProblem: those are fewer than two.
+        """
         kept = [index for index, row in enumerate(self.rows) if only(row)]
+        if len(kept) < 2:
+            raise RuntimeProblem(f"{len(kept)} of {len(self.rows)} texts fit in whole; expected at least 2 to compare")
         found = running.results([self.rows[index] for index in kept])
         return self.deployable.compare([self.expected[index] for index in kept], found)
 

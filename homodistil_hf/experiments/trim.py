@@ -21,10 +21,11 @@ from ..data.corpus import load_text
 from ..data.task_rows.encoding import check_rows, texts_of
 from ..data.task_rows.kinds import find_columns, kind_of
 from ..data.task_rows.reading import load_rows
-from ..export.card import code_span, fill_card, run_texts
+from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..export.hub import teacher_card
+from ..export.markdown import code_span
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts

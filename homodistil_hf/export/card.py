@@ -3,11 +3,10 @@
 `methods/` and `experiments/` make the texts of other models, beside the code that writes their folders.
 """
 
-import json
 import math
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,9 +19,9 @@ from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import Architecture, HeadKind
 from ..models.cost import COSTS
-from ..tables import markdown_table
 from .charts import widths_picture
 from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY
+from .markdown import card_table, cell, code_span, one_line, plain_text
 from .outcome import (
     COST_LABELS,
     METRIC_LABELS,
@@ -151,39 +150,6 @@ def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str
     return "\n\n".join(string.Template(part).substitute(places) for part in filter(is_filled, paragraphs)) + "\n"
 
 
-def one_line(text: str) -> str:
-    """A text on one line, without characters that change how others are shown."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def plain_text(text: str) -> str:
-    r"""A name from a folder, from facts or from settings as Markdown: on one line, without HTML, links and images.
-
-    Example:
-    ```python
-    >>> print(plain_text("a\n# <b>b</b> [c](d)"))
-    a # &lt;b>b&lt;/b> [c]\(d)
-
-    ```
-    """
-    return one_line(text).replace("<", "&lt;").replace("](", "]\\(")
-
-
-def code_span(text: str) -> str:
-    """A name as code in Markdown, on one line, within as many backticks as it takes.
-
-    Example:
-    ```python
-    >>> print(code_span("my-bert"), code_span("a`b"))
-    `my-bert` `` a`b ``
-
-    ```
-    """
-    name = one_line(text)
-    longest = max(map(len, re.findall("`+", name)), default=0)
-    return f"{'`' * (longest + 1)} {name} {'`' * (longest + 1)}" if longest else f"`{name}`"
-
-
 def _on_one_line(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _on_one_line(item) for name, item in value.items()}
@@ -199,11 +165,6 @@ def card_template() -> str:
 
 def _places(text: str) -> list[str]:
     return re.findall(r"\$(\w+)", text)
-
-
-def card_table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """Lay values out as a Markdown table; numbers are rounded to four digits, pipes in texts are escaped."""
-    return "\n".join(markdown_table(list(map(_cell, header)), (list(map(_cell, row)) for row in rows)))
 
 
 def loading_lines(auto_class: str, *imports: str, remote_code: bool = False) -> str:
@@ -367,9 +328,9 @@ def _guarantee_row(name: str, one: Mapping[str, Any]) -> tuple[str, int, int, st
 def _widths(facts: Mapping[str, Any]) -> str:
     if not (plan := facts.get("student", {}).get("plan")):
         return ""
-    header = f"Hidden size {_cell(plan['hidden_size'])}; "
+    header = f"Hidden size {cell(plan['hidden_size'])}; "
     if "layers" not in plan:
-        widths = ", ".join(f"{_cell(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
+        widths = ", ".join(f"{cell(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
         return header + f"in every layer {widths}."
     rows = [(index, *(layer[name] for name in _WIDTH_LABELS)) for index, layer in enumerate(plan["layers"])]
     return header + "its layers differ:\n\n" + card_table(("layer", *_WIDTH_LABELS.values()), rows)
@@ -411,7 +372,7 @@ def _how(facts: Mapping[str, Any]) -> str:
     method = (facts.get("training") or {}).get("method")
     if method is None:
         return "By which method the student was trained is not recorded."
-    return f"The student was trained by the method {_cell(method)}; this export does not describe it."
+    return f"The student was trained by the method {cell(method)}; this export does not describe it."
 
 
 def _training(facts: Mapping[str, Any]) -> str:
@@ -420,7 +381,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     if not training:
         return "No record of the training run came with this export."
     steps, passes, rows = training.get("num_steps"), training.get("num_epochs"), data.get("num_train_rows")
-    words = [f"Training took {_cell(steps)} optimizer steps"] if is_int(steps) else []
+    words = [f"Training took {cell(steps)} optimizer steps"] if is_int(steps) else []
     if words and is_number(passes):
         words.append(f"{passes:.2g} passes over {f'{rows:,}' if is_int(rows) else 'the'} rows")
     if names := ", ".join(map(str, data.get("train", ()))):
@@ -431,7 +392,7 @@ def _training(facts: Mapping[str, Any]) -> str:
         if name not in ("num_steps", "num_epochs") and not (name.startswith(_SELDOM) and not value)
     }
     kept = {name: value for name, value in kept.items() if not name.startswith("kept_fraction") and name != "method"}
-    lines = "\n".join(f"- {plain_text(_words(name))}: {_cell(value)}" for name, value in kept.items())
+    lines = "\n".join(f"- {plain_text(_words(name))}: {cell(value)}" for name, value in kept.items())
     sentence = ", ".join(words[:2]) + "".join(f" {word}" for word in words[2:])
     return "\n\n".join(filter(None, (f"{sentence}." if words else "", lines)))
 
@@ -481,17 +442,6 @@ def paper_words(facts: Mapping[str, Any]) -> str:
     """How HomoDistil's paper relates to the model, in front of its citation."""
     method = _words_of_method(facts)
     return f"{method.paper if method else _NAMESAKE}:"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if is_int(value):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return plain_text(text).replace("|", "\\|")
 
 
 def _words(name: str) -> str:

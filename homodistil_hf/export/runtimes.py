@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..files.strict_json import fits, is_number
-from ..tables import markdown_table
+from .markdown import card_table, plain_text
 
 RUNTIMES = "runtimes"
-BATCH_SIZES = ("1", "32")
+BATCH_SIZES = (1, 32)
+"""Texts of a pass that is timed."""
 _ROW: dict[str, Any] = {
     "target": str,
     "file": str,
@@ -39,7 +40,7 @@ def runtime_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
     for row in rows:
         found = row["figures"]
         file = row["file"] if row["is_written"] else f"{row['file']}, not written"
-        spent = [_ms(row["latency_ms"].get(side, {}).get(size)) for side, size in times]
+        spent = [_ms(row["latency_ms"].get(side, {}).get(str(size))) for side, size in times]
         difference = f"{found['largest_difference']:.1e}" if is_number(found.get("largest_difference")) else ""
         cells.append([file, row["runtime"], f"{row['size_bytes'] / 1e6:.1f}", _likeness(row), difference, *spent])
     return header, cells
@@ -51,15 +52,14 @@ def runtimes_text(facts: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     header, cells = runtime_cells(rows)
-    plain = [[_one_line(cell).replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in cells]
     section = facts[RUNTIMES]
     words = [
         "For other runtimes, each file run beside this model on the same texts; times on one machine, in turns with "
         "the model that it was made from:",
-        "\n".join(markdown_table(header, plain)),
+        card_table(header, cells),
     ]
     if isinstance(note := section.get("note"), str) and note:
-        words.append(_one_line(note).replace("<", "&lt;"))
+        words.append(plain_text(note))
     return "".join(f"\n\n{part}" for part in words)
 
 
@@ -71,8 +71,8 @@ def _likeness(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{word} {_share(found[name])}" for name, word in words.items() if name in found)
 
 
-def _texts(size: str) -> str:
-    return "1 text" if size == "1" else f"{size} texts"
+def _texts(size: int) -> str:
+    return "1 text" if size == 1 else f"{size} texts"
 
 
 def _share(value: float) -> str:
@@ -82,7 +82,3 @@ def _share(value: float) -> str:
 
 def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -38,7 +38,7 @@ def public_name(source: str) -> str:
 
 def machine_facts() -> dict[str, Any]:
     """Describe this machine in JSON values: processor, cores, threads of torch and ONNX Runtime, system, versions."""
-    versions = {name: _version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
+    versions = {name: version_of(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
     return {
         "processor": _processor(),
         "num_cores": os.cpu_count(),
@@ -48,7 +48,8 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

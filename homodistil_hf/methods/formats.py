@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..deploy.check import graph_problems, skipped_graphs
+from ..deploy.check import graph_problems, rows_to_run, skipped_graphs
 from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
-from ..export.runtimes import RUNTIMES
 from ..export.student_in_folder import export_model_from, exported_student, student_in
 from ..export.verify import VerifyReport, verify_model
 from .binarization.folder import PACKED, verify_packed
@@ -51,7 +50,7 @@ def verify_export(folder: str | Path) -> VerifyReport:
         return VerifyReport(folder, (str(error),))
     report = _VERIFIERS.get(str(facts.get("format")), verify_model)(folder, facts)
     deployment = _DEPLOYMENTS.get(str(facts.get("format")), WITH_HEAD)
-    if not report.ok or RUNTIMES not in facts or deployment is None:
+    if not report.ok or not rows_to_run(facts) or deployment is None:
         return report
     problems = tuple(graph_problems(folder, facts, deployment.ready(folder)))
     return replace(report, problems=problems, notes=tuple(skipped_graphs(facts)))
@@ -95,8 +94,7 @@ def deploy_export(
         )
     if teacher is None:
         teacher = student_in(folder).settings.get("teacher")
-    settings: dict[str, Any] = {"least": least, "texts": texts, "num_rounds": num_rounds}
-    return deploy_folder(found, to, deployment, teacher=teacher, **settings)
+    return deploy_folder(found, to, deployment, teacher=teacher, least=least, texts=texts, num_rounds=num_rounds)
 
 
 def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:

@@ -28,6 +28,7 @@ from . import raw_rows
 from .evaluation_loop import HeldOutEvaluation
 from .learning_rate import default_learning_rate_of
 from .pair import ProjectionInit, Start, resolve_student
+from .ranks import on_every_rank
 
 
 class DistillationMethod:
@@ -107,15 +108,16 @@ class DistillationMethod:
 
         Returns:
             A row a file and runtime; on other ranks none.
+
+        Raises:
+            ValueError: see `deploy_export`; raised on every rank.
         """
         names = check_targets(to)
         self.export(folder)
-        found = []
-        if self.is_world_process_zero():
-            teacher = self.distillation.teacher.exact.name_or_path or None
-            found = deploy_folder(folder, names, self.deployment, **{"teacher": teacher, **settings})
-        self.accelerator.wait_for_everyone()
-        return found
+        chosen = {"teacher": self.distillation.teacher.exact.name_or_path or None, **settings}
+        return on_every_rank(
+            lambda: deploy_folder(folder, names, self.deployment, **chosen) if self.is_world_process_zero() else []
+        )
 
     @property
     def projection_init(self) -> ProjectionInit:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from homodistil_hf.deploy.comparison import compare_answers, compare_vectors, some_positions
+from homodistil_hf.deploy.node import RuntimeProblem
+from homodistil_hf.deploy.workshop import Workshop
 
 
 def rows(*logits, name="logits"):
@@ -52,3 +54,9 @@ def test_positions_of_a_vocabulary_are_few_and_reach_both_ends():
     assert some_positions(8, 30522) == list(range(8))
     assert some_positions(100, 30522)[0::7] == [0, 99]
     assert some_positions(100, 9) == list(range(100))
+
+
+def test_a_comparison_takes_two_texts(tmp_path):
+    made = Workshop(None, tmp_path / "made", [("a", None), ("b", None), ("c", None)])
+    with pytest.raises(RuntimeProblem, match="1 of 3 texts fit in whole; expected at least 2 to compare"):
+        made.compare(None, only=lambda row: row[0] == "b")

@@ -1,5 +1,6 @@
 """A deployed export: every kind and architecture gives the student's results in each runtime; facts, card, verify."""
 
+import importlib.metadata
 import json
 import shutil
 
@@ -134,6 +135,22 @@ def test_a_file_below_the_bar_is_not_written_but_its_figures_are(deployed, texts
     assert verify_export(folder).ok
 
 
+def test_a_file_that_is_made_again_is_judged_anew(deployed, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(node.shutil, "which", lambda name: None)
+    folder, file = shutil.copytree(deployed[0], tmp_path / "student"), "onnx/model_quantized.onnx"
+    deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
+    facts = json.loads((folder / "facts.json").read_text())
+    for row in facts["runtimes"]["rows"]:
+        row["is_written"] = row["file"] != file
+    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / file).unlink()
+    (row,) = deploy_export(folder, "onnx-int8", texts=texts, num_rounds=0, least=0)
+    assert row["is_written"]
+    assert (folder / file).is_file()
+    targets = [row["target"] for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]]
+    assert targets == ["onnx", "onnx-int8", "transformers.js"]  # of the other file
+
+
 def test_times_are_beside_those_of_the_teacher(tokenizer, texts, tmp_path):
     teacher = make_teacher()
     teacher.save_pretrained(tmp_path / "teacher")
@@ -170,6 +187,19 @@ def test_without_node_a_graph_is_written_and_marked(deployed, texts, tmp_path, m
     rows = deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
     assert {row["not_run"] for row in rows} == {"node is not installed: see nodejs.org"}
     assert "not run: node is not installed" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_another_package_may_bring_the_runtime(deployed, texts, tmp_path, monkeypatch):
+    version = importlib.metadata.version
+
+    def without_onnxruntime(package):
+        if package == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_onnxruntime)
+    (row,) = deploy_export(shutil.copytree(deployed[0], tmp_path / "student"), "onnx", texts=texts, num_rounds=0)
+    assert row["runtime"] == "ONNX Runtime"
 
 
 def test_a_teacher_that_is_gone_costs_its_times_alone(deployed, texts, tmp_path, caplog):

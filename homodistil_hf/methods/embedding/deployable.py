@@ -9,6 +9,7 @@ Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from ...deploy.comparison import compare_vectors
 from ...deploy.deployable import Deployable, Outputs
 from ...deploy.folder import Deployment
-from ...deploy.gguf_file import gguf_problem, gguf_writer
+from ...deploy.gguf_file import gguf_problem, write_gguf
 from ...files.provenance import public_name
 from .folder import embedding_card
 from .model import EmbeddingModel, folded, pooled
@@ -121,7 +122,7 @@ def _without_gguf(model: EmbeddingModel) -> str:
 
 def _gguf(model: EmbeddingModel) -> Callable[[Path], None]:
     pooling, name = _GGUF[model.settings.pooling], public_name(model.name)
-    return gguf_writer(model.encoder, model.tokenizer, pooling=pooling, name=name)
+    return partial(write_gguf, model=model.encoder, tokenizer=model.tokenizer, pooling=pooling, name=name)
 
 
 EMBEDDING = Deployment(embedding_deployable, embedding_card)

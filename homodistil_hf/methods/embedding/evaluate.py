@@ -20,8 +20,9 @@ from ...data.corpus import load_text
 from ...evaluation.evaluated_model import model_in, model_name, results_claimed
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
-from ...export.card import card_table, guarantee_text
+from ...export.card import guarantee_text
 from ...export.facts import GUARANTEE
+from ...export.markdown import card_table
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting

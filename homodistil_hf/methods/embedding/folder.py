@@ -16,12 +16,9 @@ from torch import nn
 
 from ...export.card import (
     THIS_FOLDER,
-    card_table,
-    code_span,
     fill_card,
     guarantee_text,
     paper_words,
-    plain_text,
     result_title,
     run_texts,
     write_picture,
@@ -39,6 +36,7 @@ from ...export.facts import (
     run_facts,
 )
 from ...export.hub import teacher_card
+from ...export.markdown import card_table, code_span, plain_text
 from ...export.outcome import COST_LABELS, METRIC_LABELS
 from ...export.student_in_folder import student_in
 from ...files.folders import write_text

@@ -17,9 +17,10 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
-from ...export.card import card_table, code_span, fill_card, run_texts
+from ...export.card import fill_card, run_texts
 from ...export.facts import CARD_FILE
 from ...export.hub import teacher_card
+from ...export.markdown import card_table, code_span
 from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_verified, model_written
