@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
 from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, class_names, find_columns, names_of
 from ..data.task_rows.labels import as_list, is_missing
-from ..data.task_rows.questions import WindowSizes
 from ..data.task_rows.reading import load_rows
 from ..distillation.task_scores import TaskMeter, class_scores
 from ..distillation.tasks import task_of
@@ -32,9 +31,8 @@ from .fine_tuning import (
     fresh_answerer,
     fresh_classifier,
     fresh_tagger,
-    settings_from,
 )
-from .squad import SquadSettings, answer_questions, grade
+from .squad import answer_grades
 
 _HEADS = {LABELS: "ForSequenceClassification", VALUES: "ForSequenceClassification"}
 _HEADS |= {TAGS: "ForTokenClassification", ANSWERS: "ForQuestionAnswering"}
@@ -71,7 +69,8 @@ class KindTask:
     ) -> dict[str, float]:
         """The task's metrics of a model on rows; rates are compared by the first one."""
         if self.columns.kind == ANSWERS:
-            return _grades(model, rows, self.columns, tokenizer, max_length)
+            questions = question_rows(rows, self.columns, "rows")
+            return {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
         encoded = self._encoded(rows, model.config, tokenizer, max_length).remove_columns("length")
         meter = _measured(model, encoded, tokenizer, self.names)
         scores = meter.scores()
@@ -131,20 +130,6 @@ def _measured(
             outputs = type(model).forward(model, **task.model_inputs(inputs))
         meter.keep(task.rows(outputs, inputs), task.labels(inputs), inputs)
     return meter
-
-
-def _grades(
-    model: PreTrainedModel, rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, length: int
-) -> dict[str, float]:
-    """`f1` and `exact_match` of answers, in percent."""
-    questions, sizes = question_rows(rows, columns, "rows"), WindowSizes.within(length)
-    if questions is None:
-        return {}
-    lengths = {"max_length": sizes.row_length, "stride": sizes.stride}
-    settings = settings_from(SquadSettings, lengths | {"max_question_tokens": sizes.max_question_tokens})
-    task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
-    graded = grade(task, questions, answer_questions(model, questions, tokenizer, settings))
-    return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
 
 
 def task_in(rows: Dataset, settings: Any) -> KindTask | Columns | None:

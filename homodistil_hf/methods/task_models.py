@@ -4,12 +4,13 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..data.blocks import check_tokenizer, some_blocks
 from ..data.task_rows.encoding import LEAST_ROWS, check_number, check_rows, encode_rows, length_of_rows, question_rows
@@ -26,10 +27,8 @@ from ..data.task_rows.kinds import (
     find_columns,
     kind_of,
 )
-from ..data.task_rows.questions import WindowSizes
 from ..data.task_rows.reading import load_rows
-from ..evaluation.fine_tuning import settings_from
-from ..evaluation.squad import SquadSettings, answer_questions, grade
+from ..evaluation.squad import answer_grades
 from ..models.architectures import HEADS, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
@@ -79,8 +78,8 @@ class TaskRun(MaskedWordsRun):
     """A run that distils a fine-tuned model on rows of its task, with labels or without."""
 
     unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming", "further_pretraining")
-    grading: "_Grading | None" = None
-    """Of held-out questions, once the rows are read."""
+    grading: Callable[[PreTrainedModel], dict[str, float]] | None = None
+    """Of a model's answers to held-out questions, once the rows are read; None where no answers are known."""
     described: Mapping[str, Any] = {}
     """What was understood of the rows, for the results."""
 
@@ -125,7 +124,9 @@ class TaskRun(MaskedWordsRun):
             encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
             for part in (train, held_out)
         ]
-        self.grading = _Grading.of(held_out, inputs.tokenizer, length) if inputs.kind == ANSWERS else None
+        questions = question_rows(*held_out) if inputs.kind == ANSWERS else None
+        if questions is not None:
+            self.grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
         self.described = {
             "kind": inputs.kind,
             "text_columns": list(train.columns.texts),
@@ -182,38 +183,6 @@ class TaskRun(MaskedWordsRun):
         made = _PIPELINES[kind].format(folder=repr(student))
         example = _EXAMPLES[len(results["rows"]["text_columns"]) - 1]
         return f"from transformers import pipeline\npredict = {made}\nprint(predict({example}))"
-
-
-@dataclass(frozen=True)
-class _Grading:
-    """Grades a model's answers to held-out questions, in percent: `exact_match` and `f1`.
-
-    Args:
-        questions: with known answers.
-        tokenizer: of the model.
-        settings: of the windows.
-    """
-
-    questions: Dataset
-    tokenizer: PreTrainedTokenizerBase
-    settings: SquadSettings
-
-    @classmethod
-    def of(cls, held_out: _Rows, tokenizer: PreTrainedTokenizerBase, length: int) -> "_Grading | None":
-        """A grading of held-out rows; None where no answers are known."""
-        questions, sizes = question_rows(*held_out), WindowSizes.within(length)
-        if questions is None:
-            return None
-        lengths = {"max_length": sizes.row_length, "stride": sizes.stride}
-        settings = settings_from(SquadSettings, lengths | {"max_question_tokens": sizes.max_question_tokens})
-        return cls(questions, tokenizer, settings)
-
-    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        """Grade one model, in float32."""
-        task = "squad" if all(answers["text"] for answers in self.questions["answers"]) else "squad_v2"
-        graded = grade(task, self.questions, answer_questions(model, self.questions, self.tokenizer, self.settings))
-        exact = graded["exact_match"] if task == "squad" else graded["exact"]
-        return {"exact_match": exact, "f1": graded["f1"]}
 
 
 def is_task_model(teacher: str, *, token: str | None = None) -> bool:
