@@ -17,10 +17,9 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
+from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.task_models import REPORTED, _what_fits
 from homodistil_hf.models.loading import load_encoder
-
-HAS_LABELS = {"labelled": True, "unlabelled": False}
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +105,12 @@ def test_a_pipeline_reads_the_export(finished, capsys):
         scores = {entry["label"]: entry["score"] for entry in (found[0] if isinstance(found[0], list) else found)}
         names = [model.config.id2label[number] for number in range(len(logits))]
         assert [scores[label] for label in names] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_the_card_has_the_length_of_the_rows(finished):
+    _, settings, _, results = finished
+    facts = read_facts(Path(settings["output_dir"]) / "student")
+    assert facts["data"]["max_tokens"] == results["rows"]["max_seq_length"] < 128
 
 
 @pytest.mark.slow
