@@ -29,10 +29,10 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.registry import RUNS, method_for, run_named
+from ..methods.registry import method_for, run_named, run_of
 from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunConfig
-from ..methods.task_models import is_task_model
+from ..methods.task_models import TaskRun
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import tokenizer_of_run
@@ -332,7 +332,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.tokenizer,
         training.hub_token,
         run.method,
-        run.method not in RUNS and is_task_model(run.teacher, token=training.hub_token),
+        isinstance(run_of(settings), TaskRun),
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

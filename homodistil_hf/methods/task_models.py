@@ -6,7 +6,8 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from datasets import Dataset
@@ -29,6 +30,7 @@ from ..data.task_rows.kinds import (
 )
 from ..data.task_rows.reading import load_rows
 from ..evaluation.squad import answer_grades
+from ..files.hub_errors import HubError
 from ..models.architectures import HEADS, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
@@ -185,12 +187,26 @@ class TaskRun(MaskedWordsRun):
         return f"from transformers import pipeline\npredict = {made}\nprint(predict({example}))"
 
 
-def is_task_model(teacher: str, *, token: str | None = None) -> bool:
-    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read."""
+def is_task_model(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:
+    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read.
+
+    Raises:
+        HubError: the Hub refused or can't be reached.
+    """
+    read = _read_kind if Path(teacher).exists() else _kind_on_hub
     try:
-        return kind_of(load_encoder_config(teacher, token=token)) != MASKED_WORDS
+        return read(teacher, revision, token) != MASKED_WORDS
+    except HubError:  # another rank may read it, and take the run for another
+        raise
     except (OSError, ValueError):
         return False
+
+
+def _read_kind(teacher: str, revision: str | None, token: str | None) -> str:
+    return kind_of(load_encoder_config(teacher, revision=revision, token=token))
+
+
+_kind_on_hub = cache(_read_kind)  # one config asks several times
 
 
 def _what_fits(length: int, most: int, kind: str) -> str:

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from ranks import as_ranks
 from task_rows import FEELINGS, KINDS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import assert_same_weights, own_cache, write_teacher
-from transformers import AutoConfig, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
@@ -18,7 +18,8 @@ from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, ki
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.task_models import REPORTED, _what_fits
+from homodistil_hf.files.hub_errors import HubError
+from homodistil_hf.methods.task_models import REPORTED, TaskRun, _what_fits, is_task_model
 from homodistil_hf.models.loading import load_encoder
 
 
@@ -349,3 +350,29 @@ def test_other_names_than_the_teachers_are_told(tmp_path):
     with pytest.raises(ValueError, match="the model's classes have no names, only numbers 0 … 2: number the rows, or"):
         run(settings_of(settings, "settings"), lambda line: None)
     assert len(FEELINGS) == len(MARKS) == 3
+
+
+def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
+    from homodistil_hf.methods.registry import run_of
+
+    revisions = []
+
+    def read(name, *, revision, token):
+        revisions.append(revision)
+        return BertConfig(architectures=["BertForSequenceClassification"])
+
+    monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", read)
+    given = {"teacher": "somebody/classifier", "teacher_revision": "v2", "train_data": "x", "output_dir": "x"}
+    settings = settings_of(given, "it")
+    assert revisions == []
+    assert [type(run_of(settings)) for _ in range(2)] == [TaskRun, TaskRun]
+    assert revisions == ["v2"]
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
+    def refuse(name, **how):
+        raise HubError("teacher='somebody/other' can't be read: no answer")
+
+    monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", refuse)
+    with pytest.raises(HubError, match="no answer"):
+        is_task_model("somebody/other")
