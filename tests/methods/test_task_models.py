@@ -376,3 +376,21 @@ def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
     monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", refuse)
     with pytest.raises(HubError, match="no answer"):
         is_task_model("somebody/other")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "label_column='label' has no place with teacher=.*, which predicts masked words"),
+        (
+            {"task": "sequence_classification", "num_labels": 1},
+            "label_column='label' has no place with method='reranker'",
+        ),
+    ],
+)
+def test_a_label_column_without_labels_to_learn_is_refused(tmp_path, model, message):
+    write_teacher(tmp_path / "teacher", **model)
+    given = {"teacher": str(tmp_path / "teacher"), "train_data": ["x"], "output_dir": str(tmp_path / "run")}
+    given |= {"method": "reranker"} if model else {}
+    with pytest.raises(ValueError, match=message):
+        run(settings_of(given | {"label_column": "label", "student": SMALL}, "it"), lambda line: None)
