@@ -18,6 +18,7 @@ from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, quest
 from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, class_names, find_columns, names_of
 from ..data.task_rows.labels import as_list, is_missing
 from ..data.task_rows.reading import load_rows
+from ..data.task_rows.tags import entries_of, span_parts
 from ..distillation.task_scores import TaskMeter, class_scores
 from ..distillation.tasks import task_of
 from ..files.messages import short_repr
@@ -74,9 +75,10 @@ class KindTask:
         encoded = self._encoded(rows, model.config, tokenizer, max_length).remove_columns("length")
         meter = _measured(model, encoded, tokenizer, self.names)
         scores = meter.scores()
-        if self.columns.kind == TAGS:
+        if self.columns.kind == TAGS and scores:
             given_R, wanted_R, _ = np.concatenate(meter.kept).T
-            scores["accuracy"] = class_scores(given_R, wanted_R)["accuracy"]
+            is_known_R = meter.task.is_known(torch.tensor(wanted_R)).numpy()
+            scores["accuracy"] = class_scores(given_R[is_known_R], wanted_R[is_known_R])["accuracy"]
         return scores
 
     def check_teacher(self, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
@@ -186,20 +188,12 @@ def _are_spans(value: Any) -> bool:
 def _tags(values: Sequence[Any], rows: Dataset, columns: Columns) -> list[str]:
     if names := class_names(rows.features[columns.labels[0]]):
         return names
-    entries = [entry for value in values for entry in _entries(value, columns)]
+    read = entries_of if columns.are_words else as_list
+    entries = [entry for value in values for entry in read(value)]
     if columns.are_words:
         return _with_outside_first({str(tag) for tag in entries if not is_missing(tag)})
-    types = {str(span[2] if isinstance(span, list) else _type_of(span)) for span in entries}
+    types = {str(kind) for *_, kind in map(span_parts, entries) if kind is not None}
     return [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
-
-
-def _entries(value: Any, columns: Columns) -> list[Any]:
-    is_text = isinstance(value, str) and columns.are_words and not value.lstrip().startswith("[")
-    return value.split() if is_text else as_list(value)
-
-
-def _type_of(span: dict[str, Any]) -> Any:
-    return next((value for name, value in span.items() if isinstance(value, str) and name != "text"), None)
 
 
 def _with_outside_first(tags: set[str]) -> list[str]:
