@@ -3,9 +3,9 @@
 The kind is found by the rows' columns. own_task.py chooses the rate, trains and saves.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,17 +225,22 @@ def kind_rows(settings: Any) -> tuple[KindTask, Dataset, Dataset] | Columns | No
         rows can't be read here.
 
     Raises:
-        ValueError: rows to evaluate on that don't fit.
+        ValueError: rows to evaluate on that don't fit, or aren't there.
         OSError: they can't be read.
     """
+    files = {name: os.path.expanduser(getattr(settings, name)) for name in ("train_data", "eval_data")}
+    if not os.path.exists(files["train_data"]):  # a name would be asked for on the Hub
+        return None
     try:
-        train = load_rows([str(Path(settings.train_data).expanduser())])
-    except (OSError, RuntimeError, ValueError):
+        train = load_rows([files["train_data"]])
+    except (OSError, ValueError):
         return None  # own_task.py says what is wrong
     task = task_in(train, settings)
     if not isinstance(task, KindTask):
         return task
-    dev = load_rows([str(Path(settings.eval_data).expanduser())], split="validation", argument="eval_data")
+    if not os.path.exists(files["eval_data"]):
+        raise ValueError(f"eval_data={files['eval_data']!r} does not exist; name a file with labelled rows")
+    dev = load_rows([files["eval_data"]], split="validation", argument="eval_data")
     texts, labels = task.columns.texts, task.columns.labels
     config = PreTrainedConfig(num_labels=max(1, len(task.names)))
     how: dict[str, Any] = {"text_columns": texts, "label_column": ",".join(labels), "argument": "eval_data"}

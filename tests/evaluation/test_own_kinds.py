@@ -114,3 +114,12 @@ def test_words_without_tags_count_for_no_metric(tmp_path):
     found, expected = (task.metrics(model, Dataset.from_dict(some), tokenizer, 24) for some in (rows, known))
     assert found == expected
     assert found.keys() == {"span_f1", "span_precision", "span_recall", "accuracy"}
+
+
+def test_names_without_files_are_not_asked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.data.corpus.datasets.load_dataset", lambda *words, **how: pytest.fail("asked"))
+    given = write(tmp_path, "tags")
+    with pytest.raises(ValueError, match="eval_data='nobody/rows' does not exist; name a file"):
+        run(given, eval_data="nobody/rows")
+    with pytest.raises(ValueError, match="train_data='nobody/rows' is no file"):
+        run(given, train_data="nobody/rows")
