@@ -4,7 +4,6 @@ Recipe, rates and steps are those of the evaluations, `task_runs.py`. Until the 
 settings, the tried rates and the checkpoints, by which a fine-tuning that was stopped goes on.
 """
 
-import csv
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import check_columns, table_of
+from ..data.task_rows.reading import check_columns, read_words, table_of
 from ..distillation.task_scores import class_scores
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
@@ -76,11 +75,7 @@ class OwnTaskSettings(FineTuningSettings):
     teacher: str | None = setting(
         None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
-    train_data: str = setting(
-        "",
-        "Labelled rows: .parquet, .json, .jsonl or .csv.",
-        text="a name",
-    )
+    train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
     eval_data: str = setting("", "Rows to measure the result on, of the same columns.", text="a name")
     text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
     label_column: str = setting(
@@ -411,19 +406,12 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     return rows
 
 
-def _as_written(path: str) -> Dataset:
-    """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        columns = next(csv.reader(file), [])
-    return Dataset.from_csv(path, converters=dict.fromkeys(columns, str), keep_default_na=False)
-
-
 # None: read here, as pyarrow's own reader of JSON, behind `from_json`, crashes on deep nesting.
 _READERS: dict[str, Callable[..., Dataset] | None] = {
     ".parquet": Dataset.from_parquet,
     ".json": None,
     ".jsonl": None,
-    ".csv": _as_written,
+    ".csv": read_words,
 }
 
 
