@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
 from ..data.task_rows.encoding import check_rows, texts_of
-from ..data.task_rows.kinds import find_columns, kind_of
+from ..data.task_rows.kinds import find_columns, kind_of, listed_columns
 from ..data.task_rows.reading import load_rows
 from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
@@ -177,7 +177,7 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     if not source.is_task:
         return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     rows = load_rows(source.text, split=source.split)
-    texts = tuple(source.text_column.split(",")) if source.text_column else ()
+    texts = listed_columns(source.text_column or None)
     columns = find_columns(rows, config, kind_of(config), text_columns=texts)
     check_rows(rows, columns, "train_data")
     return texts_of(rows, columns)

@@ -27,6 +27,7 @@ from ..data.task_rows.kinds import (
     describe_kind,
     find_columns,
     kind_of,
+    listed_columns,
 )
 from ..data.task_rows.reading import load_rows
 from ..evaluation.squad import answer_grades
@@ -145,7 +146,7 @@ class TaskRun(MaskedWordsRun):
         split = run.train_split if argument == "train_data" else run.eval_split
         rows = load_rows(getattr(run, argument), split=split, argument=argument)
         check_number(rows, argument, least=LEAST_ROWS)
-        texts = tuple(name.strip() for name in run.text_column.split(",")) if run.text_column else ()
+        texts = listed_columns(run.text_column or None)
         columns = find_columns(
             rows, inputs.config, inputs.kind, text_columns=texts, label_column=run.label_column, argument=argument
         )

@@ -199,6 +199,7 @@ def test_a_chain_of_sizes(tmp_path, name):
 @pytest.mark.parametrize("name", ["classes", "values", "tags", "answers"])
 def test_a_vocabulary_is_trimmed_by_the_texts_of_the_rows(tmp_path, name):
     settings = write_kind(tmp_path, name) | {"vocabulary": "keep=64", "save_strategy": "no"}
+    settings |= {"text_column": "sentence1, sentence2"} if name == "values" else {}
     run(settings_of(settings, "settings"), lambda line: None)
     assert AutoConfig.from_pretrained(tmp_path / "run" / "student").vocab_size == 64
 
