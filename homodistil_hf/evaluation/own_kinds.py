@@ -91,12 +91,7 @@ class KindTask:
                 f"teacher has the labels {short_repr(names_of(teacher.config))}, the rows "
                 f"{short_repr(list(self.names))}; fine-tune it on these rows"
             )
-        for what in ("vocab_size", "num_hidden_layers"):
-            given, expected = getattr(teacher.config, what), getattr(model.config, what)
-            if given != expected:
-                raise ValueError(
-                    f"teacher has {what}={given}, model {expected}; choose the one the model was made from"
-                )
+        check_shape(teacher, model)
 
     def _fresh(self, encoder: PreTrainedModel, **how: Any) -> PreTrainedModel:
         if self.columns.kind == ANSWERS:
@@ -116,6 +111,14 @@ class KindTask:
     ) -> Dataset:
         encoded = encode_rows(rows, self.columns, config, tokenizer, max_length=max_length)
         return encoded.add_column("length", list(map(len, encoded["input_ids"])))
+
+
+def check_shape(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Refuse, by a ValueError, a teacher of another vocabulary or number of layers than the model's."""
+    for what in ("vocab_size", "num_hidden_layers"):
+        given, expected = getattr(teacher.config, what), getattr(model.config, what)
+        if given != expected:
+            raise ValueError(f"teacher has {what}={given}, model {expected}; choose the one the model was made from")
 
 
 @torch.inference_mode()

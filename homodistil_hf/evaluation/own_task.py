@@ -44,7 +44,7 @@ from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .own_kinds import KindTask, kind_rows
+from .own_kinds import KindTask, check_shape, kind_rows
 from .records import Records
 from .task_data import GlueTask, encode
 from .task_runs import best_rate, training_rows, with_held_out, with_length
@@ -103,8 +103,9 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         say: takes lines for the user.
 
     Returns:
-        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
-        `pearson`) and costs of the `model`, `teacher_metrics` and those of the `teacher`, `learning_rate`, `settings`.
+        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, `pearson`,
+        or those of another kind, see own_kinds.py) and costs of the `model`, `teacher_metrics` and those of the
+        `teacher`, `learning_rate`, `settings`.
 
     Raises:
         ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
@@ -481,7 +482,4 @@ def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list
             f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
         )
     check_labels(teacher, names, argument="teacher", are_numbered=are_numbered)
-    for what in ("vocab_size", "num_hidden_layers"):
-        given, expected = getattr(teacher.config, what), getattr(model.config, what)
-        if given != expected:
-            raise ValueError(f"teacher has {what}={given}, model {expected}; choose the one the model was made from")
+    check_shape(teacher, model)
