@@ -3,9 +3,9 @@
 The kind is found by the rows' columns. own_task.py chooses the rate, trains and saves.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
 from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, class_names, find_columns, names_of
 from ..data.task_rows.labels import as_list, is_missing
-from ..data.task_rows.questions import WindowSizes
 from ..data.task_rows.reading import load_rows
+from ..data.task_rows.tags import entries_of, span_parts
 from ..distillation.task_scores import TaskMeter, class_scores
 from ..distillation.tasks import task_of
 from ..files.messages import short_repr
@@ -32,9 +32,8 @@ from .fine_tuning import (
     fresh_answerer,
     fresh_classifier,
     fresh_tagger,
-    settings_from,
 )
-from .squad import SquadSettings, answer_questions, grade
+from .squad import answer_grades
 
 _HEADS = {LABELS: "ForSequenceClassification", VALUES: "ForSequenceClassification"}
 _HEADS |= {TAGS: "ForTokenClassification", ANSWERS: "ForQuestionAnswering"}
@@ -71,13 +70,15 @@ class KindTask:
     ) -> dict[str, float]:
         """The task's metrics of a model on rows; rates are compared by the first one."""
         if self.columns.kind == ANSWERS:
-            return _grades(model, rows, self.columns, tokenizer, max_length)
+            questions = question_rows(rows, self.columns, "rows")
+            return {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
         encoded = self._encoded(rows, model.config, tokenizer, max_length).remove_columns("length")
         meter = _measured(model, encoded, tokenizer, self.names)
         scores = meter.scores()
-        if self.columns.kind == TAGS:
+        if self.columns.kind == TAGS and scores:
             given_R, wanted_R, _ = np.concatenate(meter.kept).T
-            scores["accuracy"] = class_scores(given_R, wanted_R)["accuracy"]
+            is_known_R = meter.task.is_known(torch.tensor(wanted_R)).numpy()
+            scores["accuracy"] = class_scores(given_R[is_known_R], wanted_R[is_known_R])["accuracy"]
         return scores
 
     def check_teacher(self, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
@@ -90,12 +91,7 @@ class KindTask:
                 f"teacher has the labels {short_repr(names_of(teacher.config))}, the rows "
                 f"{short_repr(list(self.names))}; fine-tune it on these rows"
             )
-        for what in ("vocab_size", "num_hidden_layers"):
-            given, expected = getattr(teacher.config, what), getattr(model.config, what)
-            if given != expected:
-                raise ValueError(
-                    f"teacher has {what}={given}, model {expected}; choose the one the model was made from"
-                )
+        check_shape(teacher, model)
 
     def _fresh(self, encoder: PreTrainedModel, **how: Any) -> PreTrainedModel:
         if self.columns.kind == ANSWERS:
@@ -117,6 +113,14 @@ class KindTask:
         return encoded.add_column("length", list(map(len, encoded["input_ids"])))
 
 
+def check_shape(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Refuse, by a ValueError, a teacher of another vocabulary or number of layers than the model's."""
+    for what in ("vocab_size", "num_hidden_layers"):
+        given, expected = getattr(teacher.config, what), getattr(model.config, what)
+        if given != expected:
+            raise ValueError(f"teacher has {what}={given}, model {expected}; choose the one the model was made from")
+
+
 @torch.inference_mode()
 def _measured(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]
@@ -131,20 +135,6 @@ def _measured(
             outputs = type(model).forward(model, **task.model_inputs(inputs))
         meter.keep(task.rows(outputs, inputs), task.labels(inputs), inputs)
     return meter
-
-
-def _grades(
-    model: PreTrainedModel, rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, length: int
-) -> dict[str, float]:
-    """`f1` and `exact_match` of answers, in percent."""
-    questions, sizes = question_rows(rows, columns, "rows"), WindowSizes.within(length)
-    if questions is None:
-        return {}
-    lengths = {"max_length": sizes.row_length, "stride": sizes.stride}
-    settings = settings_from(SquadSettings, lengths | {"max_question_tokens": sizes.max_question_tokens})
-    task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
-    graded = grade(task, questions, answer_questions(model, questions, tokenizer, settings))
-    return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
 
 
 def task_in(rows: Dataset, settings: Any) -> KindTask | Columns | None:
@@ -201,20 +191,12 @@ def _are_spans(value: Any) -> bool:
 def _tags(values: Sequence[Any], rows: Dataset, columns: Columns) -> list[str]:
     if names := class_names(rows.features[columns.labels[0]]):
         return names
-    entries = [entry for value in values for entry in _entries(value, columns)]
+    read = entries_of if columns.are_words else as_list
+    entries = [entry for value in values for entry in read(value)]
     if columns.are_words:
         return _with_outside_first({str(tag) for tag in entries if not is_missing(tag)})
-    types = {str(span[2] if isinstance(span, list) else _type_of(span)) for span in entries}
+    types = {str(kind) for *_, kind in map(span_parts, entries) if kind is not None}
     return [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
-
-
-def _entries(value: Any, columns: Columns) -> list[Any]:
-    is_text = isinstance(value, str) and columns.are_words and not value.lstrip().startswith("[")
-    return value.split() if is_text else as_list(value)
-
-
-def _type_of(span: dict[str, Any]) -> Any:
-    return next((value for name, value in span.items() if isinstance(value, str) and name != "text"), None)
 
 
 def _with_outside_first(tags: set[str]) -> list[str]:
@@ -246,17 +228,22 @@ def kind_rows(settings: Any) -> tuple[KindTask, Dataset, Dataset] | Columns | No
         rows can't be read here.
 
     Raises:
-        ValueError: rows to evaluate on that don't fit.
+        ValueError: rows to evaluate on that don't fit, or aren't there.
         OSError: they can't be read.
     """
+    files = {name: os.path.expanduser(getattr(settings, name)) for name in ("train_data", "eval_data")}
+    if not os.path.exists(files["train_data"]):  # a name would be asked for on the Hub
+        return None
     try:
-        train = load_rows([str(Path(settings.train_data).expanduser())])
-    except (OSError, RuntimeError, ValueError):
+        train = load_rows([files["train_data"]])
+    except (OSError, ValueError):
         return None  # own_task.py says what is wrong
     task = task_in(train, settings)
     if not isinstance(task, KindTask):
         return task
-    dev = load_rows([str(Path(settings.eval_data).expanduser())], split="validation", argument="eval_data")
+    if not os.path.exists(files["eval_data"]):
+        raise ValueError(f"eval_data={files['eval_data']!r} does not exist; name a file with labelled rows")
+    dev = load_rows([files["eval_data"]], split="validation", argument="eval_data")
     texts, labels = task.columns.texts, task.columns.labels
     config = PreTrainedConfig(num_labels=max(1, len(task.names)))
     how: dict[str, Any] = {"text_columns": texts, "label_column": ",".join(labels), "argument": "eval_data"}

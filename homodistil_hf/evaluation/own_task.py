@@ -4,7 +4,6 @@ Recipe, rates and steps are those of the evaluations, `task_runs.py`. Until the 
 settings, the tried rates and the checkpoints, by which a fine-tuning that was stopped goes on.
 """
 
-import csv
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import check_columns, table_of
+from ..data.task_rows.reading import check_columns, read_words, table_of
 from ..distillation.task_scores import class_scores
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
@@ -45,7 +44,7 @@ from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .own_kinds import KindTask, kind_rows
+from .own_kinds import KindTask, check_shape, kind_rows
 from .records import Records
 from .task_data import GlueTask, encode
 from .task_runs import best_rate, training_rows, with_held_out, with_length
@@ -76,11 +75,7 @@ class OwnTaskSettings(FineTuningSettings):
     teacher: str | None = setting(
         None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
-    train_data: str = setting(
-        "",
-        "Labelled rows: .parquet, .json, .jsonl or .csv.",
-        text="a name",
-    )
+    train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
     eval_data: str = setting("", "Rows to measure the result on, of the same columns.", text="a name")
     text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
     label_column: str = setting(
@@ -108,8 +103,9 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         say: takes lines for the user.
 
     Returns:
-        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, or
-        `pearson`) and costs of the `model`, `teacher_metrics` and those of the `teacher`, `learning_rate`, `settings`.
+        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, `pearson`,
+        or those of another kind, see own_kinds.py) and costs of the `model`, `teacher_metrics` and those of the
+        `teacher`, `learning_rate`, `settings`.
 
     Raises:
         ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
@@ -411,19 +407,12 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     return rows
 
 
-def _as_written(path: str) -> Dataset:
-    """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        columns = next(csv.reader(file), [])
-    return Dataset.from_csv(path, converters=dict.fromkeys(columns, str), keep_default_na=False)
-
-
 # None: read here, as pyarrow's own reader of JSON, behind `from_json`, crashes on deep nesting.
 _READERS: dict[str, Callable[..., Dataset] | None] = {
     ".parquet": Dataset.from_parquet,
     ".json": None,
     ".jsonl": None,
-    ".csv": _as_written,
+    ".csv": read_words,
 }
 
 
@@ -493,7 +482,4 @@ def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list
             f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
         )
     check_labels(teacher, names, argument="teacher", are_numbered=are_numbered)
-    for what in ("vocab_size", "num_hidden_layers"):
-        given, expected = getattr(teacher.config, what), getattr(model.config, what)
-        if given != expected:
-            raise ValueError(f"teacher has {what}={given}, model {expected}; choose the one the model was made from")
+    check_shape(teacher, model)

@@ -194,6 +194,23 @@ def in_thirds(settings: SquadSettings) -> SquadSettings:
     return replace(settings, **shorter)
 
 
+def answer_grades(
+    model: PreTrainedModel, questions: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, float]:
+    """`f1` and `exact_match` of a model's answers, in percent; of SQuAD 2.0 where a question has none.
+
+    Args:
+        model: answers questions.
+        questions: with answers, in SQuAD's columns.
+        tokenizer: of the model.
+        max_length: tokens of a window.
+    """
+    task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
+    windows = in_thirds(SquadSettings(max_length=max_length))
+    graded = grade(task, questions, answer_questions(model, questions, tokenizer, windows))
+    return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
+
+
 def answer_metrics(
     evaluated: EvaluatedModel,
     task: str,

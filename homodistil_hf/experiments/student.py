@@ -81,7 +81,8 @@ def _data(trainer: DistillationTrainer, run: Any) -> dict[str, Any]:
     """Names and numbers of rows, for facts and card."""
     names = {"train": run.train_data, "held_out": run.eval_data or run.train_data}
     public = {name: list(map(public_name, found)) for name, found in names.items()}
-    return data_of(trainer) | public | {"max_tokens": run.row_length}
+    max_tokens = trainer.rows_facts.get("max_seq_length", run.row_length)
+    return data_of(trainer) | public | {"max_tokens": max_tokens}
 
 
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:

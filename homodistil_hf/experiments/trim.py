@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text
 from ..data.task_rows.encoding import check_rows, texts_of
-from ..data.task_rows.kinds import find_columns, kind_of
+from ..data.task_rows.kinds import find_columns, kind_of, listed_columns
 from ..data.task_rows.reading import load_rows
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
@@ -30,10 +30,10 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.registry import RUNS, method_for, run_named
+from ..methods.registry import method_for, run_named, run_of
 from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunConfig
-from ..methods.task_models import is_task_model
+from ..methods.task_models import TaskRun
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import tokenizer_of_run
@@ -178,7 +178,7 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     if not source.is_task:
         return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     rows = load_rows(source.text, split=source.split)
-    texts = tuple(source.text_column.split(",")) if source.text_column else ()
+    texts = listed_columns(source.text_column or None)
     columns = find_columns(rows, config, kind_of(config), text_columns=texts)
     check_rows(rows, columns, "train_data")
     return texts_of(rows, columns)
@@ -333,7 +333,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.tokenizer,
         training.hub_token,
         run.method,
-        run.method not in RUNS and is_task_model(run.teacher, token=training.hub_token),
+        isinstance(run_of(settings), TaskRun),
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

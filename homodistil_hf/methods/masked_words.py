@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import hold_out, load_text
+from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run
@@ -111,6 +112,11 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
         raise ValueError(
             f"teacher={run.teacher!r} is a {class_name}; expected one that predicts masked words, such as the "
             "model that it was fine-tuned from"
+        )
+    if run.label_column is not None:  # known only now: a task model of the Hub has the same settings
+        raise ValueError(
+            f"label_column={short_repr(run.label_column)} has no place with teacher={run.teacher!r}, which predicts "
+            "masked words; leave it out"
         )
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)

@@ -79,11 +79,13 @@ COMMANDS: dict[str, MethodCommand] = {
 def run_of(settings: RunConfig) -> Run:
     """Return the run of a config's method and teacher; as [`run_named`]."""
     run, training = settings.run, settings.training
-    token = getattr(training, "hub_token", None)
-    return run_named(run.method, getattr(run, "teacher", None), token=token)
+    how = {"revision": getattr(run, "teacher_revision", None), "token": getattr(training, "hub_token", None)}
+    return run_named(run.method, getattr(run, "teacher", None), **how)
 
 
-def run_named(method: Any, teacher: str | None = None, *, token: str | None = None) -> Run:
+def run_named(
+    method: Any, teacher: str | None = None, *, revision: str | None = None, token: str | None = None
+) -> Run:
     """Return the run of a method; a ValueError that names the nearest where there is none.
 
     A method that isn't in `RUNS` distils masked words, or the rows of a `teacher` that is fine-tuned for a task.
@@ -102,7 +104,7 @@ def run_named(method: Any, teacher: str | None = None, *, token: str | None = No
         )
     if method in RUNS:
         return RUNS[method](METHODS[method])
-    is_task = teacher is not None and is_task_model(teacher, token=token)
+    is_task = teacher is not None and is_task_model(teacher, revision=revision, token=token)
     return (TaskRun if is_task else MaskedWordsRun)(METHODS[method])
 
 

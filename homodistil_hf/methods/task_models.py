@@ -4,12 +4,14 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..data.blocks import check_tokenizer, some_blocks
 from ..data.task_rows.encoding import LEAST_ROWS, check_number, check_rows, encode_rows, length_of_rows, question_rows
@@ -25,11 +27,11 @@ from ..data.task_rows.kinds import (
     describe_kind,
     find_columns,
     kind_of,
+    listed_columns,
 )
-from ..data.task_rows.questions import WindowSizes
 from ..data.task_rows.reading import load_rows
-from ..evaluation.fine_tuning import settings_from
-from ..evaluation.squad import SquadSettings, answer_questions, grade
+from ..evaluation.squad import answer_grades
+from ..files.hub_errors import HubError
 from ..models.architectures import HEADS, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
@@ -79,8 +81,8 @@ class TaskRun(MaskedWordsRun):
     """A run that distils a fine-tuned model on rows of its task, with labels or without."""
 
     unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming", "further_pretraining")
-    grading: "_Grading | None" = None
-    """Of held-out questions, once the rows are read."""
+    grading: Callable[[PreTrainedModel], dict[str, float]] | None = None
+    """Of a model's answers to held-out questions, once the rows are read; None where no answers are known."""
     described: Mapping[str, Any] = {}
     """What was understood of the rows, for the results."""
 
@@ -125,7 +127,9 @@ class TaskRun(MaskedWordsRun):
             encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
             for part in (train, held_out)
         ]
-        self.grading = _Grading.of(held_out, inputs.tokenizer, length) if inputs.kind == ANSWERS else None
+        questions = question_rows(*held_out) if inputs.kind == ANSWERS else None
+        if questions is not None:
+            self.grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
         self.described = {
             "kind": inputs.kind,
             "text_columns": list(train.columns.texts),
@@ -142,7 +146,7 @@ class TaskRun(MaskedWordsRun):
         split = run.train_split if argument == "train_data" else run.eval_split
         rows = load_rows(getattr(run, argument), split=split, argument=argument)
         check_number(rows, argument, least=LEAST_ROWS)
-        texts = tuple(name.strip() for name in run.text_column.split(",")) if run.text_column else ()
+        texts = listed_columns(run.text_column or None)
         columns = find_columns(
             rows, inputs.config, inputs.kind, text_columns=texts, label_column=run.label_column, argument=argument
         )
@@ -184,44 +188,26 @@ class TaskRun(MaskedWordsRun):
         return f"from transformers import pipeline\npredict = {made}\nprint(predict({example}))"
 
 
-@dataclass(frozen=True)
-class _Grading:
-    """Grades a model's answers to held-out questions, in percent: `exact_match` and `f1`.
+def is_task_model(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:
+    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read.
 
-    Args:
-        questions: with known answers.
-        tokenizer: of the model.
-        settings: of the windows.
+    Raises:
+        HubError: the Hub refused or can't be reached.
     """
-
-    questions: Dataset
-    tokenizer: PreTrainedTokenizerBase
-    settings: SquadSettings
-
-    @classmethod
-    def of(cls, held_out: _Rows, tokenizer: PreTrainedTokenizerBase, length: int) -> "_Grading | None":
-        """A grading of held-out rows; None where no answers are known."""
-        questions, sizes = question_rows(*held_out), WindowSizes.within(length)
-        if questions is None:
-            return None
-        lengths = {"max_length": sizes.row_length, "stride": sizes.stride}
-        settings = settings_from(SquadSettings, lengths | {"max_question_tokens": sizes.max_question_tokens})
-        return cls(questions, tokenizer, settings)
-
-    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        """Grade one model, in float32."""
-        task = "squad" if all(answers["text"] for answers in self.questions["answers"]) else "squad_v2"
-        graded = grade(task, self.questions, answer_questions(model, self.questions, self.tokenizer, self.settings))
-        exact = graded["exact_match"] if task == "squad" else graded["exact"]
-        return {"exact_match": exact, "f1": graded["f1"]}
-
-
-def is_task_model(teacher: str, *, token: str | None = None) -> bool:
-    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read."""
+    read = _read_kind if Path(teacher).exists() else _kind_on_hub
     try:
-        return kind_of(load_encoder_config(teacher, token=token)) != MASKED_WORDS
+        return read(teacher, revision, token) != MASKED_WORDS
+    except HubError:  # another rank may read it, and take the run for another
+        raise
     except (OSError, ValueError):
         return False
+
+
+def _read_kind(teacher: str, revision: str | None, token: str | None) -> str:
+    return kind_of(load_encoder_config(teacher, revision=revision, token=token))
+
+
+_kind_on_hub = cache(_read_kind)  # one config asks several times
 
 
 def _what_fits(length: int, most: int, kind: str) -> str:

@@ -1,17 +1,33 @@
 """The moments of a run that Trainer offers to callbacks only, as calls of its trainer's methods."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from .exact_trainer import ExactTrainer
+
+class Hooks(Protocol):
+    """What a trainer does at these moments."""
+
+    def begin_training(self) -> None:
+        """Before the first step."""
+
+    def begin_epoch(self) -> None:
+        """Before a pass."""
+
+    def begin_step(self) -> None:
+        """Before a step."""
+
+    def end_step(self) -> None:
+        """After a step."""
+
+    def end_epoch(self) -> None:
+        """After a pass."""
 
 
 class Moments(TrainerCallback):
     """Calls the trainer at these moments."""
 
-    def __init__(self, trainer: "ExactTrainer"):
+    def __init__(self, trainer: Hooks):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

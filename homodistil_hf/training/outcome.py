@@ -1,13 +1,13 @@
 """The facts of a run for its exports: settings, data, the teacher's metrics and times; and its report.
 
-`export/facts.py` checks the sections, `export/report.py` writes the page.
+Each `trainer` is a `DistillationTrainer`. `export/facts.py` checks the sections, `export/report.py` writes the page.
 """
 
 import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,9 +26,6 @@ from ..models.conversion import to_stock
 from ..plans.latency.timing import evaluation_mode, figures, model_inputs, time_in_turns
 from .checks import checked_batch
 
-if TYPE_CHECKING:
-    from .distillation_trainer import DistillationTrainer
-
 _BATCH_SIZE, _LENGTH = {"cpu": 8}, 128
 _ANY_BATCH_SIZE = 32  # of a device that a few texts would not fill
 _TURNS: dict[str, Any] = {"num_rounds": 7, "num_warmup": 1, "num_passes": 1, "rest_s": 0.0}
@@ -36,7 +33,7 @@ _FORMATS_OF_FILES = ("json", "parquet", "csv", "text", "generator", "arrow", "pa
 _MADE_BY_LIBRARY = ("dataloader_pin_memory", "use_cpu", "accelerator_config", "output_dir", "logging_dir")
 
 
-def facts_of_run(trainer: "DistillationTrainer", *, format: str) -> dict[str, dict[str, Any]]:
+def facts_of_run(trainer: Any, *, format: str) -> dict[str, dict[str, Any]]:
     """The sections that a run adds to the facts of its export in a format."""
     start = {} if trainer.started_as is None else {"started_as": trainer.started_as}
     return {
@@ -64,7 +61,7 @@ def times_smaller(student: nn.Module, teacher: nn.Module) -> str:
     return f"{times(full, own)} smaller" if own < full else ""
 
 
-def report_run(trainer: "DistillationTrainer", student: Path) -> str:
+def report_run(trainer: Any, student: Path) -> str:
     """Write logs and `report.html` to the folder of a run, on the main process; return its last line."""
     folder = str(trainer.args.output_dir)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -73,7 +70,7 @@ def report_run(trainer: "DistillationTrainer", student: Path) -> str:
     return closing_line(folder, student)
 
 
-def metrics_of_teacher(trainer: "DistillationTrainer") -> dict[str, float]:
+def metrics_of_teacher(trainer: Any) -> dict[str, float]:
     """The teacher's held-out metrics, measured as the student's, those of `compute_metrics` among them; collective."""
     sets: Any = trainer.eval_dataset
     found: dict[str, float] = {}
@@ -87,7 +84,7 @@ def metrics_of_teacher(trainer: "DistillationTrainer") -> dict[str, float]:
     return found
 
 
-def _user_metrics(trainer: "DistillationTrainer", name: str | None) -> dict[str, float]:
+def _user_metrics(trainer: Any, name: str | None) -> dict[str, float]:
     """The results of `compute_metrics` for the teacher's logits, by Trainer's own loop."""
     own, prefix = trainer.held_out, "teacher"
     trainer.held_out = copy.copy(own)
@@ -130,7 +127,7 @@ def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict
     return {**medians, "batch_size": batch_size, "length": length, "device": device.type, "machine": _machine(device)}
 
 
-def _latency_once(trainer: "DistillationTrainer", format: str) -> dict[str, Any]:
+def _latency_once(trainer: Any, format: str) -> dict[str, Any]:
     """The latency of the student at its present widths; pushes during training measure it once."""
     key = (format, trainer.kept)
     if trainer.latency is None or trainer.latency[0] != key:
@@ -155,7 +152,7 @@ def _changed_settings(args: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in _MADE_BY_LIBRARY}
 
 
-def data_of(trainer: "DistillationTrainer") -> dict[str, Any]:
+def data_of(trainer: Any) -> dict[str, Any]:
     """Names and numbers of rows, as far as data sets have them."""
     held_out = trainer.eval_dataset
     sets = list(held_out.values()) if isinstance(held_out, dict) else [held_out]

@@ -2,16 +2,13 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
 
 from ..export.outcome import held_out_metrics, is_share
 from ..files.strict_json import is_number
-
-if TYPE_CHECKING:
-    from .exact_trainer import ExactTrainer
 
 _EVAL = "eval_"
 _MOST_METRICS = 3
@@ -25,10 +22,10 @@ class ShortProgress(ProgressCallback, PrinterCallback):
     It is a `ProgressCallback` and a `PrinterCallback`, so that removing either of these removes it.
 
     Args:
-        trainer: says how small its student is.
+        trainer: an `ExactTrainer`, which has the rows of a step and its student's size in words.
     """
 
-    def __init__(self, trainer: "ExactTrainer"):
+    def __init__(self, trainer: Any):
         super().__init__()
         self.trainer = trainer
         self.first_step, self.start = 0, time.monotonic()
@@ -80,14 +77,14 @@ class ShortProgress(ProgressCallback, PrinterCallback):
         return f"eta {in_minutes((time.monotonic() - self.start) / done * left)}"
 
 
-def show_short_progress(trainer: "ExactTrainer") -> None:
-    """Put [`ShortProgress`] in the place of Trainer's own callback for the terminal."""
+def show_short_progress(trainer: Any) -> None:
+    """Put [`ShortProgress`] in the place of an `ExactTrainer`'s own callback for the terminal."""
     for kind in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(kind)
     trainer.add_callback(ShortProgress(trainer))
 
 
-def say(trainer: "ExactTrainer", line: str) -> None:
+def say(trainer: Any, line: str) -> None:
     """Write a line for the user of a script, on the main process, unless its progress was removed."""
     shown = any(isinstance(one, ShortProgress) for one in trainer.callback_handler.callbacks)
     if line and shown and trainer.is_world_process_zero():

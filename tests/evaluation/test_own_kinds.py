@@ -7,12 +7,13 @@ from datasets import Dataset
 from own_rows import run
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
 from tiny_files import own_cache, write_teacher
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, Columns
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_kinds import KindTask, task_in
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
+from homodistil_hf.models.loading import load_encoder
 
 OWN = {"several labels": ("micro_f1", FEELINGS), "tags": ("span_f1", MARKS), "answers": ("f1", None)}
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 3, "dtype": "float32"}
@@ -88,6 +89,10 @@ def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
             KindTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
         ),
         (
+            {"text": ["ab"], "spans": [[{"id": "T1", "start": 0, "end": 1, "label": "X"}]]},
+            KindTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
+        ),
+        (
             {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
             KindTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
         ),
@@ -97,3 +102,24 @@ def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
 def test_the_columns_tell_the_task(rows, expected):
     given = {"model": "m", "train_data": "t", "eval_data": "e", "output_dir": "o"}
     assert task_in(Dataset.from_dict(rows), settings_from(OwnTaskSettings, given)) == expected
+
+
+def test_words_without_tags_count_for_no_metric(tmp_path):
+    write_teacher(tmp_path / "bert", **KINDS["tags"][1])
+    model, tokenizer = load_encoder(str(tmp_path / "bert")), AutoTokenizer.from_pretrained(tmp_path / "bert")
+    task = KindTask(Columns(TAGS, ("tokens",), ("ner_tags",)), tuple(MARKS))
+    rows = rows_of_kind("tags").to_dict()
+    known = {name: cells[::2] for name, cells in rows.items()}
+    rows["ner_tags"] = [tags if place % 2 == 0 else None for place, tags in enumerate(rows["ner_tags"])]
+    found, expected = (task.metrics(model, Dataset.from_dict(some), tokenizer, 24) for some in (rows, known))
+    assert found == expected
+    assert found.keys() == {"span_f1", "span_precision", "span_recall", "accuracy"}
+
+
+def test_names_without_files_are_not_asked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.data.corpus.datasets.load_dataset", lambda *words, **how: pytest.fail("asked"))
+    given = write(tmp_path, "tags")
+    with pytest.raises(ValueError, match="eval_data='nobody/rows' does not exist; name a file"):
+        run(given, eval_data="nobody/rows")
+    with pytest.raises(ValueError, match="train_data='nobody/rows' is no file"):
+        run(given, train_data="nobody/rows")

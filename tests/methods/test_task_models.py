@@ -10,17 +10,17 @@ from datasets import Dataset, DatasetDict
 from ranks import as_ranks
 from task_rows import FEELINGS, KINDS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import assert_same_weights, own_cache, write_teacher
-from transformers import AutoConfig, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
-from homodistil_hf.methods.task_models import REPORTED, _what_fits
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.files.hub_errors import HubError
+from homodistil_hf.methods.task_models import REPORTED, TaskRun, _what_fits, is_task_model
 from homodistil_hf.models.loading import load_encoder
-
-HAS_LABELS = {"labelled": True, "unlabelled": False}
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,12 @@ def test_a_pipeline_reads_the_export(finished, capsys):
         assert [scores[label] for label in names] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+def test_the_card_has_the_length_of_the_rows(finished):
+    _, settings, _, results = finished
+    facts = read_facts(Path(settings["output_dir"]) / "student")
+    assert facts["data"]["max_tokens"] == results["rows"]["max_seq_length"] < 128
+
+
 @pytest.mark.slow
 def test_flags_alone_do_the_same(finished, tmp_path, capsys):
     _, settings, _, _ = finished
@@ -193,6 +199,7 @@ def test_a_chain_of_sizes(tmp_path, name):
 @pytest.mark.parametrize("name", ["classes", "values", "tags", "answers"])
 def test_a_vocabulary_is_trimmed_by_the_texts_of_the_rows(tmp_path, name):
     settings = write_kind(tmp_path, name) | {"vocabulary": "keep=64", "save_strategy": "no"}
+    settings |= {"text_column": "sentence1, sentence2"} if name == "values" else {}
     run(settings_of(settings, "settings"), lambda line: None)
     assert AutoConfig.from_pretrained(tmp_path / "run" / "student").vocab_size == 64
 
@@ -344,3 +351,47 @@ def test_other_names_than_the_teachers_are_told(tmp_path):
     with pytest.raises(ValueError, match="the model's classes have no names, only numbers 0 … 2: number the rows, or"):
         run(settings_of(settings, "settings"), lambda line: None)
     assert len(FEELINGS) == len(MARKS) == 3
+
+
+def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
+    from homodistil_hf.methods.registry import run_of
+
+    revisions = []
+
+    def read(name, *, revision, token):
+        revisions.append(revision)
+        return BertConfig(architectures=["BertForSequenceClassification"])
+
+    monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", read)
+    given = {"teacher": "somebody/classifier", "teacher_revision": "v2", "train_data": "x", "output_dir": "x"}
+    settings = settings_of(given, "it")
+    assert revisions == []
+    assert [type(run_of(settings)) for _ in range(2)] == [TaskRun, TaskRun]
+    assert revisions == ["v2"]
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
+    def refuse(name, **how):
+        raise HubError("teacher='somebody/other' can't be read: no answer")
+
+    monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", refuse)
+    with pytest.raises(HubError, match="no answer"):
+        is_task_model("somebody/other")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "label_column='label' has no place with teacher=.*, which predicts masked words"),
+        (
+            {"task": "sequence_classification", "num_labels": 1},
+            "label_column='label' has no place with method='reranker'",
+        ),
+    ],
+)
+def test_a_label_column_without_labels_to_learn_is_refused(tmp_path, model, message):
+    write_teacher(tmp_path / "teacher", **model)
+    given = {"teacher": str(tmp_path / "teacher"), "train_data": ["x"], "output_dir": str(tmp_path / "run")}
+    given |= {"method": "reranker"} if model else {}
+    with pytest.raises(ValueError, match=message):
+        run(settings_of(given | {"label_column": "label", "student": SMALL}, "it"), lambda line: None)

@@ -168,11 +168,24 @@ def find_columns(
         _check_given(rows, name, argument, "text_columns")
     texts = _checked(tuple(text_columns) or _texts(rows, kind), rows, kind, argument)
     if label_column is not None:
-        labels = [name.strip() for name in label_column.split(",")]
+        labels = listed_columns(label_column)
         for name in labels:
             _check_given(rows, name, argument, "label_column")
-        return Columns(kind, texts, tuple(labels))
+        return Columns(kind, texts, labels)
     return Columns(kind, texts, _labels(rows, config, kind, texts))
+
+
+def listed_columns(names: str | None) -> tuple[str, ...]:
+    """Names of columns with commas between them.
+
+    Example:
+    ```python
+    >>> listed_columns("sentence1, sentence2"), listed_columns(None)
+    (('sentence1', 'sentence2'), ())
+
+    ```
+    """
+    return () if names is None else tuple(name.strip() for name in names.split(","))
 
 
 def _check_given(rows: Dataset, name: str, argument: str, setting: str) -> None:

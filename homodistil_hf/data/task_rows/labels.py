@@ -74,7 +74,7 @@ Read = Callable[[Sequence[Any], Dataset, Columns, PreTrainedConfig, str], list[A
 def _classes(
     values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str
 ) -> list[int]:
-    if lists := next((value for value in values if isinstance(value, list | dict)), None):
+    if (lists := next((value for value in values if isinstance(value, list | dict)), None)) is not None:
         raise ValueError(
             f"{where} holds {short_repr(lists)}; expected one class a row: for several, set problem_type of the "
             "model's config.json to multi_label_classification"
@@ -94,6 +94,13 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
     Raises:
         ValueError: a class that the model hasn't.
     """
+    own_numbers = range(len(own_names)) if own_names else None
+    for value in values:
+        is_none_of_its_own = own_numbers is not None and isinstance(value, int) and value not in own_numbers
+        if isinstance(value, list | dict) or is_none_of_its_own:
+            raise ValueError(
+                f"{where} has the label {short_repr(value)}, which is no class: correct or drop such rows"
+            )
     if own_names and not (has_default_names(config) and len(own_names) <= config.num_labels):
         values = [own_names[value] if isinstance(value, int) else value for value in values]
     names = {name.strip().casefold(): number for number, name in enumerate(names_of(config))}

@@ -72,19 +72,21 @@ def _with_large_strings(rows: Dataset) -> Dataset:
 
 
 def _as_written(file: Path, label: str) -> Dataset:
-    """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
-    separator = _SEPARATORS[file.suffix.lower()]
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = csv.reader(opened, delimiter=separator)
-            columns = next(lines, [])
-            is_empty = next(lines, None) is None
-        if is_empty:
-            return Dataset.from_dict({name: [] for name in columns})
-        words = {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
-        return Dataset.from_csv(str(file), sep=separator, **words)
+        return read_words(file, _SEPARATORS[file.suffix.lower()])
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what {file.name} holds") from error
+
+
+def read_words(file: str | Path, separator: str = ",") -> Dataset:
+    """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
+    with open(file, encoding="utf-8-sig", newline="") as opened:
+        lines = csv.reader(opened, delimiter=separator)
+        columns = next(lines, [])
+        has_names_alone = bool(columns) and next(lines, None) is None
+    if has_names_alone:
+        return Dataset.from_dict({name: [] for name in columns})
+    return Dataset.from_csv(str(file), sep=separator, converters=dict.fromkeys(columns, str), keep_default_na=False)
 
 
 def read_json(file: Path, label: str) -> Dataset:

@@ -52,9 +52,9 @@ def tagged_texts(rows: Dataset, columns: Columns, config: PreTrainedConfig, argu
     found = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     where = f"{argument}: column {columns.labels[0]!r}" if columns.labels else argument
     if columns.are_words:
-        texts = [_of_words([str(word) for word in _split(cell)]) for cell in cells]
+        texts = [_of_words([str(word) for word in entries_of(cell)]) for cell in cells]
         tags = [
-            None if is_missing(row) or (row == [] and words) else _split(row)
+            None if is_missing(row) or (row == [] and words) else entries_of(row)
             for row, (_, words) in zip(found, texts, strict=True)
         ]
     else:
@@ -69,7 +69,18 @@ def tagged_texts(rows: Dataset, columns: Columns, config: PreTrainedConfig, argu
     return [TaggedText(text, words, of_row) for (text, words), of_row in zip(texts, numbers, strict=True)]
 
 
-def _split(cell: Any) -> list[Any]:
+def span_parts(span: Any) -> Sequence[Any]:
+    """Start, end and type of a span, `[start, end, type]` or an object with these; three times None for another."""
+    parts: list[Any] = []
+    if isinstance(span, Mapping):
+        names = (_STARTS, _ENDS, _TYPES)
+        parts = [next((span[name] for name in some if span.get(name) is not None), None) for some in names]
+    elif isinstance(span, list):
+        parts = [int(part) if isinstance(part, str) and part.isdigit() else part for part in span][:3]
+    return parts if len(parts) == 3 else [None] * 3
+
+
+def entries_of(cell: Any) -> list[Any]:
     """Entries of a list, of one written as JSON, or the words of a text."""
     return cell.split() if isinstance(cell, str) and not cell.lstrip().startswith("[") else as_list(cell)
 
@@ -135,12 +146,7 @@ class _Marks:
         return kind
 
     def _parts(self, span: Any, text: str) -> tuple[int, int, str]:
-        if isinstance(span, Mapping):
-            names = (_STARTS, _ENDS, _TYPES)
-            parts = [next((span[name] for name in some if span.get(name) is not None), None) for some in names]
-        else:
-            parts = [int(part) if isinstance(part, str) and part.isdigit() else part for part in span][:3]
-        start, end, kind = parts if len(parts) == 3 else (None, None, None)
+        start, end, kind = span_parts(span)
         if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
             raise ValueError(
                 f"{self.where} has the span {short_repr(span)} in a text of {len(text)} characters; expected start, "

@@ -99,7 +99,7 @@ class EmbeddingInputs(RunInputs):
 class EmbeddingRun(StudentRun):
     """A run that distils an embedding model on texts."""
 
-    unused: ClassVar[tuple[str, ...]] = ("tokenizer", "teacher_revision", "further_pretraining")
+    unused: ClassVar[tuple[str, ...]] = ("tokenizer", "teacher_revision", "further_pretraining", "label_column")
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
 

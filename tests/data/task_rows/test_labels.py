@@ -1,7 +1,7 @@
 """Labels by name, number or list → the model's numbers."""
 
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Features, List
 from tiny_models import tiny_config
 
 from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
@@ -95,7 +95,9 @@ def test_without_a_column_all_are_unknown():
         (CLASSES, [0, 7], NAMED, "has the label 7 .*classes 0 … 2; correct or drop such rows"),
         (CLASSES, [1.5], NAMED, "has the label 1.5"),
         (CLASSES, [["good"]], NAMED, "expected one class a row: for several, set problem_type"),
+        (CLASSES, [[]], NAMED, r"holds \[\]; expected one class a row"),
         (LABELS, [["sad"]], NAMED, "has the label 'sad'"),
+        (LABELS, [[{"name": "good"}]], NAMED, "has the label {'name': 'good'}, which is no class"),
         (LABELS, [[3]], NAMED, "has the label 3"),
         (VALUES, ["much"], tiny_config(num_labels=1), "has the label 'much'; expected a finite number a row"),
         (VALUES, [[1.0]], tiny_config(num_labels=2), "expected 2 finite numbers a row"),
@@ -104,6 +106,13 @@ def test_without_a_column_all_are_unknown():
 def test_labels_that_are_none_of_the_models(kind, labels, config, message):
     with pytest.raises(ValueError, match=message):
         numbers(kind, labels, config)
+
+
+def test_a_number_below_the_classes_is_not_the_last_one():
+    feature = List(ClassLabel(names=["good", "bad", "fair"]))
+    rows = Dataset.from_dict({"label": [[0], [-1]]}, features=Features({"label": feature}))
+    with pytest.raises(ValueError, match="has the label -1, which is no class: correct or drop such rows"):
+        label_numbers(rows, Columns(LABELS, ("text",), ("label",)), NAMED, "rows")
 
 
 def test_columns_that_are_not_one_for_each_label():
