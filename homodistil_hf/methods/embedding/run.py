@@ -374,7 +374,7 @@ def _held_out_texts(settings: RunConfig, source: _Source) -> list[str]:
     for name in run.train_data:
         label = f"train_data={name!r}"
         documents = _columns([name], run.train_split, "train_data", source)[0]
-        texts += some_paragraphs(hold_out(documents, label=label)[1], most)
+        texts += some_paragraphs(hold_out(documents, label=label)[1], -(-most // len(run.train_data)))
     return texts
 
 
