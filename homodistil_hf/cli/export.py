@@ -63,7 +63,9 @@ class Verify(Command):
         report = verify_export(folder)
         problems = [*report.problems]
         if report.ok and least:
-            problems = list(guarantee_problems(read_facts(folder).get(BENCHMARKS, {}).get(GUARANTEE), least))
+            measured = read_facts(folder).get(BENCHMARKS)
+            found = measured.get(GUARANTEE) if isinstance(measured, dict) else None
+            problems = list(guarantee_problems(found, least))
         for problem in problems:
             print(f"{self.folder}: {problem}", file=sys.stderr)
         if problems:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.samples import drawn
-from ..data.task_rows.kinds import find_columns, kind_of
+from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, find_columns, kind_of, names_of
 from ..data.task_rows.reading import load_rows
 from ..export.card import guarantee_text
 from ..export.facts import GUARANTEE
@@ -32,7 +32,7 @@ from .guarantee import WORDS, guarantee, length_groups
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "classes.json"
-_KINDS = ("ForSequenceClassification", "ForTokenClassification")
+_KINDS = (CLASSES, LABELS, TAGS)
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,24 @@ def _recorded(model: str | Path) -> str:
 
 
 def _check(model: PreTrainedModel, argument: str) -> None:
-    name = type(model).__name__
-    if not name.endswith(_KINDS) or model.config.num_labels < 2:
+    if _kind(model) not in _KINDS or model.config.num_labels < 2:
         raise ValueError(
-            f"{argument} is a {name} of {model.config.num_labels} labels; expected two labels or more, of sequences "
-            "or tokens: name a classifier"
+            f"{argument} is a {type(model).__name__} of {model.config.num_labels} labels, for {_kind(model)}; "
+            "expected two labels or more, of sequences or tokens: name a classifier"
         )
 
 
+def _kind(model: PreTrainedModel) -> str:
+    return kind_of(model.config, type(model).__name__)
+
+
 def _check_labels(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    own, theirs = (list(one.config.id2label.values()) for one in (model, teacher))
-    if own != theirs or type(model).__name__.partition("For")[2] != type(teacher).__name__.partition("For")[2]:
+    own, theirs = (names_of(one.config) for one in (model, teacher))
+    if own != theirs or _kind(model) != _kind(teacher):
         raise ValueError(
-            f"teacher is a {type(teacher).__name__} of the labels {short_repr(theirs)}, model a "
-            f"{type(model).__name__} of {short_repr(own)}; name the teacher that the model was made from"
+            f"teacher is a {type(teacher).__name__} of the labels {short_repr(theirs)}, for {_kind(teacher)}, model a "
+            f"{type(model).__name__} of {short_repr(own)}, for {_kind(model)}; name the teacher that the model was "
+            "made from"
         )
 
 
@@ -137,7 +141,7 @@ def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[
     columns = find_columns(
         whole,
         model.config,
-        kind_of(model.config, type(model).__name__),
+        _kind(model),
         text_columns=settings.text_columns,
         argument="eval_data",
     )
@@ -155,12 +159,16 @@ def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[
         )
     rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
     groups = {name: whole[name][:] for name in settings.group_columns}
-    chosen = {name: [str(values[row] or "none") for row in rows] for name, values in groups.items()}
+    chosen = {name: [_group(values[row]) for row in rows] for name, values in groups.items()}
     return [[column[row] for row in rows] for column in texts], chosen
 
 
 def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+
+
+def _group(value: Any) -> str:
+    return "none" if value is None or value == "" else str(value)  # 0 and False are groups of their own
 
 
 def _guarantee(

@@ -22,6 +22,8 @@ WORDS = "words"
 _LEAST_ROWS = 20  # of a group; with fewer even a group without any change is bounded below 0.86
 _NUM_LENGTHS = 3
 _BISECTIONS = 60
+_NAMES = ("agreement", "agreement_of_groups")
+"""Bounds over all rows, and of the group of rows that is worst."""
 
 
 def largest_share(num_changed: int, num_rows: int, *, confidence: float = CONFIDENCE) -> float:
@@ -51,9 +53,9 @@ def largest_share(num_changed: int, num_rows: int, *, confidence: float = CONFID
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r}; expected a share between 0 and 1, such as {CONFIDENCE}")
-    low, high = num_changed / num_rows, 1.0
     if num_changed == num_rows:
         return 1.0
+    low, high = num_changed / num_rows, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if _log_tail(num_changed, num_rows, middle) >= math.log1p(-confidence):
@@ -158,10 +160,6 @@ def least_of(words: Sequence[str]) -> dict[str, float]:
             )
         found[name] = share
     return found
-
-
-_NAMES = ("agreement", "agreement_of_groups")
-"""Bounds over all rows, and of the group of rows that is worst."""
 
 
 def guarantee_problems(found: Any, least: Mapping[str, float]) -> Iterator[str]:

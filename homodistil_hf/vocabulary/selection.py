@@ -55,10 +55,11 @@ class Vocabulary:
         >>> Vocabulary.parse("keep=many")
         Traceback (most recent call last):
         ...
-        ValueError: vocabulary='keep=many' is no vocabulary; expected keep=16384, min_count=5, coverage=0.999, or a file with a token a line
+        ValueError: vocabulary='keep=many' is no vocabulary; expected keep=16384, min_count=5, coverage=0.999, or a
+        file with a token a line
 
         ```
-        """  # noqa: E501
+        """
         name, is_given, number = text.partition("=")
         if is_given and name in (KEEP, MIN_COUNT) and number.isdecimal() and int(number) > 0:
             return cls(text, keep=int(number)) if name == KEEP else cls(text, min_count=int(number))

@@ -15,7 +15,7 @@ import torch
 from ...evaluation.guarantee import guarantee
 from ...export.student_in_folder import student_in
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import check_fields, make_tuples, setting
+from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting
 from ...files.folders import check_writable
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -65,6 +65,9 @@ class CascadeSettings:
                 f"{short_repr(self.data_dir)}: name queries and their documents, or rows of tasks (--data_dir glue)"
             )
         check_fields(self)
+        if not self.queries:
+            own = ("query_column", "document_column", "eval_split")
+            refuse_without_part(self, dict.fromkeys(own, "it belongs to queries; leave it out"))
 
 
 class Encoded(NamedTuple):

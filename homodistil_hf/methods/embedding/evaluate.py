@@ -127,8 +127,8 @@ def evaluate_embedding(
     Args:
         model: folder of sentence-transformers, finished run, or Hub name.
         teacher: folder or Hub name; default: the run's. Without a teacher, the model alone is measured, on tasks.
-        settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data` or `mteb_tasks` is
-            needed.
+        settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data`, `queries` or
+            `mteb_tasks` is needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
 
@@ -137,11 +137,11 @@ def evaluate_embedding(
         `agreement`: on the held-out text, see [`agreement`]. `scores`: task → metric → `teacher`, `student` and, for
         retrieval, `asymmetric`: the student's questions among the teacher's documents. `guarantee`: source of
         questions → [`guarantee`] of the share whose first document is the teacher's, in the teacher's index where the
-        student is of its space.
+        student is of its space. `space`: with `others`, see [`space_matrix`].
 
     Raises:
-        ValueError: no embedding model, data that can't be used, or `eval_data` or `queries` without a teacher to
-            compare with.
+        ValueError: no embedding model, data that can't be used, `others` of another space or of one name, or
+            `eval_data`, `queries` or `others` without a teacher to compare with.
         OSError: a file or the Hub can't be read, or results can't be written.
     """
     since = time.perf_counter()
@@ -160,9 +160,9 @@ def evaluate_embedding(
             "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in _PLACES},
         }
         is_apart = has_own_space(read_embedding_facts(folder))
-        results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
-        if settings.others:
+        if settings.others:  # first, as it refuses other spaces
             results[SPACE] = _space(models, settings, tasks, is_apart=is_apart)
+        results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
         results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
         write_json(target / RESULTS_FILE, results)
         publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)})
@@ -225,8 +225,14 @@ def _space(
             f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
             "(output='student'); leave it out"
         )
-    members = {model_name(name): load_embedding_model(student_in(name).folder) for name in settings.others}
-    return space_matrix({TEACHER: models[TEACHER], STUDENT: models[STUDENT], **members}, found)
+    names = [TEACHER, STUDENT, *map(model_name, settings.others)]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"others={short_repr(settings.others)} would stand in a table as {', '.join(names)}; names must differ: "
+            "rename folders"
+        )
+    members = [load_embedding_model(student_in(name).folder, argument="others") for name in settings.others]
+    return space_matrix(dict(zip(names, [models[TEACHER], models[STUDENT], *members], strict=True)), found)
 
 
 def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:

@@ -75,8 +75,8 @@ def _column(source: Sequence[str], setting: str, column: str | None, split: str)
 
 def first_hits(queries_ND: torch.Tensor, documents_MD: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:
     """The row of each query's most similar document, `(N,)` int64."""
-    parts = queries_ND.double().split(_ROWS)
-    return torch.cat([similarities(part, documents_MD.double(), similarity).argmax(1) for part in parts])
+    queries, documents = queries_ND.double(), documents_MD.double()
+    return torch.cat([similarities(part, documents, similarity).argmax(1) for part in queries.split(_ROWS)])
 
 
 def guarantee_of_hits(

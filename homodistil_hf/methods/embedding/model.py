@@ -1,6 +1,6 @@
 """Embedding models of sentence-transformers: an encoder without a head, a pooling, and linear layers behind it.
 
-Folders of both forms are read, before version 5.4 and since, without importing sentence-transformers.
+`reading.py` reads their folders.
 
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """

@@ -177,18 +177,19 @@ class EmbeddingRun(StudentRun):
 
     def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
         """Measure who may encode queries and who the index: the teacher and all members; in their cards, too."""
-        teacher = self.source(settings).model
-        texts = _held_out_texts(settings, self.source(settings))
-        task = None if settings.training.output == "student" else task_of_texts(texts)
-        if task is None:
+        if settings.training.output == "student":  # each has a space of its own
             return {}
+        source = self.source(settings)
+        if (task := task_of_texts(_held_out_texts(settings, source))) is None:
+            return {}
+        teacher = source.model
         students = [folder / STUDENT_FOLDER for folder in folders]
         if (axes := axes_in(students[0] / AXES_FILE)) is not None:
             teacher = reduced(teacher, axes)
         members = {folder.parent.name: load_embedding_model(folder) for folder in students}
         found = space_matrix({TEACHER: teacher, **members}, [task])
         for folder, member in zip(students, members.values(), strict=True):
-            models = costs_of({STUDENT: member, TEACHER: self.source(settings).model}, model_name(folder))
+            models = costs_of({STUDENT: member, TEACHER: source.model}, model_name(folder))
             publish_scores(folder, {"models": models, SPACE: found})
         return {SPACE: found}
 
@@ -373,7 +374,7 @@ def _held_out_texts(settings: RunConfig, source: _Source) -> list[str]:
     for name in run.train_data:
         label = f"train_data={name!r}"
         documents = _columns([name], run.train_split, "train_data", source)[0]
-        texts += some_paragraphs(hold_out(documents, label=label)[1], most)
+        texts += some_paragraphs(hold_out(documents, label=label)[1], -(-most // len(run.train_data)))
     return texts
 
 

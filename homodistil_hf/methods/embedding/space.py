@@ -60,7 +60,7 @@ def _pairings(models: Mapping[str, EmbeddingModel], task: RetrievalTask) -> dict
     return found
 
 
-def task_of_texts(texts: Sequence[str], name: str = "held-out texts") -> RetrievalTask | None:
+def task_of_texts(texts: Sequence[str]) -> RetrievalTask | None:
     """Every second text is looked up among the others; None for fewer than four different texts."""
     unique = list(dict.fromkeys(texts))[: 2 * QUERIES]
-    return RetrievalTask(name, unique[1::2], unique[0::2], None) if len(unique) >= 4 else None
+    return RetrievalTask("held-out texts", unique[1::2], unique[0::2], None) if len(unique) >= 4 else None

@@ -102,6 +102,11 @@ def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
     [
         (["--model", "student", "--teacher", "teacher"], "name queries and their documents, or rows of tasks"),
         (["--model", "student", *WORDS, "--data_dir", "."], "name queries and their documents, or rows of tasks"),
+        (
+            ["--model", "student", "--data_dir", ".", "--query_column", "x"],
+            "query_column='x' has no part in this run: it belongs to queries; leave it out",
+        ),
+        (["--model", "student", "--data_dir", ".", "--eval_split", "test"], "eval_split='test' has no part in this"),
         (["--model", "student", *WORDS[:4]], "no run has recorded its teacher; name it with --teacher"),
         (["--model", "student", *WORDS, "--agreement", "1"], "agreement=1.0 is outside (0, 1)"),
         ([*WORDS], "model is not set; name a student"),

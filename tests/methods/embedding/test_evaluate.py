@@ -303,3 +303,19 @@ def test_other_students_make_a_table_of_pairings(folders, data_dir, tmp_path, ca
     assert "index by larger" in (student / "README.md").read_text()
     assert main([*words[:4], "--eval_data", "x.txt", "--teacher", str(teacher), "--others", str(other)]) == 2
     assert "needs queries with documents: rows of qnli" in capsys.readouterr().err
+
+
+def test_other_students_of_other_spaces_or_equal_names_are_refused_first(folders, data_dir, tmp_path, capsys):
+    teacher, student = folders
+    words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--teacher", str(teacher)]
+    short = make_sentence_folder(tmp_path / "short", dense=5)
+    named_alike = make_sentence_folder(tmp_path / "named" / "teacher")
+    for others, message in (
+        ([short], "models have vectors of the lengths"),
+        ([named_alike], "would stand in a table as teacher, student, teacher; names must differ"),
+        ([student, student], "would stand in a table as teacher, student, small, small; names must differ"),
+    ):
+        assert main([*words, "--others", *map(str, others)]) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert "stsb, spearman" not in told.err  # nothing was measured before

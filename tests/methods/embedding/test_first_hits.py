@@ -91,6 +91,16 @@ def test_a_guarantee_is_measured_recorded_and_asked_for(folders, sources, tmp_pa
     assert "expected agreement or agreement_of_groups=SHARE" in capsys.readouterr().err
 
 
+def test_damaged_records_bound_nothing(folders, capsys, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.methods.formats.verify_export", lambda folder: VerifyReport(folder, (), 0.0))
+    _, student = folders
+    facts = json.loads((student / "facts.json").read_text())
+    for measured in ([], {"guarantee": []}, {"guarantee": {"queries": 3}}):
+        (student / "facts.json").write_text(json.dumps(facts | {"benchmarks": measured}))
+        assert main(["verify", str(student), "--least", "agreement=0.5"]) == 1
+        assert "no guarantee is recorded; measure it on held-out rows first" in capsys.readouterr().err
+
+
 def test_the_teacher_itself_changes_nothing(folders, sources, tmp_path, capsys):
     teacher, _ = folders
     queries, documents = sources

@@ -15,7 +15,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.methods.embedding import reading, texts, trainer
 from homodistil_hf.methods.embedding.reading import load_embedding_model
-from homodistil_hf.methods.embedding.run import RerankerRun
+from homodistil_hf.methods.embedding.run import RerankerRun, _held_out_texts
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import method_for, run_named, run_of
 from homodistil_hf.methods.run_arguments import RunArguments
@@ -257,6 +257,16 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     assert main([*words, "--resume_from_checkpoint", "last"]) == 0
     assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
     assert main(["verify", str(tmp_path / "run" / folders[1] / "student")]) == 0
+
+
+def test_a_familys_queries_are_of_all_sources(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.methods.embedding.run.QUERIES", 2)
+    for name, start in (("a", 10), ("b", 20)):
+        lines = [f"w{start} w{start + 1} text that is long enough {number}" for number in range(1000)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
+    settings = parse_run([config(train_data=[str(tmp_path / f"{name}.txt") for name in "ab"], eval_data=[])])
+    found = _held_out_texts(settings, run_of(settings).source(settings))
+    assert [text.split()[0] for text in found] == ["w10", "w10", "w20", "w20"]
 
 
 def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
