@@ -60,7 +60,7 @@ def write_report(folder: str | Path, student: str | Path | None = None, *, outpu
         OSError: the file can't be written.
     """
     records = read_records(folder, student)
-    file = records.folder / REPORT_FILE if output is None else Path(output)
+    file = _file_of(records, output)
     write_text(file, report_of(records))
     return file
 
@@ -73,11 +73,23 @@ def try_report(folder: str | Path, student: str | Path | None = None) -> None:
         logger.warning("no %s was written: %s", REPORT_FILE, error)
 
 
-def closing_line(folder: str | Path, student: str | Path | None = None) -> str:
-    """The last line of a run: what was won, and where its report is; arguments as [`write_report`]."""
-    records = read_records(folder, student)
-    file = records.folder / REPORT_FILE
+def closing_line(
+    folder: str | Path, student: str | Path | None = None, *, output: str | Path | None = None
+) -> str:
+    """The last line of a run: what was won, and where its report is; arguments as [`write_report`].
+
+    It is empty where the records can't be read, of which [`try_report`] has warned.
+    """
+    try:
+        records = read_records(folder, student)
+    except (OSError, ValueError):
+        return ""
+    file = _file_of(records, output)
     return "; ".join(filter(None, (outcome_line(records.facts), str(file) if file.is_file() else "")))
+
+
+def _file_of(records: RunRecords, output: str | Path | None) -> Path:
+    return records.folder / REPORT_FILE if output is None else Path(output)
 
 
 def report_of(records: RunRecords) -> str:
