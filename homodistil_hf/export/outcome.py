@@ -51,6 +51,8 @@ _HIGHER_IS_BETTER = (
     *("correlation", "matthews_correlation", "auc", "roc_auc", "agreement", "neighbours", "neighbours_in_index"),
     *("cosine", "ndcg", "mrr", "map"),
 )
+TIMINGS = ("runtime", "per_second", "preparation_time")
+"""How names end that Trainer puts among the metrics of an evaluation, and that are none."""
 _SECOND_BEST = ("cosine", "neighbours_in_index", "agreement")
 """Metrics that the line names only where there is no other."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
@@ -132,12 +134,13 @@ def times(more: float, less: float) -> str:
 
 
 def held_out_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of an evaluation, without sizes and without a loss that is there under another name."""
+    """The metrics of an evaluation, without sizes, times and a loss that is there under another name."""
     kept = {name: value for name, value in found.items() if is_number(value) and "kept_fraction" not in name}
     return {
         name: value
         for name, value in kept.items()
-        if not (name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept))
+        if not name.endswith(TIMINGS)
+        and not (name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept))
     }
 
 
