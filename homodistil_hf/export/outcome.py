@@ -103,10 +103,11 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
 
 def measured_on(facts: Mapping[str, Any]) -> str:
     """The held-out rows in words, such as `1,024 held-out rows of dev.parquet`."""
-    data = facts.get(DATA, {})
+    data = _section(facts, DATA)
     if not is_int(data.get("num_held_out_rows")):
         return "the run's held-out rows"
-    names = ", ".join(map(str, data.get("held_out", ())))
+    held_out = data.get("held_out")
+    names = ", ".join(map(str, held_out)) if isinstance(held_out, list) else ""
     return f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
 
 
@@ -160,7 +161,7 @@ def _costs(facts: Mapping[str, Any]) -> Iterator[Row]:
 def _latency(facts: Mapping[str, Any]) -> Iterator[Row]:
     found = _section(facts, LATENCY)
     full, own = found.get("teacher_ms"), found.get("student_ms")
-    if is_number(full) and is_number(own) and own > 0:
+    if is_number(full) and is_number(own) and min(full, own) > 0:
         label = f"ms for {found.get('batch_size')} texts of {found.get('length')} tokens, on {found.get('device')}"
         kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
         yield Row(LATENCY, label, shown(float(full)), shown(float(own)), kept)

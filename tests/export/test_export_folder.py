@@ -465,6 +465,17 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
     assert ("latency" in read_facts(convert_export(first, tmp_path / "c", "compact"))) is not is_padded
 
 
+@pytest.mark.parametrize(
+    ("section", "values"), [("data", {"held_out": 3}), ("data", {"train": [1]}), ("teacher", {"language": 5})]
+)
+def test_facts_that_no_card_can_name_are_refused(tmp_path, student, teacher, section, values):
+    folder = export_student(student, tmp_path / "a", teacher=teacher)
+    facts = read_facts(folder)
+    (folder / "facts.json").write_text(json.dumps(facts | {section: facts.get(section, {}) | values}))
+    with pytest.raises(ValueError, match=f"has {section}=.*, which no export has; export again"):
+        convert_export(folder, tmp_path / "b", "compact")
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"has no facts\.json; expected an export of this package"):
         load_export(tmp_path)
