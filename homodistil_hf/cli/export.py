@@ -119,8 +119,9 @@ class Push(Command):
         from ..export.facts import CARD_FILE
         from ..export.hub import card_for, files_to_push
 
+        sizes = files_to_push(folder)
         card = card_for(folder, self.repo_id, tags=self.card_tags)
-        sizes = files_to_push(folder) | {CARD_FILE: len(card.encode())}
+        sizes |= {CARD_FILE: len(card.encode())}
         total = f"{sum(sizes.values()) / 1e6:,.1f} MB"
         lines = [f"nothing is sent; {len(sizes)} files, {total}, would go to {self.repo_id}:", ""]
         lines += aligned_lines([[name, f"{size:,}"] for name, size in sizes.items()])

@@ -18,11 +18,8 @@ class Report(Command):
 
     def run(self) -> int:
         """Write the page, and print what was won and its place."""
-        from ..export.outcome import outcome_line
-        from ..export.report import write_report
-        from ..export.run_records import read_records
+        from ..export.report import closing_line, write_report
 
-        file = write_report(self.folder, self.student, output=self.output)
-        won = outcome_line(read_records(self.folder, self.student).facts)
-        print("; ".join(filter(None, (won, str(file)))))
+        write_report(self.folder, self.student, output=self.output)
+        print(closing_line(self.folder, self.student, output=self.output))
         return 0

@@ -25,6 +25,7 @@ from .facts import (
     CARD_FILE,
     FACTS_FILE,
     FACTS_VERSION,
+    LATENCY,
     RUN_SECTIONS,
     file_facts,
     forms_facts,
@@ -148,13 +149,17 @@ def convert_export(
     """
     source = Path(source)
     student, earlier = load_export(source), read_export_facts(source)
+    # Times are of the weights that were timed; one form of a student may have zeros that the other lacks.
+    kept = [name for name in RUN_SECTIONS if name in earlier]
+    if earlier["forms"] and earlier["format"] != format and LATENCY in kept:
+        kept.remove(LATENCY)
     return export_student(
         student,
         folder,
         format,
         tokenizer=stored_tokenizer(source),
         teacher=teacher if teacher is not None else stated_teacher(earlier),
-        facts={name: earlier[name] for name in RUN_SECTIONS if name in earlier},
+        facts={name: earlier[name] for name in kept},
         overwrite=overwrite,
     )
 

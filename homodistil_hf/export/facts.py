@@ -185,6 +185,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
     expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
     expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
+    expected[DATA] = expected[DATA] and _are_names(facts.get(DATA, {}), "train", "held_out")
     expected["forms"] = expected["forms"] and (not forms or fits(forms, {"compact": {"plan": dict}}))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
@@ -225,8 +226,15 @@ def is_guarantee(section: Any) -> bool:
     return fits(section, {...: _GUARANTEE})
 
 
+def _are_names(section: Mapping[str, Any], *lists: str) -> bool:
+    """Whether these lists of a section, where it has them, hold texts alone, which cards join."""
+    return all(fits(section.get(name, []), [str]) for name in lists)
+
+
 def _is_teacher(section: Any) -> bool:
     if not fits(section, {"name": str, "licence": str}) or not has_costs(section):
+        return False
+    if not _are_names(section, "language"):
         return False
     hub_id = section.get("hub_id")
     return hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id))

@@ -51,6 +51,8 @@ _HIGHER_IS_BETTER = (
     *("correlation", "matthews_correlation", "auc", "roc_auc", "agreement", "neighbours", "neighbours_in_index"),
     *("cosine", "ndcg", "mrr", "map"),
 )
+TIMINGS = ("runtime", "per_second", "preparation_time")
+"""How names end that Trainer puts among the metrics of an evaluation, and that are none."""
 _SECOND_BEST = ("cosine", "neighbours_in_index", "agreement")
 """Metrics that the line names only where there is no other."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
@@ -101,10 +103,11 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
 
 def measured_on(facts: Mapping[str, Any]) -> str:
     """The held-out rows in words, such as `1,024 held-out rows of dev.parquet`."""
-    data = facts.get(DATA, {})
+    data = _section(facts, DATA)
     if not is_int(data.get("num_held_out_rows")):
         return "the run's held-out rows"
-    names = ", ".join(map(str, data.get("held_out", ())))
+    held_out = data.get("held_out")
+    names = ", ".join(map(str, held_out)) if isinstance(held_out, list) else ""
     return f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
 
 
@@ -132,12 +135,13 @@ def times(more: float, less: float) -> str:
 
 
 def held_out_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of an evaluation, without sizes and without a loss that is there under another name."""
+    """The metrics of an evaluation, without sizes, times and a loss that is there under another name."""
     kept = {name: value for name, value in found.items() if is_number(value) and "kept_fraction" not in name}
     return {
         name: value
         for name, value in kept.items()
-        if not (name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept))
+        if not name.endswith(TIMINGS)
+        and not (name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept))
     }
 
 
@@ -157,7 +161,7 @@ def _costs(facts: Mapping[str, Any]) -> Iterator[Row]:
 def _latency(facts: Mapping[str, Any]) -> Iterator[Row]:
     found = _section(facts, LATENCY)
     full, own = found.get("teacher_ms"), found.get("student_ms")
-    if is_number(full) and is_number(own) and own > 0:
+    if is_number(full) and is_number(own) and min(full, own) > 0:
         label = f"ms for {found.get('batch_size')} texts of {found.get('length')} tokens, on {found.get('device')}"
         kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
         yield Row(LATENCY, label, shown(float(full)), shown(float(own)), kept)

@@ -60,7 +60,7 @@ def write_report(folder: str | Path, student: str | Path | None = None, *, outpu
         OSError: the file can't be written.
     """
     records = read_records(folder, student)
-    file = records.folder / REPORT_FILE if output is None else Path(output)
+    file = _file_of(records, output)
     write_text(file, report_of(records))
     return file
 
@@ -73,11 +73,21 @@ def try_report(folder: str | Path, student: str | Path | None = None) -> None:
         logger.warning("no %s was written: %s", REPORT_FILE, error)
 
 
-def closing_line(folder: str | Path, student: str | Path | None = None) -> str:
-    """The last line of a run: what was won, and where its report is; arguments as [`write_report`]."""
-    records = read_records(folder, student)
-    file = records.folder / REPORT_FILE
+def closing_line(folder: str | Path, student: str | Path | None = None, *, output: str | Path | None = None) -> str:
+    """The last line of a run: what was won, and where its report is; arguments as [`write_report`].
+
+    It is empty where the records can't be read, of which [`try_report`] has warned.
+    """
+    try:
+        records = read_records(folder, student)
+    except (OSError, ValueError):
+        return ""
+    file = _file_of(records, output)
     return "; ".join(filter(None, (outcome_line(records.facts), str(file) if file.is_file() else "")))
+
+
+def _file_of(records: RunRecords, output: str | Path | None) -> Path:
+    return records.folder / REPORT_FILE if output is None else Path(output)
 
 
 def report_of(records: RunRecords) -> str:
@@ -169,7 +179,7 @@ def _charts(records: RunRecords) -> list[str]:
     kept = _kept(records) if records.logs else {part: _kept(run).get(_MACS, ()) for part, run in runs.items()}
     title = "kept of what it started from" if records.logs else f"kept {_MACS}, of each start"
     found = [*loss[:1], line_chart(title, kept, is_share=True, top=1.0), *loss[1:]]
-    held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if _is_metric(name)})
+    held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if name.startswith(_EVAL)})
     for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
         level = teacher.get(name) if name != "kl" else None
         settings: dict[str, Any] = {"level": level if is_number(level) else None, "is_share": is_share(name)}
@@ -202,11 +212,6 @@ def _shape(facts: Mapping[str, Any]) -> str:
     pictures = grid(width_charts(student, teacher))
     note = f"Hidden channels: {words}." + (" Grey: the teacher." if teacher else "")
     return pictures + paragraph(note, look="note") if pictures else ""
-
-
-def _is_metric(name: str) -> bool:
-    ends = ("runtime", "per_second", "preparation_time")
-    return name.startswith(_EVAL) and not name.endswith(ends)
 
 
 def _how(records: RunRecords) -> str:

@@ -422,6 +422,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.accelerator.wait_for_everyone()
         return Path(folder)
 
+    @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write the student to a folder, on the main process; arguments as [`DistillationTrainer.export`]."""
         tokenizer = self.processing_class

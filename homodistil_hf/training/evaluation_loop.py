@@ -16,10 +16,10 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
+from ..export.outcome import TIMINGS
 from .ranks import first_rows, num_own_rows
 
 _PREFIX = "eval_"
-TIMINGS = ("runtime", "per_second", "preparation_time")
 """Last words of the names of logged times."""
 
 

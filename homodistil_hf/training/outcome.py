@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import has_length
 
 from ..export.facts import CARD_SECTION, CHANGED, DATA, LATENCY
-from ..export.outcome import times
+from ..export.outcome import TIMINGS, times
 from ..export.report import closing_line, try_report
 from ..files.provenance import machine_facts
 from ..files.settings import differing
@@ -75,17 +75,18 @@ def metrics_of_teacher(trainer: Any) -> dict[str, float]:
     sets: Any = trainer.eval_dataset
     found: dict[str, float] = {}
     for name in sets if isinstance(sets, dict) else [None]:
-        loader, config = trainer.get_eval_dataloader(name), trainer.model.config
-        batches = (checked_batch(trainer._prepare_inputs(inputs), config) for inputs in loader)
-        metrics = trainer.held_out.of_teacher(batches)
-        if trainer.compute_metrics is not None:
-            metrics = _user_metrics(trainer, name) | metrics
+        if trainer.compute_metrics is None:
+            loader, config = trainer.get_eval_dataloader(name), trainer.model.config
+            batches = (checked_batch(trainer._prepare_inputs(inputs), config) for inputs in loader)
+            metrics = trainer.held_out.of_teacher(batches)
+        else:
+            metrics = _with_user_metrics(trainer, name)
         found |= metrics if name is None else {f"{name}_{key}": value for key, value in metrics.items()}
     return found
 
 
-def _user_metrics(trainer: Any, name: str | None) -> dict[str, float]:
-    """The results of `compute_metrics` for the teacher's logits, by Trainer's own loop."""
+def _with_user_metrics(trainer: Any, name: str | None) -> dict[str, float]:
+    """The teacher's metrics, and the results of `compute_metrics` for its logits, by Trainer's own loop."""
     own, prefix = trainer.held_out, "teacher"
     trainer.held_out = copy.copy(own)
     trainer.held_out.student = trainer.distillation.teacher.exact
@@ -96,7 +97,8 @@ def _user_metrics(trainer: Any, name: str | None) -> dict[str, float]:
         trainer.held_out = own
     trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends the bar
     found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if is_number(value)}
-    return {key: value for key, value in found.items() if key != "loss" and "kept_fraction" not in key}
+    shown = (key for key in found if key != "loss" and "kept_fraction" not in key and not key.endswith(TIMINGS))
+    return {key: found[key] for key in shown}
 
 
 def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     if num_bad := logs.get("num_bad_steps"):
         yield f"{num_bad} steps skipped"
     held_out = {name.removeprefix(_EVAL): value for name, value in logs.items() if name.startswith(_EVAL)}
-    metrics = {name: value for name, value in held_out_metrics(held_out).items() if not name.endswith(_TIMES)}
+    metrics = held_out_metrics(held_out)
     start = "held out: "
     for name in sorted(metrics, key=lambda name: (name != "kl", not is_share(name)))[:_MOST_METRICS]:
         if is_share(name) or name == "kl" or len(metrics) == 1:
@@ -120,9 +120,6 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
             figure = f"{100 * value:.1f} %" if is_share(name) and -1 <= value <= 1 else f"{value:.3g}"
             yield f"{start}{_SHORT.get(name, name.replace('_', ' '))} {figure}"
             start = ""
-
-
-_TIMES = ("runtime", "per_second", "preparation_time")
 
 
 def in_minutes(seconds: float) -> str:

@@ -96,8 +96,11 @@ class RunFolder:
         self.args = args
         self.staged_in: str | None = None
         with leaving_no_empty_folder(args.output_dir, is_main=args.should_save):
-            on_every_rank(lambda: check_output_dir(args.output_dir))
-        self.earlier_files = existing_files(args.output_dir)
+            self.earlier_files = on_every_rank(self._look)  # before the main process removes an empty folder
+
+    def _look(self) -> list[str]:
+        check_output_dir(self.args.output_dir)
+        return existing_files(self.args.output_dir)
 
     def claim(self) -> None:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""

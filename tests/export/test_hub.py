@@ -111,6 +111,13 @@ def test_a_dry_run_lists_what_would_be_pushed(exports, capsys, monkeypatch):
     assert "\n- tiny\n" in card
 
 
+def test_a_dry_run_refuses_what_a_push_refuses(exports, tmp_path, capsys):
+    folder = Path(shutil.copytree(exports["standard"], tmp_path / "student"))
+    (folder / "README.md").unlink()
+    assert main(["push", str(folder), "me/small", "--dry_run"]) == 2
+    assert "lacks README.md; export again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["a b", "a/b/c", 'x"y'])
 def test_a_dry_run_refuses_names_that_the_hub_refuses(exports, capsys, name):
     assert main(["push", str(exports["standard"]), name, "--dry_run"]) == 2

@@ -248,6 +248,14 @@ def test_a_report_that_cannot_be_written_fails_no_run(run, caplog):
     (run / "report.html").mkdir()
     try_report(run)
     assert "no report.html was written" in caplog.text
+    assert closing_line(run) == "3.6× smaller, 2× faster here, keeps 75 % of masked-word accuracy"
+
+
+def test_records_that_cannot_be_read_fail_no_run(run, caplog):
+    (run / "results.json").write_text("{")
+    try_report(run)
+    assert "no report.html was written" in caplog.text
+    assert closing_line(run) == ""
 
 
 def test_any_facts_have_a_page(run):
@@ -256,9 +264,13 @@ def test_any_facts_have_a_page(run):
         "teacher": 3,
         "student": {"plan": {"layers": "x"}},
         "runtimes": 5,
+        "data": {"num_held_out_rows": 5, "held_out": 3},
+        "latency": {"teacher_ms": 0.0, "student_ms": 1.0},
         "evaluation": {"kl": "x"},
         "settings": [],
     }
     (run / "student" / "facts.json").write_text(json.dumps(odd))
     (run / "trainer_state.json").write_text("[]")
+    assert Page(report_of(read_records(run))).words["h1"] == ["bert, 3.6× smaller"]
+    (run / "student" / "facts.json").write_text(json.dumps(odd | {"data": 3}))
     assert Page(report_of(read_records(run))).words["h1"] == ["bert, 3.6× smaller"]

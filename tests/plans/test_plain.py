@@ -76,6 +76,12 @@ def test_a_budget_that_is_too_small_names_the_smallest(config, kind):
     assert (plan.hidden_size, plan.layers[0].intermediate_size) == (config.hidden_size, 8)
 
 
+@pytest.mark.parametrize(("config", "smallest"), [(BertConfig(), "macs=0.3531"), (SIX, "macs=0.3718")])
+def test_the_smallest_share_is_the_documented_one(config, smallest):
+    with pytest.raises(ValueError, match=f"from '{smallest}' to"):
+        resolve_plan("macs=0.01", config, plain=True)
+
+
 def milliseconds(plan: WidthPlan) -> float:
     return encoder_macs(plan) / 1e6
 

@@ -55,6 +55,17 @@ def test_two_classes_stand_between_homodistil_and_trainer():
     assert DistillationTrainer.__bases__ == (DistillationMethod, ExactTrainer)
 
 
+def test_an_export_draws_nothing_from_a_run_that_goes_on(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.model.train()
+    weights, drawn = trainer.model.state_dict(), torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    trainer.export(tmp_path / "student", allow_partial=True)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    assert trainer.model.training
+
+
 def test_the_bases_know_nothing_of_pruning():
     for base in (distillation_trainer, exact_trainer, method):
         assert [name for name in vars(base) if "prun" in name.lower()] == []

@@ -233,6 +233,11 @@ def test_metrics_of_the_users_own_on_words(make_trainer):
     assert trainer.evaluate()["eval_own_accuracy"] == metrics["eval_own_accuracy"]
 
 
+def test_metrics_of_an_untrained_runs_teacher_hold_no_times(make_trainer):
+    trainer = make_trainer(compute_metrics=lambda prediction: {"own": 1.0}, eval_dataset=make_blocks(4))
+    assert trainer.evaluate_teacher().keys() == {"own", "kl", "mlm_loss", "mlm_accuracy"}
+
+
 @pytest.mark.parametrize(
     ("end", "remainder", "rank", "expected"),
     [(False, 5, 1, 4), (True, -1, 1, 4), (True, 0, 1, 4), (True, 5, 0, 4), (True, 5, 1, 1), (True, 3, 1, 0)],

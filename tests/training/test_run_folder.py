@@ -42,6 +42,7 @@ from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.exact_trainer import ExactTrainer
+from homodistil_hf.training.ranks import on_every_rank
 from homodistil_hf.training.run_folder import check_moments
 
 
@@ -477,3 +478,15 @@ def test_each_setting_that_differs_is_told_at_a_resume(make_trainer, tmp_path, c
     same = make_trainer(**few, output_dir=str(tmp_path / "same"))
     same.train(checkpoint(tmp_path, 2))
     assert "resumed with" not in caplog.text
+
+
+def test_earlier_files_are_those_before_any_rank_goes_on(make_trainer, tmp_path, monkeypatch):
+    """Afterwards the main process removes a folder that is empty, and may write."""
+
+    def then_write(check: Any) -> Any:
+        found = on_every_rank(check)
+        (tmp_path / "run" / "late").touch()
+        return found
+
+    monkeypatch.setattr(run_folder_module, "on_every_rank", then_write)
+    assert make_trainer().run_folder.earlier_files == []

@@ -315,6 +315,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             )
         return metrics
 
+    @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
         if format != "standard":

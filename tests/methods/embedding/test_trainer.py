@@ -315,7 +315,9 @@ def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_
 def test_no_path_of_this_machine_is_in_an_export(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(max_steps=1)
     trainer.train()
+    drawn = torch.get_rng_state()
     folder = trainer.export(tmp_path / "student")
+    assert torch.equal(torch.get_rng_state(), drawn)  # a run may go on after an export
     assert str(tmp_path) not in (folder / "facts.json").read_text() + (folder / "README.md").read_text()
     assert json.loads((folder / "facts.json").read_text())["settings"]["max_steps"] == 1
 
