@@ -305,16 +305,6 @@ def test_a_diverged_student_is_refused(tmp_path, student):
     assert names_in(tmp_path) == []
 
 
-def test_an_unknown_section_of_facts_names_the_nearest(tmp_path, student):
-    with pytest.raises(ValueError, match="unknown section 'setting'; .*nearest valid: 'settings'"):
-        export_student(student, tmp_path / "student", facts={"setting": {}})
-
-
-def test_a_section_of_facts_is_a_mapping(tmp_path, student):
-    with pytest.raises(ValueError, match=r"facts\['training'\]=3 is no mapping"):
-        export_student(student, tmp_path / "student", facts={"training": 3})
-
-
 def test_widths_without_a_stock_form_are_exported_compact_only(tmp_path):
     student = random_student(HomoBertForMaskedLM, WidthPlan.uniform(22, 2, LayerWidths(3, 5, 16)))
     with pytest.raises(ValueError, match="as the stock class needs; nearest valid plan"):

@@ -1,4 +1,4 @@
-"""Facts of an export that is written again: what stays true of another format, and what no card can name."""
+"""Facts of a run and of an export that is written again: what is refused, what stays true of another format."""
 
 import json
 
@@ -8,6 +8,21 @@ from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
+
+
+@pytest.fixture
+def student():
+    return random_student(HomoBertForMaskedLM)
+
+
+def test_an_unknown_section_of_facts_names_the_nearest(tmp_path, student):
+    with pytest.raises(ValueError, match="unknown section 'setting'; .*nearest valid: 'settings'"):
+        export_student(student, tmp_path / "student", facts={"setting": {}})
+
+
+def test_a_section_of_facts_is_a_mapping(tmp_path, student):
+    with pytest.raises(ValueError, match=r"facts\['training'\]=3 is no mapping"):
+        export_student(student, tmp_path / "student", facts={"training": 3})
 
 
 @pytest.mark.parametrize("is_padded", [True, False])
