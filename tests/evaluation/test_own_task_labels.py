@@ -1,0 +1,249 @@
+"""Labels and rows of a fine-tuning on a task of one's own: how they are read, and which are refused."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from own_rows import run
+from tiny_models import make_teacher
+from transformers import (
+    BertForSequenceClassification,
+)
+
+from homodistil_hf.evaluation.fine_tuning import (
+    fresh_classifier,
+    settings_from,
+)
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
+from homodistil_hf.evaluation.task_data import read_questions
+
+pytestmark = pytest.mark.usefixtures("cache_of_the_test")
+
+
+def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
+    """Rows as they are read of files that hold these columns."""
+    paths = {}
+    for name, columns in (("train_data", train), ("eval_data", dev or train)):
+        found = columns if isinstance(columns, Dataset) else Dataset.from_dict({"text": ["w5 w6"] * 8} | columns)
+        paths[name] = str(tmp_path / f"own-{name}{suffix if isinstance(columns, dict) else '.parquet'}")
+        if paths[name].endswith(".csv"):
+            found.to_csv(paths[name], index=False)
+        else:
+            found.to_parquet(paths[name])
+    return rows_of(settings_from(OwnTaskSettings, {**given, **paths}))
+
+
+def named(labels=(0, 1) * 4, names=("pos", "neg")):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+    return Dataset.from_dict({"text": ["w5 w6"] * 8, "label": list(labels)}, features=features)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_numbers_with_a_point_are_classes(given, tmp_path, suffix, caplog):
+    train, dev, names = rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [1.0, 0.0] * 4}, suffix)
+    assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["0", "1"])
+    assert "label has whole numbers such as 0.0; they are classes" in caplog.text
+    results, _ = run(given, **{name: str(tmp_path / f"own-{name}{suffix}") for name in ("train_data", "eval_data")})
+    assert results["metrics"].keys() == {"accuracy", "macro_f1"}
+
+
+def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
+    train, dev, names = rows_from(given, tmp_path, {"label": [0, 1] * 4}, {"label": [0.5, 1.0] * 4})
+    assert (train["label"][:2], dev["label"][:2], names) == ([0.0, 1.0], [0.5, 1.0], [])
+    decimals = {"label": [Decimal("0.5"), Decimal("2.0")] * 4}
+    train, _, names = rows_from(given, tmp_path, decimals, suffix=".parquet")
+    assert (train["label"][:2], names) == ([0.5, 2.0], [])
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "suffix"),
+    [
+        ([0.0, 0.5, 1.0, 2.0], [0.0, 1.0, 3.0, 7.0], ".csv"),
+        ([0.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.0, 2.0], ".parquet"),
+        ([Decimal("1.0"), Decimal("2.0")] * 2, [Decimal("0.5"), Decimal("1.0")] * 2, ".parquet"),
+    ],
+)
+def test_whole_numbers_of_a_regression_are_not_called_classes(given, tmp_path, caplog, train, dev, suffix):
+    _, _, names = rows_from(given, tmp_path, {"label": train * 2}, {"label": dev * 2}, suffix)
+    assert names == []
+    assert caplog.text == ""
+
+
+def test_fractions_for_names_are_not_called_whole_numbers(given, tmp_path, caplog):
+    names = {"label": ["0.5", "1.0"] * 4}
+    assert rows_from(given, tmp_path, names, {"label": [1.0, 0.5] * 4}, ".parquet")[2] == ["0.5", "1.0"]
+    assert caplog.text == ""
+
+
+def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path, caplog):
+    with pytest.raises(ValueError, match="eval_data has the label 3, which train_data never has"):
+        rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [0.0, 3.0] * 4})
+    assert caplog.text == ""
+
+
+def misspelt(count, place=6):
+    """Labels of two names, one of them misspelt at a place."""
+    labels = ["negative", "positive"] * (count // 2)
+    return {"text": ["w5 w6"] * count, "label": [*labels[:place], "postive", *labels[place + 1 :]]}
+
+
+def test_a_misspelt_label_is_seen_before_training(given, tmp_path, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    rows_from(given, tmp_path, misspelt(200), {"label": ["negative", "positive"] * 4})
+    assert "3 classes: negative 99, positive 100, postive 1" in caplog.text
+    assert "few rows, or none of eval_data, have the class 'postive' (1 row, the first is row 7 of" in caplog.text
+    assert "of train_data, 0 of eval_data); correct or drop them, or add rows" in caplog.text
+    caplog.clear()
+    rows_from(given, tmp_path, misspelt(200), misspelt(8))  # rare beside the others, though both files have it
+    assert "the class 'postive' (1 row, the first is row 7 of train_data, 1 of eval_data)" in caplog.text
+
+
+def test_of_many_classes_ten_are_shown_and_few_rows_of_each_are_no_reason_to_warn(given, tmp_path, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    rows_from(given, tmp_path, {"text": ["w5 w6"] * 12, "label": [f"c{number:02}" for number in range(12)]})
+    assert "12 classes: c00 1, " in caplog.text
+    assert caplog.text.rstrip().endswith("c09 1, …")
+
+
+def test_a_misspelt_label_of_the_evaluation_names_its_rows(given, tmp_path):
+    message = r"eval_data has the label 'postive', which .* \(1 row, the first is row 7\); correct or drop them"
+    with pytest.raises(ValueError, match=message):
+        rows_from(given, tmp_path, {"label": ["negative", "positive"] * 4}, misspelt(8))
+
+
+def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
+    train, dev, names = rows_from(given, tmp_path, named(), {"label": ["neg", "pos"] * 4})
+    assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
+    # A file without the feature may have its numbers.
+    for train, dev in ((named(), {"label": [1, 0] * 4}), ({"label": [0, 1] * 4}, named((1, 0) * 4))):
+        train, dev, names = rows_from(given, tmp_path, train, dev)
+        assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
+
+
+@pytest.mark.parametrize("labels", [("pos", "neg"), ("0", "1"), ("LABEL_0", "LABEL_1")])
+def test_a_teacher_has_a_features_names_or_their_numbers(given, tmp_path, labels):
+    teacher = fresh_classifier(make_teacher().base_model, 2, dropout=0.0, seed=0)
+    teacher.config.id2label = dict(enumerate(labels))
+    teacher.save_pretrained(tmp_path / "teacher")
+    rows_from(given, tmp_path, named())
+    files = {name: str(tmp_path / f"own-{name}.parquet") for name in ("train_data", "eval_data")}
+    run(given, teacher=str(tmp_path / "teacher"), **files)
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
+    assert model.config.id2label == {0: "pos", 1: "neg"}
+
+
+def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
+    columns = {"text": ["null", "NA", "None", "007"] * 2, "label": ["null", "NA", "None", "n/a"] * 2}
+    train, _, names = rows_from(given, tmp_path, columns)
+    assert (train["text"][:4], names) == (["null", "NA", "None", "007"], ["NA", "None", "n/a", "null"])
+    assert train["label"][:4] == [3, 0, 1, 2]
+
+
+def test_other_columns_of_a_file_need_no_type(given, tmp_path):
+    texts = [f"w{5 + number % 90}" for number in range(20_002)]
+    columns = {"text": texts, "label": ["a", "b"] * 10_001, "other": [*range(20_001), "NA"]}
+    train, dev = (tmp_path / name for name in ("train.csv", "eval.csv"))
+    for path in (train, dev):
+        path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *zip(*columns.values(), strict=True)]))
+    read, _, names = rows_of(
+        settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)})
+    )
+    assert (read["text"][:], read["label"][-1], names) == (texts, 1, ["a", "b"])
+    train.write_text("text,label\nw5,a\nw6\n" + "w7,b\n" * 8)
+    with pytest.raises(ValueError, match="has rows without 'label'; drop them"):
+        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
+    train.write_text("")
+    with pytest.raises(ValueError, match="is unreadable"):
+        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
+
+
+def test_rows_of_json_are_read_in_every_form(given, tmp_path):
+    table = [{"text": f"w{n}", "label": "ab"[n % 2], "x": [n, "y"][n % 2]} for n in range(5, 13)]
+    lines = "\n".join(map(json.dumps, table))
+    for name, text in {"a.json": lines, "b.json": json.dumps(table), "c.json": json.dumps({"data": table})}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        paths = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / name))
+        train, _, names = rows_of(settings_from(OwnTaskSettings, {**given, **paths}))
+        assert (train["text"][7], train["label"][:3], names) == ("w12", [1, 0, 1], ["a", "b"])
+
+
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_rows_that_are_nested_deeply_are_refused(given, tmp_path, depth):
+    (tmp_path / "deep.json").write_text('[{"text": ' + "[" * depth + "]" * depth + ', "label": 1}]')
+    with pytest.raises(ValueError, match="has lists in 'text'|nested too deeply|has values of other types in 'text'"):
+        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(tmp_path / "deep.json")}))
+
+
+@pytest.mark.parametrize("argument", ["train_data", "eval_data"])
+def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
+    path = "~no_such_user_here/rows.csv"
+    with pytest.raises(ValueError, match=f"^{argument}='{path}' is no file of .parquet"):
+        rows_of(settings_from(OwnTaskSettings, {**given, argument: path}))
+    with pytest.raises(ValueError, match="^train_data='~no_such_user_here/rows.json' is no file of .parquet"):
+        read_questions("~no_such_user_here/rows.json", argument="train_data")
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("missing", ["text_columns", "label_column"])
+def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_path, suffix, missing):
+    columns = {"sentence": ["w5"] * 8, "label": ["a", "b"] * 4, "n": [1] * 8, "x" * 1000: [1] * 8}
+    columns |= {"text": columns["sentence"]} if missing == "label_column" else {}
+    found, path = Dataset.from_dict(columns), tmp_path / f"own.{suffix}"
+    {"csv": found.to_csv, "parquet": found.to_parquet}.get(suffix, found.to_json)(path)
+    names = {missing: "other", "train_data": str(path)}
+    known = r"'label', 'n', 'sentence' and \d more$"
+    with pytest.raises(ValueError, match=f"^train_data=.* lacks the column 'other'; name text_col.*; it has {known}"):
+        rows_of(settings_from(OwnTaskSettings, {**given, **names}))
+
+
+def test_a_long_name_of_a_column_is_told_in_short(given):
+    with pytest.raises(ValueError, match="lacks the column") as error:
+        rows_of(settings_from(OwnTaskSettings, {**given, "label_column": "x" * 10_000}))
+    assert len(str(error.value)) < 1000
+
+
+def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
+    for labels in ([True, False] * 4, ["true", "false"] * 4):
+        train, _, names = rows_from(given, tmp_path, {"label": labels})
+        assert (train["label"][:2], names) == ([1, 0], ["False", "True"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "suffix", "message"),
+    [
+        ({"label": ["0.5", "NA"] * 4}, ".csv", "has rows with label='NA' beside numbers; drop them"),
+        ({"label": ["1", "null"] * 4}, ".csv", "has rows with label='null' beside numbers; drop them"),
+        ({"label": ["yes", ""] * 4}, ".csv", "has rows without 'label'; drop them"),
+        ({"label": [0.5, float("nan")] * 4}, ".parquet", "train_data has rows with label=nan; drop them"),
+        ({"label": [[0, 1]] * 8}, ".parquet", "has lists in 'label'; expected one text or label a row"),
+        ({"text": [["a", "b"]] * 8, "label": [0, 1] * 4}, ".parquet", "has lists in 'text'; expected one text or"),
+        (named((0, -1) * 4), ".parquet", "train_data has rows with label=-1, which is none of its classes; drop them"),
+        ({"label": [1.0] * 8}, ".csv", "train_data has the one label 1; expected two or more"),
+    ],
+)
+def test_labels_that_say_nothing_are_refused(given, tmp_path, columns, suffix, message):
+    with pytest.raises(ValueError, match=message):
+        rows_from(given, tmp_path, columns, suffix=suffix)
+
+
+def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
+    for columns in ({"label": ["pos", "other"] * 4}, {"label": [0, 2] * 4}, {"label": [0.5, 1.0] * 4}):
+        with pytest.raises(
+            ValueError, match="eval_data has the label .*, which train_data never has .*; correct or drop them"
+        ):
+            rows_from(given, tmp_path, named(), columns)
+        with pytest.raises(
+            ValueError, match="train_data has the label .*, which eval_data never has .*; correct or drop them"
+        ):
+            rows_from(given, tmp_path, columns, named())
+
+
+def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):
+    make_teacher("sequence_classification", problem_type="regression").save_pretrained(tmp_path / "teacher")
+    rows_from(given, tmp_path, {"label": [0, 1] * 4}, suffix=".parquet")
+    files = {name: str(tmp_path / f"own-{name}.parquet") for name in ("train_data", "eval_data")}
+    with pytest.raises(
+        ValueError, match="teacher has problem_type='regression', the rows are for 'single_label_class"
+    ):
+        run(given, teacher=str(tmp_path / "teacher"), **files)
