@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from methods_here import needs
 from ranks import as_ranks
 from task_rows import FEELINGS, KINDS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import assert_same_weights, own_cache, write_teacher
@@ -383,9 +384,10 @@ def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
     ("model", "message"),
     [
         ({}, "label_column='label' has no place with teacher=.*, which predicts masked words"),
-        (
+        pytest.param(
             {"task": "sequence_classification", "num_labels": 1},
             "label_column='label' has no place with method='reranker'",
+            marks=needs("embedding"),
         ),
     ],
 )
