@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.changes import SIZES
+from benchmarks.results.changes import SIZES, share_of
 from homodistil_hf.cli import main as homodistil
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, read_json_rows
@@ -99,17 +99,11 @@ def _start(cell: Mapping[str, Any], folder: Path, rows: Path, teacher: Path, stu
         return {"student": SIZES[cell["size"]]}
     if cell["way"] == "general":
         return {"start": students / f"gradual,{cell['size'].replace('/', '-')},2000,0" / "student"}
-    fewer, share = folder.with_name(f"{folder.name},neurons"), eval_share(cell["size"])
+    fewer, share = folder.with_name(f"{folder.name},neurons"), share_of(cell["size"])
     texts = _some_rows(rows, cell["rows"])
     if not fewer.is_dir():
         homodistil(["prune", *_flags({"model": teacher, "unlabeled_data": texts, "macs": share, "output_dir": fewer})])
     return {"start": fewer}
-
-
-def eval_share(size: str) -> float:
-    """`1/4` → 0.25."""
-    above, below = size.split("/")
-    return int(above) / int(below)
 
 
 def fine_tuned_teacher(task: str, rows: Path, given: argparse.Namespace) -> Path:
