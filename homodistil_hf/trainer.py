@@ -26,6 +26,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedModel
 
+from .evaluation.general_start import fit_to_teacher, general_pair
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
@@ -33,11 +34,12 @@ from .files.tensors import load_tensors
 from .homodistil_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
+from .models.widths import WidthPlan, widths_of
 from .pruning.pruner import Pruner, PruningSettings
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import ProjectionInit
+from .training.pair import ProjectionInit, Start
 from .training.ranks import check_same_masks
 from .training_args import DistillationArguments
 
@@ -48,6 +50,13 @@ _FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
 LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+_STARTED = MethodCard(
+    student="Task student",
+    made="fine-tuned beside its teacher {teacher}, starting from a smaller general model",
+    how="The student began as a general model, narrower than its teacher, with a fresh head. It learned from its "
+    "teacher's predictions and hidden states, and from the labels of rows that have some.",
+    paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
+)
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -63,7 +72,9 @@ class HomoDistilTrainer(DistillationTrainer):
     Args:
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
-        teacher_model: the model that the student learns from. Default: a frozen copy of `model`.
+        teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where it is
+            fine-tuned for a task, and `model` predicts masked words, the student gets a fresh head of its kind; it
+            keeps its widths unless `args.student` names smaller ones.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -95,6 +106,22 @@ class HomoDistilTrainer(DistillationTrainer):
         tags=("pruning", "distillation"),
     )
     schedule: PruningSchedule
+
+    has_fresh_head = False
+    """Whether the student starts from a general model, with a head of its teacher's kind."""
+
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Also give a general model a fresh head, where its teacher is fine-tuned for a task."""
+        pair = general_pair(model, teacher_model, token=self.args.hub_token, seed=self.args.seed)
+        if pair is not None:
+            self.has_fresh_head, self.card = True, _STARTED
+            model, teacher_model = pair
+            self.started_as = Path(pair[0].name_or_path).name or None
+            if plan is None and self.args.student is None:
+                plan = widths_of(pair[0].config)
+        return super().start_from(model, teacher_model, plan)
 
     @property
     def projection_init(self) -> ProjectionInit:
@@ -144,7 +171,12 @@ class HomoDistilTrainer(DistillationTrainer):
         self.schedule = pruning_schedule(self.args, self.state.max_steps)
 
     def start_student(self) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student."""
+        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
+
+        Before that, fit the projections of a general student.
+        """
+        if self.has_fresh_head:
+            fit_to_teacher(self)
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
