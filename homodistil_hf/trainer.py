@@ -17,16 +17,18 @@ One optimizer step, in order:
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from .evaluation.general_start import fit_to_teacher, general_pair
+from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
@@ -41,6 +43,7 @@ from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit, Start
 from .training.ranks import check_same_masks
+from .training.raw_rows import is_raw
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -122,6 +125,27 @@ class HomoDistilTrainer(DistillationTrainer):
             if plan is None and self.args.student is None:
                 plan = widths_of(pair[0].config)
         return super().start_from(model, teacher_model, plan)
+
+    gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
+    """Held-out questions with known answers, and what grades a model's answers to them."""
+
+    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
+        """Also keep what grades answers to held-out questions."""
+        found = super().tokenized(data, tokenizer, model)
+        raw, rows = ({"eval_dataset": sets.get("eval_dataset")} for sets in (data, found))
+        self.gradings = [*self.gradings, *gradings_in(raw, rows, self.row_reader)]
+        return found
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As Trainer's, also of rows of columns; from now on the answers to their questions are graded."""
+        if is_raw(eval_dataset):
+            given = {"eval_dataset": eval_dataset}
+            eval_dataset = self.tokenized(given, self.processing_class, self.model)["eval_dataset"]
+        if self.gradings:
+            rows = self.eval_dataset if eval_dataset is None else eval_dataset
+            rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+            self.held_out.whole_row_scores = next((grade for known, grade in self.gradings if known is rows), None)
+        return super().get_eval_dataloader(eval_dataset)
 
     @property
     def projection_init(self) -> ProjectionInit:

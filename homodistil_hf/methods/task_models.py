@@ -185,7 +185,7 @@ class TaskRun(MaskedWordsRun):
         trainer.rows_facts = self.described
         trainer.reported_metrics = ("kl", "agreement", *REPORTED[kind])
         if self.grading is not None:
-            trainer.held_out.whole_row_scores = self.grading
+            trainer.gradings = [(trainer.eval_dataset, self.grading)]
         return trainer
 
     def loading_lines(self, student: str, results: Mapping[str, Any]) -> str:
