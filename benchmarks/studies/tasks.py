@@ -1,6 +1,6 @@
 """Ways to a small model of a task: prune its teacher, or start from a general student, or from fewer FFN neurons.
 
-    python -m benchmarks.results.changes gradual --size 1/4 --max_steps 2000     the general students, by size
+    homodistil sweep examples/sweeps/sizes.json --only "gradual_*,seed=0"     the general students, by size
     python -m benchmarks.studies.tasks --tasks sst2 stsb --sizes 1/4 --rows 3000 --ways pruned general
 
 A teacher is fine-tuned on all rows of its task, once, from the masked-LM teacher in --data_dir. A student sees some of
@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.changes import SIZES, share_of
+from benchmarks.results.students import GRADUAL
 from homodistil_hf.cli import main as homodistil
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, read_json_rows
@@ -98,7 +99,8 @@ def _start(cell: Mapping[str, Any], folder: Path, rows: Path, teacher: Path, stu
     if cell["way"] == "pruned":
         return {"student": SIZES[cell["size"]]}
     if cell["way"] == "general":
-        return {"start": students / f"gradual,{cell['size'].replace('/', '-')},2000,0" / "student"}
+        variant = next(variant for variant, size in GRADUAL.items() if size == cell["size"])
+        return {"start": students / f"{variant},seed=0"}
     fewer, share = folder.with_name(f"{folder.name},neurons"), share_of(cell["size"])
     texts = _some_rows(rows, cell["rows"])
     if not fewer.is_dir():
