@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings other than the defaults")
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
     parser.add_argument(
-        "--students", type=Path, default=Path("runs/changes"), help="output of benchmarks.results.changes"
+        "--students", type=Path, default=Path("runs/sweeps/sizes"), help="output of the sweep of sizes"
     )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tasks"))
     given = parser.parse_args()
