@@ -19,6 +19,7 @@ The most important settings (--help_all lists every one, TrainingArguments' incl
 _MAIN_SETTINGS = {
     "teacher": None,
     "student": "Widths to reach: preset, budget (macs=0.25), plan (216-9x24-528), file; a JSON list makes a family.",
+    "start": None,
     "method": None,
     "train_data": None,
     "eval_data": None,

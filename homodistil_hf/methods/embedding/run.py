@@ -99,7 +99,9 @@ class EmbeddingInputs(RunInputs):
 class EmbeddingRun(StudentRun):
     """A run that distils an embedding model on texts."""
 
-    unused: ClassVar[tuple[str, ...]] = ("tokenizer", "teacher_revision", "further_pretraining", "label_column")
+    unused: ClassVar[tuple[str, ...]] = (
+        *("tokenizer", "teacher_revision", "further_pretraining", "label_column", "start"),
+    )
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
 
