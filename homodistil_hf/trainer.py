@@ -17,15 +17,18 @@ One optimizer step, in order:
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from .evaluation.general_start import fit_to_teacher, general_pair
+from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
@@ -33,12 +36,14 @@ from .files.tensors import load_tensors
 from .homodistil_args import PRUNING_KINDS, HomoDistilTrainingArguments
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
+from .models.widths import WidthPlan, widths_of
 from .pruning.pruner import Pruner, PruningSettings
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import ProjectionInit
+from .training.pair import ProjectionInit, Start
 from .training.ranks import check_same_masks
+from .training.raw_rows import is_raw
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -48,6 +53,13 @@ _FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
 LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+_STARTED = MethodCard(
+    student="Task student",
+    made="fine-tuned beside its teacher {teacher}, starting from a smaller general model",
+    how="The student began as a general model, narrower than its teacher, with a fresh head. It learned from its "
+    "teacher's predictions and hidden states, and from the labels of rows that have some.",
+    paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
+)
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -63,7 +75,9 @@ class HomoDistilTrainer(DistillationTrainer):
     Args:
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
-        teacher_model: the model that the student learns from. Default: a frozen copy of `model`.
+        teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where it is
+            fine-tuned for a task, and `model` predicts masked words, the student gets a fresh head of its kind; it
+            keeps its widths unless `args.student` names smaller ones.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -95,6 +109,43 @@ class HomoDistilTrainer(DistillationTrainer):
         tags=("pruning", "distillation"),
     )
     schedule: PruningSchedule
+
+    has_fresh_head = False
+    """Whether the student starts from a general model, with a head of its teacher's kind."""
+
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Also give a general model a fresh head, where its teacher is fine-tuned for a task."""
+        pair = general_pair(model, teacher_model, token=self.args.hub_token, seed=self.args.seed)
+        if pair is not None:
+            self.has_fresh_head, self.card = True, _STARTED
+            model, teacher_model = pair
+            self.started_as = Path(pair[0].name_or_path).name or None
+            if plan is None and self.args.student is None:
+                plan = widths_of(pair[0].config)
+        return super().start_from(model, teacher_model, plan)
+
+    gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
+    """Held-out questions with known answers, and what grades a model's answers to them."""
+
+    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
+        """Also keep what grades answers to held-out questions."""
+        found = super().tokenized(data, tokenizer, model)
+        raw, rows = ({"eval_dataset": sets.get("eval_dataset")} for sets in (data, found))
+        self.gradings = [*self.gradings, *gradings_in(raw, rows, self.row_reader)]
+        return found
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As Trainer's, also of rows of columns; from now on the answers to their questions are graded."""
+        if is_raw(eval_dataset):
+            given = {"eval_dataset": eval_dataset}
+            eval_dataset = self.tokenized(given, self.processing_class, self.model)["eval_dataset"]
+        if self.gradings:
+            rows = self.eval_dataset if eval_dataset is None else eval_dataset
+            rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+            self.held_out.whole_row_scores = next((grade for known, grade in self.gradings if known is rows), None)
+        return super().get_eval_dataloader(eval_dataset)
 
     @property
     def projection_init(self) -> ProjectionInit:
@@ -144,7 +195,12 @@ class HomoDistilTrainer(DistillationTrainer):
         self.schedule = pruning_schedule(self.args, self.state.max_steps)
 
     def start_student(self) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student."""
+        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
+
+        Before that, fit the projections of a general student.
+        """
+        if self.has_fresh_head:
+            fit_to_teacher(self)
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()

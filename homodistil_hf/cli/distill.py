@@ -20,6 +20,7 @@ _MAIN_SETTINGS = {
     "teacher": None,
     "teacher_vectors": "In place of a teacher: files of texts and its vectors; --start names the student's start.",
     "student": "Widths to reach: preset, budget (macs=0.25), plan (216-9x24-528), file; a JSON list makes a family.",
+    "start": None,
     "method": None,
     "train_data": None,
     "eval_data": None,

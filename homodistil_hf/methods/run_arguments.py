@@ -38,6 +38,9 @@ class RunArguments:
     vocabulary: str | None = setting(
         None, "Trim the teacher's vocabulary first: coverage=0.999, keep=16384, min_count=5, or a file of tokens."
     )
+    start: str | None = setting(
+        None, "Tasks: a general student of the teacher's words, which learns the task at its own widths."
+    )
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
     train_data: list[str] = field(
@@ -95,6 +98,11 @@ class RunArguments:
                     "leave one of them out"
                 )
             self.text_column = joined
+        if self.start is not None and self.vocabulary is not None:  # before the teacher is trimmed
+            raise ValueError(
+                f"vocabulary={short_repr(self.vocabulary)} beside start={self.start!r}: the student keeps the words "
+                "of its start; leave out one of them"
+            )
         self._check_sources()
 
     @property

@@ -1,56 +1,25 @@
-"""Fine-tuned teachers of every kind, by JSON, flags and Python, with labels and without; and rows that don't fit."""
+"""Runs of fine-tuned teachers beyond the table of `test_task_kinds.py`: forms of rows, steps, Hub, names of labels."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
-import torch
 from datasets import Dataset, DatasetDict
 from methods_here import needs
-from ranks import as_ranks
-from task_rows import FEELINGS, KINDS, MARKS, SMALL, rows_of_kind, write_kind
-from tiny_files import assert_same_weights, own_cache, write_teacher
-from transformers import AutoConfig, AutoTokenizer, BertConfig, pipeline
+from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
+from tiny_files import own_cache, write_teacher
+from transformers import BertConfig
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.cli import main
-from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
-from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.hub_errors import HubError
-from homodistil_hf.methods.task_models import REPORTED, TaskRun, _what_fits, is_task_model
-from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.methods.task_models import TaskRun, _what_fits, is_task_model
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path):
     own_cache(monkeypatch, tmp_path / "cache")
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def finished(request, tmp_path_factory):
-    """Kind, settings, lines and results of a run with labels, whose folder has `run/`."""
-    name = request.param
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        folder = tmp_path_factory.mktemp(name.replace(" ", "_"))
-        own_cache(monkeypatch, folder / "cache")
-        settings, lines = write_kind(folder, name), []
-        results = run(settings_of(settings, "settings"), lines.append)
-    return name, settings, lines, results
-
-
-def test_the_kind_and_the_columns_are_said_first(finished):
-    name, settings, lines, results = finished
-    kind = KINDS[name][0]
-    assert lines[0].startswith(f"{settings['teacher']} predicts ")
-    assert f"{', '.join(results['rows']['text_columns'][:1])}" in lines[0]
-    assert results["rows"]["kind"] == kind
-    assert results["rows"]["num_train_rows"] + results["rows"]["num_eval_rows"] == 48
-    assert lines[1].startswith("eval_data is not set: ")
-    assert lines[2].startswith("max_seq_length=16: ")
-    assert ("contexts are cut into windows" in lines[2]) == (kind == ANSWERS)
 
 
 @pytest.mark.parametrize(
@@ -63,146 +32,6 @@ def test_the_kind_and_the_columns_are_said_first(finished):
 )
 def test_what_becomes_of_longer_rows_is_said(length, kind, words):
     assert _what_fits(length, 64, kind) == words
-
-
-def test_the_outcome_is_in_the_words_of_the_task(finished):
-    name, _, _, results = finished
-    teacher, student = results["models"]
-    own = [metric for metric in REPORTED[KINDS[name][0]] if metric in student]
-    assert own
-    assert teacher["kl"] == 0 < student["kl"]
-    assert all(isinstance(model[metric], float) for model in (teacher, student) for metric in own)
-    assert ("agreement" in student) == (KINDS[name][0] != VALUES)
-
-
-def test_the_export_is_of_the_teachers_class_and_labels(finished):
-    _, settings, _, _ = finished
-    folder = Path(settings["output_dir"]) / "student"
-    teacher, student = (AutoConfig.from_pretrained(one) for one in (settings["teacher"], folder))
-    assert student.architectures == teacher.architectures
-    assert student.id2label == teacher.id2label
-    assert student.problem_type == teacher.problem_type
-    assert student.hidden_size == 16
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer("w7 w8")["input_ids"] == AutoTokenizer.from_pretrained(settings["teacher"])("w7 w8")["input_ids"]
-
-
-def test_a_pipeline_reads_the_export(finished, capsys):
-    name, settings, _, results = finished
-    folder = str(Path(settings["output_dir"]) / "student")
-    from homodistil_hf.methods.registry import run_named
-
-    text = run_named("homodistil", settings["teacher"]).summary(results, settings["output_dir"])
-    lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
-    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
-    exec(code.replace("…", "w7 w8"), {})
-    assert capsys.readouterr().out.strip() or KINDS[name][0] == ANSWERS
-    if KINDS[name][0] not in (ANSWERS, TAGS):
-        model, tokenizer = load_encoder(folder), AutoTokenizer.from_pretrained(folder)
-        with torch.no_grad():
-            logits = model(**tokenizer("w7 w8", return_tensors="pt")).logits[0]
-        expected = {VALUES: logits, LABELS: logits.sigmoid()}.get(KINDS[name][0], logits.softmax(-1))
-        given = "none" if KINDS[name][0] == VALUES else None
-        found = pipeline("text-classification", folder, top_k=None, function_to_apply=given, device="cpu")("w7 w8")
-        scores = {entry["label"]: entry["score"] for entry in (found[0] if isinstance(found[0], list) else found)}
-        names = [model.config.id2label[number] for number in range(len(logits))]
-        assert [scores[label] for label in names] == pytest.approx(expected.tolist(), rel=1e-4)
-
-
-def test_the_card_has_the_length_of_the_rows(finished):
-    _, settings, _, results = finished
-    facts = read_facts(Path(settings["output_dir"]) / "student")
-    assert facts["data"]["max_tokens"] == results["rows"]["max_seq_length"] < 128
-
-
-@pytest.mark.slow
-def test_flags_alone_do_the_same(finished, tmp_path, capsys):
-    _, settings, _, _ = finished
-    words = [word for key, value in settings.items() for word in _flag(key, value, tmp_path)]
-    assert main(["distill", *words]) == 0
-    assert_same_weights(tmp_path / "run" / "student", Path(settings["output_dir"]) / "student")
-    assert "The student:" in capsys.readouterr().out
-
-
-def _flag(name, value, folder):
-    if name == "output_dir":
-        value = folder / "run"
-    value = value[0] if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
-    return [f"--{name}"] if value is True else [f"--{name}", str(value)]
-
-
-@pytest.mark.slow
-def test_python_tokenizes_raw_rows_alike(finished, tmp_path):
-    from homodistil_hf.data.task_rows.held_out import keep_aside
-    from homodistil_hf.data.task_rows.kinds import find_columns
-
-    name, settings, _, results = finished
-    rows = rows_of_kind(name)
-    config = AutoConfig.from_pretrained(settings["teacher"])
-    train, aside, _ = keep_aside(rows, find_columns(rows, config, kind_of(config)))
-    own = {key: value for key, value in settings.items() if key not in ("teacher", "train_data", "output_dir")}
-    trainer = HomoDistilTrainer(
-        settings["teacher"],
-        HomoDistilTrainingArguments(str(tmp_path / "run"), **own),
-        train_dataset=train,
-        eval_dataset=aside,
-        processing_class=AutoTokenizer.from_pretrained(settings["teacher"]),
-    )
-    trainer.train()
-    metrics = trainer.evaluate()
-    assert metrics["eval_kl"] == results["evaluation"]["kl"]
-    trainer.export(tmp_path / "student")
-    assert_same_weights(tmp_path / "student", Path(settings["output_dir"]) / "student")
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
-    _, settings, _, results = finished
-    shutil.copytree(settings["output_dir"], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "student")
-    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
-    again = run(settings_of({**settings, "output_dir": str(tmp_path / "run"), "resume_from_checkpoint": "last"}, "it"))
-    assert again["evaluation"] == results["evaluation"]
-    assert_same_weights(tmp_path / "run" / "student", Path(settings["output_dir"]) / "student")
-
-
-@pytest.mark.slow
-def test_an_export_is_verified(finished):
-    _, settings, _, _ = finished
-    assert main(["verify", str(Path(settings["output_dir"]) / "student")]) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_rows_without_labels_are_learnt_from(tmp_path, name):
-    settings = write_kind(tmp_path, name, has_labels=False)
-    settings |= {"method": "homodistil"} if name == "values" else {}  # pairs without labels are a reranker's
-    lines = []
-    results = run(settings_of(settings, "settings"), lines.append)
-    assert lines[0].endswith(", no labels")
-    teacher, student = results["models"]
-    assert teacher["kl"] == 0 < student["kl"]
-    assert results["evaluation"]["loss"] == results["evaluation"]["kl"]
-    assert not {"task_loss", "task_accuracy", *REPORTED[KINDS[name][0]]} & results["evaluation"].keys()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["classes", "tags", "answers"])
-def test_a_chain_of_sizes(tmp_path, name):
-    smaller = SMALL | {"intermediate_size": 16}
-    settings = write_kind(tmp_path, name) | {"student": [SMALL, smaller], "save_strategy": "no"}
-    results = run(settings_of(settings, "settings"), lambda line: None)
-    assert len(results["models"]) == 3
-    assert results["rows"]["kind"] == KINDS[name][0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["classes", "values", "tags", "answers"])
-def test_a_vocabulary_is_trimmed_by_the_texts_of_the_rows(tmp_path, name):
-    settings = write_kind(tmp_path, name) | {"vocabulary": "keep=64", "save_strategy": "no"}
-    settings |= {"text_column": "sentence1, sentence2"} if name == "values" else {}
-    run(settings_of(settings, "settings"), lambda line: None)
-    assert AutoConfig.from_pretrained(tmp_path / "run" / "student").vocab_size == 64
 
 
 ERRORS = {
@@ -270,23 +99,6 @@ def test_rows_that_do_not_fit_are_refused_before_training(tmp_path, monkeypatch,
     Dataset.from_dict({**columns, **changes}).to_json(file)
     with pytest.raises(ValueError, match=message):
         run(settings_of({**settings, "train_data": [str(file)]}, "settings"), lambda line: None)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_ranks_measure_what_one_process_does(tmp_path):
-    settings = write_kind(tmp_path, "tags") | {"save_strategy": "no", "per_device_eval_batch_size": 1}
-    alone = run(settings_of(settings, "it"), lambda line: None)
-    halved = settings | {"per_device_train_batch_size": 4, "output_dir": str(tmp_path / "ranks")}
-    (tmp_path / "config.json").write_text(json.dumps(halved))
-    done = as_ranks("-m", "homodistil_hf", "distill", tmp_path / "config.json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    ranks = json.loads((tmp_path / "ranks" / "results.json").read_text())
-    assert ranks["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-3, abs=1e-4)
-    of_teacher = [
-        {name: value for name, value in found["models"][0].items() if name != "name"} for found in (ranks, alone)
-    ]
-    assert of_teacher[0] == pytest.approx(of_teacher[1], rel=1e-5)
 
 
 @pytest.mark.slow

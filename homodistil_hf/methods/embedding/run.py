@@ -245,7 +245,7 @@ class EmbeddingRun(StudentRun):
 class RerankerRun(EmbeddingRun):
     """A run that distils a reranker on pairs of texts."""
 
-    unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
+    unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary", "start")
     loader = "CrossEncoder"
     arguments_class = RunArguments
 
