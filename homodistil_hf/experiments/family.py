@@ -185,7 +185,7 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
 
 
 def _identity(settings: RunConfig) -> dict[str, Any]:
-    return {"teacher": settings.run.teacher, "students": settings.given["student"]}
+    return {"teacher": settings.run.teacher_name, "students": settings.given["student"]}
 
 
 def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:

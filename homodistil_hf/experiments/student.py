@@ -94,7 +94,7 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
     return {
         "method": trainer.method,
         "models": [
-            {"name": name, **{cost: facts[name][cost] for cost in MODEL_COSTS}}
+            {"name": name, **{cost: facts[name].get(cost) for cost in MODEL_COSTS}}  # vectors alone have none
             | {metric: found.get(metric) for metric in reported}
             for name, found in (("teacher", of_teacher), ("student", metrics))
         ],
