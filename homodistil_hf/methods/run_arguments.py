@@ -84,7 +84,7 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        for name, example in (("teacher", "google-bert/bert-base-uncased"), ("train_data", "corpus/*.parquet")):
+        for name, example in self.needed.items():
             if not getattr(self, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
@@ -104,6 +104,16 @@ class RunArguments:
                 "of its start; leave out one of them"
             )
         self._check_sources()
+
+    @property
+    def needed(self) -> dict[str, str]:
+        """What has to be set: name → an example."""
+        return {"teacher": "google-bert/bert-base-uncased", "train_data": "corpus/*.parquet"}
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher, as the user names it."""
+        return self.teacher
 
     @property
     def row_length(self) -> int:
