@@ -140,7 +140,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
-    settings, task, train, dev, names = _task_rows(settings, evaluated, has_length=has_length)
+    settings, task, train, dev, names = _task_rows(settings, evaluated, teacher, has_length=has_length)
     if teacher is not None:
         if isinstance(task, KindTask):
             task.check_teacher(teacher, evaluated.model)
@@ -171,10 +171,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
 
 
 def _task_rows(
-    settings: OwnTaskSettings, evaluated: EvaluatedModel, *, has_length: bool
+    settings: OwnTaskSettings, evaluated: EvaluatedModel, teacher: PreTrainedModel | None, *, has_length: bool
 ) -> tuple[OwnTaskSettings, GlueTask | KindTask, Dataset, Dataset, list[str]]:
     """The task of the rows and the rows; the settings with the columns that were found, and the rows' length."""
-    found = kind_rows(settings)
+    found = kind_rows(settings, None if teacher is None else teacher.config)
     if isinstance(found, tuple):
         task, train, dev = found
         if not has_length:
