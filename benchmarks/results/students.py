@@ -21,7 +21,7 @@ from homodistil_hf.experiments.sweep.tables import Record, chosen, in_order, see
 
 GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1/8", "gradual_sixteenth": "1/16"}
 """Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""
-AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8"}
+AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8", "sixteenth": "1/16"}
 """The same, pruned at once."""
 COMPACT = "compact_quarter"
 """Pruned at once to a shape that only the compact export keeps as it is."""

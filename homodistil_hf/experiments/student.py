@@ -101,7 +101,7 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
         # None where the stock student has no padding.
         "compact": {cost: forms["compact"][cost] for cost in MODEL_COSTS} if forms else None,
         "evaluation": metrics,
-        "plan": trainer.plan.to_dict(),
+        "plan": trainer.plan.to_dict(of_layers=len(trainer.full.layers)),
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,

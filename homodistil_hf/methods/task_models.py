@@ -33,6 +33,7 @@ from ..data.task_rows.reading import load_rows
 from ..evaluation.general_start import load_general
 from ..evaluation.squad import answer_grades
 from ..files.hub_errors import HubError
+from ..files.messages import join_some
 from ..models.architectures import HEADS, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
@@ -114,7 +115,7 @@ class TaskRun(MaskedWordsRun):
         of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
         kind = describe_kind(config, inputs.kind)
         others = [name for name in train.rows.column_names if name not in train.columns.texts]
-        where = f" (none called so among {', '.join(others)}: label_column)" if others else ""
+        where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
         of_rows = f"{train.columns.describe()}{'' if train.columns.labels else where}"
         log(f"{run.teacher} predicts {kind}{of_scores}; rows: {of_rows}")
         if run.start is not None:

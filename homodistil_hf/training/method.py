@@ -48,6 +48,8 @@ class DistillationMethod:
     """How rows of columns are read, once there were some."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
+    drops_layers: ClassVar[bool] = False
+    """Whether the student's layers can become fewer than those that it starts with."""
     arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
     """Class of the method's settings."""
     matched_layers: Sequence[int] | None = None
@@ -147,7 +149,12 @@ class DistillationMethod:
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """The reason why the method can't make a student of such a plan from a teacher, or None; sweeps skip it."""
-        return None
+        if cls.drops_layers or len(plan.layers) == len(teacher.layers):
+            return None
+        return (
+            f"the plan has {len(plan.layers)} layers, but this method keeps the teacher's {len(teacher.layers)}; "
+            "leave their number out, or take a method that removes layers, such as homodistil"
+        )
 
     @classmethod
     def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:

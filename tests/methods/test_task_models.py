@@ -9,7 +9,6 @@ from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import own_cache, write_teacher
 from transformers import BertConfig
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
@@ -32,73 +31,6 @@ def _own_cache(monkeypatch, tmp_path):
 )
 def test_what_becomes_of_longer_rows_is_said(length, kind, words):
     assert _what_fits(length, 64, kind) == words
-
-
-ERRORS = {
-    "another column": (
-        "classes",
-        {"label_column": "lable"},
-        "label_column='lable'; nearest valid: 'label', of text",
-    ),
-    "another text": ("classes", {"text_columns": ["texts"]}, "text_columns='texts'; nearest valid: 'text'"),
-    "a stream": ("classes", {"streaming": True}, "streaming=True has no place with method='homodistil'"),
-    "words first": ("classes", {"further_pretraining": {"max_steps": 2}}, "further_pretraining={.* has no place with"),
-    "too long": ("classes", {"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32"),
-    "no file": ("classes", {"train_data": ["./none.csv"]}, "does not exist"),
-    "no words": (
-        "tags",
-        {"text_columns": ["ner_tags"], "label_column": "tokens"},
-        "column 'ner_tags' holds List; expected a text a row",
-    ),
-    "no context": ("answers", {"text_columns": ["question"]}, "expected question and context"),
-    "few columns": ("two values", {"label_column": "joy"}, "expected 2 finite numbers a row"),
-    "both": ("pairs", {"text_column": "text", "text_columns": ["text"] * 2}, "leave one of them out"),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS)
-def test_settings_that_do_not_fit_are_refused_before_training(tmp_path, monkeypatch, case):
-    name, changes, message = ERRORS[case]
-    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
-    with pytest.raises((ValueError, OSError), match=message):
-        run(settings_of(write_kind(tmp_path, name) | changes, "settings"), lambda line: None)
-
-
-WRONG_ROWS = {
-    "unknown class": ("classes", {"label": ["godo"] * 9}, r"has the label 'godo' \(8 rows\).* nearest valid: 'good'"),
-    "counted from 1": ("classes", {"label": [1, 2, 3] * 3}, "has the classes 0 … 2; they count from 1: subtract 1"),
-    "lists": ("classes", {"label": [["good"]] * 9}, "expected one class a row"),
-    "none": ("classes", {"label": [], "text": []}, "has 0 rows; expected 8 or more|is an empty data set"),
-    "few": ("classes", {"label": ["good"], "text": ["w7"]}, "has 1 rows; expected 8 or more"),
-    "empty text": ("classes", {"text": [""] * 9}, "has 9 rows without 'text', the first is row 1"),
-    "no number": ("values", {"score": ["high"] * 9}, "has the label 'high'; expected a finite number"),
-    "infinite": ("values", {"score": ["inf"] * 9}, "has the label 'inf'; expected a finite number"),
-    "unknown label": ("several labels", {"labels": [["sad"]] * 9}, "has the label 'sad'"),
-    "unknown tag": ("tags", {"ner_tags": [["B-ORG"]] * 9, "tokens": [["w7"]] * 9}, "has the label 'B-ORG'"),
-    "other number of tags": (
-        "tags",
-        {"ner_tags": [["O"]] * 9, "tokens": [["w7", "w8"]] * 9},
-        "has 1 tags for 2 words",
-    ),
-    "answer elsewhere": (
-        "answers",
-        {"answers": [{"text": ["w9"], "answer_start": [5]}] * 9, "context": ["w7 w8"] * 9, "question": ["w5"] * 9},
-        "row 1 has answers=.*in its context at its answer_start",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_ROWS)
-def test_rows_that_do_not_fit_are_refused_before_training(tmp_path, monkeypatch, case):
-    name, changes, message = WRONG_ROWS[case]
-    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
-    settings = write_kind(tmp_path, name)
-    count = len(next(iter(changes.values())))
-    columns = {key: cells[:count] for key, cells in rows_of_kind(name).to_dict().items()}
-    file = tmp_path / "wrong.jsonl"
-    Dataset.from_dict({**columns, **changes}).to_json(file)
-    with pytest.raises(ValueError, match=message):
-        run(settings_of({**settings, "train_data": [str(file)]}, "settings"), lambda line: None)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from ...export.facts import LATENCY
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json
-from ...homodistil_args import AtOnceArguments
+from ...homodistil_args import LAYER_SETTINGS, AtOnceArguments
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.tokenizers import padding_multiple
@@ -67,7 +67,9 @@ LEAST_SPREAD = 0.1
 class EmbeddingDistilArguments(AtOnceArguments):
     """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
 
-    no_part: ClassVar = AtOnceArguments.no_part | {
+    no_part: ClassVar = {
+        name: remedy for name, remedy in AtOnceArguments.no_part.items() if name not in LAYER_SETTINGS
+    } | {
         "mlm_weight": "there are no masked words; use vector_weight",
         "task_weight": "there are no labels; use vector_weight",
         "kl_weight": "there are no logits; use vector_weight",
