@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from own_rows import run
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
 from tiny_files import own_cache, write_teacher
@@ -75,6 +75,22 @@ def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
         "sentence1",
         "sentence2",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["folder of splits", "tsv"])
+def test_classes_come_in_other_files_too(tmp_path, form):
+    given = write(tmp_path, "classes")
+    sets = {name: rows_of_kind("classes", seed=seed) for seed, name in enumerate(("train", "validation"))}
+    if form == "tsv":
+        files = {"train_data": str(tmp_path / "train.tsv"), "eval_data": str(tmp_path / "validation.tsv")}
+        for file, rows in zip(files.values(), sets.values(), strict=True):
+            rows.to_csv(file, sep="\t")
+    else:
+        DatasetDict(sets).save_to_disk(tmp_path / "saved")
+        files = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / "saved"))
+    (expected, _), (found, _) = run(given), run(given, **files, output_dir=str(tmp_path / "other"))
+    assert found["metrics"] == expected["metrics"]
 
 
 @pytest.mark.parametrize(
