@@ -82,6 +82,7 @@ pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
+	$(BIN)/python docs/settings.py
 	$(BIN)/zensical build --clean --strict
 
 wheel: $(BIN)/python  ## build the wheel into dist/

@@ -40,6 +40,6 @@ def students_table(rows: dict[str, dict[str, Any]]) -> list[str]:
 TABLES: dict[str, Any] = {"table": coverage_table, "students": students_table}
 STUDY = Study(
     Path("docs/results/vocabulary.json"),
-    Path("docs/vocabulary.md"),
+    Path("docs/guides/vocabulary.md"),
     lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
 )
