@@ -22,6 +22,9 @@ from .methods.embedding.texts import tokenize_pairs as tokenize_pairs
 from .methods.embedding.texts import tokenize_texts as tokenize_texts
 from .methods.embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .methods.embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer
+from .methods.embedding.vectors import TeacherVectors as TeacherVectors
+from .methods.embedding.vectors import load_teacher_vectors as load_teacher_vectors
+from .methods.embedding.vectors import tokenize_vectors as tokenize_vectors
 from .methods.formats import deploy_export as deploy_export
 from .methods.formats import verify_export as verify_export
 from .methods.gradient_free.pruning import GradientFreeSettings as GradientFreeSettings

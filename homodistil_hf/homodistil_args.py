@@ -4,16 +4,25 @@
 first step: `methods/baselines/one_shot.py`, `methods/embedding/`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 from .files.field_checks import refuse_without_part, setting
+from .files.messages import short_repr
+from .files.strict_json import is_int, parse_json
+from .pruning.gates import LAYERS
 from .pruning.schedule import DEADLINE_FRACTION
 from .training_args import DistillationArguments, refuse_reentrant_checkpointing
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
+"""Kinds of units that have widths."""
+WINDOWS = (*PRUNING_KINDS, LAYERS)
+"""Kinds of units that have a window of the schedule."""
+LAYER_SETTINGS = ("kept_layers", "layers_start_fraction", "layers_end_fraction")
+"""Settings of layers that leave."""
 
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
@@ -120,6 +129,17 @@ class HomoDistilTrainingArguments(DistillationArguments):
     ffn_end_fraction: float | None = setting(
         None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
     )
+    layers_start_fraction: float | None = setting(
+        None, "Start for whole layers, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
+    )
+    layers_end_fraction: float | None = setting(
+        None, "End for whole layers, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
+    )
+    kept_layers: str | None = setting(
+        None,
+        "Layers that stay where student has fewer than its teacher, such as [0, 1, 3, 5]; default: by their scores.",
+        also=list,
+    )
     pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
     importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
         "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
@@ -145,11 +165,16 @@ class HomoDistilTrainingArguments(DistillationArguments):
         if self.attention_weight:
             refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
+    @property
+    def kept_layer_indices(self) -> list[int] | None:
+        """`kept_layers` as numbers."""
+        return None if self.kept_layers is None else parse_json(self.kept_layers, "kept_layers")
+
     def pruning_window(self, kind: str) -> tuple[float, float]:
         """Start and end of pruning for one kind of group, as shares of all steps.
 
         Args:
-            kind: `"hidden"`, `"attention"` or `"ffn"`.
+            kind: `"hidden"`, `"attention"`, `"ffn"` or `"layers"`.
 
         Returns:
             `(start, end)`, 0 ≤ start ≤ end ≤ 1.
@@ -161,9 +186,16 @@ class HomoDistilTrainingArguments(DistillationArguments):
         )
 
     def _check_pruning(self) -> None:
-        for kind in PRUNING_KINDS:
+        for kind in WINDOWS:
             _check_window(self, kind)
         _check_scores(self)
+        if isinstance(self.kept_layers, list | tuple):
+            self.kept_layers = json.dumps(list(self.kept_layers))
+        layers = self.kept_layer_indices
+        if layers is not None and not (isinstance(layers, list) and layers and all(map(is_int, layers))):
+            raise ValueError(
+                f"kept_layers={short_repr(layers)}: expected indices of layers, rising from 0, such as [0, 1, 3, 5]"
+            )
 
 
 @dataclass
@@ -176,7 +208,7 @@ class AtOnceArguments(HomoDistilTrainingArguments):
 
     no_part: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
-            [f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS) for end in ("start", "end")],
+            [f"{kind}_{end}_fraction" for kind in ("pruning", *WINDOWS) for end in ("start", "end")],
             "everything is pruned before the first step; leave it out",
         ),
         "pruning_interval_steps": "masks are chosen once, before the first step; leave it out",
@@ -188,7 +220,7 @@ class AtOnceArguments(HomoDistilTrainingArguments):
 
 
 def _check_scores(args: HomoDistilTrainingArguments) -> None:
-    is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
+    is_cut_first = not all(args.pruning_window(kind)[1] for kind in WINDOWS)
     if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
         raise ValueError(
             "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"

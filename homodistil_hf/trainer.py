@@ -3,7 +3,8 @@
 `start_student` scores the units on a few batches before the first step, while the student still is its teacher.
 One optimizer step, in order:
 
-1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop.
+1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop. Layers that the plan
+   leaves out count a little less at every step, and are removed at the end (pruning/gates.py).
 2. `compute_loss` of the base, then backward, for each micro-batch: teacher forward, student forward, loss terms.
 3. `on_gradients`, called by `training_step` after the last micro-batch: until the plan is reached, the gradients
    update the scores. They are complete, averaged over ranks and not clipped.
@@ -17,28 +18,37 @@ One optimizer step, in order:
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from .evaluation.general_start import fit_to_teacher, general_pair
+from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
+from .files.field_checks import refuse_without_part
 from .files.tensors import load_tensors
-from .homodistil_args import PRUNING_KINDS, HomoDistilTrainingArguments
+from .homodistil_args import LAYER_SETTINGS, WINDOWS, HomoDistilTrainingArguments
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
+from .models.widths import WidthPlan, widths_of
+from .pruning.gates import LAYERS
+from .pruning.masks import full_masks
 from .pruning.pruner import Pruner, PruningSettings
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import ProjectionInit
+from .training.pair import ProjectionInit, Start
 from .training.ranks import check_same_masks
+from .training.raw_rows import is_raw
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -48,6 +58,13 @@ _FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
 LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+_STARTED = MethodCard(
+    student="Task student",
+    made="fine-tuned beside its teacher {teacher}, starting from a smaller general model",
+    how="The student began as a general model, narrower than its teacher, with a fresh head. It learned from its "
+    "teacher's predictions and hidden states, and from the labels of rows that have some.",
+    paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
+)
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -63,7 +80,9 @@ class HomoDistilTrainer(DistillationTrainer):
     Args:
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
-        teacher_model: the model that the student learns from. Default: a frozen copy of `model`.
+        teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where it is
+            fine-tuned for a task, and `model` predicts masked words, the student gets a fresh head of its kind; it
+            keeps its widths unless `args.student` names smaller ones.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -84,6 +103,7 @@ class HomoDistilTrainer(DistillationTrainer):
     """
 
     method = "homodistil"
+    drops_layers = True
     arguments_class: ClassVar[type[DistillationArguments]] = HomoDistilTrainingArguments
     args: HomoDistilTrainingArguments
     card = MethodCard(
@@ -96,14 +116,55 @@ class HomoDistilTrainer(DistillationTrainer):
     )
     schedule: PruningSchedule
 
+    has_fresh_head = False
+    """Whether the student starts from a general model, with a head of its teacher's kind."""
+
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Also give a general model a fresh head, where its teacher is fine-tuned for a task."""
+        pair = general_pair(model, teacher_model, token=self.args.hub_token, seed=self.args.seed)
+        if pair is not None:
+            self.has_fresh_head, self.card = True, _STARTED
+            model, teacher_model = pair
+            self.started_as = Path(pair[0].name_or_path).name or None
+            if plan is None and self.args.student is None:
+                plan = widths_of(pair[0].config)
+        return super().start_from(model, teacher_model, plan)
+
+    gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
+    """Held-out questions with known answers, and what grades a model's answers to them."""
+
+    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
+        """Also keep what grades answers to held-out questions."""
+        found = super().tokenized(data, tokenizer, model)
+        raw, rows = ({"eval_dataset": sets.get("eval_dataset")} for sets in (data, found))
+        self.gradings = [*self.gradings, *gradings_in(raw, rows, self.row_reader)]
+        return found
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As Trainer's, also of rows of columns; from now on the answers to their questions are graded."""
+        if is_raw(eval_dataset):
+            given = {"eval_dataset": eval_dataset}
+            eval_dataset = self.tokenized(given, self.processing_class, self.model)["eval_dataset"]
+        if self.gradings:
+            rows = self.eval_dataset if eval_dataset is None else eval_dataset
+            rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+            self.held_out.whole_row_scores = next((grade for known, grade in self.gradings if known is rows), None)
+        return super().get_eval_dataloader(eval_dataset)
+
     @property
     def projection_init(self) -> ProjectionInit:
         """The setting of the same name."""
         return self.args.projection_init
 
     def set_up_student(self) -> None:
-        """Make the pruner."""
-        self.pruner = Pruner(self.model, self.plan, settings=pruning_settings(self.args))
+        """Make the pruner; refuses settings of layers that stay where all do."""
+        if len(self.plan.layers) == len(self.full.layers):
+            refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, "the student keeps all layers; leave it out"))
+        self.pruner = Pruner(
+            self.model, self.plan, settings=pruning_settings(self.args), kept_layers=self.args.kept_layer_indices
+        )
 
     def plan_step(self, num_training_steps: int) -> float:
         """The last step at which masks are chosen."""
@@ -112,15 +173,35 @@ class HomoDistilTrainer(DistillationTrainer):
     # One optimizer step
 
     def begin_step(self) -> None:
-        """If the schedule asks, choose masks and slice off the units that they drop."""
+        """If the schedule asks, choose masks and slice off the units that they drop; so with layers."""
         step = self.state.global_step
+        has_fewer_layers = self._fade_layers(step)
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
+        if masks is None and has_fewer_layers:
+            masks = full_masks(self.pruner.groups)
         if masks is None:
             return
         check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
         self.on_resized(masks)
         if self.pruner.plan_reached:
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
+
+    def _fade_layers(self, step: int) -> bool:
+        """Let the layers that leave count less; whether they were removed now."""
+        kept = self.pruner.fade(step, self.schedule, optimizer=self.bare_optimizer)
+        if kept is not None:
+            self._leave_out(kept)
+        elif (gates := self.pruner.gates) is not None and gates.leaving and not gates.are_removed:
+            self.distillation.fade(gates.kept or (), gates.value)
+        return kept is not None
+
+    def _leave_out(self, kept: Sequence[int]) -> None:
+        """Compare the student as it is without the other layers."""
+        self.distillation.leave_out(kept)
+        self.matched_layers = self.distillation.matched_layers
+        self.kept_heads = [self.kept_heads[layer] for layer in kept]
+        self.card = replace(self.card, how=f"{self.card.how} {layers_in_words(self.args, kept, self.full)}")
+        logger.info("layers %s stay of the student's %d, the others are removed", list(kept), len(self.full.layers))
 
     def end_step(self) -> None:
         """A run of a single step has no other moment at which it could reach its plan."""
@@ -134,7 +215,13 @@ class HomoDistilTrainer(DistillationTrainer):
         S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3).
         """
         scaler = self.accelerator.scaler
+        self._average_gate_gradient()
         self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
+
+    def _average_gate_gradient(self) -> None:
+        """DDP averages the gradients of parameters alone; collective where layers have numbers to be scored."""
+        if self.pruner.gates is not None and (gradient := self.pruner.gates.gradient) is not None:
+            gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
 
     # Start, end and checkpoints
 
@@ -144,7 +231,12 @@ class HomoDistilTrainer(DistillationTrainer):
         self.schedule = pruning_schedule(self.args, self.state.max_steps)
 
     def start_student(self) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student."""
+        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
+
+        Before that, fit the projections of a general student.
+        """
+        if self.has_fresh_head:
+            fit_to_teacher(self)
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
@@ -168,10 +260,13 @@ class HomoDistilTrainer(DistillationTrainer):
             # DDP wraps the student only later, so the ranks' gradients are averaged here.
             for gradient in gradients:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+            self._average_gate_gradient()
             if nn.utils.get_total_norm(gradients).isfinite():
                 self.pruner.score(gradient_scale=scale, smoothing=num_scored / (num_scored + 1))
                 num_scored += 1
             self.model.zero_grad(set_to_none=True)
+            if self.pruner.gates is not None:
+                self.pruner.gates.forget_gradient()
         if num_seen and not num_scored:
             raise FloatingPointError(
                 f"none of num_scoring_batches={num_seen} gave finite gradients, so units can't be scored; check the "
@@ -202,6 +297,25 @@ class HomoDistilTrainer(DistillationTrainer):
         """Also refuse the scores of another metric."""
         super().check_state(state, folder)
         self.pruner.check_metric(state["pruner"])
+
+    def status(self) -> dict[str, float]:
+        """Also `kept_fraction_layers`, where layers leave: each counts as much as its output does."""
+        gates = self.pruner.gates
+        return super().status() | ({} if gates is None else {f"kept_fraction_{LAYERS}": gates.kept_fraction})
+
+    def take_layers(self, state: Mapping[str, Any]) -> None:
+        """Leave out the layers that the student of a checkpoint has lost."""
+        gates, found = self.pruner.gates, state["pruner"].get("gates")
+        if gates is None or found is None:
+            return
+        is_removed = found["value"] == 0
+        if gates.are_removed and (not is_removed or list(gates.kept or ()) != found["kept"]):
+            raise ValueError(
+                f"the student has layers {list(gates.kept or ())} left, the checkpoint's has others; resume in "
+                "a new trainer"
+            )
+        if is_removed and not gates.are_removed:
+            self._leave_out(self.pruner.remove_layers(tuple(found["kept"]), optimizer=self.bare_optimizer))
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Also scores and how far pruning had come."""
@@ -238,6 +352,15 @@ def _rotate_student(trainer: DistillationTrainer) -> None:
     )
 
 
+def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:
+    """A sentence for the card on the layers that left."""
+    start, end = args.pruning_window(LAYERS)
+    how = f"faded out from {start:.0%} to {end:.0%} of the run" if end else "were removed before the first step"
+    others = "those with the lowest scores" if args.kept_layers is None else "the others"
+    names = ", ".join(map(str, kept))
+    return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {how}."
+
+
 def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
     """Pick the settings of pruning out of all of them."""
     return PruningSettings(
@@ -249,7 +372,7 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
 
 def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
     """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
-    windows = {kind: args.pruning_window(kind) for kind in PRUNING_KINDS}
+    windows = {kind: args.pruning_window(kind) for kind in WINDOWS}
     interval = args.pruning_interval_steps
     if args.torch_compile:
         longest = max(end - start for start, end in windows.values()) * total_steps

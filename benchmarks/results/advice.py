@@ -1,17 +1,23 @@
-"""The measured points that `homodistil plan` shows for a budget: students of the defaults, by size and tokens."""
+"""The measured points that `homodistil plan` shows for a budget: students of the defaults by size and tokens."""
 
 import pandas as pd
 
 from benchmarks.results.fine_tunings import BY_TEACHER
-from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results
+from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, TOKENS, Results
 from homodistil_hf.plans.advice import Measured
 
 
 def advice_points(results: Results) -> list[Measured]:
     """One for each size and budget."""
     students = results.of(DEFAULTS, TOKENS)
-    groups = students[students["variant"].isin(SIZES)].groupby(["shape", "num_tokens"], sort=False)
-    return [_point(group, results) for _, group in groups]
+    groups = students[students["variant"].isin([*GRADUAL, *AT_ONCE])].groupby(["shape", "num_tokens"], sort=False)
+    return [_point(_gradual_ones(group), results) for _, group in groups]
+
+
+def _gradual_ones(group: pd.DataFrame) -> pd.DataFrame:
+    """The students of the default, where there are some; else those that were pruned at once."""
+    is_default = group["variant"].isin(GRADUAL)
+    return group[is_default] if is_default.any() else group
 
 
 def _point(group: pd.DataFrame, results: Results) -> Measured:

@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "gradual_end_0.5": {"pruning_end_fraction": 0.5},
     "gradual_smoothing_0.99": {"sensitivity_smoothing": 0.99},
     "same_compute": _AT_ONCE,
+    "pruned_first": {"method": "pruned_first"},
+    "scratch": {"method": "scratch"},
     "every_step": _EVERY_STEP,
     "at_once_through_masks": _AT_ONCE,
     "every_step_through_masks": _EVERY_STEP,
@@ -60,10 +62,16 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "embeddings_0.3": None,
     "narrow_attention": _AT_ONCE,
     "narrower_attention": _AT_ONCE,
+    "four_layers": {},
+    "four_layers_spread": {"kept_layers": [0, 2, 3, 5]},
+    "four_layers_end_0.5": {"layers_end_fraction": 0.5},
+    "four_layers_at_once": {"method": "shallow"},
+    "four_layers_and_widths_at_once": _AT_ONCE,
 }
 """Variant → settings that differ from the defaults; None where the record has rows that an earlier commit trained:
 7db6fe1, and for `frozen…` bdd32ca."""
-_SHAPES = {
+_FOUR_LAYERS = {"1/2": "4x336-12x28-1296", "1/4": "4x256-8x32-736", "1/8": "4x192-8x24-408", "1/16": "4x144-6x24-200"}
+SHAPES = dict.fromkeys([name for name in VARIANTS if name.startswith("four_layers")], _FOUR_LAYERS) | {
     "narrow_attention": {"1/4": "240-8x24-488", "1/8": "168-6x24-304"},
     "narrower_attention": {"1/4": "264-6x24-528", "1/8": "184-8x20-208"},
 }
@@ -94,23 +102,24 @@ def _rows() -> list[dict[str, Any]]:
 
 def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     """Train one student and evaluate it; the units that it is left with are kept beside it."""
-    since, folder = time.perf_counter(), _folder(cell, output_dir)
+    since, processor_since, folder = time.perf_counter(), time.process_time(), _folder(cell, output_dir)
     settings = (VARIANTS[cell["variant"]] or {}) | {name: cell[name] for name in ("seed", "max_steps")}
     if cell["variant"] == "same_compute":
         settings["max_steps"] = as_many_steps(SIZES[cell["size"]], cell["max_steps"])
     settings["bf16"] = multiplies_bfloat16(torch.device("cpu"))
-    student = _SHAPES.get(cell["variant"], SIZES)[cell["size"]]
+    student = SHAPES.get(cell["variant"], SIZES)[cell["size"]]
     values = read_json_object(BASE, str(BASE)) | {"student": student} | QUIET | settings
     config = run_of(values | {"output_dir": str(folder), "overwrite_output_dir": True}, "the study")
     trainer = make_trainer(config, print)
-    kept = units_left(trainer)
+    kept = {} if cell["variant"].startswith("four_layers") else units_left(trainer)  # which follows no layers
     if (other := _THROUGH.get(cell["variant"])) is not None:
         go_through(trainer, torch.load(_folder({**cell, "variant": other}, output_dir) / "units.pt"), kept)
     results = train_to_the_end(trainer, config, None, since=since)
+    times = {"seconds": results["time_s"], "processor_seconds": time.process_time() - processor_since}
     torch.save(kept, folder / "units.pt")
     metrics = {name: results["evaluation"][name] for name in ("kl", "mlm_loss", "mlm_accuracy")}
     alone = {f"teacher_{name}": results["models"][0][name] for name in ("mlm_loss", "mlm_accuracy")}
-    return {"settings": settings, "seconds": results["time_s"], **metrics, **alone, "machine": machine_facts()}
+    return {"settings": settings, **times, **metrics, **alone, "machine": machine_facts()}
 
 
 def as_many_steps(student: str, num_steps: int) -> int:
@@ -125,6 +134,12 @@ def as_many_steps(student: str, num_steps: int) -> int:
         sum(one.num_steps * step_shape(run, one.plan).useful_flops for one in stretches)
         / step_shape(run, run.target).useful_flops
     )
+
+
+def share_of(size: str) -> float:
+    """`1/4` → 0.25."""
+    above, below = size.split("/")
+    return int(above) / int(below)
 
 
 def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:

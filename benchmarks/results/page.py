@@ -17,8 +17,9 @@ from typing import Any
 
 from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
-from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS, REFERENCE
-from benchmarks.results.students import DEFAULTS, SIZES, TOKENS, Results, setting_of
+from benchmarks.results.changes import share_of
+from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
+from benchmarks.results.students import DEFAULTS, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import draw
@@ -33,6 +34,14 @@ FOLDER = Path("docs/results")
 SWEEPS = Path("examples/sweeps")
 
 TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tokens"
+
+DRAWN = {
+    "gradual": "HomoDistil",
+    "at_once": "pruned at once",
+    "pruned_first": "pruned first",
+    "scratch": "from scratch",
+}
+"""Variant of the short runs → its name in the plot."""
 
 _WORDS = Path(__file__).with_name("page.md")
 _WIDTH = 120
@@ -170,23 +179,20 @@ def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequen
 
 
 def draw_all(tables: Tables) -> None:
-    """Draw KL against parameters, after two budgets of tokens."""
-    long = tables.results.of(DEFAULTS)
-    long = long[long["variant"].isin(SIZES)]
-    if long.empty:
-        return
-    parameters = {
-        row["size"]: row["record"]["models"]["student"]["num_parameters"] / 1e6 for _, row in long.iterrows()
-    }
+    """Draw KL against MACs for each way to a small student, all of as many tokens."""
     short = tables.results.short_runs
-    short = short[(short["variant"] == REFERENCE) & short["size"].isin(list(parameters))]
-    lines = {"2 million tokens": long, "1 million tokens": short}
     points = {
-        name: sorted((parameters[size], Spread.of(values)) for size, values in table.groupby("size")["kl"])
-        for name, table in lines.items()
+        name: sorted(
+            (share_of(size), Spread.of(values))
+            for size, values in short[(short["variant"] == variant) & (short["max_steps"] == 500)].groupby("size")[
+                "kl"
+            ]
+        )
+        for variant, name in DRAWN.items()
     }
-    shares = " – ".join(sorted(parameters, key=lambda size: parameters[size]))
-    draw(points, tables.results.folder / "sizes.png", xlabel=f"million parameters ({shares} of the encoder MACs)")
+    if any(points.values()):
+        shown = {name: found for name, found in points.items() if found}
+        draw(shown, tables.results.folder / "sizes.png", xlabel="share of the teacher's encoder MACs")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,16 @@ from homodistil_hf.experiments.sweep.cells import TEACHER, Sweep, read_sweep
 from homodistil_hf.experiments.sweep.folder import IMPOSSIBLE, as_cell, read_records, trained
 from homodistil_hf.experiments.sweep.tables import Record, chosen, in_order, seed_of
 
-SIZES = {"half": "1/2", "quarter": "1/4", "eighth": "1/8"}
-"""Variant of the sweep `sizes` → its students' share of their teacher's encoder MACs."""
-ROWS = {"half": "1/2", "quarter": "1/4", "compact_quarter": "1/4, compact", "eighth": "1/8"}
-"""The same with those that only the compact export keeps as they are."""
+GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1/8", "gradual_sixteenth": "1/16"}
+"""Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""
+AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8", "sixteenth": "1/16"}
+"""The same, pruned at once."""
+COMPACT = "compact_quarter"
+"""Pruned at once to a shape that only the compact export keeps as it is."""
+ROWS = {**GRADUAL, **{name: f"{size}, at once" for name, size in AT_ONCE.items()}, COMPACT: "1/4, compact, at once"}
+"""Variant → how tables of both ways name it."""
 DEFAULTS, TOKENS = "sizes", "tokens"
-"""Sweeps of students with today's defaults: by size, by tokens."""
+"""Sweeps of students by size, and by tokens, these pruned at once."""
 
 HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`
 
@@ -151,7 +155,7 @@ def shape_of(record: Record) -> str:
 
 def size_of(fraction: float) -> str:
     """The nearest of the sizes that the page is about, such as `1/4`; empty for a student of another size."""
-    size = min(SIZES.values(), key=lambda size: abs(math.log(fraction * int(size[2:]))))
+    size = min(GRADUAL.values(), key=lambda size: abs(math.log(fraction * int(size[2:]))))
     return size if abs(fraction * int(size[2:]) - 1) < _SIZE_TOLERANCE else ""
 
 

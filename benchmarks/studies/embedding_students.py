@@ -58,6 +58,22 @@ def plain_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return markdown_table(header, cells)
 
 
+def cascade_table(results: Mapping[str, Any]) -> list[str]:
+    """A row a share of queries for the teacher, then the margin that was chosen; times are of a busy machine."""
+    ((source, rows),) = results["curves"].items()
+    choice = results["choices"][source]
+    own = choice["macs"] - choice["share"]
+    cells = [
+        [f"{100 * row[name]:.1f}" for name in ("share", "agreement", "ndcg_at_10")] + [f"{row['share'] + own:.0%}"]
+        for row in rows
+    ]
+    bound = choice["guarantee"]
+    agreement = f"{100 * bound['agreement']:.1f}, at least {100 * bound['at_least']:.1f}"
+    cells.append([f"{100 * choice['share']:.1f} by margin", agreement, "", f"{choice['macs']:.0%}"])
+    return markdown_table(["to the teacher, %", "first hits as the teacher's, %", "nDCG@10", "its MACs"], cells)
+
+
+CASCADE = Study(Path("docs/results/studies/cascade.json"), PAGE, lambda results: {"cascade": cascade_table(results)})
 TASKS = Study(Path("docs/results/embedding_tasks.json"), PAGE, lambda read: {"tasks": tasks_table(read["students"])})
 SPEED = Study(Path("docs/results/embedding_speed.json"), PAGE, lambda read: {"speed": speed_table(read["models"])})
 PLAIN = Study(Path("docs/results/embedding_plain.json"), PAGE, lambda read: {"plain": plain_table(read["models"])})

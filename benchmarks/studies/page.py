@@ -12,6 +12,7 @@ STUDIES = (
         "architectures.STUDY",
         "binarization.STUDY",
         "deploy.STUDY",
+        "embedding_students.CASCADE",
         "embedding_students.PLAIN",
         "embedding_students.SPEED",
     ),
@@ -22,7 +23,7 @@ STUDIES = (
         "further_pretraining.STUDY",
         "gradient_free.KERNEL",
     ),
-    *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.STUDY"),
+    *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
 )
 """Each study as the module of this folder that has it, and its name there."""
 

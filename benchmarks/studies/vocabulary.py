@@ -37,9 +37,28 @@ def students_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     return markdown_table(header, cells)
 
 
+def multilingual_table(plan: dict[str, Any]) -> list[str]:
+    """Sizes of one vocabulary, as `homodistil plan --vocabulary … --json` has them, and the planned student's."""
+    found = plan["vocabulary"]
+    rows = {"all": {"after": found["before"], "growth": 0.0}} | dict(reversed(found["sizes"].items()))
+    cells = [[f"`{name}`", *_size(row["after"]), f"+{row['growth']:.1%}"] for name, row in rows.items()]
+    student = plan["student"] | {"num_tokens": found["after"]["num_tokens"]}
+    cells.append(["the student's", *_size(student), f"+{found['growth']:.1%}"])
+    return markdown_table(["vocabulary", "tokens", "parameters", "MB", "longer text"], cells)
+
+
+def _size(costs: dict[str, int]) -> list[str]:
+    return [f"{costs['num_tokens']:,}", f"{costs['num_parameters'] / 1e6:.1f} M", f"{costs['size_bytes'] / 1e6:.0f}"]
+
+
 TABLES: dict[str, Any] = {"table": coverage_table, "students": students_table}
 STUDY = Study(
     Path("docs/results/vocabulary.json"),
-    Path("docs/guides/vocabulary.md"),
+    Path("docs/vocabulary.md"),
     lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
+)
+MULTILINGUAL = Study(
+    Path("docs/results/studies/multilingual_vocabulary.json"),
+    Path("docs/vocabulary.md"),
+    lambda plan: {"multilingual": multilingual_table(plan)},
 )

@@ -18,7 +18,9 @@ The most important settings (--help_all lists every one, TrainingArguments' incl
 # Those of the training in short, as their class would import torch; None: as `RunArguments` describes it.
 _MAIN_SETTINGS = {
     "teacher": None,
+    "teacher_vectors": "In place of a teacher: files of texts and its vectors; --start names the student's start.",
     "student": "Widths to reach: preset, budget (macs=0.25), plan (216-9x24-528), file; a JSON list makes a family.",
+    "start": None,
     "method": None,
     "train_data": None,
     "eval_data": None,

@@ -24,7 +24,8 @@ class Plan(Command):
     teacher: str = flag("Hub name or folder of a model")
     student: str | None = flag(
         "this or --latency_ms: preset, budget (params=14M, macs=0.25, compact_macs=0.25, any "
-        "with ,num_attention_heads=8 or ,hidden_size=216 behind it), short plan (216-9x24-528), JSON file or object",
+        "with ,num_attention_heads=8, ,hidden_size=216 or ,layers=4 behind it), short plan (216-9x24-528; "
+        "4x216-9x24-528 of 4 layers), JSON file or object",
         default=None,
     )
     latency_ms: float | None = flag(

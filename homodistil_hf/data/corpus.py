@@ -64,7 +64,8 @@ _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     },
 }
 _STRING_TYPES = ("string", "large_string", "str")
-_EXPECTED = ".parquet, .arrow, .json, .jsonl or .txt"
+_ENDINGS = ".parquet, .arrow, .json, .jsonl"
+_EXPECTED = f"{_ENDINGS} or .txt"
 _FILES_PROBLEM = (
     f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with columns of the same types "
     "in all files of one folder or glob (others can be listed)"
@@ -237,15 +238,16 @@ def local_files(source: str, split: str, label: str, *, also: Collection[str] = 
     files = [file for file in files if file.is_file()]
     if not files and _is_hub_name(source):
         return []
+    expected = ", ".join((_ENDINGS, *also)) + " or .txt"
     if not files:
         raise FileNotFoundError(
-            f"{label} does not exist; expected a file, folder or glob of {_EXPECTED}, or a Hub data set such as "
+            f"{label} does not exist; expected a file, folder or glob of {expected}, or a Hub data set such as "
             "Salesforce/wikitext:wikitext-103-raw-v1"
         )
     for file in files:
         if file.suffix.lower() not in {*_READERS, *also}:
             raise ValueError(
-                f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
+                f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {expected}"
             )
     return _not_empty(files, label)
 
@@ -342,7 +344,7 @@ def _not_empty(files: list[Path], label: str) -> list[Path]:
             _check_lines(file, label)
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
-        raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in {_EXPECTED}")
+        raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in them")
     return filled
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.resizing import matched_layers
 from .attention_recorder import AttentionRecorder, Recorded
 from .losses import attention_error, attention_scores, hidden_error
 from .tasks import OWN_TERMS, Inputs, task_of
@@ -60,10 +61,40 @@ class DistillationLoss:
         self.weights = dict.fromkeys(LOSS_TERMS, 0.0) | dict(weights)
         self.kept_heads = kept_heads
         self._is_pre_norm = architecture_of(student.config).is_pre_norm
-        self.matched_layers = range(student.config.num_hidden_layers) if matched_layers is None else matched_layers
+        layers = range(student.config.num_hidden_layers)
+        self.matched_layers: Sequence[int] = layers if matched_layers is None else matched_layers
+        self.attended_layers: Sequence[int] = layers
+        self.factors: Mapping[str, Sequence[float]] = {}
+        self._record_attention()
+
+    def _record_attention(self) -> None:
         self.recorders: dict[str, AttentionRecorder] = {}
         if self.weights["attention"]:
-            self.recorders = {"teacher": AttentionRecorder(teacher.fast), "student": AttentionRecorder(student)}
+            teacher = AttentionRecorder(self.teacher.fast, layers=self.attended_layers)
+            self.recorders = {"teacher": teacher, "student": AttentionRecorder(self.student)}
+
+    def fade(self, kept: Sequence[int], factor: float) -> None:
+        """Multiply what `leave_out` would leave out by a factor; arguments as there."""
+        layers = range(len(self.matched_layers))
+        stays = {"hidden": matched_layers(kept, len(layers)), "attention": kept}
+        self.factors = {
+            name: [1.0 if layer in staying else factor for layer in layers] for name, staying in stays.items()
+        }
+
+    def leave_out(self, kept: Sequence[int]) -> None:
+        """Compare a student from which layers were removed.
+
+        In front of a removed layer is the state that its output had come to be, so the layer before it is compared
+        with the teacher's state behind the removed one from now on.
+
+        Args:
+            kept: the layers that stayed, by their index before.
+        """
+        matched = matched_layers(kept, len(self.matched_layers))
+        self.matched_layers = [self.matched_layers[layer] for layer in matched]
+        self.attended_layers = [self.attended_layers[layer] for layer in kept]
+        self.factors = {}
+        self._record_attention()
 
     def count(self, inputs: Inputs) -> torch.Tensor:
         """Count the predictions, tokens and token pairs of a batch with labels, without padding: int64 `(3,)`.
@@ -160,7 +191,7 @@ class DistillationLoss:
                     hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
                     for i, project, own in layers
                 ]
-                errors["hidden"] = torch.stack(of_layers).sum()
+                errors["hidden"] = self._sum("hidden", of_layers)
             if self.weights["embedding"]:
                 errors["embedding"] = hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)
         return errors
@@ -184,7 +215,12 @@ class DistillationLoss:
                 )
             ]
             errors.append(attention_error(scores[0], scores[1], mask_BT))
-        return torch.stack(errors).sum()
+        return self._sum("attention", errors)
+
+    def _sum(self, name: str, errors: list[torch.Tensor]) -> torch.Tensor:
+        """Sum the errors of layers, each with its factor."""
+        factors = self.factors.get(name, [1.0] * len(errors))
+        return torch.stack([e if f == 1 else f * e for e, f in zip(errors, factors, strict=True)]).sum()
 
     def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])

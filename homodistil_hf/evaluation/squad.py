@@ -8,6 +8,7 @@ learning rates and files of results: task_runs.py.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_rows.questions import Window, check_windows, labelled_inputs, make_windows
 from ..files.field_checks import setting
+from ..training.raw_rows import RowReader, named_sets
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
 from .metrics import load_metric
@@ -209,6 +211,24 @@ def answer_grades(
     windows = in_thirds(SquadSettings(max_length=max_length))
     graded = grade(task, questions, answer_questions(model, questions, tokenizer, windows))
     return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
+
+
+def gradings_in(
+    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: RowReader | None
+) -> list[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]]:
+    """Sets of questions with known answers, tokenized, each with the function that grades a model on it.
+
+    Args:
+        data: arguments of a trainer: rows of columns, or several sets of them by name.
+        encoded: the same, tokenized.
+        reader: tokenized them; None where nothing was to tokenize.
+    """
+    if reader is None:
+        return []
+    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
+    found = [(rows, reader.questions(raw, name)) for (name, raw), rows in sets]
+    how: dict[str, Any] = {"tokenizer": reader.tokenizer, "max_length": reader.length}
+    return [(rows, partial(answer_grades, questions=asked, **how)) for rows, asked in found if asked is not None]
 
 
 def answer_metrics(

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, ProgressCallback
 
 from ..distillation.losses import hidden_error
-from ..distillation.projections import Projections
+from ..distillation.projections import LeastSquares, Projections
 from ..distillation.tasks import task_of
 from ..files.checkpoints import SCORES_FILE
 from ..files.field_checks import setting
@@ -209,38 +209,14 @@ class TaskDistillTrainer(FineTuningTrainer):
 
     @torch.no_grad()
     def _fitted_projections(self) -> Projections:
-        """H_s W_k ≈ H_t by least squares over the tokens of a few batches, layer by layer.
-
-        Memory: one batch's hidden states of both models, and sums of 8·H_s·(H_s + H_t) bytes a layer on the host:
-        113 MB for two BERT-base, whatever the batches' size.
-        """
-        model = self.model.eval()
-        sums: list[torch.Tensor] = []
-        num_tokens, size = 0, model.config.hidden_size
+        """Projections by least squares over the tokens of a few batches, layer by layer."""
+        model, found, labels = self.model.eval(), LeastSquares(), self.task.label_names
         for batch in itertools.islice(self.get_train_dataloader(), _FITTING_BATCHES):
-            labels = self.task.label_names
             read = {name: tensor.to(self.args.device) for name, tensor in batch.items() if name not in labels}
-            is_token_BT = read["attention_mask"].bool()
-            pairs = [each(**read, output_hidden_states=True)["hidden_states"][1:] for each in (model, self.teacher)]
-            sums = sums or [torch.zeros(size, size + guide.shape[-1], dtype=torch.float64) for guide in pairs[1]]
-            for total, *states in zip(sums, *pairs, strict=True):
-                own, guide = (state[is_token_BT].cpu().double() for state in states)
-                total += own.T @ torch.cat([own, guide], -1)
-            num_tokens += int(is_token_BT.sum())
-        sizes = size, self.teacher.config.hidden_size
-        projections = Projections(*sizes, num_hidden_layers=len(sums), with_embedding=False)
-        for project, total in zip(projections.hidden, sums, strict=True):
-            project.load_state_dict({"weight": _least_squares(total, num_tokens).T})
+            own, guide = (each(**read, output_hidden_states=True)["hidden_states"] for each in (model, self.teacher))
+            found.add(own[1:], guide[1:], read["attention_mask"].bool())
+        sizes = model.config.hidden_size, self.teacher.config.hidden_size
+        projections = Projections(*sizes, num_hidden_layers=len(found.sums), with_embedding=False)
+        found.fit(projections.hidden)
         model.train()
         return projections
-
-
-def _least_squares(sums: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """The W of the least norm that minimises ‖H W − T‖, from (HᵀH, HᵀT) side by side in float64.
-
-    Directions in which H is no larger than float32's rounding of `num_rows` rows count as 0, as in a solution by H
-    itself; in HᵀH sizes are squared.
-    """
-    size = len(sums)
-    cutoff = (torch.finfo(torch.float32).eps * max(num_rows, size)) ** 2
-    return torch.linalg.lstsq(sums[:, :size], sums[:, size:], rcond=cutoff, driver="gelsd").solution.float()

@@ -49,12 +49,12 @@ def _run_for(values: Mapping[str, Any], flags: Sequence[str]) -> Run:
     parser = RaisingParser(add_help=False, allow_abbrev=False)
     for name in ("method", "teacher", "label_column", "text_column", "train_split"):
         parser.add_argument(f"--{name}", nargs="?", default=values.get(name))
-    for name in ("train_data", "text_columns"):
+    for name in ("train_data", "text_columns", "teacher_vectors"):
         parser.add_argument(f"--{name}", nargs="*", default=values.get(name))
     found = vars(parser.parse_known_args(list(flags))[0])
     teacher, default = found["teacher"], RunArguments.__dataclass_fields__["method"].default
     if found["method"] in (None, default):
-        claimed = method_for(teacher, found) if isinstance(teacher, str) else None
+        claimed = method_for(teacher if isinstance(teacher, str) else "", found)
         found["method"] = claimed or default
     is_here = isinstance(teacher, str) and Path(teacher).is_dir()  # help and checks of words ask no Hub
     return run_named(found["method"], teacher if is_here else None)

@@ -59,7 +59,8 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
     sources = _check_members(settings, state)
     is_main = settings.training.process_index == 0
     if state is None:
-        state = _identity(settings) | {"plans": [source.plan.to_dict() for source in sources], "finished": []}
+        plans = [source.plan.to_dict(of_layers=source.config.num_hidden_layers) for source in sources]
+        state = _identity(settings) | {"plans": plans, "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     on_every_rank(lambda: _write_settings(settings, state["finished"]) if is_main else None)
     try:
@@ -184,7 +185,7 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
 
 
 def _identity(settings: RunConfig) -> dict[str, Any]:
-    return {"teacher": settings.run.teacher, "students": settings.given["student"]}
+    return {"teacher": settings.run.teacher_name, "students": settings.given["student"]}
 
 
 def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:

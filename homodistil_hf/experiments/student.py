@@ -94,14 +94,14 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
     return {
         "method": trainer.method,
         "models": [
-            {"name": name, **{cost: facts[name][cost] for cost in MODEL_COSTS}}
+            {"name": name, **{cost: facts[name].get(cost) for cost in MODEL_COSTS}}  # vectors alone have none
             | {metric: found.get(metric) for metric in reported}
             for name, found in (("teacher", of_teacher), ("student", metrics))
         ],
         # None where the stock student has no padding.
         "compact": {cost: forms["compact"][cost] for cost in MODEL_COSTS} if forms else None,
         "evaluation": metrics,
-        "plan": trainer.plan.to_dict(),
+        "plan": trainer.plan.to_dict(of_layers=len(trainer.full.layers)),
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,

@@ -17,11 +17,13 @@ from ..files.tensors import load_tensors
 from ..models.architectures import HEADS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.saved_student import read_state, weights_without_projections
+from ..models.resizing import remove_layers
+from ..models.saved_student import plan_in, read_state, weights_without_projections
 from ..models.tokenizers import stored_tokenizer
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, kept_fractions, nearest_paddable, widths_of
 from ..pruning.compaction import compact
+from ..pruning.gates import renumbered
 from ..pruning.masks import choose_masks, full_masks
 from ..pruning.pruner import Pruner, PruningSettings
 from .export_folder import convert_export, export_student
@@ -107,7 +109,7 @@ def export_model_from(
     checkpoint = verified.folder
     found = StudentIn("checkpoint", checkpoint)
     student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
-    full = WidthPlan.from_dict(state["full"], student.config.num_hidden_layers)
+    full = plan_in(state, "full", student.config.num_hidden_layers)
     kept = kept_fractions(widths_of(student.config), full)
     return export_student(
         student,
@@ -172,15 +174,23 @@ def dense_copy(model: LayerwiseModel) -> LayerwiseModel:
 def narrowed_copy(pruner: Pruner, *, format: str) -> LayerwiseModel:
     """A copy of a student that has not reached its plan, at the nearest possible widths; else as [`dense_copy`].
 
+    A layer that is leaving stays whole, or is left out if it counts less than half.
+
     Args:
         pruner: of the run; not changed.
         format: `"compact"`: of its present widths; `"standard"`: of widths that a stock class can hold.
     """
-    student, kept = dense_copy(pruner.model), pruner.kept
+    student, scores = dense_copy(pruner.model), pruner.unit_scores()
+    groups = encoder_groups(student)
+    if pruner.gates is not None and not pruner.gates.are_removed:
+        layers = pruner.gates.nearest()
+        remove_layers(student, layers)
+        groups = encoder_groups(student)
+        scores = renumbered(scores, groups, layers)
+    kept = widths_of(student.config)
     plan = kept if format == "compact" else nearest_paddable(kept)
     if plan != kept:
-        groups = encoder_groups(student)
-        compact(student, groups, choose_masks(pruner.unit_scores(), full_masks(groups), plan=plan), plan=plan)
+        compact(student, groups, choose_masks(scores, full_masks(groups), plan=plan), plan=plan)
     return student
 
 
@@ -219,9 +229,10 @@ def checkpoint_student(
         )
     student = load_encoder(str(folder), argument="folder")
     kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
-    target, full = (WidthPlan.from_dict(state[name], num_layers) for name in ("plan", "full"))
+    target, full = (plan_in(state, name, num_layers) for name in ("plan", "full"))
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
-    if format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state:
+    fades = len(target.layers) < num_layers and "pruner" in state
+    if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
     try:
         pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)

@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from ..files.messages import short_repr
 from ..models.cost import encoder_macs
-from ..models.resizing import keep_layers
-from ..models.widths import WidthPlan, chosen, widths_of
+from ..models.resizing import keep_layers, matched_layers
+from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
 from ..plans.budgets import Budget, named_widths, plan_for_budget
 from ..plans.resolve import resolve_plan
 from ..training.pair import resolve_student
@@ -80,15 +80,18 @@ def start_shallow(
         model: a student with all layers.
         args: the run's settings.
         layers: the layers that stay.
-        widths: widths of these layers, in a form that `resolve_plan` reads. Default: planned by the budget of MACs.
+        widths: widths of these layers, in a form that `resolve_plan` reads. Default: those of the plan if it has fewer
+            layers, else planned by the budget of MACs.
         plan: widths from `resolve_plan`. Default: resolved from `args.student`.
 
     Raises:
         ValueError: no such layers, too few layers for these MACs, `widths` with other MACs, or a latency budget.
     """
     full = widths_of(model.config)
-    kept = layers.of(len(full.layers))
     asked = plan or resolve_student(args, model.config, has_all_layers=False)
+    if len(asked.layers) < len(full.layers):
+        return _start_as_planned(model, args, asked, layers=layers, widths=widths)
+    kept = layers.of(len(full.layers))
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(
@@ -98,6 +101,30 @@ def start_shallow(
     student = keep_layers(model, kept)
     planned = _planned(student, args, share, widths)
     return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
+
+
+def _start_as_planned(
+    model: PreTrainedModel,
+    args: DistillationArguments,
+    asked: WidthPlan,
+    *,
+    layers: Layers,
+    widths: str | Mapping[str, Any] | None,
+) -> ShallowStart:
+    num_all, number = len(widths_of(model.config).layers), len(asked.layers)
+    kept = layers._replace(asked=number if layers.asked is None else layers.asked).of(num_all)
+    if len(kept) != number or widths is not None:
+        name, value = ("widths", widths) if len(kept) == number else (layers.called, layers.asked)
+        raise ValueError(
+            f"{name}={short_repr(value)}, but student={args.student} names {number} layers and their widths; leave "
+            "one of both out"
+        )
+    if args.plain:
+        asked = resolve_plan(args.student or "", model.config, multiple=args.width_multiple, plain=True)
+    student = keep_layers(model, kept)
+    return ShallowStart(
+        student, model, of_architecture(asked, widths_of(student.config)), matched_layers(kept, num_all)
+    )
 
 
 def _planned(
@@ -153,19 +180,3 @@ def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
     best = min(choices, key=lambda layers: abs(encoder_macs(chosen(teacher, layers)) - asked))
     fits = abs(encoder_macs(chosen(teacher, best)) - asked) <= MACS_TOLERANCE * asked
     return best if fits else None
-
-
-def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Return, for each layer of a shallow student, the teacher's layer whose hidden states it should match.
-
-    A kept layer's weights expect the output of the teacher's layer before it. So the previous kept layer must also do
-    the work of the layers that were dropped between the two, and match the last of them.
-
-    Example:
-    ```python
-    >>> matched_layers((0, 1, 3, 5), num_layers=6), matched_layers((0, 1), num_layers=2)
-    ((0, 2, 4, 5), (0, 1))
-
-    ```
-    """
-    return (*(following - 1 for following in layers[1:]), num_layers - 1)

@@ -113,11 +113,12 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
             f"teacher={run.teacher!r} is a {class_name}; expected one that predicts masked words, such as the "
             "model that it was fine-tuned from"
         )
-    if run.label_column is not None:  # known only now: a task model of the Hub has the same settings
-        raise ValueError(
-            f"label_column={short_repr(run.label_column)} has no place with teacher={run.teacher!r}, which predicts "
-            "masked words; leave it out"
-        )
+    for name in ("label_column", "start"):  # known only now: a task model of the Hub has the same settings
+        if (value := getattr(run, name)) is not None:
+            raise ValueError(
+                f"{name}={short_repr(value)} has no place with teacher={run.teacher!r}, which predicts masked words; "
+                "leave it out"
+            )
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
     set_length(settings, config, tokenizer)

@@ -76,6 +76,8 @@ class Run:
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields of [`RunArguments`] that have no part in such a run."""
+    arguments_class: ClassVar[type[RunArguments]] = RunArguments
+    """Class of its settings of teacher and text."""
 
     def __init__(self, trainer_class: type[Trainer]):
         self.trainer_class: Any = trainer_class
@@ -83,7 +85,7 @@ class Run:
     @property
     def kinds(self) -> tuple[Any, ...]:
         """Dataclasses of the settings."""
-        return RunArguments, self.trainer_class.arguments_class
+        return self.arguments_class, self.trainer_class.arguments_class
 
     @property
     def method(self) -> str:

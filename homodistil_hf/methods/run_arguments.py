@@ -38,6 +38,9 @@ class RunArguments:
     vocabulary: str | None = setting(
         None, "Trim the teacher's vocabulary first: coverage=0.999, keep=16384, min_count=5, or a file of tokens."
     )
+    start: str | None = setting(
+        None, "Tasks: a general student of the teacher's words, which learns the task at its own widths."
+    )
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
     train_data: list[str] = field(
@@ -81,7 +84,7 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        for name, example in (("teacher", "google-bert/bert-base-uncased"), ("train_data", "corpus/*.parquet")):
+        for name, example in self.needed.items():
             if not getattr(self, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not set; name one in CONFIG or as --{name} {example}"
@@ -95,7 +98,22 @@ class RunArguments:
                     "leave one of them out"
                 )
             self.text_column = joined
+        if self.start is not None and self.vocabulary is not None:  # before the teacher is trimmed
+            raise ValueError(
+                f"vocabulary={short_repr(self.vocabulary)} beside start={self.start!r}: the student keeps the words "
+                "of its start; leave out one of them"
+            )
         self._check_sources()
+
+    @property
+    def needed(self) -> dict[str, str]:
+        """What has to be set: name → an example."""
+        return {"teacher": "google-bert/bert-base-uncased", "train_data": "corpus/*.parquet"}
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher, as the user names it."""
+        return self.teacher
 
     @property
     def row_length(self) -> int:

@@ -30,8 +30,10 @@ from ..data.task_rows.kinds import (
     listed_columns,
 )
 from ..data.task_rows.reading import load_rows
+from ..evaluation.general_start import load_general
 from ..evaluation.squad import answer_grades
 from ..files.hub_errors import HubError
+from ..files.messages import join_some
 from ..models.architectures import HEADS, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
@@ -40,6 +42,7 @@ from ..training_args import with_settings
 from .masked_words import MaskedWordsRun
 from .run import RunInputs
 from .run_arguments import Log, RunArguments, RunConfig
+from .task_start import START_WEIGHTS, check_start_settings, start_plan
 
 LEAST_STEPS = 1000
 """Optimizer steps of a run on few rows, unless steps or epochs are given."""
@@ -90,6 +93,8 @@ class TaskRun(MaskedWordsRun):
         """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
         run, training = settings.run, settings.training
         self.check(run)
+        if run.start is not None:
+            check_start_settings(settings, self.method)
         config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
         tokenizer = tokenizer_of_run(
             run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token
@@ -97,7 +102,10 @@ class TaskRun(MaskedWordsRun):
         check_tokenizer(tokenizer, config)
         if run.max_seq_length is not None:
             fitted_length(run.max_seq_length, config, argument="max_seq_length", owner="teacher")
-        plan = self.trainer_class.plan_of(training, config)
+        if run.start is not None:
+            plan = start_plan(settings, config, tokenizer)
+        else:
+            plan = self.trainer_class.plan_of(training, config)
         return TaskInputs(config, without_unused_segments(tokenizer, config), plan, kind_of(config))
 
     def rows(self, settings: RunConfig, inputs: Any, log: Log) -> tuple[Dataset, Dataset]:
@@ -107,9 +115,11 @@ class TaskRun(MaskedWordsRun):
         of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
         kind = describe_kind(config, inputs.kind)
         others = [name for name in train.rows.column_names if name not in train.columns.texts]
-        where = f" (none called so among {', '.join(others)}: label_column)" if others else ""
+        where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
         of_rows = f"{train.columns.describe()}{'' if train.columns.labels else where}"
         log(f"{run.teacher} predicts {kind}{of_scores}; rows: {of_rows}")
+        if run.start is not None:
+            log(f"the student starts from {run.start}, with a fresh head")
         if run.eval_data:
             held_out = self._read(run, inputs, "eval_data")
         else:
@@ -161,17 +171,22 @@ class TaskRun(MaskedWordsRun):
             rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
             changes["max_steps"] = max(LEAST_STEPS, math.ceil(3 * len(train) / rows_per_step))
         if training.learning_rate is None:
-            changes["learning_rate"] = default_task_rate(inputs.config.hidden_size)
+            is_started = settings.run.start is not None
+            changes["learning_rate"] = default_task_rate((inputs.plan if is_started else inputs.config).hidden_size)
+        if settings.run.start is not None:
+            changes |= {name: value for name, value in START_WEIGHTS.items() if name not in settings.given}
         return with_settings(training, **changes)
 
     def trainer(self, settings: RunConfig, log: Log, **how: Any) -> Any:
         """As [`StudentRun.trainer`], with the metrics of the kind."""
+        if settings.run.start is not None:
+            how["start"] = load_general(settings.run.start, token=settings.training.hub_token, argument="start")
         trainer = super().trainer(settings, log, **how)
         kind = kind_of(trainer.model.config, type(trainer.model).__name__)
         trainer.rows_facts = self.described
         trainer.reported_metrics = ("kl", "agreement", *REPORTED[kind])
         if self.grading is not None:
-            trainer.held_out.whole_row_scores = self.grading
+            trainer.gradings = [(trainer.eval_dataset, self.grading)]
         return trainer
 
     def loading_lines(self, student: str, results: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .architectures import architecture_of
+from .architectures.architecture import PROJECTIONS
 from .architectures.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, write_widths
 from .widths import EMBEDDING_KEY, WidthPlan, chosen, widths_of
 
@@ -82,29 +83,72 @@ def write_plan(config: PreTrainedConfig, plan: WidthPlan) -> None:
 
 
 def keep_layers(model: LayerwiseModel, layers: Sequence[int]) -> LayerwiseModel:
-    """Return a copy of a student or teacher that has only some of its layers.
+    """Return a copy of a student or teacher that has only some of its layers; arguments as [`remove_layers`]."""
+    shallow = copy.deepcopy(model)
+    remove_layers(shallow, layers)
+    return shallow
+
+
+def remove_layers(
+    model: LayerwiseModel, layers: Sequence[int], *, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Remove all but some layers of a student or teacher, in place, with their projections of hidden states.
 
     Args:
-        model: left as it is.
+        model: changed in place.
         layers: rising indices of the layers that stay.
+        optimizer: loses the parameters of what is removed, with their state; param groups and schedulers stay valid.
 
     Raises:
-        ValueError: layer 0 of a pre-norm model is left out; no other layer works without a LayerNorm in front of it.
+        ValueError: layer 0 is left out where it is built unlike the others.
     """
-    shallow = copy.deepcopy(model)
-    plan = chosen(widths_of(model.config), layers)
-    if architecture_of(model.config).is_pre_norm and 0 not in layers:
-        raise ValueError(f"layers={list(layers)} lack layer 0, which has no LayerNorm in front of it: keep it")
-    stack = encoder_layers(shallow)
+    config, plan = model.config, chosen(widths_of(model.config), layers)
+    if architecture_of(config).keeps_first_layer(config) and 0 not in layers:
+        raise ValueError(f"layers={list(layers)} lack layer 0, which is built unlike the others: keep it")
+    before = set(model.parameters())
+    stack = encoder_layers(model)
     kept = [stack[index] for index in layers]
-    shallow.base_model.set_submodule(shallow.layers_path, nn.ModuleList(kept))
-    shallow.config.num_hidden_layers = len(layers)
-    if types := getattr(model.config, "layer_types", None):
-        shallow.config.layer_types = [types[index] for index in layers]
-    write_plan(shallow.config, plan)
+    _keep_projections(model, matched_layers(layers, len(stack)))
+    model.base_model.set_submodule(model.layers_path, nn.ModuleList(kept))
+    config.num_hidden_layers = len(layers)
+    if types := getattr(config, "layer_types", None):
+        config.layer_types = [types[index] for index in layers]
+    write_plan(config, plan)
     # Some modules keep the number of their layer.
     for position, layer in enumerate(kept):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", position)  # noqa: B010 (some modules have it)
-    return shallow
+    _forget(optimizer, before - set(model.parameters()))
+
+
+def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Return, for each layer of a shallow student, the teacher's layer whose hidden states it should match.
+
+    A kept layer's weights expect the output of the teacher's layer before it. So the previous kept layer must also do
+    the work of the layers that were dropped between the two, and match the last of them.
+
+    Example:
+    ```python
+    >>> matched_layers((0, 1, 3, 5), num_layers=6), matched_layers((0, 1), num_layers=2)
+    ((0, 2, 4, 5), (0, 1))
+
+    ```
+    """
+    return (*(following - 1 for following in layers[1:]), num_layers - 1)
+
+
+def _keep_projections(model: nn.Module, layers: Sequence[int]) -> None:
+    """Keep the projections of some layers' hidden states, if there are any."""
+    projections = getattr(model, PROJECTIONS, None)
+    if projections is not None and len(projections.hidden):
+        projections.hidden = nn.ModuleList([projections.hidden[layer] for layer in layers])
+
+
+def _forget(optimizer: torch.optim.Optimizer | None, parameters: set[nn.Parameter]) -> None:
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["params"][:] = [parameter for parameter in group["params"] if parameter not in parameters]
+    for parameter in parameters:
+        optimizer.state.pop(parameter, None)

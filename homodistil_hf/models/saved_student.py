@@ -20,8 +20,9 @@ from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .architectures.architecture import PROJECTIONS
 from .architectures.modeling_layerwise import LayerwiseModel
 from .conversion import as_stock_reads_it
+from .loading import MAX_LAYERS
 from .resizing import replace_parameters
-from .widths import WidthPlan, widths_of
+from .widths import DEPTH_KEY, WidthPlan, widths_of
 
 _PREFIX = f"{PROJECTIONS}."
 _TYPES: dict[str, tuple[type, ...]] = {"method": (str,), "student": (str, type(None))}
@@ -48,8 +49,15 @@ def read_state(folder: str | Path) -> dict[str, Any]:
         _check_types(state["pruner"], _PRUNER_TYPES, f"{label}, pruner")
     for name in ("full", "plan"):
         layers = state[name].get("layers")
-        WidthPlan.from_dict(state[name], len(layers) if isinstance(layers, list) else 1)
+        WidthPlan.from_dict(state[name], len(layers) if isinstance(layers, list) else MAX_LAYERS)
     return state
+
+
+def plan_in(state: Mapping[str, Any], name: str, num_hidden_layers: int) -> WidthPlan:
+    """Return the plan of a name in the result of [`read_state`], of a student with so many layers now."""
+    values = state[name]
+    named = len(values["layers"]) if "layers" in values else values.get(DEPTH_KEY, num_hidden_layers)
+    return WidthPlan.from_dict(values, named)
 
 
 def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], label: str) -> None:

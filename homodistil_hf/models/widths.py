@@ -18,6 +18,7 @@ LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
 UNIFORM_KEYS = ("hidden_size", *LAYER_KEYS)
 PER_LAYER_KEYS = ("hidden_size", "layers")
 EMBEDDING_KEY = "embedding_size"
+DEPTH_KEY = "num_hidden_layers"
 LARGEST_WIDTH = 2**31 - 1
 _LAYER_EXAMPLE = '{"num_attention_heads": 8, "head_dim": 32, "intermediate_size": 1024}'
 
@@ -110,8 +111,9 @@ class WidthPlan:
         Args:
             values (`Mapping[str, Any]`):
                 Uniform: `hidden_size`, `num_attention_heads`, `intermediate_size` and `head_dim`, which may be left
-                out where the heads divide the hidden size. Per layer: `hidden_size` and `layers`, a list of mappings
-                with `num_attention_heads`, `head_dim` and `intermediate_size`.
+                out where the heads divide the hidden size; `num_hidden_layers` where it has fewer than the encoder.
+                Per layer: `hidden_size` and `layers`, a list of mappings with `num_attention_heads`, `head_dim` and
+                `intermediate_size`, no longer than the encoder.
             num_hidden_layers (`int`): Layers of the encoder that the plan is for.
 
         Returns:
@@ -119,25 +121,32 @@ class WidthPlan:
 
         Raises:
             ValueError: A key is unknown or missing, a value is no positive integer, the heads do not divide the
-                hidden size, or the number of layers differs.
+                hidden size, or there are more layers than the encoder has.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"student plan is {short_repr(values)}; expected e.g. {_EXAMPLES[UNIFORM_KEYS]}")
         read = _read_per_layer if "layers" in values else _read_uniform
         return read(values, num_hidden_layers)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values: the uniform form where all layers are equal, else one entry a layer."""
+    def to_dict(self, *, of_layers: int | None = None) -> dict[str, Any]:
+        """Return the plan as JSON values: the uniform form where all layers are equal, else one entry a layer.
+
+        Args:
+            of_layers (`int`, *optional*): Layers of the encoder that the plan is for. If the plan has fewer, the
+                uniform form names its own number. Default: as many as the plan.
+        """
         outer = {"hidden_size": self.hidden_size}
         if self.embedding_size is not None:
             outer["embedding_size"] = self.embedding_size
-        if self.is_uniform:
-            return outer | dataclasses.asdict(self.layers[0])
-        return outer | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
+        if not self.is_uniform:
+            return outer | {"layers": [dataclasses.asdict(layer) for layer in self.layers]}
+        if of_layers not in (None, len(self.layers)):
+            outer[DEPTH_KEY] = len(self.layers)
+        return outer | dataclasses.asdict(self.layers[0])
 
-    def to_json(self) -> str:
-        """Return `to_dict()` as one line of JSON, ready to be given as `student`."""
-        return json.dumps(self.to_dict())
+    def to_json(self, *, of_layers: int | None = None) -> str:
+        """Return `to_dict()` as one line of JSON, ready to be given as `student`; argument as there."""
+        return json.dumps(self.to_dict(of_layers=of_layers))
 
     @property
     def is_uniform(self) -> bool:
@@ -156,12 +165,15 @@ class WidthPlan:
         """The largest number of heads, head size and FFN size over the layers, each on its own."""
         return LayerWidths(*map(max, zip(*map(dataclasses.astuple, self.layers), strict=True)))
 
-    def padded(self) -> WidthPlan:
+    def padded(self, *, of_layers: int | None = None) -> WidthPlan:
         """Return the uniform plan of the stock model that holds this plan: heads times head size is the hidden size.
 
         A stock class derives its head size from the hidden size. So heads and head channels are padded up to the
         smallest number of heads that divides the hidden size and gives every layer room. FFN neurons are padded up to
         the widest layer. A plan that already has this form is returned unchanged.
+
+        Args:
+            of_layers (`int`, *optional*): For the message, as in `to_dict`.
 
         Returns:
             `WidthPlan`: A uniform plan, as wide as this one or wider in every layer, of the same hidden size.
@@ -175,7 +187,7 @@ class WidthPlan:
             raise ValueError(
                 f"student hidden_size={self.hidden_size} cannot be split into at least {widest.num_attention_heads} "
                 f"heads of at least head_dim={widest.head_dim}, as the stock class needs; "
-                f"nearest valid plan: {nearest_paddable(self).to_json()}"
+                f"nearest valid plan: {nearest_paddable(self).to_json(of_layers=of_layers)}"
             )
         head_dim = self.hidden_size // num_heads
         layer = LayerWidths(num_heads, head_dim, widest.intermediate_size)
@@ -322,12 +334,18 @@ def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:
 
 
 def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
-    _check_keys(values, UNIFORM_KEYS, where="student plan", optional=("head_dim", EMBEDDING_KEY))
+    _check_keys(values, UNIFORM_KEYS, where="student plan", optional=("head_dim", EMBEDDING_KEY, DEPTH_KEY))
+    num_layers = _positive_integer(values.get(DEPTH_KEY, num_hidden_layers), f"student {DEPTH_KEY}")
+    if num_layers > num_hidden_layers:
+        raise ValueError(
+            f"student {DEPTH_KEY}={num_layers}, but its teacher has {num_hidden_layers}; nearest valid: "
+            f"{num_hidden_layers}"
+        )
     hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
     num_heads = _positive_integer(values["num_attention_heads"], "student num_attention_heads")
     head_dim = values["head_dim"] if "head_dim" in values else _filling_head_dim(hidden_size, num_heads)
     layer = _read_widths({**values, "head_dim": head_dim}, "student")
-    return WidthPlan(hidden_size, (layer,) * num_hidden_layers, _embedding_size(values))
+    return WidthPlan(hidden_size, (layer,) * num_layers, _embedding_size(values))
 
 
 def _embedding_size(values: Mapping[str, Any]) -> int | None:
@@ -353,10 +371,10 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
         _check_keys(entry, LAYER_KEYS, where=f"student layers[{index}]")
     layers = tuple(_read_widths(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
     plan = WidthPlan(hidden_size, layers, _embedding_size(values))
-    if len(layers) != num_hidden_layers:
+    if len(layers) > num_hidden_layers:
         raise ValueError(
-            f"student layers has {len(layers)} entries; expected one for each of the {num_hidden_layers} layers; "
-            f"nearest valid plan: {with_num_layers(plan, num_hidden_layers).to_json()}"
+            f"student layers has {len(layers)} entries; expected one for each of the {num_hidden_layers} layers, or "
+            f"fewer; nearest valid plan: {with_num_layers(plan, num_hidden_layers).to_json()}"
         )
     return plan
 

@@ -29,7 +29,7 @@ TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
 _EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
-_NAMED = re.compile(r"\s*(hidden_size|num_attention_heads)\s*=\s*(\d{1,6})\s*", re.ASCII)
+_NAMED = re.compile(r"\s*(hidden_size|num_attention_heads|layers)\s*=\s*(\d{1,6})\s*", re.ASCII)
 _SHARE = re.compile(r"\s*(?:(\d{0,3}\.?\d{1,9})\s*(%?)|1\s*/\s*([1-9]\d{0,3}))\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
@@ -71,8 +71,9 @@ def plan_for_budget(
             ratio to the power 1.75.
             `"compact_macs=0.25"`: the same for the compact export, with the power 2.5. Compared with `macs`, the
             hidden size is larger and attention uses 0.8 of it. A standard export must pad attention.
-            Each may name hidden size and heads as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`. By
-            default heads are as many as the teacher's while each keeps 24 channels, fewer below.
+            Each may name hidden size, heads and layers as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`,
+            `"macs=0.125,layers=4"`. By default heads are as many as the teacher's while each keeps 24 channels,
+            fewer below, and layers are as many as the teacher's.
         teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
         multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
             least 1.
@@ -140,7 +141,7 @@ def is_latency_budget(student: object) -> bool:
 
 
 def named_widths(budget: str) -> dict[str, int]:
-    """Return the hidden size and heads that a budget names; empty if it names none or is malformed.
+    """Return the hidden size, heads and layers that a budget names; empty if it names none or is malformed.
 
     Example:
     ```python
@@ -225,12 +226,17 @@ class _Search:
     multiple: int
     hidden_size: int | None = None
     num_attention_heads: int | None = None
+    layers: int | None = None
     ffn_power: float = _FFN_POWER
     attention: float = 1.0
     within: WidthPlan | None = None
 
     def __post_init__(self) -> None:
-        limits = {"hidden_size": self.teacher.hidden_size, "num_attention_heads": self.full.num_attention_heads}
+        limits = {
+            "hidden_size": self.teacher.hidden_size,
+            "num_attention_heads": self.full.num_attention_heads,
+            "layers": len(self.teacher.layers),
+        }
         for name, most in limits.items():
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
@@ -342,7 +348,7 @@ class _Search:
         return min(choices, key=preference, default=None)
 
     def _uniform(self, hidden_size: int, layer: LayerWidths) -> WidthPlan:
-        layers = (layer,) * len(self.teacher.layers)
+        layers = (layer,) * (self.layers or len(self.teacher.layers))
         return dataclasses.replace(self.teacher, hidden_size=hidden_size, layers=layers, embedding_size=None)
 
     def _head_dim(self, hidden_size: int, num_heads: int) -> int:
@@ -436,8 +442,8 @@ def _parse(budget: str) -> Budget:
     if match is None or (kind == "macs" and match[3]):
         raise ValueError(
             f"student={short_repr(budget)} is no number of {kind}; expected a positive number, for params with an "
-            "optional suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size "
-            f"and num_attention_heads behind it; for example '{kind}={_EXAMPLES[kind]}' or "
+            "optional suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size, "
+            f"num_attention_heads and layers behind it; for example '{kind}={_EXAMPLES[kind]}' or "
             f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )
     return Budget(kind, float(match[2]) * _SUFFIXES[match[3]], named, budget)

@@ -9,6 +9,7 @@ experiments/family.py trains a list of students.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import re
@@ -23,6 +24,7 @@ from ..files.strict_json import parse_json, read_json
 from ..models.architectures import architecture_of
 from ..models.cost import encoder_macs
 from ..models.widths import (
+    DEPTH_KEY,
     UNIFORM_KEYS,
     LayerWidths,
     WidthPlan,
@@ -46,10 +48,11 @@ PRESETS = {
     "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
 }
 BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
-_SHORT_PLAN = re.compile(r"\s*(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
+_SHORT_PLAN = re.compile(r"\s*(?:(\d{1,6})x)?(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
-    "a JSON file, or a plan such as '192-8x24-704' or " + PRESETS["homobert-tiny"].to_json()
+    "a JSON file, or a plan such as '192-8x24-704', '4x192-8x24-704' of fewer layers, or "
+    + PRESETS["homobert-tiny"].to_json()
 )
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -73,9 +76,11 @@ def resolve_plan(
             - `"params=14M"`: parameters of embeddings and encoder, with suffixes k, M, B;
             - `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens; so are `0.25`, `"25%"` and `"1/4"`;
             - `"compact_macs=0.25"`: the same for the compact export;
-            - any of these three budgets with `",num_attention_heads=8"` or `",hidden_size=216"` behind it;
+            - any of these three budgets with `",num_attention_heads=8"`, `",hidden_size=216"` or `",layers=4"`
+              behind it;
             - `"latency_ms=5"`: on this machine, see `LatencyBudget.parse`;
-            - `"192-8x24-704"`: hidden size, heads × head size and FFN size of every layer;
+            - `"192-8x24-704"`: hidden size, heads × head size and FFN size of every layer; `"4x192-8x24-704"`: of
+              4 layers, where the teacher has more;
             - a JSON file, JSON text that begins with `{`, or a mapping, as `WidthPlan.from_dict` reads it.
         teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
         multiple (`int`): For budgets, hidden size and FFN size are multiples of this number, at least 1.
@@ -85,7 +90,8 @@ def resolve_plan(
         plain (`bool`): Keep the teacher's hidden size, so that all that reads hidden states fits the student as well.
 
     Returns:
-        `WidthPlan`: One entry for each of the teacher's layers, nowhere wider than the teacher.
+        `WidthPlan`: One entry for each of the student's layers, which may be fewer than the teacher's, nowhere wider
+        than the teacher.
 
     Raises:
         ValueError: `student` is not understood, or this teacher can't have such a student; the message names the
@@ -103,7 +109,8 @@ def resolve_plan(
     """
     teacher, student = widths_of(teacher_config), share_as_budget(student)
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
-        student = dict(zip(UNIFORM_KEYS, map(int, short.groups()), strict=True))
+        keys = (DEPTH_KEY, *UNIFORM_KEYS)
+        student = {key: int(number) for key, number in zip(keys, short.groups(), strict=True) if number}
     if isinstance(student, str) and student in PRESETS:
         plan = of_architecture(_preset_plan(student, teacher, multiple, plain=plain), teacher)
     elif isinstance(student, str) and is_latency_budget(student):
@@ -120,7 +127,7 @@ def resolve_plan(
         whole = dataclasses.replace(plan, hidden_size=teacher.hidden_size)
         raise ValueError(
             f"student hidden_size={plan.hidden_size} is not the teacher's {teacher.hidden_size}, which plain students "
-            f"keep; nearest valid plan: {whole.to_json()}, or leave plain out"
+            f"keep; nearest valid plan: {whole.to_json(of_layers=len(teacher.layers))}, or leave plain out"
         )
     plan = with_embedding(plan, teacher, multiple=multiple)
     _check_shared_groups(plan, teacher_config)
@@ -154,10 +161,11 @@ def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
     """Refuse a plan that a teacher cannot be pruned to, or that the stock class could not hold."""
     misfit = too_wide(plan, teacher)
     if misfit:
-        raise ValueError(f"student {misfit}; nearest valid plan: {nearest_within(plan, teacher).to_json()}")
+        nearest = nearest_within(plan, teacher).to_json(of_layers=len(teacher.layers))
+        raise ValueError(f"student {misfit}; nearest valid plan: {nearest}")
     if teacher.traits.head_slot:
         _check_turned_heads(plan, teacher)
-    plan.padded()
+    plan.padded(of_layers=len(teacher.layers))
 
 
 def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
@@ -169,6 +177,8 @@ def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
             f"valid: {whole}"
         )
     sizes: dict[str, int] = {}
+    if len(plan.layers) < len(kinds):  # which kinds of layers stay is not known yet
+        kinds = ("any kind",) * len(plan.layers)
     for kind, layer in zip(kinds, plan.layers, strict=False):
         if layer.head_dim % 2:
             raise ValueError(
@@ -183,14 +193,14 @@ def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
 
 
 def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:
-    """Return name and value of a plan's first width above a limit, or the numbers of layers if these differ."""
-    if len(plan.layers) != len(limit.layers):
+    """Return name and value of a plan's first width above a limit, or the numbers of layers if it has more."""
+    if len(plan.layers) > len(limit.layers):
         return f"has {len(plan.layers)} layers, its teacher {len(limit.layers)}"
     if plan.hidden_size > limit.hidden_size:
         return f"hidden_size={plan.hidden_size} is wider than {whose} {limit.hidden_size}"
     if (plan.embedding_size or 0) > (most := limit.embedding_size or plan.embedding_size or 0):
         return f"embedding_size={plan.embedding_size} is wider than {whose} {most}"
-    for index, (layer, bounds) in enumerate(zip(plan.layers, limit.layers, strict=True)):
+    for index, (layer, bounds) in enumerate(zip(plan.layers, _bounds(plan, limit), strict=True)):
         for name, width in dataclasses.asdict(layer).items():
             if width > (bound := getattr(bounds, name)):
                 return f"{name}={width} is wider than {whose} {bound} in layer {index}"
@@ -199,19 +209,31 @@ def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's")
 
 def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
     """Return a plan with each width cut to its limit, and then to a shape that the stock class can hold."""
-    layers = with_num_layers(plan, len(limit.layers)).layers
+    plan = with_num_layers(plan, min(len(plan.layers), len(limit.layers)))
     hidden_size = min(plan.hidden_size, limit.hidden_size)
     narrowed = dataclasses.replace(
-        plan, hidden_size=hidden_size, layers=tuple(map(narrowest, layers, limit.layers)), traits=limit.traits
+        plan,
+        hidden_size=hidden_size,
+        layers=tuple(map(narrowest, plan.layers, _bounds(plan, limit))),
+        traits=limit.traits,
     )
     if plan.embedding_size is not None and limit.embedding_size is not None:
         narrowed = dataclasses.replace(narrowed, embedding_size=min(plan.embedding_size, limit.embedding_size))
     return nearest_paddable(narrowed)
 
 
+def _bounds(plan: WidthPlan, limit: WidthPlan) -> tuple[LayerWidths, ...]:
+    """Return the limit of each of a plan's layers; of fewer layers any may stay, so all have the narrowest one's."""
+    if len(plan.layers) == len(limit.layers):
+        return limit.layers
+    return (functools.reduce(narrowest, limit.layers),) * len(plan.layers)
+
+
 def _preset_plan(name: str, teacher: WidthPlan, multiple: int, *, plain: bool) -> WidthPlan:
     plan = PRESETS[name]
     misfit = too_wide(plan, teacher)
+    if misfit is None and len(plan.layers) < len(teacher.layers):
+        misfit = f"has {len(plan.layers)} layers, its teacher {len(teacher.layers)}"
     if misfit is None and plain and plan.hidden_size != teacher.hidden_size:
         misfit = f"has hidden_size={plan.hidden_size}, plain students keep their teacher's {teacher.hidden_size}"
     if misfit is None:
@@ -259,9 +281,15 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
         if plan == limit:
             raise ValueError(f"student {short_repr(student)} has the widths of {earlier} before it; drop one of them")
         if reason := too_wide(plan, limit, whose=f"that of {earlier} before it,"):
+            nearest = nearest_within(plan, limit).to_json(of_layers=len(teacher.layers))
             raise ValueError(
                 f"student {short_repr(student)} {reason}; each member is made from the one before: list them from "
-                f"wide to narrow, or take the nearest valid plan: {nearest_within(plan, limit).to_json()}"
+                f"wide to narrow, or take the nearest valid plan: {nearest}"
+            )
+        if len(limit.layers) < len(teacher.layers):
+            raise ValueError(
+                f"student {earlier} has {len(limit.layers)} layers, its teacher {len(teacher.layers)}; the next "
+                "member would start as it, and be compared layer by layer: only the last one may have fewer layers"
             )
         earlier, limit = short_repr(student), plan
 

@@ -83,28 +83,31 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
     ```
     """
     cpu_scores = _on_cpu(scores)
-    chosen = {"hidden": _best(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
+    chosen = {"hidden": best_units(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
     if plan.embedding_size is not None:
-        chosen["embedding"] = _best(cpu_scores["embedding"], masks["embedding"], plan.embedding_size)
+        chosen["embedding"] = best_units(cpu_scores["embedding"], masks["embedding"], plan.embedding_size)
     for index, widths in enumerate(plan.layers):
         head, ffn = head_group(masks, index), f"ffn.{index}"
-        chosen[head] = _best(cpu_scores[head], masks[head], widths.num_attention_heads)
+        chosen[head] = best_units(cpu_scores[head], masks[head], widths.num_attention_heads)
         # Channels compete inside their head only, and only in heads that stay: a layer's heads share one head size.
         by_head = (len(chosen[head]), -1)
         own = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
         for name in (*own, f"value_output.{index}"):
             available = masks[name].view(by_head) & chosen[head][:, None]
-            chosen[name] = _best(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
-        chosen[ffn] = _best(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
+            chosen[name] = best_units(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
+        chosen[ffn] = best_units(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
     # Layers of a kind share one group of rotary pairs, and one head size.
     for kind, widths in dict(zip(plan.traits.rotary_kinds, plan.layers, strict=False)).items():
         pairs = f"query_key.{kind}"
-        chosen[pairs] = _best(cpu_scores[pairs], masks[pairs], widths.head_dim // 2)
+        chosen[pairs] = best_units(cpu_scores[pairs], masks[pairs], widths.head_dim // 2)
     return chosen
 
 
-def _best(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """Return the mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps."""
+def best_units(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Return the mask of the `num_kept` highest scores along the last dimension among units that `mask` keeps.
+
+    Ties go to the lower index.
+    """
     # A score that is not a number counts least of all units that are there; dropped ones are lower still.
     comparable = scores.float().nan_to_num(nan=torch.finfo(torch.float32).min)
     ranked = comparable.masked_fill(~mask, -math.inf)

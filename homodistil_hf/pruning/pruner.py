@@ -6,16 +6,18 @@ ranks: the trainer calls it at two moments of an optimizer step.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.units import UnitTensors, encoder_groups
-from ..models.widths import WidthPlan, widths_of
+from ..models.resizing import remove_layers
+from ..models.units import Group, UnitTensors, encoder_groups
+from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
 from .compaction import compact
+from .gates import LAYERS, LayerGates, renumbered
 from .masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
@@ -41,9 +43,13 @@ class Pruner:
 
     Args:
         model: the student; changed in place.
-        target: the plan.
+        target: the plan; with fewer layers than the student, the others leave little by little, see `fade`.
         settings: how units are scored and chosen.
         full: the widths of kept fraction 1. Default: the student's now.
+        kept_layers: with such a plan, the layers that stay. Default: those with the best scores.
+
+    Raises:
+        ValueError: no such layers, or a metric that can't score layers where none are given.
     """
 
     def __init__(
@@ -53,15 +59,24 @@ class Pruner:
         *,
         settings: PruningSettings = PruningSettings(),
         full: WidthPlan | None = None,
+        kept_layers: Sequence[int] | None = None,
     ):
         self.model = model
         self.target = target
         self.settings = settings
         self.full = full or widths_of(model.config)
         self.groups = encoder_groups(model)
+        self.gates: LayerGates | None = None
+        if len(target.layers) < len(self.kept.layers):
+            self.gates = LayerGates(model, len(target.layers), kept=kept_layers)
         self.scores: SensitivityScores = METRICS[settings.metric](
-            self.groups, sensitivity_smoothing=settings.sensitivity_smoothing
+            self._scored[1], sensitivity_smoothing=settings.sensitivity_smoothing
         )
+        if LAYERS in self.scores.state and not self.scores.needs_gradients:
+            raise ValueError(
+                f"importance_metric={settings.metric!r} scores weights, and whole layers have none of their own; name "
+                "the layers that stay: kept_layers=[0, 1, 3], for instance"
+            )
         self.plan_reached = self.full == target
         self.choices_digest = b""
 
@@ -78,8 +93,65 @@ class Pruner:
             smoothing: in place of β1.
         """
         if not self.plan_reached:
-            parameters = dict(self.model.named_parameters())
-            self.scores.update(parameters, self.groups, gradient_scale=gradient_scale, smoothing=smoothing)
+            self.scores.update(*self._scored, gradient_scale=gradient_scale, smoothing=smoothing)
+
+    @property
+    def _scored(self) -> tuple[dict[str, torch.Tensor], dict[str, Group]]:
+        """Parameters and groups that have scores: the student's, and its layers as long as these are not chosen."""
+        numbers, layers = ({}, {}) if self.gates is None else self.gates.scored
+        return {**dict(self.model.named_parameters()), **numbers}, {**self.groups, **layers}
+
+    def fade(
+        self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
+    ) -> tuple[int, ...] | None:
+        """Between two steps, before `step`: let the layers that leave count less, and remove them at 0.
+
+        They are chosen, once and for all, when the schedule begins; g = 1 − p(t) of the layers' window at every step.
+
+        Args:
+            step: completed optimizer steps.
+            schedule: the run's, with a window for `layers`.
+            optimizer: loses the removed parameters.
+
+        Returns:
+            The layers that stay, by their index before, if the others were removed now; else None.
+        """
+        if self.gates is None or self.gates.are_removed:
+            return None
+        self.gates.forget_gradient()
+        progress = schedule.progress(step)
+        if self.gates.kept is None and any(progress.values()):
+            kept = self.gates.choose(self.scores.state.pop(LAYERS))
+            self.choices_digest = hashlib.sha256(self.choices_digest + bytes(str(kept), "ascii")).digest()
+        if self.gates.kept is None:
+            return None
+        self.gates.move_to(1.0 - progress[LAYERS])
+        return self.remove_layers(self.gates.kept, optimizer=optimizer) if progress[LAYERS] == 1 else None
+
+    def remove_layers(
+        self, kept: tuple[int, ...], *, optimizer: torch.optim.Optimizer | None = None
+    ) -> tuple[int, ...]:
+        """Remove all layers but these, whatever their g; return them."""
+        remove_layers(self.model, kept, optimizer=optimizer)
+        if self.gates is not None:
+            self.gates.take(kept, 0.0)
+            self.gates.remove()
+            self.scores.state.pop(LAYERS, None)
+        self.full = chosen(self.full, kept)
+        self.target = of_architecture(self.target, self.kept)
+        self.groups = encoder_groups(self.model)
+        self.scores.state = renumbered(self.scores.state, self.groups, kept)
+        return kept
+
+    @property
+    def _target_now(self) -> WidthPlan:
+        """The plan, with widths for layers that are leaving: those of the layer before them that stays."""
+        gates = self.gates
+        if gates is None or gates.are_removed or gates.kept is None:
+            return self.target
+        number_before = [sum(one <= layer for one in gates.kept) for layer in range(len(self.full.layers))]
+        widths = chosen(self.target, [max(0, number - 1) for number in number_before])
+        return of_architecture(widths, self.full)
 
     def step(
         self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
@@ -97,8 +169,10 @@ class Pruner:
         if self.plan_reached or not schedule.is_due(step):
             return None
         progress = schedule.progress(step)
+        if self.gates is not None and self.gates.kept is None:
+            return None  # nothing has begun
         plan = scheduled_plan(
-            self.full, self.target, progress=progress, kept=self.kept, multiple=self.settings.multiple
+            self.full, self._target_now, progress=progress, kept=self.kept, multiple=self.settings.multiple
         )
         self.plan_reached = all(value == 1 for value in progress.values())
         return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
@@ -118,7 +192,7 @@ class Pruner:
 
     def unit_scores(self) -> UnitTensors:
         """Return the importance of every unit now, float32."""
-        return self.scores.scores(dict(self.model.named_parameters()), self.groups)
+        return self.scores.scores(*self._scored)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return the scores for a checkpoint, on the CPU."""
@@ -126,7 +200,8 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rest of the pruner's state for a checkpoint, as JSON values."""
-        return {"settings": dataclasses.asdict(self.settings), "plan_reached": self.plan_reached}
+        state = {"settings": dataclasses.asdict(self.settings), "plan_reached": self.plan_reached}
+        return state if self.gates is None else state | {"gates": self.gates.state_dict()}
 
     def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Continue from a checkpoint; the student's parameters must have its widths already.
@@ -140,6 +215,9 @@ class Pruner:
         """
         self.check_metric(state)
         self.groups = encoder_groups(self.model)
+        if self.gates is not None and not self.gates.are_removed and (kept := state["gates"]["kept"]) is not None:
+            self.gates.take(kept, state["gates"]["value"])
+            self.scores.state.pop(LAYERS, None)
         self._check_sizes(tensors)
         self.plan_reached = state["plan_reached"]
         self.scores.state = {name: values.to(self.model.device) for name, values in tensors.items()}
@@ -152,7 +230,7 @@ class Pruner:
             )
 
     def _check_sizes(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        sizes = {name: torch.Size([group.num_units]) for name, group in self.groups.items()}
+        sizes = {name: torch.Size([group.num_units]) for name, group in self._scored[1].items()}
         misfits = {name for name, values in tensors.items() if values.shape != sizes.get(name)}
         if wrong := sorted(misfits | (self.scores.state.keys() - tensors.keys())):
             raise ValueError(

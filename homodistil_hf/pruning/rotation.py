@@ -30,7 +30,10 @@ def rotated_layers(full: WidthPlan, target: WidthPlan) -> list[int]:
         full: the student's widths before pruning.
         target: the widths to reach.
     """
-    pairs = zip(full.layers, target.layers, strict=True)
+    # Which layers stay of more than the target's is not known yet: those with the least of its channels count.
+    narrow = min(target.layers, key=lambda layer: layer.head_dim)
+    after = target.layers if len(target.layers) == len(full.layers) else (narrow,) * len(full.layers)
+    pairs = zip(full.layers, after, strict=True)
     return [index for index, (before, after) in enumerate(pairs) if after.head_dim < before.head_dim]
 
 

@@ -150,6 +150,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         if args.learning_rate is None:
             args.learning_rate = self.default_learning_rate(task, parts.teacher.exact.config, train_dataset)
         self.plan, self.full = parts.plan, widths_of(parts.student.config)
+        if len(self.plan.layers) < len(self.full.layers):
+            self.check_possible(self.plan, self.full)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
@@ -324,21 +326,25 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     def state_to_save(self) -> dict[str, Any]:
         """Also the student: its plan, its widths at the start, its heads; and settings of the method."""
-        state = super().state_to_save()
+        state, num_layers = super().state_to_save(), len(self.full.layers)
         return {
             **state,
             "card": dataclasses.asdict(self.card),
             "student": self.args.student,
-            "plan": self.plan.to_dict(),
-            "full": self.full.to_dict(),
+            "plan": self.plan.to_dict(of_layers=num_layers),
+            "full": self.full.to_dict(of_layers=len(self.plan.layers)),
             "is_finished": self.is_finished,
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
         }
+
+    def take_layers(self, state: Mapping[str, Any]) -> None:
+        """Leave out the layers that the student of a checkpoint no longer has; all are there by default."""
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Bring the student back to a checkpoint, whatever widths it has now; as [`ExactTrainer.read_state`]."""
         state = read_state(folder)
         self.check_state(state, folder)
+        self.take_layers(state)
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())

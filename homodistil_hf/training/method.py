@@ -44,8 +44,12 @@ class DistillationMethod:
     """Whether encoders without a head are refused."""
     reads_rows = True
     """Whether rows of columns are tokenized for the model's head."""
+    row_reader: raw_rows.RowReader | None = None
+    """How rows of columns are read, once there were some."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
+    drops_layers: ClassVar[bool] = False
+    """Whether the student's layers can become fewer than those that it starts with."""
     arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
     """Class of the method's settings."""
     matched_layers: Sequence[int] | None = None
@@ -81,7 +85,9 @@ class DistillationMethod:
 
     def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
         """Tokenize rows of columns, for methods that read them; see [`raw_rows.tokenized`]."""
-        return raw_rows.tokenized(data, tokenizer, model) if self.reads_rows else data
+        if self.reads_rows and self.row_reader is None:
+            self.row_reader = raw_rows.reader_of(data, tokenizer, model)
+        return raw_rows.tokenized(data, self.row_reader)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
         """Where the user gives no collator: one that masks words, or pads labels of tokens; else None, Trainer's."""
@@ -143,7 +149,12 @@ class DistillationMethod:
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """The reason why the method can't make a student of such a plan from a teacher, or None; sweeps skip it."""
-        return None
+        if cls.drops_layers or len(plan.layers) == len(teacher.layers):
+            return None
+        return (
+            f"the plan has {len(plan.layers)} layers, but this method keeps the teacher's {len(teacher.layers)}; "
+            "leave their number out, or take a method that removes layers, such as homodistil"
+        )
 
     @classmethod
     def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:

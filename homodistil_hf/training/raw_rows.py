@@ -1,22 +1,58 @@
 """Rows of columns that a trainer is given → tokenized rows, as `homodistil distill` makes them."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import tokenize_to_blocks
 from ..data.corpus import only_text
-from ..data.task_rows.encoding import encode_rows, length_of_rows
-from ..data.task_rows.kinds import MASKED_WORDS, find_columns, kind_of
+from ..data.task_rows.encoding import encode_rows, length_of_rows, question_rows
+from ..data.task_rows.kinds import ANSWERS, MASKED_WORDS, find_columns, kind_of
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
 
 
-def tokenized(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> dict[str, Any]:
-    """Tokenize the tables without `input_ids`; everything else is as it was.
+@dataclass(frozen=True)
+class RowReader:
+    """How rows of columns are read for a model.
+
+    Args:
+        kind: of the model.
+        config: of the model.
+        tokenizer: of the model.
+        length: tokens of a row at most.
+    """
+
+    kind: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+
+    def encoded(self, rows: Any, argument: str) -> Any:
+        """Tokenize rows of columns; everything else is as it was. `argument` names the rows in messages."""
+        if not is_raw(rows):
+            return rows
+        if self.kind != MASKED_WORDS:
+            columns = find_columns(rows, self.config, self.kind, argument=argument)
+            return encode_rows(rows, columns, self.config, self.tokenizer, max_length=self.length, argument=argument)
+        if not len(rows):
+            return rows
+        text = only_text(rows, None, argument)
+        most = max_tokens(self.config)
+        return tokenize_to_blocks(text, self.tokenizer, max_seq_length=self.length, max_positions=most)
+
+    def questions(self, rows: Any, argument: str) -> Dataset | None:
+        """Return the questions of rows of columns whose answers are known; None without any."""
+        if self.kind != ANSWERS or not is_raw(rows):
+            return None
+        return question_rows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
+
+
+def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> RowReader | None:
+    """Return the reader of tables without `input_ids`; None where there is nothing that it could read.
 
     Args:
         data: `train_dataset` and `eval_dataset`: rows, a mapping of several sets, or None.
@@ -24,50 +60,42 @@ def tokenized(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
         model: its head decides which columns rows have.
 
     Raises:
-        ValueError: columns or labels that aren't the model's.
+        ValueError: columns that aren't the model's.
     """
-    tables = [rows for value in data.values() for rows in (value.values() if _is_several(value) else [value])]
-    first = next((rows for rows in tables if _is_raw(rows)), None)
+    argument, first = next(((name, rows) for name, rows in named_sets(data).items() if is_raw(rows)), ("", None))
     if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase) or type(model).__name__ not in HEADS:
-        return dict(data)
-    read = _reader(first, next(iter(data)), tokenizer, model)
-    found = {}
-    for name, value in data.items():
-        several = {part: read(rows, f"{name}[{part!r}]") for part, rows in value.items()} if _is_several(value) else {}
-        found[name] = several or read(value, name)
-    return found
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_raw(rows: Any) -> bool:
-    return isinstance(rows, Dataset) and "input_ids" not in rows.column_names and rows.format["type"] != "custom"
-
-
-def _reader(
-    first: Dataset, name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-) -> Callable[[Any, str], Any]:
+        return None
     config = model.config
     kind = kind_of(config, type(model).__name__)
     if kind == MASKED_WORDS:
         length = fitted_length(None, config, argument="max_seq_length", tokenizer=tokenizer)
-        return partial(_blocks, tokenizer=tokenizer, length=length, most=max_tokens(config))
-    reader = without_unused_segments(tokenizer, config)
-    length = length_of_rows(first, find_columns(first, config, kind, argument=name), config, reader)
-
-    def read(rows: Any, argument: str) -> Any:
-        if not _is_raw(rows):
-            return rows
-        columns = find_columns(rows, config, kind, argument=argument)
-        return encode_rows(rows, columns, config, reader, max_length=length, argument=argument)
-
-    return read
+        return RowReader(kind, config, tokenizer, length)
+    own = without_unused_segments(tokenizer, config)
+    length = length_of_rows(first, find_columns(first, config, kind, argument=argument), config, own)
+    return RowReader(kind, config, own, length)
 
 
-def _blocks(rows: Any, argument: str, *, tokenizer: PreTrainedTokenizerBase, length: int, most: int) -> Any:
-    if not _is_raw(rows) or not len(rows):
-        return rows
-    text = only_text(rows, None, argument)
-    return tokenize_to_blocks(text, tokenizer, max_seq_length=length, max_positions=most)
+def tokenized(data: Mapping[str, Any], reader: RowReader | None) -> dict[str, Any]:
+    """Tokenize the tables without `input_ids`; arguments and errors as [`reader_of`]."""
+    if reader is None:
+        return dict(data)
+    found = {name: reader.encoded(rows, name) for name, rows in named_sets(data).items()}
+    return {
+        name: {part: found[f"{name}[{part!r}]"] for part in value} if isinstance(value, dict) else found[name]
+        for name, value in data.items()
+    }
+
+
+def named_sets(data: Mapping[str, Any]) -> dict[str, Any]:
+    """All sets of rows by their names in messages; several of one argument by their own names behind its."""
+    sets: dict[str, Any] = {}
+    for name, value in data.items():
+        sets |= (
+            {f"{name}[{part!r}]": rows for part, rows in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return sets
+
+
+def is_raw(rows: Any) -> bool:
+    """Whether rows have columns that are not tokenized."""
+    return isinstance(rows, Dataset) and "input_ids" not in rows.column_names and rows.format["type"] != "custom"

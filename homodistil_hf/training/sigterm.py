@@ -84,16 +84,7 @@ def ending_cleanly() -> Iterator[None]:
     if not in_main_thread or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield
         return
-    process = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a fork, which has nothing of ours to tidy up
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        signal.signal(number, signal.SIG_IGN)  # what is being tidied up isn't interrupted
-        raise SystemExit(EXIT_STATUS)
-
-    pairs = ((signal.SIGTERM, signal.SIG_DFL, end), (signal.SIGINT, signal.default_int_handler, _interrupt))
+    pairs = ((signal.SIGTERM, signal.SIG_DFL, _end), (signal.SIGINT, signal.default_int_handler, _interrupt))
     free = [(number, earlier, handler) for number, earlier, handler in pairs if signal.getsignal(number) == earlier]
     for number, _, handler in free:
         signal.signal(number, handler)
@@ -102,6 +93,21 @@ def ending_cleanly() -> Iterator[None]:
     finally:
         for number, earlier, _ in free:
             signal.signal(number, earlier)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # what is being tidied up isn't interrupted
+    raise SystemExit(EXIT_STATUS)
+
+
+def _die_of_sigterm() -> None:
+    """In a fork, which has nothing of ours to tidy up: one that waits for a lock would never call our handler."""
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_die_of_sigterm)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

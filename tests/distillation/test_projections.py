@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from homodistil_hf.distillation.projections import Projections
+from homodistil_hf.distillation.projections import LeastSquares, Projections
 
 
 def matrices(projections: Projections) -> list[torch.nn.Linear]:
@@ -57,3 +57,18 @@ def test_there_is_one_matrix_a_comparison_and_no_bias(num_hidden_layers, with_em
     projections = Projections(4, 4, num_hidden_layers=num_hidden_layers, with_embedding=with_embedding)
     assert set(projections.state_dict()) == names
     assert all(parameter.requires_grad for parameter in projections.parameters())
+
+
+@pytest.mark.parametrize(("num_rows", "rank"), [(200, 16), (200, 5), (9, 9)], ids=["full", "singular", "few rows"])
+def test_sums_of_batches_give_the_solution_of_least_norm(num_rows, rank):
+    torch.manual_seed(0)
+    own = torch.randn(num_rows, rank) @ torch.randn(rank, 16)
+    guide = own @ torch.randn(16, 12) + 0.1 * torch.randn(num_rows, 12)
+    found, projections = LeastSquares(), Projections(16, 12, num_hidden_layers=1)
+    for part in (slice(0, 4), slice(4, None)):
+        states = (torch.cat([state[part], torch.full_like(state[:1], 9.0)])[None] for state in (own, guide))
+        is_token = torch.arange(len(own[part]) + 1)[None] < len(own[part])
+        found.add(*([state] for state in states), is_token)
+    found.fit(projections.hidden)
+    expected = torch.linalg.lstsq(own, guide, driver="gelsd").solution
+    torch.testing.assert_close(projections.hidden[0].weight.T.detach(), expected, rtol=1e-3, atol=1e-3)

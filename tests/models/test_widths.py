@@ -118,11 +118,13 @@ BAD_PLANS = {
         {"hidden_size": 64, "layers": [LAYER, LAYER | {"head_dim": -1}]},
         r"student layers\[1\] head_dim=-1 is not positive",
     ),
-    "too few layers": (
-        {"hidden_size": 64, "layers": [LAYER]},
-        r'layers has 1 entries; expected one for each of the 2 layers; nearest valid plan: {"hidden_size": 64, "num_',
+    "too many layers": (
+        {"hidden_size": 64, "layers": [LAYER] * 3},
+        "layers has 3 entries; expected one for each of the 2 layers, or fewer; nearest valid plan: "
+        r'{"hidden_size": 64, "num_',
     ),
-    "too many layers": ({"hidden_size": 64, "layers": [LAYER] * 3}, "layers has 3 entries; expected one for each of"),
+    "more layers than the teacher": (UNIFORM | {"num_hidden_layers": 3}, "num_hidden_layers=3, but its teacher has 2"),
+    "no layer": (UNIFORM | {"num_hidden_layers": 0}, "num_hidden_layers=0 is not positive; nearest valid: 1"),
 }
 
 
@@ -242,3 +244,13 @@ def test_shown_values_stay_short():
     assert short_repr({"a": 1}) == "{'a': 1}"
     assert len(short_repr("x" * 10_000)) < 100
     assert short_repr(10**5000) == "an integer of more than 40 digits"
+
+
+def test_a_plan_of_fewer_layers_names_their_number_for_its_teacher():
+    plan = WidthPlan.from_dict(UNIFORM | {"num_hidden_layers": 1}, num_hidden_layers=2)
+    assert len(plan.layers) == 1
+    assert plan.to_dict() == plan.to_dict(of_layers=1) == WidthPlan.from_dict(UNIFORM, 1).to_dict()
+    assert plan.to_dict(of_layers=2) == plan.to_dict() | {"num_hidden_layers": 1}
+    assert WidthPlan.from_dict(json.loads(plan.to_json(of_layers=2)), 2) == plan
+    uneven = WidthPlan.from_dict(UNEVEN, 3)
+    assert WidthPlan.from_dict(uneven.to_dict(of_layers=3), 3) == uneven

@@ -5,6 +5,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from methods_here import has, needs
@@ -23,6 +24,7 @@ SIZE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
 OF_METHODS = {
     "embedding": "embedding",
     "reranker": "embedding",
+    "teacher_vectors": "embedding",
     "sizes": "embedding",
     "evaluate": "embedding",
     "prune": "gradient_free",
@@ -79,6 +81,9 @@ def inputs(tmp_path_factory):
     lines = [f"w{5 + n % (VOCAB_SIZE - 5)} w{6 + n * 7 % 80} w{5 + n * 3 % 90}" for n in range(60)]
     (folder / "documents.txt").write_text("\n".join(lines), encoding="utf-8")
     (folder / "queries.txt").write_text("\n".join(lines[:40]), encoding="utf-8")
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(len(lines), 16)).tolist()
+    Dataset.from_dict({"text": lines, "vector": vectors}).to_parquet(folder / "vectors.parquet")
     write_task(folder / "glue", "mrpc")
     return folder
 

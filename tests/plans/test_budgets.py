@@ -210,9 +210,25 @@ def test_the_hidden_size_can_be_named_beside_a_budget(named, hidden_size, num_he
     assert plan == WidthPlan.uniform(hidden_size, 6, LayerWidths(num_heads, hidden_size // num_heads, ffn))
 
 
+@pytest.mark.parametrize("kind", ["macs", "compact_macs", "params"])
+def test_the_layers_can_be_named_beside_a_budget(kind):
+    teacher = TEACHERS["six layers"]
+    budget = f"{kind}={'14M' if kind == 'params' else '0.25'}"
+    plan, whole = (plan_for_budget(budget + more, teacher) for more in (",layers=4", ""))
+    assert (len(plan.layers), len(whole.layers)) == (4, 6)
+    assert plan.hidden_size > whole.hidden_size
+    assert cost(kind, plan, teacher) == pytest.approx(14e6 if kind == "params" else 0.25, rel=0.03)
+    assert plan_for_budget(f"{budget},layers=6", teacher) == whole
+
+
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
+        ("macs=0.25,layers=7", r"layers=7 is outside \[1, 6\]; the teacher has 6"),
+        (
+            "macs=0.9,layers=4",
+            "out of this teacher's reach; nearest valid: from 'macs=0.0.*,layers=4' to 'macs=0.6666,",
+        ),
         ("macs=0.25,num_attention_heads=13", r"num_attention_heads=13 is outside \[1, 12\]; the teacher has 12"),
         ("macs=0.25,hidden_size=392", r"hidden_size=392 is outside \[1, 384\]; the teacher has 384"),
         (
@@ -224,7 +240,7 @@ def test_the_hidden_size_can_be_named_beside_a_budget(named, hidden_size, num_he
         ("macs=0.25,num_attention_heads=0", r"num_attention_heads=0 is outside \[1, 12\]"),
         (
             "macs=0.25,head_dim=8",
-            "is no number of macs; .* and no more than hidden_size and num_attention_heads behind it",
+            "is no number of macs; .* and no more than hidden_size, num_attention_heads and layers behind it",
         ),
         ("macs=0.9,num_attention_heads=6", "out of this teacher's reach; .* to 'macs=0.42\\d*,num_attention_heads=6'"),
     ],

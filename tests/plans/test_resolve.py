@@ -4,7 +4,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig
+from transformers import BertConfig, ModernBertConfig
 
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
@@ -204,9 +204,53 @@ def test_each_layer_is_held_against_the_teachers_own():
         check_plan(swapped, teacher)
 
 
-def test_another_number_of_layers_is_refused():
-    with pytest.raises(ValueError, match="student has 1 layers, its teacher 2; nearest valid plan: {"):
-        check_plan(WidthPlan.uniform(32, 1, LayerWidths(4, 8, 96)), widths_of(SMALL))
+def test_more_layers_than_the_teachers_are_refused():
+    with pytest.raises(ValueError, match="student has 3 layers, its teacher 2; nearest valid plan: {"):
+        check_plan(WidthPlan.uniform(32, 3, LayerWidths(4, 8, 96)), widths_of(SMALL))
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        "1x32-2x16-96",
+        " 1x32-2x16-96 ",
+        {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 1},
+        {"hidden_size": 32, "layers": [{"num_attention_heads": 2, "head_dim": 16, "intermediate_size": 96}]},
+    ],
+    ids=str,
+)
+def test_fewer_layers_than_the_teachers_are_a_plan(student):
+    assert resolve_plan(student, SMALL) == WidthPlan.uniform(32, 1, LayerWidths(2, 16, 96))
+
+
+def test_fewer_layers_are_no_wider_than_the_narrowest_of_the_teachers():
+    teacher = WidthPlan(32, (LayerWidths(4, 8, 96), LayerWidths(2, 8, 200)))
+    check_plan(WidthPlan.uniform(32, 1, LayerWidths(2, 8, 96)), teacher)
+    with pytest.raises(ValueError, match="intermediate_size=97 is wider than its teacher's 96 in layer 0") as error:
+        check_plan(WidthPlan.uniform(32, 1, LayerWidths(2, 8, 97)), teacher)
+    assert nearest_plan(str(error.value))["num_hidden_layers"] == 1
+
+
+@pytest.mark.parametrize("student", ["3x32-2x16-96", "0x32-2x16-96"])
+def test_an_impossible_number_of_layers_is_refused(student):
+    with pytest.raises(ValueError, match=r"num_hidden_layers=[30]"):
+        resolve_plan(student, SMALL)
+
+
+def test_fewer_layers_of_rotary_positions_have_one_head_size():
+    config = ModernBertConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96)
+    layers = [{"num_attention_heads": 2, "head_dim": size, "intermediate_size": 64} for size in (16, 8)]
+    with pytest.raises(ValueError, match="head_dim=8 and 16 among layers of any kind"):
+        resolve_plan({"hidden_size": 64, "layers": layers}, config)
+
+
+def test_only_the_last_of_a_family_may_have_fewer_layers():
+    plans = [resolve_plan(student, SMALL) for student in ("48-4x12-128", "1x32-4x8-96", "1x16-2x8-48")]
+    check_family(["a", "b"], plans[:2], widths_of(SMALL))
+    with pytest.raises(
+        ValueError, match="student 'b' has 1 layers, its teacher 2; .* only the last one may have fewer"
+    ):
+        check_family(["a", "b", "c"], plans, widths_of(SMALL))
 
 
 widths = st.one_of(st.integers(1, 80), st.integers(1, 10**12))

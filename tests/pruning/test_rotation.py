@@ -199,6 +199,8 @@ def test_only_layers_that_lose_channels_inside_heads():
     assert rotated_layers(FULL, FULL) == []
     assert rotated_layers(FULL, WidthPlan(16, (fewer, narrow))) == [1]
     assert rotated_layers(FULL, UNEVEN) == [0]
+    assert rotated_layers(FULL, WidthPlan(16, (narrow,))) == [0, 1]  # either may stay
+    assert rotated_layers(FULL, WidthPlan(16, (fewer,))) == []
 
 
 def test_a_plan_that_keeps_channels_trains_as_without(make_trainer, tmp_path):

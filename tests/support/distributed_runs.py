@@ -32,6 +32,12 @@ SHARED: dict[str, dict[str, Any]] = {
     "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "movement"},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "scored first": {"num_scoring_batches": 3},
+    "fewer layers": {
+        "student": PLAN | {"num_hidden_layers": 1},
+        "model": partial(make_teacher, num_hidden_layers=3),
+        "num_scoring_batches": 3,
+        "attention_weight": 0.1,
+    },
     "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
     **merged_cases("DISTRIBUTED"),
 }

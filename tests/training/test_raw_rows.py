@@ -2,10 +2,14 @@
 
 import pytest
 from datasets import Dataset
-from task_rows import KINDS, rows_of_kind
+from task_rows import KINDS, SMALL, rows_of_kind
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 
-from homodistil_hf.training.raw_rows import tokenized
+from homodistil_hf.training import raw_rows
+
+
+def tokenized(data, tokenizer, model):
+    return raw_rows.tokenized(data, raw_rows.reader_of(data, tokenizer, model))
 
 
 def test_several_sets_have_one_length_and_tokenized_ones_stay():
@@ -52,3 +56,21 @@ def test_a_collator_of_the_users_own_gets_the_rows_as_they_are(make_trainer):
     rows = rows_of_kind("classes")
     with pytest.raises(ValueError, match="train_dataset has rows of text, label, but no input_ids; tokenize it first"):
         make_trainer(model=make_teacher(**KINDS["classes"][1]), train_dataset=rows, data_collator=list)
+
+
+def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer):
+    """A set without answers, and one that is tokenized already, have no grades; a set of raw rows may come later."""
+    rows, others = rows_of_kind("answers"), rows_of_kind("answers", seed=1)
+    sets = {"known": rows.select(range(8)), "unknown": rows_of_kind("answers", has_labels=False).select(range(8))}
+    model = make_teacher(**KINDS["answers"][1])
+    how = {"processing_class": tiny_tokenizer(), "student": SMALL}
+    trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=sets, max_steps=1, **how)
+    found = trainer.evaluate()
+    assert {name for name in found if name.endswith("_f1")} == {"eval_known_f1"}
+    later = trainer.evaluate(others.select(range(8)))
+    again = make_trainer(model=model, train_dataset=rows, eval_dataset=others.select(range(8)), max_steps=1, **how)
+    same = again.evaluate()
+    assert {name: later[name] for name in ("eval_f1", "eval_exact_match", "eval_kl")} == {
+        name: same[name] for name in ("eval_f1", "eval_exact_match", "eval_kl")
+    }
+    assert "eval_f1" not in trainer.evaluate(trainer.row_reader.encoded(others.select(range(8)), "eval_dataset"))

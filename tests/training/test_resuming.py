@@ -21,6 +21,7 @@ from homodistil_hf.methods.registry import RUNS as OF_OTHER_ROWS
 from homodistil_hf.models.architectures import ARCHITECTURES
 
 SMALLER_HEADS = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
+ONE_LAYER = SAME_HEADS | {"num_hidden_layers": 1}
 
 
 def distilling_an_architecture(make_trainer: Any, folder: Path, *, name: str, **settings: Any) -> Trainer:
@@ -67,6 +68,9 @@ RUNS: dict[str, Run] = {
     "gradual, bfloat16": gradual(bf16=True),
     "gradual, evaluations": gradual(eval_strategy="steps", eval_steps=2, student_dropout=0.1),
     "gradual, rotated heads": gradual(rotate_heads=True, attention_weight=0.1, student=SAME_HEADS),
+    "gradual, fewer layers": gradual(student=ONE_LAYER, attention_weight=0.1, model=make_teacher(num_hidden_layers=3)),
+    "gradual, fewer layers, scored first": gradual(student=ONE_LAYER, num_scoring_batches=3, student_dropout=0.1),
+    "fewer layers than widths take": gradual(student=ONE_LAYER, kept_layers=[1], layers_end_fraction=0.9),
     "gradual, everything else": gradual(
         attention_weight=0.1,
         projection_init="random",
@@ -78,6 +82,8 @@ RUNS: dict[str, Run] = {
         GRADUAL | {"max_steps": 10, "student_dropout": 0.1, "learning_rate": 5e-3}, distilling_a_tagger, steps=(4,)
     ),
     **{name: architecture(name) for name in (one.model_type for one in OTHERS)},
+    "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
+    "one_shot, fewer layers": method("one_shot", ONE_LAYER),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
     **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in OF_OTHER_ROWS},
     **merged_cases("RESUMED"),

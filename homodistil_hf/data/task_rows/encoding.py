@@ -1,5 +1,6 @@
 """Rows of a task → tokenized rows for its model, and the length that fits them."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -81,13 +82,15 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
         if not is_string(rows.features[name]) and not columns.are_words:
             raise ValueError(
                 f"{argument}: column {name!r} holds {type_of(rows.features[name])}; expected a text a row: name "
-                "other text_columns"
+                "other text_columns, or make them texts"
             )
         values = rows[name][:]
-        if (empty := [place for place, value in enumerate(values, 1) if not value]) or not values:
-            raise ValueError(
-                f"{argument} has {len(empty):,} rows without {name!r}, the first is row {empty[0]:,}; drop them"
-            )
+        empty = [
+            place for place, value in enumerate(values, 1) if not value or (columns.are_words and None in [*value])
+        ]
+        if empty:
+            rows_of = f"{len(empty):,} row{'s' * (len(empty) != 1)}"
+            raise ValueError(f"{argument} has {rows_of} without {name!r}, the first is row {empty[0]:,}; drop them")
 
 
 def check_number(rows: Dataset, argument: str, *, least: int) -> None:
@@ -140,7 +143,7 @@ def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[st
     question, context = (rows[name][:] for name in columns.texts)
     answers = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     questions = [
-        {"id": str(place), "question": asked, "context": text, "answers": None if is_missing(answer) else answer}
+        {"id": str(place), "question": asked, "context": text, "answers": _as_lists(answer)}
         for place, (asked, text, answer) in enumerate(zip(question, context, answers, strict=True), 1)
     ]
     for row in questions:
@@ -149,6 +152,20 @@ def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[st
                 f"{argument}: row {row['id']} has answers={short_repr(row['answers'])}; {_ANSWERS_REMEDY}"
             )
     return questions
+
+
+def _as_lists(answers: Any) -> Any:
+    """Answers as lists `text` and `answer_start`: from a list of objects, or from JSON in a file of words."""
+    if is_missing(answers):
+        return None
+    if isinstance(answers, str):
+        try:
+            answers = json.loads(answers)
+        except ValueError:
+            return answers
+    if isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers):
+        return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
+    return answers
 
 
 def question_rows(rows: Dataset, columns: Columns, argument: str) -> Dataset | None:

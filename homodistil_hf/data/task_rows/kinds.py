@@ -166,13 +166,37 @@ def find_columns(
     """
     for name in text_columns:
         _check_given(rows, name, argument, "text_columns")
+    if len(set(text_columns)) < len(text_columns):
+        raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
     texts = _checked(tuple(text_columns) or _texts(rows, kind), rows, kind, argument)
     if label_column is not None:
         labels = listed_columns(label_column)
         for name in labels:
             _check_given(rows, name, argument, "label_column")
+            if name in texts:
+                raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
         return Columns(kind, texts, labels)
-    return Columns(kind, texts, _labels(rows, config, kind, texts))
+    found = _labels(rows, config, kind, texts)
+    if not found and kind in (LABELS, VALUES):
+        _refuse_some_of_several(rows, config, texts, argument)
+    return Columns(kind, texts, () if all(_is_empty(rows, name) for name in found) else found)
+
+
+def _is_empty(rows: Dataset, column: str) -> bool:
+    """Whether no row has a label: nulls, empty cells, or -1 where a feature names classes."""
+    none = (None, "", -1) if class_names(rows.features[column]) else (None, "")
+    return all(value in none for value in rows[column][:])
+
+
+def _refuse_some_of_several(rows: Dataset, config: PreTrainedConfig, texts: tuple[str, ...], argument: str) -> None:
+    known = _by_lower_name(name for name in rows.column_names if name not in texts)
+    is_there = {name: name.lower() in known for name in names_of(config)}
+    if any(is_there.values()):
+        lacking = join_some([repr(name) for name, found in is_there.items() if not found])
+        raise ValueError(
+            f"{argument} has columns of some of the model's labels, but lacks {lacking}; add a column for each, or "
+            "drop all of them for a run without labels"
+        )
 
 
 def listed_columns(names: str | None) -> tuple[str, ...]:
@@ -197,7 +221,7 @@ def _check_given(rows: Dataset, name: str, argument: str, setting: str) -> None:
 
 
 def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
-    """Columns with text of usual names; else the only column of strings."""
+    """Columns of usual names, those with text before others; else the only column of strings."""
     known = _by_lower_name(rows.column_names)
     if kind == ANSWERS:
         return tuple(known[name] for name in ("question", "context") if name in known)
@@ -207,10 +231,13 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
     pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
     if pair is not None:
         return strings[pair[0]], strings[pair[1]]
+    if kind != TAGS and strings.keys() & set(map(str.lower, named := pair_in(known))) and named[1] != "answer":
+        return known[named[0]], known[named[1]]  # one is of another type, which `check_rows` refuses
     if single := next((strings[name] for name in _TEXTS if name in strings), None):
         return (single,)
     others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
-    return tuple(others) if len(others) == 1 else ()
+    usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
+    return tuple(others) if len(others) == 1 else tuple(usual[:1])
 
 
 def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) -> tuple[str, ...]:
@@ -231,7 +258,7 @@ def _labels(rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str
     wanted = [name.lower() for name in names_of(config)]
     usual = _LABEL_COLUMNS[kind] if kind != TAGS or texts[0].lower() in _WORDS else _SPAN_COLUMNS
     found = [known[name] for name in usual if name in known]
-    if kind in (LABELS, VALUES) and len(wanted) > 1 and not found and all(name in known for name in wanted):
+    if kind in (LABELS, VALUES) and not found and all(name in known for name in wanted):
         return tuple(known[name] for name in wanted)
     of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]
     return tuple((of_the_model or found)[:1])

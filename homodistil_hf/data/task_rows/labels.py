@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
@@ -17,6 +18,7 @@ from .kinds import CLASSES, LABELS, VALUES, Columns, class_names, has_default_na
 
 logger = logging.getLogger(__name__)
 _WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
+_MOST = float(np.finfo(np.float32).max)
 _SEPARATORS = re.compile(r"[,;|]")
 
 
@@ -109,9 +111,12 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
     if None not in by_name.values():
         return [_present(by_name[value]) for value in values]
     by_number = {value: _whole(value) for value in found}
-    for value, number in by_number.items():
-        if number is None or not 0 <= number < config.num_labels:
-            raise ValueError(f"{where} has {_first(values, value)}; {_remedy(value, by_number, config)}")
+    wrong = [value for value, number in by_number.items() if number is None or not 0 <= number < config.num_labels]
+    if wrong:
+        # Among names, what is no name is wrong.
+        unknown = [value for value, number in by_name.items() if number is None]
+        value = (wrong if len(unknown) == len(found) else unknown)[0]
+        raise ValueError(f"{where} has {_first(values, value)}; {_remedy(value, by_number, config)}")
     return [_present(by_number[value]) for value in values]
 
 
@@ -169,9 +174,9 @@ def _values(values: Sequence[Any], rows: Dataset, columns: Columns, config: PreT
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= _MOST else None
 
 
 def _several(
@@ -185,6 +190,13 @@ def _several(
         return numbers
     if len(columns.labels) > 1:
         raise ValueError(f"{where} and others hold no 0 or 1 in all rows; correct or drop such rows")
+    lengths = {len(parts) for parts in lists}
+    is_repeated = any(len(set(parts)) < len(parts) for parts in numbers)
+    if len(lengths) == 1 and is_repeated and all({*parts} <= {0.0, 1.0} for parts in numbers):
+        raise ValueError(
+            f"{where} has rows of {lengths.pop()} zeros and ones, the model has {num_labels} labels: "
+            f"{', '.join(names_of(config))}; expected a number for each"
+        )
     flat = [part for parts in lists for part in parts]
     classes = iter(class_numbers(flat, config, class_names(rows.features[columns.labels[0]]), where))
     chosen = [{next(classes) for _ in parts} for parts in lists]

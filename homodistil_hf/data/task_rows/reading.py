@@ -75,7 +75,10 @@ def _as_written(file: Path, label: str) -> Dataset:
     try:
         return read_words(file, _SEPARATORS[file.suffix.lower()])
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
-        raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what {file.name} holds") from error
+        cause = error.__cause__ or error
+        raise ValueError(
+            f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); check what {file.name} holds"
+        ) from error
 
 
 def read_words(file: str | Path, separator: str = ",") -> Dataset:

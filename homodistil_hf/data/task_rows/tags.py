@@ -102,7 +102,10 @@ def _numbers(
 ) -> list[list[int]]:
     for place, (row, expected) in enumerate(zip(tags, num_words, strict=True), 1):
         if row is not None and len(row) != expected:
-            raise ValueError(f"{where} has {len(row)} tags for {expected} words in row {place:,}; expected one a word")
+            raise ValueError(
+                f"{where} has {len(row)} tags for {expected} words in row {place:,}; expected one a word: correct or "
+                "drop the row"
+            )
     flat = [tag for row in tags if row is not None for tag in row if not _is_none(tag)]
     numbers = iter(class_numbers(flat, config, own_names, where))
     return [
@@ -134,6 +137,8 @@ class _Marks:
         for span in as_list(spans):
             start, end, kind = self._parts(span, text)
             inside = [place for place, (first, last) in enumerate(words) if first < end and start < last]
+            if not inside:
+                raise ValueError(f"{self.where} has the span {short_repr(span)}, which covers no word: drop it")
             for place in inside:
                 mark = "B-" if place == inside[0] else self.last if place == inside[-1] else "I-"
                 tags[place] = self._named(self.only if len(inside) == 1 else mark, kind)
@@ -148,9 +153,10 @@ class _Marks:
     def _parts(self, span: Any, text: str) -> tuple[int, int, str]:
         start, end, kind = span_parts(span)
         if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
+            remedy = "; tags of words stand beside a list of words, tokens" if isinstance(span, str) else ""
             raise ValueError(
                 f"{self.where} has the span {short_repr(span)} in a text of {len(text)} characters; expected start, "
-                "end (behind the last character, counted from 0) and a type"
+                f"end (behind the last character, counted from 0) and a type{remedy}"
             )
         return start, end, str(kind)
 

@@ -105,7 +105,8 @@ class MiniLMTrainer(RelationTrainer):
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """The last layers are compared head by head."""
-        return other_heads(chosen(plan, [-1]), chosen(teacher, [-1]))
+        heads = (chosen(one, [-1]) for one in (plan, teacher))
+        return super().impossible_reason(plan, teacher) or other_heads(*heads)
 
     def relations(self) -> Relations:
         """Return and raises as [`RelationTrainer.relations`]."""

@@ -27,7 +27,9 @@ class ShallowArguments(HomoDistilTrainingArguments):
     may_prune_at_once: ClassVar = True
 
     num_layers: int | None = setting(
-        None, "Layers that stay, spread evenly, ≥ 1; default: one fewer than the teacher's.", least=1
+        None,
+        "Layers that stay, spread evenly, ≥ 1; default: as many as student names, or one fewer than the teacher's.",
+        least=1,
     )
     widths: str | None = setting(
         None, "Widths of the layers that stay: plan or JSON; default: as wide as the MACs of student allow.", also=dict

@@ -60,4 +60,4 @@ class TinyBertTrainer(FreshTrainer):
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """Attention scores are compared head by head."""
-        return other_heads(plan, teacher)
+        return super().impossible_reason(plan, teacher) or other_heads(plan, teacher)

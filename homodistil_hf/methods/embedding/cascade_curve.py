@@ -180,6 +180,12 @@ def _mean_ms(ms: Mapping[str, float], share: float) -> float:
 def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
     found = student_in(settings.model)
     named = settings.teacher or found.settings.get("teacher")
+    if named is None and (vectors := found.settings.get("teacher_vectors")):
+        raise ValueError(
+            f"model={settings.model!r} learnt from teacher_vectors={short_repr(vectors)}: a cascade asks the "
+            "teacher's model for queries in doubt, and vectors of known texts can't answer; name that model with "
+            "--teacher, if it is here"
+        )
     if named is None:
         raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher")
     student, teacher = load_embedding_model(found.folder, argument="model"), load_embedding_model(str(named))

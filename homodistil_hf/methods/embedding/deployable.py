@@ -21,7 +21,7 @@ from ...deploy.deployable import Deployable, Outputs
 from ...deploy.folder import Deployment
 from ...deploy.gguf_file import gguf_problem, write_gguf
 from ...files.provenance import public_name
-from .folder import embedding_card
+from .card import embedding_card
 from .model import EmbeddingModel, folded, pooled
 from .reading import load_embedding_model
 

@@ -31,18 +31,9 @@ from ...files.provenance import public_name, version_facts
 from ...files.strict_json import write_json
 from ...models.cost import COSTS, model_facts
 from ...tables import figures_line
+from .card import ASYMMETRIC, SPACE, STUDENT, TEACHER, embedding_table, space_tables
 from .first_hits import first_hits, guarantee_of_hits, load_queries
-from .folder import (
-    ASYMMETRIC,
-    SPACE,
-    STUDENT,
-    TEACHER,
-    embedding_table,
-    has_own_space,
-    publish_scores,
-    read_embedding_facts,
-    space_tables,
-)
+from .folder import has_own_space, publish_scores, read_embedding_facts
 from .model import EmbeddingModel
 from .objective import agreement
 from .reading import is_embedding_folder, load_embedding_model
@@ -58,6 +49,7 @@ from .tasks import (
     retrieval_scores,
 )
 from .texts import some_paragraphs
+from .vectors import Encoder, TeacherVectors, load_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +118,8 @@ def evaluate_embedding(
 
     Args:
         model: folder of sentence-transformers, finished run, or Hub name.
-        teacher: folder or Hub name; default: the run's. Without a teacher, the model alone is measured, on tasks.
+        teacher: folder, Hub name, or a file of vectors that has all texts to be measured on; default: the run's model.
+            Without a teacher, the model alone is measured, on tasks.
         settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data`, `queries` or
             `mteb_tasks` is needed.
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
@@ -152,9 +145,10 @@ def evaluate_embedding(
     with results_claimed(model, output_dir) as target:
         named = teacher or recorded
         _check(settings, tasks, named)
-        models = {STUDENT: load_embedding_model(folder, argument="model")} | (
-            {TEACHER: load_embedding_model(named)} if named else {}
-        )
+        student = load_embedding_model(folder, argument="model")
+        models: dict[str, Encoder] = {STUDENT: student}
+        if named:
+            models[TEACHER] = load_teacher(named, similarity=student.similarity)
         results: dict[str, Any] = {
             "models": costs_of(models, model_name(model)),
             "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in _PLACES},
@@ -182,7 +176,7 @@ def _tasks(settings: EmbeddingEvaluationSettings) -> list[EmbeddingTask]:
 
 
 def _measured(
-    models: Mapping[str, EmbeddingModel],
+    models: Mapping[str, Encoder],
     settings: EmbeddingEvaluationSettings,
     tasks: Sequence[EmbeddingTask],
     *,
@@ -205,14 +199,15 @@ def _measured(
             results[GUARANTEE][task.name] = found
             say(f"{task.name}: first hits as the teacher's {found['agreement']:.3f}, at least {found['at_least']:.3f}")
     if of_mteb:
-        for name, metrics in mteb_scores(of_mteb, {side: found.name for side, found in models.items()}).items():
+        names = {side: found.name for side, found in models.items() if isinstance(found, EmbeddingModel)}
+        for name, metrics in mteb_scores(of_mteb, names).items():
             results["scores"][name] = metrics
             _say_scores(name, metrics, say)
     return results
 
 
 def _space(
-    models: Mapping[str, EmbeddingModel],
+    models: Mapping[str, Encoder],
     settings: EmbeddingEvaluationSettings,
     tasks: Sequence[EmbeddingTask],
     *,
@@ -262,12 +257,12 @@ def _found(model: str | Path) -> tuple[str, str | None]:
     return str(found.folder), recorded if isinstance(recorded, str) else None
 
 
-def costs_of(models: Mapping[str, EmbeddingModel], name: str) -> dict[str, dict[str, Any]]:
-    """Side → name, costs and dimension of a student of a name and of its teacher."""
+def costs_of(models: Mapping[str, Encoder], name: str) -> dict[str, dict[str, Any]]:
+    """Side → name, costs and dimension of a student of a name and of its teacher; vectors alone have no costs."""
     found = {}
     for side, model in models.items():
-        counted = model_facts(model.encoder)
-        costs = {cost: counted[cost] for cost in COSTS} | {"dimension": model.dimension}
+        counted = {} if isinstance(model, TeacherVectors) else model_facts(model.encoder)
+        costs = {cost: counted[cost] for cost in COSTS if counted} | {"dimension": model.dimension}
         found[side] = {"name": name if side == STUDENT else public_name(model.name)} | costs
     return found
 
@@ -296,13 +291,14 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
 
 
 def _agreement(
-    models: Mapping[str, EmbeddingModel], settings: EmbeddingEvaluationSettings, *, is_apart: bool
+    models: Mapping[str, Encoder], settings: EmbeddingEvaluationSettings, *, is_apart: bool
 ) -> dict[str, float]:
     keep_datasets_here()
     documents: Any = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
     )
-    texts = some_paragraphs(documents, settings.max_texts)
+    of_vectors = isinstance(models[TEACHER], TeacherVectors)  # they are of whole texts
+    texts = documents["text"][: settings.max_texts] if of_vectors else some_paragraphs(documents, settings.max_texts)
     if len(texts) < 2:
         raise ValueError(
             f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
@@ -312,7 +308,7 @@ def _agreement(
 
 
 def _measured_on(
-    task: EmbeddingTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
+    task: EmbeddingTask, models: Mapping[str, Encoder], *, is_apart: bool
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
     if isinstance(task, RetrievalTask):
@@ -327,7 +323,7 @@ def _measured_on(
 
 
 def _retrieval(
-    task: RetrievalTask, models: Mapping[str, EmbeddingModel], *, is_apart: bool
+    task: RetrievalTask, models: Mapping[str, Encoder], *, is_apart: bool
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
     queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
@@ -349,7 +345,7 @@ def _retrieval(
     return {metric: {side: one[metric] for side, one in scores.items()} for metric in scores[STUDENT]}, found
 
 
-def _encoded(model: EmbeddingModel, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
+def _encoded(model: Encoder, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
     unique = list(dict.fromkeys(texts))
     with tqdm(total=len(unique), desc="encoding texts", disable=None, leave=False) as bar:
         vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)

@@ -10,24 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 from torch import nn
 
 from ...export.card import (
-    THIS_FOLDER,
-    fill_card,
-    guarantee_text,
-    paper_words,
-    result_title,
-    run_texts,
     write_picture,
 )
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import (
     BENCHMARKS,
     CARD_FILE,
-    CARD_SECTION,
     FACTS_FILE,
     FACTS_VERSION,
     GUARANTEE,
@@ -36,8 +28,6 @@ from ...export.facts import (
     run_facts,
 )
 from ...export.hub import teacher_card
-from ...export.markdown import card_table, code_span, plain_text
-from ...export.outcome import COST_LABELS, METRIC_LABELS
 from ...export.student_in_folder import student_in
 from ...files.folders import write_text
 from ...files.messages import short_repr
@@ -46,9 +36,11 @@ from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE, load_tensors
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_stock
-from ...models.cost import COSTS, model_facts
+from ...models.cost import model_facts
+from .card import START, STUDENT, TEACHER, embedding_card
 from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
 from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, load_embedding_model
+from .vectors import Learner
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
@@ -69,25 +61,7 @@ ACTIVATION_TYPES = {
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
 
-SPACE = "space"
-"""Of an export's benchmarks: which first hits and scores each pairing of models has, see space.py."""
 EMBEDDING_FORMATS = ("standard", "pair")
-
-STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
-"""Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
-_WORDS = COST_LABELS | {
-    **{name: METRIC_LABELS[name] for name in ("cosine", "neighbours", "neighbours_in_index", "spread")},
-    ASYMMETRIC: "student's questions, teacher's documents",
-}
-_TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
-_USAGE = """from sentence_transformers import SentenceTransformer
-
-{here}
-model = SentenceTransformer(name)
-{example}"""
-_SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
-_PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
-print(model.similarity(model.encode_query("Does it rain?"), documents))"""
 
 
 def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingModel) -> EmbeddingModel:
@@ -145,9 +119,7 @@ def export_embedding_model(
             "format": FORMAT,
             "versions": version_facts(),
             "student": facts_of(model) | {"has_own_space": has_own_space},
-            "teacher": facts_of(teacher) | teacher_card(teacher.name)
-            if isinstance(teacher, EmbeddingModel)
-            else teacher,
+            "teacher": _teacher_facts(teacher) if isinstance(teacher, EmbeddingModel) else teacher,
             "settings_of_vectors": shared_settings(model),
             "probe": probe_facts(query=model),
             **run_facts(facts),
@@ -228,10 +200,8 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """A model's section of facts: name, costs, dimension, length and digest."""
-    name = public_name(model.name)
-    own = {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
     return (
-        own
+        _name_facts(model)
         | model_facts(model.encoder)
         | {
             "dimension": model.dimension,
@@ -239,6 +209,21 @@ def facts_of(model: EmbeddingModel) -> dict[str, Any]:
             "sha256": model.sha256,
         }
     )
+
+
+def _name_facts(model: EmbeddingModel) -> dict[str, Any]:
+    name = public_name(model.name)
+    return {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
+
+
+def _teacher_facts(teacher: EmbeddingModel) -> dict[str, Any]:
+    """A teacher's section; of given vectors their names and number, and in it a section of the student's start."""
+    if not isinstance(teacher, Learner):
+        return facts_of(teacher) | teacher_card(teacher.name)
+    target = teacher.target
+    start = _name_facts(teacher) | model_facts(teacher.encoder) | teacher_card(teacher.name)
+    found = {"name": target.name, "num_texts": len(target.texts), "dimension": target.dimension}
+    return found | {"sha256": target.sha256, START: start}
 
 
 def module_kinds(model: EmbeddingModel) -> list[str]:
@@ -398,95 +383,3 @@ def export_pair(
         }
         _write_record(aside, target.name, known)
     return target
-
-
-def embedding_table(
-    models: Mapping[str, Mapping[str, Any]],
-    agreement: Mapping[str, float],
-    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
-) -> str:
-    """Lay costs and scores out as Markdown, shares × 100.
-
-    Args:
-        models: `student`, and `teacher` where there is one → costs.
-        agreement: of [`agreement`], or some of it.
-        scores: task → metric → side → score.
-    """
-    sides = [TEACHER, STUDENT] if TEACHER in models else [STUDENT]
-    if any(ASYMMETRIC in found for metrics in scores.values() for found in metrics.values()):
-        sides.append(ASYMMETRIC)
-    lines: dict[str, Mapping[str, str]] = {
-        name: {side: f"{found[name]:,}" for side, found in models.items() if name in found}
-        for name in (*COSTS, "dimension")
-    }
-    lines |= {name: {STUDENT: f"{100 * agreement[name]:.1f}"} for name in _WORDS if name in agreement}
-    for task, metrics in scores.items():
-        for metric, found in metrics.items():
-            name = f"{task}, {metric.replace('_', ' ')}"
-            lines[name] = {side: f"{100 * score:.1f}" for side, score in found.items()}
-    rows = [[_WORDS.get(name, name), *(cells.get(side, "") for side in sides)] for name, cells in lines.items()]
-    return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
-
-
-def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
-    """Title, headings and cells of a table for each measure of each task in `space_matrix`'s results.
-
-    A row is who encodes queries, a column who encoded the index.
-    """
-    titles = {"ndcg_at_10": "nDCG@10 × 100", "first_hits": "first hits as the teacher's alone, %"}
-    tables = []
-    for task, rows in found.get("tasks", {}).items():
-        measures = next(iter(next(iter(rows.values())).values()))
-        for measure in (name for name in titles if name in measures):
-            cells = []
-            for name, row in rows.items():
-                costs = found["models"][name]
-                scores = [f"{100 * cell[measure]:.1f}" for cell in row.values()]
-                cells.append([name, f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}", *scores])
-            headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
-            tables.append((f"{task}: {titles[measure]}", (headings, cells)))
-    return tables
-
-
-def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
-    """The text of `README.md`.
-
-    Args:
-        name: of the folder.
-        facts: content of `facts.json`.
-    """
-    student, teacher = facts[STUDENT], facts.get(TEACHER)
-    models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
-    summary, base = (
-        f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels.",
-        None,
-    )
-    if teacher:
-        base = teacher["name"] if teacher.get("is_on_hub") is True else None
-        summary += f" Made from {code_span(teacher['name'])} by pruning its encoder and distilling its vectors on "
-        summary += "unlabelled text."
-        if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
-            summary += " They are in its space: an index of its vectors can stay."
-    example = _SINGLE
-    if set(facts["probe"]["vectors"]) != {"query"}:
-        example = _PAIR
-        summary += " Queries are encoded by the student, documents by the teacher."
-    texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
-    if scores := measured.get("scores"):
-        sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}
-        table = embedding_table(sides, {}, scores)
-        texts["comparison"] += f"\n\nScores of tasks, × 100:\n\n{table}"
-    spaces = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(measured.get(SPACE, {}))]
-    further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
-    texts["comparison"] = "\n\n".join(further)
-    pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
-    return fill_card(
-        ModelCardData(**pipeline, base_model=base, license=(teacher or {}).get("licence"), tags=_TAGS),
-        facts["versions"],
-        title=result_title(facts, name),
-        summary=summary,
-        usage=_USAGE.format(here=THIS_FOLDER, example=example),
-        how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
-        paper=paper_words(facts),
-        **texts,
-    )

@@ -18,6 +18,7 @@ from ...distillation.teacher import FrozenTeacher
 from ...training.evaluation_loop import HeldOutEvaluation
 from .model import EmbeddingModel, pooled
 from .similarity import COSINE, compared, pair_similarities, similarities
+from .texts import VECTOR
 
 NUM_NEIGHBOURS = 10
 _ROWS = 256
@@ -43,6 +44,7 @@ class EmbeddingDistillation(DistillationLoss):
 
     The student's pooled states pass the map `projections.dense`, then the teacher's own layers. The map starts as the
     identity and loses a column with each hidden channel. So vectors are in the teacher's space from the first step.
+    Where rows bring their vectors, the map leads to these, and no teacher is asked.
 
     Args:
         student: with its projections, `dense` among them.
@@ -75,12 +77,16 @@ class EmbeddingDistillation(DistillationLoss):
             the directions v of the batch) → this batch's share of the average over the global batch.
         """
         inputs = self.task.with_positions(inputs)
+        given_BD = inputs.pop(VECTOR, None)
         num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         mask_BT = inputs.get("attention_mask")
-        teacher = self.teacher(**forward)
-        teacher_BD = self._compared(self.model.vectors(teacher.last_hidden_state, mask_BT).clone())
+        if given_BD is None:
+            teacher = self.teacher(**forward)
+            teacher_BD = self._compared(self.model.vectors(teacher.last_hidden_state, mask_BT).clone())
+        else:
+            teacher_BD = self._compared(self.model.behind(given_BD))
         student = model(**forward)
         student_BD, _ = self.mapped_and_own(student.last_hidden_state, mask_BT)
         terms = {"vector": vector_error(student_BD, teacher_BD)}
@@ -108,6 +114,15 @@ class EmbeddingDistillation(DistillationLoss):
     def dense(self) -> Any:
         """The map from the student's pooled states to the teacher's."""
         return self.student.projections.dense
+
+
+def pooled_by_teacher(teacher: FrozenTeacher, inputs: Mapping[str, Any], pooling: str) -> torch.Tensor:
+    """The states that a student's map leads to: the teacher's pooled ones in float32, or the vectors of the rows."""
+    if VECTOR in inputs:
+        return inputs[VECTOR]
+    forward = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    states = teacher(exact=True, **forward).last_hidden_state
+    return pooled(states.clone(), inputs.get("attention_mask"), pooling)
 
 
 def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float = 1e-3) -> torch.Tensor:
@@ -229,9 +244,9 @@ class VectorEvaluation(HeldOutEvaluation):
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             states = type(self.student).forward(self.student, **forward).last_hidden_state
             mapped, own = self.distillation.mapped_and_own(states, mask_BT)
-            exact = self.teacher(exact=True, **forward).last_hidden_state
             model = self.distillation.model
-            teacher = compared(model.vectors(exact, mask_BT), model.similarity)
+            exact = pooled_by_teacher(self.teacher, rows, model.settings.pooling)
+            teacher = compared(model.behind(exact), model.similarity)
         return mapped, own, teacher
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> torch.Tensor:

@@ -1,12 +1,9 @@
 """Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
 
 import itertools
-import json
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
-from ...data.corpus import hold_out, load_text
+from ...data.corpus import hold_out
 from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
@@ -27,8 +24,7 @@ from ...files.tensors import load_tensors
 from ...models.architectures import architecture_of
 from ...models.conversion import to_student
 from ...models.cost import MODEL_COSTS
-from ...models.loading import load_encoder
-from ...models.tokenizers import COPY, load_tokenizer, without_unused_segments
+from ...models.widths import widths_of
 from ...tables import aligned_lines, cell
 from ...training.pair import resolve_student
 from ...training_args import with_settings
@@ -36,30 +32,30 @@ from ..fewer_layers import Layers
 from ..masked_words import set_length
 from ..run import Bundle, RunInputs, StudentRun, with_projections
 from ..run_arguments import Log, RunArguments, RunConfig
+from .card import SPACE, STUDENT, TEACHER, space_tables
 from .evaluate import costs_of
-from .folder import (
-    AXES_FILE,
-    SPACE,
-    STUDENT,
-    TEACHER,
-    axes_in,
-    publish_scores,
-    space_tables,
-    write_model,
-)
+from .folder import AXES_FILE, axes_in, publish_scores, write_model
 from .model import EmbeddingModel, reduced
 from .reading import (
     MODULES_FILE,
-    SETTINGS_FILE,
     encoder_config,
     is_embedding_folder,
     kind_of_texts,
     load_embedding_model,
     read_modules,
 )
+from .sources import (
+    EmbeddingRunArguments,
+    Source,
+    VectorsSource,
+    embedding_source,
+    reranking_source,
+    vectors_source,
+)
 from .space import QUERIES, space_matrix, task_of_texts
-from .texts import by_length, mixed, some_paragraphs, tokenize_pairs, tokenize_texts
-from .trainer import check_output
+from .texts import by_length, mixed
+from .trainer import check_for_vectors, check_output
+from .vectors import TeacherVectors
 
 _METRICS = {
     "cosine": "cosine",
@@ -70,47 +66,28 @@ _METRICS = {
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A teacher, and how its text is read.
-
-    Args:
-        model: as the trainer takes it.
-        encoder: the transformers model in it.
-        tokenizer: of the encoder.
-        columns: of the text.
-        rows: documents, a data set a column, the settings of the run, the name of a prompt, what the user calls the
-            documents → rows.
-    """
-
-    model: Any
-    encoder: Any
-    tokenizer: PreTrainedTokenizerBase
-    columns: tuple[str | None, ...]
-    rows: Callable[[list[Any], RunArguments, str | None, str], Any]
-
-
-@dataclass(frozen=True)
 class EmbeddingInputs(RunInputs):
     """What such a run is checked against; `source` has the teacher's weights, as its folder is read as a whole."""
 
-    source: _Source
+    source: Source
 
 
 class EmbeddingRun(StudentRun):
     """A run that distils an embedding model on texts."""
 
     unused: ClassVar[tuple[str, ...]] = ("tokenizer", "teacher_revision", "further_pretraining", "label_column")
+    arguments_class: ClassVar[type[RunArguments]] = EmbeddingRunArguments
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
 
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
-        """Whether a local folder is one of this method's models."""
-        return kind_of_texts(teacher) == self.method
+        """Whether a local folder is one of this method's models, or vectors are given."""
+        return bool(given.get("teacher_vectors")) or (bool(teacher) and kind_of_texts(teacher) == self.method)
 
     def read(self, values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
         """As [`StudentRun.read`]; the teacher is loaded anew, once for all members of a chain."""
-        _embedding_source.cache_clear()
-        _reranking_source.cache_clear()
+        for source in (embedding_source, vectors_source, reranking_source):
+            source.cache_clear()
         return super().read(values, label, flags)
 
     def planned_config(self, teacher: str) -> PreTrainedConfig | None:
@@ -139,9 +116,14 @@ class EmbeddingRun(StudentRun):
                 "max_steps"
             )
 
-    def source(self, settings: RunConfig) -> _Source:
+    def source(self, settings: RunConfig) -> Source:
         """Load a teacher."""
-        return _embedding_source(settings.run.teacher, settings.run.text_column, settings.training.hub_token)
+        run, token = settings.run, settings.training.hub_token
+        if not run.teacher_vectors:
+            return embedding_source(run.teacher, run.text_column, token)
+        check_for_vectors(settings.training)
+        of_files = run.text_column, run.train_split, run.similarity
+        return vectors_source(tuple(run.teacher_vectors), run.start, of_files, token)
 
     def inputs(self, settings: RunConfig) -> EmbeddingInputs:
         """Load the teacher and plan the widths."""
@@ -158,6 +140,8 @@ class EmbeddingRun(StudentRun):
             check_output(settings.training.output, source.model)
         if (layers := getattr(settings.training, "layers", None)) is not None:
             Layers(layers).of(config.num_hidden_layers)
+        if settings.training.student is None and layers is None and isinstance(source, VectorsSource):
+            return EmbeddingInputs(config, source.tokenizer, widths_of(config), source)
         plan = resolve_student(settings.training, config, has_all_layers=layers is None)
         return EmbeddingInputs(config, source.tokenizer, plan, source)
 
@@ -182,14 +166,15 @@ class EmbeddingRun(StudentRun):
         source = self.source(settings)
         if (task := task_of_texts(_held_out_texts(settings, source))) is None:
             return {}
-        teacher = source.model
+        teacher = source.encoder_of(settings.run.eval_data, settings.run.eval_split)
+        known = teacher
         students = [folder / STUDENT_FOLDER for folder in folders]
         if (axes := axes_in(students[0] / AXES_FILE)) is not None:
-            teacher = reduced(teacher, axes)
+            teacher = teacher.along(axes) if isinstance(teacher, TeacherVectors) else reduced(teacher, axes)
         members = {folder.parent.name: load_embedding_model(folder) for folder in students}
         found = space_matrix({TEACHER: teacher, **members}, [task])
         for folder, member in zip(students, members.values(), strict=True):
-            models = costs_of({STUDENT: member, TEACHER: source.model}, model_name(folder))
+            models = costs_of({STUDENT: member, TEACHER: known}, model_name(folder))
             publish_scores(folder, {"models": models, SPACE: found})
         return {SPACE: found}
 
@@ -207,11 +192,12 @@ class EmbeddingRun(StudentRun):
         prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
         train, held_out = [], []
         for name, prompt in zip(run.train_data, prompts, strict=True):
-            documents = _columns([name], run.train_split, "train_data", source, is_stream=run.streaming)
-            label = f"train_data={name!r}"
+            documents = source.documents([name], run.train_split, "train_data", is_stream=run.streaming)
+            argument = "teacher_vectors" if isinstance(source, VectorsSource) else "train_data"
+            label = f"{argument}={name!r}"
             if not run.eval_data:
                 parts = [hold_out(part, label=label) for part in documents]
-                log(f"eval_data is not set: {parts[0][2]} of train_data are held out")
+                log(f"eval_data is not set: {parts[0][2]} of {argument} are held out")
                 documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
                 held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
             train.append(source.rows(documents, run, prompt, label))
@@ -220,7 +206,7 @@ class EmbeddingRun(StudentRun):
                     f"{label} has no text to train on beside what is held out; name eval_data, or other data"
                 )
         if run.eval_data:
-            documents = _columns(run.eval_data, run.eval_split, "eval_data", source)
+            documents = source.documents(run.eval_data, run.eval_split, "eval_data")
             held_out.append(source.rows(documents, run, None, f"eval_data={short_repr(run.eval_data)}"))
         batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
@@ -259,8 +245,9 @@ class EmbeddingRun(StudentRun):
 class RerankerRun(EmbeddingRun):
     """A run that distils a reranker on pairs of texts."""
 
-    unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary")
+    unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary", "start")
     loader = "CrossEncoder"
+    arguments_class = RunArguments
 
     def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
         """Rerankers have no space to share."""
@@ -274,7 +261,9 @@ class RerankerRun(EmbeddingRun):
 
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
         """Whether a local folder is one of one output, whose rows are pairs to rank: it may be a regression, too."""
-        if not super().claims(teacher, given) or given.get("label_column") or given.get("method") is not None:
+        if not teacher or kind_of_texts(teacher) != self.method:
+            return False
+        if given.get("label_column") or given.get("method") is not None:
             return False
         columns = _column_names(given)
         named = given.get("text_column") or given.get("text_columns") or ()
@@ -286,11 +275,11 @@ class RerankerRun(EmbeddingRun):
         if settings.run.streaming:
             raise ValueError(f"streaming=True with method={self.method!r}: pairs can't be streamed; leave it out")
 
-    def source(self, settings: RunConfig) -> _Source:
+    def source(self, settings: RunConfig) -> Source:
         """Load a teacher."""
         run = settings.run
         columns = run.text_column or ",".join(pair_in(_column_names(vars(run))))
-        return _reranking_source(run.teacher, columns or None, settings.training.hub_token)
+        return reranking_source(run.teacher, columns or None, settings.training.hub_token)
 
 
 def _column_names(given: Mapping[str, Any]) -> list[str]:
@@ -306,78 +295,15 @@ def _column_names(given: Mapping[str, Any]) -> list[str]:
         return []
 
 
-@lru_cache(maxsize=1)  # the members of a chain have one teacher
-def _embedding_source(name: str, text_column: str | None, token: str | None) -> _Source:
-    model = load_embedding_model(name, token=token)
-
-    def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        if prompt and prompt not in model.settings.prompts:
-            raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
-        return tokenize_texts(
-            parts[0],
-            model.tokenizer,
-            max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=partial(model.prepared, prompt_name=prompt),
-            # A source whose prompt is named may be one of queries, or of titles.
-            least_characters=None if prompt is None else 1,
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
-        )
-
-    return _Source(model, model.encoder, model.tokenizer, (text_column,), rows)
-
-
-def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
-    if known:
-        return f"train_prompts has {prompt!r}, but the teacher's prompts are {', '.join(known)}; name one of those"
-    name = re.sub(r"\W+", " ", prompt).strip() or "query"
-    text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
-    return (
-        f"train_prompts has {prompt!r}, but the teacher's prompts are none; leave it out, or give the texts "
-        f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
-    )
-
-
-@lru_cache(maxsize=1)
-def _reranking_source(name: str, text_column: str | None, token: str | None) -> _Source:
-    columns = tuple(column.strip() for column in (text_column or "").split(","))
-    if len(columns) != 2 or not all(columns):
-        raise ValueError(
-            f"text_column={short_repr(text_column)}: a reranker reads pairs; name two columns, such as "
-            f"'question,passage'. teacher={name!r} has one label, as rerankers do: if it is a regression, set "
-            "method=homodistil, and label_column where rows have labels"
-        )
-    model = load_encoder(name, token=token)
-    tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
-    without_unused_segments(tokenizer, model.config)
-
-    def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]
-        return tokenize_pairs(
-            datasets.concatenate_datasets(named, axis=1),
-            tokenizer,
-            max_length=run.row_length,
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
-        )
-
-    return _Source(model, model, tokenizer, columns, rows)
-
-
-def _held_out_texts(settings: RunConfig, source: _Source) -> list[str]:
+def _held_out_texts(settings: RunConfig, source: Source) -> list[str]:
     run, most = settings.run, 2 * QUERIES
     if run.eval_data:
-        return some_paragraphs(_columns(run.eval_data, run.eval_split, "eval_data", source)[0], most)
+        return source.some_texts(source.documents(run.eval_data, run.eval_split, "eval_data")[0], most)
     if run.streaming:
         return []
     texts: list[str] = []
     for name in run.train_data:
         label = f"train_data={name!r}"
-        documents = _columns([name], run.train_split, "train_data", source)[0]
-        texts += some_paragraphs(hold_out(documents, label=label)[1], -(-most // len(run.train_data)))
+        documents = source.documents([name], run.train_split, "train_data")[0]
+        texts += source.some_texts(hold_out(documents, label=label)[1], -(-most // len(run.train_data)))
     return texts
-
-
-def _columns(data: list[str], split: str, argument: str, source: _Source, *, is_stream: bool = False) -> list[Any]:
-    settings: dict[str, Any] = {"split": split, "argument": argument, "streaming": is_stream}
-    return [load_text(data, text_column=name, **settings) for name in source.columns]

@@ -10,22 +10,23 @@ from ...models.cost import model_facts
 from .first_hits import first_hits
 from .model import EmbeddingModel
 from .tasks import RetrievalTask, query_ms, retrieval_scores
+from .vectors import Encoder
 
 QUERIES = 400
 """Texts at most that a run looks up among as many others."""
 
 
-def space_matrix(models: Mapping[str, EmbeddingModel], tasks: Sequence[RetrievalTask]) -> dict[str, Any]:
+def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) -> dict[str, Any]:
     """Measure all pairings of models that share a space.
 
     Args:
-        models: name → model; the first is the teacher.
+        models: name → model; the first is the teacher, which may be its vectors of the tasks' texts alone.
         tasks: queries and documents.
 
     Returns:
-        `dict`: `models`: name → `size_bytes` of the encoder and `ms` a query. `tasks`: task → who encodes queries →
-        who encoded the index → `first_hits`, the share that is the teacher's in its own index, and `ndcg_at_10` where
-        answers are known.
+        `dict`: `models`: name → `size_bytes` of the encoder and `ms` a query, of those that are here. `tasks`: task →
+        who encodes queries → who encoded the index → `first_hits`, the share that is the teacher's in its own index,
+        and `ndcg_at_10` where answers are known.
 
     Raises:
         ValueError: vectors of different lengths.
@@ -33,15 +34,15 @@ def space_matrix(models: Mapping[str, EmbeddingModel], tasks: Sequence[Retrieval
     lengths = {name: model.dimension for name, model in models.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"models have vectors of the lengths {lengths}; expected one space, of one length")
-    ms = query_ms(models, tasks[0].queries)
+    here = {name: model for name, model in models.items() if isinstance(model, EmbeddingModel)}
+    ms = query_ms(here, tasks[0].queries)
     costs = {
-        name: {"size_bytes": model_facts(model.encoder)["size_bytes"], "ms": ms[name]}
-        for name, model in models.items()
+        name: {"size_bytes": model_facts(model.encoder)["size_bytes"], "ms": ms[name]} for name, model in here.items()
     }
     return {"models": costs, "tasks": {task.name: _pairings(models, task) for task in tasks}}
 
 
-def _pairings(models: Mapping[str, EmbeddingModel], task: RetrievalTask) -> dict[str, dict[str, dict[str, float]]]:
+def _pairings(models: Mapping[str, Encoder], task: RetrievalTask) -> dict[str, dict[str, dict[str, float]]]:
     teacher = next(iter(models.values()))
     similarity = teacher.similarity
     queries = {name: model.encode(task.queries, prompt_name="query") for name, model in models.items()}

@@ -23,6 +23,8 @@ Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
 LEAST_CHARACTERS = 20
 """Length of a paragraph that makes a row, in text that has others; headings are shorter."""
+VECTOR = "vector"
+"""Column of rows, and input of batches, that holds a text's vector where it is given rather than computed."""
 _BATCHES_IN_A_CHUNK = 64
 _FEATURES = Features({"input_ids": List(Value("int64"))})
 
@@ -215,7 +217,7 @@ class TextCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
 
-        `token_type_ids`, which pairs of texts may have, are padded as well.
+        `token_type_ids`, which pairs of texts may have, are padded as well; a `vector` of each row is kept, float32.
         """
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
         inputs = self.tokenizer.pad(
@@ -223,8 +225,10 @@ class TextCollator:
             pad_to_multiple_of=self.multiple,
             return_tensors="pt",
         )
-        directions = torch.stack(list(self._directions(rows)))
-        return {name: inputs[name] for name in (*names, "attention_mask")} | {"labels": directions}
+        found = {name: inputs[name] for name in (*names, "attention_mask")}
+        if VECTOR in rows[0]:
+            found[VECTOR] = torch.stack([torch.as_tensor(row[VECTOR], dtype=torch.float32) for row in rows])
+        return found | {"labels": torch.stack(list(self._directions(rows)))}
 
     def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
         for row in rows:

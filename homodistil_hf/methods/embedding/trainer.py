@@ -23,15 +23,16 @@ from transformers import PreTrainedConfig
 from ...distillation.tasks import Task
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
+from ...export.facts import LATENCY
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json
-from ...homodistil_args import AtOnceArguments
+from ...homodistil_args import LAYER_SETTINGS, AtOnceArguments
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.tokenizers import padding_multiple
 from ...models.units import UnitTensors
-from ...models.widths import WidthPlan
+from ...models.widths import WidthPlan, widths_of
 from ...trainer import HomoDistilTrainer
 from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
@@ -39,9 +40,10 @@ from ..fewer_layers import Layers, start_shallow
 from .deployable import EMBEDDING
 from .folder import export_embedding_model, student_model
 from .model import EmbeddingModel, pooled, reduced
-from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense
+from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense, pooled_by_teacher
 from .reading import load_embedding_model
-from .texts import TextCollator
+from .texts import VECTOR, TextCollator
+from .vectors import Learner, TeacherVectors, learner_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,10 @@ VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
 LEARNING_RATE = 1e-3
 """With a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
+_HOW = (
+    "A map from its pooled states to the vectors was fitted. Units, where any had to go, were removed by a probe of"
+    " the vectors. Then encoder and map were distilled."
+)
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
 
@@ -61,7 +67,9 @@ LEAST_SPREAD = 0.1
 class EmbeddingDistilArguments(AtOnceArguments):
     """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
 
-    no_part: ClassVar = AtOnceArguments.no_part | {
+    no_part: ClassVar = {
+        name: remedy for name, remedy in AtOnceArguments.no_part.items() if name not in LAYER_SETTINGS
+    } | {
         "mlm_weight": "there are no masked words; use vector_weight",
         "task_weight": "there are no labels; use vector_weight",
         "kl_weight": "there are no logits; use vector_weight",
@@ -151,6 +159,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         Arguments and return as [`DistillationMethod.start_from`].
         """
         args = self.args
+        if isinstance(teacher_model, TeacherVectors):
+            model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
         self.start: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
         self.embedding_model = (
@@ -158,6 +168,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
+        if (target := self.target) is not None:
+            check_for_vectors(args)
+            args.hidden_weight = args.embedding_weight = 0.0
+            args.remove_unused_columns = False  # the model's forward takes no vector
+            self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {target.name}", how=_HOW)
+            if args.student is None and args.layers is None:
+                plan = widths_of(encoder.config)
         if self.start is not None:
             if args.layers is not None:
                 raise ValueError(
@@ -172,6 +189,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         )
         self.matched_layers, args.student = found.matched_layers, found.plan.to_json()
         return Start(found.student, found.whole, found.plan)
+
+    @property
+    def target(self) -> TeacherVectors | None:
+        """The vectors to be learnt, where they are given."""
+        return self.embedding_model.target if isinstance(self.embedding_model, Learner) else None
 
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The embedding model's own, if no other is given."""
@@ -194,6 +216,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def set_up_student(self) -> None:
         """Also freeze the pooler: no vector passes it, and DDP would wait for its gradient."""
         super().set_up_student()
+        if self.target is not None:
+            check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
@@ -206,8 +230,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationMethod.make_distillation`]."""
         projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
-        dense = nn.Linear(size, teacher.exact.config.hidden_size, bias=False, device=self.args.device)
-        nn.init.eye_(dense.weight)
+        wanted = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
+        dense = nn.Linear(size, wanted, bias=False, device=self.args.device)
+        nn.init.eye_(dense.weight) if self.target is None else nn.init.zeros_(dense.weight)  # fitted before any use
         if self.start is not None:
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
@@ -243,8 +268,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         products: Any = 0.0
         for indices in torch.arange(len(rows)).split(self.args.eval_batch_size):
             batch = self.data_collator([rows[index] for index in indices.tolist()])
-            forward = {name: batch[name].to(self.args.device) for name in ("input_ids", "attention_mask")}
-            vectors = model.vectors(teacher(exact=True, **forward).last_hidden_state, forward["attention_mask"])
+            inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+            vectors = model.behind(pooled_by_teacher(teacher, inputs, model.settings.pooling))
             vectors = vectors.cpu().double()  # Apple's devices have no float64
             products = products + vectors.T @ vectors
         axes_ND = torch.linalg.eigh(products).eigenvectors.flip(1).T[:num_axes]
@@ -252,8 +277,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return (axes_ND * signs_N1).float().to(self.args.device)
 
     def start_student(self) -> None:
-        """Score the units; a student of fewer layers needs another map from its start on."""
-        if self.matched_layers is not None:
+        """Score the units; a student of fewer layers, or of given vectors, needs another map from its start on."""
+        if self.matched_layers is not None or self.target is not None:
             self.fit_map()
         super().start_student()
 
@@ -287,13 +312,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             num_texts += int(counts[0])
             mask_BT = batch.get("attention_mask")
             forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-            own, target = (
-                pooled(states.clone(), mask_BT, pooling).cpu().double()
-                for states in (
-                    type(self.model).forward(self.model, **forward).last_hidden_state,
-                    distillation.teacher(exact=True, **forward).last_hidden_state,
-                )
-            )
+            states = type(self.model).forward(self.model, **forward).last_hidden_state
+            target = pooled_by_teacher(distillation.teacher, batch, pooling).cpu().double()
+            own = pooled(states, mask_BT, pooling).cpu().double()
             found = torch.cat([own.T @ own, own.T @ target], 1)
             sums = found if sums is None else sums + found
         sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
@@ -306,6 +327,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
+        if not cast(EmbeddingDistillation, self.distillation).dense.weight.any():  # before the first step
+            self.fit_map()
         metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
         spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
         if not spread >= LEAST_SPREAD:  # of vectors that are no numbers, too
@@ -335,6 +358,39 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             model = student_model(student, dense, reduced(teacher, axes))
         settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
         export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)
+
+    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
+        """As [`DistillationTrainer.run_facts`]; where vectors are given, there is no teacher to be timed."""
+        facts = super().run_facts(format)
+        if self.target is not None:
+            facts[LATENCY] = {name: value for name, value in facts[LATENCY].items() if name != "teacher_ms"}
+        return facts
+
+
+def check_for_vectors(args: EmbeddingDistilArguments) -> None:
+    """Refuse, by a ValueError, settings that compare more of a teacher than its vectors."""
+    for name in ("hidden_weight", "embedding_weight"):
+        if (value := getattr(args, name)) not in (0.0, type(args).__dataclass_fields__[name].default):
+            raise ValueError(
+                f"{name}={value:g} compares states with the teacher's, but of this teacher there are vectors alone "
+                "(teacher_vectors); leave it out"
+            )
+    if args.plain:
+        raise ValueError(
+            "plain=True makes students without a Dense, but one has to lead to the vectors of teacher_vectors; leave "
+            "it out"
+        )
+
+
+def check_columns_of(**data: Any) -> None:
+    """Refuse, by a ValueError, tables of rows without vectors."""
+    for name, rows in data.items():
+        for table in rows.values() if isinstance(rows, dict) else [rows]:
+            if VECTOR not in (getattr(table, "column_names", None) or [VECTOR]):
+                raise ValueError(
+                    f"{name} has the columns {', '.join(table.column_names)}, but not {VECTOR!r}; make rows by "
+                    "tokenize_vectors"
+                )
 
 
 def check_output(output: str | int, model: EmbeddingModel) -> None:

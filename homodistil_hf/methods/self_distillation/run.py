@@ -72,7 +72,7 @@ it. The method is that of
 
 _MAKE_ROOM = "Make room, then go on with resume_from_checkpoint=last"
 FURTHER_FOLDER = "further_pretraining"
-_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights")
+_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights", "start")
 _SHARED = (
     *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),

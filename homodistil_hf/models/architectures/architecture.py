@@ -215,6 +215,7 @@ class Architecture:
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
         dropouts: names of the configuration's dropout rates.
+        keeps_first_layer: configuration → whether the first layer is built unlike the others, so that it must stay.
         is_timed: whether plans/latency/budget.py can time its embeddings and layers.
     """
 
@@ -248,6 +249,7 @@ class Architecture:
     takes_added_masks: bool = True
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    keeps_first_layer: Callable[[PreTrainedConfig], bool] = lambda config: False
     is_timed: bool = False
 
     @property

@@ -40,6 +40,10 @@ def _shares_projections(config: DebertaV2Config) -> bool:
     return getattr(config, "share_att_key", False) or not config.relative_attention
 
 
+def _has_convolution(config: DebertaV2Config) -> bool:
+    return getattr(config, _KERNEL, 0) > 0
+
+
 def _absent(config: DebertaV2Config) -> set[str]:
     absent = set(_HEAD if config.legacy else {**_LEGACY_HEAD, **_UNTIED})
     if getattr(config, "embedding_size", config.hidden_size) == config.hidden_size:
@@ -50,7 +54,7 @@ def _absent(config: DebertaV2Config) -> set[str]:
         absent.add("encoder.rel_embeddings.weight")
     if "layer_norm" not in getattr(config, "norm_rel_ebd", "none"):
         absent |= norm("encoder.LayerNorm").keys()
-    if getattr(config, _KERNEL, 0) <= 0:
+    if not _has_convolution(config):
         absent |= _CONVOLUTION.keys()
     for kind, projection in _OWN.items():
         if _shares_projections(config) or kind not in (config.pos_att_type or ()):
@@ -107,5 +111,6 @@ DEBERTA = Architecture(
     rotates=_shares_projections,
     dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout"),
     takes_added_masks=False,
+    keeps_first_layer=_has_convolution,  # its output is added to that of the first layer
     scores_have_positions=True,
 )

@@ -79,6 +79,7 @@ MODERNBERT = Architecture(
     rotary_kinds=_rotary_kinds,
     is_gated=True,
     is_pre_norm=True,
+    keeps_first_layer=lambda config: True,  # it has no LayerNorm in front of its attention
     takes_added_masks=False,
     scores_have_positions=True,
 )

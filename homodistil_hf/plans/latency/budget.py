@@ -287,10 +287,10 @@ class LatencyBudget:
             raise ValueError(f"student={short_repr(text)} is no positive time; expected for example {_EXAMPLE!r}")
         for name in values:
             if name not in _TYPES:
-                nearest = nearest_name(name, _TYPES)
-                raise ValueError(
-                    f"student={short_repr(text)} has the unknown condition {name!r}; nearest valid: {nearest!r}"
-                )
+                remedy = f"nearest valid: {nearest_name(name, _TYPES)!r}"
+                if name == "layers":
+                    remedy = "fewer layers go with a share of the MACs, such as 'macs=0.25,layers=4'"
+                raise ValueError(f"student={short_repr(text)} has the unknown condition {name!r}; {remedy}")
         conditions: dict[str, Any] = {name: _number(text, value, _TYPES[name]) for name, value in values.items()}
         return cls(limit_ms, Conditions(**conditions))
 

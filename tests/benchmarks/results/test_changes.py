@@ -1,14 +1,17 @@
 """Masks apart from the path to them."""
 
+import pytest
 import torch
 from methods_here import needs
-from tiny_models import GRADUAL
+from tiny_models import GRADUAL, tiny_config
 
-from benchmarks.results.changes import VARIANTS, go_through, units_left
+from benchmarks.results.changes import SHAPES, SIZES, VARIANTS, go_through, units_left
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import encoder_groups
+from homodistil_hf.plans.resolve import resolve_plan
 
 SETTINGS = {"max_steps": 10, "rotate_heads": False}
 SLOWLY = GRADUAL | {"pruning_interval_steps": 1, "pruning_end_fraction": 0.6}
@@ -30,6 +33,15 @@ def test_units_that_are_left_are_those_of_the_teacher(make_trainer):
     assert {name: len(units) for name, units in kept.items()} == {
         name: group.num_units for name, group in encoder_groups(trainer.model).items()
     }
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_variants_of_other_shapes_have_the_same_macs(size):
+    config = tiny_config(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    expected = encoder_macs(resolve_plan(SIZES[size], config))
+    for shapes in SHAPES.values():
+        if size in shapes:
+            assert encoder_macs(resolve_plan(shapes[size], config)) == pytest.approx(expected, rel=0.01)
 
 
 @needs("baselines")

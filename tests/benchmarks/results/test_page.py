@@ -147,14 +147,16 @@ def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
     }
     ablations = [record(variant, kl, method="homodistil", **settings) for variant, (kl, settings) in variants.items()]
     ablations[1]["machine"] = MACHINE | {"processor": "another"}
-    sizes = [record("quarter", kl, method="homodistil", seed=seed) for seed, kl in enumerate((0.50, 0.52, 0.54))]
+    sizes = [
+        record("gradual_quarter", kl, method="homodistil", seed=seed) for seed, kl in enumerate((0.50, 0.52, 0.54))
+    ]
     for name, records in (("sizes", sizes), ("ablations", ablations)):
         for one in records:
             write_record(tmp_path / "runs" / name / "results" / f"{one['cell']}.json", one)
     write_short_runs(tmp_path / "results")
     text = write("--collect", tmp_path / "runs")
     lines = " ".join(text.split())
-    assert "| 1/4 | 4.0 M | 0 | – | 0.520 ± 0.020 (3) | – | – | 17 |" in text
+    assert "| 1/4 | 4.0 M | 0 | – | 0.520 ± 0.020 (3) | – | – | – | 17 |" in text
     assert "| `no_kl` | `kl_weight=0` | 0.700 | +0.200, **worse** |" in text
     assert "One seed counts beyond 0.044 nats (s = 0.0158, 4 degrees of freedom)." in lines
     assert "3 runs of 18 to 18 minutes." in lines

@@ -93,3 +93,18 @@ def test_questions_without_known_answers_are_not_graded():
 def test_rows_without_text(rows, message):
     with pytest.raises(ValueError, match=message):
         check_rows(Dataset.from_dict(rows), Columns(CLASSES, ("text",)), "rows")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"text": ["b"], "answer_start": [2]}, {"text": [], "answer_start": []}],
+        [[{"text": "b", "answer_start": 2}], []],
+        ['{"text": ["b"], "answer_start": [2]}', "[]"],
+    ],
+    ids=["lists", "objects", "JSON"],
+)
+def test_answers_may_be_lists_or_objects(answers):
+    rows = Dataset.from_dict({"question": ["q"] * 2, "context": ["a b"] * 2, "answers": answers})
+    found = question_rows(rows, Columns(ANSWERS, ("question", "context"), ("answers",)), "rows")
+    assert [(row["text"], row["answer_start"]) for row in found["answers"]] == [(["b"], [2]), ([], [])]

@@ -106,3 +106,18 @@ def test_columns_are_named():
 def test_columns_that_are_not_there(kind, rows, given, message):
     with pytest.raises(ValueError, match=message):
         find_columns(Dataset.from_dict(rows), tiny_config(), kind, **given)
+
+
+@pytest.mark.parametrize("labels", [[None] * 3, [""] * 3])
+def test_a_column_without_a_label_is_none(labels):
+    rows = Dataset.from_dict({"text": ["a"] * 3, "label": labels})
+    assert find_columns(rows, tiny_config(num_labels=3), CLASSES).labels == ()
+    of_classes = Dataset.from_dict({"text": ["a"], "label": [-1]}).cast_column("label", ClassLabel(names=["x", "y"]))
+    assert find_columns(of_classes, tiny_config(num_labels=2), CLASSES).labels == ()
+
+
+def test_a_pair_with_a_side_of_another_type_stays_a_pair():
+    rows = Dataset.from_dict({"sentence1": ["a"], "sentence2": [7], "label": [0]})
+    assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("sentence1", "sentence2")
+    rows = Dataset.from_dict({"question": ["a"], "answer": [0]})
+    assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("question",)

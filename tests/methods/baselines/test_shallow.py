@@ -10,7 +10,7 @@ from homodistil_hf.methods.baselines.shallow import ShallowTrainer
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers
-from homodistil_hf.models.widths import widths_of
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 
 @pytest.fixture
@@ -67,6 +67,17 @@ def test_widths_can_be_written_out(shallow):
     assert (written.args.num_layers, written.args.widths) == (3, json.dumps(widths))
     with pytest.raises(ValueError, match=r"widths=.* have 0\.\d+ of the encoder MACs .*; nearest valid: within 3%"):
         shallow(width_multiple=1, widths=widths | {"intermediate_size": 1})
+
+
+def test_a_plan_of_fewer_layers_says_how_many_and_how_wide(shallow):
+    trainer = shallow(student="2x16-2x8-32")
+    assert trainer.args.num_layers == len(trainer.kept.layers) == 2
+    assert trainer.plan == WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
+    assert trainer.matched_layers == (2, 3)
+    assert shallow(student="2x16-2x8-32", num_layers=2).plan == trainer.plan
+    for settings in ({"num_layers": 3}, {"widths": "16-2x8-32"}):
+        with pytest.raises(ValueError, match="but student=2x16-2x8-32 names 2 layers and their widths; leave one of"):
+            shallow(student="2x16-2x8-32", **settings)
 
 
 def test_a_shallow_student_can_be_pruned_at_once(make_trainer):

@@ -18,7 +18,8 @@ PUBLIC_NAMES = [
         "RerankerDistilArguments",
         "RerankerDistilTrainer",
     ),
-    *("by_length", "load_embedding_model", "tokenize_pairs", "tokenize_texts"),
+    *("TeacherVectors", "by_length", "load_embedding_model", "load_teacher_vectors", "tokenize_pairs"),
+    *("tokenize_texts", "tokenize_vectors"),
 ]
 
 PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_embeddings import make_sentence_folder
 
-from homodistil_hf.methods.embedding.folder import space_tables
+from homodistil_hf.methods.embedding.card import space_tables
 from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.space import space_matrix, task_of_texts
 from homodistil_hf.methods.embedding.tasks import RetrievalTask, retrieval_scores

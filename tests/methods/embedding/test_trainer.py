@@ -222,6 +222,19 @@ def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
     assert trainer.kept.hidden_size < 32
 
 
+@pytest.mark.parametrize(
+    ("settings", "shares"), [({}, [0.5, 0.5, 0.5]), ({"layers_end_fraction": 0.5}, [1.0, 0.5625, 0.5])]
+)
+def test_layers_go_by_their_scores_at_once_or_gradually(make_embedding_trainer, tmp_path, settings, shares):
+    trainer = make_embedding_trainer(student="1x16-2x8-32", max_steps=4, logging_steps=1, **settings)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["kept_fraction_layers"] for entry in logs] == [*shares, 0.5]
+    assert logs[0]["kept_fraction_hidden"] == 0.5
+    assert len(trainer.model.encoder.layer) == len(trainer.matched_layers) == 1
+    assert_same_vectors(trainer, load_embedding_model(trainer.export(tmp_path / "student")))
+
+
 def test_milliseconds_say_nothing_of_fewer_layers(make_embedding_trainer):
     with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
         make_embedding_trainer(layers=1, student="latency_ms=5")

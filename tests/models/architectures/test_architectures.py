@@ -134,12 +134,15 @@ def test_attention_is_the_same_eager_and_fused(architecture, head, config):
 
 def test_fewer_layers_are_those_of_the_model(architecture, head, config):
     student = student_of(architecture, head, **config)
-    first = 0 if architecture.is_pre_norm else 1  # which has no LayerNorm before it there
+    first = 0 if architecture.keeps_first_layer(student.config) else 1
     shallow = keep_layers(student, [first])
     assert widths_of(shallow.config).layers == widths_of(student.config).layers[first : first + 1]
     inputs = make_batch(head.kind.name)
     assert logits_of(shallow, inputs).isfinite().all()
     assert shallow.config.num_hidden_layers == 1
+    if first == 0:
+        with pytest.raises(ValueError, match=r"layers=\[1\] lack layer 0, which is built unlike the others: keep it"):
+            keep_layers(student, [1])
 
 
 def test_hidden_states_begin_with_the_embeddings_and_end_with_the_last(architecture, head, config):

@@ -267,6 +267,7 @@ def test_budgets_are_read(text, budget):
         ("latency_ms=0", "is no positive time; expected for example"),
         ("latency_ms=inf", "is no positive time; expected for example"),
         ("latency_ms=5,latency_ms=6", "says something twice; expected for example"),
+        ("latency_ms=5,layers=4", "unknown condition 'layers'; fewer layers go with a share of the MACs, such as"),
         ("latency_ms=5,lenght=64", "has the unknown condition 'lenght'; nearest valid: 'length'"),
         ("latency_ms=5,length=many", "is no latency budget; expected for example"),
     ],

@@ -1,0 +1,171 @@
+"""Ways to a small model of a task: prune its teacher, or start from a general student, or from fewer FFN neurons.
+
+    homodistil sweep examples/sweeps/sizes.json --only "gradual_*,seed=0"     the general students, by size
+    python -m benchmarks.studies.tasks --tasks sst2 stsb --sizes 1/4 --rows 3000 --ways pruned general
+
+A teacher is fine-tuned on all rows of its task, once, from the masked-LM teacher in --data_dir. A student sees some of
+them. Cells that are recorded are not run again, and every cell is a folder of --output_dir.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.results.changes import SIZES, share_of
+from benchmarks.results.students import GRADUAL
+from homodistil_hf.cli import main as homodistil
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.strict_json import read_json_object, read_json_rows
+
+RECORD, PAGE = Path("docs/results/tasks.jsonl"), Path("docs/task_ways.md")
+FOLDERS = {
+    **dict.fromkeys(("sst2", "mrpc", "stsb"), "glue/{}"),
+    **dict.fromkeys(("chemprot", "scierc", "twitter_emotion"), "domain/{}"),
+    "qnli": "glue/qnli_part",
+    "squad": "squad_v2_part",
+}
+"""Task → its folder of --data_dir; `punctuation` is made of the text there."""
+METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1"}
+"""Task → metric; accuracy of all others."""
+WAYS = ("pruned", "general", "neurons")
+MOST_EVAL_ROWS = 1000
+_MARKS = {",": "COMMA", ".": "PERIOD"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=[*FOLDERS, "punctuation"], required=True)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1/4"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[3000])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["pruned", "general"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings other than the defaults")
+    parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument(
+        "--students", type=Path, default=Path("runs/sweeps/sizes"), help="output of the sweep of sizes"
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/tasks"))
+    given = parser.parse_args()
+    names = ("task", "size", "rows", "way", "seed")
+    for values in product(given.tasks, given.sizes, given.rows, given.ways, given.seeds):
+        cell = dict(zip(names, values, strict=True)) | {"settings": dict(pair.split("=") for pair in given.set)}
+        if cell not in [{name: row[name] for name in cell} for row in _recorded()]:
+            row = json.dumps(cell | run(cell, given) | {"machine": machine_facts()})
+            with RECORD.open("a", encoding="utf-8") as file:
+                file.write(row + "\n")
+
+
+def _recorded() -> list[dict[str, Any]]:
+    return read_json_rows(RECORD, str(RECORD)) if RECORD.is_file() else []
+
+
+def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Distil one student; returns what it and its teacher score on the same held-out rows."""
+    rows = write_rows(cell["task"], given.data_dir, given.output_dir / cell["task"])
+    teacher = fine_tuned_teacher(cell["task"], rows, given)
+    settings = "".join(f",{name}={value}" for name, value in cell["settings"].items())
+    size = cell["size"].replace("/", "-")
+    folder = rows / f"{cell['way']},{size},{cell['rows']},{cell['seed']}{settings}"
+    values = {
+        "teacher": teacher,
+        "train_data": _some_rows(rows, cell["rows"]),
+        "eval_data": rows / "eval.parquet",
+        "output_dir": folder,
+        "seed": cell["seed"],
+        **_start(cell, folder, rows, teacher, given.students),
+        **cell["settings"],
+    }
+    if not (folder / "results.json").is_file():
+        homodistil(["distill", *_flags(values), "--overwrite_output_dir", "--logging_steps", "100"])
+    results = read_json_object(folder / "results.json", str(folder))
+    alone, student = results["models"][0], results["evaluation"]
+    metric = METRICS.get(cell["task"], "task_accuracy")
+    scores = {"teacher": alone[metric], "student": student[metric], "metric": metric, "kl": student["kl"]}
+    return scores | {"steps": results["steps"], "seconds": results["time_s"]}
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def _start(cell: Mapping[str, Any], folder: Path, rows: Path, teacher: Path, students: Path) -> dict[str, Any]:
+    """Where a student starts: the teacher itself, a general student, or the teacher without some FFN neurons."""
+    if cell["way"] == "pruned":
+        return {"student": SIZES[cell["size"]]}
+    if cell["way"] == "general":
+        variant = next(variant for variant, size in GRADUAL.items() if size == cell["size"])
+        return {"start": students / f"{variant},seed=0"}
+    fewer, share = folder.with_name(f"{folder.name},neurons"), share_of(cell["size"])
+    texts = _some_rows(rows, cell["rows"])
+    if not fewer.is_dir():
+        homodistil(["prune", *_flags({"model": teacher, "unlabeled_data": texts, "macs": share, "output_dir": fewer})])
+    return {"start": fewer}
+
+
+def fine_tuned_teacher(task: str, rows: Path, given: argparse.Namespace) -> Path:
+    """Fine-tune the masked-LM teacher on all rows of a task, with the defaults and one learning rate."""
+    folder = rows / "teacher"
+    if not (folder / "results.json").is_file():
+        values = {"model": given.data_dir / "teacher", "train_data": rows / "train.parquet"}
+        values |= {"eval_data": rows / "eval.parquet", "output_dir": folder, "learning_rate": 1e-4}
+        homodistil(["finetune", *_flags(values), "--max_train_steps", "1500"])
+    return folder / "model"
+
+
+# Rows
+
+
+def write_rows(task: str, data_dir: Path, folder: Path) -> Path:
+    """Write train.parquet and eval.parquet of a task, with the columns that it has; returns their folder."""
+    if not (folder / "eval.parquet").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, name in (("train", "train"), ("validation", "eval")):
+            table = punctuation_rows(data_dir, split) if task == "punctuation" else _rows_of(task, data_dir, split)
+            most = len(table) if name == "train" else MOST_EVAL_ROWS
+            table.sample(frac=1, random_state=0).head(most).to_parquet(folder / f"{name}.parquet", index=False)
+    return folder
+
+
+def _rows_of(task: str, data_dir: Path, split: str) -> pd.DataFrame:
+    table = pd.read_parquet(data_dir / FOLDERS[task].format(task) / f"{split}.parquet")
+    if task == "squad":  # the answers of SQuAD v1: questions that have one
+        table = table[[len(answers["text"]) > 0 for answers in table["answers"]]]
+    return table.drop(columns=["idx", "title", "label_name"], errors="ignore")
+
+
+def punctuation_rows(data_dir: Path, split: str) -> pd.DataFrame:
+    """Lower-cased words without their marks, and what each one lost: capitals, comma, period."""
+    texts = pd.read_parquet(data_dir / "corpora/wikipedia" / f"{split}.parquet")["text"]
+    found = [row for text in texts for row in _lower_cased(text)]
+    return pd.DataFrame(found[:40_000], columns=["tokens", "tags"])
+
+
+def _lower_cased(text: str) -> Iterator[tuple[list[str], list[str]]]:
+    for line in text.splitlines():
+        words = [found for word in line.split() if (found := re.match(r"^\W*(\w[\w'’-]*)(\W*)$", word))]
+        for start in range(0, len(words) - 11, 40):
+            row = words[start : start + 40]
+            yield [found[1].lower() for found in row], [_tag(found[1], found[2][-1:]) for found in row]
+
+
+def _tag(word: str, mark: str) -> str:
+    """`CAPITAL_COMMA` of `Paris,`; `O` of a word that lost nothing."""
+    lost = [*(["CAPITAL"] if word[0].isupper() else []), *([_MARKS[mark]] if mark in _MARKS else [])]
+    return "_".join(lost) or "O"
+
+
+def _some_rows(rows: Path, count: int) -> Path:
+    file = rows / f"train-{count}.parquet"
+    if not file.is_file():
+        pd.read_parquet(rows / "train.parquet").head(count).to_parquet(file, index=False)
+    return file
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""A general student that learns a task beside its fine-tuned teacher: a fresh head, projections by least squares."""
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..data.task_rows.kinds import VALUES, kind_of
+from ..distillation.projections import LeastSquares
+from ..export.export_folder import load_export
+from ..export.student_in_folder import student_in
+from ..models.architectures import HEADS
+from ..models.architectures.architecture import (
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
+from ..models.loading import load_encoder, load_encoder_config
+from .fine_tuning import FineTuningSettings, fresh_answerer, fresh_classifier, fresh_tagger, head_linears
+
+_TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
+_FITTING_BATCHES = 16
+_OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")
+
+
+def is_of_a_task(class_name: str) -> bool:
+    """Whether a class of a model predicts labels of a task, and so is fine-tuned.
+
+    Example:
+    ```python
+    >>> is_of_a_task("BertForTokenClassification"), is_of_a_task("BertForMaskedLM")
+    (True, False)
+
+    ```
+    """
+    head = HEADS.get(class_name)
+    return head is not None and head.kind in _TASKS
+
+
+def general_pair(model: Any, teacher: Any, *, token: str | None, seed: int) -> tuple[Any, Any] | None:
+    """A general model with a fresh head, and its teacher, loaded; None where the pair is another one.
+
+    Args:
+        model: Hub name, folder or a loaded model; general if it predicts masked words.
+        teacher: the same, or None; fine-tuned for a task, else the pair is another one.
+        token: of the Hub.
+        seed: of the head.
+    """
+    if not is_of_a_task(_class_name(teacher, token, "teacher")) or is_of_a_task(_class_name(model, token, "model")):
+        return None
+    general = load_general(model, token=token, argument="model") if isinstance(model, str) else model
+    guide = load_encoder(teacher, token=token) if isinstance(teacher, str) else teacher
+    return with_head_of(guide, general, seed=seed), guide
+
+
+def general_folder(model: str) -> tuple[str, bool]:
+    """The folder of a model, which may be in that of a run, and whether it is an export; a Hub name as it is."""
+    folder = Path(os.path.expanduser(model))
+    if not folder.is_dir():
+        return model, False
+    found = student_in(folder)
+    return str(found.folder), found.kind == "export"
+
+
+def load_general(model: str, *, token: str | None, argument: str) -> PreTrainedModel:
+    """Load a general model; of an export or a finished run without the padding of its stock class."""
+    folder, is_export = general_folder(model)
+    return load_export(folder) if is_export else load_encoder(folder, token=token, argument=argument)
+
+
+def _class_name(model: Any, token: str | None, argument: str) -> str:
+    if not isinstance(model, str):
+        return type(model).__name__
+    name: str = load_encoder_config(general_folder(model)[0], token=token, argument=argument).architectures[0]
+    return name
+
+
+def with_head_of(teacher: PreTrainedModel, encoder: PreTrainedModel, *, seed: int) -> PreTrainedModel:
+    """A stock model around a copy of an encoder, with a fresh head for a fine-tuned teacher's labels.
+
+    Args:
+        teacher: gives kind, names and number of the labels.
+        encoder: of a stock class or a student's, with a head of masked words or none.
+        seed: of the head.
+    """
+    kind, config = HEADS[type(teacher).__name__].kind, teacher.config
+    how: dict[str, Any] = {"dropout": FineTuningSettings.dropout_fraction, "seed": seed}
+    if kind is QUESTION_ANSWERING:
+        model = fresh_answerer(encoder.base_model, **how)
+    elif kind is TOKEN_CLASSIFICATION:
+        model = fresh_tagger(encoder.base_model, config.num_labels, **how)
+    else:
+        model = fresh_classifier(encoder.base_model, config.num_labels, **how)
+    for name in _OF_THE_LABELS:
+        if hasattr(config, name):
+            setattr(model.config, name, getattr(config, name))
+    model.name_or_path = encoder.name_or_path
+    return model
+
+
+@torch.no_grad()
+def fit_to_teacher(trainer: Any) -> None:
+    """Fit a student's projections to its teacher's states by least squares over the first batches; collective.
+
+    A regression's answers begin at the teacher's mean answer, for the reason in `fine_tuning.start_at_mean`.
+
+    Args:
+        trainer: a `DistillationTrainer` before its first step.
+    """
+    student, teacher, task = trainer.model.eval(), trainer.distillation.teacher.exact, trainer.distillation.task
+    projections = student.projections
+    matrices = {place: matrix for place, matrix in enumerate([projections.embedding, *projections.hidden]) if matrix}
+    found, answers_R = LeastSquares(), []
+    for inputs, _ in itertools.islice(trainer.first_batches(), _FITTING_BATCHES):
+        read = task.model_inputs(inputs)
+        outputs = [model(**read, output_hidden_states=True) for model in (student, teacher)]
+        own, target = ([output.hidden_states[place] for place in matrices] for output in outputs)
+        found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
+        answers_R.append(task.rows(outputs[1], inputs))
+
+    def reduce(sums: torch.Tensor, reduction: str = "sum") -> torch.Tensor:
+        reduced: torch.Tensor = trainer.accelerator.reduce(sums.to(trainer.args.device), reduction)
+        return reduced
+
+    found.fit(matrices.values(), reduce)
+    if kind_of(student.config, type(student).__name__) == VALUES:
+        output = [layer for layer in head_linears(student) if layer.bias is not None][-1]  # projections have none
+        output.bias.copy_(reduce(torch.cat(answers_R).mean(0), "mean"))

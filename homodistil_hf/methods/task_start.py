@@ -1,0 +1,79 @@
+"""The general student that a task's run starts from: found in its folder, compared with the fine-tuned teacher."""
+
+from pathlib import Path
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..evaluation.general_start import general_folder, is_of_a_task
+from ..export.facts import read_export_facts
+from ..files.messages import short_repr
+from ..models.architectures import architecture_of, max_tokens
+from ..models.loading import load_encoder_config
+from ..models.tokenizers import load_tokenizer
+from ..models.widths import WidthPlan, widths_of
+from .run_arguments import RunConfig
+
+START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}
+"""Factors of the loss of such a run, where no others are given: those of `homodistil finetune --teacher`."""
+_WITHOUT_PART = {
+    "student": "the student keeps the widths of its start",
+    "pruning_end_fraction": "nothing is pruned",
+    "num_scoring_batches": "nothing is pruned",
+}
+_ANOTHER = "start from a student that was made from the model that the teacher was fine-tuned from"
+
+
+def check_start_settings(settings: RunConfig, method: str) -> None:
+    """Refuse, by a ValueError, settings that have no part beside `start`."""
+    start = settings.run.start
+    if method != "homodistil":
+        raise ValueError(f"start={start!r} has no place with method={method!r}; leave out one of them")
+    for name, reason in _WITHOUT_PART.items():
+        if name in settings.given:
+            value = short_repr(settings.given[name])
+            raise ValueError(f"{name}={value} beside start={start!r}: {reason}; leave out one of them")
+
+
+def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> WidthPlan:
+    """Widths of a general student, once its configuration is compared with the teacher's; no weights are read.
+
+    Raises:
+        ValueError: no general student, or one of another architecture, other words, layers or positions.
+        OSError: it can't be read.
+    """
+    run, training = settings.run, settings.training
+    start, token = run.start, training.hub_token
+    folder, is_export = general_folder(start)
+    config = load_encoder_config(folder, token=token, argument="start")
+    if is_of_a_task(config.architectures[0]):
+        raise ValueError(
+            f"start={start!r} is a {config.architectures[0]}, fine-tuned already; expected a general student, which "
+            "predicts masked words"
+        )
+    compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
+    compared["vocab_size"] = [config.vocab_size, teacher.vocab_size]
+    if training.hidden_weight or "hidden_weight" not in settings.given:
+        compared["num_hidden_layers"] = [config.num_hidden_layers, teacher.num_hidden_layers]
+    for what, (own, other) in compared.items():
+        if own != other:
+            remedy = ", or set hidden_weight=0" if what == "num_hidden_layers" else ""
+            raise ValueError(
+                f"start={start!r} has {what}={own}, the teacher {run.teacher!r} {other}; {_ANOTHER}{remedy}"
+            )
+    _check_words(start, load_tokenizer(folder, token=token, argument="start"), run.teacher, tokenizer)
+    if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
+        raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
+    forms = read_export_facts(Path(folder))["forms"] if is_export else None
+    if forms:  # the stock class has padding, which is cut off
+        return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers)
+    return widths_of(config)
+
+
+def _check_words(start: str, own: PreTrainedTokenizerBase, teacher: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    words, others = (sorted(one.get_vocab().items(), key=lambda item: item[1]) for one in (own, tokenizer))
+    for (word, number), (other, _) in zip(words, others, strict=False):
+        if word != other:
+            raise ValueError(
+                f"start={start!r} reads {short_repr(word)} as token {number}, the teacher {teacher!r} "
+                f"{short_repr(other)}; {_ANOTHER}"
+            )

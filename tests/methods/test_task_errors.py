@@ -1,0 +1,215 @@
+"""Launches that a newcomer gets wrong, kind by kind: nothing is trained or left behind, and the remedy is named."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from task_rows import KINDS, rows_of_kind, write_kind
+from tiny_files import own_cache
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.cli import main
+
+
+def each(**cells):
+    """All rows with other cells: values, or functions of a row."""
+    return lambda row, place: row | {name: cell(row) if callable(cell) else cell for name, cell in cells.items()}
+
+
+def fifth(**cells):
+    """One row with other cells."""
+    return lambda row, place: row | (cells if place == 4 else {})
+
+
+def only(*names):
+    """Rows of these columns."""
+    return lambda row, place: {name: row[name] for name in names}
+
+
+def spans(*found):
+    """Texts with spans in place of words with tags."""
+    return lambda row, place: {"text": "w7  w8", "spans": list(found)}
+
+
+EVERY_KIND: dict[str, tuple[Any, str]] = {
+    "no file": ({"train_data": "./none.csv"}, "train_data='./none.csv' does not exist; expected a file, .*, .csv,"),
+    "too few rows": (3, "train_data has 3 rows; expected 8 or more"),
+    "no rows": (0, "is an empty data set (0 bytes in 1 files); expected text in them"),
+    "a broken line": (b'{"text": "w7"}\n{"text": "w', "line 2 is no JSON: .*; mend that line"),
+    "another column of texts": ({"text_columns": "txet"}, "lacks the column text_columns='txet'; nearest valid: '"),
+    "another column of labels": ({"label_column": "lable"}, "lacks the column label_column='lable'; nearest valid: '"),
+    "a stream": ({"streaming": True}, "streaming=True has no place with method='homodistil'; leave it out"),
+    "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
+    "no held-out file": ({"eval_data": "./none.csv"}, "eval_data='./none.csv' does not exist"),
+}
+OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
+    "classes": {
+        "unknown": (fifth(label="godo"), "has the label 'godo' (1 row); .* bad, fair, good; nearest valid: 'good'"),
+        "out of range": (each(label=3), "has the label 3 (43 rows); the model has the classes 0 … 2; correct or drop"),
+        "negative": (each(label=-2), "has the label -2 (43 rows); the model has the classes 0 … 2; correct or drop"),
+        "a fraction": (each(label=0.5), "has the label 0.5 (43 rows); the model's classes are bad, fair, good"),
+        "several": (each(label=["bad"]), "expected one class a row: for several, set problem_type"),
+        "an object": (each(label={"a": 1}), "holds {'a': 1}; expected one class a row"),
+        "names and numbers": (fifth(label=1), "has the label '1' (1 row); .* nearest valid: "),
+        "a text is missing": (fifth(text=None), "has 1 row without 'text', the first is row 5; drop them"),
+        "texts are numbers": (
+            each(text=7),
+            "column 'text' holds int64; expected a text a row: name other text_columns",
+        ),
+        "texts are lists": (each(text=["w7"]), "column 'text' holds List; expected a text a row"),
+        "not a number": (fifth(text=float("nan")), "line 5 holds NaN, which is no JSON"),
+        "words first": ({"further_pretraining": '{"max_steps": 2}'}, "further_pretraining=.* has no place with"),
+    },
+    "pairs": {
+        "a text is missing": (fifth(sentence2=None), "has 1 row without 'sentence2', the first is row 5; drop them"),
+        "a text is empty": (fifth(sentence2=""), "has 1 row without 'sentence2', the first is row 5; drop them"),
+        "a side is of numbers": (each(sentence2=7), "column 'sentence2' holds int64; expected a text a row"),
+        "out of range": (fifth(label=2), "has the label 2 (1 row); the model has the classes 0 … 1; correct or drop"),
+        "counted from 1": (each(label=lambda row: row["label"] + 1), "they count from 1: subtract 1"),
+        "names": (
+            each(label="yes"),
+            "have no names, only numbers 0 … 1: number the rows, or set id2label and label2id",
+        ),
+        "three columns": ({"text_columns": ["sentence1", "sentence2", "label"]}, "none surely with text, or two of a"),
+        "one twice": ({"text_columns": ["sentence1"] * 2}, "have one twice; name one, or two of a pair"),
+        "a text as label": ({"label_column": "sentence1"}, "label_column='sentence1' holds the text; name the column"),
+        "two settings": ({"text_column": "label", "text_columns": ["sentence1"]}, "leave one of them out"),
+    },
+    "several labels": {
+        "unknown": (fifth(labels=["sad"]), "has the label 'sad' (1 row); .* bad, fair, good; nearest valid: 'bad'"),
+        "one of a list": (each(labels="bad, saad"), "has the label 'saad' (43 rows); .* nearest valid: 'bad'"),
+        "in JSON": (each(labels='["saad"]'), "has the label 'saad' (43 rows); .* nearest valid: 'bad'"),
+        "out of range": (each(labels=[3]), "has the label 3 (43 rows); the model has the classes 0 … 2"),
+        "too many zeros and ones": (each(labels=[0, 1, 1, 0]), "has rows of 4 zeros and ones, the model has 3 labels"),
+        "lists in lists": (each(labels=[["bad"]]), "has the label ['bad'], which is no class: correct or drop"),
+        "objects": (each(labels={"bad": 1}), "has the label {'bad': 1}, which is no class: correct or drop"),
+        "names and numbers": (fifth(labels=["bad", 1]), "has the label 1 (1 row); the model's classes are bad, fair"),
+        "a text as label": (
+            {"label_column": "text"},
+            "label_column='text' holds the text; name the column with labels",
+        ),
+        "columns of two": (lambda row, place: {"text": row["text"], "bad": 1, "good": 0}, "but lacks 'fair'; add a"),
+        "a text is missing": (fifth(text=""), "has 1 row without 'text', the first is row 5; drop them"),
+    },
+    "values": {
+        "a word": (each(score="high"), "has the label 'high'; expected a finite number a row: correct or drop it"),
+        "a word among numbers": (fifth(score="n/a"), "has the label 'n/a'; expected a finite number a row"),
+        "not a number": (fifth(score=float("nan")), "line 5 holds NaN, which is no JSON"),
+        "infinite": (fifth(score="inf"), "has the label 'inf'; expected a finite number a row: correct or drop it"),
+        "beyond float32": (fifth(score=1e40), "has the label 1e+40; expected a finite number a row"),
+        "a comma": (each(score="1,5"), "has the label '1,5'; expected a finite number a row"),
+        "two": (each(score=[1.0, 2.0]), "has the label [1.0, 2.0]; expected a finite number a row"),
+        "an object": (each(score={"a": 1}), "has the label {'a': 1}; expected a finite number a row"),
+        "a text is missing": (fifth(sentence1=None), "has 1 row without 'sentence1', the first is row 5; drop them"),
+        "a side is of numbers": (each(sentence1=7), "column 'sentence1' holds int64; expected a text a row"),
+    },
+    "two values": {
+        "one": ({"label_column": "joy"}, "column 'joy' has the label .*; expected 2 finite numbers a row"),
+        "three": ({"label_column": "joy,fear,text"}, "label_column='text' holds the text"),
+        "a column is missing": (only("text", "joy"), "but lacks 'fear'; add a column for each, or drop all of them"),
+        "another name": ({"label_column": "joy,feer"}, "lacks the column label_column='feer'; nearest valid: 'fear'"),
+        "a word": (each(joy="x"), "has the label ['x', .*]; expected 2 finite numbers a row: correct or drop it"),
+        "a word among numbers": (fifth(joy="high"), "has the label ['high', .*]; expected 2 finite numbers a row"),
+        "infinite": (fifth(fear="-inf"), "has the label [.*, '-inf']; expected 2 finite numbers a row"),
+        "not a number": (fifth(joy=float("nan")), "line 5 holds NaN, which is no JSON"),
+        "lists of three": (
+            lambda row, place: {"text": row["text"], "labels": [1.0, 2.0, 3.0]},
+            "has the label [1.0, 2.0, 3.0]; expected 2 finite numbers a row",
+        ),
+        "lists of words": (
+            lambda row, place: {"text": row["text"], "labels": ["a", "b"]},
+            "has the label ['a', 'b']; expected 2 finite numbers a row",
+        ),
+        "a text is missing": (fifth(text=""), "has 1 row without 'text', the first is row 5; drop them"),
+    },
+    "tags": {
+        "fewer than words": (
+            fifth(ner_tags=["O"]),
+            "has 1 tags for .* words in row 4; expected one a word: correct or",
+        ),
+        "unknown": (each(ner_tags=lambda row: ["B-ORG"] * len(row["tokens"])), "has the label 'B-ORG' .*'B-PER'"),
+        "out of range": (each(ner_tags=lambda row: [7] * len(row["tokens"])), "the model has the classes 0 … 2"),
+        "a fraction": (each(ner_tags=lambda row: [0.5] * len(row["tokens"])), "has the label 0.5 .* O, B-PER, I-PER"),
+        "lists in lists": (each(ner_tags=lambda row: [["O"]] * len(row["tokens"])), "which is no class: correct or"),
+        "no words": (fifth(tokens=[], ner_tags=[]), "has 1 row without 'tokens', the first is row 5; drop them"),
+        "a null among words": (fifth(tokens=["w7", None], ner_tags=["O", "O"]), "has 1 row without 'tokens'"),
+        "tags beside a text": (each(tokens="w7 w8"), "tags for 2 words in row 1; expected one a word"),
+        "tags as words": ({"text_columns": "ner_tags", "label_column": "tokens"}, "column 'ner_tags' holds List"),
+        "a span behind the text": (spans([0, 50, "PER"]), "has the span [0, 50, 'PER'] in a text of 6 characters"),
+        "a span backwards": (spans([4, 1, "PER"]), "expected start, end (behind the last character, counted from 0)"),
+        "a span of nothing": (spans([2, 3, "PER"]), "has the span [2, 3, 'PER'], which covers no word: drop it"),
+        "a span without a type": (spans([0, 2]), "has the span [0, 2] in a text of 6 characters; expected start, end"),
+        "a span of another type": (spans([0, 2, "ORG"]), "has the label 'ORG' (43 rows); the model's classes are O,"),
+        "a span of other keys": (spans({"from": 0, "to": 2, "label": "PER"}), "expected start, end (behind the last"),
+        "tags in place of spans": (spans("B-PER", "O"), "tags of words stand beside a list of words, tokens"),
+    },
+    "answers": {
+        "elsewhere": (each(answers={"text": ["w1"], "answer_start": [0]}), "row 1 has answers=.* at its answer_start"),
+        "behind the context": (
+            fifth(answers={"text": ["w7"], "answer_start": [500]}),
+            "row 5 has answers=.* drop the",
+        ),
+        "before the context": (fifth(answers={"text": ["w7"], "answer_start": [-1]}), "row 5 has answers=.* drop the"),
+        "a text alone": (
+            each(answers=lambda row: row["answers"]["text"][0]),
+            "expected the lists text and answer_start",
+        ),
+        "texts alone": (each(answers=lambda row: row["answers"]["text"]), "expected the lists text and answer_start"),
+        "no place": (each(answers={"text": ["w7"]}), "row 1 has answers={'text': ['w7']}; expected the lists text"),
+        "two places": (each(answers={"text": ["w7"], "answer_start": [0, 3]}), "of one length, and each text in its"),
+        "a place in words": (
+            each(answers={"text": ["w7"], "answer_start": ["x"]}),
+            "row 1 has answers=.*counted from 0",
+        ),
+        "of two types": (fifth(answers="w7"), "row 5 has answers='w7'; expected the lists text and answer_start"),
+        "no context": (only("question", "answers"), "expected question and context, and answers .*: rename them"),
+        "an empty context": (fifth(context=None), "has 1 row without 'context', the first is row 5; drop them"),
+        "contexts are numbers": (each(context=7), "column 'context' holds int64; expected a text a row"),
+        "questions alone": ({"text_columns": "question"}, "expected question and context, and answers"),
+    },
+}
+CASES = [(kind, case) for kind in KINDS for case in (*EVERY_KIND, *OF_A_KIND[kind])]
+
+
+@pytest.fixture(scope="module")
+def settings_of_kinds(tmp_path_factory):
+    """Kind → settings of a run that would go well."""
+    folder = tmp_path_factory.mktemp("kinds")
+    return {name: write_kind(folder / name.replace(" ", "_"), name) for name in KINDS}
+
+
+def _wrong(kind: str, change: Any, file: Path) -> dict[str, Any]:
+    """Settings of a launch: others, or those of a file with other rows."""
+    if isinstance(change, dict):
+        return change
+    rows = rows_of_kind(kind).to_list()
+    if isinstance(change, int):
+        rows = rows[:change]
+    elif callable(change):
+        rows = [change(row, place) for place, row in enumerate(rows)]
+    file.write_bytes(change if isinstance(change, bytes) else "\n".join(map(json.dumps, rows)).encode())
+    return {"train_data": str(file)}
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES, ids=[f"{kind}: {case}" for kind, case in CASES])
+def test_a_wrong_launch_trains_nothing_and_names_the_remedy(
+    settings_of_kinds, tmp_path, monkeypatch, capsys, kind, case
+):
+    own_cache(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
+    change, message = (EVERY_KIND | OF_A_KIND[kind])[case]
+    settings = settings_of_kinds[kind] | {"output_dir": str(tmp_path / "run")}
+    settings |= _wrong(kind, change, tmp_path / "rows.jsonl")
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert main(["distill", str(tmp_path / "config.json")]) == 2
+    error = capsys.readouterr().err
+    pattern = ".*".join(map(re.escape, message.split(".*")))
+    assert re.search(pattern, error, re.DOTALL), error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_there_are_ten_for_each_kind():
+    assert {kind for kind in KINDS if len(OF_A_KIND[kind]) < 10} == set()

@@ -1,0 +1,234 @@
+"""Every kind of fine-tuned teacher in every way that a run can go: one table, kind × way.
+
+The ways: JSON, flags, Python, without labels, two ranks, resumed, a chain of sizes with fewer words; and what comes
+out: a stock class, a pipeline, an export that verifies. `test_task_start.py` has runs from a general student.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import as_ranks
+from task_rows import KINDS, SMALL, rows_of_kind, write_kind
+from tiny_files import assert_same_weights, own_cache, write_teacher
+from transformers import AutoConfig, AutoTokenizer, pipeline
+
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.cli import main
+from homodistil_hf.data.task_rows.held_out import keep_aside
+from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, find_columns, kind_of
+from homodistil_hf.experiments.config import run_of as settings_of
+from homodistil_hf.experiments.distill import run
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.methods.registry import run_named
+from homodistil_hf.methods.task_models import REPORTED
+from homodistil_hf.models.loading import load_encoder
+
+OF_PRUNING = ("student", "num_scoring_batches")
+STARTED = "from a general model"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request, tmp_path_factory):
+    """Kind, settings, lines and results of a run with labels, whose folder has `run/`."""
+    name = request.param
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp(name.replace(" ", "_"))
+        own_cache(monkeypatch, folder / "cache")
+        settings, lines = write_kind(folder, name), []
+        results = run(settings_of(settings, "settings"), lines.append)
+    return name, settings, lines, results
+
+
+def _by_json(finished, folder, ranks):
+    """The first lines say what was understood, the results what was reached, in the words of the task."""
+    name, settings, lines, results = finished
+    kind = KINDS[name][0]
+    assert lines[0].startswith(f"{settings['teacher']} predicts ")
+    assert f"{', '.join(results['rows']['text_columns'][:1])}" in lines[0]
+    assert results["rows"]["kind"] == kind
+    assert results["rows"]["num_train_rows"] + results["rows"]["num_eval_rows"] == 48
+    assert lines[1].startswith("eval_data is not set: ")
+    assert lines[2].startswith("max_seq_length=16: ")
+    assert ("contexts are cut into windows" in lines[2]) == (kind == ANSWERS)
+    teacher, student = results["models"]
+    own = [metric for metric in REPORTED[kind] if metric in student]
+    assert own
+    assert teacher["kl"] == 0 < student["kl"]
+    assert all(isinstance(model[metric], float) for model in (teacher, student) for metric in own)
+    assert ("agreement" in student) == (kind != VALUES)
+
+
+def _by_flags(finished, folder, ranks):
+    _, settings, _, _ = finished
+    words = [word for key, value in settings.items() for word in _flag(key, value, folder)]
+    assert main(["distill", *words]) == 0
+    assert_same_weights(folder / "run" / "student", Path(settings["output_dir"]) / "student")
+
+
+def _flag(name, value, folder):
+    if name == "output_dir":
+        value = folder / "run"
+    value = value[0] if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else value
+    return [f"--{name}"] if value is True else [f"--{name}", str(value)]
+
+
+def _in_python(finished, folder, ranks):
+    """Raw rows are tokenized as the command does it."""
+    name, settings, _, results = finished
+    rows = rows_of_kind(name)
+    config = AutoConfig.from_pretrained(settings["teacher"])
+    train, aside, _ = keep_aside(rows, find_columns(rows, config, kind_of(config)))
+    own = {key: value for key, value in settings.items() if key not in ("teacher", "train_data", "output_dir")}
+    trainer = HomoDistilTrainer(
+        settings["teacher"],
+        HomoDistilTrainingArguments(str(folder / "run"), **own),
+        train_dataset=train,
+        eval_dataset=aside,
+        processing_class=AutoTokenizer.from_pretrained(settings["teacher"]),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {key: metrics[f"eval_{key}"] for key in results["evaluation"]} == results["evaluation"]
+    trainer.export(folder / "student")
+    assert_same_weights(folder / "student", Path(settings["output_dir"]) / "student")
+
+
+def _without_labels(finished, folder, ranks):
+    name = finished[0]
+    settings, lines = write_kind(folder, name, has_labels=False), []
+    settings |= {"method": "homodistil"} if name == "values" else {}  # pairs without labels are a reranker's
+    results = run(settings_of(settings, "settings"), lines.append)
+    assert lines[0].endswith(", no labels")
+    teacher, student = results["models"]
+    assert teacher["kl"] == 0 < student["kl"]
+    assert results["evaluation"]["loss"] == results["evaluation"]["kl"]
+    assert not {"task_loss", "task_accuracy", *REPORTED[KINDS[name][0]]} & results["evaluation"].keys()
+
+
+def _on_two_ranks(finished, folder, ranks):
+    name, _, _, results = finished
+    found = ranks[name]
+    assert found["evaluation"] == pytest.approx(results["evaluation"], rel=1e-3, abs=1e-4)
+    teachers = [{key: one[key] for key in one if key != "name"} for one in (found["models"][0], results["models"][0])]
+    assert teachers[0] == pytest.approx(teachers[1], rel=1e-5, abs=1e-6)
+
+
+def _resumed(finished, folder, ranks):
+    _, settings, _, results = finished
+    shutil.copytree(settings["output_dir"], folder / "run")
+    shutil.rmtree(folder / "run" / "student")
+    shutil.rmtree(folder / "run" / "checkpoint-4")
+    again = run(settings_of({**settings, "output_dir": str(folder / "run"), "resume_from_checkpoint": "last"}, "it"))
+    assert again["evaluation"] == results["evaluation"]
+    assert_same_weights(folder / "run" / "student", Path(settings["output_dir"]) / "student")
+
+
+def _as_a_chain_of_fewer_words(finished, folder, ranks):
+    name = finished[0]
+    chain = {"student": [SMALL, SMALL | {"intermediate_size": 16}], "vocabulary": "keep=64"}
+    settings = write_kind(folder, name) | chain | {"save_strategy": "no", "max_steps": 2}
+    settings |= {"text_column": "sentence1, sentence2"} if name == "values" else {}
+    results = run(settings_of(settings, "settings"), lambda line: None)
+    assert len(results["models"]) == 3
+    assert results["rows"]["kind"] == KINDS[name][0]
+    students = [AutoConfig.from_pretrained(folder / "run" / one["folder"] / "student") for one in results["members"]]
+    assert [(one.vocab_size, one.intermediate_size) for one in students] == [(64, 32), (64, 16)]
+    tokens = AutoTokenizer.from_pretrained(folder / "run" / results["members"][1]["folder"] / "student")
+    assert len(tokens) == 64
+
+
+def _to_a_stock_class(finished, folder, ranks):
+    _, settings, _, results = finished
+    export = Path(settings["output_dir"]) / "student"
+    teacher, student = (AutoConfig.from_pretrained(one) for one in (settings["teacher"], export))
+    assert student.architectures == teacher.architectures
+    assert student.id2label == teacher.id2label
+    assert student.problem_type == teacher.problem_type
+    assert student.hidden_size == 16
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    assert tokenizer("w7 w8")["input_ids"] == AutoTokenizer.from_pretrained(settings["teacher"])("w7 w8")["input_ids"]
+    assert read_facts(export)["data"]["max_tokens"] == results["rows"]["max_seq_length"] < 128
+
+
+def _to_a_pipeline(finished, folder, ranks):
+    """The closing lines run, and a pipeline's scores are those of the model's activation."""
+    name, settings, _, results = finished
+    kind, export = KINDS[name][0], str(Path(settings["output_dir"]) / "student")
+    text = run_named("homodistil", settings["teacher"]).summary(results, settings["output_dir"])
+    lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
+    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
+    exec(code.replace("…", "w7 w8"), {})
+    if kind in (ANSWERS, TAGS):
+        return
+    model, tokenizer = load_encoder(export), AutoTokenizer.from_pretrained(export)
+    with torch.no_grad():
+        logits = model(**tokenizer("w7 w8", return_tensors="pt")).logits[0]
+    expected = {VALUES: logits, LABELS: logits.sigmoid()}.get(kind, logits.softmax(-1))
+    given = "none" if kind == VALUES else None
+    found = pipeline("text-classification", export, top_k=None, function_to_apply=given, device="cpu")("w7 w8")
+    scores = {entry["label"]: entry["score"] for entry in (found[0] if isinstance(found[0], list) else found)}
+    names = [model.config.id2label[number] for number in range(len(logits))]
+    assert [scores[label] for label in names] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def _verified(finished, folder, ranks):
+    assert main(["verify", str(Path(finished[1]["output_dir"]) / "student")]) == 0
+
+
+_QUICK = {"json": _by_json, "stock class": _to_a_stock_class, "pipeline": _to_a_pipeline}
+_SLOW = {
+    "flags": _by_flags,
+    "python": _in_python,
+    "unlabelled": _without_labels,
+    "resumed": _resumed,
+    "chain of fewer words": _as_a_chain_of_fewer_words,
+    "verified": _verified,
+}
+WAYS = {**_QUICK, **_SLOW, "two ranks": _on_two_ranks}
+
+
+def _started(folder, name):
+    """The settings of a run that starts from a general model."""
+    settings = {key: value for key, value in write_kind(folder, name).items() if key not in OF_PRUNING}
+    return settings | {"start": str(write_teacher(folder / "general", intermediate_size=24))}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Results of two ranks, by kind, and those of `STARTED`; all in one launch."""
+    folder, configs = tmp_path_factory.mktemp("ranks"), {}
+    for name in (*KINDS, STARTED):
+        own = folder / name.replace(" ", "_")
+        settings = _started(own, "values") if name == STARTED else write_kind(own, name)
+        configs[name] = own / "config.json"
+        configs[name].write_text(json.dumps(settings | {"per_device_train_batch_size": 4, "save_strategy": "no"}))
+    done = as_ranks(Path(__file__).parents[1] / "support" / "task_ranks.py", *configs.values())
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {name: json.loads((file.parent / "run" / "results.json").read_text()) for name, file in configs.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_general_student_fits_its_teacher_on_two_ranks_alike(ranks, tmp_path):
+    alone = run(settings_of(_started(tmp_path, "values") | {"save_strategy": "no"}, "it"), lambda line: None)
+    assert ranks[STARTED]["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *_QUICK,
+        *(pytest.param(way, marks=pytest.mark.slow) for way in _SLOW),
+        pytest.param("two ranks", marks=[pytest.mark.slow, pytest.mark.distributed]),
+    ],
+)
+def test_every_kind_goes_every_way(finished, way, tmp_path, request):
+    WAYS[way](finished, tmp_path, request.getfixturevalue("ranks") if way == "two ranks" else None)

@@ -1,0 +1,186 @@
+"""A general student that learns a task beside its fine-tuned teacher: every kind, both forms, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from task_rows import KINDS, SMALL, rows_of_kind, write_kind
+from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
+from transformers import AutoConfig, AutoTokenizer
+
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.data.task_rows.held_out import keep_aside
+from homodistil_hf.data.task_rows.kinds import find_columns, kind_of
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.config import run_of as settings_of
+from homodistil_hf.experiments.distill import run
+from homodistil_hf.experiments.student import student_run
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.student_in_folder import export_model_from
+
+OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
+OF_PRUNING = ("student", "num_scoring_batches")
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory):
+    """The finished run of a general student."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("general")
+        own_cache(monkeypatch, folder / "cache")
+        # A width that no stock class has.
+        layers = [SMALL | {"intermediate_size": 24}, SMALL]
+        student = {
+            "hidden_size": 16,
+            "layers": [{k: v for k, v in one.items() if k != "hidden_size"} for one in layers],
+        }
+        config = write_config(folder, max_steps=2, save_strategy="no", student=student, num_scoring_batches=2)
+        run(parse_run([str(config)]), lambda line: None)
+        export_model_from(folder / "run", folder / "compact", format="compact")
+    return folder / "run"
+
+
+def started(folder, name, start, **how):
+    """The settings of a run of a kind that starts from a general student."""
+    settings = {key: value for key, value in write_kind(folder, name, **how).items() if key not in OF_PRUNING}
+    return settings | {"start": str(start)}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request, general, tmp_path_factory):
+    """Kind, settings and results of a run with labels."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("started")
+        own_cache(monkeypatch, folder / "cache")
+        settings = started(folder, request.param, general)
+        return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
+
+
+def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
+    name, settings, results = finished
+    teacher, student = results["models"]
+    assert teacher["kl"] == 0 < student["kl"]
+    assert results["rows"]["kind"] == KINDS[name][0]
+    assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
+    facts = read_facts(Path(settings["output_dir"]) / "student")
+    assert facts["settings"]["started_as"] == "student"
+    assert (
+        "starting from a smaller general model" in (Path(settings["output_dir"]) / "student" / "README.md").read_text()
+    )
+
+
+def test_the_export_is_stock_with_the_teachers_labels(finished):
+    _, settings, _ = finished
+    folder = Path(settings["output_dir"]) / "student"
+    teacher, student = (AutoConfig.from_pretrained(one) for one in (settings["teacher"], folder))
+    assert student.architectures == teacher.architectures
+    assert (student.id2label, student.problem_type) == (teacher.id2label, teacher.problem_type)
+    assert student.hidden_size == 16
+
+
+@pytest.mark.slow
+def test_python_does_the_same(finished, general, tmp_path):
+    name, settings, _ = finished
+    rows, config = rows_of_kind(name), AutoConfig.from_pretrained(settings["teacher"])
+    train, aside, _ = keep_aside(rows, find_columns(rows, config, kind_of(config)))
+    own = {key: value for key, value in settings.items() if key not in ("teacher", "start", "train_data")}
+    own |= {"output_dir": str(tmp_path / "run"), "hidden_weight": 1.0, "embedding_weight": 0.0}
+    trainer = HomoDistilTrainer(
+        str(general / "student"),
+        HomoDistilTrainingArguments(**own),
+        teacher_model=settings["teacher"],
+        train_dataset=train,
+        eval_dataset=aside,
+        processing_class=AutoTokenizer.from_pretrained(settings["teacher"]),
+    )
+    trainer.train()
+    trainer.export(tmp_path / "student")
+    assert_same_weights(tmp_path / "student", Path(settings["output_dir"]) / "student")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
+    _, settings, results = finished
+    shutil.copytree(settings["output_dir"], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "student")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    again = run(settings_of({**settings, "output_dir": str(tmp_path / "run"), "resume_from_checkpoint": "last"}, "it"))
+    assert again["evaluation"] == results["evaluation"]
+    assert_same_weights(tmp_path / "run" / "student", Path(settings["output_dir"]) / "student")
+
+
+def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
+    """The loss is the one of `homodistil finetune --teacher`, and a regression begins at its teacher's mean answer."""
+    settings = started(tmp_path, "values", general, has_labels=True)
+    made = settings_of(settings | {"learning_rate": 0.0}, "it")
+    trainer = student_run(made).trainer(made, lambda line: None)
+    assert trainer.distillation.weights | {"mlm": 0} == {
+        **{"mlm": 0, "task": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 0.0, "attention": 0.0}
+    }
+    trainer.train()
+    student, teacher = trainer.model.eval(), trainer.distillation.teacher.exact
+    batches = [trainer._prepare_inputs(batch) for batch in trainer.get_train_dataloader()]
+    states, answers = [], []
+    with torch.no_grad():
+        for batch in batches:
+            read = {name: tensor for name, tensor in batch.items() if name != "labels"}
+            outputs = [model(**read, output_hidden_states=True) for model in (student, teacher)]
+            states.append([output.hidden_states[2][read["attention_mask"].bool()] for output in outputs])
+            answers.append(outputs[1].logits)
+    own, target = (torch.cat(side) for side in zip(*states, strict=True))
+    best = torch.linalg.lstsq(own, target, driver="gelsd").solution
+    torch.testing.assert_close(student.projections.hidden[1].weight.T.detach(), best, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(student.classifier.bias.detach(), torch.cat(answers).mean(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classes", "tags"])
+def test_labels_are_not_needed(general, tmp_path, name):
+    results = run(settings_of(started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
+    assert "task_loss" not in results["evaluation"]
+    assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
+
+
+def _rename_word(folder):
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"w7"', '"v7"'))
+
+
+REFUSED = {
+    "a chain": ({"student": [SMALL]}, r"student=.* beside start=.*keeps the widths of its start; leave out one"),
+    "a size": ({"student": "macs=0.25"}, "student='macs=0.25' beside start="),
+    "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' beside start=.*keeps the words of its start"),
+    "pruning": ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 beside start=.*nothing is pruned"),
+    "a baseline": ({"method": "one_shot"}, "start=.* has no place with method='one_shot'"),
+    "nothing there": ({"start": "./none"}, "start='./none' does not exist"),
+    "a task's": ({"start": "TEACHER"}, "start=.* is a BertForSequenceClassification, fine-tuned already"),
+    "words": ({"teacher": "WORDS"}, "start=.* has no place with teacher=.*, which predicts masked words"),
+    "layers": ({"num_hidden_layers": 3}, "has num_hidden_layers=3, the teacher .* 2; .*or set hidden_weight=0"),
+    "vocabulary": ({"vocab_size": 90}, "has vocab_size=90, the teacher .* 96; start from a student that was made"),
+    "positions": ({"max_position_embeddings": 24}, "reads 24 tokens, fewer than the teacher; set max_seq_length=24"),
+    "other words": ({}, "start=.* reads 'v7' as token 7, the teacher .* 'w7'; start from a student that was made"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
+    changes, message = REFUSED[case]
+    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
+    settings = started(tmp_path, "classes", general)
+    places = {"TEACHER": settings["teacher"], "WORDS": str(general / "student")}
+    of_model = {name: value for name, value in changes.items() if name in OF_MODEL}
+    changes = {name: places.get(str(value), value) for name, value in changes.items() if name not in OF_MODEL}
+    if of_model or case == "other words":
+        changes["start"] = str(write_teacher(tmp_path / "other", **of_model))
+    if case == "other words":
+        _rename_word(tmp_path / "other")
+    with pytest.raises((ValueError, OSError), match=message):
+        run(settings_of(settings | changes, "settings"), lambda line: None)
+    assert not Path(settings["output_dir"]).exists()

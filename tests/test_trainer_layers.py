@@ -1,0 +1,147 @@
+"""A student of fewer layers: which stay, what is compared, what its export, card, checkpoints and errors say."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from run_traces import SaveAt
+from tiny_models import GRADUAL, make_teacher
+from transformers import AutoModelForMaskedLM
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.export.facts import FACTS_FILE
+from homodistil_hf.export.student_in_folder import export_model_from
+from homodistil_hf.methods.formats import verify_export
+from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.models.architectures.modeling_layerwise import encoder_layers
+from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.pruning.gates import LayerGates
+
+PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+SETTINGS = GRADUAL | {"max_steps": 10, "student": PLAN | {"num_hidden_layers": 2}, "num_scoring_batches": 2}
+
+
+@pytest.fixture
+def deep(make_trainer) -> Any:
+    """A trainer from a teacher of four layers to a student of two."""
+
+    def make(**settings: Any) -> HomoDistilTrainer:
+        return make_trainer(model=make_teacher(num_hidden_layers=4), **SETTINGS | settings)
+
+    return make
+
+
+def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
+    trainer = deep(attention_weight=0.1, kept_layers=[0, 3], max_steps=20)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    shares = [entry["kept_fraction_layers"] for entry in logs]
+    gates = [(1 - step / 6) ** 3 for step in range(6)]
+    assert shares[:6] == pytest.approx([0.5 + 0.5 * gate for gate in gates])
+    assert set(shares[6:]) == {0.5}
+    assert trainer.is_finished
+    assert trainer.kept == trainer.plan == WidthPlan.from_dict(PLAN, 2)
+    assert len(encoder_layers(trainer.model)) == trainer.model.config.num_hidden_layers == 2
+    assert list(trainer.matched_layers) == [2, 3]
+    assert trainer.distillation.recorders["teacher"].layers == [0, 3]
+    assert len(trainer.model.projections.hidden) == len(trainer.kept_heads) == 2
+    own = set(trainer.model.parameters())
+    assert {one for group in trainer.bare_optimizer.param_groups for one in group["params"]} == own
+    folder = trainer.export(tmp_path / "student")
+    stock = AutoModelForMaskedLM.from_pretrained(folder)
+    assert (type(stock).__name__, stock.config.num_hidden_layers) == ("BertForMaskedLM", 2)
+    facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    assert facts["student"]["num_hidden_layers"] == 2
+    assert facts["teacher"]["num_hidden_layers"] == 4
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert (
+        "It has 2 of the 4 layers that it began with (0, 3); the others faded out from 0% to 30% of the run." in card
+    )
+    assert verify_export(folder).problems == ()
+
+
+def test_the_least_important_layers_go(deep, monkeypatch):
+    seen, choose = [], LayerGates.choose
+    monkeypatch.setattr(LayerGates, "choose", lambda self, scores: seen.append(scores.cpu()) or choose(self, scores))
+    trainer = deep()
+    trainer.train()
+    (scores,) = seen
+    assert len(scores.unique()) == 4
+    assert trainer.pruner.gates.kept == tuple(sorted(scores.topk(2).indices.tolist()))
+
+
+def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
+    trainer = deep(attention_weight=0.1, kept_layers=[0, 3])
+    whole = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(4.0), torch.tensor(8.0)]
+    distillation = trainer.distillation
+    assert float(distillation._sum("hidden", whole)) == 15
+    distillation.fade((0, 3), 0.5)
+    assert float(distillation._sum("hidden", whole)) == 0.5 + 1 + 4 + 8  # matched: the states behind 2 and 3
+    assert float(distillation._sum("attention", whole)) == 1 + 1 + 2 + 8
+    distillation.leave_out((0, 3))
+    assert float(distillation._sum("hidden", whole[2:])) == 12
+
+
+def test_at_once_layers_go_before_the_first_step(make_trainer):
+    trainer = make_trainer(
+        model=make_teacher(num_hidden_layers=4),
+        trainer_class=METHODS["one_shot"],
+        student=SETTINGS["student"],
+        max_steps=2,
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["kept_fraction_layers"] for entry in logs] == [0.5, 0.5]
+    assert "those with the lowest scores were removed before the first step." in trainer.card.how
+
+
+def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
+    trainer = deep(callbacks=[SaveAt(1, 2)])
+    trainer.train()
+    for step, number in ((1, 4), (2, 2)):  # g is 0.30 after two of three steps
+        folder = export_model_from(tmp_path / f"run/checkpoint-{step}", tmp_path / f"of-{step}", allow_partial=True)
+        assert AutoModelForMaskedLM.from_pretrained(folder).config.num_hidden_layers == number
+    with pytest.raises(ValueError, match="the student has not reached its plan yet"):
+        export_model_from(tmp_path / "run/checkpoint-1", tmp_path / "refused")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kept_layers": [0, 1, 2]}, r"kept_layers=\[0, 1, 2\]: student asks for 2 of 4 layers"),
+        ({"kept_layers": "0"}, "kept_layers=0: expected indices of layers, rising from 0"),
+        ({"kept_layers": [0.5]}, r"kept_layers=\[0\.5\]: expected indices of layers"),
+        ({"student": PLAN, "kept_layers": [0, 1]}, "kept_layers='.*' has no part in this run: the student keeps all"),
+        ({"student": PLAN, "layers_end_fraction": 0.5}, "layers_end_fraction=0.5 has no part in this run"),
+        ({"layers_end_fraction": 0.0}, "layers_end_fraction=0.0 would prune before the first step"),
+        (
+            {"importance_metric": "magnitude", "num_scoring_batches": 16},
+            "importance_metric='magnitude' scores weights",
+        ),
+        ({"student": PLAN | {"num_hidden_layers": 5}}, "num_hidden_layers=5, but its teacher has 4; nearest valid: 4"),
+    ],
+    ids=str,
+)
+def test_impossible_layers_are_refused(deep, settings, message):
+    with pytest.raises(ValueError, match=message):
+        deep(**settings)
+
+
+@pytest.mark.parametrize("method", ["tinybert", "minilm", "scratch"])
+def test_other_methods_keep_all_layers(make_trainer, method):
+    with pytest.raises(
+        ValueError, match=f"method='{method}' is impossible .* the plan has 2 layers, but this method keeps"
+    ):
+        make_trainer(
+            model=make_teacher(num_hidden_layers=4),
+            trainer_class=METHODS[method],
+            student={"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "num_hidden_layers": 2},
+        )
+
+
+def test_a_student_without_layers_can_not_go_back_to_one_with_them(deep, tmp_path):
+    trainer = deep(callbacks=[SaveAt(1)])
+    trainer.train()
+    with pytest.raises(ValueError, match="left, the checkpoint's has others; resume in a new trainer"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-1"))
