@@ -79,7 +79,7 @@ class Plan(Command):
     def run(self) -> int:
         """Print the plan."""
         from ..models.cost import cost_fractions, planned_facts
-        from ..plans.advice import advise, check_num_tokens, deep_cut, read_advice
+        from ..plans.advice import check_num_tokens, deep_cut
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -105,23 +105,12 @@ class Plan(Command):
             costs["latency"] = latency["facts"]
         if warning := deep_cut(costs["cost_fractions"]["encoder_macs"]):
             print(f"homodistil: warning: {warning}", file=sys.stderr)
-        advice, num_tokens = None, self.num_tokens
-        if num_tokens is not None:
-            costs["run"] = planned_run(num_tokens, config.hidden_size)
-        if self.time:
-            costs["timing"] = _timed(self, costs.get("run", {}))
-            num_tokens = costs["timing"]["num_tokens"] if _predicts_masked_words(config) else None
-        if num_tokens is not None:
-            teacher, measured = read_advice()
-            macs = costs["cost_fractions"]["encoder_macs"]
-            advice = advise(macs, num_tokens, measured=measured, teacher=teacher)
+        costs |= _of_the_run(self, config, costs["cost_fractions"]["encoder_macs"])
         if self.json:
-            print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
+            print(json.dumps(costs, indent=2))
             return 0
         lines = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
-        lines += [format_planned_latency(costs["latency"]) if latency else None]
-        lines += [format_planned_run(costs["run"]) if "run" in costs else None]
-        lines += [_timing_lines(costs) if self.time else None, advice]
+        lines += [format_planned_latency(costs["latency"]) if latency else None, *_run_lines(costs)]
         print("\n\n".join(filter(None, lines)))
         return 0
 
@@ -152,10 +141,31 @@ def _timed(flags: Plan, run: Mapping[str, Any]) -> dict[str, Any]:
     return time_run(values, log_progress)
 
 
-def _timing_lines(costs: Mapping[str, Any]) -> str:
-    from ..experiments.timing import format_timing
+def _of_the_run(flags: Plan, config: Any, encoder_macs: float) -> dict[str, Any]:
+    """How the run is trained, its time and memory here, and what was measured of such runs; each where asked for."""
+    from ..plans.advice import advise, read_advice
 
-    return format_timing(costs["timing"])
+    found: dict[str, Any] = {}
+    num_tokens = flags.num_tokens
+    if num_tokens is not None:
+        found["run"] = planned_run(num_tokens, config.hidden_size)
+    if flags.time:
+        found["timing"] = _timed(flags, found.get("run", {}))
+        num_tokens = found["timing"]["num_tokens"] if _predicts_masked_words(config) else None
+    if num_tokens is not None:
+        teacher, measured = read_advice()
+        found["advice"] = advise(encoder_macs, num_tokens, measured=measured, teacher=teacher)
+    return found
+
+
+def _run_lines(costs: Mapping[str, Any]) -> list[str]:
+    """What [`_of_the_run`] found, in words."""
+    lines = [format_planned_run(costs["run"])] if "run" in costs else []
+    if "timing" in costs:
+        from ..experiments.timing import format_timing
+
+        lines.append(format_timing(costs["timing"]))
+    return [*lines, *filter(None, [costs.get("advice")])]
 
 
 def _predicts_masked_words(config: Any) -> bool:

@@ -15,8 +15,8 @@ import torch
 from transformers import TrainerCallback
 
 from ..methods.run_arguments import Log
-from ..training_args import with_settings
 from ..training.progress import ShortProgress
+from ..training_args import with_settings
 from .config import run_of
 from .student import make_trainer
 
