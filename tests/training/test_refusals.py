@@ -82,9 +82,9 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     ),
     "teacher of another task": (
         lambda make: make(
-            model=make_teacher("question_answering"), teacher_model=make_teacher("token_classification")
+            model=make_teacher("sequence_classification"), teacher_model=make_teacher("token_classification")
         ),
-        "teacher has class=HomoBertForTokenClassification, the student HomoBertForQuestionAnswering",
+        "teacher has class=HomoBertForTokenClassification, the student HomoBertForSequenceClassification",
     ),
     "teacher of a task without its rows": (
         lambda make: make(teacher_model=make_teacher("token_classification"), student=None),
