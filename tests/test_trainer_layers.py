@@ -110,7 +110,9 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
     ("settings", "message"),
     [
         ({"kept_layers": [0, 1, 2]}, r"kept_layers=\[0, 1, 2\]: student asks for 2 of 4 layers"),
-        ({"kept_layers": "0"}, "kept_layers=0: expected indices of layers, rising from 0"),
+        ({"kept_layers": "0"}, "kept_layers='0': expected indices of layers, rising from 0"),
+        ({"kept_layers": "0,3"}, "kept_layers='0,3': expected indices of layers"),
+        ({"kept_layers": 3}, "kept_layers=3: expected indices of layers"),
         ({"kept_layers": [0.5]}, r"kept_layers=\[0\.5\]: expected indices of layers"),
         ({"student": PLAN, "kept_layers": [0, 1]}, "kept_layers='.*' has no part in this run: the student keeps all"),
         ({"student": PLAN, "layers_end_fraction": 0.5}, "layers_end_fraction=0.5 has no part in this run"),

@@ -73,6 +73,21 @@ def cascade_table(results: Mapping[str, Any]) -> list[str]:
     return markdown_table(["to the teacher, %", "first hits as the teacher's, %", "nDCG@10", "its MACs"], cells)
 
 
+def vectors_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A row a variant and rate, behind the teacher; questions are the variant's, documents the teacher's."""
+    cells = []
+    for name, rate, side in ((TEACHER, "", TEACHER), *((row["variant"], f"{row['rate']:g}", STUDENT) for row in rows)):
+        row = rows[max(len(cells) - 1, 0)]
+        retrieving = TEACHER if side == TEACHER else ASYMMETRIC
+        scores = [row["scores"]["stsb"]["spearman"][side]]
+        scores += [row["scores"][task]["ndcg_at_10"][retrieving] for task in ("qnli_part", "squad_part")]
+        scores += [row["agreement"][kind] if side == STUDENT else 1.0 for kind in AGREEMENT]
+        size = f"{row['num_parameters'] / 1e6:.1f} M" if side == STUDENT else ""
+        cells.append([name, rate, *(f"{100 * score:.1f}" for score in scores), size])
+    return markdown_table(["", "rate", "STS-B", "QNLI", "SQuAD", "cosine", "neighbours", "parameters"], cells)
+
+
+VECTORS = Study(Path("docs/results/studies/teacher_vectors.json"), PAGE, lambda rows: {"vectors": vectors_table(rows)})
 CASCADE = Study(Path("docs/results/studies/cascade.json"), PAGE, lambda results: {"cascade": cascade_table(results)})
 TASKS = Study(Path("docs/results/embedding_tasks.json"), PAGE, lambda read: {"tasks": tasks_table(read["students"])})
 SPEED = Study(Path("docs/results/embedding_speed.json"), PAGE, lambda read: {"speed": speed_table(read["models"])})

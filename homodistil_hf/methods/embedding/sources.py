@@ -16,6 +16,7 @@ from ...files.messages import short_repr
 from ...models.loading import load_encoder
 from ...models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ..run_arguments import RunArguments
+from .model import EmbeddingModel
 from .reading import SETTINGS_FILE, load_embedding_model
 from .texts import some_paragraphs, tokenize_pairs, tokenize_texts
 from .vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
@@ -134,13 +135,11 @@ def embedding_source(name: str, text_column: str | None, token: str | None) -> S
     model = load_embedding_model(name, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        if prompt and prompt not in model.settings.prompts:
-            raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
         return tokenize_texts(
             parts[0],
             model.tokenizer,
             max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=partial(model.prepared, prompt_name=prompt),
+            prepare=_prompted(model, prompt),
             # A source whose prompt is named may be one of queries, or of titles.
             least_characters=None if prompt is None else 1,
             num_proc=run.preprocessing_num_workers,
@@ -148,6 +147,13 @@ def embedding_source(name: str, text_column: str | None, token: str | None) -> S
         )
 
     return Source(model, model.encoder, model.tokenizer, (text_column,), rows)
+
+
+def _prompted(model: EmbeddingModel, prompt: str | None) -> Callable[[str], str]:
+    """Put the prompt of a name before texts; a ValueError where the model has none of that name."""
+    if prompt and prompt not in model.settings.prompts:
+        raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
+    return partial(model.prepared, prompt_name=prompt)
 
 
 def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
@@ -171,13 +177,11 @@ def vectors_source(
     model = learner_of(start, target, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        if prompt and prompt not in model.settings.prompts:
-            raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
         return tokenize_vectors(
             parts[0],
             model.tokenizer,
             max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=partial(model.prepared, prompt_name=prompt),
+            prepare=_prompted(model, prompt),
             num_proc=run.preprocessing_num_workers,
             argument=argument,
         )

@@ -362,9 +362,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
         """As [`DistillationTrainer.run_facts`]; where vectors are given, there is no teacher to be timed."""
         facts = super().run_facts(format)
-        if self.target is not None:
-            facts[LATENCY] = {name: value for name, value in facts[LATENCY].items() if name != "teacher_ms"}
-        return facts
+        return facts if self.target is None else {name: facts[name] for name in facts if name != LATENCY}
 
 
 def check_for_vectors(args: EmbeddingDistilArguments) -> None:

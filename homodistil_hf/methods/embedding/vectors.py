@@ -148,6 +148,14 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
         ValueError: no such model, or one that a student can't start from.
     """
     model = start if isinstance(start, EmbeddingModel) else _loaded(start, token)
+    if (num_texts := len(target.texts)) < (size := model.encoder.config.hidden_size):
+        logger.warning(
+            "%s has %d texts, fewer than the %d channels of the student's start, so a map to its vectors is a guess; "
+            "name thousands of texts",
+            target.name,
+            num_texts,
+            size,
+        )
     similarity = target.similarity if target.similarity != COSINE else None
     settings = PoolingSettings(
         **{**vars(model.settings), "normalizes": target.normalizes, "similarity": similarity},

@@ -137,6 +137,11 @@ def test_a_row_is_a_whole_text_cut_at_the_length(tmp_path, caplog):
     assert "2 of 3 texts are cut at max_seq_length=4 tokens, but their vectors are of the whole" in caplog.text
 
 
+def test_fewer_texts_than_channels_are_warned_of(tmp_path, caplog):
+    learner_of(make_sentence_folder(tmp_path / "start"), TeacherVectors("few", TEXTS, vectors_of()))
+    assert "few has 3 texts, fewer than the 32 channels of the student's start" in caplog.text
+
+
 @pytest.mark.parametrize("normalizes", [True, False])
 def test_a_start_keeps_its_pooling_and_takes_the_length_of_the_vectors(tmp_path, normalizes):
     start = load_embedding_model(make_sentence_folder(tmp_path / "start", pooling="cls", dense=5))
