@@ -74,9 +74,7 @@ def test_a_dead_anchor_is_seen():
 @pytest.mark.parametrize("name", [*parts()["Start"], *parts()["Guides"]])
 def test_tables_of_guides_are_short(name):
     tables = re.findall(r"(?:^\|.*\n)+", (DOCS / name).read_text(encoding="utf-8"), re.M)
-    exempt = {"architectures.md": 1}  # of all architectures, written by a script
-    long = [table for table in tables if len(table.splitlines()) - 2 > MAX_ROWS]
-    assert len(long) <= exempt.get(name, 0), long
+    assert [table for table in tables if len(table.splitlines()) - 2 > MAX_ROWS] == []
 
 
 @pytest.mark.parametrize("name", parts()["Guides"])
