@@ -60,6 +60,7 @@ def inputs(tmp_path_factory):
     """A folder with the models and the data that the guides name."""
     folder = tmp_path_factory.mktemp("inputs")
     write_teacher(folder / "my-bert", **SIZE)
+    write_teacher(folder / "my-general-student", **SIZE | {"hidden_size": 32})
     for model, kind in (("my-classifier", "classes"), ("my-tagger", "tags"), ("my-answerer", "answers")):
         write_teacher(folder / model, **{**SIZE, **KINDS[kind][1]})
     write_teacher(folder / "my-model", **{**SIZE, **KINDS["classes"][1]})
