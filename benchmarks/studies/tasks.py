@@ -1,4 +1,4 @@
-"""Ways to a small model of a task: prune its teacher, or start from a general student, or from fewer FFN neurons.
+"""Ways to a small model of a task: prune its teacher, or start from a general student.
 
     homodistil sweep examples/sweeps/sizes.json --only "gradual_*,seed=0"     the general students, by size
     python -m benchmarks.studies.tasks --tasks sst2 stsb --sizes 1/4 --rows 3000 --ways pruned general
@@ -10,20 +10,23 @@ them. Cells that are recorded are not run again, and every cell is a folder of -
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.changes import SIZES, share_of
+from benchmarks.results.changes import SIZES
 from benchmarks.results.students import GRADUAL
+from benchmarks.studies.study import Study
 from homodistil_hf.cli import main as homodistil
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, read_json_rows
+from homodistil_hf.tables import markdown_table
 
-RECORD, PAGE = Path("docs/results/tasks.jsonl"), Path("docs/task_ways.md")
+RECORD, PAGE = Path("docs/results/studies/tasks.jsonl"), Path("docs/guides/classifier.md")
 FOLDERS = {
     **dict.fromkeys(("sst2", "mrpc", "stsb"), "glue/{}"),
     **dict.fromkeys(("chemprot", "scierc", "twitter_emotion"), "domain/{}"),
@@ -33,7 +36,7 @@ FOLDERS = {
 """Task → its folder of --data_dir; `punctuation` is made of the text there."""
 METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1"}
 """Task → metric; accuracy of all others."""
-WAYS = ("pruned", "general", "neurons")
+WAYS = ("pruned", "general")
 MOST_EVAL_ROWS = 1000
 _MARKS = {",": "COMMA", ".": "PERIOD"}
 
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=[*FOLDERS, "punctuation"], required=True)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1/4"])
     parser.add_argument("--rows", nargs="+", type=int, default=[3000])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["pruned", "general"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings other than the defaults")
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
@@ -78,7 +81,7 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
         "eval_data": rows / "eval.parquet",
         "output_dir": folder,
         "seed": cell["seed"],
-        **_start(cell, folder, rows, teacher, given.students),
+        **_start(cell, given.students),
         **cell["settings"],
     }
     if not (folder / "results.json").is_file():
@@ -94,18 +97,12 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
-def _start(cell: Mapping[str, Any], folder: Path, rows: Path, teacher: Path, students: Path) -> dict[str, Any]:
-    """Where a student starts: the teacher itself, a general student, or the teacher without some FFN neurons."""
+def _start(cell: Mapping[str, Any], students: Path) -> dict[str, Any]:
+    """What makes a student small: widths that its teacher is pruned to, or a general student that it starts from."""
     if cell["way"] == "pruned":
         return {"student": SIZES[cell["size"]]}
-    if cell["way"] == "general":
-        variant = next(variant for variant, size in GRADUAL.items() if size == cell["size"])
-        return {"start": students / f"{variant},seed=0"}
-    fewer, share = folder.with_name(f"{folder.name},neurons"), share_of(cell["size"])
-    texts = _some_rows(rows, cell["rows"])
-    if not fewer.is_dir():
-        homodistil(["prune", *_flags({"model": teacher, "unlabeled_data": texts, "macs": share, "output_dir": fewer})])
-    return {"start": fewer}
+    variant = next(variant for variant, size in GRADUAL.items() if size == cell["size"])
+    return {"start": students / f"{variant},seed=0"}
 
 
 def fine_tuned_teacher(task: str, rows: Path, given: argparse.Namespace) -> Path:
@@ -158,6 +155,26 @@ def _tag(word: str, mark: str) -> str:
     """`CAPITAL_COMMA` of `Paris,`; `O` of a word that lost nothing."""
     lost = [*(["CAPITAL"] if word[0].isupper() else []), *([_MARKS[mark]] if mark in _MARKS else [])]
     return "_".join(lost) or "O"
+
+
+# The page
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """A row a task, size and number of rows: the teacher's score, and each way's with the defaults."""
+    found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    for row in rows:
+        if not row["settings"]:
+            place = row["task"], row["metric"], row["rows"], row["size"], f"{row['teacher']:.3f}"
+            found.setdefault(place, {}).setdefault(row["way"], []).append(row["student"])
+    cells = [
+        [*map(str, place), *(f"{Spread.of(ways[way]):.3f}" if way in ways else "–" for way in WAYS)]
+        for place, ways in found.items()
+    ]
+    return {"ways": markdown_table(["task", "metric", "rows", "encoder MACs", "teacher", *WAYS], cells)}
+
+
+STUDY = Study(RECORD, PAGE, tables)
 
 
 def _some_rows(rows: Path, count: int) -> Path:

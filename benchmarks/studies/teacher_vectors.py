@@ -27,7 +27,10 @@ from homodistil_hf.methods.embedding.tasks import PairTask, load_tasks
 from homodistil_hf.methods.embedding.vectors import TeacherVectors
 
 RECORD = Path("docs/results/studies/teacher_vectors.json")
-VARIANTS = (("map alone", 1e-12), ("start", 1e-3), ("LEAF", 1e-3), ("macs=0.5", 1e-3), ("LEAF", 3e-4), ("start", 3e-4))
+VARIANTS = (
+    *(("map alone", 1e-12), ("start", 1e-3), ("LEAF", 1e-3), ("start", 3e-4), ("LEAF", 3e-4), ("start", 1e-4)),
+    *(("macs=0.5", 3e-4), ("LEAF", 1e-4)),
+)
 TASKS = {"stsb": ("validation", None), "qnli_part": ("validation", 1200), "squad_v2_part": ("validation", 400)}
 NUM_SENTENCES, NUM_QUESTIONS, STEPS, BATCH_SIZE, MOST = 2500, 1500, 200, 32, 400
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
