@@ -1,5 +1,6 @@
 """Commands and scripts of README and guides run as they stand, with tiny models and few steps."""
 
+import importlib.util
 import re
 import shlex
 from dataclasses import fields
