@@ -41,7 +41,7 @@ bench: $(VENV)/.installed-report  ## measure how fast training is on this machin
 # A file's tests run in one process, which makes what they share once; the longest files are not the last.
 BY_FILE = --numprocesses=$(NUM_WORKERS) --dist=loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed-test,onnx  ## run the whole test suite
+test: $(VENV)/.installed-test,onnx,notebooks  ## run the whole test suite
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) $(PYTEST_ARGS)
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
@@ -82,11 +82,15 @@ pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
+	$(BIN)/python docs/settings.py
 	$(BIN)/zensical build --clean --strict
 
-wheel: $(BIN)/python  ## build the wheel into dist/
+wheel: $(BIN)/python  ## build the wheel and the source archive into dist/, and check both
 	rm -rf build dist
+	$(PIP_INSTALL) setuptools twine
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(BIN)/twine check --strict dist/*
 
 clean:  ## remove .venv, .venv-compat and everything that was built (keeps runs/)
 	rm -rf $(VENV) .venv-compat build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

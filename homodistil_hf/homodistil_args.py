@@ -168,7 +168,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
     @property
     def kept_layer_indices(self) -> list[int] | None:
         """`kept_layers` as numbers."""
-        return None if self.kept_layers is None else parse_json(self.kept_layers, "kept_layers")
+        return None if self.kept_layers is None else _indices_in(self.kept_layers)
 
     def pruning_window(self, kind: str) -> tuple[float, float]:
         """Start and end of pruning for one kind of group, as shares of all steps.
@@ -189,13 +189,8 @@ class HomoDistilTrainingArguments(DistillationArguments):
         for kind in WINDOWS:
             _check_window(self, kind)
         _check_scores(self)
-        if isinstance(self.kept_layers, list | tuple):
-            self.kept_layers = json.dumps(list(self.kept_layers))
-        layers = self.kept_layer_indices
-        if layers is not None and not (isinstance(layers, list) and layers and all(map(is_int, layers))):
-            raise ValueError(
-                f"kept_layers={short_repr(layers)}: expected indices of layers, rising from 0, such as [0, 1, 3, 5]"
-            )
+        if self.kept_layers is not None:
+            self.kept_layers = json.dumps(self.kept_layer_indices)
 
 
 @dataclass
@@ -217,6 +212,19 @@ class AtOnceArguments(HomoDistilTrainingArguments):
     recipes: ClassVar = {}
     may_prune_at_once: ClassVar = True
     pruning_end_fraction: float = setting(0.0, "Always 0: before the first step.", range="[0, 1]")
+
+
+def _indices_in(layers: Any) -> list[int]:
+    """Read `kept_layers`, a list or its text."""
+    try:
+        found = parse_json(layers, "kept_layers") if isinstance(layers, str) else layers
+    except ValueError:
+        found = None
+    if not (isinstance(found, list | tuple) and found and all(map(is_int, found))):
+        raise ValueError(
+            f"kept_layers={short_repr(layers)}: expected indices of layers, rising from 0, such as [0, 1, 3, 5]"
+        )
+    return list(found)
 
 
 def _check_scores(args: HomoDistilTrainingArguments) -> None:

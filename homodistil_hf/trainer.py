@@ -139,18 +139,19 @@ class HomoDistilTrainer(DistillationTrainer):
         """Also keep what grades answers to held-out questions."""
         found = super().tokenized(data, tokenizer, model)
         raw, rows = ({"eval_dataset": sets.get("eval_dataset")} for sets in (data, found))
-        self.gradings = [*self.gradings, *gradings_in(raw, rows, self.row_reader)]
+        self.gradings = gradings_in(raw, rows, self.row_reader)
         return found
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As Trainer's, also of rows of columns; from now on the answers to their questions are graded."""
+        gradings = self.gradings
         if is_raw(eval_dataset):
             given = {"eval_dataset": eval_dataset}
-            eval_dataset = self.tokenized(given, self.processing_class, self.model)["eval_dataset"]
-        if self.gradings:
-            rows = self.eval_dataset if eval_dataset is None else eval_dataset
-            rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
-            self.held_out.whole_row_scores = next((grade for known, grade in self.gradings if known is rows), None)
+            found = super().tokenized(given, self.processing_class, self.model)
+            gradings, eval_dataset = gradings_in(given, found, self.row_reader), found["eval_dataset"]
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        self.held_out.whole_row_scores = next((grade for known, grade in gradings if known is rows), None)
         return super().get_eval_dataloader(eval_dataset)
 
     @property

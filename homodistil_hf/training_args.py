@@ -17,7 +17,7 @@ import torch._dynamo  # imported while there is a process group, it would keep t
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 
-from .files.field_checks import check_fields, refuse_without_part, setting
+from .files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from .files.messages import first_line, nearest_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
@@ -127,6 +127,11 @@ class ExactArguments(TrainingArguments):
         False, "Trainer's filter; it synchronises every micro-step and isn't needed here."
     )
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have the docstring tell the settings, so that `help` and the reference say what `--help_all` says."""
+        super().__init_subclass__(**kwargs)
+        describe_settings(cls, without=cls.no_part)
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse unknown settings in words, as older versions of transformers had others."""
         for name in kwargs.keys() - cls.__dataclass_fields__.keys():
@@ -164,6 +169,9 @@ class ExactArguments(TrainingArguments):
         """Device of this process; plain `cpu` for every rank there, as no state can be loaded to `cpu:1`."""
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
+
+
+describe_settings(ExactArguments)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from methods_here import needs
 from run_traces import SaveAt
 from tiny_models import GRADUAL, make_teacher
 from transformers import AutoModelForMaskedLM
@@ -83,6 +84,7 @@ def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
     assert float(distillation._sum("hidden", whole[2:])) == 12
 
 
+@needs("baselines")
 def test_at_once_layers_go_before_the_first_step(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),
@@ -110,7 +112,9 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
     ("settings", "message"),
     [
         ({"kept_layers": [0, 1, 2]}, r"kept_layers=\[0, 1, 2\]: student asks for 2 of 4 layers"),
-        ({"kept_layers": "0"}, "kept_layers=0: expected indices of layers, rising from 0"),
+        ({"kept_layers": "0"}, "kept_layers='0': expected indices of layers, rising from 0"),
+        ({"kept_layers": "0,3"}, "kept_layers='0,3': expected indices of layers"),
+        ({"kept_layers": 3}, "kept_layers=3: expected indices of layers"),
         ({"kept_layers": [0.5]}, r"kept_layers=\[0\.5\]: expected indices of layers"),
         ({"student": PLAN, "kept_layers": [0, 1]}, "kept_layers='.*' has no part in this run: the student keeps all"),
         ({"student": PLAN, "layers_end_fraction": 0.5}, "layers_end_fraction=0.5 has no part in this run"),
@@ -128,6 +132,7 @@ def test_impossible_layers_are_refused(deep, settings, message):
         deep(**settings)
 
 
+@needs("baselines")
 @pytest.mark.parametrize("method", ["tinybert", "minilm", "scratch"])
 def test_other_methods_keep_all_layers(make_trainer, method):
     with pytest.raises(

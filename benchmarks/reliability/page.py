@@ -53,7 +53,15 @@ def soak(results: dict[str, Any]) -> str:
         f"**{results['num_bytes_lost']} bytes** of saved checkpoints lost, **{results['num_differences']} "
         f"differences** in {results['num_compared']:,} values compared with the run that was left alone "
         f"(weights, optimizer, masks, scores, logs, export).\n\n"
-    ) + table("moment of the kill | kills", [[moment, count] for moment, count in results["kills"].items()])
+    ) + table("moments of the kills | kills", [[place, sum(found)] for place, found in by_place(results["kills"])])
+
+
+def by_place(kills: dict[str, int]) -> list[tuple[str, list[int]]]:
+    """The kills at all moments of one place, such as a checkpoint or a step."""
+    found: dict[str, list[int]] = {}
+    for moment, count in kills.items():
+        found.setdefault(moment.partition(":")[0], []).append(count)
+    return list(found.items())
 
 
 def fuzz(results: dict[str, Any]) -> str:
@@ -75,7 +83,7 @@ def load(results: dict[str, Any]) -> str:
             found["what"],
             found["seconds"],
             f"{found['peak_bytes'] / 1e9:.1f}",
-            found["line"] if found["status"] else "done",
+            found["line"].partition(";")[0] if found["status"] else "done",
         ]
         for found in results["tries"].values()
     ]

@@ -33,7 +33,7 @@ def runtimes_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return markdown_table(["student", *header], [[name, *cell] for (name, _), cell in zip(rows, cells, strict=True)])
 
 
-STUDY = Study(RECORD, Path("docs/run.md"), lambda models: {"runtimes": runtimes_table(models)})
+STUDY = Study(RECORD, Path("docs/runtimes.md"), lambda models: {"runtimes": runtimes_table(models)})
 
 if __name__ == "__main__":
     write_json(RECORD, record(sys.argv[1:]))

@@ -87,7 +87,7 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     alone, student = results["models"][0], results["evaluation"]
     metric = METRICS.get(cell["task"], "task_accuracy")
     scores = {"teacher": alone[metric], "student": student[metric], "metric": metric, "kl": student["kl"]}
-    return scores | {"steps": results["steps"], "seconds": results["time_s"]}
+    return scores | {"steps": results["num_steps"], "seconds": results["time_s"]}
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from .report import Report
 from .sweep import Sweep
 from .trim import Trim
 
-_COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, type[Command]] = {
     "distill": Distill,
     "plan": Plan,
     "trim": Trim,
@@ -131,7 +131,7 @@ def _replace_unknown_characters() -> None:
 
 def _run(words: Sequence[str]) -> int:
     name = _parser().parse_args(words[:1]).name
-    return _COMMANDS[name].main(name, words[1:])
+    return COMMANDS[name].main(name, words[1:])
 
 
 def _is_a_bug(error: Exception) -> bool:
@@ -152,7 +152,7 @@ def _parser() -> RaisingParser:
     )
     parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
-    for name, command in _COMMANDS.items():
+    for name, command in COMMANDS.items():
         text = str(command.__doc__)
         commands.add_parser(name, help=text[0].lower() + text[1:].removesuffix("."), add_help=False)
     return parser

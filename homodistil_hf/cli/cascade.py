@@ -13,7 +13,6 @@ class CascadeCommand(SettingsCommand):
     """Let the teacher encode the queries that a student is in doubt about: how many, and what it brings."""
 
     example: ClassVar[str] = "homodistil cascade --model runs/embeddings --queries q.txt --documents d.parquet"
-    page: ClassVar[str] = "docs/embeddings.md"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "teacher", "agreement", "queries", "documents", "data_dir", "output_dir"),
     )

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from ..files.folders import write_text
 from ..files.settings import SettingsParser, build, checked_values, setting_types, split_config
 
+HELP_ALL = "--help_all"
+"""The flag that has a command describe every setting."""
+
 
 @dataclass
 class Command:
@@ -33,9 +36,7 @@ class SettingsCommand(Command):
     """A command whose flags are settings of the package as well, over a JSON file of settings where one is given."""
 
     main_settings: ClassVar[tuple[str, ...]] = ()
-    """Settings that the help describes; it names the others."""
-    page: ClassVar[str]
-    """The page of the documentation that describes those."""
+    """Settings that the help describes; it names the others, which `--help_all` describes."""
 
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
@@ -48,11 +49,14 @@ class SettingsCommand(Command):
             cls,
             kind,
             takes_config=True,
-            shown_names=(*own, *cls.main_settings),
+            shown_names=None if HELP_ALL in words else (*own, *cls.main_settings),
             usage=f"homodistil {name} [CONFIG.json] [--key value …]",
             description=cls.__doc__,
-            epilog=f"example: {cls.example}\nfurther settings ({cls.page}): {rare}",
+            epilog=f"example: {cls.example}" + further_settings(name, rare) * (HELP_ALL not in words),
         )
+        if HELP_ALL in words:
+            print(parser.format_help())
+            return 0
         values, flags, label = split_config(words)
         given = parser.given(flags, checked_values(values, setting_types(kind), label), label)
         show_logs()
@@ -66,6 +70,11 @@ class SettingsCommand(Command):
     def run_with(self, settings: Any) -> int:
         """Do it, and return the exit status."""
         raise NotImplementedError
+
+
+def further_settings(name: str, rare: str) -> str:
+    """The line of a command's help that names settings which `--help_all` describes."""
+    return f"\nfurther settings (homodistil {name} {HELP_ALL}): {rare}"
 
 
 def show_logs(is_main_process: bool = True) -> None:

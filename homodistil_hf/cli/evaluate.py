@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..files.folders import check_writable_file
 from ..files.messages import nearest_name, short_repr
 from ..files.settings import SettingsParser, build, flag
-from .command import Command, log_progress, show_logs, write_output
+from .command import HELP_ALL, Command, further_settings, log_progress, show_logs, write_output
 
 _DISCREPANCY, _CLASSES, _GLUE, _SQUAD = "discrepancy", "classes", "glue", "squad"
 _MAIN_SETTINGS = (
@@ -52,7 +52,7 @@ class Evaluate(Command):
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Run the command, with every setting of its evaluations as a flag."""
-        kinds = _kinds()
+        kinds = evaluations()
         settings = [kind.settings for kind in kinds.values()]
         names = dict.fromkeys(entry.name for kind in settings for entry in fields(kind))
         rare = " ".join(f"--{entry}" for entry in sorted(names) if entry not in _MAIN_SETTINGS)
@@ -60,13 +60,16 @@ class Evaluate(Command):
             f"homodistil {name}",
             cls,
             *settings,
-            shown_names=(*_MAIN_SETTINGS, *(entry.name for entry in fields(cls))),
+            shown_names=None if HELP_ALL in words else (*_MAIN_SETTINGS, *(entry.name for entry in fields(cls))),
             usage="homodistil evaluate MODEL --task TASK … [--key value …]\n"
             "       homodistil evaluate --compare MODEL …",
             description=cls.__doc__,
-            epilog=f"example: {cls.example}\ntasks: {' '.join(_task_names(kinds))}\n"
-            f"further settings (docs/evaluation.md): {rare}",
+            epilog=f"example: {cls.example}\ntasks: {' '.join(_task_names(kinds))}"
+            + further_settings(name, rare) * (HELP_ALL not in words),
         )
+        if HELP_ALL in words:
+            print(parser.format_help())
+            return 0
         given = parser.given(words)
         show_logs()
         flags = build(cls, given)
@@ -111,7 +114,8 @@ class Evaluate(Command):
         return 0
 
 
-def _kinds() -> dict[str, _Kind]:
+def evaluations() -> dict[str, _Kind]:
+    """Name → what one evaluation measures, with which settings."""
     from ..evaluation.changed_classes import ClassesSettings, evaluate_classes, format_classes
     from ..evaluation.glue import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy

@@ -12,7 +12,6 @@ class Finetune(SettingsCommand):
     """Fine-tune a model on a task of your own, plainly or beside a fine-tuned teacher."""
 
     example: ClassVar[str] = "homodistil finetune examples/configs/finetune.json --teacher runs/my-teacher/model"
-    page: ClassVar[str] = "docs/evaluation.md"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
     )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..files.settings import flag
 from ..tables import format_table
-from .command import Command, show_logs
+from .command import Command, log_progress, show_logs
 
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
@@ -38,6 +38,11 @@ class Plan(Command):
     num_tokens: float | None = flag(
         "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None, metavar="N"
     )
+    time: bool = flag(
+        "take some real steps of the run here: minutes and memory; with --train_data or --config", default=False
+    )
+    train_data: list[str] = flag("time: rows or text of the run", default=[], metavar="X")
+    config: str | None = flag("time: JSON file with settings of the run", default=None, metavar="CONFIG.json")
     vocabulary: str | None = flag(
         "with --text: tokens that stay, coverage=0.999, keep=16384, min_count=5, a file; beside other sizes",
         default=None,
@@ -58,11 +63,23 @@ class Plan(Command):
             raise ValueError("argument --latency_ms: not allowed with argument --student; drop one")
         if bool(self.text) != (self.vocabulary is not None):
             raise ValueError("--vocabulary is chosen by the tokens of a text; give --text with it, or neither")
+        self._check_time()
+
+    def _check_time(self) -> None:
+        has_rows = bool(self.train_data or self.config)
+        if self.time != has_rows:
+            raise ValueError(
+                "--time takes steps of a run; give --time with --train_data or --config, or neither of them"
+            )
+        if self.time and self.latency_ms is not None:
+            raise ValueError("--time times a run of a known student; name it by --student, without --latency_ms")
+        if self.time and self.vocabulary is not None:
+            raise ValueError("--time with --vocabulary: trim first (homodistil trim), and time the trimmed teacher")
 
     def run(self) -> int:
         """Print the plan."""
         from ..models.cost import cost_fractions, planned_facts
-        from ..plans.advice import advise, check_num_tokens, deep_cut, read_advice
+        from ..plans.advice import check_num_tokens, deep_cut
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -88,18 +105,12 @@ class Plan(Command):
             costs["latency"] = latency["facts"]
         if warning := deep_cut(costs["cost_fractions"]["encoder_macs"]):
             print(f"homodistil: warning: {warning}", file=sys.stderr)
-        advice = None
-        if self.num_tokens is not None:
-            costs["run"] = planned_run(self.num_tokens, config.hidden_size)
-            teacher, measured = read_advice()
-            macs = costs["cost_fractions"]["encoder_macs"]
-            advice = advise(macs, self.num_tokens, measured=measured, teacher=teacher)
+        costs |= _of_the_run(self, config, costs["cost_fractions"]["encoder_macs"])
         if self.json:
-            print(json.dumps(costs if advice is None else costs | {"advice": advice}, indent=2))
+            print(json.dumps(costs, indent=2))
             return 0
         lines = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
-        lines += [format_planned_latency(costs["latency"]) if latency else None]
-        lines += [] if advice is None else [format_planned_run(costs["run"]), advice]
+        lines += [format_planned_latency(costs["latency"]) if latency else None, *_run_lines(costs)]
         print("\n\n".join(filter(None, lines)))
         return 0
 
@@ -115,10 +126,56 @@ def _encoder_config(teacher: str, revision: str | None) -> Any:
     return planned_config(teacher)
 
 
-def _check_masked_words(config: Any, flags: Plan) -> None:
+def _timed(flags: Plan, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Take steps of the run that the flags describe; `run` is how one of so many tokens is trained."""
+    from ..experiments.timing import time_run
+    from ..files.settings import split_config
+
+    values: dict[str, Any] = split_config([flags.config])[0] if flags.config else {}
+    values |= {"teacher": flags.teacher, "student": flags.student}
+    values |= {"plain": True} if flags.plain else {}
+    values |= {"train_data": flags.train_data} if flags.train_data else {}
+    values |= {"teacher_revision": flags.teacher_revision} if flags.teacher_revision else {}
+    values |= {"max_steps": run["max_steps"]} if run else {}
+    show_logs()
+    return time_run(values, log_progress)
+
+
+def _of_the_run(flags: Plan, config: Any, encoder_macs: float) -> dict[str, Any]:
+    """How the run is trained, its time and memory here, and what was measured of such runs; each where asked for."""
+    from ..plans.advice import advise, read_advice
+
+    found: dict[str, Any] = {}
+    num_tokens = flags.num_tokens
+    if num_tokens is not None:
+        found["run"] = planned_run(num_tokens, config.hidden_size)
+    if flags.time:
+        found["timing"] = _timed(flags, found.get("run", {}))
+        num_tokens = found["timing"]["num_tokens"] if _predicts_masked_words(config) else None
+    if num_tokens is not None:
+        teacher, measured = read_advice()
+        found["advice"] = advise(encoder_macs, num_tokens, measured=measured, teacher=teacher)
+    return found
+
+
+def _run_lines(costs: Mapping[str, Any]) -> list[str]:
+    """What [`_of_the_run`] found, in words."""
+    lines = [format_planned_run(costs["run"])] if "run" in costs else []
+    if "timing" in costs:
+        from ..experiments.timing import format_timing
+
+        lines.append(format_timing(costs["timing"]))
+    return [*lines, *filter(None, [costs.get("advice")])]
+
+
+def _predicts_masked_words(config: Any) -> bool:
     from ..data.task_rows.kinds import MASKED_WORDS, kind_of
 
-    if kind_of(config) != MASKED_WORDS:
+    return kind_of(config) == MASKED_WORDS
+
+
+def _check_masked_words(config: Any, flags: Plan) -> None:
+    if not _predicts_masked_words(config):
         raise ValueError(
             f"num_tokens={flags.num_tokens:g}: runs on masked words were measured, {flags.teacher} predicts others; "
             "leave it out"

@@ -17,7 +17,6 @@ class Prune(SettingsCommand):
     """Drop FFN neurons of a fine-tuned model, in forward passes on text without labels."""
 
     example: ClassVar[str] = "homodistil prune --model my-sst2-bert --unlabeled_data my.txt --output_dir runs/pruned"
-    page: ClassVar[str] = "docs/gradient_free.md"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "unlabeled_data", "task", "data_dir", "macs", "output_dir", "num_samples", "format"),
     )

@@ -176,7 +176,8 @@ def guarantee_problems(found: Any, least: Mapping[str, float]) -> Iterator[str]:
         return
     if not found or not is_guarantee(found):
         yield (
-            "no guarantee is recorded; measure it on held-out rows first, by homodistil evaluate (docs/evaluation.md)"
+            "no guarantee is recorded; measure it on held-out rows first, by homodistil evaluate "
+            "(docs/guides/evaluate.md)"
         )
         return
     for source, one in found.items():

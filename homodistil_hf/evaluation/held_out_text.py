@@ -241,7 +241,8 @@ def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
     student = to_student(model, argument=label.partition("=")[0]).eval()
     if task_of(student).name != "mlm":
         raise ValueError(
-            f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one"
+            f"{label} is a {type(model).__name__}; a discrepancy is measured between masked-LM models: name one, or "
+            "measure how often classes are the teacher's by --task classes"
         )
     return student
 

@@ -137,12 +137,13 @@ def _measured(
     return meter
 
 
-def task_in(rows: Dataset, settings: Any) -> KindTask | Columns | None:
+def task_in(rows: Dataset, settings: Any, config: PreTrainedConfig | None = None) -> KindTask | Columns | None:
     """The task of rows, by their columns.
 
     Args:
         rows: with all columns.
         settings: `text_columns` and `label_column`, where they are not the defaults.
+        config: of a teacher, whose labels may be columns.
 
     Returns:
         [`KindTask`]; for one class or value a text its columns; None where no usual columns are found.
@@ -159,10 +160,10 @@ def task_in(rows: Dataset, settings: Any) -> KindTask | Columns | None:
         present["text_columns"] = settings.text_columns
     if settings.label_column in rows.column_names:
         present["label_column"] = settings.label_column
-    for kind in (ANSWERS, TAGS, LABELS, CLASSES):
+    for kind in (ANSWERS, TAGS, LABELS, CLASSES, VALUES):
         named = given if kind in (ANSWERS, TAGS) else present
         try:
-            columns = find_columns(rows, PreTrainedConfig(num_labels=2), kind, **named)
+            columns = find_columns(rows, config or PreTrainedConfig(num_labels=2), kind, **named)
         except ValueError:
             continue
         if columns.labels and (found := _as(kind, rows, columns)) is not None:
@@ -172,13 +173,15 @@ def task_in(rows: Dataset, settings: Any) -> KindTask | Columns | None:
 
 def _as(kind: str, rows: Dataset, columns: Columns) -> KindTask | Columns | None:
     """The task of rows that are read as of a kind; None where they aren't."""
+    if len(columns.labels) > 1:
+        return _of_columns(rows, columns) if kind == LABELS else None
     values = [value for value in rows[columns.labels[0]][:] if not is_missing(value)]
     if kind == ANSWERS:
         return KindTask(columns, ()) if values and isinstance(values[0], dict) else None
     if kind == TAGS:
         is_tagged = columns.are_words or any(_are_spans(value) for value in values)
         return KindTask(columns, tuple(_tags(values, rows, columns))) if is_tagged else None
-    if kind == CLASSES:
+    if kind in (CLASSES, VALUES):
         return columns
     lists = isinstance(rows.features[columns.labels[0]], List) or any(str(value).startswith("[") for value in values)
     return _of_several([as_list(value) for value in values], rows, columns) if lists else None
@@ -205,6 +208,13 @@ def _with_outside_first(tags: set[str]) -> list[str]:
     return list(map(str, range(int(ordered[-1]) + 1))) if are_numbers and ordered else ordered
 
 
+def _of_columns(rows: Dataset, columns: Columns) -> KindTask:
+    """Several labels, where all columns hold 0 and 1; else several values."""
+    cells = {str(cell).casefold() for name in columns.labels for cell in rows[name][:] if not is_missing(cell)}
+    kind = LABELS if cells <= {"0", "1", "0.0", "1.0", "false", "true"} else VALUES
+    return KindTask(replace(columns, kind=kind), columns.labels)
+
+
 def _of_several(lists: list[list[Any]], rows: Dataset, columns: Columns) -> KindTask:
     flat = [entry for row in lists for entry in row]
     lengths = {len(row) for row in lists}
@@ -217,11 +227,14 @@ def _of_several(lists: list[list[Any]], rows: Dataset, columns: Columns) -> Kind
     return KindTask(columns, tuple(names))
 
 
-def kind_rows(settings: Any) -> tuple[KindTask, Dataset, Dataset] | Columns | None:
+def kind_rows(
+    settings: Any, config: PreTrainedConfig | None = None
+) -> tuple[KindTask, Dataset, Dataset] | Columns | None:
     """Read the rows of a fine-tuning where they are of a [`KindTask`].
 
     Args:
         settings: of the fine-tuning, which name files and columns.
+        config: of its teacher, whose labels may be columns.
 
     Returns:
         The task, rows to train on and rows to evaluate on; for one class or value a text its columns; None where the
@@ -238,7 +251,7 @@ def kind_rows(settings: Any) -> tuple[KindTask, Dataset, Dataset] | Columns | No
         train = load_rows([files["train_data"]])
     except (OSError, ValueError):
         return None  # own_task.py says what is wrong
-    task = task_in(train, settings)
+    task = task_in(train, settings, config)
     if not isinstance(task, KindTask):
         return task
     if not os.path.exists(files["eval_data"]):

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import check_columns, read_words, table_of
+from ..data.task_rows.reading import check_columns, load_rows, read_words, table_of
 from ..distillation.task_scores import class_scores
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
@@ -140,7 +140,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
-    settings, task, train, dev, names = _task_rows(settings, evaluated, has_length=has_length)
+    settings, task, train, dev, names = _task_rows(settings, evaluated, teacher, has_length=has_length)
     if teacher is not None:
         if isinstance(task, KindTask):
             task.check_teacher(teacher, evaluated.model)
@@ -171,10 +171,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
 
 
 def _task_rows(
-    settings: OwnTaskSettings, evaluated: EvaluatedModel, *, has_length: bool
+    settings: OwnTaskSettings, evaluated: EvaluatedModel, teacher: PreTrainedModel | None, *, has_length: bool
 ) -> tuple[OwnTaskSettings, GlueTask | KindTask, Dataset, Dataset, list[str]]:
     """The task of the rows and the rows; the settings with the columns that were found, and the rows' length."""
-    found = kind_rows(settings)
+    found = kind_rows(settings, None if teacher is None else teacher.config)
     if isinstance(found, tuple):
         task, train, dev = found
         if not has_length:
@@ -383,15 +383,23 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
 def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     path = Path(os.path.expanduser(getattr(settings, argument)))
     label = f"{argument}={str(path)!r}"
-    if path.suffix not in _READERS or not path.is_file():
-        raise ValueError(f"{label} is no file of {', '.join(_READERS)}; name one with labelled rows")
-    check_unpacked_size(path, label)
-    is_csv = path.suffix == ".csv"
-    reader = _READERS[path.suffix]
+    is_other = path.is_dir() or (path.suffix in _OTHERS and path.is_file())
+    if not is_other and (path.suffix not in _READERS or not path.is_file()):
+        raise ValueError(
+            f"{label} is no file of {', '.join((*_READERS, *_OTHERS))} and no folder of them; name one with labelled "
+            "rows"
+        )
     columns = (*settings.text_columns, settings.label_column)
-    if reader is None:
+    is_csv = path.suffix in (".csv", ".tsv")
+    reader = _READERS.get(path.suffix)
+    if is_other:
+        rows = load_rows([str(path)], split=_SPLITS[argument], argument=argument)
+        check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
+    elif reader is None:
+        check_unpacked_size(path, label)
         rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))
     else:
+        check_unpacked_size(path, label)
         try:
             rows = reader(str(path))
         except (DatasetsError, OSError, ValueError) as error:
@@ -414,6 +422,8 @@ _READERS: dict[str, Callable[..., Dataset] | None] = {
     ".jsonl": None,
     ".csv": read_words,
 }
+_OTHERS = (".tsv", ".arrow")
+_SPLITS = {"train_data": "train", "eval_data": "validation"}
 
 
 def _parsed(words: list[str], where: str) -> list[Any]:

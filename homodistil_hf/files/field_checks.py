@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, field, fields
+from textwrap import wrap
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -38,6 +39,56 @@ class _Help(str):
         return found
 
     limits: Mapping[str, Any]
+
+
+def describe_settings(kind: type, *, without: Collection[str] = ()) -> None:
+    """Add the settings of a class to its docstring, as `Args:` before what it raises, from the help of their fields.
+
+    Args:
+        kind: a dataclass, or a class that will be one; a class without a docstring stays without.
+        without: settings to leave out.
+
+    Example:
+    ```python
+    >>> class Settings:
+    ...     "Settings of a run."
+    ...     temperature: float = setting(2.0, "Divides both models' logits.", range="(0, inf)")
+    >>> describe_settings(Settings)
+    >>> print(Settings.__doc__)
+    Settings of a run.
+    <BLANKLINE>
+        Args:
+            temperature: Divides both models' logits. Default: `2.0`.
+
+    ```
+    """
+    if kind.__doc__ is None:
+        return
+    found = {name: entry for name, entry in _own_settings(kind).items() if name not in without}
+    lines = [line for name, entry in found.items() for line in _argument_lines(name, entry)]
+    before, heading, after = kind.__doc__.partition("\n    Raises:")
+    kind.__doc__ = "\n".join([before.rstrip(), "", "    Args:", *lines]) + (f"\n{heading}{after}" if heading else "")
+
+
+def _own_settings(kind: type) -> dict[str, Field[Any]]:
+    """Name → field of each setting that [`setting`] made, in a class that `dataclass` may not have seen yet."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        found = {**vars(base), **vars(base).get("__dataclass_fields__", {}), **found}
+    own = {name: found[name] for name in (*vars(kind), *found)}
+    entries = {name: entry for name, entry in own.items() if isinstance(entry, Field)}
+    return {name: entry for name, entry in entries.items() if isinstance(entry.metadata.get("help"), _Help)}
+
+
+def _argument_lines(name: str, entry: Field[Any]) -> list[str]:
+    default = "" if entry.default is None else f" Default: `{entry.default!r}`."
+    return wrap(f"{name}: {help_of(entry)}{default}", 119, initial_indent=" " * 8, subsequent_indent=" " * 12)
+
+
+def help_of(entry: Field[Any]) -> str:
+    """The help of a field as a sentence."""
+    text = str(entry.metadata.get("help") or "").strip()
+    return text if text.endswith(".") or not text else f"{text}."
 
 
 def limits_of(entry: Field) -> Mapping[str, Any]:

@@ -62,6 +62,7 @@ _PIPELINES = {
     VALUES: 'pipeline("text-classification", {folder}, function_to_apply="none", top_k=None)',
     TAGS: 'pipeline("token-classification", {folder}, aggregation_strategy="first")',
 }
+_FIRST_TOKENS = " (a word's first token has its tag, its other tokens don't count)"
 _EXAMPLES = ('"…"', '{"text": "…", "text_pair": "…"}')
 
 
@@ -112,22 +113,10 @@ class TaskRun(MaskedWordsRun):
         """Read and tokenize the rows: those to train on, and those to evaluate on; say what was understood."""
         run, config = settings.run, inputs.config
         train = self._read(run, inputs, "train_data")
-        of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
-        kind = describe_kind(config, inputs.kind)
-        others = [name for name in train.rows.column_names if name not in train.columns.texts]
-        where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
-        of_rows = f"{train.columns.describe()}{'' if train.columns.labels else where}"
-        log(f"{run.teacher} predicts {kind}{of_scores}; rows: {of_rows}")
+        log(_what_is_read(run.teacher, inputs, train))
         if run.start is not None:
             log(f"the student starts from {run.start}, with a fresh head")
-        if run.eval_data:
-            held_out = self._read(run, inputs, "eval_data")
-        else:
-            kept, aside, how = keep_aside(train.rows, train.columns)
-            count = f"{len(aside):,} of {len(train.rows):,} rows"
-            log(f"eval_data is not set: {count} of train_data are kept aside, {how}")
-            train = train._replace(rows=kept)
-            held_out = _Rows(aside, train.columns, "the held-out part of train_data")
+        train, held_out = self._with_held_out(run, inputs, train, log)
         length = run.max_seq_length
         if length is None:
             length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
@@ -151,6 +140,14 @@ class TaskRun(MaskedWordsRun):
         if "max_eval_blocks" in settings.given:
             encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
         return encoded[0], encoded[1]
+
+    def _with_held_out(self, run: RunArguments, inputs: TaskInputs, train: _Rows, log: Log) -> tuple[_Rows, _Rows]:
+        if run.eval_data:
+            return train, self._read(run, inputs, "eval_data")
+        kept, aside, how = keep_aside(train.rows, train.columns)
+        count = f"{len(aside):,} of {len(train.rows):,} rows"
+        log(f"eval_data is not set: {count} of train_data are kept aside, {how}")
+        return train._replace(rows=kept), _Rows(aside, train.columns, "the held-out part of train_data")
 
     def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> _Rows:
         split = run.train_split if argument == "train_data" else run.eval_split
@@ -223,6 +220,17 @@ def _read_kind(teacher: str, revision: str | None, token: str | None) -> str:
 
 
 _kind_on_hub = cache(_read_kind)  # one config asks several times
+
+
+def _what_is_read(teacher: str, inputs: TaskInputs, train: _Rows) -> str:
+    """What a teacher predicts, and what was understood of the rows."""
+    config, columns = inputs.config, train.columns
+    of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""
+    others = [name for name in train.rows.column_names if name not in columns.texts]
+    where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
+    if columns.labels:
+        where = _FIRST_TOKENS if inputs.kind == TAGS else ""
+    return f"{teacher} predicts {describe_kind(config, inputs.kind)}{of_scores}; rows: {columns.describe()}{where}"
 
 
 def _what_fits(length: int, most: int, kind: str) -> str:

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from own_rows import run
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
 from tiny_files import own_cache, write_teacher
+from tiny_models import tiny_config
 from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, Columns
@@ -15,7 +16,12 @@ from homodistil_hf.evaluation.own_kinds import KindTask, task_in
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.models.loading import load_encoder
 
-OWN = {"several labels": ("micro_f1", FEELINGS), "tags": ("span_f1", MARKS), "answers": ("f1", None)}
+OWN: dict[str, tuple[str, list[str] | None]] = {
+    "several labels": ("micro_f1", FEELINGS),
+    "tags": ("span_f1", MARKS),
+    "answers": ("f1", None),
+}
+OWN["two values"] = ("pearson", ["joy", "fear"])
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 3, "dtype": "float32"}
 
 
@@ -38,12 +44,15 @@ def write(folder, name):
 def test_a_kind_is_fine_tuned_and_beside_a_teacher(tmp_path, name):
     metric, names = OWN[name]
     given = write(tmp_path, name)
-    results, _ = run(given)
+    several = {"label_column": "joy, fear"} if name == "two values" else {}
+    results, _ = run(given, **several)
     assert next(iter(results["metrics"])) == metric
     config = AutoConfig.from_pretrained(tmp_path / "out" / "model")
     assert KINDS[name][1]["task"].replace("_", "") in config.architectures[0].lower()
     if names:
-        assert list(config.id2label.values()) == sorted(names, key=lambda tag: (tag != "O", tag))
+        assert list(config.id2label.values()) == (
+            names if several else sorted(names, key=lambda tag: (tag != "O", tag))
+        )
     again, _ = run(given, output_dir=str(tmp_path / "again"), teacher=str(tmp_path / "out" / "model"))
     assert again["metrics"].keys() == results["metrics"].keys()
     if name == "several labels":
@@ -66,6 +75,22 @@ def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
         "sentence1",
         "sentence2",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["folder of splits", "tsv"])
+def test_classes_come_in_other_files_too(tmp_path, form):
+    given = write(tmp_path, "classes")
+    sets = {name: rows_of_kind("classes", seed=seed) for seed, name in enumerate(("train", "validation"))}
+    if form == "tsv":
+        files = {"train_data": str(tmp_path / "train.tsv"), "eval_data": str(tmp_path / "validation.tsv")}
+        for file, rows in zip(files.values(), sets.values(), strict=True):
+            rows.to_csv(file, sep="\t")
+    else:
+        DatasetDict(sets).save_to_disk(tmp_path / "saved")
+        files = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / "saved"))
+    (expected, _), (found, _) = run(given), run(given, **files, output_dir=str(tmp_path / "other"))
+    assert found["metrics"] == expected["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +121,25 @@ def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
             {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
             KindTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
         ),
+        ({"text": ["a"], "score": [0.5]}, Columns(VALUES, ("text",), ("score",))),
         ({"a": ["x"], "b": ["y"]}, None),
     ],
 )
 def test_the_columns_tell_the_task(rows, expected):
     given = {"model": "m", "train_data": "t", "eval_data": "e", "output_dir": "o"}
     assert task_in(Dataset.from_dict(rows), settings_from(OwnTaskSettings, given)) == expected
+
+
+@pytest.mark.parametrize(("cells", "kind"), [([0.5, 1.0], VALUES), ([0, 1], LABELS), (["1", "0"], LABELS)])
+def test_several_columns_hold_values_or_labels(cells, kind):
+    """They are named, or those of a teacher's labels."""
+    rows = Dataset.from_dict({"text": ["a", "b"], "joy": cells, "fear": cells})
+    given = {"model": "m", "train_data": "t", "eval_data": "e", "output_dir": "o"}
+    expected = KindTask(Columns(kind, ("text",), ("joy", "fear")), ("joy", "fear"))
+    named = settings_from(OwnTaskSettings, given | {"label_column": "joy,fear"})
+    assert task_in(rows, named) == expected
+    teacher = tiny_config(id2label={0: "joy", 1: "fear"})
+    assert task_in(rows, settings_from(OwnTaskSettings, given), teacher) == expected
 
 
 def test_words_without_tags_count_for_no_metric(tmp_path):

@@ -21,6 +21,7 @@ from homodistil_hf.data.task_rows.held_out import keep_aside
 from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, find_columns, kind_of
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
+from homodistil_hf.experiments.sweep.running import prepare_sweep
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.registry import run_named
 from homodistil_hf.methods.task_models import REPORTED
@@ -183,13 +184,38 @@ def _verified(finished, folder, ranks):
     assert main(["verify", str(Path(finished[1]["output_dir"]) / "student")]) == 0
 
 
-_QUICK = {"json": _by_json, "stock class": _to_a_stock_class, "pipeline": _to_a_pipeline}
+def _evaluated(finished, folder, ranks):
+    """`evaluate --task classes` measures classes, several labels and tags; others, and other tasks, are refused."""
+    name, settings, _, _ = finished
+    shutil.copytree(settings["output_dir"], folder / "run")
+    words = ["evaluate", str(folder / "run"), "--eval_data", *settings["train_data"], "--task"]
+    assert main([*words, "classes", "--teacher", settings["teacher"]]) == (
+        2 if KINDS[name][0] in (VALUES, ANSWERS) else 0
+    )
+    assert main([*words, "discrepancy"]) == 2
+
+
+def _in_a_sweep(finished, folder, ranks):
+    """Refused before anything is trained."""
+    base = {key: value for key, value in finished[1].items() if key not in ("output_dir", "student")}
+    cells = {"small": {"method": "homodistil", "student": SMALL}}
+    file = folder / "sweep.json"
+    file.write_text(json.dumps({"output_dir": str(folder / "sweep"), "base": base, "cells": cells}))
+    with pytest.raises(
+        ValueError, match="is fine-tuned for a task; sweeps compare students of masked words: start hom"
+    ):
+        prepare_sweep(str(file))
+    assert not (folder / "sweep").exists()
+
+
+_QUICK = {"json": _by_json, "sweep": _in_a_sweep, "stock class": _to_a_stock_class, "pipeline": _to_a_pipeline}
 _SLOW = {
     "flags": _by_flags,
     "python": _in_python,
     "unlabelled": _without_labels,
     "resumed": _resumed,
     "chain of fewer words": _as_a_chain_of_fewer_words,
+    "evaluated": _evaluated,
     "verified": _verified,
 }
 WAYS = {**_QUICK, **_SLOW, "two ranks": _on_two_ranks}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from task_rows import KINDS, SMALL, rows_of_kind, write_kind
+from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
 from transformers import AutoConfig, AutoTokenizer
 
@@ -19,6 +20,8 @@ from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.student import student_run
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
+from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
+from homodistil_hf.models.widths import widths_of
 
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
 OF_PRUNING = ("student", "num_scoring_batches")
@@ -184,3 +187,21 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     with pytest.raises((ValueError, OSError), match=message):
         run(settings_of(settings | changes, "settings"), lambda line: None)
     assert not Path(settings["output_dir"]).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
+def test_a_general_model_of_every_architecture_gets_its_teachers_head(make_trainer, architecture):
+    """`tests/evaluation/test_architectures.py` has the fresh heads of every kind."""
+    plan = plan_of(architecture, UNIFORM)
+    general = tiny_architecture_teacher(architecture, architecture.heads[0])
+    narrow = make_trainer(model=general, student=json.dumps(plan.to_dict()), max_steps=1)
+    narrow.train()
+    (head,) = (one for one in architecture.heads if one.kind is SEQUENCE_CLASSIFICATION)
+    teacher = tiny_architecture_teacher(architecture, head, num_labels=3)
+    rows = rows_of_kind("classes", has_labels=False)
+    how = {"teacher_model": teacher, "student": None, "train_dataset": rows, "eval_dataset": None}
+    trainer = make_trainer(model=narrow.dense_student(), max_steps=1, **how)
+    trainer.train()
+    assert type(trainer.dense_student()).__name__ == head.student_name
+    assert widths_of(trainer.model.config) == plan

@@ -1,8 +1,14 @@
 """The table of architectures is what the architectures say."""
 
 import importlib.util
+import json
+import re
 import shutil
 from pathlib import Path
+
+import pytest
+
+from homodistil_hf.models.loading import load_encoder_config
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("architectures_page", ROOT / "docs" / "architectures.py")
@@ -25,3 +31,20 @@ def test_a_row_says_what_is_special():
     assert "embedding channels" in rows["`electra`"][2]
     assert rows["`bert`"][4] == "–"
     assert "latency_ms" not in rows["`roberta`"][4]
+
+
+def test_checkpoints_are_of_architectures_that_there_are():
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    table = text[text.index("| checkpoints |") : text.index("*Tested*")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:] if line]
+    assert {state.split(",")[0] for _, _, state in rows} == {"tested", "same architecture", "refused by name"}
+    named = {name for _, types, state in rows if state != "refused by name" for name in re.findall("`(.*?)`", types)}
+    assert named <= set(page.ARCHITECTURES)
+
+
+@pytest.mark.parametrize("model_type", ["albert", "nomic_bert", "gte", "eurobert", "t5", "gpt2"])
+def test_other_architectures_are_refused_by_name(model_type, tmp_path):
+    config = {"model_type": model_type, "architectures": [f"{model_type.title()}ForMaskedLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"has model_type='{model_type}'; supported: bert, "):
+        load_encoder_config(str(tmp_path))

@@ -10,9 +10,10 @@ import pytest
 from methods_here import needs
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 METHODS = {name: name for name in ("baselines", "binarization", "gradient_free", "self_distillation")}
-METHODS["embeddings"] = "embedding"
+METHODS |= {"embedding": "embedding", "prune": "gradient_free", "one_bit": "binarization"}
+METHODS["further_pretraining"] = "self_distillation"
 """Page → the method whose names its scripts use."""
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}", marks=needs(METHODS[page.stem]) if page.stem in METHODS else ())

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 PACKAGE = Path(__file__).parents[2] / "homodistil_hf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -48,10 +47,3 @@ def test_stages_know_nothing_of_trainer(folder):
 
 def test_no_catch_all_modules():
     assert {"utils", "common", "helpers"} & {part for path in SOURCES for part in (*path.parts, path.stem)} == set()
-
-
-def test_every_page_stands_in_the_navigation_once():
-    root = PACKAGE.parent
-    parts = yaml.safe_load((root / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    pages = [page for part in parts for entries in part.values() for entry in entries for page in entry.values()]
-    assert sorted(pages) == sorted(path.name for path in (root / "docs").glob("*.md"))

@@ -27,7 +27,7 @@ ROBERTAS |= {"cls_token": "<s>", "sep_token": "</s>"}
 
 def paragraphs() -> list[str]:
     """Text to train tokenizers on, and to read with them."""
-    pages = (PAGES / name for name in ("method.md", "evaluation.md", "reliability.md"))
+    pages = (PAGES / name for name in ("method.md", "results.md", "reliability.md"))
     return [part for page in pages for part in page.read_text(encoding="utf-8").split("\n\n") if part.strip()]
 
 

@@ -81,8 +81,14 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         "teacher has vocab_size=80, the student 96",
     ),
     "teacher of another task": (
-        lambda make: make(teacher_model=make_teacher("token_classification")),
-        "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM",
+        lambda make: make(
+            model=make_teacher("sequence_classification"), teacher_model=make_teacher("token_classification")
+        ),
+        "teacher has class=HomoBertForTokenClassification, the student HomoBertForSequenceClassification",
+    ),
+    "teacher of a task without its rows": (
+        lambda make: make(teacher_model=make_teacher("token_classification"), student=None),
+        "train_dataset has the columns input_ids, example_id, but not labels",
     ),
     "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),
     "factored optimizer": (lambda make: make(optim="adafactor"), "optim='adafactor' keeps state"),

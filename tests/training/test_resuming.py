@@ -83,7 +83,6 @@ RUNS: dict[str, Run] = {
     ),
     **{name: architecture(name) for name in (one.model_type for one in OTHERS)},
     "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
-    "one_shot, fewer layers": method("one_shot", ONE_LAYER),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
     **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in OF_OTHER_ROWS},
     **merged_cases("RESUMED"),

@@ -224,7 +224,7 @@ def test_every_example_is_valid(path):
 
 
 def test_the_documented_file_is_valid(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "sweeps.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "mine.json").write_text(text, encoding="utf-8")
     sweep = read_sweep(tmp_path / "mine.json", SETTING_NAMES)

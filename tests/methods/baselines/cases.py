@@ -1,5 +1,6 @@
 """What the tests of all methods take from the baselines: see tests/support/methods_here.py."""
 
+from methods_here import SAME_HEADS
 from resumed_runs import method
 
 from homodistil_hf.methods.baselines.minilm import MiniLMv2Trainer
@@ -14,6 +15,7 @@ DISTRIBUTED = {
 }
 RESUMED = {
     "one_shot, movement": method("one_shot", importance_metric="movement", student_dropout=0.1),
+    "one_shot, fewer layers": method("one_shot", SAME_HEADS | {"num_hidden_layers": 1}),
     "shallow, budget": method("shallow", student="macs=0.25"),
     "distilbert, dropout": method("distilbert", HALF_THE_MACS, student_dropout=0.1),
     "tinybert, head by words": method("tinybert", mlm_trains="head"),

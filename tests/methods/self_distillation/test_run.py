@@ -116,15 +116,15 @@ def test_the_method_is_found_wherever_it_stands(tmp_path):
 
 
 def test_the_json_of_the_page_is_valid(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "self_distillation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "further_pretraining.md").read_text(encoding="utf-8")
     alone, chained = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "alone.json").write_text(alone)
     assert parse_run([str(tmp_path / "alone.json"), "--use_cpu"]).training.max_steps == 2000
     (tmp_path / "chained.json").write_text(chained)
     settings = further_pretraining_of(parse_run([str(tmp_path / "chained.json"), "--use_cpu"]))
-    assert settings.training.output_dir == "runs/both/further_pretraining"
+    assert settings.training.output_dir == "both/further_pretraining"
     assert settings.training.use_cpu
-    assert settings.run.train_data == ["my_corpus/*.txt"]
+    assert settings.run.train_data == ["text.txt"]
 
 
 def test_defaults_are_the_papers(tmp_path):

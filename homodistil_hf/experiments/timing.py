@@ -1,0 +1,131 @@
+"""How long a planned run takes on this machine, and how much memory: a few of its steps, taken and thrown away.
+
+The steps are of the run itself: its text, its batches, its teacher and its student, pruned along the same curve in
+fewer steps. So they are as wide on average as those of the whole run. `cli/plan.py` prints what comes out.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ..methods.run_arguments import Log
+from ..training.progress import ShortProgress
+from ..training_args import with_settings
+from .config import run_of
+from .student import make_trainer
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+NUM_STEPS = 20
+"""Steps that are taken; the first one warms up and isn't counted."""
+_WITHOUT_FILES = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
+
+
+@dataclass
+class StepClock(TrainerCallback):
+    """Notes when each step ends."""
+
+    ends: list[float] = field(default_factory=list)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take the time."""
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean time of the steps behind the first one."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+
+def time_run(values: Mapping[str, Any], log: Log, *, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+    """Take some steps of a run, and estimate the whole of it; only tokenized text stays, in the cache.
+
+    Args:
+        values: settings of the run by name, as the JSON file of `homodistil distill` holds them; without `output_dir`.
+        log: takes lines for the user.
+        num_steps: steps to take, ≥ 3.
+
+    Returns:
+        `num_steps`: of the whole run; `seconds_per_step`, `setup_s` (reading, tokenizing, loading, scoring), `time_s`:
+        of the whole run without evaluations; `peak_bytes`; `device`; `num_tokens`: that it reads, at full rows.
+
+    Raises:
+        ValueError: as the run itself; a list of students.
+    """
+    since = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        settings = run_of({**values, **_WITHOUT_FILES, "output_dir": folder}, "the planned run")
+        if settings.members:
+            raise ValueError(f"student={values['student']!r} is several students; time one of them, such as the last")
+        trainer = make_trainer(settings, log)
+        planned = planned_steps(trainer)
+        trainer.args = shortened(trainer.args, min(num_steps, planned))
+        trainer.remove_callback(ShortProgress)
+        clock = StepClock()
+        trainer.add_callback(clock)
+        began = time.perf_counter()
+        trainer.train()
+    if len(clock.ends) < 3:
+        raise ValueError(f"max_steps={planned} is too short a run to be timed; expected at least 3")
+    of_step = clock.seconds_per_step
+    setup_s = began - since + max(0.0, clock.ends[0] - began - of_step)
+    length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
+    return {
+        "num_steps": planned,
+        "rows_per_step": trainer.rows_per_step,
+        "num_tokens": planned * trainer.rows_per_step * length,
+        "seconds_per_step": of_step,
+        "setup_s": setup_s,
+        "time_s": setup_s + planned * of_step,
+        "peak_bytes": peak_bytes(trainer.args.device),
+        "device": str(trainer.args.device),
+    }
+
+
+def planned_steps(trainer: Any) -> int:
+    """Steps of the whole run that a trainer is made for."""
+    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return int(max_steps)
+
+
+def shortened(args: Any, num_steps: int) -> Any:
+    """Settings of a run of so few steps, whose student narrows along the same curve."""
+    changes = {"max_steps": num_steps, "disable_tqdm": True, "logging_strategy": "no"}
+    changes |= {"pruning_interval_steps": 1} if hasattr(args, "pruning_interval_steps") else {}
+    return with_settings(args, **changes)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory so far: of tensors on a GPU, else of this process; None where it isn't known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def format_timing(timing: Mapping[str, Any]) -> str:
+    """Describe what the whole run takes."""
+    peak = timing["peak_bytes"]
+    memory = "" if peak is None else f"\n  memory peak {peak / 1e9:.1f} GB"
+    return (
+        f"on this machine ({timing['device']}), by some steps of the run:\n  {timing['num_steps']:,} steps of "
+        f"{timing['rows_per_step']:,} rows take {_words(timing['time_s'])}, without evaluations: "
+        f"{timing['seconds_per_step']:.2g} s a step and {timing['setup_s']:.0f} s before the first{memory}"
+    )
+
+
+def _words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,117 @@
+"""A planned run is timed by a few of its own steps, and leaves nothing."""
+
+import json
+
+import pytest
+import torch
+from task_rows import write_kind
+from tiny_files import own_cache, write_config
+
+from homodistil_hf.cli import main
+from homodistil_hf.experiments.timing import NUM_STEPS, StepClock, format_timing, peak_bytes, time_run
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def values(tmp_path):
+    found = json.loads(write_config(tmp_path).read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name != "output_dir"}
+
+
+def test_the_whole_run_is_counted_and_a_few_steps_are_taken(values, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    timing = time_run(values | {"max_steps": 5000}, lambda line: None, num_steps=4)
+    assert timing["num_steps"] == 5000
+    assert timing["num_tokens"] == 5000 * 8 * 16
+    assert timing["time_s"] == timing["setup_s"] + 5000 * timing["seconds_per_step"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_passes_are_counted_as_the_run_counts_them(values):
+    del values["max_steps"]
+    timing = time_run(values | {"num_train_epochs": 40}, lambda line: None, num_steps=3)
+    assert timing["num_steps"] % 40 == 0
+    assert timing["num_steps"] > NUM_STEPS
+
+
+def test_the_student_narrows_as_in_the_whole_run(values, monkeypatch):
+    widths = []
+    see = StepClock.on_step_end
+
+    def on_step_end(self, *args, model, **kwargs):
+        widths.append(model.config.hidden_size)
+        see(self, *args, **kwargs)
+
+    monkeypatch.setattr(StepClock, "on_step_end", on_step_end)
+    time_run(values | {"max_steps": 1000, "pruning_end_fraction": 0.5}, lambda line: None, num_steps=10)
+    assert len(widths) == 10
+    assert widths[-1] == 16 < widths[0]
+    assert widths.index(16) <= 5
+
+
+def test_the_first_step_is_not_counted():
+    assert StepClock([5.0, 6.0, 9.0]).seconds_per_step == 2.0
+
+
+def test_what_cannot_be_timed_is_refused(values):
+    with pytest.raises(ValueError, match=r"is several students; time one of them"):
+        time_run(values | {"student": ["macs=0.75", "macs=0.5"]}, lambda line: None)
+    with pytest.raises(ValueError, match="max_steps=2 is too short a run to be timed; expected at least 3"):
+        time_run(values | {"max_steps": 2}, lambda line: None)
+
+
+def test_memory_is_that_of_the_process():
+    assert peak_bytes(torch.device("cpu")) > 50e6
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(89, "89 seconds"), (600, "10 minutes"), (9000, "2.5 hours")])
+def test_times_are_told_in_words(seconds, words):
+    timing = {"device": "cpu", "num_steps": 1000, "rows_per_step": 16, "time_s": seconds, "setup_s": 4.0}
+    timing |= {"seconds_per_step": 0.125, "peak_bytes": None}
+    assert format_timing(timing) == (
+        f"on this machine (cpu), by some steps of the run:\n  1,000 steps of 16 rows take {words}, without "
+        "evaluations: 0.12 s a step and 4 s before the first"
+    )
+
+
+# homodistil plan --time
+
+
+def test_the_command_says_minutes_memory_and_what_was_measured(values, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(values | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.25", "--time"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    told = capsys.readouterr().out
+    assert "3 steps of 8 rows take " in told
+    assert "memory peak " in told
+    assert "advice for 0.000384 M tokens" in told
+
+
+def test_of_a_task_no_advice_is_given(tmp_path, capsys):
+    values = write_kind(tmp_path, "classes")
+    settings = {name: value for name, value in values.items() if name not in ("teacher", "student", "output_dir")}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"num_scoring_batches": 1}), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.5", "--time", "--json"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["timing"]["num_steps"] == 4
+    assert "advice" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--time"], "give --time with --train_data or --config"),
+        (["--train_data", "x"], "give --time with --train_data or --config"),
+        (["--time", "--config", "x", "--vocabulary", "keep=9", "--text", "y"], "trim first"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(words, message, capsys):
+    assert main(["plan", "--teacher", "x", "--student", "macs=0.5", *words]) == 2
+    assert message in capsys.readouterr().err

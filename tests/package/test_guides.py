@@ -1,0 +1,185 @@
+"""Commands and scripts of README and guides run as they stand, with tiny models and few steps."""
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from methods_here import has, needs
+from task_rows import KINDS, rows_of_kind
+from tiny_files import own_cache, write_teacher, write_text
+from tiny_glue import write_task
+from tiny_models import VOCAB_SIZE, randomized, tiny_config
+from transformers import BertModel
+
+from homodistil_hf.cli import COMMANDS, main
+from homodistil_hf.experiments.config import help_of
+
+ROOT = Path(__file__).parents[2]
+GUIDES = ROOT / "docs" / "guides"
+SIZE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
+OF_METHODS = {
+    "embedding": "embedding",
+    "reranker": "embedding",
+    "teacher_vectors": "embedding",
+    "sizes": "embedding",
+    "evaluate": "embedding",
+    "prune": "gradient_free",
+    "one_bit": "binarization",
+    "further_pretraining": "self_distillation",
+    "coming_from": "baselines",
+}
+"""Guide → the method that its commands use."""
+PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(GUIDES.glob("*.md"))]
+ELSEWHERE = {"run", "sweeps"}
+"""Guides whose scripts other tests run: test_run_page.py, test_cells.py."""
+DISTILLED = "--max_steps 2 --use_cpu --per_device_train_batch_size 4"
+FINE_TUNED = "--max_train_steps 2 --batch_size 4 --learning_rate 1e-3"
+REPLACED = {
+    r"max_steps=[\d_]+": "max_steps=2, use_cpu=True",
+    "google-bert/bert-base-uncased": "my-bert",
+    r"my_corpus/\*\.parquet": "text.txt",
+    "test_size=1000": "test_size=10",
+    "max_seq_length=128": "max_seq_length=16",
+    '"learning_rate": 1e-4': '"learning_rate": 1e-4, "max_train_steps": 2, "batch_size": 4',
+}
+"""What scripts say → what is run."""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A folder with the models and the data that the guides name."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_teacher(folder / "my-bert", **SIZE)
+    for model, kind in (("my-classifier", "classes"), ("my-tagger", "tags"), ("my-answerer", "answers")):
+        write_teacher(folder / model, **{**SIZE, **KINDS[kind][1]})
+    write_teacher(folder / "my-model", **{**SIZE, **KINDS["classes"][1]})
+    write_teacher(folder / "my-reranker", **SIZE, task="sequence_classification", num_labels=1)
+    if has("embedding"):
+        from tiny_embeddings import make_sentence_folder
+
+        make_sentence_folder(folder / "my-embedder", encoder=randomized(BertModel(tiny_config(**SIZE))))
+    rows_of_kind("classes").to_csv(folder / "rows.csv")
+    rows_of_kind("classes").to_parquet(folder / "rows.parquet")
+    rows_of_kind("classes", seed=1).to_csv(folder / "more-rows.csv")
+    rows_of_kind("tags").to_parquet(folder / "tags.parquet")
+    rows_of_kind("answers").to_json(folder / "answers.json")
+    pairs = rows_of_kind("pairs").to_dict()
+    Dataset.from_dict({"question": pairs["sentence1"], "passage": pairs["sentence2"]}).to_parquet(
+        folder / "pairs.parquet"
+    )
+    write_text(folder / "text.txt")
+    lines = [f"w{5 + n % (VOCAB_SIZE - 5)} w{6 + n * 7 % 80} w{5 + n * 3 % 90}" for n in range(60)]
+    (folder / "documents.txt").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "queries.txt").write_text("\n".join(lines[:40]), encoding="utf-8")
+    draw = np.random.default_rng(0)
+    vectors = draw.normal(size=(len(lines), 16)).tolist()
+    Dataset.from_dict({"text": lines, "vector": vectors}).to_parquet(folder / "vectors.parquet")
+    write_task(folder / "glue", "mrpc")
+    return folder
+
+
+def blocks(page, *languages):
+    """Language and text of each block of code, in order."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w+)\n(.*?)^```", text, re.M | re.S)
+    return [(language, code) for language, code in found if language in languages]
+
+
+def commands(code):
+    """The words of each command in a block, without what follows a # and lines that go on."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def is_run(words):
+    """Whether a command can run here: no network, no other runtime, minutes at most."""
+    if words[0] != "homodistil" or words[1] in ("deploy", "demo", "sweep", "latency"):
+        return False
+    return not ((words[1] == "push" and "--dry_run" not in words) or {"config.json", "--push_to_hub"} & set(words))
+
+
+def check_words(words):
+    """Check the flags of a command that isn't run."""
+    if words[0] == "torchrun" or words[0] == "accelerate":
+        words = ["homodistil", *words[words.index("homodistil_hf") + 1 :]]
+    if words[0] == "homodistil":
+        known = set(re.findall(r"--\w+", help_of([]))) if words[1] == "distill" else set()
+        known |= {f"--{entry.name}" for entry in fields(COMMANDS[words[1]])}
+        assert {word for word in words if word.startswith("--")} <= known, words
+    else:
+        assert words[0] in ("pip", "hf", "tensorboard", "make"), words
+
+
+def shortened(name, words):
+    """Flags that make a command short."""
+    if "bit" in words or name == "finetune" or {"mrpc"} & set(words):
+        return FINE_TUNED
+    return DISTILLED if name == "distill" else ""
+
+
+def run_block(language, code):
+    """Run one block of a page in the working folder."""
+    if language == "python":
+        for pattern, short in REPLACED.items():
+            code = re.sub(pattern, short, code)
+        exec(compile(code, "page", "exec"), {})
+        return
+    for words in commands(code):
+        if is_run(words):
+            name, *rest = words[1:]
+            assert main([name, *rest, *shortened(name, rest).split()]) == 0, words
+        else:
+            check_words(words)
+
+
+def write_json(page):
+    """Write the JSON files that a page shows under the names that it gives them."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```json\n(.*?)^```", text, re.M | re.S):
+        named = ["config.json", *re.findall(r"`(\w+\.json)`", text[: block.start()])]
+        Path(named[-1]).write_text(re.sub(r'"max_steps": \d+', '"max_steps": 2', block[1]), encoding="utf-8")
+
+
+def finished_runs():
+    """Runs that the guide on evaluations finds finished."""
+    for name, model, data in (
+        ("out", "my-bert", "text.txt"),
+        ("classes", "my-classifier", "rows.csv"),
+        ("embeddings", "my-embedder", "text.txt"),
+    ):
+        run_block("bash", f"homodistil distill --teacher {model} --train_data {data} --student .5 --output_dir {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=needs(OF_METHODS[page.stem]) if page.stem in OF_METHODS else ())
+        for page in PAGES
+        if page.stem not in ELSEWHERE
+    ],
+)
+def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeypatch):
+    for path in inputs.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    write_json(page)
+    if page.stem in ("evaluate", "hub", "troubleshooting"):
+        finished_runs()
+    for language, code in blocks(page, "bash", "python"):
+        run_block(language, code)
+
+
+def test_wrong_flags_are_seen():
+    with pytest.raises(AssertionError, match="--quick"):
+        check_words(["homodistil", "deploy", "out", "--quick"])

@@ -1,0 +1,63 @@
+"""The pages of reference: commands and settings from their help texts, and every public name once."""
+
+import importlib.util
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import homodistil_hf
+from homodistil_hf.cli import COMMANDS
+from homodistil_hf.files.field_checks import help_of
+from homodistil_hf.methods.registry import METHODS
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
+page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(page)
+
+
+@pytest.fixture(scope="module")
+def sections():
+    """Title of a section of the page → its text."""
+    return dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page.page_text(), re.M | re.S))
+
+
+def test_every_command_has_a_section_with_its_flags(sections):
+    for name, command in COMMANDS.items():
+        for entry in fields(command):
+            assert f"| `{entry.name}` |" in sections[name]
+            assert page.text_of(entry) in sections[name]
+
+
+def test_every_method_has_a_section(sections):
+    assert {f"Training: {name}" for name in METHODS} <= set(sections)
+    assert (
+        "| `kl_weight` | `1.0` | Factor ≥ 0 of KL(teacher ‖ student), nats a prediction. |"
+        in sections["Training: homodistil"]
+    )
+
+
+def test_settings_of_transformers_are_named_without_its_words():
+    (entry,) = [entry for entry in fields(METHODS["bit"].arguments_class) if entry.name == "warmup_steps"]
+    assert page.text_of(entry) == "As in `TrainingArguments`."
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_docstrings_tell_what_help_tells(method):
+    kind = METHODS[method].arguments_class
+    told = " ".join(kind.__doc__.split())
+    for entry in fields(kind):
+        is_ours = entry.name not in page.OF_TRAINER or help_of(page.OF_TRAINER[entry.name]) != help_of(entry)
+        if is_ours and entry.name not in kind.no_part:
+            assert f" {entry.name}: {help_of(entry)}" in told
+
+
+def test_the_reference_has_every_public_name_once():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: homodistil_hf\.(\S+)$", text, re.M)
+    stub = (ROOT / "homodistil_hf" / "__init__.pyi").read_text(encoding="utf-8")
+    public = re.findall(r"^from \.(\S+) import \(?\s*(\w+) as", stub, re.M)
+    assert sorted(names) == sorted(f"{module}.{name}" for module, name in public)
+    assert sorted(name.rpartition(".")[2] for name in names) == sorted(homodistil_hf.__all__)
