@@ -16,6 +16,8 @@ FORMS = ("torch", "onnxruntime", "onnxruntime, int8")
 BATCH_SIZES = (1, 32)
 SCORES = (("stsb", "spearman"), ("qnli_part", "ndcg_at_10"), ("squad_part", "ndcg_at_10"))
 AGREEMENT = ("cosine", "neighbours_in_index")
+VARIANTS = {"start": "this package", "LEAF": "LEAF's recipe", "macs=0.5": "this package, 1/2 MACs"}
+"""Of students of given vectors, for readers; the rate of a map alone is none."""
 PAGE = Path("docs/embeddings.md")
 
 
@@ -76,14 +78,15 @@ def cascade_table(results: Mapping[str, Any]) -> list[str]:
 def vectors_table(rows: list[dict[str, Any]]) -> list[str]:
     """A row a variant and rate, behind the teacher; questions are the variant's, documents the teacher's."""
     cells = []
-    for name, rate, side in ((TEACHER, "", TEACHER), *((row["variant"], f"{row['rate']:g}", STUDENT) for row in rows)):
+    named = [(VARIANTS.get(row["variant"], row["variant"]), f"{row['rate']:g}", STUDENT) for row in rows]
+    for name, rate, side in ((TEACHER, "", TEACHER), *named):
         row = rows[max(len(cells) - 1, 0)]
         retrieving = TEACHER if side == TEACHER else ASYMMETRIC
         scores = [row["scores"]["stsb"]["spearman"][side]]
         scores += [row["scores"][task]["ndcg_at_10"][retrieving] for task in ("qnli_part", "squad_part")]
         scores += [row["agreement"][kind] if side == STUDENT else 1.0 for kind in AGREEMENT]
         size = f"{row['num_parameters'] / 1e6:.1f} M" if side == STUDENT else ""
-        cells.append([name, rate, *(f"{100 * score:.1f}" for score in scores), size])
+        cells.append([name, rate.replace("1e-12", "–"), *(f"{100 * score:.1f}" for score in scores), size])
     return markdown_table(["", "rate", "STS-B", "QNLI", "SQuAD", "cosine", "neighbours", "parameters"], cells)
 
 

@@ -15,6 +15,7 @@ STUDIES = (
         "embedding_students.CASCADE",
         "embedding_students.PLAIN",
         "embedding_students.SPEED",
+        "embedding_students.VECTORS",
     ),
     *(
         "embedding_students.TASKS",

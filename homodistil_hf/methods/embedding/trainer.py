@@ -55,6 +55,8 @@ VECTOR_WEIGHT = 30.0
 """As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
 LEARNING_RATE = 1e-3
 """With a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
+VECTORS_LEARNING_RATE = 3e-4
+"""The same, with a start of 384 channels, for vectors that aren't its own: higher rates undo what it knows."""
 _HOW = (
     "A map from its pooled states to the vectors was fitted. Units, where any had to go, were removed by a probe of"
     " the vectors. Then encoder and map were distilled."
@@ -209,7 +211,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
-        rate = float(f"{rate_for_width(LEARNING_RATE, hidden_size):.2g}")
+        measured = LEARNING_RATE if self.target is None else VECTORS_LEARNING_RATE
+        rate = float(f"{rate_for_width(measured, hidden_size):.2g}")
         logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", rate, hidden_size)
         return rate
 
