@@ -42,22 +42,22 @@ class Tables:
         self.noise_of_kl = noise_of(results.short_runs)
 
     def what_you_get(self) -> list[str]:
-        """Costs of the teacher and of students of the default, what they keep, and the KL of pruning at once."""
+        """Costs of the teacher and of students of the default, and what they and those pruned at once keep."""
         latency = (self.results.json("student_latency") or {}).get("processor_time", {})
-        at_once = {size: spread(self.of(DEFAULTS, variant)["kl"]) for variant, size in AT_ONCE.items()}
-        rows, teacher = [], None
+        at_once, rows, teacher = {size: variant for variant, size in AT_ONCE.items()}, [], None
         for variant, size in GRADUAL.items():
-            students = self.of(DEFAULTS, variant)
+            students, beside = self.of(DEFAULTS, variant), self.of(DEFAULTS, at_once[size])
+            others = [spread(beside["kl"]), self._kept(at_once[size])[0]]
             if students.empty:
-                rows.append([size, *"–––", NOT_RUN, at_once.get(size, "–"), *"–––"])
+                rows.append([size, *"––––", NOT_RUN, "–", *others])
                 continue
             costs = students["record"].iloc[0]["models"]
-            teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "0", "0", "100%", "100%", "–"]
+            teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "–", "0", "100%", "0", "100%"]
             rows.append([size, *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
-            rows[-1] += [spread(students["kl"]), at_once.get(size, "–")]
-            rows[-1] += [*self._kept(variant), f"{students['minutes'].min():.0f}"]
-        headings = ["encoder MACs", "parameters", "MB", "ms", "KL, nats", "pruned at once", "GLUE kept"]
-        return markdown_table([*headings, "above the constant", "minutes"], [*([teacher] if teacher else []), *rows])
+            rows[-1] += [f"{students['minutes'].min():.0f}", spread(students["kl"])]
+            rows[-1] += [spread(students["accuracy_kept"], ".1%"), *others]
+        headings = ["encoder MACs", "parameters", "MB", "ms", "minutes", "KL, nats", "words kept"]
+        return markdown_table([*headings, "at once: KL", "GLUE kept"], [*([teacher] if teacher else []), *rows])
 
     def compact(self) -> str:
         """KL of the student with narrow attention."""

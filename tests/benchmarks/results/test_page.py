@@ -135,7 +135,7 @@ def test_without_records_everything_is_not_run_yet(write, tmp_path):
     assert "the gradual way gives not run yet and not run yet in as many tokens" in text
     assert text.count("Not run yet: `") == len(list((CHECKOUT / page.SWEEPS).glob("*.json"))) - 1  # smoke has no place
     assert not re.search(r"(?<!≤ )\b\d\.\d{3}", text)  # but for what was aimed at
-    assert "| 1/4 | – | – | – | not run yet |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| 1/4 | – | – | – | – | not run yet |" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert not list((tmp_path / "results").glob("*.png"))
 
 
@@ -156,7 +156,7 @@ def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
     write_short_runs(tmp_path / "results")
     text = write("--collect", tmp_path / "runs")
     lines = " ".join(text.split())
-    assert "| 1/4 | 4.0 M | 0 | – | 0.520 ± 0.020 (3) | – | – | – | 17 |" in text
+    assert "| 1/4 | 4.0 M | 0 | – | 17 | 0.520 ± 0.020 (3) | 60.0% ± 0.0% (3) | – | – |" in text
     assert "| `no_kl` | `kl_weight=0` | 0.700 | +0.200, **worse** |" in text
     assert "One seed counts beyond 0.044 nats (s = 0.0158, 4 degrees of freedom)." in lines
     assert "3 runs of 18 to 18 minutes." in lines
