@@ -104,10 +104,13 @@ def commands(code):
 
 
 def is_run(words):
-    """Whether a command can run here: no network, no other runtime, minutes at most."""
+    """Whether a command can run here: no network, no other runtime or tracker, minutes at most."""
     if words[0] != "homodistil" or words[1] in ("deploy", "demo", "sweep", "latency"):
         return False
-    return not ((words[1] == "push" and "--dry_run" not in words) or {"config.json", "--push_to_hub"} & set(words))
+    if "tensorboard" in words and importlib.util.find_spec("tensorboard") is None:
+        return False
+    is_sent = words[1] == "push" and "--dry_run" not in words
+    return not (is_sent or {"config.json", "--push_to_hub"} & set(words))
 
 
 def check_words(words):
