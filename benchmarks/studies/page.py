@@ -24,7 +24,7 @@ STUDIES = (
         "further_pretraining.STUDY",
         "gradient_free.KERNEL",
     ),
-    *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
+    *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.MULTILINGUAL", "tasks.STUDY", "vocabulary.STUDY"),
 )
 """Each study as the module of this folder that has it, and its name there."""
 
