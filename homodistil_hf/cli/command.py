@@ -19,11 +19,15 @@ class Command:
     """A command: the docstring is its help, a field of its dataclass is a flag of it, see `files/settings.py`."""
 
     example: ClassVar[str]
+    usage: ClassVar[str | None] = None
+    """The first line of the help; None: all flags."""
 
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Run the command of a name with the words behind it, and return the exit status."""
-        parser = SettingsParser(f"homodistil {name}", cls, description=cls.__doc__, epilog=f"example: {cls.example}")
+        parser = SettingsParser(
+            f"homodistil {name}", cls, usage=cls.usage, description=cls.__doc__, epilog=f"example: {cls.example}"
+        )
         return build(cls, parser.given(words)).run()
 
     def run(self) -> int:

@@ -21,6 +21,7 @@ class Plan(Command):
     """Say how wide a student will be and what it costs, from the teacher's configuration alone."""
 
     example: ClassVar[str] = "homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25"
+    usage = "homodistil plan --teacher TEACHER (--student STUDENT | --latency_ms MS) [--key value …]"
     teacher: str = flag("Hub name or folder of a model")
     student: str | None = flag(
         "this or --latency_ms: preset, budget (params=14M, macs=0.25, compact_macs=0.25, any "
@@ -35,12 +36,8 @@ class Plan(Command):
     length: int | None = flag("latency_ms: tokens a sequence (default: 128, or the positions)", default=None)
     backend: str | None = flag("latency_ms: torch (default) or onnxruntime", default=None)
     no_measurement: bool = flag("latency_ms: don't time the chosen plan itself", default=False)
-    num_tokens: float | None = flag(
-        "to train on, e.g. 2e6: how it is trained by default, and what was measured", default=None, metavar="N"
-    )
-    time: bool = flag(
-        "take some real steps of the run here: minutes and memory; with --train_data or --config", default=False
-    )
+    num_tokens: float | None = flag("to train on, e.g. 2e6: how, and what was measured", default=None, metavar="N")
+    time: bool = flag("minutes and memory, by steps here; with --train_data or --config", default=False)
     train_data: list[str] = flag("time: rows or text of the run", default=[], metavar="X")
     config: str | None = flag("time: JSON file with settings of the run", default=None, metavar="CONFIG.json")
     vocabulary: str | None = flag(
