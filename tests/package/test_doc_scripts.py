@@ -12,7 +12,12 @@ from methods_here import needs
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 METHODS = {name: name for name in ("baselines", "binarization", "gradient_free", "self_distillation")}
-METHODS |= {"embedding": "embedding", "prune": "gradient_free", "one_bit": "binarization"}
+METHODS |= {
+    "embedding": "embedding",
+    "teacher_vectors": "embedding",
+    "prune": "gradient_free",
+    "one_bit": "binarization",
+}
 METHODS["further_pretraining"] = "self_distillation"
 """Page → the method whose names its scripts use."""
 BLOCKS = [
