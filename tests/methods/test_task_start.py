@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from methods_here import needs
 from task_rows import KINDS, SMALL, rows_of_kind, write_kind
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
@@ -172,7 +173,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=needs("baselines") if case == "a baseline" else ()) for case in REFUSED]
+)
 def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     changes, message = REFUSED[case]
     monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))

@@ -25,7 +25,8 @@ def sections():
     return dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page.page_text(), re.M | re.S))
 
 
-@needs("embedding")  # a command of its own takes its settings
+@needs("embedding")  # commands of their own take their settings
+@needs("gradient_free")
 def test_every_command_has_a_section_with_its_flags(sections):
     for name, command in COMMANDS.items():
         for entry in fields(command):
@@ -34,6 +35,7 @@ def test_every_command_has_a_section_with_its_flags(sections):
 
 
 @needs("embedding")
+@needs("gradient_free")
 def test_every_method_has_a_section(sections):
     assert {f"Training: {name}" for name in METHODS} <= set(sections)
     assert (
@@ -42,6 +44,7 @@ def test_every_method_has_a_section(sections):
     )
 
 
+@needs("binarization")
 def test_settings_of_transformers_are_named_without_its_words():
     (entry,) = [entry for entry in fields(METHODS["bit"].arguments_class) if entry.name == "warmup_steps"]
     assert page.text_of(entry) == "As in `TrainingArguments`."
