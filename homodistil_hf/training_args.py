@@ -188,8 +188,7 @@ class DistillationArguments(ExactArguments):
 
     student: str | None = setting(
         None,
-        "Widths: preset, share of MACs (0.25, 1/4), budget (params=14M, latency_ms=5, …), plan (216-9x24-528, or "
-        "4x216-9x24-528 of 4 layers), JSON.",
+        "Widths: preset, share of MACs (0.25, 1/4), budget (params=14M; macs=0.1,layers=4), plan (216-9x24-528), JSON.",
         also=float,
     )
     plain: bool = setting(
