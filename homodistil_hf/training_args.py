@@ -188,7 +188,7 @@ class DistillationArguments(ExactArguments):
 
     student: str | None = setting(
         None,
-        "Widths: preset, share of MACs (0.25, 1/4), budget (params=14M; macs=0.1,layers=4), plan (216-9x24-528), JSON.",
+        "Widths: preset, share of MACs (1/4), budget (params=14M; macs=0.1,layers=4), plan (216-9x24-528), JSON.",
         also=float,
     )
     plain: bool = setting(
