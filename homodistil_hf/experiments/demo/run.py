@@ -217,7 +217,8 @@ class _ShortProgress(ProgressCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and "eval_kl" in (logs or {}):
-            self.training_bar.write(f"     step {state.global_step}: held-out KL {max(logs['eval_kl'], 0.0):.3f} nats")
+            kl, whole = max(logs["eval_kl"], 0.0), ", nothing pruned yet" * (state.global_step == 0)
+            self.training_bar.write(f"     step {state.global_step}: held-out KL {kl:.3f} nats{whole}")
 
 
 def _training_arguments(kind: type[HomoDistilTrainer], output_dir: str, settings: DemoSettings) -> Any:
