@@ -54,7 +54,8 @@ def test_no_link_is_dead(page):
         if "://" in target or name.startswith("mailto:"):
             continue
         file = page.parent / name if name else page
-        assert file.exists() and file.resolve() != GENERATED, f"{page}: {target}"
+        assert file.exists(), f"{page}: {target}"
+        assert file.resolve() != GENERATED, f"{page}: {target}"
         if anchor and file.suffix == ".md":
             assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page}: {target}"
 
