@@ -15,7 +15,7 @@ from homodistil_hf.cli.command import SettingsCommand
 from homodistil_hf.cli.evaluate import evaluations
 from homodistil_hf.files.field_checks import help_of
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.methods.registry import METHODS, run_named
 from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.tables import markdown_table
 
@@ -50,16 +50,18 @@ def commands() -> Iterator[str]:
 
 
 def methods() -> Iterator[str]:
-    """HomoDistil's settings, then what each other method adds to them or changes."""
+    """HomoDistil's settings, then what each other method's run and trainer add to them or change."""
     known = dict(OF_TRAINER)
     shared = HomoDistilTrainingArguments
     yield "## Training: homodistil\n\nFor every method, but for what its own section says.\n"
     yield from table(changed(shared, known))
-    known = {entry.name: entry for entry in fields(shared)}
+    known = {entry.name: entry for kind in (RunArguments, shared) for entry in fields(kind)}
     for name, trainer in METHODS.items():
         if name != "homodistil":
             yield f"## Training: {name}\n"
-            yield from table(changed(trainer.arguments_class, known)) or ["No settings of its own.\n"]
+            kinds = (*run_named(name).kinds, trainer.arguments_class)
+            found = [entry for kind in kinds for entry in changed(kind, known)]
+            yield from table(found) or ["No settings of its own.\n"]
 
 
 def changed(kind: Any, known: dict[str, "Field[Any]"]) -> Iterator["Field[Any]"]:

@@ -11,7 +11,7 @@ from methods_here import has, needs
 import homodistil_hf
 from homodistil_hf.cli import COMMANDS
 from homodistil_hf.files.field_checks import help_of
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.methods.registry import METHODS, run_named
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
@@ -42,6 +42,17 @@ def test_every_method_has_a_section(sections):
         "| `kl_weight` | `1.0` | Factor ≥ 0 of KL(teacher ‖ student), nats a prediction. |"
         in sections["Training: homodistil"]
     )
+
+
+@needs("embedding")  # commands of their own take their settings
+@needs("gradient_free")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
+    shown = "".join(sections[name] for name in ("distill", "Training: homodistil", f"Training: {method}"))
+    for kind in run_named(method).kinds:
+        for entry in fields(kind):
+            if entry.init and entry.name not in page.OF_TRAINER and entry.name not in getattr(kind, "no_part", {}):
+                assert f"| `{entry.name}` |" in shown
 
 
 @needs("binarization")
