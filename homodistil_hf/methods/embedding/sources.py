@@ -97,12 +97,12 @@ class Source:
         return some_paragraphs(documents, most)
 
     def encoder_of(self, data: list[str], split: str) -> Any:
-        """What encodes held-out texts as the teacher does."""
+        """The teacher, as an encoder of held-out texts."""
         return self.model
 
 
 class VectorsSource(Source):
-    """Files of texts and vectors: the teacher's, whose model isn't here."""
+    """Files of texts and of the vectors that a teacher gave them; `model` is what the student starts from."""
 
     def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
         """Read files: one data set, with a column of vectors."""
@@ -121,7 +121,7 @@ class VectorsSource(Source):
         return texts
 
     def encoder_of(self, data: list[str], split: str) -> Any:
-        """The vectors of these files, or those that are trained on."""
+        """The vectors in these files; without files, those that are trained on."""
         return self._read(data, split, "eval_data") if data else self.model.target
 
     def _read(self, data: list[str], split: str, argument: str) -> TeacherVectors:

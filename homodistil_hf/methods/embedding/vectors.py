@@ -113,7 +113,7 @@ class TeacherVectors:
 
 
 Encoder: TypeAlias = EmbeddingModel | TeacherVectors
-"""What gives vectors of texts."""
+"""A model, or a table of vectors: `encode` gives the vectors of texts."""
 
 
 @dataclass(frozen=True)
