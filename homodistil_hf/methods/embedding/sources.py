@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -87,6 +87,9 @@ class Source:
     columns: tuple[str | None, ...]
     rows: Callable[[list[Any], RunArguments, str | None, str], Any]
 
+    train_setting: ClassVar[str] = "train_data"
+    """The setting that names what is trained on."""
+
     def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
         """Read files: a data set for each column."""
         settings: dict[str, Any] = {"split": split, "argument": argument, "streaming": is_stream}
@@ -104,9 +107,10 @@ class Source:
 class VectorsSource(Source):
     """Files of texts and of the vectors that a teacher gave them; `model` is what the student starts from."""
 
+    train_setting = "teacher_vectors"
+
     def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
         """Read files: one data set, with a column of vectors."""
-        argument = "teacher_vectors" if argument == "train_data" else argument
         found, target = self._read(data, split, argument), self.model.target
         if found.dimension != target.dimension:
             raise ValueError(

@@ -217,6 +217,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
         ({"plain": True}, "plain=True makes students without a Dense, but one has to lead to the vectors"),
         ({"hidden_weight": 2.0}, "hidden_weight=2 compares states with the teacher's, but of this teacher there are"),
         ({"per_device_train_batch_size": 4096}, "has 190 rows, fewer than the 4096 of a step"),
+        ({"per_device_train_batch_size": 4096}, "teacher_vectors=['"),
         ({"output": 48}, "output=48: expected 'teacher', 'student', or a length from 1 to 47"),
         ({"similarity": "cosinus"}, "similarity"),
         ({"teacher_vectors": "nowhere.parquet"}, "teacher_vectors='nowhere.parquet' does not exist; expected a file"),
