@@ -139,25 +139,25 @@ def embedding_source(name: str, text_column: str | None, token: str | None) -> S
     model = load_embedding_model(name, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
+        # A source whose prompt is named may be one of queries, or of titles.
+        least_characters = None if prompt is None else 1
         return tokenize_texts(
-            parts[0],
-            model.tokenizer,
-            max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=_prompted(model, prompt),
-            # A source whose prompt is named may be one of queries, or of titles.
-            least_characters=None if prompt is None else 1,
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
+            parts[0], **_row_settings(model, run, prompt), least_characters=least_characters, argument=argument
         )
 
     return Source(model, model.encoder, model.tokenizer, (text_column,), rows)
 
 
-def _prompted(model: EmbeddingModel, prompt: str | None) -> Callable[[str], str]:
-    """Put the prompt of a name before texts; a ValueError where the model has none of that name."""
+def _row_settings(model: EmbeddingModel, run: RunArguments, prompt: str | None) -> dict[str, Any]:
+    """How a model's texts become rows, the prompt of a name before each; a ValueError where it has no such prompt."""
     if prompt and prompt not in model.settings.prompts:
         raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
-    return partial(model.prepared, prompt_name=prompt)
+    return {
+        "tokenizer": model.tokenizer,
+        "max_length": min(run.row_length, model.settings.max_seq_length),
+        "prepare": partial(model.prepared, prompt_name=prompt),
+        "num_proc": run.preprocessing_num_workers,
+    }
 
 
 def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
@@ -181,14 +181,7 @@ def vectors_source(
     model = learner_of(start, target, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        return tokenize_vectors(
-            parts[0],
-            model.tokenizer,
-            max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=_prompted(model, prompt),
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
-        )
+        return tokenize_vectors(parts[0], **_row_settings(model, run, prompt), argument=argument)
 
     return VectorsSource(model, model.encoder, model.tokenizer, (column,), rows)
 
