@@ -164,7 +164,7 @@ class Tables:
         return _table(["encoder MACs", "tokens", "", *names, "mean", "kept", "above the constant"], rows)
 
     def kept_without_rte(self) -> str:
-        """What students of a quarter, pruned at once, keep of the mean over all tasks but RTE, and that above the constant."""
+        """What a quarter, pruned at once, keeps of the mean over all tasks but RTE, and that above the constant."""
         others = [name for name in TASKS if name != "rte"]
         constant, kept = self.results.json("constant_predictions"), self._fine_tuned("quarter", BY_TEACHER)
         if kept.empty or not constant:
