@@ -119,7 +119,8 @@ def test_targets_are_those_of_a_run_with_the_teacher_itself(make_trainer, tmp_pa
     assert torch.equal(*(batch["labels"] for batch in batches))  # units are scored along the same directions
 
 
-def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, teacher):
+def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, teacher, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
     start = load_embedding_model(make_sentence_folder(tmp_path / "start"))
     rows = tokenize_vectors(teacher.documents, start.tokenizer, max_length=12)
     trainer = make_trainer(
@@ -131,6 +132,7 @@ def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, te
         student=None,
     )
     assert trainer.args.learning_rate == 9e-4  # 3e-4 · 384 / 128, the narrowest that rates were measured with
+    assert "learning_rate=0.0009, as none is given: for a start of 32 channels" in caplog.text
     assert trainer.evaluate()["eval_cosine"] > 0.5  # the map is fitted before it is used
     (batch, counts) = next(trainer.first_batches(num_texts=1))
     trainer.model.eval()
