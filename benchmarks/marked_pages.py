@@ -7,10 +7,15 @@ from pathlib import Path
 
 def fill_in(page: Path, texts: Mapping[str, str]) -> None:
     """Put each text between the markers of its name, `<!-- name -->` and `<!-- /name -->`."""
+    page.write_text(filled_in(page, texts), encoding="utf-8")
+
+
+def filled_in(page: Path, texts: Mapping[str, str]) -> str:
+    """The content of a page with each text between the markers of its name."""
     content = page.read_text(encoding="utf-8")
     for name, text in texts.items():
         content = filled(content, name, text)
-    page.write_text(content, encoding="utf-8")
+    return content
 
 
 def filled(page: str, name: str, text: str) -> str:

@@ -4,6 +4,7 @@ python -m benchmarks.reliability.page
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,15 @@ def soak(results: dict[str, Any]) -> str:
         f"**{results['num_bytes_lost']} bytes** of saved checkpoints lost, **{results['num_differences']} "
         f"differences** in {results['num_compared']:,} values compared with the run that was left alone "
         f"(weights, optimizer, masks, scores, logs, export).\n\n"
-    ) + table("moments of the kills | kills", [[place, sum(found)] for place, found in by_place(results["kills"])])
+    ) + table("moments of the kills | kills", [[*found] for found in by_place(results["kills"]).items()])
 
 
-def by_place(kills: dict[str, int]) -> list[tuple[str, list[int]]]:
+def by_place(kills: dict[str, int]) -> Counter[str]:
     """The kills at all moments of one place, such as a checkpoint or a step."""
-    found: dict[str, list[int]] = {}
+    found: Counter[str] = Counter()
     for moment, count in kills.items():
-        found.setdefault(moment.partition(":")[0], []).append(count)
-    return list(found.items())
+        found[moment.partition(":")[0]] += count
+    return found
 
 
 def fuzz(results: dict[str, Any]) -> str:

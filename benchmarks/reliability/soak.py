@@ -31,6 +31,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 from transformers.trainer_pt_utils import safe_globals
 
 from benchmarks.reliability.soak_worker import MOMENTS, Board, work
+from homodistil_hf.export.facts import CARD_FILE
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem, sorted_checkpoints
 from homodistil_hf.files.provenance import machine_facts
 
@@ -255,8 +256,11 @@ def outcome(run: Path) -> dict[str, Any]:
         if path.suffix == ".json":
             values |= flat(name, json.loads(path.read_text(encoding="utf-8")))
         elif "student/" in name:
-            lines = [line for line in path.read_bytes().splitlines() if not any(word in line for word in TIMED_WORDS)]
-            values[name] = hashlib.sha256(b"\n".join(lines)).hexdigest()
+            content = path.read_bytes()
+            if path.name == CARD_FILE:
+                lines = content.splitlines()
+                content = b"\n".join(line for line in lines if not any(word in line for word in TIMED_WORDS))
+            values[name] = hashlib.sha256(content).hexdigest()
     return {name: str(value).replace(str(run), "RUN") for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""The measured points that `homodistil plan` shows for a budget: students of the defaults by size and tokens."""
+"""The measured points that `homodistil plan` shows for a budget: students of the sweeps of sizes and of tokens."""
 
 import pandas as pd
 

@@ -136,12 +136,6 @@ def as_many_steps(student: str, num_steps: int) -> int:
     )
 
 
-def share_of(size: str) -> float:
-    """`1/4` → 0.25."""
-    above, below = size.split("/")
-    return int(above) / int(below)
-
-
 def _folder(cell: Mapping[str, Any], output_dir: Path) -> Path:
     size = cell["size"].replace("/", "-")
     return output_dir / f"{cell['variant']},{size},{cell['max_steps']},{cell['seed']}"

@@ -12,12 +12,12 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
-from benchmarks.results.changes import share_of
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
 from benchmarks.results.students import DEFAULTS, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
@@ -183,7 +183,7 @@ def draw_all(tables: Tables) -> None:
     short = tables.results.short_runs
     points = {
         name: sorted(
-            (share_of(size), Spread.of(values))
+            (float(Fraction(size)), Spread.of(values))
             for size, values in short[(short["variant"] == variant) & (short["max_steps"] == 500)].groupby("size")[
                 "kl"
             ]

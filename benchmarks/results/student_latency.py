@@ -1,4 +1,4 @@
-"""How fast students of the defaults are beside their teacher: docs/results/student_latency.json.
+"""How fast students of the sweep of sizes are beside their teacher: docs/results/student_latency.json.
 
     python -m benchmarks.results.student_latency
 

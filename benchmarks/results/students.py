@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -155,8 +156,8 @@ def shape_of(record: Record) -> str:
 
 def size_of(fraction: float) -> str:
     """The nearest of the sizes that the page is about, such as `1/4`; empty for a student of another size."""
-    size = min(GRADUAL.values(), key=lambda size: abs(math.log(fraction * int(size[2:]))))
-    return size if abs(fraction * int(size[2:]) - 1) < _SIZE_TOLERANCE else ""
+    size = min(GRADUAL.values(), key=lambda size: abs(math.log(fraction / Fraction(size))))
+    return size if abs(fraction / Fraction(size) - 1) < _SIZE_TOLERANCE else ""
 
 
 def _row(sweep: str, record: Record) -> dict[str, Any]:

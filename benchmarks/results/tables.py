@@ -97,7 +97,7 @@ class Tables:
         return _table(["method", "shape", "KL, nats", f"less `{PAPERS}`", "accuracy kept"], rows)
 
     def tokens(self) -> list[str]:
-        """The defaults at a quarter for each budget of tokens."""
+        """Students of a quarter, pruned at once, for each budget of tokens."""
         rows = []
         for budget, group in self._budgets().groupby("num_tokens"):
             kls = spread(group["kl"]), spread(group["all_kl"])
@@ -136,7 +136,7 @@ class Tables:
         return _table(["encoder MACs", "first planned", "KL, nats (less the first planned's)"], rows)
 
     def on_all_text(self) -> list[str]:
-        """Students with today's defaults on all held-out text."""
+        """Students of the sweeps of sizes and of tokens on all held-out text."""
         rows = []
         for variant, size in ROWS.items():
             for budget, group in self.results.of(DEFAULTS, TOKENS).dropna(subset="all_kl").groupby("num_tokens"):
@@ -164,7 +164,7 @@ class Tables:
         return _table(["encoder MACs", "tokens", "", *names, "mean", "kept", "above the constant"], rows)
 
     def kept_without_rte(self) -> str:
-        """What the student at a quarter keeps of the mean over all tasks but RTE, and that above the constant."""
+        """What a quarter, pruned at once, keeps of the mean over all tasks but RTE, and that above the constant."""
         others = [name for name in TASKS if name != "rte"]
         constant, kept = self.results.json("constant_predictions"), self._fine_tuned("quarter", BY_TEACHER)
         if kept.empty or not constant:
@@ -215,7 +215,7 @@ class Tables:
         return _table(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
 
     def short_runs(self) -> list[str]:
-        """The rows of benchmarks/results/changes.py: each variant's KL, and that less the KL of the defaults."""
+        """The rows of benchmarks/results/changes.py: each variant's KL, and that less the KL of `at_once`."""
         table = self.results.short_runs
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[int, int], list[str]] = {}
@@ -280,12 +280,12 @@ class Tables:
         return f"{noise.threshold():.3f} nats (s = {noise.std:.4f}, {noise.freedom} degrees of freedom)"
 
     def million_tokens(self) -> str:
-        """Of the runs with today's defaults."""
+        """Tokens of a run of the sweep of sizes, in millions."""
         found = self.results.of(DEFAULTS)["num_tokens"].tolist()
         return f"{found[0] / 1e6:.2f}" if found else f"({NOT_RUN})"
 
     def num_blocks(self) -> str:
-        """Of all held-out text."""
+        """Blocks of all held-out text."""
         found = [model["num_blocks"] for one in self.results.on_all_text.values() for model in one["models"]]
         return f"{max(found):,}" if found else f"({NOT_RUN})"
 

@@ -96,7 +96,7 @@ def answer(results: Mapping[str, Any]) -> str:
 
 def goals(speed: Mapping[str, Any], growth: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """What was aimed at, and what was measured: what was missed first."""
-    found = [*opponents_goals(speed[SHIPPED]), *base_goals(speed[BASE]), *pruning_goals(speed)]
+    found = [*baseline_goals(speed[SHIPPED]), *base_goals(speed[BASE]), *pruning_goals(speed)]
     largest = list(growth["batch_sizes"].values())[-1]["relative_speed"]
     label, goal = "tokens/s at batch 128, of those at 16", "≥ 0.95"
     found.append(Goal(label, goal, spread(largest, "{:.2f}"), largest["median"] >= 0.95))
@@ -112,7 +112,7 @@ def goals(speed: Mapping[str, Any], growth: Mapping[str, Any], latency: Mapping[
     return "\n\n".join(lists)
 
 
-def opponents_goals(results: Mapping[str, Any]) -> list[Goal]:
+def baseline_goals(results: Mapping[str, Any]) -> list[Goal]:
     """Against the loops and against one-shot pruning, as far as they were measured."""
     found, schedule = [], results["schedule"]
     for loop, goal in ((STRONG, 2.0), (PLAIN, 5.0)):
@@ -212,7 +212,7 @@ def number_types(found: Mapping[str, Any]) -> str:
         for name, one in odd
     ]
     points.append(f"- Odd widths on the way of gradual pruning: {'; '.join(ratios)}. So they are not rounded.")
-    return "\n".join(textwrap.fill(point, 119, subsequent_indent="  ") for point in points)
+    return "\n".join(map(wrapped, points))
 
 
 def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:

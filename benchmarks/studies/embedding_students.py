@@ -1,7 +1,8 @@
-"""Students of an embedding model: tasks and the teacher's index; size, speed and int8; plain ones beside a Dense.
+"""Students of an embedding model: tasks, size, speed and int8; plain ones; a cascade; given vectors.
 
-The records are of benchmarks/studies/embedding_tasks.py at commit 4419268, embedding_speed.py at commit f5db6bb and
-plain.py at commit 38d89b54.
+The records are of benchmarks/studies/embedding_tasks.py at commit 4419268, embedding_speed.py at commit f5db6bb,
+plain.py at commit 38d89b54 and teacher_vectors.py at commit 8de9daff. That of the cascade is what `homodistil cascade`
+writes, by the command in docs/embeddings.md.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ FORMS = ("torch", "onnxruntime", "onnxruntime, int8")
 BATCH_SIZES = (1, 32)
 SCORES = (("stsb", "spearman"), ("qnli_part", "ndcg_at_10"), ("squad_part", "ndcg_at_10"))
 AGREEMENT = ("cosine", "neighbours_in_index")
-VARIANTS = {"start": "this package", "LEAF": "LEAF's recipe", "macs=0.5": "this package, 1/2 MACs"}
-"""Of students of given vectors, for readers; the rate of a map alone is none."""
+MAP_ALONE = "map alone"
+VARIANTS = {"start": "this package", "LEAF": "LEAF's recipe"}
+"""Variant of the students of given vectors → its name in the table."""
 PAGE = Path("docs/embeddings.md")
 
 
@@ -61,7 +63,7 @@ def plain_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def cascade_table(results: Mapping[str, Any]) -> list[str]:
-    """A row a share of queries for the teacher, then the margin that was chosen; times are of a busy machine."""
+    """A row a share of queries for the teacher, then the margin that was chosen; no times: the machine was busy."""
     ((source, rows),) = results["curves"].items()
     choice = results["choices"][source]
     own = choice["macs"] - choice["share"]
@@ -77,17 +79,20 @@ def cascade_table(results: Mapping[str, Any]) -> list[str]:
 
 def vectors_table(rows: list[dict[str, Any]]) -> list[str]:
     """A row a variant and rate, behind the teacher; questions are the variant's, documents the teacher's."""
-    cells = []
-    named = [(VARIANTS.get(row["variant"], row["variant"]), f"{row['rate']:g}", STUDENT) for row in rows]
-    for name, rate, side in ((TEACHER, "", TEACHER), *named):
-        row = rows[max(len(cells) - 1, 0)]
-        retrieving = TEACHER if side == TEACHER else ASYMMETRIC
-        scores = [row["scores"]["stsb"]["spearman"][side]]
-        scores += [row["scores"][task]["ndcg_at_10"][retrieving] for task in ("qnli_part", "squad_part")]
-        scores += [row["agreement"][kind] if side == STUDENT else 1.0 for kind in AGREEMENT]
-        size = f"{row['num_parameters'] / 1e6:.1f} M" if side == STUDENT else ""
-        cells.append([name, rate.replace("1e-12", "–"), *(f"{100 * score:.1f}" for score in scores), size])
+    cells = [[TEACHER, "", *_scores(rows[0], TEACHER, TEACHER), *["100.0"] * len(AGREEMENT), ""]]
+    for row in rows:
+        name = row["variant"]
+        rate = "–" if name == MAP_ALONE else f"{row['rate']:g}"
+        scores = [*_scores(row, STUDENT, ASYMMETRIC), *(f"{100 * row['agreement'][kind]:.1f}" for kind in AGREEMENT)]
+        cells.append([VARIANTS.get(name, name), rate, *scores, f"{row['num_parameters'] / 1e6:.1f} M"])
     return markdown_table(["", "rate", "STS-B", "QNLI", "SQuAD", "cosine", "neighbours", "parameters"], cells)
+
+
+def _scores(row: Mapping[str, Any], side: str, retrieving: str) -> list[str]:
+    """Scores × 100 of a side, those of retrieval of another."""
+    sides = (side, retrieving, retrieving)
+    found = (row["scores"][task][metric][one] for (task, metric), one in zip(SCORES, sides, strict=True))
+    return [f"{100 * score:.1f}" for score in found]
 
 
 VECTORS = Study(Path("docs/results/studies/teacher_vectors.json"), PAGE, lambda rows: {"vectors": vectors_table(rows)})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.marked_pages import filled
+from benchmarks.marked_pages import filled_in
 from homodistil_hf.files.strict_json import read_json, read_json_rows
 
 
@@ -30,7 +30,5 @@ class Study:
 
     def page_text(self) -> str:
         """The page with the tables of the record."""
-        text = self.page.read_text(encoding="utf-8")
-        for mark, lines in self.tables(self.read()).items():
-            text = filled(text, mark, "\n".join(lines))
-        return text
+        tables = self.tables(self.read()).items()
+        return filled_in(self.page, {mark: "\n".join(lines) for mark, lines in tables})

@@ -136,6 +136,13 @@ def _rows_of(task: str, data_dir: Path, split: str) -> pd.DataFrame:
     return table.drop(columns=["idx", "title", "label_name"], errors="ignore")
 
 
+def _some_rows(rows: Path, count: int) -> Path:
+    file = rows / f"train-{count}.parquet"
+    if not file.is_file():
+        pd.read_parquet(rows / "train.parquet").head(count).to_parquet(file, index=False)
+    return file
+
+
 def punctuation_rows(data_dir: Path, split: str) -> pd.DataFrame:
     """Lower-cased words without their marks, and what each one lost: capitals, comma, period."""
     texts = pd.read_parquet(data_dir / "corpora/wikipedia" / f"{split}.parquet")["text"]
@@ -175,13 +182,6 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 STUDY = Study(RECORD, PAGE, tables)
-
-
-def _some_rows(rows: Path, count: int) -> Path:
-    file = rows / f"train-{count}.parquet"
-    if not file.is_file():
-        pd.read_parquet(rows / "train.parquet").head(count).to_parquet(file, index=False)
-    return file
 
 
 if __name__ == "__main__":

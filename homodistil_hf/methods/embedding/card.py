@@ -65,7 +65,7 @@ def embedding_table(
 def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
     """Title, headings and cells of a table for each measure of each task in `space_matrix`'s results.
 
-    A row is who encodes queries, a column who encoded the index.
+    A row has a model that encodes queries, a column one that encoded the index.
     """
     titles = {"ndcg_at_10": "nDCG@10 × 100", "first_hits": "first hits as the teacher's alone, %"}
     tables = []
@@ -111,7 +111,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         example = _PAIR
         summary += " Queries are encoded by the student, documents by the teacher."
     texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
-    if start:  # its weights are there, none of who gave the vectors
+    if start:  # the student has weights of its start alone
         texts["licence"] = f"{run_texts({**facts, TEACHER: start})['licence']} {_TERMS}"
     if scores := measured.get("scores"):
         sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}

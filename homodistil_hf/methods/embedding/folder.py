@@ -13,9 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ...export.card import (
-    write_picture,
-)
+from ...export.card import write_picture
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import (
     BENCHMARKS,

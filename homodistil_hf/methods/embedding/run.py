@@ -192,12 +192,11 @@ class EmbeddingRun(StudentRun):
         prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
         train, held_out = [], []
         for name, prompt in zip(run.train_data, prompts, strict=True):
-            documents = source.documents([name], run.train_split, "train_data", is_stream=run.streaming)
-            argument = "teacher_vectors" if isinstance(source, VectorsSource) else "train_data"
-            label = f"{argument}={name!r}"
+            documents = source.documents([name], run.train_split, source.train_setting, is_stream=run.streaming)
+            label = f"{source.train_setting}={name!r}"
             if not run.eval_data:
                 parts = [hold_out(part, label=label) for part in documents]
-                log(f"eval_data is not set: {parts[0][2]} of {argument} are held out")
+                log(f"eval_data is not set: {parts[0][2]} of {source.train_setting} are held out")
                 documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
                 held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
             train.append(source.rows(documents, run, prompt, label))
@@ -212,8 +211,8 @@ class EmbeddingRun(StudentRun):
         rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
         if not run.streaming and len(rows) < batch_size:
             raise ValueError(
-                f"train_data={short_repr(run.train_data)} has {len(rows)} rows, fewer than the {batch_size} of a "
-                "step; lower per_device_train_batch_size, or name more text"
+                f"{source.train_setting}={short_repr(run.train_data)} has {len(rows)} rows, fewer than the "
+                f"{batch_size} of a step; lower per_device_train_batch_size, or name more text"
             )
         evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
         return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
@@ -303,7 +302,7 @@ def _held_out_texts(settings: RunConfig, source: Source) -> list[str]:
         return []
     texts: list[str] = []
     for name in run.train_data:
-        label = f"train_data={name!r}"
-        documents = source.documents([name], run.train_split, "train_data")[0]
+        label = f"{source.train_setting}={name!r}"
+        documents = source.documents([name], run.train_split, source.train_setting)[0]
         texts += source.some_texts(hold_out(documents, label=label)[1], -(-most // len(run.train_data)))
     return texts

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -87,6 +87,9 @@ class Source:
     columns: tuple[str | None, ...]
     rows: Callable[[list[Any], RunArguments, str | None, str], Any]
 
+    train_setting: ClassVar[str] = "train_data"
+    """The setting that names what is trained on."""
+
     def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
         """Read files: a data set for each column."""
         settings: dict[str, Any] = {"split": split, "argument": argument, "streaming": is_stream}
@@ -97,16 +100,17 @@ class Source:
         return some_paragraphs(documents, most)
 
     def encoder_of(self, data: list[str], split: str) -> Any:
-        """What encodes held-out texts as the teacher does."""
+        """The teacher, as an encoder of held-out texts."""
         return self.model
 
 
 class VectorsSource(Source):
-    """Files of texts and vectors: the teacher's, whose model isn't here."""
+    """Files of texts and of the vectors that a teacher gave them; `model` is what the student starts from."""
+
+    train_setting = "teacher_vectors"
 
     def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
         """Read files: one data set, with a column of vectors."""
-        argument = "teacher_vectors" if argument == "train_data" else argument
         found, target = self._read(data, split, argument), self.model.target
         if found.dimension != target.dimension:
             raise ValueError(
@@ -121,7 +125,7 @@ class VectorsSource(Source):
         return texts
 
     def encoder_of(self, data: list[str], split: str) -> Any:
-        """The vectors of these files, or those that are trained on."""
+        """The vectors in these files; without files, those that are trained on."""
         return self._read(data, split, "eval_data") if data else self.model.target
 
     def _read(self, data: list[str], split: str, argument: str) -> TeacherVectors:
@@ -135,25 +139,25 @@ def embedding_source(name: str, text_column: str | None, token: str | None) -> S
     model = load_embedding_model(name, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
+        # A source whose prompt is named may be one of queries, or of titles.
+        least_characters = None if prompt is None else 1
         return tokenize_texts(
-            parts[0],
-            model.tokenizer,
-            max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=_prompted(model, prompt),
-            # A source whose prompt is named may be one of queries, or of titles.
-            least_characters=None if prompt is None else 1,
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
+            parts[0], **_row_settings(model, run, prompt), least_characters=least_characters, argument=argument
         )
 
     return Source(model, model.encoder, model.tokenizer, (text_column,), rows)
 
 
-def _prompted(model: EmbeddingModel, prompt: str | None) -> Callable[[str], str]:
-    """Put the prompt of a name before texts; a ValueError where the model has none of that name."""
+def _row_settings(model: EmbeddingModel, run: RunArguments, prompt: str | None) -> dict[str, Any]:
+    """How a model's texts become rows, the prompt of a name before each; a ValueError where it has no such prompt."""
     if prompt and prompt not in model.settings.prompts:
         raise ValueError(_unknown_prompt(prompt, model.settings.prompts))
-    return partial(model.prepared, prompt_name=prompt)
+    return {
+        "tokenizer": model.tokenizer,
+        "max_length": min(run.row_length, model.settings.max_seq_length),
+        "prepare": partial(model.prepared, prompt_name=prompt),
+        "num_proc": run.preprocessing_num_workers,
+    }
 
 
 def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
@@ -177,14 +181,7 @@ def vectors_source(
     model = learner_of(start, target, token=token)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        return tokenize_vectors(
-            parts[0],
-            model.tokenizer,
-            max_length=min(run.row_length, model.settings.max_seq_length),
-            prepare=_prompted(model, prompt),
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
-        )
+        return tokenize_vectors(parts[0], **_row_settings(model, run, prompt), argument=argument)
 
     return VectorsSource(model, model.encoder, model.tokenizer, (column,), rows)
 

@@ -211,9 +211,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
-        measured = LEARNING_RATE if self.target is None else VECTORS_LEARNING_RATE
+        model, measured = ("teacher", LEARNING_RATE) if self.target is None else ("start", VECTORS_LEARNING_RATE)
         rate = float(f"{rate_for_width(measured, hidden_size):.2g}")
-        logger.info("learning_rate=%g, as none is given: for a teacher of %d channels", rate, hidden_size)
+        logger.info("learning_rate=%g, as none is given: for a %s of %d channels", rate, model, hidden_size)
         return rate
 
     def set_up_student(self) -> None:

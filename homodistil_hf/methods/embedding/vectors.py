@@ -83,8 +83,8 @@ class TeacherVectors:
     @property
     def documents(self) -> Dataset:
         """A table with the columns `text` and `vector`."""
-        columns = {"text": pa.array(self.texts), VECTOR: _lists_of(self.vectors.numpy())}
-        return Dataset(pa.table(columns))
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), self.dimension)
+        return Dataset(pa.table({"text": pa.array(self.texts), VECTOR: vectors}))
 
     def along(self, axes_ND: torch.Tensor) -> "TeacherVectors":
         """The vectors along N axes, as a student of `output=N` learns them."""
@@ -113,7 +113,7 @@ class TeacherVectors:
 
 
 Encoder: TypeAlias = EmbeddingModel | TeacherVectors
-"""What gives vectors of texts."""
+"""A model, or a table of vectors: `encode` gives the vectors of texts."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,7 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
             size,
         )
     similarity = target.similarity if target.similarity != COSINE else None
-    settings = PoolingSettings(
-        **{**vars(model.settings), "normalizes": target.normalizes, "similarity": similarity},
-    )
+    settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity)
     return Learner(model.encoder, model.tokenizer, settings, name=model.name, target=target)
 
 
@@ -273,10 +271,6 @@ def _kept(texts: list[str], vectors: np.ndarray, label: str) -> list[int]:
                     f"{row}; they are of two models, or of two prompts: keep one kind"
                 )
     return list(first.values())
-
-
-def _lists_of(vectors_ND: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])
 
 
 def tokenize_vectors(

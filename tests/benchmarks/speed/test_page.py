@@ -95,7 +95,7 @@ def test_goals_against_baselines(wall_clock, strong, are_met):
         "ours": {"speedups": {"strong loop": ratio(strong), "one-shot": ratio(1 / wall_clock)}},
         "one-shot": {"speedups": {"ours": ratio(wall_clock)}},
     }
-    found = page.opponents_goals({"schedule": schedule})  # no plain loop in this record
+    found = page.baseline_goals({"schedule": schedule})  # no plain loop in this record
     assert [goal.is_met for goal in found] == [are_met] * 2
     assert found[0].measured == f"{strong:.2f}× ({strong:.2f}×–{strong:.2f}×)"
     assert found[1].measured == f"{wall_clock:.3f} ({wall_clock:.3f}–{wall_clock:.3f})"

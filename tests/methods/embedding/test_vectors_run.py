@@ -119,7 +119,8 @@ def test_targets_are_those_of_a_run_with_the_teacher_itself(make_trainer, tmp_pa
     assert torch.equal(*(batch["labels"] for batch in batches))  # units are scored along the same directions
 
 
-def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, teacher):
+def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, teacher, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
     start = load_embedding_model(make_sentence_folder(tmp_path / "start"))
     rows = tokenize_vectors(teacher.documents, start.tokenizer, max_length=12)
     trainer = make_trainer(
@@ -131,6 +132,7 @@ def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, te
         student=None,
     )
     assert trainer.args.learning_rate == 9e-4  # 3e-4 · 384 / 128, the narrowest that rates were measured with
+    assert "learning_rate=0.0009, as none is given: for a start of 32 channels" in caplog.text
     assert trainer.evaluate()["eval_cosine"] > 0.5  # the map is fitted before it is used
     (batch, counts) = next(trainer.first_batches(num_texts=1))
     trainer.model.eval()
@@ -217,6 +219,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
         ({"plain": True}, "plain=True makes students without a Dense, but one has to lead to the vectors"),
         ({"hidden_weight": 2.0}, "hidden_weight=2 compares states with the teacher's, but of this teacher there are"),
         ({"per_device_train_batch_size": 4096}, "has 190 rows, fewer than the 4096 of a step"),
+        ({"per_device_train_batch_size": 4096}, "teacher_vectors=['"),
         ({"output": 48}, "output=48: expected 'teacher', 'student', or a length from 1 to 47"),
         ({"similarity": "cosinus"}, "similarity"),
         ({"teacher_vectors": "nowhere.parquet"}, "teacher_vectors='nowhere.parquet' does not exist; expected a file"),
