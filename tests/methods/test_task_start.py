@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.student import student_run
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
+from homodistil_hf.methods.task_start import _WITHOUT_PART
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.training_args import DistillationArguments
 
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
 OF_PRUNING = ("student", "num_scoring_batches")
@@ -162,6 +165,11 @@ REFUSED = {
     "a size": ({"student": "macs=0.25"}, "student='macs=0.25' beside start="),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' beside start=.*keeps the words of its start"),
     "pruning": ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 beside start=.*nothing is pruned"),
+    "a window": ({"ffn_end_fraction": 0.5}, "ffn_end_fraction=0.5 beside start=.*nothing is pruned"),
+    "scores": ({"importance_metric": "movement"}, "importance_metric='movement' beside start=.*nothing is pruned"),
+    "plain": ({"plain": True}, "plain=True beside start=.*keeps the widths of its start"),
+    "projections": ({"projection_init": "random"}, "projection_init='random' beside start=.*fits the teacher best"),
+    "a recipe": ({"recipe": "paper"}, "recipe='paper' beside start=.*its settings are of pruning; leave out one"),
     "a baseline": ({"method": "one_shot"}, "start=.* has no place with method='one_shot'"),
     "nothing there": ({"start": "./none"}, "start='./none' does not exist"),
     "a task's": ({"start": "TEACHER"}, "start=.* is a BertForSequenceClassification, fine-tuned already"),
@@ -190,6 +198,12 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     with pytest.raises((ValueError, OSError), match=message):
         run(settings_of(settings | changes, "settings"), lambda line: None)
     assert not Path(settings["output_dir"]).exists()
+
+
+def test_every_setting_of_pruning_is_refused():
+    own = {entry.name for entry in fields(HomoDistilTrainingArguments)}
+    own -= {entry.name for entry in fields(DistillationArguments)}
+    assert {name for name in own if not name.endswith("_weight")} == own & _WITHOUT_PART.keys()
 
 
 @pytest.mark.slow
