@@ -22,6 +22,7 @@ from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.student import student_run
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
+from homodistil_hf.methods.registry import run_of
 from homodistil_hf.methods.task_start import _WITHOUT_PART
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.widths import widths_of
@@ -145,6 +146,14 @@ def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
     best = torch.linalg.lstsq(own, target, driver="gelsd").solution
     torch.testing.assert_close(student.projections.hidden[1].weight.T.detach(), best, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(student.classifier.bias.detach(), torch.cat(answers).mean(0))
+
+
+def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path):
+    made = settings_of(started(tmp_path, "classes", general), "it", ["--hidden_weight", "30"])
+    method = run_of(made)
+    arguments = method.arguments(made, method.inputs(made), range(80))
+    assert (arguments.hidden_weight, arguments.embedding_weight) == (30.0, 0.0)
+    assert settings_of(made.given, "settings.json").given == made.given | {"hidden_weight": 30.0}
 
 
 @pytest.mark.slow
