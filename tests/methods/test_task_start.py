@@ -1,14 +1,13 @@
 """A general student that learns a task beside its fine-tuned teacher: every kind, both forms, and what is refused."""
 
 import json
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from methods_here import needs
-from task_rows import KINDS, SMALL, rows_of_kind, write_kind
+from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
 from transformers import AutoConfig, AutoTokenizer
@@ -29,7 +28,6 @@ from homodistil_hf.models.widths import widths_of
 from homodistil_hf.training_args import DistillationArguments
 
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
-OF_PRUNING = ("student", "num_scoring_batches")
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +48,6 @@ def general(tmp_path_factory):
     return folder / "run"
 
 
-def started(folder, name, start, **how):
-    """The settings of a run of a kind that starts from a general student."""
-    settings = {key: value for key, value in write_kind(folder, name, **how).items() if key not in OF_PRUNING}
-    return settings | {"start": str(start)}
-
-
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path):
     own_cache(monkeypatch, tmp_path / "cache")
@@ -67,7 +59,7 @@ def finished(request, general, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = tmp_path_factory.mktemp("started")
         own_cache(monkeypatch, folder / "cache")
-        settings = started(folder, request.param, general)
+        settings = write_started(folder, request.param, general)
         return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
 
 
@@ -116,17 +108,12 @@ def test_python_does_the_same(finished, general, tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     _, settings, results = finished
-    shutil.copytree(settings["output_dir"], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "student")
-    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
-    again = run(settings_of({**settings, "output_dir": str(tmp_path / "run"), "resume_from_checkpoint": "last"}, "it"))
-    assert again["evaluation"] == results["evaluation"]
-    assert_same_weights(tmp_path / "run" / "student", Path(settings["output_dir"]) / "student")
+    assert_goes_on(settings, results, tmp_path)
 
 
 def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
     """The loss is the one of `homodistil finetune --teacher`, and a regression begins at its teacher's mean answer."""
-    settings = started(tmp_path, "values", general, has_labels=True)
+    settings = write_started(tmp_path, "values", general, has_labels=True)
     made = settings_of(settings | {"learning_rate": 0.0}, "it")
     trainer = student_run(made).trainer(made, lambda line: None)
     assert trainer.distillation.weights | {"mlm": 0} == {
@@ -149,7 +136,7 @@ def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
 
 
 def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path):
-    made = settings_of(started(tmp_path, "classes", general), "it", ["--hidden_weight", "30"])
+    made = settings_of(write_started(tmp_path, "classes", general), "it", ["--hidden_weight", "30"])
     method = run_of(made)
     arguments = method.arguments(made, method.inputs(made), range(80))
     assert (arguments.hidden_weight, arguments.embedding_weight) == (30.0, 0.0)
@@ -159,7 +146,7 @@ def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "tags"])
 def test_labels_are_not_needed(general, tmp_path, name):
-    results = run(settings_of(started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
+    results = run(settings_of(write_started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
     assert "task_loss" not in results["evaluation"]
     assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
 
@@ -196,7 +183,7 @@ REFUSED = {
 def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     changes, message = REFUSED[case]
     monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
-    settings = started(tmp_path, "classes", general)
+    settings = write_started(tmp_path, "classes", general)
     places = {"TEACHER": settings["teacher"], "WORDS": str(general / "student")}
     of_model = {name: value for name, value in changes.items() if name in OF_MODEL}
     changes = {name: places.get(str(value), value) for name, value in changes.items() if name not in OF_MODEL}
