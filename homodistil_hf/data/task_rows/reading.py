@@ -73,7 +73,7 @@ def _with_large_strings(rows: Dataset) -> Dataset:
 
 def _as_written(file: Path, label: str) -> Dataset:
     try:
-        return read_words(file, _SEPARATORS[file.suffix.lower()])
+        return _read_words(file, _SEPARATORS[file.suffix.lower()])
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
         cause = error.__cause__ or error
         raise ValueError(
@@ -81,9 +81,9 @@ def _as_written(file: Path, label: str) -> Dataset:
         ) from error
 
 
-def read_words(file: str | Path, separator: str = ",") -> Dataset:
+def _read_words(file: Path, separator: str) -> Dataset:
     """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
-    with open(file, encoding="utf-8-sig", newline="") as opened:
+    with file.open(encoding="utf-8-sig", newline="") as opened:
         lines = csv.reader(opened, delimiter=separator)
         columns = next(lines, [])
         has_names_alone = bool(columns) and next(lines, None) is None
