@@ -4,6 +4,7 @@ corpus.py finds the files and reads parquet, Arrow and text; CSV and JSON are re
 """
 
 import csv
+import glob
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,9 @@ def _read_words(file: Path, separator: str) -> Dataset:
         has_names_alone = bool(columns) and next(lines, None) is None
     if has_names_alone:
         return Dataset.from_dict({name: [] for name in columns})
-    return Dataset.from_csv(str(file), sep=separator, converters=dict.fromkeys(columns, str), keep_default_na=False)
+    return Dataset.from_csv(
+        glob.escape(str(file)), sep=separator, converters=dict.fromkeys(columns, str), keep_default_na=False
+    )
 
 
 def read_json(file: Path, label: str) -> Dataset:
