@@ -52,7 +52,7 @@ def general_pair(model: Any, teacher: Any, *, token: str | None, seed: int) -> t
         token: of the Hub.
         seed: of the head.
     """
-    if is_of_a_task(_class_name(model, token, "model")) or not is_of_a_task(_class_name(teacher, token, "teacher")):
+    if not is_of_a_task(_class_name(teacher, token, "teacher")) or is_of_a_task(_class_name(model, token, "model")):
         return None
     general = load_general(model, token=token, argument="model") if isinstance(model, str) else model
     guide = load_encoder(teacher, token=token) if isinstance(teacher, str) else teacher

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.data.task_rows.held_out import keep_aside
 from homodistil_hf.data.task_rows.kinds import find_columns, kind_of
+from homodistil_hf.evaluation.general_start import general_pair
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
@@ -149,6 +150,21 @@ def test_labels_are_not_needed(general, tmp_path, name):
     results = run(settings_of(write_started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
     assert "task_loss" not in results["evaluation"]
     assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
+    start = write_teacher(tmp_path / "other", num_hidden_layers=num_layers)
+    results = run(settings_of(write_started(tmp_path, "classes", start) | {"hidden_weight": 0}, "it"))
+    assert AutoConfig.from_pretrained(tmp_path / "run" / "student").num_hidden_layers == num_layers
+    assert results["evaluation"]["kl"] > 0
+
+
+def test_a_model_without_a_teacher_is_not_looked_at(monkeypatch):
+    read = "homodistil_hf.evaluation.general_start.load_encoder_config"
+    monkeypatch.setattr(read, lambda *words, **how: pytest.fail("a configuration was read"))
+    assert general_pair("somebody/model", None, token=None, seed=0) is None
 
 
 def _rename_word(folder):
