@@ -21,8 +21,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.corpus import local_files
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import check_columns, load_rows, table_of
+from ..data.task_rows.reading import SEPARATORS, check_columns, load_rows, table_of
 from ..distillation.task_scores import class_scores
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
@@ -386,11 +387,13 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
             f"{label} is no file of {', '.join(_ENDINGS)} and no folder of them; name one with labelled rows"
         )
     columns = (*settings.text_columns, settings.label_column)
-    is_csv = path.suffix in (".csv", ".tsv")
+    split = _SPLITS[argument]
+    files = local_files(str(path), split, label, also=SEPARATORS)
+    is_csv = any(file.suffix.lower() in SEPARATORS for file in files)
     if path.suffix in (".json", ".jsonl"):  # `load_rows` would take labels of several types for words
         rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))
     else:
-        rows = load_rows([str(path)], split=_SPLITS[argument], argument=argument)
+        rows = load_rows(list(map(str, files)), split=split, argument=argument)
         check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
     _check_values(rows.select_columns(list(dict.fromkeys(columns))), label, missing="" if is_csv else None)
     if is_csv:

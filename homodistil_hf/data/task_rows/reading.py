@@ -19,7 +19,8 @@ from ...files.messages import first_line, join_some, short_repr
 from ...files.strict_json import read_json_rows
 from ..corpus import local_files, read_source
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Endings of files of words, and what stands between these."""
 _JSON = (".json", ".jsonl")
 _ANSWER_COLUMNS = ("text", "answer_start")
 
@@ -55,8 +56,8 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
 
 
 def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
-    files = local_files(name, split, label, also=_SEPARATORS)
-    written = [file for file in files if file.suffix.lower() in (*_SEPARATORS, *_JSON)]
+    files = local_files(name, split, label, also=SEPARATORS)
+    written = [file for file in files if file.suffix.lower() in (*SEPARATORS, *_JSON)]
     others = [file for file in files if file not in written]
     if others or not files:
         yield from read_source(others or name, split=split, streaming=False, label=label)
@@ -74,7 +75,7 @@ def _with_large_strings(rows: Dataset) -> Dataset:
 
 def _as_written(file: Path, label: str) -> Dataset:
     try:
-        return _read_words(file, _SEPARATORS[file.suffix.lower()])
+        return _read_words(file, SEPARATORS[file.suffix.lower()])
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
         cause = error.__cause__ or error
         raise ValueError(
