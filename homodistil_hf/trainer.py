@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .evaluation.general_start import fit_to_teacher, general_pair
+from .evaluation.general_start import NUM_FITTING_BATCHES, fit_to_teacher, general_pair
 from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
@@ -237,10 +237,20 @@ class HomoDistilTrainer(DistillationTrainer):
         Before that, fit the projections of a general student.
         """
         if self.has_fresh_head:
-            fit_to_teacher(self)
+            self._fit_to_teacher()
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
+
+    def _fit_to_teacher(self) -> None:
+        """Let the student's projections start with what fits best over the first batches of all ranks."""
+        fit_to_teacher(
+            self.model,
+            self.distillation.teacher.exact,
+            task=self.distillation.task,
+            batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
+            reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
+        )
 
     def _score_units(self) -> None:
         """Score the units by the task's own loss: the mean over the first batches, without updates.

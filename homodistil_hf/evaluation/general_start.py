@@ -1,7 +1,7 @@
 """A general student that learns a task beside its fine-tuned teacher: a fresh head, projections by least squares."""
 
-import itertools
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from ..data.task_rows.kinds import VALUES, kind_of
 from ..distillation.projections import LeastSquares
+from ..distillation.tasks import Inputs, Task
 from ..export.export_folder import load_export
 from ..export.student_in_folder import student_in
 from ..models.architectures import HEADS
@@ -18,11 +19,13 @@ from ..models.architectures.architecture import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_encoder, load_encoder_config
 from .fine_tuning import FineTuningSettings, fresh_answerer, fresh_classifier, fresh_tagger, head_linears
 
 _TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
-_FITTING_BATCHES = 16
+NUM_FITTING_BATCHES = 16
+"""Batches for [`fit_to_teacher`], on each rank."""
 _OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")
 
 
@@ -49,7 +52,7 @@ def general_pair(model: Any, teacher: Any, *, token: str | None, seed: int) -> t
         token: of the Hub.
         seed: of the head.
     """
-    if is_of_a_task(_class_name(model, token, "model")) or not is_of_a_task(_class_name(teacher, token, "teacher")):
+    if not is_of_a_task(_class_name(teacher, token, "teacher")) or is_of_a_task(_class_name(model, token, "model")):
         return None
     general = load_general(model, token=token, argument="model") if isinstance(model, str) else model
     guide = load_encoder(teacher, token=token) if isinstance(teacher, str) else teacher
@@ -102,30 +105,37 @@ def with_head_of(teacher: PreTrainedModel, encoder: PreTrainedModel, *, seed: in
 
 
 @torch.no_grad()
-def fit_to_teacher(trainer: Any) -> None:
-    """Fit a student's projections to its teacher's states by least squares over the first batches; collective.
+def fit_to_teacher(
+    student: LayerwiseModel,
+    teacher: PreTrainedModel,
+    *,
+    task: Task,
+    batches: Iterable[Inputs],
+    reduce: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Fit a student's projections to its teacher's hidden states by least squares over some batches.
 
     A regression's answers begin at the teacher's mean answer, for the reason in `fine_tuning.start_at_mean`.
 
     Args:
-        trainer: a `DistillationTrainer` before its first step.
+        student: with projections; in evaluation mode from now on.
+        teacher: the exact one.
+        task: of both.
+        batches: results of the task's `with_positions`, on the models' device.
+        reduce: adds up what all ranks have seen.
     """
-    student, teacher, task = trainer.model.eval(), trainer.distillation.teacher.exact, trainer.distillation.task
+    student.eval()
     projections = student.projections
     matrices = {place: matrix for place, matrix in enumerate([projections.embedding, *projections.hidden]) if matrix}
     found, answers_R = LeastSquares(), []
-    for inputs, _ in itertools.islice(trainer.first_batches(), _FITTING_BATCHES):
+    for inputs in batches:
         read = task.model_inputs(inputs)
         outputs = [model(**read, output_hidden_states=True) for model in (student, teacher)]
         own, target = ([output.hidden_states[place] for place in matrices] for output in outputs)
         found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
         answers_R.append(task.rows(outputs[1], inputs))
-
-    def reduce(sums: torch.Tensor, reduction: str = "sum") -> torch.Tensor:
-        reduced: torch.Tensor = trainer.accelerator.reduce(sums.to(trainer.args.device), reduction)
-        return reduced
-
     found.fit(matrices.values(), reduce)
     if kind_of(student.config, type(student).__name__) == VALUES:
         output = [layer for layer in head_linears(student) if layer.bias is not None][-1]  # projections have none
-        output.bias.copy_(reduce(torch.cat(answers_R).mean(0), "mean"))
+        answers = torch.cat(answers_R)
+        output.bias.copy_(reduce(answers.sum(0)) / reduce(torch.tensor(len(answers))))

@@ -15,8 +15,19 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
-from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, class_names, find_columns, names_of
-from ..data.task_rows.labels import as_list, is_missing
+from ..data.task_rows.kinds import (
+    ANSWERS,
+    CLASSES,
+    LABELS,
+    TAGS,
+    VALUES,
+    Columns,
+    class_names,
+    find_columns,
+    is_missing,
+    names_of,
+)
+from ..data.task_rows.labels import as_list
 from ..data.task_rows.reading import load_rows
 from ..data.task_rows.tags import entries_of, span_parts
 from ..distillation.task_scores import TaskMeter, class_scores

@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
-from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.corpus import check_unpacked_size
+from ..data.corpus import local_files
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import check_columns, load_rows, read_words, table_of
+from ..data.task_rows.reading import SEPARATORS, check_columns, load_rows, table_of
 from ..distillation.task_scores import class_scores
 from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
@@ -383,27 +382,18 @@ def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None,
 def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     path = Path(os.path.expanduser(getattr(settings, argument)))
     label = f"{argument}={str(path)!r}"
-    is_other = path.is_dir() or (path.suffix in _OTHERS and path.is_file())
-    if not is_other and (path.suffix not in _READERS or not path.is_file()):
+    if not path.is_dir() and (path.suffix not in _ENDINGS or not path.is_file()):
         raise ValueError(
-            f"{label} is no file of {', '.join((*_READERS, *_OTHERS))} and no folder of them; name one with labelled "
-            "rows"
+            f"{label} is no file of {', '.join(_ENDINGS)} and no folder of them; name one with labelled rows"
         )
     columns = (*settings.text_columns, settings.label_column)
-    is_csv = path.suffix in (".csv", ".tsv")
-    reader = _READERS.get(path.suffix)
-    if is_other:
-        rows = load_rows([str(path)], split=_SPLITS[argument], argument=argument)
-        check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
-    elif reader is None:
-        check_unpacked_size(path, label)
+    split = _SPLITS[argument]
+    files = local_files(str(path), split, label, also=SEPARATORS)
+    is_csv = any(file.suffix.lower() in SEPARATORS for file in files)
+    if path.suffix in (".json", ".jsonl"):  # `load_rows` would take labels of several types for words
         rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))
     else:
-        check_unpacked_size(path, label)
-        try:
-            rows = reader(str(path))
-        except (DatasetsError, OSError, ValueError) as error:
-            raise ValueError(f"{label} is unreadable ({type(error).__name__}); check what it holds") from error
+        rows = load_rows(list(map(str, files)), split=split, argument=argument)
         check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
     _check_values(rows.select_columns(list(dict.fromkeys(columns))), label, missing="" if is_csv else None)
     if is_csv:
@@ -415,14 +405,7 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
     return rows
 
 
-# None: read here, as pyarrow's own reader of JSON, behind `from_json`, crashes on deep nesting.
-_READERS: dict[str, Callable[..., Dataset] | None] = {
-    ".parquet": Dataset.from_parquet,
-    ".json": None,
-    ".jsonl": None,
-    ".csv": read_words,
-}
-_OTHERS = (".tsv", ".arrow")
+_ENDINGS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow")
 _SPLITS = {"train_data": "train", "eval_data": "validation"}
 
 

@@ -30,6 +30,8 @@ class MaskedWordsRun(StudentRun):
     """A run that distils a masked-LM teacher on blocks of text."""
 
     unused: ClassVar[tuple[str, ...]] = ("train_prompts", "train_weights")
+    counts_when_named: ClassVar = ("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight")
+    """Their defaults are others in `task_models.py`; that a teacher of the Hub is fine-tuned is known only later."""
 
     def inputs(self, settings: RunConfig) -> RunInputs:
         """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""

@@ -78,6 +78,8 @@ class Run:
     """Fields of [`RunArguments`] that have no part in such a run."""
     arguments_class: ClassVar[type[RunArguments]] = RunArguments
     """Class of its settings of teacher and text."""
+    counts_when_named: ClassVar[tuple[str, ...]] = ()
+    """Settings that are `given` also with their field's default, as such a run may have another default."""
 
     def __init__(self, trainer_class: type[Trainer]):
         self.trainer_class: Any = trainer_class
@@ -116,11 +118,12 @@ class Run:
         Raises:
             ValueError: an unknown key, a wrong type or value; the message names key, value and remedy.
         """
-        found = self.parser().given(flags, values, label)
-        found = self._recipe(found.get("recipe")) | found
+        named = self.parser().given(flags, values, label)
+        found = self._recipe(named.get("recipe")) | named
         if not found.get("output_dir"):
             raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
-        given = {name: value for name, value in differing(found, *self.kinds).items() if _belongs_to_the_run(name)}
+        given = differing(found, *self.kinds) | {name: named[name] for name in self.counts_when_named if name in named}
+        given = {name: value for name, value in given.items() if _belongs_to_the_run(name)}
         if "method" in found:  # also where it is the default: another method may claim the same teacher
             given["method"] = self.method
         return self.settings(found | {"method": self.method}, given)

@@ -138,7 +138,8 @@ class RunConfig:
     Args:
         run: teacher, text and method: [`RunArguments`], or the one dataclass of a run without `training`.
         training: of the method's trainer; None where `run` has them all and the run is one process.
-        given: name → plain value of each setting that differs from its default; as JSON it is a config of this run.
+        given: name → plain value of each setting that differs from its default, or was named and may have another
+            default in this run; as JSON it is a config of this run.
         members: where `student` is a list, the runs that it stands for, each with a folder in `output_dir`.
     """
 

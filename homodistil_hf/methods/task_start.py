@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..evaluation.general_start import general_folder, is_of_a_task
 from ..export.facts import read_export_facts
 from ..files.messages import short_repr
+from ..homodistil_args import AtOnceArguments
 from ..models.architectures import architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import load_tokenizer
@@ -15,10 +16,15 @@ from .run_arguments import RunConfig
 
 START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}
 """Factors of the loss of such a run, where no others are given: those of `homodistil finetune --teacher`."""
+_OF_PRUNING = (
+    *AtOnceArguments.no_part,
+    *("kept_layers", "importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
+)
 _WITHOUT_PART = {
-    "student": "the student keeps the widths of its start",
-    "pruning_end_fraction": "nothing is pruned",
-    "num_scoring_batches": "nothing is pruned",
+    "recipe": "its settings are of pruning",
+    **dict.fromkeys(("student", "plain"), "the student keeps the widths of its start"),
+    **dict.fromkeys(_OF_PRUNING, "nothing is pruned"),
+    "projection_init": "projections start with what fits the teacher best",
 }
 _ANOTHER = "start from a student that was made from the model that the teacher was fine-tuned from"
 

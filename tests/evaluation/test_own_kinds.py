@@ -20,8 +20,8 @@ OWN: dict[str, tuple[str, list[str] | None]] = {
     "several labels": ("micro_f1", FEELINGS),
     "tags": ("span_f1", MARKS),
     "answers": ("f1", None),
+    "two values": ("pearson", ["joy", "fear"]),
 }
-OWN["two values"] = ("pearson", ["joy", "fear"])
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 3, "dtype": "float32"}
 
 

@@ -56,6 +56,17 @@ def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
     assert (train["label"][:2], names) == ([0.5, 2.0], [])
 
 
+def test_labels_of_a_folder_of_csv_are_those_of_its_files(given, tmp_path):
+    tmp_path = tmp_path / "rows"
+    tmp_path.mkdir()
+    for seed, split in enumerate(("train", "validation")):
+        labels = [number / 2 + seed for number in range(8)]
+        Dataset.from_dict({"text": ["w5 w6"] * 8, "label": labels}).to_csv(tmp_path / f"{split}.csv")
+    folder = dict.fromkeys(("train_data", "eval_data"), str(tmp_path))
+    train, dev, names = rows_of(settings_from(OwnTaskSettings, {**given, **folder}))
+    assert (train["label"][:2], dev["label"][:2], names) == ([0.0, 0.5], [1.0, 1.5], [])
+
+
 @pytest.mark.parametrize(
     ("train", "dev", "suffix"),
     [
@@ -154,7 +165,7 @@ def test_other_columns_of_a_file_need_no_type(given, tmp_path):
     with pytest.raises(ValueError, match="has rows without 'label'; drop them"):
         rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
     train.write_text("")
-    with pytest.raises(ValueError, match="is unreadable"):
+    with pytest.raises(ValueError, match=r"train_data=.* is an empty data set \(0 bytes in 1 files\)"):
         rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import as_ranks
-from task_rows import KINDS, SMALL, rows_of_kind, write_kind
+from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
@@ -27,7 +27,6 @@ from homodistil_hf.methods.registry import run_named
 from homodistil_hf.methods.task_models import REPORTED
 from homodistil_hf.models.loading import load_encoder
 
-OF_PRUNING = ("student", "num_scoring_batches")
 STARTED = "from a general model"
 
 
@@ -124,12 +123,7 @@ def _on_two_ranks(finished, folder, ranks):
 
 def _resumed(finished, folder, ranks):
     _, settings, _, results = finished
-    shutil.copytree(settings["output_dir"], folder / "run")
-    shutil.rmtree(folder / "run" / "student")
-    shutil.rmtree(folder / "run" / "checkpoint-4")
-    again = run(settings_of({**settings, "output_dir": str(folder / "run"), "resume_from_checkpoint": "last"}, "it"))
-    assert again["evaluation"] == results["evaluation"]
-    assert_same_weights(folder / "run" / "student", Path(settings["output_dir"]) / "student")
+    assert_goes_on(settings, results, folder)
 
 
 def _as_a_chain_of_fewer_words(finished, folder, ranks):
@@ -223,8 +217,7 @@ WAYS = {**_QUICK, **_SLOW, "two ranks": _on_two_ranks}
 
 def _started(folder, name):
     """The settings of a run that starts from a general model."""
-    settings = {key: value for key, value in write_kind(folder, name).items() if key not in OF_PRUNING}
-    return settings | {"start": str(write_teacher(folder / "general", intermediate_size=24))}
+    return write_started(folder, name, write_teacher(folder / "general", intermediate_size=24))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from methods_here import needs
 from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import own_cache, write_teacher
@@ -86,8 +86,21 @@ def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
     made = run_of(settings)
     assert made.arguments(settings, made.inputs(settings), range(80)).max_steps == LEAST_STEPS
     assert made.arguments(settings, made.inputs(settings), range(80_000)).max_steps == 30_000
-    given = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1, "num_train_epochs": 2}, "it")
-    assert made.arguments(given, made.inputs(given), range(80)).max_steps == -1
+    for epochs in (2, 3):  # 3 is the field's default
+        given = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1, "num_train_epochs": epochs}, "it")
+        assert made.arguments(given, made.inputs(given), range(80)).max_steps == -1
+
+
+@pytest.mark.parametrize("most", [None, 1024])  # 1024 is the field's default
+def test_all_rows_are_evaluated_unless_their_number_is_named(tmp_path, most):
+    from homodistil_hf.methods.registry import run_of
+
+    own = write_kind(tmp_path, "classes")
+    concatenate_datasets([rows_of_kind("classes")] * 25).to_parquet(tmp_path / "many.parquet")
+    own |= {"eval_data": [str(tmp_path / "many.parquet")]} | ({} if most is None else {"max_eval_blocks": most})
+    settings = settings_of(own, "it")
+    made = run_of(settings)
+    assert made.rows(settings, made.inputs(settings), lambda line: None)[1].num_rows == (most or 1200)
 
 
 def test_other_names_than_the_teachers_are_told(tmp_path):

@@ -1,13 +1,13 @@
 """A general student that learns a task beside its fine-tuned teacher: every kind, both forms, and what is refused."""
 
 import json
-import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from methods_here import needs
-from task_rows import KINDS, SMALL, rows_of_kind, write_kind
+from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
 from transformers import AutoConfig, AutoTokenizer
@@ -15,17 +15,20 @@ from transformers import AutoConfig, AutoTokenizer
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.data.task_rows.held_out import keep_aside
 from homodistil_hf.data.task_rows.kinds import find_columns, kind_of
+from homodistil_hf.evaluation.general_start import general_pair
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.student import student_run
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
+from homodistil_hf.methods.registry import run_of
+from homodistil_hf.methods.task_start import _WITHOUT_PART
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.training_args import DistillationArguments
 
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
-OF_PRUNING = ("student", "num_scoring_batches")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +49,6 @@ def general(tmp_path_factory):
     return folder / "run"
 
 
-def started(folder, name, start, **how):
-    """The settings of a run of a kind that starts from a general student."""
-    settings = {key: value for key, value in write_kind(folder, name, **how).items() if key not in OF_PRUNING}
-    return settings | {"start": str(start)}
-
-
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path):
     own_cache(monkeypatch, tmp_path / "cache")
@@ -63,7 +60,7 @@ def finished(request, general, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = tmp_path_factory.mktemp("started")
         own_cache(monkeypatch, folder / "cache")
-        settings = started(folder, request.param, general)
+        settings = write_started(folder, request.param, general)
         return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
 
 
@@ -112,17 +109,12 @@ def test_python_does_the_same(finished, general, tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     _, settings, results = finished
-    shutil.copytree(settings["output_dir"], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "student")
-    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
-    again = run(settings_of({**settings, "output_dir": str(tmp_path / "run"), "resume_from_checkpoint": "last"}, "it"))
-    assert again["evaluation"] == results["evaluation"]
-    assert_same_weights(tmp_path / "run" / "student", Path(settings["output_dir"]) / "student")
+    assert_goes_on(settings, results, tmp_path)
 
 
 def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
     """The loss is the one of `homodistil finetune --teacher`, and a regression begins at its teacher's mean answer."""
-    settings = started(tmp_path, "values", general, has_labels=True)
+    settings = write_started(tmp_path, "values", general, has_labels=True)
     made = settings_of(settings | {"learning_rate": 0.0}, "it")
     trainer = student_run(made).trainer(made, lambda line: None)
     assert trainer.distillation.weights | {"mlm": 0} == {
@@ -144,12 +136,35 @@ def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
     torch.testing.assert_close(student.classifier.bias.detach(), torch.cat(answers).mean(0))
 
 
+def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path):
+    made = settings_of(write_started(tmp_path, "classes", general), "it", ["--hidden_weight", "30"])
+    method = run_of(made)
+    arguments = method.arguments(made, method.inputs(made), range(80))
+    assert (arguments.hidden_weight, arguments.embedding_weight) == (30.0, 0.0)
+    assert settings_of(made.given, "settings.json").given == made.given | {"hidden_weight": 30.0}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "tags"])
 def test_labels_are_not_needed(general, tmp_path, name):
-    results = run(settings_of(started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
+    results = run(settings_of(write_started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
     assert "task_loss" not in results["evaluation"]
     assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
+    start = write_teacher(tmp_path / "other", num_hidden_layers=num_layers)
+    results = run(settings_of(write_started(tmp_path, "classes", start) | {"hidden_weight": 0}, "it"))
+    assert AutoConfig.from_pretrained(tmp_path / "run" / "student").num_hidden_layers == num_layers
+    assert results["evaluation"]["kl"] > 0
+
+
+def test_a_model_without_a_teacher_is_not_looked_at(monkeypatch):
+    read = "homodistil_hf.evaluation.general_start.load_encoder_config"
+    monkeypatch.setattr(read, lambda *words, **how: pytest.fail("a configuration was read"))
+    assert general_pair("somebody/model", None, token=None, seed=0) is None
 
 
 def _rename_word(folder):
@@ -162,6 +177,11 @@ REFUSED = {
     "a size": ({"student": "macs=0.25"}, "student='macs=0.25' beside start="),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' beside start=.*keeps the words of its start"),
     "pruning": ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 beside start=.*nothing is pruned"),
+    "a window": ({"ffn_end_fraction": 0.5}, "ffn_end_fraction=0.5 beside start=.*nothing is pruned"),
+    "scores": ({"importance_metric": "movement"}, "importance_metric='movement' beside start=.*nothing is pruned"),
+    "plain": ({"plain": True}, "plain=True beside start=.*keeps the widths of its start"),
+    "projections": ({"projection_init": "random"}, "projection_init='random' beside start=.*fits the teacher best"),
+    "a recipe": ({"recipe": "paper"}, "recipe='paper' beside start=.*its settings are of pruning; leave out one"),
     "a baseline": ({"method": "one_shot"}, "start=.* has no place with method='one_shot'"),
     "nothing there": ({"start": "./none"}, "start='./none' does not exist"),
     "a task's": ({"start": "TEACHER"}, "start=.* is a BertForSequenceClassification, fine-tuned already"),
@@ -179,7 +199,7 @@ REFUSED = {
 def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     changes, message = REFUSED[case]
     monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
-    settings = started(tmp_path, "classes", general)
+    settings = write_started(tmp_path, "classes", general)
     places = {"TEACHER": settings["teacher"], "WORDS": str(general / "student")}
     of_model = {name: value for name, value in changes.items() if name in OF_MODEL}
     changes = {name: places.get(str(value), value) for name, value in changes.items() if name not in OF_MODEL}
@@ -190,6 +210,12 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     with pytest.raises((ValueError, OSError), match=message):
         run(settings_of(settings | changes, "settings"), lambda line: None)
     assert not Path(settings["output_dir"]).exists()
+
+
+def test_every_setting_of_pruning_is_refused():
+    own = {entry.name for entry in fields(HomoDistilTrainingArguments)}
+    own -= {entry.name for entry in fields(DistillationArguments)}
+    assert {name for name in own if not name.endswith("_weight")} == own & _WITHOUT_PART.keys()
 
 
 @pytest.mark.slow

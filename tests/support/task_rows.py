@@ -1,15 +1,18 @@
-"""A tiny teacher and rows of every kind of task, as people have them in files."""
+"""A tiny teacher and rows of every kind of task, as people have them in files, and runs on them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from tiny_files import write_teacher
+from tiny_files import assert_same_weights, write_teacher
 from tiny_models import VOCAB_SIZE
 
 from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
+from homodistil_hf.experiments.config import run_of as settings_of
+from homodistil_hf.experiments.distill import run
 
 FEELINGS, MARKS = ["bad", "fair", "good"], ["O", "B-PER", "I-PER"]
 NUM_ROWS = 48
@@ -117,3 +120,20 @@ def write_kind(folder: Path, name: str, *, has_labels: bool = True) -> dict[str,
         "use_cpu": True,
         "disable_tqdm": True,
     }
+
+
+def write_started(folder: Path, name: str, start: str | Path, *, has_labels: bool = True) -> dict[str, Any]:
+    """As [`write_kind`]; the run starts from a general student, so nothing is pruned."""
+    settings = write_kind(folder, name, has_labels=has_labels)
+    of_pruning = ("student", "num_scoring_batches")
+    return {key: value for key, value in settings.items() if key not in of_pruning} | {"start": str(start)}
+
+
+def assert_goes_on(settings: dict[str, Any], results: dict[str, Any], folder: Path) -> None:
+    """A copy of a finished run, in `folder`, ends as it did once its last checkpoint and student are gone."""
+    shutil.copytree(settings["output_dir"], folder / "run")
+    shutil.rmtree(folder / "run" / "student")
+    shutil.rmtree(folder / "run" / f"checkpoint-{settings['max_steps']}")
+    again = run(settings_of({**settings, "output_dir": str(folder / "run"), "resume_from_checkpoint": "last"}, "it"))
+    assert again["evaluation"] == results["evaluation"]
+    assert_same_weights(folder / "run" / "student", Path(settings["output_dir"]) / "student")

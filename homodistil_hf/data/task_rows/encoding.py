@@ -15,8 +15,8 @@ from ...files.messages import short_repr
 from ...models.architectures import max_tokens
 from ...models.tokenizers import as_it_was
 from ..masking import UNKNOWN_CLASS
-from .kinds import ANSWERS, TAGS, Columns, is_string, type_of
-from .labels import is_missing, label_numbers
+from .kinds import ANSWERS, TAGS, Columns, is_missing, is_string, type_of
+from .labels import label_numbers
 from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
 from .tags import TaggedText, tagged_texts, tagged_tokens
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .kinds import ANSWERS, CLASSES, VALUES, Columns
-from .labels import is_missing
+from .kinds import ANSWERS, CLASSES, VALUES, Columns, is_missing
 
 _FRACTION = 0.1
 _MOST = 1000

@@ -1,5 +1,6 @@
 """The kind of a model, by its head, and the columns that rows of this kind have: found by usual names, or as named."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,13 +180,25 @@ def find_columns(
     found = _labels(rows, config, kind, texts)
     if not found and kind in (LABELS, VALUES):
         _refuse_some_of_several(rows, config, texts, argument)
-    return Columns(kind, texts, () if all(_is_empty(rows, name) for name in found) else found)
+    return Columns(kind, texts, found if any(_has_labels(rows, name) for name in found) else ())
 
 
-def _is_empty(rows: Dataset, column: str) -> bool:
-    """Whether no row has a label: nulls, empty cells, or -1 where a feature names classes."""
-    none = (None, "", -1) if class_names(rows.features[column]) else (None, "")
-    return all(value in none for value in rows[column][:])
+def _has_labels(rows: Dataset, column: str) -> bool:
+    return any(value is not None for value in known_labels(rows, column))
+
+
+def known_labels(rows: Dataset, column: str) -> list[Any]:
+    """Values of a column, None for missing ones; a feature's numbers below 0 stand for none."""
+    has_names = bool(class_names(rows.features[column]))
+    return [
+        None if is_missing(value) or (has_names and isinstance(value, int) and value < 0) else value
+        for value in rows[column][:]
+    ]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no label: null, NaN, or nothing in a file of words."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _refuse_some_of_several(rows: Dataset, config: PreTrainedConfig, texts: tuple[str, ...], argument: str) -> None:

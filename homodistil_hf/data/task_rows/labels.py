@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
@@ -14,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, short_repr
 from ..masking import UNKNOWN_CLASS, UNKNOWN_VALUE
-from .kinds import CLASSES, LABELS, VALUES, Columns, class_names, has_default_names, names_of
+from .kinds import CLASSES, LABELS, VALUES, Columns, class_names, has_default_names, known_labels, names_of
 
 logger = logging.getLogger(__name__)
 _WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
@@ -47,27 +46,13 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
                 f"label_column={','.join(columns.labels)!r} are {len(columns.labels)}, the model has "
                 f"{config.num_labels} labels; name one column, or one for each of {', '.join(names_of(config))}"
             )
-        parts = [_known(rows, name) for name in columns.labels]
+        parts = [known_labels(rows, name) for name in columns.labels]
         values: list[Any] = [None if None in row else list(row) for row in zip(*parts, strict=True)]
     else:
-        values = _known(rows, columns.labels[0])
+        values = known_labels(rows, columns.labels[0])
     read = {CLASSES: _classes, LABELS: _several, VALUES: _values}[columns.kind]
     found = iter(read([value for value in values if value is not None], rows, columns, config, where))
     return [unknown if value is None else next(found) for value in values]
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds no label: null, NaN, or nothing in a file of words."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _known(rows: Dataset, column: str) -> list[Any]:
-    """Values of a column, None for missing ones; a feature's numbers below 0 stand for none."""
-    has_names = bool(class_names(rows.features[column]))
-    return [
-        None if is_missing(value) or (has_names and isinstance(value, int) and value < 0) else value
-        for value in rows[column][:]
-    ]
 
 
 Read = Callable[[Sequence[Any], Dataset, Columns, PreTrainedConfig, str], list[Any]]

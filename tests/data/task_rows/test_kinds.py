@@ -108,7 +108,7 @@ def test_columns_that_are_not_there(kind, rows, given, message):
         find_columns(Dataset.from_dict(rows), tiny_config(), kind, **given)
 
 
-@pytest.mark.parametrize("labels", [[None] * 3, [""] * 3])
+@pytest.mark.parametrize("labels", [[None] * 3, [""] * 3, [float("nan")] * 3])
 def test_a_column_without_a_label_is_none(labels):
     rows = Dataset.from_dict({"text": ["a"] * 3, "label": labels})
     assert find_columns(rows, tiny_config(num_labels=3), CLASSES).labels == ()

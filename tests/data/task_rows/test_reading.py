@@ -13,6 +13,8 @@ ROWS = {"text": ["one, two", "three"], "label": ["null", "007"]}
 @pytest.fixture
 def written(tmp_path):
     """Format → file of `ROWS`."""
+    tmp_path = tmp_path / "rows"
+    tmp_path.mkdir()
     rows = Dataset.from_dict(ROWS)
     lines = list(rows)
     rows.to_csv(tmp_path / "a.csv")
@@ -28,6 +30,8 @@ def written(tmp_path):
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet", "a.jsonl", "a.json", "list.json", "saved"])
 def test_every_format_gives_the_same_rows(written, name):
     assert load_rows([str(written / name)]).to_dict() == ROWS
+    written.rename(written.parent / "rows[1]")  # a file that is there is no glob
+    assert load_rows([str(written.parent / "rows[1]" / name)]).to_dict() == ROWS
 
 
 def test_sources_follow_each_other(written):
