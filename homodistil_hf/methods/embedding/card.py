@@ -28,7 +28,7 @@ _USAGE = """from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(name)
 {example}"""
 _LEARNT = "distilling it towards the vectors of {:,} texts in {}."
-_TERMS = "Whoever gave the vectors may have terms of use for what is trained on them."
+_TERMS = "The service that gave the vectors may have terms of use for models that are trained on them."
 _SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
 _PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
 print(model.similarity(model.encode_query("Does it rain?"), documents))"""
