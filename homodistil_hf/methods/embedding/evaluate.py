@@ -276,8 +276,8 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
     for name in ("eval_data", "queries", "others"):
         if (given := getattr(settings, name)) and teacher is None:
             raise ValueError(
-                f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher, a model or "
-                "a file of its vectors"
+                f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher, "
+                "a model or a file of its vectors"
             )
     if settings.others and not any(isinstance(task, RetrievalTask) for task in tasks):
         raise ValueError(
