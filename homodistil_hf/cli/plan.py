@@ -166,15 +166,17 @@ def _run_lines(costs: Mapping[str, Any]) -> list[str]:
 
 
 def _predicts_masked_words(config: Any) -> bool:
+    """Whether a teacher has a head, and it is not a task's; an embedding model's encoder has none."""
     from ..data.task_rows.kinds import MASKED_WORDS, kind_of
+    from ..models.architectures import HEADS
 
-    return kind_of(config) == MASKED_WORDS
+    return config.architectures[0] in HEADS and kind_of(config) == MASKED_WORDS
 
 
 def _check_masked_words(config: Any, flags: Plan) -> None:
     if not _predicts_masked_words(config):
         raise ValueError(
-            f"num_tokens={flags.num_tokens:g}: runs on masked words were measured, {flags.teacher} predicts others; "
+            f"num_tokens={flags.num_tokens:g}: runs on masked words were measured, {flags.teacher} predicts none; "
             "leave it out"
         )
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from methods_here import needs
 from task_rows import write_kind
 from tiny_files import own_cache, write_config
 
@@ -102,6 +103,22 @@ def test_of_a_task_no_advice_is_given(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["timing"]["num_steps"] == 4
     assert "advice" not in found
+
+
+@needs("embedding")
+def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
+    from tiny_embeddings import make_sentence_folder
+
+    folder = make_sentence_folder(tmp_path / "embedding")
+    settings = {name: values[name] for name in ("train_data", "per_device_train_batch_size", "use_cpu")}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", str(folder), "--student", "macs=0.5", "--json"]
+    assert main([*words, "--time", "--config", str(tmp_path / "settings.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["timing"]["num_steps"] == 3
+    assert "advice" not in found
+    assert main([*words, "--num_tokens", "2e6"]) == 2
+    assert "runs on masked words were measured" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
