@@ -132,6 +132,24 @@ def test_impossible_layers_are_refused(deep, settings, message):
         deep(**settings)
 
 
+ENDS = {f"{kind}_end_fraction": 0.2 for kind in ("hidden", "attention", "ffn")}
+
+
+@pytest.mark.parametrize(("student", "end_step"), [(PLAN, 2), (SETTINGS["student"], 3)], ids=["all layers", "two"])
+def test_layers_that_stay_have_no_window(deep, student, end_step):
+    trainer = deep(student=student, **ENDS)
+    assert trainer.plan_step(10) == end_step
+    trainer.train()
+    assert trainer.schedule.end_step == end_step
+
+
+def test_a_window_that_layers_would_have_is_checked_where_they_leave(deep):
+    settings = dict.fromkeys(ENDS, 0.8) | {"pruning_start_fraction": 0.5}
+    assert deep(student=PLAN, **settings).plan_step(10) == 8
+    with pytest.raises(ValueError, match="pruning_start_fraction=0.5 is above pruning_end_fraction=0.3"):
+        deep(**settings)
+
+
 @needs("baselines")
 @pytest.mark.parametrize("method", ["tinybert", "minilm", "scratch"])
 def test_other_methods_keep_all_layers(make_trainer, method):
