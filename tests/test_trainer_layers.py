@@ -108,6 +108,14 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
         export_model_from(tmp_path / "run/checkpoint-1", tmp_path / "refused")
 
 
+@pytest.mark.parametrize("settings", [{}, {"importance_metric": "magnitude", "num_scoring_batches": 16}], ids=str)
+def test_a_checkpoint_on_the_way_exports_the_named_layers(deep, tmp_path, settings):
+    trainer = deep(callbacks=[SaveAt(2)], kept_layers=[0, 3], **settings)
+    trainer.train()
+    folder = export_model_from(tmp_path / "run/checkpoint-2", tmp_path / "student", allow_partial=True)
+    assert AutoModelForMaskedLM.from_pretrained(folder).config.num_hidden_layers == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
