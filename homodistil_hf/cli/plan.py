@@ -172,8 +172,16 @@ def _run_lines(costs: Mapping[str, Any]) -> list[str]:
     if "timing" in costs:
         from ..experiments.timing import format_timing
 
-        lines.append(format_timing(costs["timing"]))
+        lines.append(format_timing(costs["timing"]) + _other_student(costs))
     return [*lines, *filter(None, [costs.get("advice")])]
+
+
+def _other_student(costs: Mapping[str, Any]) -> str:
+    """A line where the run's method or settings make another student of as many MACs, such as one of fewer layers."""
+    made = costs["timing"]["student"]
+    if all(costs["student"][name] == value for name, value in made.items()):
+        return ""
+    return f"\n  the run makes another student: {made['num_hidden_layers']} layers, {json.dumps(made['plan'])}"
 
 
 def _predicts_masked_words(config: Any) -> bool:

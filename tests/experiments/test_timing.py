@@ -141,6 +141,17 @@ def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, cap
     assert (timing["num_steps"], timing["num_tokens"]) == (12800 // (8 * 16), 12800)
 
 
+@needs("baselines")
+@pytest.mark.parametrize("method", ["one_shot", "shallow"])
+def test_another_student_of_the_run_is_told(values, tmp_path, capsys, method):
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3, "method": method}
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.25", "--time"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    told = "the run makes another student: 1 layers, {" in capsys.readouterr().out
+    assert told == (method == "shallow")
+
+
 def test_of_a_task_no_advice_is_given(tmp_path, capsys):
     values = write_kind(tmp_path, "classes")
     settings = {name: value for name, value in values.items() if name not in ("teacher", "student", "output_dir")}
