@@ -63,12 +63,14 @@ class Plan(Command):
         self._check_time()
 
     def _check_time(self) -> None:
+        from ..plans.budgets import is_latency_budget
+
         has_rows = bool(self.train_data or self.config)
         if self.time != has_rows:
             raise ValueError(
                 "--time takes steps of a run; give --time with --train_data or --config, or neither of them"
             )
-        if self.time and (self.latency_ms is not None or "latency_ms" in (self.student or "")):
+        if self.time and (self.latency_ms is not None or is_latency_budget(self.student)):
             raise ValueError("--time times a run of a known student; name it by --student, without latency_ms")
         if self.time and self.vocabulary is not None:
             raise ValueError("--time with --vocabulary: trim first (homodistil trim), and time the trimmed teacher")
