@@ -25,7 +25,9 @@ class ShallowArguments(HomoDistilTrainingArguments):
     """Settings of [`HomoDistilTrainer`], and which layers stay; these may become narrower at once, too."""
 
     may_prune_at_once: ClassVar = True
-    no_part: ClassVar = dict.fromkeys(LAYER_SETTINGS, "layers go before the first step, spread evenly; use num_layers")
+    no_part: ClassVar = dict.fromkeys(
+        LAYER_SETTINGS, "layers go before the first step, as many as num_layers; leave it out"
+    )
 
     num_layers: int | None = setting(
         None,
