@@ -14,6 +14,7 @@ from .command import Command, log_progress, show_logs
 
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
+_WIDTH_MULTIPLE = 8  # as in training_args.py, which imports more than a plan needs
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,9 @@ class Plan(Command):
     )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None, metavar="REVISION")
     plain: bool = flag("keep the hidden size: no Dense, and heads fit", default=False)
-    width_multiple: int | None = flag("budgets: round widths to multiples (default: 8)", default=None, metavar="N")
+    width_multiple: int | None = flag(
+        f"budgets: round widths to multiples (default: {_WIDTH_MULTIPLE})", default=None, metavar="N"
+    )
     json: bool = flag("print JSON for machines", default=False)
 
     def __post_init__(self) -> None:
@@ -128,15 +131,19 @@ def _encoder_config(teacher: str, revision: str | None) -> Any:
 
 def _take_widths(flags: Plan) -> None:
     """Let the settings of widths in the run's file count where no flag gives them."""
+    found = _widths_in(flags.config) if flags.config else {}
+    flags.plain |= found.get("plain", False)
+    if flags.width_multiple is None:
+        flags.width_multiple = found.get("width_multiple", _WIDTH_MULTIPLE)
+
+
+def _widths_in(config: str) -> dict[str, Any]:
     from ..files.settings import checked_values, setting_types, split_config
     from ..training_args import DistillationArguments
 
-    values, _, label = split_config([flags.config] if flags.config else [])
+    values, _, label = split_config([config])
     own = {name: value for name, value in values.items() if name in ("plain", "width_multiple")}
-    found = checked_values(own, setting_types(DistillationArguments), label)
-    flags.plain |= found.get("plain", False)
-    if flags.width_multiple is None:
-        flags.width_multiple = found.get("width_multiple", DistillationArguments.width_multiple)
+    return checked_values(own, setting_types(DistillationArguments), label)
 
 
 def _timed(flags: Plan) -> dict[str, Any]:
