@@ -186,8 +186,10 @@ class HomoDistilTrainingArguments(DistillationArguments):
         )
 
     def _check_pruning(self) -> None:
-        for kind in WINDOWS:
-            _check_window(self, kind)
+        for kind in PRUNING_KINDS:
+            check_window(self, kind)
+        if self.layers_start_fraction is not None or self.layers_end_fraction is not None:
+            check_window(self, LAYERS)
         _check_scores(self)
         if self.kept_layers is not None:
             self.kept_layers = json.dumps(self.kept_layer_indices)
@@ -228,7 +230,7 @@ def _indices_in(layers: Any) -> list[int]:
 
 
 def _check_scores(args: HomoDistilTrainingArguments) -> None:
-    is_cut_first = not all(args.pruning_window(kind)[1] for kind in WINDOWS)
+    is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
     if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
         raise ValueError(
             "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"
@@ -241,7 +243,8 @@ def _check_scores(args: HomoDistilTrainingArguments) -> None:
     refuse_without_part(args, remedies)
 
 
-def _check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
+def check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
+    """Refuse, by a ValueError, a window in which a kind of units can't be pruned."""
     names = [f"{kind}_start_fraction", f"{kind}_end_fraction"]
     names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
     start, end = args.pruning_window(kind)

@@ -36,7 +36,7 @@ from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
 from .files.tensors import load_tensors
-from .homodistil_args import LAYER_SETTINGS, WINDOWS, HomoDistilTrainingArguments
+from .homodistil_args import LAYER_SETTINGS, PRUNING_KINDS, WINDOWS, HomoDistilTrainingArguments, check_window
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .models.widths import WidthPlan, widths_of
@@ -161,15 +161,22 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def set_up_student(self) -> None:
         """Make the pruner; refuses settings of layers that stay where all do."""
-        if len(self.plan.layers) == len(self.full.layers):
+        if LAYERS in self.pruned_kinds:
+            check_window(self.args, LAYERS)
+        else:
             refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, "the student keeps all layers; leave it out"))
         self.pruner = Pruner(
             self.model, self.plan, settings=pruning_settings(self.args), kept_layers=self.args.kept_layer_indices
         )
 
+    @property
+    def pruned_kinds(self) -> Sequence[str]:
+        """Kinds of units that have a part in the schedule; layers where the plan has fewer."""
+        return WINDOWS if len(self.plan.layers) < len(self.full.layers) else PRUNING_KINDS
+
     def plan_step(self, num_training_steps: int) -> float:
         """The last step at which masks are chosen."""
-        return pruning_schedule(self.args, num_training_steps).end_step
+        return pruning_schedule(self.args, num_training_steps, self.pruned_kinds).end_step
 
     # One optimizer step
 
@@ -229,7 +236,7 @@ class HomoDistilTrainer(DistillationTrainer):
     def begin_training(self) -> None:
         """The length of the run is known: lay out the schedule."""
         super().begin_training()
-        self.schedule = pruning_schedule(self.args, self.state.max_steps)
+        self.schedule = pruning_schedule(self.args, self.state.max_steps, self.pruned_kinds)
 
     def start_student(self) -> None:
         """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
@@ -381,9 +388,11 @@ def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
     )
 
 
-def pruning_schedule(args: HomoDistilTrainingArguments, total_steps: int) -> PruningSchedule:
+def pruning_schedule(
+    args: HomoDistilTrainingArguments, total_steps: int, kinds: Sequence[str] = PRUNING_KINDS
+) -> PruningSchedule:
     """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
-    windows = {kind: args.pruning_window(kind) for kind in WINDOWS}
+    windows = {kind: args.pruning_window(kind) for kind in kinds}
     interval = args.pruning_interval_steps
     if args.torch_compile:
         longest = max(end - start for start, end in windows.values()) * total_steps

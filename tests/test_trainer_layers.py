@@ -108,6 +108,14 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
         export_model_from(tmp_path / "run/checkpoint-1", tmp_path / "refused")
 
 
+@pytest.mark.parametrize("settings", [{}, {"importance_metric": "magnitude", "num_scoring_batches": 16}], ids=str)
+def test_a_checkpoint_on_the_way_exports_the_named_layers(deep, tmp_path, settings):
+    trainer = deep(callbacks=[SaveAt(2)], kept_layers=[0, 3], **settings)
+    trainer.train()
+    folder = export_model_from(tmp_path / "run/checkpoint-2", tmp_path / "student", allow_partial=True)
+    assert AutoModelForMaskedLM.from_pretrained(folder).config.num_hidden_layers == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -129,6 +137,24 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
 )
 def test_impossible_layers_are_refused(deep, settings, message):
     with pytest.raises(ValueError, match=message):
+        deep(**settings)
+
+
+ENDS = {f"{kind}_end_fraction": 0.2 for kind in ("hidden", "attention", "ffn")}
+
+
+@pytest.mark.parametrize(("student", "end_step"), [(PLAN, 2), (SETTINGS["student"], 3)], ids=["all layers", "two"])
+def test_layers_that_stay_have_no_window(deep, student, end_step):
+    trainer = deep(student=student, **ENDS)
+    assert trainer.plan_step(10) == end_step
+    trainer.train()
+    assert trainer.schedule.end_step == end_step
+
+
+def test_a_window_that_layers_would_have_is_checked_where_they_leave(deep):
+    settings = dict.fromkeys(ENDS, 0.8) | {"pruning_start_fraction": 0.5}
+    assert deep(student=PLAN, **settings).plan_step(10) == 8
+    with pytest.raises(ValueError, match="pruning_start_fraction=0.5 is above pruning_end_fraction=0.3"):
         deep(**settings)
 
 

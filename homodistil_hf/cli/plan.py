@@ -14,6 +14,7 @@ from .command import Command, log_progress, show_logs
 
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
+_WIDTH_MULTIPLE = 8  # as in training_args.py, which imports more than a plan needs
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,9 @@ class Plan(Command):
     )
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None, metavar="REVISION")
     plain: bool = flag("keep the hidden size: no Dense, and heads fit", default=False)
-    width_multiple: int = flag("budgets: round widths to multiples (default: 8)", default=8, metavar="N")
+    width_multiple: int | None = flag(
+        f"budgets: round widths to multiples (default: {_WIDTH_MULTIPLE})", default=None, metavar="N"
+    )
     json: bool = flag("print JSON for machines", default=False)
 
     def __post_init__(self) -> None:
@@ -63,13 +66,15 @@ class Plan(Command):
         self._check_time()
 
     def _check_time(self) -> None:
+        from ..plans.budgets import is_latency_budget
+
         has_rows = bool(self.train_data or self.config)
         if self.time != has_rows:
             raise ValueError(
                 "--time takes steps of a run; give --time with --train_data or --config, or neither of them"
             )
-        if self.time and self.latency_ms is not None:
-            raise ValueError("--time times a run of a known student; name it by --student, without --latency_ms")
+        if self.time and (self.latency_ms is not None or is_latency_budget(self.student)):
+            raise ValueError("--time times a run of a known student; name it by --student, without latency_ms")
         if self.time and self.vocabulary is not None:
             raise ValueError("--time with --vocabulary: trim first (homodistil trim), and time the trimmed teacher")
 
@@ -81,11 +86,12 @@ class Plan(Command):
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
+        _take_widths(self)
         config = _encoder_config(self.teacher, self.teacher_revision)
         if self.num_tokens is not None:
             _check_masked_words(config, self)
-        latency = _planned_latency(self, config)
         settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
+        latency = _planned_latency(self, config, settings)
         plan = latency["plan"] if latency else resolve_plan(self.student or "", config, **settings)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
@@ -123,19 +129,33 @@ def _encoder_config(teacher: str, revision: str | None) -> Any:
     return planned_config(teacher)
 
 
-def _timed(flags: Plan, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Take steps of the run that the flags describe; `run` is how one of so many tokens is trained."""
+def _take_widths(flags: Plan) -> None:
+    """Let the settings of widths in the run's file count where no flag gives them."""
+    found = _widths_in(flags.config) if flags.config else {}
+    flags.plain |= found.get("plain", False)
+    if flags.width_multiple is None:
+        flags.width_multiple = found.get("width_multiple", _WIDTH_MULTIPLE)
+
+
+def _widths_in(config: str) -> dict[str, Any]:
+    from ..files.settings import checked_values, setting_types, split_config
+    from ..training_args import DistillationArguments
+
+    values, _, label = split_config([config])
+    own = {name: value for name, value in values.items() if name in ("plain", "width_multiple")}
+    return checked_values(own, setting_types(DistillationArguments), label)
+
+
+def _timed(flags: Plan) -> dict[str, Any]:
+    """Take steps of the run that the flags describe."""
     from ..experiments.timing import time_run
     from ..files.settings import split_config
 
     values: dict[str, Any] = split_config([flags.config])[0] if flags.config else {}
-    values |= {"teacher": flags.teacher, "student": flags.student}
-    values |= {"plain": True} if flags.plain else {}
-    values |= {"train_data": flags.train_data} if flags.train_data else {}
-    values |= {"teacher_revision": flags.teacher_revision} if flags.teacher_revision else {}
-    values |= {"max_steps": run["max_steps"]} if run else {}
+    names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
+    values |= {name: value for name in names if (value := getattr(flags, name))}
     show_logs()
-    return time_run(values, log_progress)
+    return time_run(values, log_progress, num_tokens=flags.num_tokens)
 
 
 def _of_the_run(flags: Plan, config: Any, encoder_macs: float) -> dict[str, Any]:
@@ -147,7 +167,7 @@ def _of_the_run(flags: Plan, config: Any, encoder_macs: float) -> dict[str, Any]
     if num_tokens is not None:
         found["run"] = planned_run(num_tokens, config.hidden_size)
     if flags.time:
-        found["timing"] = _timed(flags, found.get("run", {}))
+        found["timing"] = _timed(flags)
         num_tokens = found["timing"]["num_tokens"] if _predicts_masked_words(config) else None
     if num_tokens is not None:
         teacher, measured = read_advice()
@@ -161,20 +181,30 @@ def _run_lines(costs: Mapping[str, Any]) -> list[str]:
     if "timing" in costs:
         from ..experiments.timing import format_timing
 
-        lines.append(format_timing(costs["timing"]))
+        lines.append(format_timing(costs["timing"]) + _other_student(costs))
     return [*lines, *filter(None, [costs.get("advice")])]
 
 
-def _predicts_masked_words(config: Any) -> bool:
-    from ..data.task_rows.kinds import MASKED_WORDS, kind_of
+def _other_student(costs: Mapping[str, Any]) -> str:
+    """A line where the run's method or settings make another student of as many MACs, such as one of fewer layers."""
+    made = costs["timing"]["student"]
+    if all(costs["student"][name] == value for name, value in made.items()):
+        return ""
+    return f"\n  the run makes another student: {made['num_hidden_layers']} layers, {json.dumps(made['plan'])}"
 
-    return kind_of(config) == MASKED_WORDS
+
+def _predicts_masked_words(config: Any) -> bool:
+    """Whether a teacher has a head, and it is not a task's; an embedding model's encoder has none."""
+    from ..data.task_rows.kinds import MASKED_WORDS, kind_of
+    from ..models.architectures import HEADS
+
+    return config.architectures[0] in HEADS and kind_of(config) == MASKED_WORDS
 
 
 def _check_masked_words(config: Any, flags: Plan) -> None:
     if not _predicts_masked_words(config):
         raise ValueError(
-            f"num_tokens={flags.num_tokens:g}: runs on masked words were measured, {flags.teacher} predicts others; "
+            f"num_tokens={flags.num_tokens:g}: runs on masked words were measured, {flags.teacher} predicts none; "
             "leave it out"
         )
 
@@ -278,7 +308,7 @@ def format_trimmed(facts: Mapping[str, Any]) -> str:
     return f"vocabulary, of the teacher:\n{format_trimming(facts)}\n\n{format_sizes(facts['sizes'])}"
 
 
-def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
+def _planned_latency(flags: Plan, config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The plan for `--latency_ms` and what is known of its latency; empty for any other student."""
     from ..plans.budgets import LATENCY_BUDGET, is_latency_budget
 
@@ -296,7 +326,7 @@ def _planned_latency(flags: Plan, config: Any) -> dict[str, Any]:
 
     show_logs()
     budget = LatencyBudget.parse(student).on(config)
-    found = plan_within(budget, config, multiple=flags.width_multiple, plain=flags.plain)
+    found = plan_within(budget, config, **settings)
     facts = found.facts(budget)
     if not flags.no_measurement:
         facts["measured"] = measure_plan(found.plan, config, budget.conditions)

@@ -27,7 +27,8 @@ except ImportError:  # Windows
 
 NUM_STEPS = 20
 """Steps that are taken; the first one warms up and isn't counted."""
-_WITHOUT_FILES = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
+_STEPS_ALONE = {"save_strategy": "no", "eval_strategy": "no", "eval_on_start": False}
+_STEPS_ALONE |= {"report_to": "none", "push_to_hub": False}
 
 
 @dataclass
@@ -46,28 +47,34 @@ class StepClock(TrainerCallback):
         return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
 
 
-def time_run(values: Mapping[str, Any], log: Log, *, num_steps: int = NUM_STEPS) -> dict[str, Any]:
+def time_run(
+    values: Mapping[str, Any], log: Log, *, num_steps: int = NUM_STEPS, num_tokens: float | None = None
+) -> dict[str, Any]:
     """Take some steps of a run, and estimate the whole of it; only tokenized text stays, in the cache.
 
     Args:
         values: settings of the run by name, as the JSON file of `homodistil distill` holds them; without `output_dir`.
         log: takes lines for the user.
         num_steps: steps to take, ≥ 3.
+        num_tokens: of the whole run, at full rows. Default: as long as `values` make it.
 
     Returns:
         `num_steps`: of the whole run; `seconds_per_step`, `setup_s` (reading, tokenizing, loading, scoring), `time_s`:
-        of the whole run without evaluations; `peak_bytes`; `device`; `num_tokens`: that it reads, at full rows.
+        of the whole run without evaluations; `peak_bytes`; `device`; `num_tokens`: that it reads, at full rows;
+        `student`: its layers and widths, which are the method's.
 
     Raises:
         ValueError: as the run itself; a list of students.
     """
     since = time.perf_counter()
     with TemporaryDirectory() as folder:
-        settings = run_of({**values, **_WITHOUT_FILES, "output_dir": folder}, "the planned run")
+        settings = run_of({**values, **_STEPS_ALONE, "output_dir": folder}, "the planned run")
         if settings.members:
             raise ValueError(f"student={values['student']!r} is several students; time one of them, such as the last")
         trainer = make_trainer(settings, log)
-        planned = planned_steps(trainer)
+        length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
+        of_step = trainer.rows_per_step * length
+        planned = planned_steps(trainer) if num_tokens is None else max(1, round(num_tokens / of_step))
         trainer.args = shortened(trainer.args, min(num_steps, planned))
         trainer.remove_callback(ShortProgress)
         clock = StepClock()
@@ -76,18 +83,18 @@ def time_run(values: Mapping[str, Any], log: Log, *, num_steps: int = NUM_STEPS)
         trainer.train()
     if len(clock.ends) < 3:
         raise ValueError(f"max_steps={planned} is too short a run to be timed; expected at least 3")
-    of_step = clock.seconds_per_step
-    setup_s = began - since + max(0.0, clock.ends[0] - began - of_step)
-    length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
+    seconds = clock.seconds_per_step
+    setup_s = began - since + max(0.0, clock.ends[0] - began - seconds)
     return {
         "num_steps": planned,
         "rows_per_step": trainer.rows_per_step,
-        "num_tokens": planned * trainer.rows_per_step * length,
-        "seconds_per_step": of_step,
+        "num_tokens": planned * of_step,
+        "seconds_per_step": seconds,
         "setup_s": setup_s,
-        "time_s": setup_s + planned * of_step,
+        "time_s": setup_s + planned * seconds,
         "peak_bytes": peak_bytes(trainer.args.device),
         "device": str(trainer.args.device),
+        "student": {"num_hidden_layers": len(trainer.plan.layers), "plan": trainer.plan.to_dict()},
     }
 
 

@@ -235,7 +235,9 @@ def checkpoint_student(
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
     try:
-        pruner = Pruner(student, target, settings=PruningSettings(**state["pruner"]["settings"]), full=full)
+        settings = PruningSettings(**state["pruner"]["settings"])
+        kept_layers = state["pruner"]["gates"]["kept"] if fades else None
+        pruner = Pruner(student, target, settings=settings, full=full, kept_layers=kept_layers)
         pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     except (LookupError, TypeError) as error:
         raise ValueError(

@@ -29,6 +29,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"method": (str,), "student": (str, type(N
 _TYPES |= dict.fromkeys(("card", "full", "plan"), (dict,)) | {"is_finished": (bool,), "kept_heads": (list,)}
 _TYPES |= dict.fromkeys(("settings", "logs"), (dict,))
 _PRUNER_TYPES = {"settings": (dict,), "plan_reached": (bool,)}
+_GATES_TYPES: dict[str, tuple[type, ...]] = {"kept": (list, type(None)), "value": (int, float)}
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
@@ -47,6 +48,9 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     if "pruner" in state:
         _check_types({"pruner": state["pruner"]}, {"pruner": (dict,)}, label)
         _check_types(state["pruner"], _PRUNER_TYPES, f"{label}, pruner")
+        if "gates" in state["pruner"]:
+            _check_types(state["pruner"], {"gates": (dict,)}, f"{label}, pruner")
+            _check_types(state["pruner"]["gates"], _GATES_TYPES, f"{label}, gates")
     for name in ("full", "plan"):
         layers = state[name].get("layers")
         WidthPlan.from_dict(state[name], len(layers) if isinstance(layers, list) else MAX_LAYERS)

@@ -20,7 +20,6 @@ from ..export.outcome import TIMINGS
 from .ranks import first_rows, num_own_rows
 
 _PREFIX = "eval_"
-"""Last words of the names of logged times."""
 
 
 class HeldOutEvaluation:

@@ -102,7 +102,8 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _die_of_sigterm() -> None:
     """In a fork, which has nothing of ours to tidy up: one that waits for a lock would never call our handler."""
-    if signal.getsignal(signal.SIGTERM) is _end:
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is _end or isinstance(getattr(handler, "__self__", None), StopRequest):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from methods_here import needs
 from task_rows import write_kind
 from tiny_files import own_cache, write_config
 
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.timing import NUM_STEPS, StepClock, format_timing, peak_bytes, time_run
+from homodistil_hf.models.widths import widths_of
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +95,63 @@ def test_the_command_says_minutes_memory_and_what_was_measured(values, tmp_path,
     assert "advice for 0.000384 M tokens" in told
 
 
+@pytest.mark.parametrize(
+    ("flags", "given", "multiple", "is_plain"),
+    [
+        ([], {"width_multiple": 3}, 3, False),
+        (["--width_multiple", "5"], {"width_multiple": 3}, 5, False),
+        ([], {"plain": True}, 8, True),
+        (["--plain"], {"plain": False}, 8, True),
+    ],
+)
+def test_the_timed_student_is_that_of_the_plan(
+    values, tmp_path, capsys, monkeypatch, flags, given, multiple, is_plain
+):
+    trained = []
+
+    def note(self, args, state, control, model, **kwargs):
+        trained.append(widths_of(model.config))
+
+    monkeypatch.setattr(StepClock, "on_train_end", note)
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3} | given
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = [
+        "plan",
+        "--teacher",
+        values["teacher"],
+        "--student",
+        "macs=0.85" if is_plain else "macs=0.4",
+        "--time",
+        "--json",
+        *flags,
+    ]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    plan = json.loads(capsys.readouterr().out)["student"]["plan"]
+    assert [widths.to_dict() for widths in trained] == [plan]
+    assert (plan["hidden_size"] == 32) == is_plain
+    assert plan["intermediate_size"] % multiple == 0
+
+
+def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, capsys):
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3}
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.4", "--time", "--json"]
+    assert main([*words, "--num_tokens", "12800", "--config", str(tmp_path / "settings.json")]) == 0
+    timing = json.loads(capsys.readouterr().out)["timing"]
+    assert (timing["num_steps"], timing["num_tokens"]) == (12800 // (8 * 16), 12800)
+
+
+@needs("baselines")
+@pytest.mark.parametrize("method", ["one_shot", "shallow"])
+def test_another_student_of_the_run_is_told(values, tmp_path, capsys, method):
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3, "method": method}
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.25", "--time"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    told = "the run makes another student: 1 layers, {" in capsys.readouterr().out
+    assert told == (method == "shallow")
+
+
 def test_of_a_task_no_advice_is_given(tmp_path, capsys):
     values = write_kind(tmp_path, "classes")
     settings = {name: value for name, value in values.items() if name not in ("teacher", "student", "output_dir")}
@@ -104,10 +163,27 @@ def test_of_a_task_no_advice_is_given(tmp_path, capsys):
     assert "advice" not in found
 
 
+@needs("embedding")
+def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
+    from tiny_embeddings import make_sentence_folder
+
+    folder = make_sentence_folder(tmp_path / "embedding")
+    settings = {name: values[name] for name in ("train_data", "per_device_train_batch_size", "use_cpu")}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", str(folder), "--student", "macs=0.5", "--json"]
+    assert main([*words, "--time", "--config", str(tmp_path / "settings.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["timing"]["num_steps"] == 3
+    assert "advice" not in found
+    assert main([*words, "--num_tokens", "2e6"]) == 2
+    assert "runs on masked words were measured" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--time"], "give --time with --train_data or --config"),
+        (["--time", "--config", "x", "--student", "latency_ms=5"], "name it by --student, without latency_ms"),
         (["--train_data", "x"], "give --time with --train_data or --config"),
         (["--time", "--config", "x", "--vocabulary", "keep=9", "--text", "y"], "trim first"),
     ],

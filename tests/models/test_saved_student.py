@@ -135,6 +135,12 @@ PRUNER = {"settings": {}, "plan_reached": True}
         ({"pruner": []}, r"has pruner=\[\]; expected a value of type dict"),
         ({"pruner": {"settings": {}}}, "pruner lacks plan_reached; expected settings, plan_reached"),
         ({"pruner": PRUNER | {"plan_reached": "yes"}}, "pruner has plan_reached='yes'; expected a value of type bool"),
+        ({"pruner": PRUNER | {"gates": 0}}, "pruner has gates=0; expected a value of type dict"),
+        ({"pruner": PRUNER | {"gates": {"value": 0.5}}}, "gates lacks kept; expected kept, value"),
+        (
+            {"pruner": PRUNER | {"gates": {"kept": [0], "value": "half"}}},
+            "gates has value='half'; expected a value of type int or float",
+        ),
         ({"plan": {"hidden_size": 0}}, "lacks num_attention_heads, intermediate_size"),
         ({"full": FULL.to_dict() | {"hidden_size": -3}}, "hidden_size=-3 is not positive"),
         ({"full": {"hidden_size": 8, "layers": 3}}, "layers=3; expected a list"),

@@ -146,9 +146,10 @@ def test_one_of_several_ranks_ends_at_once(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_fork_of_a_command_ends_at_once():
+@pytest.mark.parametrize("context", [ending_cleanly, StopRequest])
+def test_a_fork_of_a_command_or_a_training_ends_at_once(context):
     """Without a handler of Python's, which isn't called while the fork waits for a lock of a library."""
-    with ending_cleanly():
+    with context():
         child = os.fork()
         if child == 0:
             signal.getsignal(signal.SIGTERM) == signal.SIG_DFL or os._exit(1)

@@ -1,7 +1,8 @@
 """The cells of a sweep: the runs that its JSON file asks for, and their names. `training.py` checks them.
 
-A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method` and settings that differ from the
-base) and `grid` (axes that multiply the cells). Nothing here knows models or methods.
+A file holds `base` (settings of `homodistil distill`), `cells` by name (a `method`, by default that of `homodistil
+distill`, and settings that differ from the base) and `grid` (axes that multiply the cells). Nothing here knows models
+or trainers.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any
 
 from ...files.messages import nearest_name, short_repr
 from ...files.strict_json import read_json_object
+from ...methods.run_arguments import RunArguments
 
 TEACHER = "teacher"
 """Method and variant of the cell in which a sweep's evaluations are made of the teacher itself."""
@@ -212,7 +214,7 @@ def _cells_of(variant: str, content: Any, frame: _Frame) -> list[Cell]:
         for axis, value in place.items():
             entries = dict(value) if isinstance(value, dict) and axis not in frame.setting_names else {axis: value}
             settings |= entries
-        cells.append(Cell(variant, place, content["method"], settings))
+        cells.append(Cell(variant, place, _method_of(content), settings))
     return cells
 
 
@@ -221,10 +223,14 @@ def _check_variant(variant: str, content: Any, label: str) -> None:
         raise ValueError(f"{label} can't be a folder here; expected letters, digits and . _ + -, e.g. 'no_kl'")
     if not isinstance(content, dict):
         raise ValueError(f'{label}={short_repr(content)} is no object; expected such as {{"method": "homodistil"}}')
-    if not isinstance(content.get("method"), str):
+    if not isinstance(method := _method_of(content), str):
         raise ValueError(
-            f"{label} has method={short_repr(content.get('method'))}; expected the name of a method, e.g. 'homodistil'"
+            f"{label} has method={short_repr(method)}; expected the name of a method, e.g. {RunArguments.method!r}"
         )
+
+
+def _method_of(content: Mapping[str, Any]) -> Any:
+    return content.get("method", RunArguments.method)
 
 
 def _check_axis(axis: str, values: Any, setting_names: Collection[str], label: str) -> None:

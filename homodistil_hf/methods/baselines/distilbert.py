@@ -88,9 +88,15 @@ class DistilBertTrainer(DistillationTrainer):
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
-        """No number of the teacher's layers may make up the encoder MACs of the plan."""
-        if shallow_plan(plan, teacher) is not None:
+        """No number of the teacher's layers may make up the encoder MACs of the plan, or another than it names."""
+        layers = shallow_plan(plan, teacher)
+        if layers is not None and len(plan.layers) in (len(layers), len(teacher.layers)):
             return None
+        if layers is not None:
+            return (
+                f"the plan has {len(plan.layers)} layers, but its encoder MACs are those of {len(layers)} whole ones, "
+                "which this method keeps; leave the number of layers out"
+            )
         return (
             f"no number of the teacher's {len(teacher.layers)} layers has the encoder MACs of the plan "
             f"{plan.to_json()} within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5"

@@ -49,6 +49,14 @@ def test_axes_multiply_and_variants_take_turns(read):
     assert sweep.output_dir == "runs/mine"
 
 
+def test_a_cell_has_the_method_of_a_run_that_names_none(read):
+    (cell,) = read(cells={"a": {}}, base={"max_steps": 5}).cells
+    assert (cell.method, cell.settings) == ("homodistil", {"max_steps": 5})
+    (named,) = read(cells={"a": {"method": "homodistil"}}, base={"max_steps": 5}).cells
+    assert cell == named
+    assert cell.digest == named.digest
+
+
 @needs("baselines")
 def test_an_axis_of_objects_sets_several_settings_at_once(read):
     budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, "num_layers": 4}]
@@ -94,7 +102,7 @@ def test_a_digest_is_of_what_is_trained():
         ({"cells": {"a/b": {"method": "homodistil"}}}, "'a/b'.* can't be a folder here"),
         ({"cells": {"results": {"method": "homodistil"}}}, "'results'.* can't be a folder here"),
         ({"cells": {"a": "homodistil"}}, "'homodistil' is no object"),
-        ({"cells": {"a": {}}}, "has method=None; expected the name of a method"),
+        ({"cells": {"a": {"method": None}}}, "has method=None; expected the name of a method"),
         ({"base": {"learnin_rate": 1}}, "base has the unknown key 'learnin_rate' .*nearest valid: 'learning_rate'"),
         ({"base": {"method": "one_shot"}}, "base has the unknown key 'method'"),
         ({"base": {"output_dir": "x"}}, "output_dir='x', which the sweep gives to each cell"),

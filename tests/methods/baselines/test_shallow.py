@@ -108,6 +108,14 @@ def test_too_few_layers_for_the_macs_are_refused(shallow):
         shallow(num_layers=1, student="macs=0.5")
 
 
+@pytest.mark.parametrize("settings", [{"kept_layers": [0, 1]}, {"layers_end_fraction": 0.5}], ids=str)
+def test_layers_do_not_leave_while_it_is_trained(shallow, settings):
+    with pytest.raises(
+        ValueError, match="has no part in a run of Shallow: layers go before the first step, as many as num_layers"
+    ):
+        shallow(**settings)
+
+
 def test_a_teacher_of_one_layer_has_none_to_spare(shallow):
     with pytest.raises(ValueError, match="method='shallow' is impossible for this .*: the teacher has one layer"):
         shallow(num_teacher_layers=1)

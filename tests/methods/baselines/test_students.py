@@ -164,6 +164,11 @@ def test_reasons_say_what_to_do():
     reason = METHODS["distilbert"].impossible_reason(QUARTER, TEACHER)
     assert reason.startswith("no number of the teacher's 6 layers has the encoder MACs of the plan {")
     assert reason.endswith("within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5")
+    assert METHODS["distilbert"].impossible_reason(WidthPlan.uniform(384, 3, TEACHER.layers[0]), TEACHER) is None
+    reason = METHODS["distilbert"].impossible_reason(WidthPlan.uniform(336, 4, LayerWidths(12, 28, 1304)), TEACHER)
+    assert reason.startswith(
+        "the plan has 4 layers, but its encoder MACs are those of 3 whole ones, which this method"
+    )
     reason = METHODS["tinybert"].impossible_reason(EIGHTH, TEACHER)
     assert reason.startswith("the student's heads [8, 8, 8, 8, 8, 8] are not as many as the teacher's [12, ")
 
