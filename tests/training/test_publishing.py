@@ -322,7 +322,7 @@ def test_a_private_teacher_is_read_with_the_runs_token(hub, hub_client, tmp_path
     assert (made.value, made.error) == ("you/bert", None), made.trace
     hub_client.forget()
     refused = hub_client.run(teacher_of, str(tmp_path / "other"), hub_token="hf_unknown")
-    assert (refused.error, refused.message[:34]) == ("HubError", "model='you/bert' can't be read: th")
+    assert (refused.error, refused.message[:36]) == ("HubError", "teacher='you/bert' can't be read: th")
 
 
 def teacher_of(folder: str, **settings: Any) -> str:
