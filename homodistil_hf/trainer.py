@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from .evaluation.general_start import NUM_FITTING_BATCHES, fit_to_teacher, general_pair
+from .evaluation.small_start import NUM_FITTING_BATCHES, StartedPair, fit_to_teacher, started_pair
 from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
@@ -58,13 +58,20 @@ _FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
 LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
-_STARTED = MethodCard(
-    student="Task student",
-    made="fine-tuned beside its teacher {teacher}, starting from a smaller general model",
-    how="The student began as a general model, narrower than its teacher, with a fresh head. It learned from its "
-    "teacher's predictions and hidden states, and from the labels of rows that have some.",
-    paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
-)
+
+
+def _card_of_start(model: str, began: str) -> MethodCard:
+    return MethodCard(
+        student="Task student",
+        made=f"fine-tuned beside its teacher {{teacher}}, starting from a smaller {model}",
+        how=f"The student began as {began}. It learned from its teacher's predictions and hidden states, and from the "
+        "labels of rows that have some.",
+        paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
+    )
+
+
+_FROM_GENERAL = _card_of_start("general model", "a general model, narrower than its teacher, with a fresh head")
+_FROM_TASK = _card_of_start("model of the same task", "a smaller model that was fine-tuned for the task already")
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -81,8 +88,8 @@ class HomoDistilTrainer(DistillationTrainer):
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
         args: the run's settings.
         teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where it is
-            fine-tuned for a task, and `model` predicts masked words, the student gets a fresh head of its kind; it
-            keeps its widths unless `args.student` names smaller ones.
+            fine-tuned for a task, and `args.student` names no smaller widths, the student keeps those of `model`; if
+            `model` predicts masked words, it gets a fresh head of the teacher's kind.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 
@@ -116,20 +123,22 @@ class HomoDistilTrainer(DistillationTrainer):
     )
     schedule: PruningSchedule
 
-    has_fresh_head = False
-    """Whether the student starts from a general model, with a head of its teacher's kind."""
+    pair: StartedPair | None = None
+    """The small model that the student starts from, where it keeps its widths, and its fine-tuned teacher."""
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Also give a general model a fresh head, where its teacher is fine-tuned for a task."""
-        pair = general_pair(model, teacher_model, token=self.args.hub_token, seed=self.args.seed)
+        """Also start from a small model, where its teacher is fine-tuned; a general one gets a head."""
+        own_widths = None if isinstance(model, str) else widths_of(model.config)
+        is_pruned = self.args.student is not None if plan is None else plan != own_widths
+        how = {"token": self.args.hub_token, "seed": self.args.seed, "is_pruned": is_pruned}
+        self.pair = pair = started_pair(model, teacher_model, **how)
         if pair is not None:
-            self.has_fresh_head, self.card = True, _STARTED
-            model, teacher_model = pair
-            self.started_as = Path(pair[0].name_or_path).name or None
-            if plan is None and self.args.student is None:
-                plan = widths_of(pair[0].config)
+            self.card = _FROM_GENERAL if pair.has_fresh_head else _FROM_TASK
+            model, teacher_model = pair.student, pair.teacher
+            self.started_as = Path(model.name_or_path).name or None
+            plan = plan if is_pruned else widths_of(pair.student.config)
         return super().start_from(model, teacher_model, plan)
 
     gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
@@ -241,15 +250,15 @@ class HomoDistilTrainer(DistillationTrainer):
     def start_student(self) -> None:
         """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
 
-        Before that, fit the projections of a general student.
+        Before that, fit the projections of a small start.
         """
-        if self.has_fresh_head:
-            self._fit_to_teacher()
+        if self.pair is not None:
+            self._fit_to_teacher(self.pair.has_fresh_head)
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
-    def _fit_to_teacher(self) -> None:
+    def _fit_to_teacher(self, has_fresh_head: bool) -> None:
         """Let the student's projections start with what fits best over the first batches of all ranks."""
         fit_to_teacher(
             self.model,
@@ -257,6 +266,7 @@ class HomoDistilTrainer(DistillationTrainer):
             task=self.distillation.task,
             batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
             reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
+            has_fresh_head=has_fresh_head,
         )
 
     def _score_units(self) -> None:

@@ -1,4 +1,4 @@
-"""Ways to a small model of a task: prune its teacher, or start from a general student.
+"""Ways to a small model of a task: prune its teacher while it trains, or before, or start from a general student.
 
     homodistil sweep examples/sweeps/sizes.json --only "gradual_*,seed=0"     the general students, by size
     python -m benchmarks.studies.tasks --tasks sst2 stsb --sizes 1/4 --rows 3000 --ways pruned general
@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ FOLDERS = {
 """Task → its folder of --data_dir; `punctuation` is made of the text there."""
 METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1"}
 """Task → metric; accuracy of all others."""
-WAYS = ("pruned", "general")
+WAYS = ("pruned", "general", "mended")
+"""Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
 MOST_EVAL_ROWS = 1000
 _MARKS = {",": "COMMA", ".": "PERIOD"}
 
@@ -46,7 +48,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=[*FOLDERS, "punctuation"], required=True)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1/4"])
     parser.add_argument("--rows", nargs="+", type=int, default=[3000])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings other than the defaults")
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
@@ -81,7 +83,7 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
         "eval_data": rows / "eval.parquet",
         "output_dir": folder,
         "seed": cell["seed"],
-        **_start(cell, given.students),
+        **_start(cell, given.students, teacher),
         **cell["settings"],
     }
     if not (folder / "results.json").is_file():
@@ -97,12 +99,33 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
-def _start(cell: Mapping[str, Any], students: Path) -> dict[str, Any]:
+def _start(cell: Mapping[str, Any], students: Path, teacher: Path) -> dict[str, Any]:
     """What makes a student small: widths that its teacher is pruned to, or a general student that it starts from."""
     if cell["way"] == "pruned":
         return {"student": SIZES[cell["size"]]}
+    if cell["way"] == "mended":
+        return {"start": _pruned_without_gradients(cell, teacher)}
     variant = next(variant for variant, size in GRADUAL.items() if size == cell["size"])
     return {"start": students / f"{variant},seed=0"}
+
+
+def _pruned_without_gradients(cell: Mapping[str, Any], teacher: Path) -> Path:
+    """Prune the task's teacher on texts of the cell's rows, with defaults."""
+    rows = teacher.parent.parent
+    folder = rows / f"without_gradients,{cell['size'].replace('/', '-')},{cell['rows']}"
+    if not (folder / "facts.json").is_file():
+        texts = pd.read_parquet(_some_rows(rows, cell["rows"]))
+        columns = [name for name in texts if isinstance(texts[name].iloc[0], str)]
+        file = rows / f"texts-{cell['rows']}.jsonl"
+        pd.DataFrame({"text": texts[columns].agg(" ".join, axis=1)}).to_json(file, orient="records", lines=True)
+        values = {
+            "model": teacher,
+            "unlabeled_data": file,
+            "output_dir": folder,
+            "macs": float(Fraction(cell["size"])),
+        }
+        homodistil(["prune", *_flags(values)])
+    return folder
 
 
 def fine_tuned_teacher(task: str, rows: Path, given: argparse.Namespace) -> Path:

@@ -39,7 +39,7 @@ class RunArguments:
         None, "Trim the teacher's vocabulary first: coverage=0.999, keep=16384, min_count=5, or a file of tokens."
     )
     start: str | None = setting(
-        None, "Tasks: a general student of the teacher's words, which learns the task at its own widths."
+        None, "Tasks: a small model, general or of the same task, which learns beside the teacher at its own widths."
     )
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")

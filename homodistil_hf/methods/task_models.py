@@ -30,7 +30,7 @@ from ..data.task_rows.kinds import (
     listed_columns,
 )
 from ..data.task_rows.reading import load_rows
-from ..evaluation.general_start import load_general
+from ..evaluation.small_start import load_small_start
 from ..evaluation.squad import answer_grades
 from ..files.hub_errors import HubError
 from ..files.messages import join_some
@@ -115,7 +115,7 @@ class TaskRun(MaskedWordsRun):
         train = self._read(run, inputs, "train_data")
         log(_what_is_read(run.teacher, inputs, train))
         if run.start is not None:
-            log(f"the student starts from {run.start}, with a fresh head")
+            log(f"the student starts from {run.start} and keeps its widths")
         train, held_out = self._with_held_out(run, inputs, train, log)
         length = run.max_seq_length
         if length is None:
@@ -177,7 +177,7 @@ class TaskRun(MaskedWordsRun):
     def trainer(self, settings: RunConfig, log: Log, **how: Any) -> Any:
         """As [`StudentRun.trainer`], with the metrics of the kind."""
         if settings.run.start is not None:
-            how["start"] = load_general(settings.run.start, token=settings.training.hub_token, argument="start")
+            how["start"] = load_small_start(settings.run.start, token=settings.training.hub_token, argument="start")
         trainer = super().trainer(settings, log, **how)
         kind = kind_of(trainer.model.config, type(trainer.model).__name__)
         trainer.rows_facts = self.described

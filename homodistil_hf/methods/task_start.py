@@ -1,14 +1,14 @@
-"""The general student that a task's run starts from: found in its folder, compared with the fine-tuned teacher."""
+"""The small model that a task's run starts from: found in its folder, compared with the fine-tuned teacher."""
 
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..evaluation.general_start import general_folder, is_of_a_task
+from ..evaluation.small_start import folder_of_start, is_of_a_task
 from ..export.facts import read_export_facts
 from ..files.messages import short_repr
 from ..homodistil_args import AtOnceArguments
-from ..models.architectures import architecture_of, max_tokens
+from ..models.architectures import HEADS, architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan, widths_of
@@ -26,7 +26,7 @@ _WITHOUT_PART = {
     **dict.fromkeys(_OF_PRUNING, "nothing is pruned"),
     "projection_init": "projections start with what fits the teacher best",
 }
-_ANOTHER = "start from a student that was made from the model that the teacher was fine-tuned from"
+_ANOTHER = "start from a student that was made from the teacher, or from the model that it was fine-tuned from"
 
 
 def check_start_settings(settings: RunConfig, method: str) -> None:
@@ -41,22 +41,20 @@ def check_start_settings(settings: RunConfig, method: str) -> None:
 
 
 def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> WidthPlan:
-    """Widths of a general student, once its configuration is compared with the teacher's; no weights are read.
+    """Widths of the start, once its configuration is compared with the teacher's; no weights are read.
 
     Raises:
-        ValueError: no general student, or one of another architecture, other words, layers or positions.
+        ValueError: no smaller model, or one of another task or architecture, other words, layers or positions.
         OSError: it can't be read.
     """
     run, training = settings.run, settings.training
     start, token = run.start, training.hub_token
-    folder, is_export = general_folder(start)
+    folder, is_export = folder_of_start(start)
     config = load_encoder_config(folder, token=token, argument="start")
-    if is_of_a_task(config.architectures[0]):
-        raise ValueError(
-            f"start={start!r} is a {config.architectures[0]}, fine-tuned already; expected a general student, which "
-            "predicts masked words"
-        )
     compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
+    if is_of_a_task(config.architectures[0]):  # else it gets a head of the teacher's kind
+        compared["class"] = [HEADS[one.architectures[0]].stock_name for one in (config, teacher)]
+        compared["num_labels"] = [config.num_labels, teacher.num_labels]
     compared["vocab_size"] = [config.vocab_size, teacher.vocab_size]
     if training.hidden_weight or "hidden_weight" not in settings.given:
         compared["num_hidden_layers"] = [config.num_hidden_layers, teacher.num_hidden_layers]
@@ -70,9 +68,14 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
         raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
     forms = read_export_facts(Path(folder))["forms"] if is_export else None
-    if forms:  # the stock class has padding, which is cut off
-        return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers)
-    return widths_of(config)
+    # The stock class may have padding, which is cut off.
+    plan = WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
+    if plan == widths_of(teacher):
+        raise ValueError(
+            f"start={start!r} is as wide as the teacher {run.teacher!r}; start from a smaller model, or set "
+            "student=macs=0.25 instead"
+        )
+    return plan
 
 
 def _check_words(start: str, own: PreTrainedTokenizerBase, teacher: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -7,25 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 from methods_here import needs
-from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_started
+from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
 from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.cli import main
 from homodistil_hf.data.task_rows.held_out import keep_aside
 from homodistil_hf.data.task_rows.kinds import find_columns, kind_of
-from homodistil_hf.evaluation.general_start import general_pair
+from homodistil_hf.evaluation.small_start import started_pair
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.student import student_run
+from homodistil_hf.export.export_folder import load_export
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
 from homodistil_hf.methods.registry import run_of
 from homodistil_hf.methods.task_start import _WITHOUT_PART
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
-from homodistil_hf.models.widths import widths_of
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.training_args import DistillationArguments
 
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
@@ -161,10 +163,47 @@ def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
     assert results["evaluation"]["kl"] > 0
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
+    """It keeps head and widths; only the projections are fitted before the first step."""
+    pruned = write_kind(tmp_path, name)
+    run(settings_of(pruned, "pruned"), lambda line: None)
+    earlier = tmp_path / "run"
+    of_start = {key: value for key, value in pruned.items() if key not in ("student", "num_scoring_batches")}
+    of_start |= {"start": str(earlier), "learning_rate": 0.0, "output_dir": str(tmp_path / "again")}
+    results = run(settings_of(of_start, "started"), lambda line: None)
+    assert_same_weights(tmp_path / "again" / "student", earlier / "student")
+    assert results["plan"] == json.loads((earlier / "results.json").read_text())["plan"]
+    assert "a smaller model of the same task" in (tmp_path / "again" / "student" / "README.md").read_text()
+
+
+@needs("gradient_free")
+def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path):
+    settings = write_started(tmp_path, "classes", tmp_path / "pruned", has_labels=False)
+    settings |= {"max_steps": 20, "learning_rate": 1e-3}
+    words = ["prune", "--model", settings["teacher"], "--output_dir", str(tmp_path / "pruned"), "--macs", "0.8"]
+    assert main([*words, "--unlabeled_data", *settings["train_data"], "--num_samples", "32"]) == 0
+    results = run(settings_of(settings, "mended"), lambda line: None)
+    untrained = run(settings_of(settings | {"learning_rate": 0.0, "overwrite_output_dir": True}, "as it is"), print)
+    assert WidthPlan.from_dict(results["plan"], 2) == widths_of(load_export(tmp_path / "pruned").config)
+    assert 0 < results["evaluation"]["kl"] < untrained["evaluation"]["kl"]
+
+
+def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
+    settings = write_kind(tmp_path, "classes")
+    run(settings_of(settings | {"output_dir": str(tmp_path / "pruned")}, "pruned"), lambda line: None)
+    rows = rows_of_kind("classes", has_labels=False)
+    how = {"teacher_model": settings["teacher"], "student": None, "train_dataset": rows, "eval_dataset": None}
+    trainer = make_trainer(model=str(tmp_path / "pruned" / "student"), max_steps=1, **how)
+    trainer.train()
+    assert not trainer.pair.has_fresh_head
+    assert trainer.dense_student().config.hidden_size == 16
+
+
 def test_a_model_without_a_teacher_is_not_looked_at(monkeypatch):
-    read = "homodistil_hf.evaluation.general_start.load_encoder_config"
+    read = "homodistil_hf.evaluation.small_start.load_encoder_config"
     monkeypatch.setattr(read, lambda *words, **how: pytest.fail("a configuration was read"))
-    assert general_pair("somebody/model", None, token=None, seed=0) is None
+    assert started_pair("somebody/model", None, token=None, seed=0) is None
 
 
 def _rename_word(folder):
@@ -184,7 +223,11 @@ REFUSED = {
     "a recipe": ({"recipe": "paper"}, "recipe='paper' beside start=.*its settings are of pruning; leave out one"),
     "a baseline": ({"method": "one_shot"}, "start=.* has no place with method='one_shot'"),
     "nothing there": ({"start": "./none"}, "start='./none' does not exist"),
-    "a task's": ({"start": "TEACHER"}, "start=.* is a BertForSequenceClassification, fine-tuned already"),
+    "the teacher": (
+        {"start": "TEACHER"},
+        "start=.* is as wide as the teacher .*; start from a smaller model",
+    ),
+    "another task": ({"start": "TAGGER"}, "has class=BertForTokenClassification, the teacher .* BertForSequence"),
     "words": ({"teacher": "WORDS"}, "start=.* has no place with teacher=.*, which predicts masked words"),
     "layers": ({"num_hidden_layers": 3}, "has num_hidden_layers=3, the teacher .* 2; .*or set hidden_weight=0"),
     "vocabulary": ({"vocab_size": 90}, "has vocab_size=90, the teacher .* 96; start from a student that was made"),
@@ -201,6 +244,8 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
     settings = write_started(tmp_path, "classes", general)
     places = {"TEACHER": settings["teacher"], "WORDS": str(general / "student")}
+    if case == "another task":
+        places["TAGGER"] = write_kind(tmp_path / "tags", "tags")["teacher"]
     of_model = {name: value for name, value in changes.items() if name in OF_MODEL}
     changes = {name: places.get(str(value), value) for name, value in changes.items() if name not in OF_MODEL}
     if of_model or case == "other words":

@@ -1,9 +1,9 @@
-"""A general student that learns a task beside its fine-tuned teacher: a fresh head, projections by least squares."""
+"""A small model that learns a task beside its fine-tuned teacher: its head, and projections by least squares."""
 
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -43,23 +43,43 @@ def is_of_a_task(class_name: str) -> bool:
     return head is not None and head.kind in _TASKS
 
 
-def general_pair(model: Any, teacher: Any, *, token: str | None, seed: int) -> tuple[Any, Any] | None:
-    """A general model with a fresh head, and its teacher, loaded; None where the pair is another one.
+class StartedPair(NamedTuple):
+    """A student that keeps its widths, and its fine-tuned teacher, both loaded.
+
+    Args:
+        student: a general model with a fresh head, or a model that is fine-tuned itself.
+        teacher: of a class of a task.
+        has_fresh_head: whether the student was general.
+    """
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    has_fresh_head: bool
+
+
+def started_pair(
+    model: Any, teacher: Any, *, token: str | None, seed: int, is_pruned: bool = False
+) -> StartedPair | None:
+    """Load a small model and the fine-tuned teacher that it learns from; None where the pair is another one.
 
     Args:
         model: Hub name, folder or a loaded model; general if it predicts masked words.
         teacher: the same, or None; fine-tuned for a task, else the pair is another one.
         token: of the Hub.
-        seed: of the head.
+        seed: of a fresh head.
+        is_pruned: whether the run makes the model smaller; then one that is fine-tuned is no such start.
     """
-    if not is_of_a_task(_class_name(teacher, token, "teacher")) or is_of_a_task(_class_name(model, token, "model")):
+    if not is_of_a_task(_class_name(teacher, token, "teacher")):
         return None
-    general = load_general(model, token=token, argument="model") if isinstance(model, str) else model
+    is_general = not is_of_a_task(_class_name(model, token, "model"))
+    if not is_general and is_pruned:
+        return None
+    student = load_small_start(model, token=token, argument="model") if isinstance(model, str) else model
     guide = load_encoder(teacher, token=token) if isinstance(teacher, str) else teacher
-    return with_head_of(guide, general, seed=seed), guide
+    return StartedPair(with_head_of(guide, student, seed=seed) if is_general else student, guide, is_general)
 
 
-def general_folder(model: str) -> tuple[str, bool]:
+def folder_of_start(model: str) -> tuple[str, bool]:
     """The folder of a model, which may be in that of a run, and whether it is an export; a Hub name as it is."""
     folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
@@ -68,16 +88,16 @@ def general_folder(model: str) -> tuple[str, bool]:
     return str(found.folder), found.kind == "export"
 
 
-def load_general(model: str, *, token: str | None, argument: str) -> PreTrainedModel:
-    """Load a general model; of an export or a finished run without the padding of its stock class."""
-    folder, is_export = general_folder(model)
+def load_small_start(model: str, *, token: str | None, argument: str) -> PreTrainedModel:
+    """Load a small model; of an export or a finished run without the padding of its stock class."""
+    folder, is_export = folder_of_start(model)
     return load_export(folder) if is_export else load_encoder(folder, token=token, argument=argument)
 
 
 def _class_name(model: Any, token: str | None, argument: str) -> str:
     if not isinstance(model, str):
         return type(model).__name__
-    name: str = load_encoder_config(general_folder(model)[0], token=token, argument=argument).architectures[0]
+    name: str = load_encoder_config(folder_of_start(model)[0], token=token, argument=argument).architectures[0]
     return name
 
 
@@ -112,10 +132,11 @@ def fit_to_teacher(
     task: Task,
     batches: Iterable[Inputs],
     reduce: Callable[[torch.Tensor], torch.Tensor],
+    has_fresh_head: bool,
 ) -> None:
     """Fit a student's projections to its teacher's hidden states by least squares over some batches.
 
-    A regression's answers begin at the teacher's mean answer, for the reason in `fine_tuning.start_at_mean`.
+    With a fresh head a regression's answers begin at the teacher's mean answer, see `fine_tuning.start_at_mean`.
 
     Args:
         student: with projections; in evaluation mode from now on.
@@ -123,6 +144,7 @@ def fit_to_teacher(
         task: of both.
         batches: results of the task's `with_positions`, on the models' device.
         reduce: adds up what all ranks have seen.
+        has_fresh_head: whether the student's head is untrained.
     """
     student.eval()
     projections = student.projections
@@ -135,7 +157,7 @@ def fit_to_teacher(
         found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
         answers_R.append(task.rows(outputs[1], inputs))
     found.fit(matrices.values(), reduce)
-    if kind_of(student.config, type(student).__name__) == VALUES:
+    if has_fresh_head and kind_of(student.config, type(student).__name__) == VALUES:
         output = [layer for layer in head_linears(student) if layer.bias is not None][-1]  # projections have none
         answers = torch.cat(answers_R)
         output.bias.copy_(reduce(answers.sum(0)) / reduce(torch.tensor(len(answers))))
