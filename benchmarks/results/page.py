@@ -1,4 +1,4 @@
-"""Write docs/results.md, its plot, the README's table and the planner's advice from the records in docs/results/.
+"""Write docs/results.md, its plot and the planner's advice from the records in docs/results/.
 
     homodistil sweep examples/sweeps/ablations.json
     python -m benchmarks.results.page --collect runs/sweeps
@@ -16,7 +16,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from benchmarks.marked_pages import fill_in
 from benchmarks.results.advice import advice_points
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
 from benchmarks.results.students import DEFAULTS, TOKENS, Results, setting_of
@@ -29,7 +28,6 @@ from homodistil_hf.experiments.sweep.tables import Record, in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
 
 PAGE = Path("docs/results.md")
-README = Path("README.md")
 FOLDER = Path("docs/results")
 SWEEPS = Path("examples/sweeps")
 
@@ -59,7 +57,6 @@ def main() -> None:
     PAGE.write_text(page_text(tables), encoding="utf-8")
     points = to_json(TEACHER_WORDS, advice_points(tables.results))
     ADVICE_FILE.write_text(json.dumps(points, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    fill_in(README, {"results": "\n".join(tables.what_you_get())})
 
 
 def collect(source: Path) -> None:

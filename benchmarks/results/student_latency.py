@@ -1,12 +1,14 @@
 """How fast students of the sweep of sizes are beside their teacher: docs/results/student_latency.json.
 
     python -m benchmarks.results.student_latency
+    python -m benchmarks.results.student_latency baselines    docs/results/baselines_latency.json: theirs
 
 Models of their shapes with random weights, which don't matter for speed, in ONNX Runtime: processor time of one core,
 which other work on the machine hardly changes. A compact student runs as it is, without padding.
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,27 +24,34 @@ from homodistil_hf.plans.latency.timing import FirstOutput, export_onnx, model_i
 
 TEACHER = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 NUM_LAYERS = 6
+BASELINES, HALF_DEPTH = "baselines", "three layers"
+RECORDS = {DEFAULTS: "student_latency", BASELINES: "baselines_latency"}
+"""Sweep → the name of the record of its shapes."""
 
 
-def configs(results: Results) -> dict[str, HomoBertConfig]:
-    """`teacher`, and the shapes that students have, of those that were run."""
-    plans = {shape_of(record): plan_of(record) for record in trained(results.records[DEFAULTS])}
-    return {
+def configs(results: Results, sweep: str) -> dict[str, HomoBertConfig]:
+    """`teacher`, the shapes that students of a sweep have, and of baselines a teacher of half its layers."""
+    plans = {shape_of(record): plan_of(record) for record in trained(results.records[sweep])}
+    found = {
         name: HomoBertConfig(num_hidden_layers=NUM_LAYERS, **plan)
         for name, plan in {"teacher": TEACHER, **plans}.items()
     }
+    if sweep == BASELINES:
+        found[HALF_DEPTH] = HomoBertConfig(num_hidden_layers=NUM_LAYERS // 2, **TEACHER)
+    return found
 
 
 def main() -> None:
+    sweep = sys.argv[1] if sys.argv[1:] else DEFAULTS
     results = Results.read(Path("docs/results"), Path("examples/sweeps"))
     torch.manual_seed(0)
-    models = {name: HomoBertForMaskedLM(config).eval() for name, config in configs(results).items()}
+    models = {name: HomoBertForMaskedLM(config).eval() for name, config in configs(results, sweep).items()}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graphs = {name: Path(folder) / f"{name}.onnx" for name in models}
         for name, model in models.items():
             export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
         found = one_core_figures(models, graphs) | {"machine": machine_facts()}
-    write_text(results.folder / "student_latency.json", json.dumps(found, indent=1) + "\n")
+    write_text(results.folder / f"{RECORDS[sweep]}.json", json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

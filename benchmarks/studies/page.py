@@ -1,10 +1,11 @@
-"""Write the tables of every study into its page, from the records in docs/results/.
+"""Write the tables of every study into its page, and draw the README's plot, from the records in docs/results/.
 
 python -m benchmarks.studies.page
 """
 
 from pkgutil import resolve_name
 
+from benchmarks.studies import first_screen
 from benchmarks.studies.study import Study
 
 STUDIES = (
@@ -20,7 +21,7 @@ STUDIES = (
     *(
         "embedding_students.TASKS",
         "embeddings.STUDY",
-        "embeddings.FIRST_SCREEN",
+        "first_screen.STUDY",
         "further_pretraining.STUDY",
         "gradient_free.KERNEL",
     ),
@@ -37,6 +38,7 @@ def study_named(name: str) -> Study:
 def main() -> None:
     for study in map(study_named, STUDIES):
         study.page.write_text(study.page_text(), encoding="utf-8")
+    first_screen.draw()
 
 
 if __name__ == "__main__":

@@ -222,9 +222,9 @@ def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
 
 PAGES = {
     name: (EXAMPLES.parent / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/index.md", "docs/guides/sizes.md")
+    for name in ("README.md", "docs/index.md", "docs/guides/pretrained_encoder.md", "docs/guides/sizes.md")
 }
-MAX_README_LINES = 110
+MAX_README_LINES, MAX_BLOCK_LINES = 110, 8
 
 
 def blocks_of(page, language):
@@ -239,14 +239,19 @@ def test_the_json_of_the_pages_is_a_config(tmp_path):
     assert resolve_plan(settings.training.student, BertConfig()) == PRESETS["homobert-tiny"]
 
 
-def test_the_readmes_python_names_what_there_is():
-    (text,) = blocks_of("README.md", "python")
+def test_ten_lines_of_python_distil_an_encoder():
+    (text,) = blocks_of("docs/guides/pretrained_encoder.md", "python")
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     names = {alias.name for node in imports if node.module == "homodistil_hf" for alias in node.names}
     assert names == {"HomoDistilTrainer", "HomoDistilTrainingArguments", "load_text", "tokenize_to_blocks"}
     assert names <= set(homodistil_hf.__all__)
     assert len([line for line in text.splitlines() if line and " import " not in line]) <= 10
+
+
+def test_the_readme_is_short_and_its_blocks_too():
     assert len(PAGES["README.md"].splitlines()) <= MAX_README_LINES
+    blocks = [block for language in ("bash", "python") for block in blocks_of("README.md", language)]
+    assert max(len(block.splitlines()) for block in blocks) <= MAX_BLOCK_LINES
 
 
 @pytest.mark.parametrize("name", PRESETS)

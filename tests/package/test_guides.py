@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 SIZE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
 OF_METHODS = {
+    "README": "embedding gradient_free",
     "embedding": "embedding",
     "reranker": "embedding",
     "teacher_vectors": "embedding",
@@ -33,7 +34,7 @@ OF_METHODS = {
     "further_pretraining": "self_distillation",
     "coming_from": "baselines",
 }
-"""Guide → the method that its commands use."""
+"""Page → the methods that its commands use."""
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(GUIDES.glob("*.md"))]
 ELSEWHERE = {"run", "sweeps"}
 """Guides whose scripts other tests run: test_run_page.py, test_cells.py."""
@@ -169,7 +170,7 @@ def finished_runs():
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page.stem, marks=needs(OF_METHODS[page.stem]) if page.stem in OF_METHODS else ())
+        pytest.param(page, id=page.stem, marks=[*map(needs, OF_METHODS.get(page.stem, "").split())])
         for page in PAGES
         if page.stem not in ELSEWHERE
     ],

@@ -1,4 +1,4 @@
-"""The page of results, the README's table and the planner's advice: those in the repository, and those by hand."""
+"""The page of results and the planner's advice: those in the repository, and those by hand."""
 
 import json
 import re
@@ -31,7 +31,6 @@ from homodistil_hf.training.learning_rate import default_learning_rate
 pytestmark = needs("baselines")  # the page is of sweeps with baselines
 CHECKOUT = Path(__file__).parents[3]
 MAX_LINES, MAX_FIRST_SCREEN = 350, 40
-README = "# Ours\n\n<!-- results -->\nold\n<!-- /results -->\n\nThe rest.\n"
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +45,6 @@ def text() -> str:
 
 def test_the_page_in_the_repository_is_that_of_the_records_beside_it(committed, text):
     assert text == page.page_text(committed)
-
-
-def test_the_readmes_table_is_that_of_the_records(committed):
-    readme = (CHECKOUT / page.README).read_text(encoding="utf-8")
-    assert readme.partition("<!-- results -->")[2].partition("<!-- /results -->")[0].strip().splitlines() == (
-        committed.what_you_get()
-    )
 
 
 def test_the_planners_advice_is_that_of_the_records(committed):
@@ -115,11 +107,10 @@ def test_the_default_rate_is_within_a_factor_of_two_of_the_best_that_was_tried(c
 @pytest.fixture
 def write(monkeypatch, tmp_path) -> Any:
     """Writes the page into a folder of the test and returns its text; takes words of the command line."""
-    names = {"FOLDER": "results", "PAGE": "results.md", "ADVICE_FILE": "advice.json", "README": "README.md"}
+    names = {"FOLDER": "results", "PAGE": "results.md", "ADVICE_FILE": "advice.json"}
     for name, file in names.items():
         monkeypatch.setattr(page, name, tmp_path / file)
     monkeypatch.setattr(page, "SWEEPS", CHECKOUT / page.SWEEPS)
-    (tmp_path / "README.md").write_text(README)
     (tmp_path / "results").mkdir()
 
     def run(*words: Any) -> str:
@@ -135,7 +126,7 @@ def test_without_records_everything_is_not_run_yet(write, tmp_path):
     assert "the gradual way gives not run yet and not run yet in as many tokens" in text
     assert text.count("Not run yet: `") == len(list((CHECKOUT / page.SWEEPS).glob("*.json"))) - 1  # smoke has no place
     assert not re.search(r"(?<!≤ )\b\d\.\d{3}", text)  # but for what was aimed at
-    assert "| 1/4 | – | – | – | – | not run yet |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| 1/4 | – | – | – | – | not run yet |" in text
     assert not list((tmp_path / "results").glob("*.png"))
 
 

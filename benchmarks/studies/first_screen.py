@@ -1,0 +1,170 @@
+"""The README's first screen: the models that a visitor knows, and a plot of quality kept against speed-up.
+
+Both are of students of encoders of 6 layers × 384, which have the same shapes whatever their heads. Speed-ups are of
+these shapes, in processor time of one core (benchmarks/results/student_latency.py).
+"""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import BertConfig
+
+from benchmarks.studies.study import Study
+from homodistil_hf import resolve_plan
+from homodistil_hf.files.strict_json import read_json, read_json_rows
+from homodistil_hf.models.cost import planned_facts
+from homodistil_hf.tables import markdown_table
+
+RESULTS = Path("docs/results")
+PLOT = RESULTS / "studies" / "first_screen.png"
+EMBEDDINGS = RESULTS / "studies" / "embeddings.jsonl"
+SHAPES = {"1/2": "288-12x24-928", "1/4": "216-9x24-528", "1/8": "160-8x20-288"}
+"""Share of the encoder's MACs → the student's shape."""
+MACS = {"1/2": 0.5, "1/4": 0.25}
+AT_ONCE = {"1/2": "half", "1/4": "quarter"}
+GRADUAL = {"1/2": "gradual_half", "1/4": "gradual_quarter", "1/8": "gradual_eighth"}
+OURS = "homodistil_hf"
+BASELINES = {
+    "pruned_first": "pruned by magnitude",
+    "tinybert": "TinyBERT",
+    "minilm_v2": "MiniLMv2",
+    "scratch": "from scratch",
+}
+"""Variant of the sweep of baselines → its name in the plot."""
+NAMED_ABOVE = ("TinyBERT", "MiniLMv2")
+"""Methods whose name stands above their point in the plot, all others below."""
+HEADER = ["teacher", "encoder MACs", "kept", "MB", "× faster", "minutes"]
+
+Point = tuple[float, float]
+Points = Mapping[str, list[Point]]
+
+
+def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Mark → the table; rows are those of the embedding models."""
+    teacher = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    cells = []
+    for share, macs in MACS.items():
+        runs = [row for row in rows if (row["variant"], row["macs"], row["steps"]) == ("width", macs, 1000)]
+        times = [row["time_s"] for row in runs if "time_s" in row]
+        kept = f"{_kept(runs, 'stsb', 'teacher_stsb'):.1%} of STS-B"
+        cells.append(_cells("all-MiniLM-L6-v2", share, kept, runs[0]["size_bytes"], min(times)))
+    tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
+    for share, shape in SHAPES.items():
+        if runs := [row for row in tasks if (row["task"], row["size"], row["way"]) == ("sst2", share, "pruned")]:
+            kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
+            size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
+            cells.append(_cells("a classifier, 3,000 rows", share, kept, size, min(row["seconds"] for row in runs)))
+    for share, variant in AT_ONCE.items():
+        runs = [record for record in _records("sizes") if record["variant"] == variant]
+        seconds = min(record["seconds"] - record["evaluation_seconds"] for record in runs)
+        kept, size = f"{_glue(variant):.1%} of five GLUE tasks", runs[0]["models"]["student"]["size_bytes"]
+        cells.append(
+            _cells(
+                "a BERT (6 × 384), then fine-tuned", share, f"{_glue(variant):.1%} of five GLUE tasks", size, seconds
+            )
+        )
+    return {"known": markdown_table(HEADER, cells)}
+
+
+def _cells(teacher: str, share: str, kept: str, size_bytes: int, seconds: float) -> list[str]:
+    faster = f"{_speed_ups()[SHAPES[share]]:.1f}"
+    return [teacher, share, kept, f"{size_bytes / 1e6:.0f}", faster, f"{seconds / 60:.0f}"]
+
+
+def _kept(runs: list[dict[str, Any]], score: str, teacher: str) -> float:
+    return statistics.fmean(row[score] / row[teacher] for row in runs)
+
+
+def _glue(variant: str) -> float:
+    """What a student that was fine-tuned beside the fine-tuned teacher keeps of its mean over the tasks."""
+    models = read_json(RESULTS / "fine_tunings.json", "fine_tunings")["models"]
+    means = {
+        (model["variant"], model["way"]): statistics.fmean(model["scores"].values())
+        for model in models
+        if not model["axes"]
+    }
+    return means[variant, "by the teacher"] / means["teacher", "plain"]
+
+
+def _records(sweep: str) -> list[dict[str, Any]]:
+    found = read_json_rows(RESULTS / f"{sweep}.jsonl", sweep)
+    return [record for record in found if record["status"] == "done"]
+
+
+def _speed_ups() -> dict[str, float]:
+    """Shape → how many times as fast as the teacher; those of the sizes last, which have the last word."""
+    records = (read_json(RESULTS / f"{name}_latency.json", name) for name in ("baselines", "student"))
+    return {shape: found["ratio"] for record in records for shape, found in record["speed_up"].items()}
+
+
+def embedding_points(rows: list[dict[str, Any]]) -> Points:
+    """Name → speed-up and share of STS-B, %, of all-MiniLM-L6-v2's students of 1,000 steps."""
+    speed_ups = {"three layers": _speed_ups()["three layers"]}
+    speed_ups |= {share: _speed_ups()[SHAPES[share]] for share in MACS}
+    drawn = {
+        OURS: {"1/2": ("width", 0.5), "1/4": ("width", 0.25)},
+        "sentence-transformers, three layers": {"three layers": ("library, layers 0 1 5", 0.5)},
+        "sentence-transformers, from scratch": {"1/4": ("library, random weights", 0.25)},
+    }
+    found: dict[str, list[Point]] = {}
+    for name, places in drawn.items():
+        found[name] = []
+        for place, key in places.items():
+            runs = [row for row in rows if row["steps"] == 1000 and (row["variant"], row["macs"]) == key]
+            found[name].append((speed_ups[place], 100 * _kept(runs, "stsb", "teacher_stsb")))
+    return found
+
+
+def masked_word_points() -> Points:
+    """Name → speed-up and share of the teacher's right masked words, %, after 2 million tokens."""
+    speed_ups = _speed_ups()
+    found = {OURS: [(speed_ups[SHAPES[share]], _words(_records("sizes"), name)) for share, name in GRADUAL.items()]}
+    for variant, name in BASELINES.items():
+        records = [record for record in _records("baselines") if record["variant"] == variant]
+        plan = "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**records[0]["plan"])
+        found[name] = [(speed_ups[plan], _words(records, variant))]
+    return found
+
+
+def _words(records: list[dict[str, Any]], variant: str) -> float:
+    """Of the rate that guesses most, the mean over seeds."""
+    rates: dict[float, list[float]] = {}
+    for record in (record for record in records if record["variant"] == variant):
+        kept = 100 * record["evaluation"]["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"]
+        rates.setdefault(record["settings"].get("learning_rate", 0), []).append(kept)
+    return max(map(statistics.fmean, rates.values()))
+
+
+def draw(file: Path = PLOT) -> None:
+    """Draw both teachers' students, the other methods' as single points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows = read_json_rows(EMBEDDINGS, "embeddings")
+    _panel(left, embedding_points(rows), "all-MiniLM-L6-v2: STS-B kept, %")
+    _panel(right, masked_word_points(), "a BERT of 6 × 384: masked words kept, %")
+    left.set_ylim(95, 100.4)
+    right.set_ylim(0, 105)
+    figure.savefig(file)
+
+
+def _panel(axes: Any, points: Points, title: str) -> None:
+    """One teacher's students, with the names of the other methods beside their points."""
+    for name, places in points.items():
+        line = [(1.0, 100.0), *places] if name == OURS else places
+        axes.plot(*zip(*line, strict=True), "o-" if name == OURS else "s", label=name)
+        if name != OURS:
+            drop = 4 if name in NAMED_ABOVE else -12
+            axes.annotate(name, places[0], xytext=(6, drop), textcoords="offset points", fontsize="small")
+    axes.annotate(OURS, points[OURS][0], xytext=(6, 5), textcoords="offset points", fontsize="small", weight="bold")
+    axes.set(title=title, xlabel="times faster (ONNX Runtime, one core)", xlim=(0.8, 5.9))
+    axes.grid(alpha=0.3)
+
+
+STUDY = Study(EMBEDDINGS, Path("README.md"), known)
+
+if __name__ == "__main__":
+    draw()
