@@ -53,8 +53,9 @@ def soak(results: dict[str, Any]) -> str:
         f"**{results['num_kills']} kills** with SIGKILL in {results['num_runs']} runs, "
         f"**{results['num_bytes_lost']} bytes** of saved checkpoints lost, **{results['num_differences']} "
         f"differences** in {results['num_compared']:,} values compared with the run that was left alone "
-        f"(weights, optimizer, masks, scores, logs, export).\n\n"
-    ) + table("moments of the kills | kills", [[*found] for found in by_place(results["kills"]).items()])
+        f"(weights, optimizer, masks, scores, logs, export). "
+        f"Moments: {'; '.join(f'{place} {count}' for place, count in by_place(results['kills']).items())}."
+    )
 
 
 def by_place(kills: dict[str, int]) -> Counter[str]:
@@ -66,16 +67,13 @@ def by_place(kills: dict[str, int]) -> Counter[str]:
 
 
 def fuzz(results: dict[str, Any]) -> str:
-    rows = [
-        [name, *(f"{found[kind]:,}" for kind in ("cases", "successes", "own_errors")), f"{len(found['failures']):,}"]
-        for name, found in results["targets"].items()
-    ]
     return (
         "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json`, a call "
         "a target: "
         f"**{results['cases']:,} cases**, {results['successes']:,} successes, {results['own_errors']:,} errors of our "
-        f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds).\n\n"
-    ) + table("what is fed | cases | successes | own errors | failures", rows)
+        f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds). "
+        f"What is fed: {', '.join(results['targets'])}."
+    )
 
 
 def load(results: dict[str, Any]) -> str:
@@ -112,23 +110,11 @@ ranks of 1, 2 and 4) so many were not as on paper:
 
 Units were sliced off after steps {", ".join(map(str, slicings))}, as on paper.
 
-{message_table(steps)}
-
 {rank_table(results["worlds"])}
 
 Rows read include those that choose the bases inside heads, before the first step. Times are those of a busy machine \
 (load {results["machine"]["load_average"]} on {results["machine"]["num_cores"]} cores) on which ranks take turns: \
 they say nothing about speed-up."""
-
-
-def message_table(steps: list[dict[str, Any]]) -> str:
-    """What one rank hands over, by purpose, in the first step, in a slicing one and in the last."""
-    shown = [steps[0], next(step for step in steps if step["sliced"]), steps[-1]]
-    rows = []
-    for purpose in sorted({purpose for step in steps for purpose in step["traffic"]}):
-        found = [step["traffic"].get(purpose) for step in shown]
-        rows.append([purpose, *(f"{sent['bytes']:,} ({sent['calls']})" if sent else "–" for sent in found)])
-    return table("bytes (calls) that a rank of two hands over | first step | first slicing | last step", rows)
 
 
 def rank_table(worlds: dict[str, Any]) -> str:

@@ -129,10 +129,10 @@ def _all_runs(results: Results) -> str:
 
 
 def _sweep(sweep: Any, records: list[Record]) -> str:
-    """A point of the appendix: the command, what it is, what is missing of it, its rates."""
+    """A point of the appendix: the command, what is missing of it, its rates. The file has a description."""
     known, done = {record["cell"] for record in records}, trained(records)
     absent = Counter(cell.variant for cell in sweep.cells if cell.name not in known)
-    words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`: {sweep.description}"]
+    words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`."]
     words += [f"{NOT_RUN.capitalize()}: {_counted(absent)}."] if absent else []
     if done:
         rates = sorted({setting_of(record, "learning_rate") for record in done})

@@ -220,16 +220,16 @@ class Tables:
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[int, int], list[str]] = {}
         for (num_steps, size), group in table.groupby(["max_steps", "size"], sort=False) if sizes else ():
+            length = f", {num_steps:,} steps" * (table["max_steps"].nunique() > 1)
             for index, variant in enumerate(VARIANTS):
                 one = group[group["variant"] == variant]
                 if one.empty:
                     continue
                 gap = self.difference(one, group[group["variant"] == REFERENCE])
-                name = f"`{variant}`" + f" − `{REFERENCE}`" * (variant != REFERENCE)
-                cells = rows.setdefault((-num_steps, index), [f"{num_steps:,}", name, *"–" * len(sizes)])
-                cells[2 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (variant != REFERENCE)
+                cells = rows.setdefault((-num_steps, index), [f"`{variant}`" + length, *"–" * len(sizes)])
+                cells[1 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (variant != REFERENCE)
         cells_in_order = [cells for _, cells in sorted(rows.items())]
-        return _table(["steps", "", *(f"{size}: KL, nats (difference)" for size in sizes)], cells_in_order)
+        return _table(["", *(f"{size}: KL, nats (difference)" for size in sizes)], cells_in_order)
 
     def short_gap(self, num_steps: str, size: str, variant: str, other: str = REFERENCE) -> str:
         """Of short runs of one length and size, the KL of one variant less another's."""

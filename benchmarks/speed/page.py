@@ -249,11 +249,11 @@ def until_an_answer(cpu_s: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def shipped(results: Mapping[str, Any]) -> str:
-    """One case in full: tables and chart."""
-    title, *rest = format_bench(results).split("\n\n")
+    """One case: its whole schedule, and the chart of a step's parts; the record and `make bench` have more tables."""
+    title, *_, rest, pruning, _ = format_bench(results).split("\n\n")
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items() if not isinstance(value, dict))
     chart = f"![share of each part of a step](results/speed-{SHIPPED}.png)"
-    return "\n\n".join([wrapped(f"{title}. {results['date']}; {machine}."), *rest, chart])
+    return "\n\n".join([wrapped(f"{title}. {results['date']}; {machine}."), rest, pruning, chart])
 
 
 def cases(speed: Mapping[str, Any]) -> str:
@@ -288,8 +288,6 @@ def latencies(results: Mapping[str, Any]) -> str:
         "ONNX Runtime at batch 1, length 128 on one core, by **processor time**, which other work hardly changes:",
         "",
         one_core_line(results["one_core"]),
-        "",
-        *markdown_table(["operator", f"{TEACHER}, ms", f"{STUDENT}, ms"], operators(results["operators_ms"])),
     ]
     return "\n".join(lines)
 
@@ -311,12 +309,6 @@ def one_core_line(one_core: Mapping[str, Any]) -> str:
         f"{TEACHER} {times[TEACHER]['median_ms']:.2f} ms, {STUDENT} {times[STUDENT]['median_ms']:.2f} ms: "
         f"**{ratio['ratio']:.2f}×** ({ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f})"
     )
-
-
-def operators(found: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    teacher, student = found[TEACHER], found[STUDENT]
-    shown = [name for name in student if student[name] >= 0.01 * sum(student.values())]
-    return [[name, f"{teacher.get(name, 0):.2f}", f"{student[name]:.2f}"] for name in shown]
 
 
 if __name__ == "__main__":

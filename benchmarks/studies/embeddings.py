@@ -33,7 +33,7 @@ _CELL = ["macs", "variant", "steps"]
 
 
 def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Mark → table: students with their best rates; terms and map one by one; rates."""
+    """Mark → table: students with their best rates; terms, map and rates one by one."""
     runs = pd.DataFrame(rows)
     runs = pd.concat([runs, 100 * runs["agreement"].apply(pd.Series)], axis=1)
     runs["stsb"], runs["teacher_stsb"] = 100 * runs["stsb"], 100 * runs["teacher_stsb"]
@@ -43,8 +43,7 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     cells["likeness"] = cells["neighbours"].map(statistics.fmean)  # a space of its own has no cosine
     best = cells.loc[cells.groupby(_CELL, sort=False)["likeness"].idxmax()]
     is_term = ~cells["variant"].isin(STUDENTS[1:]) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
-    rates = cells.groupby(_CELL, sort=False).filter(lambda found: len(found) > 1)
-    parts = {"students": best[best["variant"].isin(STUDENTS)], "terms": cells[is_term], "rates": rates}
+    parts = {"students": best[best["variant"].isin(STUDENTS)], "terms": cells[is_term]}
     header = ["MACs", "student", "rate", "steps", "STS-B", "kept", "cosine", "neighbours", "parameters"]
     return {mark: markdown_table(header, [_row(cell) for _, cell in part.iterrows()]) for mark, part in parts.items()}
 

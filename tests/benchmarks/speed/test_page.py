@@ -58,7 +58,6 @@ def test_the_page_is_written_from_what_was_measured(docs):
         f"- whole schedule, × the plain loop: {schedule['ours']['speedups']['plain loop']['median']:.2f}×",
         "- wall clock of a whole run, of one-shot pruning's at as many steps: "
         f"{schedule['one-shot']['speedups']['ours']['median']:.3f}",
-        f"{variant['useful_flops_fraction']['median']:.0%}",
         "- peak memory at BERT-base shapes, of the plain loop's: "
         f"{variant['peak_memory_bytes'] / results['variants']['plain loop']['peak_memory_bytes']:.2f}",
         "teacher6x384-bfloat16-platon",
