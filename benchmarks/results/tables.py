@@ -174,26 +174,6 @@ class Tables:
         shares = own / teacher, (own - floor) / (teacher - floor)
         return " and ".join(spread(share, ".1%") for share in shares)
 
-    def tried_rates(self) -> list[str]:
-        """What learning rates of fine-tunings scored on held-out training rows."""
-        models = (self.results.json("fine_tunings") or {"models": []})["models"]
-        found = {
-            (ROWS.get(model["variant"], model["variant"]), model["way"], task): scores
-            for model in models
-            for task, scores in model.get("tried", {}).items()
-        }
-        rates = list(dict.fromkeys(rate for scores in found.values() for rate in scores))
-        rows = [
-            [
-                size,
-                way,
-                _TASK_NAMES[task],
-                *("–" if (score := scores.get(rate)) is None else f"{score:.3f}" for rate in rates),
-            ]
-            for (size, way, task), scores in found.items()
-        ]
-        return _table(["encoder MACs", "", "held-out rows of", *rates], rows)
-
     def _fine_tuned(self, variant: str, way: str) -> pd.DataFrame:
         found = self.results.fine_tuned
         return found[(found["variant"] == variant) & (found["axes"] == "") & (found["way"] == way)]
@@ -215,7 +195,10 @@ class Tables:
         return _table(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
 
     def short_runs(self) -> list[str]:
-        """The rows of benchmarks/results/changes.py: each variant's KL, and that less the KL of `at_once`."""
+        """The rows of benchmarks/results/changes.py: each variant's KL, and that less the KL of `at_once`.
+
+        Below the table stand the variants whose differences all are within noise.
+        """
         table = self.results.short_runs
         sizes = [] if table.empty else list(table["size"].unique())
         rows: dict[tuple[int, int], list[str]] = {}
@@ -228,8 +211,11 @@ class Tables:
                 gap = self.difference(one, group[group["variant"] == REFERENCE])
                 cells = rows.setdefault((-num_steps, index), [f"`{variant}`" + length, *"–" * len(sizes)])
                 cells[1 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (variant != REFERENCE)
-        cells_in_order = [cells for _, cells in sorted(rows.items())]
-        return _table(["", *(f"{size}: KL, nats (difference)" for size in sizes)], cells_in_order)
+        in_order = [cells for _, cells in sorted(rows.items())]
+        level = [cells for cells in in_order if all(cell == "–" or "within noise" in cell for cell in cells[1:])]
+        shown = [cells for cells in in_order if cells not in level]
+        below = ["", f"Within noise: {', '.join(cells[0] for cells in level)}."] if level else []
+        return _table(["", *(f"{size}: KL, nats (difference)" for size in sizes)], shown) + below
 
     def short_gap(self, num_steps: str, size: str, variant: str, other: str = REFERENCE) -> str:
         """Of short runs of one length and size, the KL of one variant less another's."""

@@ -173,15 +173,13 @@ def why_narrowing_gains_less(results: Mapping[str, Any]) -> str:
     return wrapped(
         "**What narrower students gain.** On the way from BERT-base to homobert-tiny the student's mean cost is "
         f"{mean_cost(way_of(settings).stretches, settings.length):.0%} of the unpruned one's, in encoder MACs. The "
-        "ceiling of the whole step counts every useful multiplication alike: the teacher's forward pass, which stays, "
-        "heads at masked positions, and the projections, whose outputs keep the teacher's width. Of "
+        "ceiling of the whole step counts every useful multiplication alike, the teacher's among them. Of "
         f"{ceiling:.2f}×, {gain:.2f}× are reached ({gain / ceiling:.0%}). The profile of the last place ({last_name}) "
         f"says why: the teacher takes {shares['teacher']:.0%} of that step, the student's forward pass "
         f"{shares['student']:.0%}, losses {shares['losses']:.0%}, backward {shares['backward']:.0%}; useful FLOPs "
         f"reach {last['useful_flops_fraction']['median']:.0%} of the limit there and "
-        f"{ours[START]['useful_flops_fraction']['median']:.0%} at the start. What is no matrix product (softmaxes "
-        "over pairs of tokens, LayerNorms, the vocabulary's exponentials) does not shrink with the widths, or only by "
-        "their first power."
+        f"{ours[START]['useful_flops_fraction']['median']:.0%} at the start, as "
+        "what is no matrix product hardly shrinks."
     )
 
 
@@ -277,11 +275,10 @@ def latencies(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     versions = machine["versions"]
     cells = [cell_of(cell) for cell in results["cells"]]
-    headings = ["backend", "batch", "length", f"{TEACHER}, ms", f"{STUDENT}, ms", "speed-up", "quartiles", "load"]
+    headings = ["backend", "batch", "length", f"{TEACHER}, ms", f"{STUDENT}, ms", "speed-up"]
     lines = [
         f"{machine['processor']}, {machine['num_threads']} threads of {machine['num_cores']} cores, torch "
-        f"{versions['torch']}, onnxruntime {versions['onnxruntime']}. *Load* is how many processes wanted those cores "
-        "while it was measured; above the number of cores, other work took part of both models' time.",
+        f"{versions['torch']}, onnxruntime {versions['onnxruntime']}; other work took part of both models' time.",
         "",
         *markdown_table(headings, cells),
         "",
@@ -295,11 +292,10 @@ def latencies(results: Mapping[str, Any]) -> str:
 def cell_of(cell: Mapping[str, Any]) -> list[str]:
     place = [str(cell[name]) for name in ("backend", "batch_size", "length")]
     if "skipped" in cell:
-        return [*place, cell["skipped"], *[""] * 4]
+        return [*place, cell["skipped"], "", ""]
     medians = [f"{cell['latency'][name]['median_ms']:.2f}" for name in (TEACHER, STUDENT)]
     ratio = cell["speed_up"][STUDENT]
-    quartiles = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
-    return [*place, *medians, f"{ratio['ratio']:.2f}×", quartiles, str(cell["load_average"])]
+    return [*place, *medians, f"{ratio['ratio']:.2f}×"]
 
 
 def one_core_line(one_core: Mapping[str, Any]) -> str:

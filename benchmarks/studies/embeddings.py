@@ -27,6 +27,7 @@ ORDER = (
 """All variants, as the tables have them; those with a relational term last, as it was removed from the package."""
 STUDENTS = (*ORDER[:4], *(name for name in ORDER if name.startswith(LIBRARY)))
 """The table of students has these; the table of terms shows the worth of a term, a score or the map."""
+REMOVED = tuple(name for name in ORDER if "relational" in name)
 TERMS_STEPS, TERMS_MACS = 300, 0.25
 _MEASURES = ("stsb", "cosine", "neighbours")
 _CELL = ["macs", "variant", "steps"]
@@ -42,7 +43,11 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     cells = runs.groupby([*_CELL, "rate"], sort=False).agg(lambda found: list(found)).reset_index()
     cells["likeness"] = cells["neighbours"].map(statistics.fmean)  # a space of its own has no cosine
     best = cells.loc[cells.groupby(_CELL, sort=False)["likeness"].idxmax()]
-    is_term = ~cells["variant"].isin(STUDENTS[1:]) & (cells["macs"] == TERMS_MACS) & (cells["steps"] == TERMS_STEPS)
+    is_term = (
+        ~cells["variant"].isin((*STUDENTS[1:], *REMOVED))
+        & (cells["macs"] == TERMS_MACS)
+        & (cells["steps"] == TERMS_STEPS)
+    )
     parts = {"students": best[best["variant"].isin(STUDENTS)], "terms": cells[is_term]}
     header = ["MACs", "student", "rate", "steps", "STS-B", "kept", "cosine", "neighbours", "parameters"]
     return {mark: markdown_table(header, [_row(cell) for _, cell in part.iterrows()]) for mark, part in parts.items()}
