@@ -209,7 +209,10 @@ def answer_grades(
     """
     task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
     windows = in_thirds(SquadSettings(max_length=max_length))
-    graded = grade(task, questions, answer_questions(model, questions, tokenizer, windows))
+    ranked = answer_questions(model, questions, tokenizer, windows)
+    if task == "squad_v2" and all(answers.no_answer_probability > _EVEN for answers in ranked):
+        logger.warning("none of %d held-out questions gets an answer: this model has learned nothing", len(ranked))
+    graded = grade(task, questions, ranked)
     return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
 
 

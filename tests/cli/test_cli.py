@@ -51,9 +51,10 @@ def test_help_is_printed_where_a_terminal_lacks_its_characters(encoding, words, 
     assert b"?" in printed.getvalue()
 
 
-def test_help_lists_every_command(capsys):
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_help_lists_every_command(words, capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(words)
     text = capsys.readouterr().out
     assert [command for command in COMMANDS if f"\n    {command} " not in text] == []
 
