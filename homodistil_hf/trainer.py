@@ -36,7 +36,14 @@ from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
 from .files.tensors import load_tensors
-from .homodistil_args import LAYER_SETTINGS, PRUNING_KINDS, WINDOWS, HomoDistilTrainingArguments, check_window
+from .homodistil_args import (
+    LAYER_SETTINGS,
+    PRUNING_KINDS,
+    WINDOWS,
+    WITHOUT_PART_BESIDE_A_START,
+    HomoDistilTrainingArguments,
+    check_window,
+)
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .models.widths import WidthPlan, widths_of
@@ -138,7 +145,10 @@ class HomoDistilTrainer(DistillationTrainer):
             self.card = _FROM_GENERAL if pair.has_fresh_head else _FROM_TASK
             model, teacher_model = pair.student, pair.teacher
             self.started_as = Path(model.name_or_path).name or None
-            plan = plan if is_pruned else widths_of(pair.student.config)
+            if not is_pruned:
+                remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
+                refuse_without_part(self.args, remedies, run="a run that keeps the widths of model")
+                plan = widths_of(pair.student.config)
         return super().start_from(model, teacher_model, plan)
 
     gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..evaluation.small_start import folder_of_start, is_of_a_task
 from ..export.facts import read_export_facts
 from ..files.messages import short_repr
-from ..homodistil_args import AtOnceArguments
+from ..homodistil_args import WITHOUT_PART_BESIDE_A_START
 from ..models.architectures import HEADS, architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import load_tokenizer
@@ -16,15 +16,10 @@ from .run_arguments import RunConfig
 
 START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}
 """Factors of the loss of such a run, where no others are given: those of `homodistil finetune --teacher`."""
-_OF_PRUNING = (
-    *AtOnceArguments.no_part,
-    *("kept_layers", "importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
-)
 _WITHOUT_PART = {
     "recipe": "its settings are of pruning",
-    **dict.fromkeys(("student", "plain"), "the student keeps the widths of its start"),
-    **dict.fromkeys(_OF_PRUNING, "nothing is pruned"),
-    "projection_init": "projections start with what fits the teacher best",
+    "student": "the student keeps the widths of its start",
+    **WITHOUT_PART_BESIDE_A_START,
 }
 _ANOTHER = "start from a student that was made from the teacher, or from the model that it was fine-tuned from"
 
