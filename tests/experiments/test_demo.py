@@ -260,6 +260,8 @@ def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "MLM accuracy" in printed
     assert "The default [MASK] is None." in printed
+    assert printed.count("held out: KL") == 2 * (1 + 10)  # before the first step and after each, of two students
+    assert printed.count("× smaller, ") == 1
     rows = json.loads((again / "results.json").read_text())
     assert printed.endswith(f"\n\n{verdict(rows)}\n{again / 'report.html'}\n\n{next_steps(again)}\n")
     with small_parts():

@@ -41,6 +41,7 @@ from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.checks import existing_files
 from ...training.distillation_trainer import DistillationTrainer
+from ...training.progress import ShortProgress
 from ...training.run_folder import folder_claimed
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
@@ -221,6 +222,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     )
     trainer.run_folder.how_to_resume = "the same command"
     trainer.train(checkpoint)
+    trainer.remove_callback(ShortProgress)  # the outcome is told below, of the folder that stays
     trainer.evaluate()
     trainer.evaluate_teacher()
     trainer.export(folder / name)
