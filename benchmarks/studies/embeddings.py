@@ -62,11 +62,16 @@ def first_screen(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Mark → the table of the README: what the longest runs of students of all layers keep, and cost."""
     cells = []
     for macs, share in ((0.5, "1/2"), (0.25, "1/4")):
-        runs = [row for row in rows if (row["variant"], row["macs"], row["steps"]) == ("width", macs, 1000)]
-        kept = statistics.fmean(row["stsb"] / row["teacher_stsb"] for row in runs)
+        runs, kept = longest_runs(rows, macs)
         size, minutes = runs[0]["size_bytes"] / 1e6, min(row["time_s"] for row in runs if "time_s" in row) / 60
         cells.append([share, f"{kept:.1%} of STS-B", f"{size:.0f}", f"{minutes:.0f}"])
     return {"known": markdown_table(["all-MiniLM-L6-v2, encoder MACs", "kept", "MB", "minutes, one core"], cells)}
+
+
+def longest_runs(rows: list[dict[str, Any]], macs: float) -> tuple[list[dict[str, Any]], float]:
+    """The longest runs of students of all layers and so many MACs, and what they keep of the teacher's STS-B."""
+    runs = [row for row in rows if (row["variant"], row["macs"], row["steps"]) == ("width", macs, 1000)]
+    return runs, statistics.fmean(row["stsb"] / row["teacher_stsb"] for row in runs)
 
 
 _RECORD = Path("docs/results/studies/embeddings.jsonl")

@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_rows.questions import Window, check_windows, labelled_inputs, make_windows
-from ..files.field_checks import setting
+from ..files.field_checks import describe_settings, setting
 from ..training.raw_rows import RowReader, named_sets
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
@@ -34,6 +34,7 @@ _EVEN = 0.5  # at this probability "no answer" and the best span have the same s
 
 
 @dataclass(frozen=True)
+@describe_settings
 class SquadSettings(GlueSettings):
     """Settings of SQuAD fine-tuning, the same for every model of a comparison.
 

@@ -68,6 +68,20 @@ def finished(request, general, tmp_path_factory):
         return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
 
 
+def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
+    settings = write_started(tmp_path, "classes", general) | {"max_steps": 3}
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    words = ["plan", "--teacher", settings["teacher"], "--time", "--config", str(config)]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["student"]["plan"] == json.loads((general / "results.json").read_text())["plan"]
+    assert found["timing"]["student"]["plan"] == found["student"]["plan"]
+    assert found["timing"]["num_steps"] == 3
+    assert main([*words, "--student", "macs=0.5"]) == 2
+    assert f"--student=macs=0.5 beside start={str(general)!r} of {config}: drop --student" in capsys.readouterr().err
+
+
 def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
     name, settings, results = finished
     teacher, student = results["models"]
