@@ -87,7 +87,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"homodistil_hf {__version__}"
 
 
-@pytest.mark.parametrize("words", [[], ["distil"], ["plan", "--teacher", "x"], ["plan", "--studnt", "x"]])
+@pytest.mark.parametrize("words", [["distil"], ["plan", "--teacher", "x"], ["plan", "--studnt", "x"]])
 def test_wrong_words_are_told_without_a_traceback(words, capsys):
     assert "--help" in error_of(capsys, *words)
 
