@@ -5,6 +5,7 @@
 #   NUM_WORKERS  test processes                                     make test NUM_WORKERS=0
 #   DEMO_ARGS    handed to `homodistil demo`                        make demo DEMO_ARGS="--output_dir runs/other"
 #   COMPAT_…     interpreters of `make compat` and its two sisters  make compat COMPAT_PYTHONS="python3.12 python3.13"
+#   REPOSITORY_URL  where the code is published, a link on the site  make docs REPOSITORY_URL=https://…
 #   BENCH_ARGS   handed to the benchmark                           make bench BENCH_ARGS="--dtype float32"
 
 PYTHON ?= python3

@@ -12,6 +12,6 @@ class RuntimeDocstrings(griffe.Extension):
 
     def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
         """Replace the docstring that stands in the file."""
-        if cls.docstring and cls.name.endswith("Arguments"):
+        if cls.docstring and cls.name.endswith(("Arguments", "Settings")):
             found = getattr(import_module(cls.module.path), cls.name)
             cls.docstring.value = cleandoc(found.__doc__)

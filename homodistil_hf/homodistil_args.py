@@ -216,6 +216,20 @@ class AtOnceArguments(HomoDistilTrainingArguments):
     pruning_end_fraction: float = setting(0.0, "Always 0: before the first step.", range="[0, 1]")
 
 
+WITHOUT_PART_BESIDE_A_START = {
+    "plain": "the student keeps the widths of its start",
+    **dict.fromkeys(
+        [
+            *AtOnceArguments.no_part,
+            *("kept_layers", "importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
+        ],
+        "nothing is pruned",
+    ),
+    "projection_init": "projections start with what fits the teacher best",
+}
+"""Setting → why it changes nothing where a student keeps the widths of the small model that it starts from."""
+
+
 def _indices_in(layers: Any) -> list[int]:
     """Read `kept_layers`, a list or its text."""
     try:

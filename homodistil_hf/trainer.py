@@ -27,7 +27,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .evaluation.small_start import NUM_FITTING_BATCHES, StartedPair, fit_to_teacher, started_pair
 from .evaluation.squad import gradings_in
@@ -36,13 +36,20 @@ from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
 from .files.tensors import load_tensors
-from .homodistil_args import LAYER_SETTINGS, PRUNING_KINDS, WINDOWS, HomoDistilTrainingArguments, check_window
+from .homodistil_args import (
+    LAYER_SETTINGS,
+    PRUNING_KINDS,
+    WINDOWS,
+    WITHOUT_PART_BESIDE_A_START,
+    HomoDistilTrainingArguments,
+    check_window,
+)
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .models.widths import WidthPlan, widths_of
 from .pruning.gates import LAYERS
 from .pruning.masks import full_masks
-from .pruning.pruner import Pruner, PruningSettings
+from .pruning.pruner import Pruner, PruningSettings, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
@@ -138,7 +145,10 @@ class HomoDistilTrainer(DistillationTrainer):
             self.card = _FROM_GENERAL if pair.has_fresh_head else _FROM_TASK
             model, teacher_model = pair.student, pair.teacher
             self.started_as = Path(model.name_or_path).name or None
-            plan = plan if is_pruned else widths_of(pair.student.config)
+            if not is_pruned:
+                remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
+                refuse_without_part(self.args, remedies, run="a run that keeps the widths of model")
+                plan = widths_of(pair.student.config)
         return super().start_from(model, teacher_model, plan)
 
     gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
@@ -163,6 +173,15 @@ class HomoDistilTrainer(DistillationTrainer):
         self.held_out.whole_row_scores = next((grade for known, grade in gradings if known is rows), None)
         return super().get_eval_dataloader(eval_dataset)
 
+    @classmethod
+    def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
+        """Also refuse layers that could not be chosen; arguments and return as in [`DistillationMethod.plan_of`]."""
+        plan = super().plan_of(args, config)
+        num_kept, num_layers = len(plan.layers), config.num_hidden_layers
+        if isinstance(args, HomoDistilTrainingArguments) and cls.has_all_layers and num_kept < num_layers:
+            check_layers(args.importance_metric, args.kept_layer_indices, num_kept, num_layers)
+        return plan
+
     @property
     def projection_init(self) -> ProjectionInit:
         """The setting of the same name."""
@@ -173,7 +192,8 @@ class HomoDistilTrainer(DistillationTrainer):
         if LAYERS in self.pruned_kinds:
             check_window(self.args, LAYERS)
         else:
-            refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, "the student keeps all layers; leave it out"))
+            done = "keeps all layers" if self.matched_layers is None else "begins with the layers that it keeps"
+            refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, f"the student {done}; leave it out"))
         self.pruner = Pruner(
             self.model, self.plan, settings=pruning_settings(self.args), kept_layers=self.args.kept_layer_indices
         )

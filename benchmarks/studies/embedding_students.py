@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies import embeddings
 from benchmarks.studies.study import Study
 from homodistil_hf.tables import markdown_table
 
@@ -46,6 +47,19 @@ def speed_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     header = ["model", "run by", "STS-B", "MB", *(f"sentences/s, {size} at once" for size in BATCH_SIZES)]
     return markdown_table(header, cells)
+
+
+def guide_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row a model that the guide is of: what it keeps in all seeds, and cost."""
+    known = embeddings.STUDY.read()
+    shares = {"1/2 MACs": 0.5, "1/4 MACs": 0.25}
+    kept = {TEACHER: 1.0} | {name: embeddings.longest_runs(known, share)[1] for name, share in shares.items()}
+    cells = [
+        [name.removesuffix(" MACs"), f"{100 * share:.1f} %", f"{models[name]['torch']['size_bytes'] / 1e6:.1f}"]
+        + [f"{models[name][form]['sentences_per_s, 1 at once']:,.0f}" for form in (FORMS[0], FORMS[2])]
+        for name, share in kept.items()
+    ]
+    return markdown_table(["MACs", "STS-B kept", "MB", "sentences/s, torch", "sentences/s, ONNX int8"], cells)
 
 
 def plain_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -99,4 +113,5 @@ VECTORS = Study(Path("docs/results/studies/teacher_vectors.json"), PAGE, lambda 
 CASCADE = Study(Path("docs/results/studies/cascade.json"), PAGE, lambda results: {"cascade": cascade_table(results)})
 TASKS = Study(Path("docs/results/embedding_tasks.json"), PAGE, lambda read: {"tasks": tasks_table(read["students"])})
 SPEED = Study(Path("docs/results/embedding_speed.json"), PAGE, lambda read: {"speed": speed_table(read["models"])})
+GUIDE = Study(SPEED.record, Path("docs/guides/embedding.md"), lambda read: {"known": guide_table(read["models"])})
 PLAIN = Study(Path("docs/results/embedding_plain.json"), PAGE, lambda read: {"plain": plain_table(read["models"])})

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import BertConfig
 
+from benchmarks.studies.embeddings import longest_runs
 from benchmarks.studies.study import Study
 from homodistil_hf import resolve_plan
 from homodistil_hf.files.strict_json import read_json, read_json_rows
@@ -46,13 +47,14 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     teacher = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     cells = []
     for share, macs in MACS.items():
-        runs = [row for row in rows if (row["variant"], row["macs"], row["steps"]) == ("width", macs, 1000)]
+        runs, share_kept = longest_runs(rows, macs)
         times = [row["time_s"] for row in runs if "time_s" in row]
-        kept = f"{_kept(runs, 'stsb', 'teacher_stsb'):.1%} of STS-B"
+        kept = f"{share_kept:.1%} of STS-B"
         cells.append(_cells("all-MiniLM-L6-v2", share, kept, runs[0]["size_bytes"], min(times)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share, shape in SHAPES.items():
-        if runs := [row for row in tasks if (row["task"], row["size"], row["way"]) == ("sst2", share, "pruned")]:
+        wanted = ("sst2", share, 3000, "pruned")
+        if runs := [row for row in tasks if (row["task"], row["size"], row["rows"], row["way"]) == wanted]:
             kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
             size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
             cells.append(_cells("a classifier, 3,000 rows", share, kept, size, min(row["seconds"] for row in runs)))

@@ -14,6 +14,7 @@ STUDIES = (
         "binarization.STUDY",
         "deploy.STUDY",
         "embedding_students.CASCADE",
+        "embedding_students.GUIDE",
         "embedding_students.PLAIN",
         "embedding_students.SPEED",
         "embedding_students.VECTORS",

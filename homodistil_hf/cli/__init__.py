@@ -130,7 +130,7 @@ def _replace_unknown_characters() -> None:
 
 
 def _run(words: Sequence[str]) -> int:
-    name = _parser().parse_args(words[:1]).name
+    name = _parser().parse_args(words[:1] or ["--help"]).name
     return COMMANDS[name].main(name, words[1:])
 
 

@@ -21,6 +21,8 @@ class Command:
     example: ClassVar[str]
     usage: ClassVar[str | None] = None
     """The first line of the help; None: all flags."""
+    main_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings of the package that the help describes; it names the others, which `--help_all` describes."""
 
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
@@ -39,27 +41,13 @@ class Command:
 class SettingsCommand(Command):
     """A command whose flags are settings of the package as well, over a JSON file of settings where one is given."""
 
-    main_settings: ClassVar[tuple[str, ...]] = ()
-    """Settings that the help describes; it names the others, which `--help_all` describes."""
-
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Also read `[CONFIG.json]`, the first word, and hand the settings on."""
         kind = cls.settings_class()
-        rare = " ".join(f"--{entry.name}" for entry in fields(kind) if entry.name not in cls.main_settings)
-        own = [entry.name for entry in fields(cls)]
-        parser = SettingsParser(
-            f"homodistil {name}",
-            cls,
-            kind,
-            takes_config=True,
-            shown_names=None if HELP_ALL in words else (*own, *cls.main_settings),
-            usage=f"homodistil {name} [CONFIG.json] [--key value …]",
-            description=cls.__doc__,
-            epilog=f"example: {cls.example}" + further_settings(name, rare) * (HELP_ALL not in words),
-        )
-        if HELP_ALL in words:
-            print(parser.format_help())
+        usage = f"homodistil {name} [CONFIG.json] [--key value …]"
+        parser = settings_parser(name, cls, kind, words=words, usage=usage, takes_config=True)
+        if parser is None:
             return 0
         values, flags, label = split_config(words)
         given = parser.given(flags, checked_values(values, setting_types(kind), label), label)
@@ -76,9 +64,32 @@ class SettingsCommand(Command):
         raise NotImplementedError
 
 
-def further_settings(name: str, rare: str) -> str:
-    """The line of a command's help that names settings which `--help_all` describes."""
-    return f"\nfurther settings (homodistil {name} {HELP_ALL}): {rare}"
+def settings_parser(
+    name: str, command: type[Command], *kinds: Any, words: Sequence[str], notes: str = "", **texts: Any
+) -> SettingsParser | None:
+    """The parser of a command's flags and settings; None where `--help_all` had it print all of them.
+
+    Args:
+        name: of the command.
+        command: its flags, and the settings that its help describes.
+        kinds: dataclasses of the settings.
+        words: those behind the command's name.
+        notes: lines for the end of the help.
+        texts: further arguments of [`SettingsParser`].
+    """
+    known = dict.fromkeys(entry.name for kind in kinds for entry in fields(kind))
+    rare = " ".join(f"--{entry}" for entry in known if entry not in command.main_settings)
+    epilog = f"example: {command.example}{notes}"
+    shown = None
+    if HELP_ALL not in words:
+        shown = (*(entry.name for entry in fields(command)), *command.main_settings)
+        epilog += f"\nfurther settings (homodistil {name} {HELP_ALL}): {rare}"
+    texts |= {"description": command.__doc__, "epilog": epilog}
+    parser = SettingsParser(f"homodistil {name}", command, *kinds, shown_names=shown, **texts)
+    if HELP_ALL in words:
+        print(parser.format_help())
+        return None
+    return parser
 
 
 def show_logs(is_main_process: bool = True) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from .command import Command, show_logs
+from .command import HELP_ALL, Command, show_logs
 
 _USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
 
@@ -52,8 +52,8 @@ class Distill(Command):
             return 0 if words else 2
         from ..experiments.config import help_of, parse_run
 
-        if "--help_all" in words:
-            print(help_of([word for word in words if word != "--help_all"]))
+        if HELP_ALL in words:
+            print(help_of([word for word in words if word != HELP_ALL]))
             return 0
         from ..experiments.distill import run
         from ..export.report import closing_line

@@ -8,14 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..files.folders import check_writable_file
 from ..files.messages import nearest_name, short_repr
-from ..files.settings import SettingsParser, build, flag
-from .command import HELP_ALL, Command, further_settings, log_progress, show_logs, write_output
+from ..files.settings import build, flag
+from .command import Command, log_progress, settings_parser, show_logs, write_output
 
 _DISCREPANCY, _CLASSES, _GLUE, _SQUAD = "discrepancy", "classes", "glue", "squad"
-_MAIN_SETTINGS = (
-    *("eval_data", "data_dir", "seeds", "learning_rate", "learning_rates", "num_train_epochs"),
-    *("max_train_samples", "dtype"),
-)
+_USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
 
 
 class _Kind(NamedTuple):
@@ -36,6 +33,10 @@ class Evaluate(Command):
     """Measure a model: discrepancy to its teacher, GLUE, SQuAD, classes, vectors; or compare what was measured."""
 
     example: ClassVar[str] = "homodistil evaluate runs/my-student --task rte mrpc --seeds 0 1 2"
+    main_settings: ClassVar = (
+        *("eval_data", "data_dir", "seeds", "learning_rate", "learning_rates", "num_train_epochs"),
+        *("max_train_samples", "dtype"),
+    )
     model: str | None = flag(
         "export, run, checkpoint-N, folder or Hub name",
         default=None,
@@ -54,21 +55,9 @@ class Evaluate(Command):
         """Run the command, with every setting of its evaluations as a flag."""
         kinds = evaluations()
         settings = [kind.settings for kind in kinds.values()]
-        names = dict.fromkeys(entry.name for kind in settings for entry in fields(kind))
-        rare = " ".join(f"--{entry}" for entry in sorted(names) if entry not in _MAIN_SETTINGS)
-        parser = SettingsParser(
-            f"homodistil {name}",
-            cls,
-            *settings,
-            shown_names=None if HELP_ALL in words else (*_MAIN_SETTINGS, *(entry.name for entry in fields(cls))),
-            usage="homodistil evaluate MODEL --task TASK … [--key value …]\n"
-            "       homodistil evaluate --compare MODEL …",
-            description=cls.__doc__,
-            epilog=f"example: {cls.example}\ntasks: {' '.join(_task_names(kinds))}"
-            + further_settings(name, rare) * (HELP_ALL not in words),
-        )
-        if HELP_ALL in words:
-            print(parser.format_help())
+        notes = f"\ntasks: {' '.join(_task_names(kinds))}"
+        parser = settings_parser(name, cls, *settings, words=words, notes=notes, usage=_USAGE)
+        if parser is None:
             return 0
         given = parser.given(words)
         show_logs()
@@ -77,6 +66,7 @@ class Evaluate(Command):
         if flags.compare:
             print(_table(flags.compare, flags.teacher, flags.output))
             return 0
+        names = {entry.name for kind in settings for entry in fields(kind)}
         return flags.measure(kinds, {name: value for name, value in given.items() if name in names})
 
     def check(self, given: Iterable[str]) -> None:

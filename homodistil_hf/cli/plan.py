@@ -27,7 +27,7 @@ class Plan(Command):
     student: str | None = flag(
         "this or --latency_ms: preset, budget (params=14M, macs=0.25, compact_macs=0.25, any "
         "with ,num_attention_heads=8, ,hidden_size=216 or ,layers=4 behind it), short plan (216-9x24-528; "
-        "4x216-9x24-528 of 4 layers), JSON file or object",
+        "4x216-9x24-528 of 4 layers), JSON file or object; default: of --config",
         default=None,
     )
     latency_ms: float | None = flag(
@@ -57,7 +57,7 @@ class Plan(Command):
     json: bool = flag("print JSON for machines", default=False)
 
     def __post_init__(self) -> None:
-        if self.student is None and self.latency_ms is None:
+        if self.student is None and self.latency_ms is None and self.config is None:
             raise ValueError("one of the arguments --student --latency_ms is required; see homodistil plan --help")
         if self.student is not None and self.latency_ms is not None:
             raise ValueError("argument --latency_ms: not allowed with argument --student; drop one")
@@ -86,13 +86,13 @@ class Plan(Command):
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        _take_widths(self)
+        start = _take_widths(self)
         config = _encoder_config(self.teacher, self.teacher_revision)
         if self.num_tokens is not None:
             _check_masked_words(config, self)
         settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
         latency = _planned_latency(self, config, settings)
-        plan = latency["plan"] if latency else resolve_plan(self.student or "", config, **settings)
+        plan = latency["plan"] if latency else start or resolve_plan(self.student or "", config, **settings)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
         of_student = trimming.trimmed_config if trimming else config
@@ -129,21 +129,36 @@ def _encoder_config(teacher: str, revision: str | None) -> Any:
     return planned_config(teacher)
 
 
-def _take_widths(flags: Plan) -> None:
-    """Let the settings of widths in the run's file count where no flag gives them."""
+def _take_widths(flags: Plan) -> Any:
+    """Let the settings of widths in the run's file count where no flag gives them; its start's plan, or None."""
     found = _widths_in(flags.config) if flags.config else {}
     flags.plain |= found.get("plain", False)
     if flags.width_multiple is None:
         flags.width_multiple = found.get("width_multiple", _WIDTH_MULTIPLE)
+    if (start := found.get("start")) is not None:
+        from ..methods.task_start import widths_of_start
+
+        if flags.student is not None:
+            raise ValueError(f"--student={flags.student} beside start={start!r} of {flags.config}: drop --student")
+        return widths_of_start(start)
+    if flags.student is None:
+        flags.student = found.get("student")
+    if flags.student is None and flags.latency_ms is None:
+        raise ValueError(f"--student is not given, and {flags.config} names neither student nor start; name one")
+    return None
 
 
 def _widths_in(config: str) -> dict[str, Any]:
     from ..files.settings import checked_values, setting_types, split_config
+    from ..methods.run_arguments import RunArguments
     from ..training_args import DistillationArguments
 
     values, _, label = split_config([config])
-    own = {name: value for name, value in values.items() if name in ("plain", "width_multiple")}
-    return checked_values(own, setting_types(DistillationArguments), label)
+    names = {"plain", "width_multiple", "student", "start"}
+    own: dict[str, Any] = {name: value for name, value in values.items() if name in names}
+    if isinstance(own.get("student"), dict | list):
+        own["student"] = json.dumps(own["student"])
+    return checked_values(own, setting_types(RunArguments, DistillationArguments), label)
 
 
 def _timed(flags: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Answers to questions are graded by whole rows, which evaluation/squad.py does. S
 values.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 
 from .discrepancy import DiscrepancyMeter
 from .tasks import ONE_A_TOKEN, Inputs, Task
+
+logger = logging.getLogger(__name__)
 
 Gather = Callable[[Any], list[Any]]
 """Value of this process → values of all ranks."""
@@ -96,6 +99,10 @@ class TaskMeter(DiscrepancyMeter):
         given_R, wanted_R, row_R = np.concatenate(found).T
         if not len(given_R):
             return {}
+        if len(given_R) > 1 and (given_R == given_R[0]).all() and (wanted_R != wanted_R[0]).any():
+            logger.warning(
+                "all %d held-out predictions are of one class: this model has learned nothing", len(given_R)
+            )
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):
             return span_scores(given_R, wanted_R, self.names, ends_R=np.diff(row_R, append=-1) != 0)
         return {"macro_f1": class_scores(given_R, wanted_R)["macro_f1"]}

@@ -36,7 +36,7 @@ from transformers import (
 
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.checkpoints import last_verified
-from ..files.field_checks import ROW_LENGTH, check_fields, make_tuples, setting
+from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import HEADS, architecture_of
@@ -133,6 +133,7 @@ class FineTuningSettings:
 
 
 @dataclass(frozen=True)
+@describe_settings
 class GlueSettings(FineTuningSettings):
     """Settings of GLUE fine-tuning, the same for every model of a comparison.
 

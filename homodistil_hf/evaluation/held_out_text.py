@@ -27,7 +27,7 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import ROW_LENGTH, check_fields, make_tuples, setting
+from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
@@ -46,6 +46,7 @@ _METRICS = (*_OF_TEACHER, "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 
 
 @dataclass(frozen=True)
+@describe_settings
 class DiscrepancySettings:
     """Settings of [`evaluate_discrepancy`]; the defaults for masks and blocks are those of `homodistil distill`.
 

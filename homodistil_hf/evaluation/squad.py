@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_rows.questions import Window, check_windows, labelled_inputs, make_windows
-from ..files.field_checks import setting
+from ..files.field_checks import describe_settings, setting
 from ..training.raw_rows import RowReader, named_sets
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
@@ -34,6 +34,7 @@ _EVEN = 0.5  # at this probability "no answer" and the best span have the same s
 
 
 @dataclass(frozen=True)
+@describe_settings
 class SquadSettings(GlueSettings):
     """Settings of SQuAD fine-tuning, the same for every model of a comparison.
 
@@ -209,7 +210,10 @@ def answer_grades(
     """
     task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
     windows = in_thirds(SquadSettings(max_length=max_length))
-    graded = grade(task, questions, answer_questions(model, questions, tokenizer, windows))
+    ranked = answer_questions(model, questions, tokenizer, windows)
+    if task == "squad_v2" and all(answers.no_answer_probability > _EVEN for answers in ranked):
+        logger.warning("none of %d held-out questions gets an answer: this model has learned nothing", len(ranked))
+    graded = grade(task, questions, ranked)
     return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
 
 

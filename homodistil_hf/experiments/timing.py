@@ -1,9 +1,11 @@
 """How long a planned run takes on this machine, and how much memory: a few of its steps, taken and thrown away.
 
 The steps are of the run itself: its text, its batches, its teacher and its student, pruned along the same curve in
-fewer steps. So they are as wide on average as those of the whole run. `cli/plan.py` prints what comes out.
+fewer steps. So they are as wide on average as those of the whole run. Masks are chosen more often; the time that a
+choice takes counts as often as the run makes one. `cli/plan.py` prints what comes out.
 """
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..methods.run_arguments import Log
+from ..trainer import HomoDistilTrainer, pruning_schedule
 from ..training.progress import ShortProgress
 from ..training_args import with_settings
 from .config import run_of
@@ -33,18 +36,30 @@ _STEPS_ALONE |= {"report_to": "none", "push_to_hub": False}
 
 @dataclass
 class StepClock(TrainerCallback):
-    """Notes when each step ends."""
+    """Notes when each step ends, and how long masks are chosen before steps behind the first one."""
 
     ends: list[float] = field(default_factory=list)
+    choosing_s: float = 0.0
+
+    def watch(self, trainer: Any) -> None:
+        """Take the time of what an `ExactTrainer` does before a step."""
+        begin_step = trainer.begin_step
+
+        def timed() -> None:
+            since = time.perf_counter()
+            begin_step()
+            self.choosing_s += time.perf_counter() - since if self.ends else 0.0
+
+        trainer.begin_step = timed
+        trainer.add_callback(self)
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Take the time."""
         self.ends.append(time.perf_counter())
 
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean time of the steps behind the first one."""
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+    def seconds_per_step(self, choice_s: float = 0.0) -> float:
+        """Mean time of the steps behind the first one, of which choices of masks take so much on average."""
+        return (self.ends[-1] - self.ends[0] - self.choosing_s) / (len(self.ends) - 1) + choice_s
 
 
 def time_run(
@@ -75,15 +90,17 @@ def time_run(
         length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
         of_step = trainer.rows_per_step * length
         planned = planned_steps(trainer) if num_tokens is None else max(1, round(num_tokens / of_step))
+        choices = num_choices(trainer, planned)
         trainer.args = shortened(trainer.args, min(num_steps, planned))
         trainer.remove_callback(ShortProgress)
         clock = StepClock()
-        trainer.add_callback(clock)
+        clock.watch(trainer)
         began = time.perf_counter()
         trainer.train()
     if len(clock.ends) < 3:
         raise ValueError(f"max_steps={planned} is too short a run to be timed; expected at least 3")
-    seconds = clock.seconds_per_step
+    taken = num_choices(trainer, trainer.args.max_steps)
+    seconds = clock.seconds_per_step(clock.choosing_s / max(1, taken) * choices / planned)
     setup_s = began - since + max(0.0, clock.ends[0] - began - seconds)
     return {
         "num_steps": planned,
@@ -102,6 +119,14 @@ def planned_steps(trainer: Any) -> int:
     """Steps of the whole run that a trainer is made for."""
     *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     return int(max_steps)
+
+
+def num_choices(trainer: Any, num_steps: int) -> int:
+    """How often a run of so many steps chooses masks behind its first step; 0 of a method that prunes nothing."""
+    if not isinstance(trainer, HomoDistilTrainer):
+        return 0
+    schedule = pruning_schedule(trainer.args, num_steps, trainer.pruned_kinds)
+    return sum(map(schedule.is_due, range(1, math.ceil(schedule.end_step) + 1)))
 
 
 def shortened(args: Any, num_steps: int) -> Any:

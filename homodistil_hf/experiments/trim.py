@@ -17,10 +17,10 @@ from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import TextPacker, check_tokenizer
-from ..data.corpus import load_text
+from ..data.corpus import load_text, local_files
 from ..data.task_rows.encoding import check_rows, texts_of
 from ..data.task_rows.kinds import find_columns, kind_of, listed_columns
-from ..data.task_rows.reading import load_rows
+from ..data.task_rows.reading import SEPARATORS, load_rows
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
@@ -323,6 +323,9 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     folder = Path(str(training.output_dir), TRIMMED_FOLDER)
     if not training.resume_from_checkpoint:
         check_free(training, existing_files(str(training.output_dir)), has_begun=folder.is_dir())
+    is_task = isinstance(run_of(settings), TaskRun)
+    for name in run.eval_data:  # it is read later, by the distillation
+        local_files(name, run.eval_split, f"eval_data={name!r}", also=SEPARATORS if is_task else ())
     source = TrimSource(
         run.teacher,
         str(run.vocabulary),
@@ -333,7 +336,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.tokenizer,
         training.hub_token,
         run.method,
-        isinstance(run_of(settings), TaskRun),
+        is_task,
     )
     with training.main_process_first(desc="trimming the vocabulary"):
         if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):

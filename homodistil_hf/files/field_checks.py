@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, field, fields
 from textwrap import wrap
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .messages import short_repr
 from .strict_json import is_int, is_number
 
 ROW_LENGTH = 128
 """Tokens a row by default, in all settings of a length, where model and tokenizer have room for them."""
+_Kind = TypeVar("_Kind")
 _NO_LIMITS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -41,19 +42,22 @@ class _Help(str):
     limits: Mapping[str, Any]
 
 
-def describe_settings(kind: type, *, without: Collection[str] = ()) -> None:
+def describe_settings(kind: type[_Kind], *, without: Collection[str] = ()) -> type[_Kind]:
     """Add the settings of a class to its docstring, as `Args:` before what it raises, from the help of their fields.
 
     Args:
         kind: a dataclass, or a class that will be one; a class without a docstring stays without.
         without: settings to leave out.
 
+    Returns:
+        The class, so that this decorates one.
+
     Example:
     ```python
-    >>> class Settings:
+    >>> @describe_settings
+    ... class Settings:
     ...     "Settings of a run."
     ...     temperature: float = setting(2.0, "Divides both models' logits.", range="(0, inf)")
-    >>> describe_settings(Settings)
     >>> print(Settings.__doc__)
     Settings of a run.
     <BLANKLINE>
@@ -63,11 +67,12 @@ def describe_settings(kind: type, *, without: Collection[str] = ()) -> None:
     ```
     """
     if kind.__doc__ is None:
-        return
+        return kind
     found = {name: entry for name, entry in _own_settings(kind).items() if name not in without}
     lines = [line for name, entry in found.items() for line in _argument_lines(name, entry)]
     before, heading, after = kind.__doc__.partition("\n    Raises:")
     kind.__doc__ = "\n".join([before.rstrip(), "", "    Args:", *lines]) + (f"\n{heading}{after}" if heading else "")
+    return kind
 
 
 def _own_settings(kind: type) -> dict[str, Field[Any]]:

@@ -22,18 +22,28 @@ def version_facts() -> dict[str, str]:
     }
 
 
+_MODELS_OF_RUNS = ("model", "student")
+
+
 def public_name(source: str) -> str:
     """Return the name of a model, file or glob for other readers: without its path on this machine.
+
+    Of the folders that commands write for a model in their output, it is the output's.
 
     Example:
     ```python
     >>> public_name("/home/me/models/my-bert"), public_name("google-bert/bert-base-uncased")
     ('my-bert', 'google-bert/bert-base-uncased')
+    >>> public_name("/home/me/runs/emotions/model")
+    'emotions'
 
     ```
     """
     is_local = os.path.isabs(source) or "*" in source or (bool(source) and os.path.exists(source))
-    return Path(source).resolve().name if is_local else source
+    if not is_local:
+        return source
+    path = Path(source).resolve()
+    return (path.parent if path.name in _MODELS_OF_RUNS else path).name
 
 
 def machine_facts() -> dict[str, Any]:

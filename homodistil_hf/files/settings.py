@@ -205,6 +205,8 @@ class SettingsParser(RaisingParser):
         return {name: _without_tilde(value) for name, value in (checked | vars(found)).items()}
 
     def _with_underscores(self, word: str) -> str:
+        if not word.startswith("--"):
+            return word
         name, equals, value = word.partition("=")
         spelled = f"--{name[2:].replace('-', '_')}"
         return f"{spelled}{equals}{value}" if spelled in self._option_string_actions else word

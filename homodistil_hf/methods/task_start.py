@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..evaluation.small_start import folder_of_start, is_of_a_task
 from ..export.facts import read_export_facts
 from ..files.messages import short_repr
-from ..homodistil_args import AtOnceArguments
+from ..homodistil_args import WITHOUT_PART_BESIDE_A_START
 from ..models.architectures import HEADS, architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import load_tokenizer
@@ -16,15 +16,10 @@ from .run_arguments import RunConfig
 
 START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}
 """Factors of the loss of such a run, where no others are given: those of `homodistil finetune --teacher`."""
-_OF_PRUNING = (
-    *AtOnceArguments.no_part,
-    *("kept_layers", "importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
-)
 _WITHOUT_PART = {
     "recipe": "its settings are of pruning",
-    **dict.fromkeys(("student", "plain"), "the student keeps the widths of its start"),
-    **dict.fromkeys(_OF_PRUNING, "nothing is pruned"),
-    "projection_init": "projections start with what fits the teacher best",
+    "student": "the student keeps the widths of its start",
+    **WITHOUT_PART_BESIDE_A_START,
 }
 _ANOTHER = "start from a student that was made from the teacher, or from the model that it was fine-tuned from"
 
@@ -49,7 +44,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     """
     run, training = settings.run, settings.training
     start, token = run.start, training.hub_token
-    folder, is_export = folder_of_start(start)
+    folder, _ = folder_of_start(start)
     config = load_encoder_config(folder, token=token, argument="start")
     compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
     if is_of_a_task(config.architectures[0]):  # else it gets a head of the teacher's kind
@@ -67,15 +62,21 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     _check_words(start, load_tokenizer(folder, token=token, argument="start"), run.teacher, tokenizer)
     if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
         raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
-    forms = read_export_facts(Path(folder))["forms"] if is_export else None
-    # The stock class may have padding, which is cut off.
-    plan = WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
+    plan = widths_of_start(start, token=token)
     if plan == widths_of(teacher):
         raise ValueError(
             f"start={start!r} is as wide as the teacher {run.teacher!r}; start from a smaller model, or set "
             "student=macs=0.25 instead"
         )
     return plan
+
+
+def widths_of_start(start: str, *, token: str | None = None) -> WidthPlan:
+    """The widths that a student keeps which starts from this model; of an export without padding."""
+    folder, is_export = folder_of_start(start)
+    config = load_encoder_config(folder, token=token, argument="start")
+    forms = read_export_facts(Path(folder))["forms"] if is_export else None
+    return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
 
 
 def _check_words(start: str, own: PreTrainedTokenizerBase, teacher: str, tokenizer: PreTrainedTokenizerBase) -> None:

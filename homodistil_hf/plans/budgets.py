@@ -30,7 +30,7 @@ LATENCY_BUDGET = "latency_ms"
 _EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads|layers)\s*=\s*(\d{1,6})\s*", re.ASCII)
-_SHARE = re.compile(r"\s*(?:(\d{0,3}\.?\d{1,9})\s*(%?)|1\s*/\s*([1-9]\d{0,3}))\s*", re.ASCII)
+_SHARE = re.compile(r"\s*(?:(\d{0,3}\.?\d{1,9})\s*(%?)|(\d{1,4})\s*/\s*([1-9]\d{0,3}))\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
@@ -118,21 +118,20 @@ def plan_for_budget(
 
 
 def share_as_budget(student: Any) -> Any:
-    """Read a bare share, `0.25`, `"25%"` or `"1/4"`, as the budget `macs=0.25`; return all else as it is.
+    """Read a bare number, `0.25`, `"25%"` or `"1/4"`, as the budget `macs=0.25`; return all else as it is.
 
     Example:
     ```python
-    >>> [share_as_budget(student) for student in (0.25, "25 %", "1/4", "macs=0.5")]
-    ['macs=0.25', 'macs=0.25', 'macs=0.25', 'macs=0.5']
+    >>> [share_as_budget(student) for student in (0.25, "25 %", "1/4", "3/4", "macs=0.5")]
+    ['macs=0.25', 'macs=0.25', 'macs=0.25', 'macs=0.75', 'macs=0.5']
 
     ```
     """
     share = student
     if isinstance(student, str) and (match := _SHARE.fullmatch(student)):
-        number, percent, parts = match.groups()
-        share = 1 / int(parts) if parts else float(number) / (100 if percent else 1)
-    is_share = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
-    return f"macs={share:g}" if is_share else student
+        number, percent, some, parts = match.groups()
+        share = int(some) / int(parts) if parts else float(number) / (100 if percent else 1)
+    return f"macs={share:g}" if isinstance(share, int | float) and not isinstance(share, bool) else student
 
 
 def is_latency_budget(student: object) -> bool:

@@ -17,7 +17,7 @@ from ..models.resizing import remove_layers
 from ..models.units import Group, UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
 from .compaction import compact
-from .gates import LAYERS, LayerGates, renumbered
+from .gates import LAYERS, LayerGates, check_kept, renumbered
 from .masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
@@ -69,14 +69,10 @@ class Pruner:
         self.gates: LayerGates | None = None
         if len(target.layers) < len(self.kept.layers):
             self.gates = LayerGates(model, len(target.layers), kept=kept_layers)
+            check_layers(settings.metric, kept_layers, len(target.layers), len(self.kept.layers))
         self.scores: SensitivityScores = METRICS[settings.metric](
             self._scored[1], sensitivity_smoothing=settings.sensitivity_smoothing
         )
-        if LAYERS in self.scores.state and not self.scores.needs_gradients:
-            raise ValueError(
-                f"importance_metric={settings.metric!r} scores weights, and whole layers have none of their own; name "
-                "the layers that stay: kept_layers=[0, 1, 3], for instance"
-            )
         self.plan_reached = self.full == target
         self.choices_digest = b""
 
@@ -237,3 +233,14 @@ class Pruner:
                 f"the checkpoint's {len(tensors)} scores don't fit the student's widths {self.kept.to_json()} "
                 f"({wrong[0]} is missing, unknown or of another size); take another checkpoint"
             )
+
+
+def check_layers(metric: str, kept_layers: Sequence[int] | None, num_kept: int, num_layers: int) -> None:
+    """Refuse, by a ValueError, layers to keep that a metric can't choose, or that are not so many of so many."""
+    if kept_layers is not None:
+        check_kept(kept_layers, num_kept, num_layers)
+    elif not METRICS[metric].needs_gradients:
+        raise ValueError(
+            f"importance_metric={metric!r} scores weights, and whole layers have none of their own; name the layers "
+            f"that stay: kept_layers={list(range(num_kept))}, for instance"
+        )

@@ -12,6 +12,8 @@ from ..files.strict_json import is_number
 
 _EVAL = "eval_"
 _MOST_METRICS = 3
+_ROUNDING = 1e-6
+"""What a discrepancy may have of a student that is its teacher still."""
 _SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy", "kl": "KL"}
 _TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
 
@@ -100,6 +102,8 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     ['loss 42.9', 'KL 1.47']
     >>> list(log_words({"eval_kl": 0.41, "eval_task_loss": 0.5, "eval_task_accuracy": 0.84}))
     ['held out: KL 0.41', 'accuracy 84.0 %']
+    >>> list(log_words({"eval_kl": -2.3e-09}))
+    ['held out: KL 0']
 
     ```
     """
@@ -116,7 +120,7 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     start = "held out: "
     for name in sorted(metrics, key=lambda name: (name != "kl", not is_share(name)))[:_MOST_METRICS]:
         if is_share(name) or name == "kl" or len(metrics) == 1:
-            value = metrics[name]
+            value = metrics[name] if abs(metrics[name]) > _ROUNDING else 0.0
             figure = f"{100 * value:.1f} %" if is_share(name) and -1 <= value <= 1 else f"{value:.3g}"
             yield f"{start}{_SHORT.get(name, name.replace('_', ' '))} {figure}"
             start = ""

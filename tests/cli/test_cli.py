@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from commands import error_of
 from tiny_files import assert_same_weights, write_config, write_teacher
 from transformers import BertForMaskedLM
 
-from homodistil_hf import __version__
+from homodistil_hf import __version__, cli
 from homodistil_hf.cli import main
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
@@ -51,11 +52,26 @@ def test_help_is_printed_where_a_terminal_lacks_its_characters(encoding, words, 
     assert b"?" in printed.getvalue()
 
 
-def test_help_lists_every_command(capsys):
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_help_lists_every_command(words, capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(words)
     text = capsys.readouterr().out
     assert [command for command in COMMANDS if f"\n    {command} " not in text] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [name for name, kind in cli.COMMANDS.items() if kind.main_settings])
+def test_help_names_settings_that_help_all_describes(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    short = capsys.readouterr().out
+    assert main([command, "--help_all"]) == 0
+    described = re.findall(r"^  (--\w+)", capsys.readouterr().out, re.M)
+    assert [name for name in described if not re.search(rf"{name}\b", short)] == []
+    _, _, further = short.partition(f"further settings (homodistil {command} --help_all): ")
+    assert further
+    assert [name for name in further.split() if re.search(rf"^  {name}\b", short, re.M)] == []
 
 
 def test_help_all_lists_every_setting(capsys):
@@ -71,7 +87,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == f"homodistil_hf {__version__}"
 
 
-@pytest.mark.parametrize("words", [[], ["distil"], ["plan", "--teacher", "x"], ["plan", "--studnt", "x"]])
+@pytest.mark.parametrize("words", [["distil"], ["plan", "--teacher", "x"], ["plan", "--studnt", "x"]])
 def test_wrong_words_are_told_without_a_traceback(words, capsys):
     assert "--help" in error_of(capsys, *words)
 

@@ -110,6 +110,13 @@ def test_unknown_classes_count_in_the_distance_alone():
     assert alone.scores() == {}
 
 
+@pytest.mark.parametrize(("labels", "is_told"), [([0, 1, 0], True), ([0, 0, 0], False)])
+def test_one_class_for_all_rows_of_several_is_told(caplog, labels, is_told):
+    rows = [[2.0, 0.0], [2.0, 1.0], [3.0, 2.0]]
+    fed(meter_of(2), rows, rows, labels).scores()
+    assert ("all 3 held-out predictions are of one class: this model has learned nothing" in caplog.text) == is_told
+
+
 def test_unknown_values_count_in_the_distance_alone():
     meter = fed(meter_of(1), [[1.0], [2.0], [4.0]], [[1.0], [2.0], [2.0]], [[2.0], [UNKNOWN_VALUE], [4.0]])
     assert meter.results() == {"kl": pytest.approx(2 / 3), "task_loss": 0.5}

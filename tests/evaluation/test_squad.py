@@ -189,6 +189,15 @@ def test_no_answer_is_said_where_its_score_is_higher():
     assert even["NoAns_f1"] == 0
 
 
+@pytest.mark.parametrize(("best", "is_told"), [(-0.1, True), (0.1, False)])
+def test_a_model_that_never_answers_is_told(monkeypatch, caplog, best, is_told):
+    """Where half of the questions have no answer it scores 50 %, which looks like something."""
+    ranked = [answered("w11", best), answered("w90 w91", -0.1), answered("w90 w91", -0.3)]
+    monkeypatch.setattr(squad, "answer_questions", lambda *words: ranked)
+    squad.answer_grades(None, Dataset.from_list(list(questions(3, seed=0))), None, 32)
+    assert ("none of 3 held-out questions gets an answer: this model has learned nothing" in caplog.text) == is_told
+
+
 @pytest.mark.slow
 def test_seeds_are_measured_once(folder, tmp_path):
     data = tmp_path / "data"

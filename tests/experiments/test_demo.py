@@ -16,7 +16,6 @@ from resumed_runs import sigterm_at
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.latency import LatencyGrid
 from homodistil_hf.experiments.config import parse_run
@@ -30,6 +29,7 @@ from homodistil_hf.experiments.demo.run import (
     prepare_blocks,
     run_demo,
     train_student,
+    verdict,
 )
 from homodistil_hf.experiments.demo.text import (
     english_paragraphs,
@@ -40,6 +40,7 @@ from homodistil_hf.experiments.demo.text import (
 )
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.cost import model_facts
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 pytestmark = needs("baselines")
 
@@ -203,7 +204,7 @@ def test_the_vocabulary_is_the_same_in_every_process(monkeypatch, capsys):
 def test_the_demo_leaves_what_it_says(demo):
     names = {path.name for path in demo.iterdir()}
     files = {"results.json", "demo.json", "discrepancy.png", "report.html"}
-    assert names == {"teacher", "student", "at_once"} | files
+    assert names == {"teacher", "student", "scratch"} | files
     page = (demo / "report.html").read_text()
     assert "held out: KL" in page
     assert "of masked-word accuracy." in page
@@ -213,31 +214,39 @@ def test_the_demo_leaves_what_it_says(demo):
 @pytest.mark.slow
 def test_rows_state_what_the_models_are(demo):
     rows = json.loads((demo / "results.json").read_text())
-    assert [row["name"] for row in rows] == ["teacher", "student", "at_once"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "scratch"]
     for row in rows:
         assert list(row) == ROW_KEYS
         facts = model_facts(BertForMaskedLM.from_pretrained(demo / row["name"]))
         assert {key: row[key] for key in ROW_KEYS[1:4]} == {key: facts[key] for key in ROW_KEYS[1:4]}
         assert row["latency_ms"] > 0
         assert 0 <= row["mlm_accuracy"] <= 1
-    teacher, student, at_once = rows
+    teacher, student, scratch = rows
     assert teacher["kl"] == 0.0
     assert student["kl"] > 0.0
-    assert student["encoder_macs"] == at_once["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
+    assert student["encoder_macs"] == scratch["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
+
+
+def test_the_verdict_is_of_ratios():
+    teacher = {"size_bytes": 4_000_000, "latency_ms": 30.0, "kl": 0.0, "mlm_accuracy": 0.5}
+    student = {"size_bytes": 1_000_000, "latency_ms": 12.0, "kl": 0.6, "mlm_accuracy": 0.4}
+    assert verdict([teacher, student, student | {"kl": 3.0, "mlm_accuracy": 0.1}]) == (
+        "student: 4× smaller, 2.5× faster here, keeps 80 % of masked-word accuracy\n"
+        "the same size from scratch: keeps 20 % of masked-word accuracy"
+    )
 
 
 @pytest.mark.slow
 def test_curves_start_where_they_must(demo):
     curves = json.loads((demo / "demo.json").read_text())["curves"]
-    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["at_once"]]
-    for curve in curves.values():
-        assert curve[0][1] == pytest.approx(0.0, abs=1e-5)
-        assert curve[-1][1] > 1e-4
+    assert [step for step, _ in curves["student"]] == list(range(11)) == [step for step, _ in curves["scratch"]]
+    assert curves["student"][0][1] == pytest.approx(0.0, abs=1e-5)
+    assert 1e-4 < curves["student"][-1][1] < curves["scratch"][-1][1] < curves["scratch"][0][1]
 
 
 @pytest.mark.slow
 def test_the_students_can_be_verified(demo):
-    for name in ("student", "at_once"):
+    for name in ("student", "scratch"):
         assert verify_export(demo / name).problems == ()
     teacher = weights(demo / "teacher")
     assert all(torch.equal(teacher[name], tensor.float()) for name, tensor in weights(TEACHER).items())
@@ -247,11 +256,14 @@ def test_the_students_can_be_verified(demo):
 def test_the_same_seed_gives_the_same_student(demo, tmp_path, capsys):
     again, other = tmp_path / "again", tmp_path / "other"
     run_small_demo(again)
-    assert [name for name in ("teacher", "student", "at_once") if not same_weights(demo / name, again / name)] == []
+    assert [name for name in ("teacher", "student", "scratch") if not same_weights(demo / name, again / name)] == []
     printed = capsys.readouterr().out
     assert "MLM accuracy" in printed
     assert "The default [MASK] is None." in printed
-    assert printed.endswith(f"{next_steps(again)}\n")
+    assert printed.count("held out: KL") == 2 * (1 + 10)  # before the first step and after each, of two students
+    assert printed.count("× smaller, ") == 1
+    rows = json.loads((again / "results.json").read_text())
+    assert printed.endswith(f"\n\n{verdict(rows)}\n{again / 'report.html'}\n\n{next_steps(again)}\n")
     with small_parts():
         settings = small(other, seed=1)
         copy_teacher(other / "teacher")
@@ -273,17 +285,17 @@ def test_the_next_steps_can_be_taken(demo, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [(7,), (13, 3)], ids=["student", "at once, twice"])
+@pytest.mark.parametrize("steps", [(7,), (13, 3)], ids=["student", "from scratch, twice"])
 def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, steps, caplog):
     again = tmp_path / "again"
     for step in steps:
-        with sigterm_at(HomoDistilTrainer, step), pytest.raises(SystemExit, match="143"):
+        with sigterm_at(DistillationTrainer, step), pytest.raises(SystemExit, match="143"):
             run_small_demo(again)
     assert f"checkpoint-{sum(steps) % 10} is saved; go on with the same command" in caplog.text
-    with sigterm_at(HomoDistilTrainer, None) as seen:
+    with sigterm_at(DistillationTrainer, None) as seen:
         run_small_demo(again)
     assert len(seen) == 20 - sum(steps)
-    assert [name for name in ("student", "at_once") if not same_weights(demo / name, again / name)] == []
+    assert [name for name in ("student", "scratch") if not same_weights(demo / name, again / name)] == []
     curves = [json.loads((folder / "demo.json").read_text())["curves"] for folder in (demo, again)]
     assert curves[0] == curves[1]
     assert sorted(os.listdir(demo)) == sorted(os.listdir(again))
@@ -291,9 +303,9 @@ def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, steps
 
 @pytest.mark.slow
 def test_a_demo_of_other_settings_starts_anew(demo, tmp_path):
-    with sigterm_at(HomoDistilTrainer, 13), pytest.raises(SystemExit, match="143"):
+    with sigterm_at(DistillationTrainer, 13), pytest.raises(SystemExit, match="143"):
         run_small_demo(tmp_path / "demo", seed=1)
-    with sigterm_at(HomoDistilTrainer, None) as seen:
+    with sigterm_at(DistillationTrainer, None) as seen:
         run_small_demo(tmp_path / "demo")
     assert len(seen) == 20
     assert same_weights(demo / "student", tmp_path / "demo" / "student")

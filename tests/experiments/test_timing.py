@@ -1,6 +1,7 @@
 """A planned run is timed by a few of its own steps, and leaves nothing."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from task_rows import write_kind
 from tiny_files import own_cache, write_config
 
 from homodistil_hf.cli import main
+from homodistil_hf.experiments import timing as timing_module
 from homodistil_hf.experiments.timing import NUM_STEPS, StepClock, format_timing, peak_bytes, time_run
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.pruning.pruner import Pruner
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +61,27 @@ def test_the_student_narrows_as_in_the_whole_run(values, monkeypatch):
 
 
 def test_the_first_step_is_not_counted():
-    assert StepClock([5.0, 6.0, 9.0]).seconds_per_step == 2.0
+    assert StepClock([5.0, 6.0, 9.0]).seconds_per_step() == 2.0
+
+
+def test_choices_of_masks_count_as_often_as_the_whole_run_makes_them(values, monkeypatch):
+    now = [0.0]
+    end_step, choose = StepClock.on_step_end, Pruner.step
+
+    def on_step_end(self, *args, **kwargs):
+        now[0] += 1.0
+        end_step(self, *args, **kwargs)
+
+    def step(self, step, schedule, **kwargs):
+        now[0] += 10.0 * (step <= schedule.end_step and schedule.is_due(step))
+        return choose(self, step, schedule, **kwargs)
+
+    monkeypatch.setattr(timing_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(StepClock, "on_step_end", on_step_end)
+    monkeypatch.setattr(Pruner, "step", step)
+    run = {"max_steps": 1000, "pruning_end_fraction": 0.5, "pruning_interval_steps": 10}
+    found = time_run(values | run, lambda line: None, num_steps=10)
+    assert found["seconds_per_step"] == pytest.approx(1.0 + 10.0 * 50 / 1000)
 
 
 def test_what_cannot_be_timed_is_refused(values):
@@ -130,6 +153,17 @@ def test_the_timed_student_is_that_of_the_plan(
     assert [widths.to_dict() for widths in trained] == [plan]
     assert (plan["hidden_size"] == 32) == is_plain
     assert plan["intermediate_size"] % multiple == 0
+
+
+def test_the_student_of_the_settings_is_planned_where_no_flag_names_one(values, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(values | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--time", "--config", str(tmp_path / "settings.json")]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["student"]["plan"] == found["timing"]["student"]["plan"]
+    (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
+    assert main(words) == 2
+    assert "settings.json names neither student nor start; name one" in capsys.readouterr().err
 
 
 def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, capsys):

@@ -113,6 +113,12 @@ def distill(path, *words):
     return main(["distill", str(path), "--disable_tqdm", "true", *words])
 
 
+def test_text_to_evaluate_on_is_looked_for_before_the_teacher_is_trimmed(tmp_path, capsys):
+    assert distill(write_config(tmp_path, vocabulary="keep=40", eval_data="nowhere.txt")) == 2
+    assert "eval_data='nowhere.txt' does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
     assert distill(write_config(tmp_path, vocabulary="keep=40")) == 0
     run = tmp_path / "run"

@@ -36,6 +36,10 @@ def test_words_that_are_no_boolean(words, message):
         parse_run([*GIVEN, *words])
 
 
+def test_a_value_may_end_like_a_key():
+    assert parse_run([*GIVEN, "--run_name", "a_seed", "--output_dir", "b-bf16"]).training.run_name == "a_seed"
+
+
 def test_a_home_folder_is_written_out(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/ada")
     config = tmp_path / "config.json"

@@ -30,6 +30,8 @@ from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICAT
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.training_args import DistillationArguments
 
+KEEPS_WIDTHS = {"student": None, "num_scoring_batches": 16, "eval_dataset": None}
+"""Where the settings of the fixture `make_trainer` are of pruning."""
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
 
 
@@ -64,6 +66,20 @@ def finished(request, general, tmp_path_factory):
         own_cache(monkeypatch, folder / "cache")
         settings = write_started(folder, request.param, general)
         return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
+
+
+def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
+    settings = write_started(tmp_path, "classes", general) | {"max_steps": 3}
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    words = ["plan", "--teacher", settings["teacher"], "--time", "--config", str(config)]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["student"]["plan"] == json.loads((general / "results.json").read_text())["plan"]
+    assert found["timing"]["student"]["plan"] == found["student"]["plan"]
+    assert found["timing"]["num_steps"] == 3
+    assert main([*words, "--student", "macs=0.5"]) == 2
+    assert f"--student=macs=0.5 beside start={str(general)!r} of {config}: drop --student" in capsys.readouterr().err
 
 
 def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
@@ -193,11 +209,28 @@ def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
     settings = write_kind(tmp_path, "classes")
     run(settings_of(settings | {"output_dir": str(tmp_path / "pruned")}, "pruned"), lambda line: None)
     rows = rows_of_kind("classes", has_labels=False)
-    how = {"teacher_model": settings["teacher"], "student": None, "train_dataset": rows, "eval_dataset": None}
+    how = {"teacher_model": settings["teacher"], "train_dataset": rows, **KEEPS_WIDTHS}
     trainer = make_trainer(model=str(tmp_path / "pruned" / "student"), max_steps=1, **how)
     trainer.train()
     assert not trainer.pair.has_fresh_head
     assert trainer.dense_student().config.hidden_size == 16
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            {"pruning_end_fraction": 0.5},
+            "pruning_end_fraction=0.5 has no part in .* widths of model: nothing is pruned; leave",
+        ),
+        ({"projection_init": "random"}, "projection_init='random' has no part in .*fits the teacher best"),
+    ],
+)
+def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tmp_path, setting, message):
+    settings = write_kind(tmp_path, "classes")
+    how = {"teacher_model": settings["teacher"], "train_dataset": rows_of_kind("classes"), **KEEPS_WIDTHS}
+    with pytest.raises(ValueError, match=message):
+        make_trainer(model=str(general / "student"), **how, **setting)
 
 
 def test_a_model_without_a_teacher_is_not_looked_at(monkeypatch):
@@ -274,7 +307,7 @@ def test_a_general_model_of_every_architecture_gets_its_teachers_head(make_train
     (head,) = (one for one in architecture.heads if one.kind is SEQUENCE_CLASSIFICATION)
     teacher = tiny_architecture_teacher(architecture, head, num_labels=3)
     rows = rows_of_kind("classes", has_labels=False)
-    how = {"teacher_model": teacher, "student": None, "train_dataset": rows, "eval_dataset": None}
+    how = {"teacher_model": teacher, "train_dataset": rows, **KEEPS_WIDTHS}
     trainer = make_trainer(model=narrow.dense_student(), max_steps=1, **how)
     trainer.train()
     assert type(trainer.dense_student()).__name__ == head.student_name

@@ -12,17 +12,28 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.page_widths import find_browser, problems_of_pages
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "settings.md"  # by `make docs`, not in git: a link to it is dead on GitHub
 PAGES = sorted({*ROOT.glob("*.md"), *DOCS.rglob("*.md")} - {GENERATED})
 MAX_ROWS = 6
+WIDTHS = (1400, 800, 390)  # a screen, a tablet, a phone
+REPOSITORY = "https://example.org/someone/homodistil_hf"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+class Settings(yaml.SafeLoader):
+    """Reads mkdocs.yml, without what the environment sets."""
+
+
+Settings.add_constructor("!ENV", lambda *_: None)
 
 
 def parts():
     """Part of the navigation → the names of its pages."""
-    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    nav = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Settings)["nav"]
     return {name: [page for entry in found for page in entry.values()] for part in nav for name, found in part.items()}
 
 
@@ -91,7 +102,8 @@ def site(tmp_path_factory):
     shutil.copy(ROOT / "mkdocs.yml", folder)
     (folder / "homodistil_hf").symlink_to(ROOT / "homodistil_hf")
     subprocess.run([sys.executable, "docs/settings.py"], cwd=folder, check=True, env=environment())
-    subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, check=True, env=environment())
+    published = {**environment(), "REPOSITORY_URL": REPOSITORY}
+    subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, check=True, env=published)
     return folder / "site"
 
 
@@ -114,3 +126,53 @@ def test_links_of_the_built_site_lead_somewhere(site):
             assert file.exists(), f"{page.relative_to(site)}: {target}"
             if anchor and file in pages:
                 assert f'id="{anchor}"' in html.unescape(pages[file]), f"{page.relative_to(site)}: {target}"
+
+
+@pytest.mark.slow
+def test_the_site_has_its_pages_and_records_alone(site):
+    assert [file.name for file in site.rglob("*.py")] == []
+
+
+@pytest.mark.slow
+def test_every_page_links_to_the_repository(site):
+    assert [page for page in site.rglob("index.html") if REPOSITORY not in page.read_text(encoding="utf-8")] == []
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = find_browser()
+    if found is None:
+        pytest.skip("pages are laid out in Chromium or Chrome: apt-get install chromium")
+    return found
+
+
+@pytest.mark.slow
+def test_no_page_scrolls_sideways_or_fetches_from_elsewhere(site, browser):
+    problems = problems_of_pages(browser, site, WIDTHS)
+    assert problems.keys() == {f"/{page.relative_to(site).as_posix()}" for page in site.rglob("index.html")}
+    assert {page: found for page, found in problems.items() if found} == {}
+
+
+WIDE_TABLE = '<table><tr><td><div style="width: 3000px">wide</div></td></tr></table>'
+WIDE_IMAGE = '<img src="../assets/images/favicon.png" style="width: 3000px; max-width: none">'
+ADDED = {
+    "wide block": ('<div style="width: 3000px">wide</div>', "390 px: the page is 30"),
+    "wide table": (f"<style>article * {{ overflow: visible !important }}</style>{WIDE_TABLE}", "390 px: a TABLE ends"),
+    "cut off": (f"<style>body {{ overflow: hidden }}</style>{WIDE_IMAGE}", "1400 px: a IMG ends"),
+    "remote script": ('<script src="https://example.org/tracker.js"></script>', "fetches https://example.org/tracker"),
+    "lost image": ('<img src="lost.png">', "does not show http://127.0.0.1"),
+}
+
+
+@pytest.mark.slow
+def test_a_page_that_does_not_fit_is_seen(site, browser, tmp_path):
+    page = (site / "baselines" / "index.html").read_text(encoding="utf-8")
+    shutil.copytree(site / "assets", tmp_path / "assets")
+    shutil.copy(site / "wide.css", tmp_path)
+    for name, (added, _) in {**ADDED, "fits": (WIDE_TABLE, "")}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").write_text(page.replace("</article>", f"{added}</article>"), encoding="utf-8")
+    problems = problems_of_pages(browser, tmp_path, WIDTHS)
+    assert problems["/fits/index.html"] == []
+    for name, (_, problem) in ADDED.items():
+        assert any(problem in one for one in problems[f"/{name}/index.html"]), (name, problems)

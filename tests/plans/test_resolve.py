@@ -50,7 +50,13 @@ def test_the_shapes_of_the_presets():
     }
 
 
-@pytest.mark.parametrize("share", [0.25, ".25", "25%", "25 %", "1/4", " 1 / 4 "])
+@pytest.mark.parametrize("share", [1.5, "150%", "3/2"])
+def test_a_share_over_one_is_refused_as_a_budget(share):
+    with pytest.raises(ValueError, match=r"student='macs=1\.5' is out of this teacher's reach"):
+        resolve_plan(share, BASE)
+
+
+@pytest.mark.parametrize("share", [0.25, ".25", "25%", "25 %", "1/4", "2/8", " 1 / 4 "])
 def test_a_bare_share_is_one_of_macs(share):
     assert resolve_plan(share, BASE) == resolve_plan("macs=0.25", BASE)
 
@@ -106,7 +112,7 @@ def test_the_teachers_own_widths_are_a_plan():
         ("{}", "student plan has no key but lacks hidden_size"),
         ('{"hidden_size": 32.0, "num_attention_heads": 4, "intermediate_size": 96}', "hidden_size=32.0 is no integer"),
         (None, "student plan is None"),
-        (3, "student plan is 3"),
+        (3, "student='macs=3' is out of this teacher's reach"),
         (["homobert-tiny"], r"student plan is \['homobert-tiny'\]"),
         (UNIFORM | {"num_heads": 4}, "unknown key 'num_heads'; nearest valid: 'num_attention_heads'"),
         (

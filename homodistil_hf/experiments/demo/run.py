@@ -1,4 +1,4 @@
-"""`homodistil demo`: a real teacher, its HomoDistil student and the same width pruned at once, in one honest table.
+"""`homodistil demo`: a real teacher, its HomoDistil student and the same widths from scratch, in one honest table.
 
 Everything is a function of settings and seed, never of a clock. The teacher comes with the package;
 `examples/make_demo_teacher.py` made it, and `text.py` finds the text. Until all is done, `training/` has checkpoints:
@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForMaskedLM, AutoTokenizer, ProgressCallback, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_output
+from ...export.facts import LATENCY
+from ...export.outcome import outcome_line
 from ...export.report import write_report
 from ...export.run_records import REPORT_FILE
 from ...export.student_in_folder import RESULTS_FILE
@@ -39,6 +41,7 @@ from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.checks import existing_files
 from ...training.distillation_trainer import DistillationTrainer
+from ...training.progress import ShortProgress
 from ...training.run_folder import folder_claimed
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
@@ -47,15 +50,20 @@ TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 PLOT_FILE = "discrepancy.png"
 _TRAINING_FOLDER = "training"
-_STUDENTS = {"student": "homodistil", "at_once": "one_shot"}
+_STUDENTS = {"student": "homodistil", "scratch": "scratch"}
 """Student → method."""
-_HOW = {"student": "HomoDistil, pruned a little at a time", "at_once": "pruned before the first step"}
+_HOW = {
+    "student": "HomoDistil, pruned a little at a time",
+    "scratch": "from random weights, on masked words alone",
+}
+_METRICS = ("kl", "mlm_accuracy")
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
 _LEGEND = f"""
 teacher: comes with the package. student: HomoDistil, pruned a little at a time while it is distilled.
-at_once: same widths and steps, pruned before the first step (method one_shot), so its first steps compute less.
+scratch: same widths, steps and text, from random weights and without the teacher, so a step computes less.
+Pruned at once (method one_shot), a student ends about as near in so short a run; docs/results.md compares methods.
 encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
 KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
 Both are of text that none of the three was trained on."""
@@ -122,9 +130,22 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     write_report(folder / _TRAINING_FOLDER / "student", folder / "student", output=folder / REPORT_FILE)
     remove_folder(folder / _TRAINING_FOLDER)
     _print_outcome(folder, rows, curves)
-    print(f"the student's report: {folder / REPORT_FILE}")
-    print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{next_steps(folder)}")
+    print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{verdict(rows)}\n{folder / REPORT_FILE}\n")
+    print(next_steps(folder))
     return rows
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """Two lines: what the student has won, and what the same size from scratch keeps."""
+    teacher, student, _ = rows
+    found = [{"mlm_accuracy": row["mlm_accuracy"]} for row in rows]
+    latency = {"teacher_ms": teacher["latency_ms"], "student_ms": student["latency_ms"]}
+    facts = {"teacher": teacher, "student": student, LATENCY: latency, "teacher_evaluation": found[0]}
+    from_scratch = {"teacher_evaluation": found[0], "evaluation": found[2]}
+    return (
+        f"student: {outcome_line(facts | {'evaluation': found[1]})}\n"
+        f"the same size from scratch: {outcome_line(from_scratch)}"
+    )
 
 
 def next_steps(folder: Path) -> str:
@@ -200,49 +221,37 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
         processing_class=AutoTokenizer.from_pretrained(folder / "teacher"),
     )
     trainer.run_folder.how_to_resume = "the same command"
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_ShortProgress)
     trainer.train(checkpoint)
+    trainer.remove_callback(ShortProgress)  # the outcome is told below, of the folder that stays
     trainer.evaluate()
     trainer.evaluate_teacher()
     trainer.export(folder / name)
     return trainer
 
 
-class _ShortProgress(ProgressCallback):
-    """Trainer's bar of training alone, with one number an evaluation instead of a dictionary."""
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show no bar."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and "eval_kl" in (logs or {}):
-            kl, whole = max(logs["eval_kl"], 0.0), ", nothing pruned yet" * (state.global_step == 0)
-            self.training_bar.write(f"     step {state.global_step}: held-out KL {kl:.3f} nats{whole}")
-
-
-def _training_arguments(kind: type[HomoDistilTrainer], output_dir: str, settings: DemoSettings) -> Any:
+def _training_arguments(kind: type[DistillationTrainer], output_dir: str, settings: DemoSettings) -> Any:
     tenth = max(1, settings.max_steps // 10)
+    # Students of this small teacher end so near to it that the default would drown out the KL.
+    weights: dict[str, Any] = {"hidden_weight": 10.0} if issubclass(kind, HomoDistilTrainer) else {}
     return kind.arguments_class(
         output_dir=output_dir,
         student=settings.student,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        # Students of this small teacher end so near to it that the default would drown out the KL.
-        hidden_weight=10.0,
         bf16=multiplies_bfloat16(torch.device("cpu")),
         use_cpu=True,
         seed=settings.seed,
         eval_strategy="steps",
         eval_steps=tenth,
         eval_on_start=True,
-        logging_steps=tenth,
+        logging_strategy="no",
         save_strategy="steps",
         save_steps=settings.max_steps,
         overwrite_output_dir=True,
         report_to="none",
         dataloader_pin_memory=False,
+        **weights,
     )
 
 
@@ -266,7 +275,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
             "name": name,
             **{cost: model_facts(model)[cost] for cost in MODEL_COSTS},
             "latency_ms": round(latencies[name]["median_ms"], 3),
-            **{metric: measured[name][metric] for metric in ("kl", "mlm_accuracy")},
+            **{metric: measured[name][metric] for metric in _METRICS},
         }
         for name, model in models.items()
     ]

@@ -142,7 +142,10 @@ class EmbeddingRun(StudentRun):
             Layers(layers).of(config.num_hidden_layers)
         if settings.training.student is None and layers is None and isinstance(source, VectorsSource):
             return EmbeddingInputs(config, source.tokenizer, widths_of(config), source)
-        plan = resolve_student(settings.training, config, has_all_layers=layers is None)
+        if layers is None:
+            plan = self.trainer_class.plan_of(settings.training, config)
+        else:
+            plan = resolve_student(settings.training, config, has_all_layers=False)
         return EmbeddingInputs(config, source.tokenizer, plan, source)
 
     def arguments(self, settings: RunConfig, inputs: EmbeddingInputs, train: Any) -> Any:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
-from ...files.field_checks import check_fields, refuse_without_part, setting
+from ...files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_number
 from ...models.architectures.modeling_layerwise import LayerwiseModel
@@ -72,6 +72,7 @@ _NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass(frozen=True)
+@describe_settings
 class GradientFreeSettings:
     """Settings of [`prune_gradient_free`]; each field has the `origin` of its default.
 

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 import torch
 from run_traces import SaveAt, logs_of
+from tiny_files import write_config
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
+from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.student import student_run
 from homodistil_hf.methods.baselines.one_shot import PrunedFirstTrainer
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest
@@ -157,6 +160,25 @@ def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
     trainer.begin_training()
     trainer.begin_step()
     assert trainer.kept == trainer.plan
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "pruned_first"}, r"importance_metric='magnitude' .* name the layers that stay: kept_layers=\[0\]"),
+        ({"importance_metric": "magnitude"}, "and whole layers have none of their own"),
+        ({"kept_layers": [0, 1]}, r"kept_layers=\[0, 1\]: student asks for 1 of 2 layers"),
+        ({"kept_layers": [2]}, r"kept_layers=\[2\]: student asks for 1 of 2 layers; expected 1 of 0 … 1"),
+    ],
+)
+def test_layers_that_can_not_be_chosen_are_refused_before_any_text_is_read(tmp_path, settings, message):
+    student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+    config = write_config(tmp_path, student=student | {"num_hidden_layers": 1}, **settings)
+    (tmp_path / "train.txt").unlink()
+    (tmp_path / "teacher" / "model.safetensors").unlink()
+    run = parse_run([str(config)])
+    with pytest.raises(ValueError, match=message):
+        student_run(run).inputs(run)
 
 
 def test_settings_given_are_left_alone_and_serve_the_next_trainer(make_trainer):

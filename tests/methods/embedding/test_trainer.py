@@ -254,6 +254,12 @@ def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
         make_embedding_trainer(layers=layers, student="macs=0.5")
 
 
+def test_layers_are_named_once(make_embedding_trainer):
+    message = r"kept_layers='\[0\]' .*the student begins with the layers that it keeps; leave it out"
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(layers=1, kept_layers=[0], student="macs=0.5", width_multiple=1)
+
+
 @pytest.mark.parametrize("dense", [None, 24])
 def test_vectors_along_principal_axes(make_embedding_trainer, tmp_path, dense):
     folder = make_sentence_folder(tmp_path / "model", dense=dense)
