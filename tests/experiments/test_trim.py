@@ -139,7 +139,7 @@ def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
     rounds = {"max_steps": 4, "per_device_train_batch_size": 8}
     assert distill(write_config(tmp_path, vocabulary="keep=40", further_pretraining=rounds)) == 0
     source = json.loads((tmp_path / "run" / "trimmed_teacher" / "trimming.json").read_text())["source"]
-    assert source["model"] == "student"
+    assert source["model"] == "further_pretraining"
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.vocab_size == 40
 
 
