@@ -28,7 +28,6 @@ DOCS = Path("docs")
 RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
 BASE = "bert-base-bfloat16"
-PLATON = "teacher6x384-bfloat16-platon"  # a metric that was measured and dropped; its record stays
 GPU_MISSING = """\
 Not measured: no CUDA device was at hand. `python -m benchmarks.speed.bench --cases gpu-1024 gpu-2048 gpu-4096`
 measures BERT-base with these micro-batches × 128 in bfloat16, teacher and student compiled, at six places of the
@@ -143,7 +142,7 @@ def base_goals(results: Mapping[str, Any]) -> list[Goal]:
 def pruning_goals(speed: Mapping[str, Any]) -> list[Goal]:
     """Scores, choices of masks and slicing."""
     found = []
-    for name, limit in ((SHIPPED, 0.03), (BASE, 0.03), (PLATON, 0.06)):
+    for name, limit in ((SHIPPED, 0.03), (BASE, 0.03)):
         if name in speed:
             whole, largest = speed[name]["schedule"]["pruning"]["fraction"], pruning_share(speed[name])
             measured = f"{whole:.1%}; while pruning, at its largest {largest:.1%}"

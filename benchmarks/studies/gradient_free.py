@@ -1,12 +1,12 @@
-"""Pruning without labels or gradients: its kernel on a real model, time and memory, quality beside baselines.
+"""Pruning without labels or gradients: time and memory, quality beside baselines.
 
 The baseline with labels follows the formula of the mask search of Kwon et al. 2022: a filter's score is the sum over
-labelled samples of (∂loss/∂mask)², at masks of one. Kernel, time and memory are of benchmarks/studies/gradient_free.py
+labelled samples of (∂loss/∂mask)², at masks of one. Time and memory are of benchmarks/studies/gradient_free.py
 at commit f5db6bb, the rows on quality, after hours of fine-tuning, of benchmarks/gradient_free.py at commit 7db6fe1.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -48,13 +48,6 @@ def speed_table(results: Mapping[str, Any]) -> list[str]:
     return markdown_table(["", "time", "memory above the model"], cells)
 
 
-def kernel_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The first layer and the last; those between are as the first."""
-    ends = [row for row in rows if row["layer"] in (rows[0]["layer"], rows[-1]["layer"])]
-    return markdown_table(list(rows[0]), [list(map(str, row.values())) for row in ends])
-
-
-KERNEL = Study(RESULTS / "gradient_free_kernel.json", PAGE, lambda rows: {"kernel": kernel_table(rows)})
 SPEED = Study(RESULTS / "gradient_free_speed.json", PAGE, lambda record: {"speed": speed_table(record)})
 QUALITY = Study(
     RESULTS / "gradient_free_quality.json", PAGE, lambda record: {"quality": quality_table(record["rows"])}

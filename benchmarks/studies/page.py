@@ -24,7 +24,6 @@ STUDIES = (
         "embeddings.STUDY",
         "first_screen.STUDY",
         "further_pretraining.STUDY",
-        "gradient_free.KERNEL",
     ),
     *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.MULTILINGUAL", "tasks.STUDY", "vocabulary.STUDY"),
 )
