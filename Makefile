@@ -33,7 +33,7 @@ COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: $(VENV)/.installed-report  ## distil a small teacher, print the table (about a minute on 2 cores)
+demo: $(VENV)/.installed-report  ## distil a small teacher, print the table (a minute and a half on 2 cores)
 	$(BIN)/homodistil demo $(DEMO_ARGS)
 
 bench: $(VENV)/.installed-report  ## measure how fast training is on this machine (some minutes on 2 cores)

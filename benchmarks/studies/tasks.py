@@ -195,13 +195,13 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for row in rows:
         if not row["settings"]:
-            place = row["task"], row["metric"], row["rows"], row["size"], f"{row['teacher']:.3f}"
+            place = f"{row['task']}, {row['metric']}", row["rows"], row["size"], f"{row['teacher']:.3f}"
             found.setdefault(place, {}).setdefault(row["way"], []).append(row["student"])
     cells = [
         [*map(str, place), *(f"{Spread.of(ways[way]):.3f}" if way in ways else "–" for way in WAYS)]
         for place, ways in found.items()
     ]
-    return {"ways": markdown_table(["task", "metric", "rows", "encoder MACs", "teacher", *WAYS], cells)}
+    return {"ways": markdown_table(["task", "rows", "encoder MACs", "teacher", *WAYS], cells)}
 
 
 STUDY = Study(RECORD, PAGE, tables)
