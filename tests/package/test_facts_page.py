@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from methods_here import needs
-from tiny_embeddings import make_sentence_folder
 from tiny_models import make_teacher
 from transformers import BertForSequenceClassification
 
@@ -21,6 +20,8 @@ pytestmark = [needs("binarization"), needs("embedding")]  # whose exports have k
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The facts of an export of each kind, with all that the teacher's may have."""
+    from tiny_embeddings import make_sentence_folder
+
     from homodistil_hf.methods.binarization.binarizing import to_binary
     from homodistil_hf.methods.binarization.folder import export_packed
     from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair

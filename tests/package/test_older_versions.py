@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from methods_here import needs
 from tiny_architectures import tiny_architecture_teacher
-from tiny_embeddings import make_sentence_folder
 from tiny_models import tiny_tokenizer
 
 from homodistil_hf import export_student
@@ -67,6 +66,8 @@ def test_transformers_4_gives_the_logits_of_every_head(tmp_path):
 
 @needs("embedding")
 def test_sentence_transformers_5_gives_the_vectors(tmp_path):
+    from tiny_embeddings import make_sentence_folder
+
     from homodistil_hf.methods.embedding.folder import export_embedding_model
     from homodistil_hf.methods.embedding.reading import load_embedding_model
 
