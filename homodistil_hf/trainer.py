@@ -137,8 +137,9 @@ class HomoDistilTrainer(DistillationTrainer):
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
         """Also start from a small model, where its teacher is fine-tuned; a general one gets a head."""
-        own_widths = None if isinstance(model, str) else widths_of(model.config)
-        is_pruned = self.args.student is not None if plan is None else plan != own_widths
+        is_pruned = self.args.student is not None
+        if plan is not None:
+            is_pruned = not isinstance(model, PreTrainedModel) or plan != widths_of(model.config)
         how = {"token": self.args.hub_token, "seed": self.args.seed, "is_pruned": is_pruned}
         self.pair = pair = started_pair(model, teacher_model, **how)
         if pair is not None:

@@ -278,7 +278,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
         ),
         ({"student": STUDENTS[::-1]}, "student '20-2x6-40' hidden_size=20 is wider than that of"),
         ({"student": []}, r"student=\[\] is no list of students; expected such as"),
-        ({"student": ["macs=0.5", 3]}, "student=.* is no list of students"),
+        ({"student": ["macs=0.5", 3]}, "student='macs=3' is out of this teacher's reach"),
     ],
 )
 def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, message):

@@ -87,7 +87,7 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         "teacher has class=HomoBertForTokenClassification, the student HomoBertForSequenceClassification",
     ),
     "teacher of a task without its rows": (
-        lambda make: make(teacher_model=make_teacher("token_classification"), student=None),
+        lambda make: make(teacher_model=make_teacher("token_classification"), student=None, num_scoring_batches=16),
         "train_dataset has the columns input_ids, example_id, but not labels",
     ),
     "tokenizer of another vocabulary": (lambda make: make(model=make_teacher(vocab_size=90)), "96.*90|90.*96"),

@@ -58,7 +58,7 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["size_bytes"] == results["size_bytes"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| 1-bit activations | " in card
-    assert "Binarized beside `model`" in card
+    assert "Binarized beside `float`" in card
     write_report(tmp_path / "run")
     smaller, kept, page = re.split("[,;] ", closing_line(tmp_path / "run"))
     float_bytes = 4 * sum(tensor.numel() for tensor in load_file(f"{rows['model']}/model.safetensors").values())

@@ -72,7 +72,7 @@ def test_one_json_further_pre_trains_a_teacher_and_distils_it(tmp_path):
     run = tmp_path / "run"
     teacher = run / "further_pretraining" / "student"
     facts = json.loads((run / "student" / "facts.json").read_text())
-    assert facts["teacher"]["name"] == "student"
+    assert facts["teacher"]["name"] == "further_pretraining"
     assert json.loads((run / "settings.json").read_text())["teacher"] == str(teacher)
     inner = json.loads((run / "further_pretraining" / "settings.json").read_text())
     assert (inner["max_steps"], inner["teacher"]) == (4, str(tmp_path / "teacher"))
