@@ -197,11 +197,12 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         if not row["settings"]:
             place = f"{row['task']}, {row['metric']}", row["rows"], row["size"], f"{row['teacher']:.3f}"
             found.setdefault(place, {}).setdefault(row["way"], []).append(row["student"])
+    ways = [way for way in WAYS if any(way in scores for scores in found.values())]
     cells = [
-        [*map(str, place), *(f"{Spread.of(ways[way]):.3f}" if way in ways else "–" for way in WAYS)]
-        for place, ways in found.items()
+        [*map(str, place), *(f"{Spread.of(scores[way]):.3f}" if way in scores else "–" for way in ways)]
+        for place, scores in found.items()
     ]
-    return {"ways": markdown_table(["task", "rows", "encoder MACs", "teacher", *WAYS], cells)}
+    return {"ways": markdown_table(["task", "rows", "encoder MACs", "teacher", *ways], cells)}
 
 
 STUDY = Study(RECORD, PAGE, tables)
