@@ -29,12 +29,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .evaluation.small_start import NUM_FITTING_BATCHES, StartedPair, fit_to_teacher, started_pair
+from .evaluation.small_start import NUM_FITTING_BATCHES, fit_to_teacher, started_pair
 from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
+from .files.provenance import public_name
 from .files.tensors import load_tensors
 from .homodistil_args import (
     LAYER_SETTINGS,
@@ -130,8 +131,10 @@ class HomoDistilTrainer(DistillationTrainer):
     )
     schedule: PruningSchedule
 
-    pair: StartedPair | None = None
-    """The small model that the student starts from, where it keeps its widths, and its fine-tuned teacher."""
+    starts_small = False
+    """Whether the student started from a small model, beside a fine-tuned teacher."""
+    has_fresh_head = False
+    """Whether that model was general, so that the student has an untrained head."""
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
@@ -141,11 +144,12 @@ class HomoDistilTrainer(DistillationTrainer):
         if plan is not None:
             is_pruned = not isinstance(model, PreTrainedModel) or plan != widths_of(model.config)
         how = {"token": self.args.hub_token, "seed": self.args.seed, "is_pruned": is_pruned}
-        self.pair = pair = started_pair(model, teacher_model, **how)
+        pair = started_pair(model, teacher_model, **how)
         if pair is not None:
+            self.starts_small, self.has_fresh_head = True, pair.has_fresh_head
             self.card = _FROM_GENERAL if pair.has_fresh_head else _FROM_TASK
             model, teacher_model = pair.student, pair.teacher
-            self.started_as = Path(model.name_or_path).name or None
+            self.started_as = public_name(model.name_or_path) or None
             if not is_pruned:
                 remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
                 refuse_without_part(self.args, remedies, run="a run that keeps the widths of model")
@@ -273,13 +277,13 @@ class HomoDistilTrainer(DistillationTrainer):
 
         Before that, fit the projections of a small start.
         """
-        if self.pair is not None:
-            self._fit_to_teacher(self.pair.has_fresh_head)
+        if self.starts_small:
+            self._fit_to_teacher()
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
-    def _fit_to_teacher(self, has_fresh_head: bool) -> None:
+    def _fit_to_teacher(self) -> None:
         """Let the student's projections start with what fits best over the first batches of all ranks."""
         fit_to_teacher(
             self.model,
@@ -287,7 +291,7 @@ class HomoDistilTrainer(DistillationTrainer):
             task=self.distillation.task,
             batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
             reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
-            has_fresh_head=has_fresh_head,
+            has_fresh_head=self.has_fresh_head,
         )
 
     def _score_units(self) -> None:

@@ -44,7 +44,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     """
     run, training = settings.run, settings.training
     start, token = run.start, training.hub_token
-    folder, _ = folder_of_start(start)
+    folder, is_export = folder_of_start(start)
     config = load_encoder_config(folder, token=token, argument="start")
     compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
     if is_of_a_task(config.architectures[0]):  # else it gets a head of the teacher's kind
@@ -62,7 +62,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     _check_words(start, load_tokenizer(folder, token=token, argument="start"), run.teacher, tokenizer)
     if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
         raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
-    plan = widths_of_start(start, token=token)
+    plan = _widths_in(Path(folder), config, is_export)
     if plan == widths_of(teacher):
         raise ValueError(
             f"start={start!r} is as wide as the teacher {run.teacher!r}; start from a smaller model, or set "
@@ -74,8 +74,11 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
 def widths_of_start(start: str, *, token: str | None = None) -> WidthPlan:
     """The widths that a student keeps which starts from this model; of an export without padding."""
     folder, is_export = folder_of_start(start)
-    config = load_encoder_config(folder, token=token, argument="start")
-    forms = read_export_facts(Path(folder))["forms"] if is_export else None
+    return _widths_in(Path(folder), load_encoder_config(folder, token=token, argument="start"), is_export)
+
+
+def _widths_in(folder: Path, config: PreTrainedConfig, is_export: bool) -> WidthPlan:
+    forms = read_export_facts(folder)["forms"] if is_export else None
     return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
 
 

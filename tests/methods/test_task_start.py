@@ -89,7 +89,7 @@ def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
     assert results["rows"]["kind"] == KINDS[name][0]
     assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
     facts = read_facts(Path(settings["output_dir"]) / "student")
-    assert facts["settings"]["started_as"] == "student"
+    assert facts["settings"]["started_as"] == general.name
     assert (
         "starting from a smaller general model" in (Path(settings["output_dir"]) / "student" / "README.md").read_text()
     )
@@ -212,7 +212,8 @@ def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
     how = {"teacher_model": settings["teacher"], "train_dataset": rows, **KEEPS_WIDTHS}
     trainer = make_trainer(model=str(tmp_path / "pruned" / "student"), max_steps=1, **how)
     trainer.train()
-    assert not trainer.pair.has_fresh_head
+    assert trainer.starts_small
+    assert not trainer.has_fresh_head
     assert trainer.dense_student().config.hidden_size == 16
 
 
