@@ -25,8 +25,9 @@ class Finetune(SettingsCommand):
 
     def run_with(self, settings: Any) -> int:
         """Fine-tune, print what was measured, and write the report."""
-        from ..evaluation.own_task import MODEL_FOLDER, fine_tune_own
+        from ..evaluation.own_task import fine_tune_own
         from ..export.report import closing_line, try_report
+        from ..files.run_names import MODEL_FOLDER
 
         results = fine_tune_own(settings, log_progress)
         metrics = figures_line(results["metrics"])

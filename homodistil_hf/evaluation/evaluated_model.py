@@ -19,9 +19,10 @@ from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
-from ..export.student_in_folder import STUDENT_FOLDER, StudentIn, checkpoint_student, student_in
+from ..export.student_in_folder import StudentIn, checkpoint_student, student_in
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, write_text
+from ..files.run_names import STUDENT_FOLDER
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest

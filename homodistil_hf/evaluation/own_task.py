@@ -25,12 +25,12 @@ from ..data.corpus import local_files
 from ..data.task_rows.encoding import length_of_rows
 from ..data.task_rows.reading import SEPARATORS, check_columns, load_rows, table_of
 from ..distillation.task_scores import class_scores
-from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
 from ..files.folders import check_writable, remove_folder
 from ..files.messages import short_repr
+from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import read_json_object, read_json_rows, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
@@ -50,7 +50,6 @@ from .task_runs import best_rate, training_rows, with_held_out, with_length
 
 logger = logging.getLogger(__name__)
 
-MODEL_FOLDER = "model"
 _TRAINING_FOLDER = "training"
 _SAVE_STEPS = 500
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise

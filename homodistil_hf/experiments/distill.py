@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..export.report import try_report
-from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.checkpoints import sorted_checkpoints
+from ..files.run_names import STUDENT_FOLDER
 from ..methods.registry import TEACHER_RUNS, run_of
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig

@@ -20,11 +20,11 @@ from ..export.export_folder import check_output
 from ..export.facts import FACTS_FILE
 from ..export.hub import ensure_repo, push_export
 from ..export.report import try_report
-from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
 from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
+from ..files.run_names import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import fits, read_json_object, write_json
 from ..methods.run import RunInputs
 from ..methods.run_arguments import Log, RunConfig

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..export.export_folder import check_output
 from ..export.facts import CHANGED, DATA, read_facts
-from ..export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.checkpoints import sorted_checkpoints
 from ..files.provenance import public_name, version_facts
+from ..files.run_names import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import write_json
 from ..methods.registry import run_of
 from ..methods.run import StudentRun

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..files.checkpoints import sorted_checkpoints
+from ..files.run_names import MODEL_FOLDERS, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER, run_of_model
 from ..files.strict_json import fits, is_int, is_number, read_json, read_json_object
 from .charts import Line
 from .facts import CARD_FILE, DATA, FACTS_FILE
-from .student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 
 REPORT_FILE = "report.html"
 STATE_OF_TRAINER = "trainer_state.json"
 """Trainer's file of logs."""
 LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
 """What a run leaves in its folder even if it saves nothing."""
-_MODEL_FOLDERS = (STUDENT_FOLDER, "model")
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 
 
@@ -76,8 +75,8 @@ def read_records(folder: str | Path, student: str | Path | None = None) -> RunRe
     place = Path(folder)
     if not place.is_dir():
         raise ValueError(f"folder={str(folder)!r} does not exist; name the output_dir of a run")
-    if (place / FACTS_FILE).is_file() and place.name in _MODEL_FOLDERS and (place.parent / RESULTS_FILE).is_file():
-        place = place.parent
+    if (place / FACTS_FILE).is_file():
+        place = run_of_model(place) or place
     records = _read(place, None if student is None else Path(student))
     if not (records.results or records.facts or records.logs or any(part.logs for part in records.parts)):
         raise ValueError(
@@ -92,7 +91,7 @@ def _read(folder: Path, student: Path | None = None) -> RunRecords:
     parts = (_read(folder / name) for name in sorted(names, key=lambda name: (len(name.split("-")[0]), name)))
     parts_with_records = tuple(part for part in parts if part.logs or part.facts)
     if student is None:
-        student = next((folder / name for name in _MODEL_FOLDERS if (folder / name).is_dir()), None)
+        student = next((folder / name for name in MODEL_FOLDERS if (folder / name).is_dir()), None)
     if student is None and parts_with_records:
         student = parts_with_records[-1].student
     results = _results(folder / RESULTS_FILE)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from transformers.utils import CONFIG_NAME
 
 from ..files.checkpoints import SCORES_FILE, STATE_FILE, VerifiedCheckpoint, check_manifest, last_verified
+from ..files.run_names import SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
 from ..models.architectures import HEADS
@@ -30,9 +31,6 @@ from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
 
 logger = logging.getLogger(__name__)
-RESULTS_FILE = "results.json"
-SETTINGS_FILE = "settings.json"
-STUDENT_FOLDER = "student"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from ..version import __version__
+from .run_names import run_of_model
 
 
 def version_facts() -> dict[str, str]:
@@ -22,20 +23,15 @@ def version_facts() -> dict[str, str]:
     }
 
 
-_MODELS_OF_RUNS = ("model", "student")
-
-
 def public_name(source: str) -> str:
     """Return the name of a model, file or glob for other readers: without its path on this machine.
 
-    Of the folders that commands write for a model in their output, it is the output's.
+    Of a model that a run has written into its folder, it is the run's.
 
     Example:
     ```python
     >>> public_name("/home/me/models/my-bert"), public_name("google-bert/bert-base-uncased")
     ('my-bert', 'google-bert/bert-base-uncased')
-    >>> public_name("/home/me/runs/emotions/model")
-    'emotions'
 
     ```
     """
@@ -43,7 +39,7 @@ def public_name(source: str) -> str:
     if not is_local:
         return source
     path = Path(source).resolve()
-    return (path.parent if path.name in _MODELS_OF_RUNS else path).name
+    return (run_of_model(path) or path).name
 
 
 def machine_facts() -> dict[str, Any]:

@@ -15,10 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..distillation.projections import Projections
 from ..export.export_folder import load_export
-from ..export.student_in_folder import STUDENT_FOLDER
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import PROJECTIONS_FILE
 from ..files.messages import short_repr
+from ..files.run_names import STUDENT_FOLDER
 from ..files.settings import SettingsParser, build, differing
 from ..files.strict_json import parse_json
 from ..files.tensors import load_tensors

@@ -28,10 +28,10 @@ from ...export.facts import LATENCY
 from ...export.outcome import outcome_line
 from ...export.report import write_report
 from ...export.run_records import REPORT_FILE
-from ...export.student_in_folder import RESULTS_FILE
 from ...files.checkpoints import last_verified
 from ...files.folders import check_writable, remove_folder
 from ...files.provenance import version_facts
+from ...files.run_names import RESULTS_FILE
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
 from ...methods.registry import METHODS
@@ -57,7 +57,6 @@ _HOW = {
     "at_once": "pruned before the first step",
     "scratch": "from random weights, on masked words alone",
 }
-_METRICS = ("kl", "mlm_accuracy")
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
@@ -277,7 +276,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
             "name": name,
             **{cost: model_facts(model)[cost] for cost in MODEL_COSTS},
             "latency_ms": round(latencies[name]["median_ms"], 3),
-            **{metric: measured[name][metric] for metric in _METRICS},
+            **{metric: measured[name][metric] for metric in ("kl", "mlm_accuracy")},
         }
         for name, model in models.items()
     ]

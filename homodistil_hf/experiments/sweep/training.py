@@ -17,11 +17,11 @@ from ...evaluation.fine_tuning import GlueSettings, settings_from
 from ...evaluation.glue import evaluate_glue
 from ...evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
 from ...export.facts import read_facts
-from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.checkpoints import last_verified, sorted_checkpoints
 from ...files.folders import remove_folder, write_text
 from ...files.messages import nearest_name, short_repr
 from ...files.provenance import machine_facts
+from ...files.run_names import STUDENT_FOLDER
 from ...files.strict_json import fits, is_int, read_json_object
 from ...homodistil_args import PRUNING_KINDS
 from ...methods.masked_words import MaskedWordsRun

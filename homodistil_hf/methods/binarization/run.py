@@ -18,7 +18,6 @@ from transformers.utils import CONFIG_NAME
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import collator_of, training_arguments
 from ...evaluation.own_task import (
-    MODEL_FOLDER,
     OwnTaskSettings,
     are_numbered,
     check_labels,
@@ -31,13 +30,13 @@ from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import training_rows, with_length
 from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
-from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
 from ...files.field_checks import setting
 from ...files.folders import check_writable, remove_folder
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
+from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ...files.settings import build, differing
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE

@@ -16,10 +16,10 @@ from ...data.corpus import hold_out
 from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
-from ...export.student_in_folder import STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
+from ...files.run_names import STUDENT_FOLDER
 from ...files.tensors import load_tensors
 from ...models.architectures import architecture_of
 from ...models.conversion import to_student

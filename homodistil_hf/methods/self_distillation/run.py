@@ -21,12 +21,12 @@ from ...export.card import fill_card, run_texts
 from ...export.facts import CARD_FILE
 from ...export.hub import teacher_card
 from ...export.markdown import card_table, code_span
-from ...export.student_in_folder import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_verified, model_written
 from ...files.folders import remove_folder, write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
+from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ...files.strict_json import parse_json, read_json_object, write_json
 from ...files.tensors import check_weights
 from ...models.loading import (
@@ -48,7 +48,6 @@ from ..run_arguments import Log, RunArguments, RunConfig
 from .masked_models import IMAGE_CLASS, check_class, least_parameters
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
-_ROUND_MODEL = "model"
 RUN_FILE = "self_distillation.json"
 
 _CARD_SETTINGS = (
@@ -166,10 +165,10 @@ def _train_round(
 ) -> dict[str, Any]:
     """Train a round unless it is done; its folder then has the model."""
     folder = Path(args.output_dir or "", f"round-{number}")
-    if is_model_done(folder / _ROUND_MODEL):
+    if is_model_done(folder / MODEL_FOLDER):
         return read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
     own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
-    teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / _ROUND_MODEL))
+    teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / MODEL_FOLDER))
     trainer = SelfDistillTrainer(load(), own, teacher_model=teacher, **data)
     trainer.train(last_verified(folder) if args.resume_from_checkpoint else None)
     trainer.check_finite()
@@ -187,14 +186,14 @@ def _train_round(
 
 
 def _write_model(trainer: SelfDistillTrainer, folder: Path) -> None:
-    with model_written(folder / _ROUND_MODEL, remedy=_MAKE_ROOM) as aside:
+    with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
         trainer.model.save_pretrained(aside)
         if trainer.processing_class is not None:
             trainer.processing_class.save_pretrained(aside)
 
 
 def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
-    last = folder / f"round-{args.num_rounds}" / _ROUND_MODEL
+    last = folder / f"round-{args.num_rounds}" / MODEL_FOLDER
     with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
         shutil.copytree(last, aside, ignore=shutil.ignore_patterns(MANIFEST_NAME), dirs_exist_ok=True)
         values, _ = PreTrainedConfig.get_config_dict(aside)

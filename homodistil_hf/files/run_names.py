@@ -1,0 +1,16 @@
+"""Names in the folder of a run, and the run that a model's folder belongs to."""
+
+from pathlib import Path
+
+RESULTS_FILE = "results.json"
+SETTINGS_FILE = "settings.json"
+STUDENT_FOLDER = "student"
+"""Of the export of a distillation."""
+MODEL_FOLDER = "model"
+"""Of the model of a fine-tuning, a binarization or a round."""
+MODEL_FOLDERS = (STUDENT_FOLDER, MODEL_FOLDER)
+
+
+def run_of_model(folder: Path) -> Path | None:
+    """The folder of the run that wrote a model into its `student/` or `model/`, or None."""
+    return folder.parent if folder.name in MODEL_FOLDERS and (folder.parent / RESULTS_FILE).is_file() else None
