@@ -78,7 +78,7 @@ def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], l
                 shown = [f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}"] if costs else ["–", "–"]
                 cells.append([name, *shown, *(f"{100 * cell[measure]:.1f}" for cell in row.values())])
             headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
-            tables.append((f"{task}: {titles[measure]}", (headings, cells)))
+            tables.append((f"{task}: {titles[measure]}; ms in {found['runtime']}", (headings, cells)))
     return tables
 
 

@@ -26,8 +26,9 @@ from .cascade import best
 from .first_hits import load_queries
 from .folder import has_own_space, read_embedding_facts
 from .model import EmbeddingModel
+from .query_times import query_ms
 from .reading import load_embedding_model
-from .tasks import RetrievalTask, gains, load_tasks, query_ms
+from .tasks import RetrievalTask, gains, load_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,8 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
         say: takes lines for the user.
 
     Returns:
-        `dict`: `ms`, milliseconds of a query by `student` and `teacher`; `curves`: source → rows of [`curve`];
-        `choices`: source → [`choose_margin`], and `macs`, the mean share of the teacher's MACs.
+        `dict`: `ms`, milliseconds of a query by `student` and `teacher` in `runtime`; `curves`: source → rows of
+        [`curve`]; `choices`: source → [`choose_margin`], and `macs`, the mean share of the teacher's MACs.
 
     Raises:
         ValueError: no teacher, a student of another space, or queries that can't be used.
@@ -104,9 +105,10 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     student, teacher = _models(settings)
     tasks = _tasks(settings)
     macs = [model_facts(model.encoder)["encoder_macs"] for model in (student, teacher)]
-    ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
-    results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name), "ms": ms}
-    results |= {"wanted": settings.agreement, "curves": {}, "choices": {}, "versions": version_facts()}
+    runtime, ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
+    results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name)}
+    results |= {"ms": ms, "runtime": runtime, "wanted": settings.agreement, "curves": {}, "choices": {}}
+    results["versions"] = version_facts()
     for task in tasks:
         say(f"{task.name}: {len(task.queries):,} queries in an index of {len(task.documents):,}")
         found = _encoded(task, student, teacher)
@@ -233,7 +235,8 @@ def format_cascade(results: Mapping[str, Any]) -> str:
     parts = []
     for source, rows in results["curves"].items():
         has_answers = "ndcg_at_10" in rows[0]
-        table = [["to the teacher, %", "first hits as the teacher's, %", *["nDCG@10"] * has_answers, "ms a query"]]
+        headings = ["to the teacher, %", "first hits as the teacher's, %", *["nDCG@10"] * has_answers]
+        table = [[*headings, f"ms a query, {results['runtime']}"]]
         for row in rows:
             scores = [f"{100 * row['ndcg_at_10']:.1f}"] if has_answers else []
             table.append([f"{100 * row['share']:.0f}", f"{100 * row['agreement']:.1f}", *scores, f"{row['ms']:.1f}"])

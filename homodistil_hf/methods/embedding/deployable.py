@@ -75,7 +75,11 @@ def embedding_deployable(folder: str | Path) -> Deployable:
     Raises:
         ValueError: see [`load_embedding_model`].
     """
-    model = load_embedding_model(folder, argument="folder")
+    return deployable_of(load_embedding_model(folder, argument="folder"))
+
+
+def deployable_of(model: EmbeddingModel) -> Deployable:
+    """Make a loaded embedding model ready."""
     model = replace(model, dense=folded(model.dense))
     problem, settings = map_problem(model), model.settings
     has_states = not problem

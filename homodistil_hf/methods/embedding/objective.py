@@ -116,12 +116,17 @@ class EmbeddingDistillation(DistillationLoss):
         return self.student.projections.dense
 
 
-def pooled_by_teacher(teacher: FrozenTeacher, inputs: Mapping[str, Any], pooling: str) -> torch.Tensor:
-    """The states that a student's map leads to: the teacher's pooled ones in float32, or the vectors of the rows."""
+def pooled_by_teacher(
+    teacher: FrozenTeacher, inputs: Mapping[str, Any], pooling: str, *, exact: bool = True
+) -> torch.Tensor:
+    """The states that a student's map leads to: the teacher's pooled ones, or the vectors of the rows.
+
+    `exact`: float32 rather than the type that the teacher has in training.
+    """
     if VECTOR in inputs:
         return inputs[VECTOR]
     forward = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    states = teacher(exact=True, **forward).last_hidden_state
+    states = teacher(exact=exact, **forward).last_hidden_state
     return pooled(states.clone(), inputs.get("attention_mask"), pooling)
 
 

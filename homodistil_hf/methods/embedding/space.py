@@ -9,7 +9,8 @@ from typing import Any
 from ...models.cost import model_facts
 from .first_hits import first_hits
 from .model import EmbeddingModel
-from .tasks import RetrievalTask, query_ms, retrieval_scores
+from .query_times import query_ms
+from .tasks import RetrievalTask, retrieval_scores
 from .vectors import Encoder
 
 QUERIES = 400
@@ -24,9 +25,9 @@ def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) 
         tasks: queries and documents.
 
     Returns:
-        `dict`: `models`: name → `size_bytes` of the encoder and `ms` a query, of those that are here. `tasks`: task →
-        who encodes queries → who encoded the index → `first_hits`, the share that is the teacher's in its own index,
-        and `ndcg_at_10` where answers are known.
+        `dict`: `models`: name → `size_bytes` of the encoder and `ms` a query, of those that are here; `runtime` that
+        the times are of, see [`query_ms`]. `tasks`: task → who encodes queries → who encoded the index →
+        `first_hits`, the share that is the teacher's in its own index, and `ndcg_at_10` where answers are known.
 
     Raises:
         ValueError: vectors of different lengths.
@@ -35,11 +36,11 @@ def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) 
     if len(set(lengths.values())) > 1:
         raise ValueError(f"models have vectors of the lengths {lengths}; expected one space, of one length")
     here = {name: model for name, model in models.items() if isinstance(model, EmbeddingModel)}
-    ms = query_ms(here, tasks[0].queries)
+    runtime, ms = query_ms(here, tasks[0].queries)
     costs = {
         name: {"size_bytes": model_facts(model.encoder)["size_bytes"], "ms": ms[name]} for name, model in here.items()
     }
-    return {"models": costs, "tasks": {task.name: _pairings(models, task) for task in tasks}}
+    return {"models": costs, "runtime": runtime, "tasks": {task.name: _pairings(models, task) for task in tasks}}
 
 
 def _pairings(models: Mapping[str, Encoder], task: RetrievalTask) -> dict[str, dict[str, dict[str, float]]]:

@@ -7,8 +7,6 @@ Shapes: N pairs or questions, M documents, D channels.
 
 import importlib.util
 import math
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +19,9 @@ from datasets import Dataset
 from ...data.samples import drawn
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...files.messages import short_repr
-from .model import EmbeddingModel
 from .similarity import COSINE, pair_similarities, similarities
 
 NUM_BEST = 10
-_NUM_TIMED = 40
 
 
 @dataclass(frozen=True)
@@ -263,17 +259,6 @@ def _ranks(queries: torch.Tensor, documents: torch.Tensor, answers: list[int], s
     similarities_NM = similarities(queries.double(), documents.double(), similarity)
     right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
     return (similarities_NM >= right_N1).sum(1).double()
-
-
-def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> dict[str, float]:
-    """Median milliseconds that each model takes to encode one query, in turns; looking it up isn't in them."""
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    for query in queries[:_NUM_TIMED]:
-        for name, model in models.items():
-            since = time.perf_counter()
-            model.encode([query], prompt_name="query")
-            taken[name].append(1000 * (time.perf_counter() - since))
-    return {name: round(statistics.median(times), 3) for name, times in taken.items()}
 
 
 def _defined(score: float) -> float:

@@ -315,8 +315,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             num_texts += int(counts[0])
             mask_BT = batch.get("attention_mask")
             forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-            states = type(self.model).forward(self.model, **forward).last_hidden_state
-            target = pooled_by_teacher(distillation.teacher, batch, pooling).cpu().double()
+            with distillation.autocast():  # both as they are in training, two to three times as fast as in float32
+                states = type(self.model).forward(self.model, **forward).last_hidden_state
+            target = pooled_by_teacher(distillation.teacher, batch, pooling, exact=False).cpu().double()
             own = pooled(states, mask_BT, pooling).cpu().double()
             found = torch.cat([own.T @ own, own.T @ target], 1)
             sums = found if sums is None else sums + found

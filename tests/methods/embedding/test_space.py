@@ -39,7 +39,8 @@ def test_pairings_are_those_one_by_one(tmp_path):
     assert found["tasks"]["mine"]["half"]["teacher"]["first_hits"] < 1
     assert set(found["models"]["half"]) == {"size_bytes", "ms"}
     titles = [title for title, _ in space_tables(json.loads(json.dumps(found)))]
-    assert titles == ["mine: nDCG@10 × 100", "mine: first hits as the teacher's alone, %"]
+    measures = ["nDCG@10 × 100", "first hits as the teacher's alone, %"]
+    assert titles == [f"mine: {measure}; ms in {found['runtime']}" for measure in measures]
     headings, cells = space_tables(found)[1][1]
     assert headings[3:] == ["index by teacher", "index by half"]
     assert cells[0][3] == "100.0"
