@@ -1,8 +1,8 @@
-"""Students of an embedding model: tasks, size, speed and int8; plain ones; a cascade; given vectors.
+"""Students of an embedding model: size, speed and int8; plain ones; a cascade; given vectors.
 
-The records are of benchmarks/studies/embedding_tasks.py at commit 4419268, embedding_speed.py at commit f5db6bb,
-plain.py at commit 38d89b54 and teacher_vectors.py at commit 8de9daff. That of the cascade is what `homodistil cascade`
-writes, by the command in docs/embeddings.md.
+The records are of benchmarks/studies/embedding_speed.py at commit f5db6bb, plain.py at commit 38d89b54 and
+teacher_vectors.py at commit 8de9daff. That of the cascade is what `homodistil cascade` writes, by the command in
+docs/embeddings.md.
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,6 @@ MAP_ALONE = "map alone"
 VARIANTS = {"start": "this package", "LEAF": "LEAF's recipe"}
 """Variant of the students of given vectors → its name in the table."""
 PAGE = Path("docs/embeddings.md")
-
-
-def tasks_table(students: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A row a task and metric: the teacher, then each student's own score and its score in the teacher's index."""
-    header = ["", TEACHER, *(title for name in students for title in (name, f"{name}, teacher's index"))]
-    cells = []
-    for task, metrics in next(iter(students.values())).items():
-        for metric, found in metrics.items():
-            scores = [scores[task][metric].get(side) for scores in students.values() for side in (STUDENT, ASYMMETRIC)]
-            shown = ["–" if score is None else f"{100 * score:.1f}" for score in (found[TEACHER], *scores)]
-            cells.append([f"{task}, {metric.replace('_', ' ')}", *shown])
-    return markdown_table(header, cells)
 
 
 def speed_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -111,7 +99,6 @@ def _scores(row: Mapping[str, Any], side: str, retrieving: str) -> list[str]:
 
 VECTORS = Study(Path("docs/results/studies/teacher_vectors.json"), PAGE, lambda rows: {"vectors": vectors_table(rows)})
 CASCADE = Study(Path("docs/results/studies/cascade.json"), PAGE, lambda results: {"cascade": cascade_table(results)})
-TASKS = Study(Path("docs/results/embedding_tasks.json"), PAGE, lambda read: {"tasks": tasks_table(read["students"])})
 SPEED = Study(Path("docs/results/embedding_speed.json"), PAGE, lambda read: {"speed": speed_table(read["models"])})
 GUIDE = Study(SPEED.record, Path("docs/guides/embedding.md"), lambda read: {"known": guide_table(read["models"])})
 PLAIN = Study(Path("docs/results/embedding_plain.json"), PAGE, lambda read: {"plain": plain_table(read["models"])})

@@ -9,23 +9,25 @@ from benchmarks.studies import first_screen
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *(
-        "architectures.STUDY",
-        "binarization.STUDY",
-        "deploy.STUDY",
-        "embedding_students.CASCADE",
-        "embedding_students.GUIDE",
-        "embedding_students.PLAIN",
-        "embedding_students.SPEED",
-        "embedding_students.VECTORS",
-    ),
-    *(
-        "embedding_students.TASKS",
-        "embeddings.STUDY",
-        "first_screen.STUDY",
-        "further_pretraining.STUDY",
-    ),
-    *("gradient_free.QUALITY", "gradient_free.SPEED", "vocabulary.MULTILINGUAL", "tasks.STUDY", "vocabulary.STUDY"),
+    "architectures.STUDY",
+    "binarization.STUDY",
+    "deploy.STUDY",
+    "embedding_students.CASCADE",
+    "embedding_students.GUIDE",
+    "embedding_students.PLAIN",
+    "embedding_students.SPEED",
+    "embedding_students.VECTORS",
+    "embeddings.STUDY",
+    "first_screen.STUDY",
+    "further_pretraining.STUDY",
+    "gradient_free.QUALITY",
+    "gradient_free.SPEED",
+    "retrieval.STUDY",
+    "retrieval.SPACE",
+    "retrieval_rivals.STUDY",
+    "tasks.STUDY",
+    "vocabulary.MULTILINGUAL",
+    "vocabulary.STUDY",
 )
 """Each study as the module of this folder that has it, and its name there."""
 

@@ -20,6 +20,7 @@ from benchmarks.studies.study import Study
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.methods.embedding.card import space_tables
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/retrieval.jsonl"), Path("docs/embeddings.md")
@@ -157,7 +158,14 @@ def _minutes(runs: list[dict[str, Any]]) -> str:
     return f"{min(run['time_s'] for run in runs) / 60:.0f}"
 
 
+def space_table(found: dict[str, Any]) -> dict[str, list[str]]:
+    """What `homodistil evaluate --others` has measured of the half and the quarter, as cards show it."""
+    (_, (headings, cells)), *_ = space_tables(found)
+    return {"space": markdown_table(headings, cells)}
+
+
 STUDY = Study(RECORD, PAGE, tables)
+SPACE = Study(Path("docs/results/studies/retrieval_space.json"), PAGE, space_table)
 
 if __name__ == "__main__":
     main()

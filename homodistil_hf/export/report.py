@@ -26,7 +26,7 @@ from .outcome import (
     shown,
 )
 from .report_page import code, folded, grid, html_table, page, paragraph, section
-from .run_records import REPORT_FILE, RunRecords, read_records
+from .run_records import REPORT_FILE, TABLES, RunRecords, read_records
 from .runtimes import runtime_cells, runtime_rows
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ def report_of(records: RunRecords) -> str:
                 paragraph(won[:1].upper() + won[1:] + ".", look="won") if won else "",
                 _first_table(records),
                 _parts_table(records),
+                *_further_tables(records),
                 _runtimes(records.facts),
                 section("Training", _curves(records)),
                 section("Shape", _shape(records.facts)),
@@ -142,6 +143,14 @@ def _parts_table(records: RunRecords) -> str:
         return ""
     rows = [[part, *(shown(values.get(name), name) for name in names)] for part, values in found.items()]
     return section("Step by step", html_table(["", *map(metric_label, names)], rows))
+
+
+def _further_tables(records: RunRecords) -> Iterator[str]:
+    """Those that a method has left in the results, such as the pairings of a space."""
+    tables = records.results.get(TABLES)
+    for table in tables if isinstance(tables, list) else ():
+        if fits(table, {"title": str, "headings": [str], "rows": [[str]]}):
+            yield section(table["title"], html_table(table["headings"], table["rows"]))
 
 
 def _results_by_part(records: RunRecords) -> dict[str, Mapping[str, Any]]:

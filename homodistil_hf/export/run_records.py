@@ -19,6 +19,8 @@ from .facts import CARD_FILE, DATA, FACTS_FILE
 REPORT_FILE = "report.html"
 STATE_OF_TRAINER = "trainer_state.json"
 """Trainer's file of logs."""
+TABLES = "tables"
+"""Of results: further tables for the report, each with `title`, `headings` and `rows` of words."""
 LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
 """What a run leaves in its folder even if it saves nothing."""
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")

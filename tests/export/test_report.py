@@ -238,6 +238,19 @@ def test_what_is_no_run_is_refused(tmp_path, make, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "damaged", [3, [3], [{"title": "x", "headings": ["a"]}], [{"title": 1, "headings": [], "rows": []}]]
+)
+def test_tables_that_a_method_left_are_shown_and_damaged_ones_are_not(tmp_path, damaged):
+    table = {"title": "Who asks <whom>", "headings": ["", "index"], "rows": [["half", "97.5"]]}
+    page = Page(report_of(read_records(write(tmp_path / "run", results={"tables": [table]}))))
+    assert "Who asks <whom>" in page.words["h2"]
+    assert "97.5" in page.words["td"]
+    without = report_of(read_records(write(tmp_path / "other", results={"x": 1})))
+    run = write(tmp_path / "damaged", results={"x": 1, "tables": damaged})
+    assert Page(report_of(read_records(run))).words["h2"] == Page(without).words["h2"]
+
+
 def test_a_demos_rows_are_no_results_of_one_run(run):
     (run / "results.json").write_text('[{"name": "teacher"}]')
     records = read_records(run / "student")

@@ -16,6 +16,7 @@ from ...data.corpus import hold_out
 from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
+from ...export.run_records import TABLES
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
@@ -179,7 +180,10 @@ class EmbeddingRun(StudentRun):
         for folder, member in zip(students, members.values(), strict=True):
             models = costs_of({STUDENT: member, TEACHER: known}, model_name(folder))
             publish_scores(folder, {"models": models, SPACE: found})
-        return {SPACE: found}
+        tables = [
+            {"title": title, "headings": headings, "rows": rows} for title, (headings, rows) in space_tables(found)
+        ]
+        return {SPACE: found, TABLES: tables}
 
     def load_start(self, folder: Path) -> Any:
         """Load a finished member of a chain, with its map and projections."""

@@ -35,7 +35,8 @@ def test_graphs_get_each_query_behind_its_prompt_and_give_its_vector(models, mon
     monkeypatch.setattr(query_times, "onnx_session", Session)
     runtime, ms = query_ms(models, QUERIES)
     assert runtime == GRAPHS
-    assert list(ms) == ["a", "b"] and min(ms.values()) > 0
+    assert list(ms) == ["a", "b"]
+    assert min(ms.values()) > 0
     assert len(found) == 2 * (1 + len(QUERIES))  # one before the clock runs, then in turns
     turns = [(model, query) for query in QUERIES for model in models.values()]
     for (model, query), (ids, vectors) in zip(turns, found[2:], strict=True):
@@ -47,7 +48,8 @@ def test_without_the_extra_torch_is_timed(models, monkeypatch):
     monkeypatch.setattr(query_times, "missing_reason", lambda backend: f"{backend} is missing")
     runtime, ms = query_ms(models, QUERIES)
     assert runtime == TORCH
-    assert list(ms) == ["a", "b"] and min(ms.values()) > 0
+    assert list(ms) == ["a", "b"]
+    assert min(ms.values()) > 0
 
 
 @needs_onnx
@@ -58,5 +60,6 @@ def test_a_model_that_has_no_graph_is_timed_in_torch_with_a_warning(models, monk
     monkeypatch.setattr(query_times, "write_graph", fail)
     with caplog.at_level(logging.WARNING):
         runtime, ms = query_ms(models, QUERIES)
-    assert runtime == TORCH and len(ms) == 2
+    assert runtime == TORCH
+    assert len(ms) == 2
     assert "models can't be timed in ONNX Runtime, so torch is: no such operator" in caplog.text

@@ -243,7 +243,8 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     assert list(pairings) == list(pairings["teacher"]) == ["teacher", *folders]
     assert pairings["teacher"]["teacher"]["first_hits"] == 1.0
     assert f"index by {folders[1]}" in told
-    assert f"index by {folders[1]}" in (tmp_path / "run" / folders[0] / "student" / "README.md").read_text()
+    for file in (tmp_path / "run" / folders[0] / "student" / "README.md", tmp_path / "run" / "report.html"):
+        assert f"index by {folders[1]}" in file.read_text(encoding="utf-8")
     words = ["export", str(tmp_path / "run" / folders[1]), "--format", "pair", "--output", str(tmp_path / "pair")]
     assert main([*words, "--teacher", str(tmp_path / "run" / folders[0])]) == 0
     vectors = json.loads((tmp_path / "pair" / "facts.json").read_text())["probe"]["vectors"]
