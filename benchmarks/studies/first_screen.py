@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import BertConfig
 
-from benchmarks.studies.embeddings import longest_runs
+from benchmarks.studies import retrieval, retrieval_rivals
 from benchmarks.studies.study import Study
 from homodistil_hf import resolve_plan
 from homodistil_hf.files.strict_json import read_json, read_json_rows
@@ -36,6 +36,12 @@ BASELINES = {
 """Variant of the sweep of baselines → its name in the plot."""
 NAMED_ABOVE = ("TinyBERT", "MiniLMv2")
 """Methods whose name stands above their point in the plot, all others below."""
+EMBEDDERS = {
+    "half": ("1/2", "half"),
+    "quarter": ("1/4", "quarter"),
+    "mpnet quarter": ("1/4", "quarter of mpnet"),
+}
+"""Run of retrieval.py → share of the encoder's MACs, and its name in the record of speed."""
 HEADER = ["teacher", "encoder MACs", "kept", "MB", "× faster", "minutes"]
 
 Point = tuple[float, float]
@@ -43,32 +49,38 @@ Points = Mapping[str, list[Point]]
 
 
 def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Mark → the table; rows are those of the embedding models."""
+    """Mark → the table; rows are those of retrieval.py."""
     teacher = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     cells = []
-    for share, macs in MACS.items():
-        runs, share_kept = longest_runs(rows, macs)
-        times = [row["time_s"] for row in runs if "time_s" in row]
-        kept = f"{share_kept:.1%} of STS-B"
-        cells.append(_cells("all-MiniLM-L6-v2", share, kept, runs[0]["size_bytes"], min(times)))
+    speed = retrieval_rivals.STUDY.read()
+    for run, (share, student) in EMBEDDERS.items():
+        runs, name = [row for row in rows if row["run"] == run], retrieval.RUNS[run].teacher
+        scores = [row["scores"] for row in runs]
+        kept = " and ".join(
+            f"{statistics.fmean(one[task][side] / one[task]['teacher'] for one in scores):.1%} of {label}"
+            for task, side, label in (("stsb", "student", "STS-B"), ("qnli_part", "asymmetric", "retrieval"))
+        )
+        size, seconds = runs[0]["models"]["student"]["size_bytes"], min(row["time_s"] for row in runs)
+        cells.append(_cells(name, share, kept, size, seconds, retrieval_rivals.times_faster(speed, student, name)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share, shape in SHAPES.items():
         wanted = ("sst2", share, 3000, "pruned")
         if runs := [row for row in tasks if (row["task"], row["size"], row["rows"], row["way"]) == wanted]:
             kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
             size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
-            cells.append(_cells("a classifier, 3,000 rows", share, kept, size, min(row["seconds"] for row in runs)))
+            seconds, faster = min(row["seconds"] for row in runs), _speed_ups()[shape]
+            cells.append(_cells("a classifier, 3,000 rows", share, kept, size, seconds, faster))
     for share, variant in AT_ONCE.items():
         runs = [record for record in _records("sizes") if record["variant"] == variant]
         seconds = min(record["seconds"] - record["evaluation_seconds"] for record in runs)
         kept, size = f"{_glue(variant):.1%} of five GLUE tasks", runs[0]["models"]["student"]["size_bytes"]
-        cells.append(_cells("a BERT (6 × 384), pruned at once, then fine-tuned", share, kept, size, seconds))
+        faster = _speed_ups()[SHAPES[share]]
+        cells.append(_cells("a BERT (6 × 384), pruned at once, then fine-tuned", share, kept, size, seconds, faster))
     return {"known": markdown_table(HEADER, cells)}
 
 
-def _cells(teacher: str, share: str, kept: str, size_bytes: int, seconds: float) -> list[str]:
-    faster = f"{_speed_ups()[SHAPES[share]]:.1f}"
-    return [teacher, share, kept, f"{size_bytes / 1e6:.0f}", faster, f"{seconds / 60:.0f}"]
+def _cells(teacher: str, share: str, kept: str, size_bytes: int, seconds: float, faster: float) -> list[str]:
+    return [teacher, share, kept, f"{size_bytes / 1e6:.0f}", f"{faster:.1f}", f"{seconds / 60:.0f}"]
 
 
 def _kept(runs: list[dict[str, Any]], score: str, teacher: str) -> float:
@@ -162,7 +174,7 @@ def _panel(axes: Any, points: Points, title: str) -> None:
     axes.grid(alpha=0.3)
 
 
-STUDY = Study(EMBEDDINGS, Path("README.md"), known)
+STUDY = Study(retrieval.RECORD, Path("README.md"), known)
 
 if __name__ == "__main__":
     draw()

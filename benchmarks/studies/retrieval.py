@@ -47,6 +47,7 @@ def _run(teacher: str, macs: float, *kinds: str, steps: int = 1000, length: int 
 _QUERIES = (SENTENCES, QUESTIONS)
 RUNS = {
     "half": _run(MINILM, 0.5, *_QUERIES),
+    "half, 2,000 steps": _run(MINILM, 0.5, *_QUERIES, steps=2000),
     "quarter": _run(MINILM, 0.25, *_QUERIES),
     "quarter, 2,000 steps": _run(MINILM, 0.25, *_QUERIES, steps=2000),
     "mpnet quarter": _run(MPNET, 0.25, *_QUERIES),
@@ -73,7 +74,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/retrieval"))
     options = parser.parse_args()
     write_texts(options.data, options.output_dir)
-    link_tasks(options.data, options.output_dir)
+    link_tasks(options.data, options.output_dir / "tasks", TASKS)
+    link_tasks(options.data, options.output_dir / "sentences", ["stsb"])
     for name, seed in itertools.product(options.runs, options.seeds):
         row = measured(options, name, seed)
         known = STUDY.read() if RECORD.is_file() else []
@@ -96,14 +98,17 @@ def measured(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any
         given |= {"train_weights": [WEIGHTS[kind] for kind in kinds]} if len(kinds) > 1 else {}
         command("distill", given | settings)
     if not (evaluation / "embedding.json").is_file():
-        given = {"task": ["embedding"], "teacher": model, "data_dir": [options.output_dir / "tasks"]}
+        tasks = "sentences" if name in RATES else "tasks"  # encoding all documents takes longer than such a run
+        given = {"task": ["embedding"], "teacher": model, "data_dir": [options.output_dir / tasks]}
         command("evaluate", given | {"output_dir": [evaluation]}, str(folder / "student"))
     found = read_json_object(evaluation / "embedding.json", "scores")
     results = read_json_object(folder / "results.json", "results")
     return {
         "run": name,
         "seed": seed,
-        "scores": {task: found["scores"][task][metric] for task, (metric, _) in TASKS.items()},
+        "scores": {
+            task: found["scores"][task][metric] for task, (metric, _) in TASKS.items() if task in found["scores"]
+        },
         "first_hits": {task: bound["agreement"] for task, bound in found["guarantee"].items()},
         "models": found["models"],
         **{key: results[key] for key in ("evaluation", "plan", "time_s")},
@@ -124,25 +129,36 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
         found.setdefault(row["run"], []).append(row)
     kept = ["STS-B", "QNLI", "SQuAD", "first hits"]
     students = [
-        [ALL[name].teacher, f"{_macs(runs[0]):.2f}", *_kept(runs), _size(runs[0]), _minutes(runs)]
+        [*_told(name), f"{_macs(runs[0]):.2f}", *_kept(runs), _size(runs[0]), _minutes(runs)]
         for name, runs in found.items()
         if name in RUNS
     ]
-    tried = [[name, *_kept(runs), _minutes(runs)] for name, runs in found.items() if name not in RUNS]
+    tried = [[name, *_kept(runs), *_alike(runs), _minutes(runs)] for name, runs in found.items() if name not in RUNS]
     return {
-        "retrieval": markdown_table(["teacher", "MACs", *kept, "parameters", "minutes"], students),
-        "tried": markdown_table(["", *kept, "minutes"], tried),
+        "retrieval": markdown_table(["teacher", "steps", "MACs", *kept, "parameters", "minutes"], students),
+        "tried": markdown_table(["", *kept, "cosine", "neighbours", "minutes"], tried),
     }
+
+
+def _told(name: str) -> list[str]:
+    run = ALL[name]
+    return [run.teacher, f"{run.settings['max_steps'][0]:,}"]
 
 
 def _kept(runs: list[dict[str, Any]]) -> list[str]:
     """Share of the teacher's score of each task, and of first hits on QNLI that are the teacher's, %."""
-    shares = []
+    shares: list[list[float]] = []
     for task, (_, side) in TASKS.items():
-        scores = [run["scores"][task] for run in runs]
+        scores = [run["scores"][task] for run in runs if task in run["scores"]]
         shares.append([100 * score[side] / score["teacher"] for score in scores])
-    shares.append([100 * run["first_hits"]["qnli_part"] for run in runs])
-    return [f"{Spread.of(values):.1f}" for values in shares]
+    shares.append([100 * run["first_hits"]["qnli_part"] for run in runs if run["first_hits"]])
+    return [f"{Spread.of(values):.1f}" if values else "–" for values in shares]
+
+
+def _alike(runs: list[dict[str, Any]]) -> list[str]:
+    """Cosine to the teacher's vectors and nearest texts in its index, on held-out sentences, %."""
+    names = ("cosine", "neighbours_in_index")
+    return [f"{Spread.of([100 * run['evaluation'][name] for run in runs]):.1f}" for name in names]
 
 
 def _macs(run: dict[str, Any]) -> float:

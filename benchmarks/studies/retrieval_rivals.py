@@ -1,21 +1,24 @@
-"""Other small models beside the students of retrieval.py, in an index of their own, and the speed of all.
+"""Other small models beside the students of retrieval.py, each in an index of its own; and the speed of all.
 
-    python -m benchmarks.studies.retrieval_rivals --models FOLDER … --static FOLDER --tasks TASKS
+    python -m benchmarks.studies.retrieval_rivals --models NAME=FOLDER … --rival NAME=FOLDER --static FOLDER \
+      --tasks TASKS
 
-The first model is the teacher, the others are folders of sentence-transformers; TASKS is what retrieval.py makes. The
-static one has Model2Vec's vectors: `model2vec.distill.distill(model_name=TEACHER).save_pretrained(FOLDER)`.
+Models are teachers and students by the names that the table has, folders of sentence-transformers; TASKS is what
+retrieval.py makes. The static one has Model2Vec's vectors of all-MiniLM-L6-v2:
+`model2vec.distill.distill(model_name=TEACHER).save_pretrained(FOLDER)`.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.speed.latency import PROFILED, one_core_figures
+from benchmarks.studies import retrieval
 from benchmarks.studies.study import Study
 from homodistil_hf import load_embedding_model
 from homodistil_hf.files.folders import write_text
@@ -27,32 +30,43 @@ from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/studies/retrieval_rivals.json")
 MAX_QUERIES = 1000
-STATIC = "static"
+STATIC = "static vectors"
+STUDENTS = {
+    retrieval.MINILM: ("half", "teacher"),
+    "half": ("half, 2,000 steps", "student"),
+    "quarter": ("quarter, 2,000 steps", "student"),
+    retrieval.MPNET: ("mpnet quarter", "teacher"),
+    "quarter of mpnet": ("mpnet quarter", "student"),
+    "eighth of mpnet": ("mpnet eighth", "student"),
+}
+"""Model in the table → run of retrieval.py that has measured it, and its side there."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, nargs="+", required=True)
+    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--rival", required=True)
     parser.add_argument("--static", type=Path, required=True)
     parser.add_argument("--tasks", type=Path, required=True)
     options = parser.parse_args()
     torch.manual_seed(0)
-    models = {folder.name: load_embedding_model(folder) for folder in options.models}
-    found = {name: {"scores": scores(model.encode, options.tasks)} for name, model in models.items()}
-    for name, model in models.items():
-        found[name] |= {key: model_facts(model.encoder)[key] for key in ("size_bytes", "encoder_macs")}
-    found[STATIC] = static(options.static, options.tasks)
+    folders = dict(given.split("=") for given in (*options.models, options.rival))
+    models = {name: load_embedding_model(folder) for name, folder in folders.items()}
+    name = options.rival.split("=")[0]
+    found = {name: scores(models[name].encode, options.tasks), STATIC: static(options.static, options.tasks)}
+    sizes = {name: model_facts(model.encoder)["size_bytes"] for name, model in models.items()}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         encoders = {name: model.encoder.eval() for name, model in models.items()}
-        graphs = {name: Path(folder) / f"{name}.onnx" for name in encoders}
+        graphs = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(encoders)}
         for name, encoder in encoders.items():
             export_onnx(FirstOutput(encoder), model_inputs(encoder.config, *PROFILED), graphs[name])
         speed = one_core_figures(encoders, graphs)
-    write_text(RECORD, json.dumps({"models": found, **speed, "machine": machine_facts()}, indent=1) + "\n")
+    results = {"scores": found, "size_bytes": sizes, **speed, "machine": machine_facts()}
+    write_text(RECORD, json.dumps(results, indent=1) + "\n")
 
 
 def scores(encode: Callable[[list[str]], torch.Tensor], tasks: Path) -> dict[str, float]:
-    """STS-B's Spearman and nDCG@10, each model in its own space."""
+    """Task → STS-B's Spearman or nDCG@10."""
     found = {}
     for task in load_tasks(tasks, max_queries=MAX_QUERIES):
         if isinstance(task, PairTask):
@@ -64,26 +78,37 @@ def scores(encode: Callable[[list[str]], torch.Tensor], tasks: Path) -> dict[str
     return found
 
 
-def static(folder: Path, tasks: Path) -> dict[str, Any]:
-    """Vectors of words, of which a text's is the mean."""
+def static(folder: Path, tasks: Path) -> dict[str, float]:
+    """Scores of vectors of words, of which a text's is the mean."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return {"scores": scores(lambda texts: model.encode(texts, convert_to_tensor=True), tasks), "size_bytes": size}
+    return scores(lambda texts: model.encode(texts, convert_to_tensor=True), tasks)
+
+
+def times_faster(found: Mapping[str, Any], name: str, teacher: str) -> float:
+    """How many times as fast as its teacher a model is: 128 tokens in ONNX Runtime, processor time of one core."""
+    times = found["processor_time"]
+    return times[teacher]["median_ms"] / times[name]["median_ms"]
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """A row a model: scores, bytes, and speed beside the first."""
+    """A row a model: scores, bytes, and how many times as fast as all-MiniLM-L6-v2 it is."""
+    runs = {row["run"]: row["scores"] for row in retrieval.STUDY.read() if row["seed"] == 0}
+    measured = {
+        name: {task: runs[run][task][side] for task in retrieval.TASKS} for name, (run, side) in STUDENTS.items()
+    }
     cells = []
-    for name, one in found["models"].items():
-        ratio = found["speed_up"].get(name, {}).get("ratio", 1.0)
-        values = [f"{100 * score:.1f}" for score in one["scores"].values()]
-        cells.append([name, *values, f"{one['size_bytes'] / 1e6:.1f}", "–" if name == STATIC else f"{ratio:.1f}"])
-    return markdown_table(["model", "STS-B", "QNLI", "SQuAD", "MB", "× faster"], cells)
+    for name, values in (measured | found["scores"]).items():
+        shown = ["–", "–"]
+        if name in found["size_bytes"]:
+            faster = times_faster(found, name, retrieval.MINILM)
+            shown = [f"{found['size_bytes'][name] / 1e6:.0f}", f"{faster:.1f}"]
+        cells.append([name, *(f"{100 * values[task]:.1f}" for task in retrieval.TASKS), *shown])
+    return markdown_table(["model", "STS-B", "QNLI", "SQuAD", "MB", "speed"], cells)
 
 
-STUDY = Study(RECORD, Path("docs/embeddings.md"), lambda found: {"rivals": table(found)})
+STUDY = Study(RECORD, retrieval.PAGE, lambda found: {"rivals": table(found)})
 
 if __name__ == "__main__":
     main()

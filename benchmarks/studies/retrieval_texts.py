@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ def write_texts(data: Path, folder: Path) -> None:
             _write(folder / f"{split}-{kind}.txt", itertools.chain.from_iterable(first))
 
 
-def link_tasks(data: Path, folder: Path) -> None:
-    """Make a folder with the rows of the three tasks alone."""
-    (folder / "tasks").mkdir(exist_ok=True)
-    for name in ("glue/stsb", "glue/qnli_part", "squad_v2_part"):
-        if not (link := folder / "tasks" / Path(name).name).exists():
-            link.symlink_to((data / name).resolve())
+def link_tasks(data: Path, folder: Path, names: Iterable[str]) -> None:
+    """Make a folder with the rows of some tasks alone."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        places = data / "glue" / name, data / "squad_v2_part"
+        if not (link := folder / places[name == "squad_part"].name).exists():
+            link.symlink_to(places[name == "squad_part"].resolve())
 
 
 def _write(file: Path, texts: Any) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.folders import check_writable_file
+from ..files.messages import first_line
 from ..files.settings import flag
 from .command import Command, log_progress, show_logs, write_output
 
@@ -15,7 +16,9 @@ class Latency(Command):
 
     example: ClassVar[str] = "homodistil latency runs/my-student/student --teacher google-bert/bert-base-uncased"
     folders: list[str] = flag("exports whose forward passes are compared", positional=True, metavar="FOLDER")
-    teacher: str | None = flag("Hub name or folder to compare them with (default: the first FOLDER)", default=None)
+    teacher: str | None = flag(
+        "Hub name or folder to compare with (default: as the run of one FOLDER recorded it)", default=None
+    )
     batch_sizes: list[int] | None = flag("sequences a forward pass (default: 1 32)", default=None)
     lengths: list[int] | None = flag("tokens a sequence (default: 16 128 512)", default=None)
     backends: list[str] | None = flag("ways to run them (default: torch compiled onnxruntime)", default=None)
@@ -26,6 +29,7 @@ class Latency(Command):
     def run(self) -> int:
         """Time the models, and print a table."""
         from ..evaluation.latency import LatencyGrid, compare_latencies, format_latencies
+        from ..export.student_in_folder import student_in
         from ..models.loading import load_encoder
 
         show_logs()
@@ -39,8 +43,14 @@ class Latency(Command):
         }
         given = {name: value for name, value in asked.items() if value is not None}
         grid = LatencyGrid(**given, with_head=self.with_head)  # type: ignore[arg-type]
-        names = [*([self.teacher] if self.teacher else []), *self.folders]
-        models = {name: load_encoder(name, argument="teacher" if name == self.teacher else "folder") for name in names}
+        models = {name: load_encoder(name, argument="folder") for name in self.folders}
+        if self.teacher is not None:
+            models = {self.teacher: load_encoder(self.teacher, argument="teacher")} | models
+        elif len(models) == 1 and (recorded := student_in(self.folders[0]).settings.get("teacher")):
+            try:
+                models = {recorded: load_encoder(recorded, argument="teacher")} | models
+            except (OSError, ValueError) as error:
+                log_progress(f"without the teacher that the run recorded, name it with --teacher: {first_line(error)}")
         results = compare_latencies(models, grid, say=log_progress)
         if self.output is not None:
             write_output(self.output, json.dumps(results, indent=1) + "\n")

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.studies import first_screen
 from benchmarks.studies.page import STUDIES, study_named
+from homodistil_hf.files.strict_json import read_json_rows
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -24,7 +25,7 @@ def test_the_readmes_plot_has_every_size_and_method_where_its_record_says(tmp_pa
     assert half == (pytest.approx(1.755, abs=1e-3), pytest.approx(96.9, abs=0.05))  # as docs/results.md
     assert half[0] < quarter[0] < eighth[0]
     assert words["pruned by magnitude"] == [(quarter[0], pytest.approx(85.8, abs=0.05))]
-    vectors = first_screen.embedding_points(first_screen.STUDY.read())
+    vectors = first_screen.embedding_points(read_json_rows(first_screen.EMBEDDINGS, "embeddings"))
     assert [kept for _, kept in vectors[first_screen.OURS]] == [
         pytest.approx(99.6, abs=0.05),
         pytest.approx(98.2, abs=0.05),

@@ -1,0 +1,33 @@
+"""`homodistil latency`: who is compared."""
+
+import json
+import shutil
+
+import pytest
+
+from homodistil_hf.cli import main
+
+GRID = ("--batch_sizes", "1", "--lengths", "8", "--rounds", "1", "--backends", "torch")
+
+
+@pytest.mark.slow
+def test_a_student_is_compared_with_the_teacher_that_its_run_recorded(finished, tmp_path, capsys):
+    student, file = str(finished / "student"), tmp_path / "out.json"
+    assert main(["latency", student, *GRID, "--output", str(file)]) == 0
+    teacher = json.loads((finished / "settings.json").read_text())["teacher"]
+    (cell,) = json.loads(file.read_text())["cells"]
+    assert list(cell["latency"]) == [teacher, student]
+    assert main(["latency", student, student + "/", *GRID, "--output", str(file)]) == 0  # several: among themselves
+    (cell,) = json.loads(file.read_text())["cells"]
+    assert teacher not in cell["latency"]
+
+
+@pytest.mark.slow
+def test_a_recorded_teacher_that_is_gone_is_told(finished, tmp_path, capsys):
+    shutil.copytree(finished / "student", tmp_path / "run" / "student")
+    (tmp_path / "run" / "settings.json").write_text(json.dumps({"teacher": str(tmp_path / "gone")}))
+    file = tmp_path / "out.json"
+    assert main(["latency", str(tmp_path / "run" / "student"), *GRID, "--output", str(file)]) == 0
+    (cell,) = json.loads(file.read_text())["cells"]
+    assert list(cell["latency"]) == [str(tmp_path / "run" / "student")]
+    assert "without the teacher that the run recorded, name it with --teacher: " in capsys.readouterr().err
