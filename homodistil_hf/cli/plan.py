@@ -81,7 +81,8 @@ class Plan(Command):
     def run(self) -> int:
         """Print the plan."""
         from ..models.cost import cost_fractions, planned_facts
-        from ..plans.advice import check_num_tokens, deep_cut
+        from ..models.widths import widths_of
+        from ..plans.advice import check_num_tokens, doubts
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -106,7 +107,7 @@ class Plan(Command):
             costs["vocabulary"] = trimming.facts
         if latency:
             costs["latency"] = latency["facts"]
-        if warning := deep_cut(costs["cost_fractions"]["encoder_macs"]):
+        for warning in doubts(plan, widths_of(config)):
             print(f"homodistil: warning: {warning}", file=sys.stderr)
         costs |= _of_the_run(self, config, costs["cost_fractions"]["encoder_macs"])
         if self.json:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..files.strict_json import read_json_object
+from ..models.cost import encoder_macs
+from ..models.widths import WidthPlan
 
 ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _DEEPEST_MEASURED = 1 / 16
+_NARROWEST_FFN = 1 / 16
 _SHALLOW_CUT = 0.2
 """Share of encoder MACs from which on pruning at once ends level with gradual pruning (docs/results.md)."""
 
@@ -117,14 +120,21 @@ def _millions(num_tokens: float) -> str:
     return f"{value:,.0f} M tokens" if value >= 100 else f"{value:.3g} M tokens"
 
 
-def deep_cut(fraction: float) -> str:
-    """A warning about a student of so small a share of its teacher's encoder MACs; empty where there is none."""
-    if fraction >= _DEEPEST_MEASURED:
-        return ""
-    return (
-        f"the student keeps {fraction:.3f} of its teacher's encoder MACs; nothing below {_DEEPEST_MEASURED:g} was "
-        "measured, and so small a student keeps little of what its teacher knows"
-    )
+def doubts(plan: WidthPlan, teacher: WidthPlan) -> list[str]:
+    """Warnings about a student that is far smaller than any that was measured, as a whole or in its FFNs."""
+    fraction, found = encoder_macs(plan) / encoder_macs(teacher), []
+    if fraction < _DEEPEST_MEASURED:
+        found.append(
+            f"the student keeps {fraction:.3f} of its teacher's encoder MACs; nothing below {_DEEPEST_MEASURED:g} was "
+            "measured, and so small a student keeps little of what its teacher knows"
+        )
+    own, whole = (min(layer.intermediate_size for layer in one.layers) for one in (plan, teacher))
+    if own < _NARROWEST_FFN * whole:
+        found.append(
+            f"the student's FFNs keep {own:,} of {whole:,} neurons, as its other widths take the budget, and so few "
+            "were never measured; ask for a larger budget, fewer layers, or a narrower hidden size (no plain)"
+        )
+    return found
 
 
 def check_num_tokens(num_tokens: float) -> None:

@@ -30,12 +30,11 @@ from ..models.architectures.architecture import (
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import check_stock_shapes, refuse_no_model, to_student
-from ..models.cost import encoder_macs
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
-from ..plans.advice import deep_cut
+from ..plans.advice import doubts
 from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
@@ -81,12 +80,9 @@ def resolve_student(
         return broadcast_object_list(plans)[0]
 
     plan = resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure, plain=plain)
-    if (
-        args.process_index == 0
-        and has_all_layers
-        and (warning := deep_cut(encoder_macs(plan) / encoder_macs(widths_of(config))))
-    ):
-        logger.warning(warning)
+    if args.process_index == 0 and has_all_layers:
+        for warning in doubts(plan, widths_of(config)):
+            logger.warning(warning)
     return plan
 
 

@@ -5,9 +5,12 @@ import re
 
 import pytest
 from tiny_models import make_teacher
+from transformers import BertConfig
 
 from homodistil_hf.cli import main
-from homodistil_hf.plans.advice import Measured, advise, deep_cut, read_advice, to_json
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
+from homodistil_hf.plans.advice import Measured, advise, doubts, read_advice, to_json
+from homodistil_hf.plans.resolve import resolve_plan
 
 
 def point(**values):
@@ -49,9 +52,23 @@ def test_a_shallow_cut_may_be_made_at_once():
     assert "one_shot" not in advise(0.125, 2e6, measured=[point(encoder_macs=0.125)], teacher="x")
 
 
-def test_deep_cuts_are_warned_of():
-    assert deep_cut(1 / 16) == ""
-    assert deep_cut(0.01).startswith("the student keeps 0.010 of its teacher's encoder MACs; nothing below 0.0625 was")
+def plan_of(hidden_size, num_attention_heads, intermediate_size, num_layers=6):
+    head_dim = hidden_size // num_attention_heads
+    return WidthPlan.uniform(hidden_size, num_layers, LayerWidths(num_attention_heads, head_dim, intermediate_size))
+
+
+TEACHER = plan_of(384, 12, 1536)
+TEACHER_CONFIG = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+
+
+def test_what_is_far_smaller_than_anything_measured_is_warned_of():
+    for budget in ("macs=0.5", "macs=0.25", "macs=0.125", "macs=0.0625"):  # the sizes of docs/results.md
+        assert doubts(resolve_plan(budget, TEACHER_CONFIG), widths_of(TEACHER_CONFIG)) == []
+    (deep,) = doubts(plan_of(48, 2, 96), TEACHER)
+    assert deep.startswith("the student keeps 0.016 of its teacher's encoder MACs; nothing below 0.0625 was measured")
+    (thin,) = doubts(plan_of(384, 12, 16, num_layers=4), TEACHER)
+    assert thin.startswith("the student's FFNs keep 16 of 1,536 neurons, as its other widths take the budget")
+    assert len(doubts(plan_of(48, 2, 8), TEACHER)) == 2
 
 
 def test_far_from_what_was_measured_it_is_a_direction_only():
