@@ -27,6 +27,7 @@ from homodistil_hf.plans.latency.timing import FirstOutput, export_onnx, figures
 
 RESULTS = Path("docs/results/latency.json")
 STUDENT = "homobert-tiny"
+LENGTHS = (16, 128, 512)
 PROFILED = (1, 128)
 PROFILED_PASSES = 20
 
@@ -36,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         models = exported_models(Path(folder))
-        results = compare_latencies(models, LatencyGrid(), say=lambda line: print(line, flush=True))
+        results = compare_latencies(models, LatencyGrid(lengths=LENGTHS), say=lambda line: print(line, flush=True))
         about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "load_average": round(os.getloadavg()[1], 1)}
         results["cells"] = [cell | about for cell in results["cells"]]
         graphs = {name: Path(folder) / f"{name}.onnx" for name in models}

@@ -20,7 +20,7 @@ class Latency(Command):
         "Hub name or folder to compare with (default: as the run of one FOLDER recorded it)", default=None
     )
     batch_sizes: list[int] | None = flag("sequences a forward pass (default: 1 32)", default=None)
-    lengths: list[int] | None = flag("tokens a sequence (default: 16 128 512)", default=None)
+    lengths: list[int] | None = flag("tokens a sequence (default: 16 128)", default=None)
     backends: list[str] | None = flag("ways to run them (default: torch compiled onnxruntime)", default=None)
     rounds: int | None = flag("timed passes of every model (default: 15)", default=None)
     with_head: bool = flag("time whole models; default: without their heads", default=False)

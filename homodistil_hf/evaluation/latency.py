@@ -55,7 +55,7 @@ class LatencyGrid:
     """
 
     batch_sizes: Sequence[int] = (1, 32)
-    lengths: Sequence[int] = (16, 128, 512)
+    lengths: Sequence[int] = (16, 128)
     backends: Sequence[str] = BACKENDS
     with_head: bool = False
     num_rounds: int = 15

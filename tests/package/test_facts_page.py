@@ -42,9 +42,9 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told():
-    """Heading of the page → the keys in the table below it."""
+    """Heading of the page → the keys in the list below it."""
     sections = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    return {name: re.findall(r"^\| `(\w+)` \|", text, re.M) for name, text in sections}
+    return {name: re.findall(r"^- `(\w+)`: ", text, re.M) for name, text in sections}
 
 
 def test_the_page_has_every_section(written, told):
