@@ -96,7 +96,9 @@ def table(found: dict[str, Any]) -> list[str]:
     """A row a model: scores, bytes, and how many times as fast as all-MiniLM-L6-v2 it is."""
     runs = {row["run"]: row["scores"] for row in retrieval.STUDY.read() if row["seed"] == 0}
     measured = {
-        name: {task: runs[run][task][side] for task in retrieval.TASKS} for name, (run, side) in STUDENTS.items()
+        name: {task: runs[run][task][side] for task in retrieval.TASKS}
+        for name, (run, side) in STUDENTS.items()
+        if run in runs
     }
     cells = []
     for name, values in (measured | found["scores"]).items():
