@@ -44,13 +44,19 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     cells["likeness"] = cells["neighbours"].map(statistics.fmean)  # a space of its own has no cosine
     best = cells.loc[cells.groupby(_CELL, sort=False)["likeness"].idxmax()]
     is_term = (
-        ~cells["variant"].isin((*STUDENTS[1:], *REMOVED))
+        ~cells["variant"].isin((*STUDENTS[1:], *REMOVED, "layers 0 1 5, vectors alone"))
         & (cells["macs"] == TERMS_MACS)
         & (cells["steps"] == TERMS_STEPS)
     )
-    parts = {"students": best[best["variant"].isin(STUDENTS)], "terms": cells[is_term]}
+    is_student = best["variant"].isin(STUDENTS) & (best["steps"] > TERMS_STEPS)
+    parts = {"students": best[is_student], "terms": cells[is_term]}
     header = ["MACs", "student", "rate", "steps", "STS-B", "kept", "cosine", "neighbours", "parameters"]
-    return {mark: markdown_table(header, [_row(cell) for _, cell in part.iterrows()]) for mark, part in parts.items()}
+    rows_of = {mark: [_row(cell) for _, cell in part.iterrows()] for mark, part in parts.items()}
+    of_one_size = [row[:-1] for row in rows_of["terms"]]
+    return {
+        "students": markdown_table(header, rows_of["students"]),
+        "terms": markdown_table(header[:-1], of_one_size),
+    }
 
 
 def _row(cell: Any) -> list[str]:

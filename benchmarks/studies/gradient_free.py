@@ -22,6 +22,8 @@ FISHER, R2D2 = "Fisher, with labels", "R2D2 + rescaling"
 VARIANTS = ("random", "magnitude", "D2", "R2", "R2D2", R2D2, "R2D2, norms + rescaling", f"{R2D2}, other text")
 VARIANTS += (FISHER, f"{FISHER} + rescaling")
 VARIANTS += tuple(f"{variant}, then distilled" for variant in ("random", R2D2, f"{FISHER} + rescaling"))
+NUM_SEEDS = 10
+"""Of the text's rows, where a spread is shown."""
 
 
 def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -34,7 +36,8 @@ def quality_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if len(found):
             kept = f"{fmean(found.mean() / teachers[found.mean().index]):.1%}" if len(found) == len(teachers) else "–"
             scores = dict(iter(found))
-            shown = [f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index]
+            spreads = (f"{Spread.of(100 * scores[task]):.1f}" if task in scores else "–" for task in teachers.index)
+            shown = [spread.removesuffix(f" ({NUM_SEEDS})") for spread in spreads]
             cells.append([f"{macs:.0%}", variant, *shown, kept])
     return markdown_table(["MACs", "", *teachers.index, "kept"], cells)
 

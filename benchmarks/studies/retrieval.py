@@ -129,13 +129,13 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
         found.setdefault(row["run"], []).append(row)
     kept = ["STS-B", "QNLI", "SQuAD", "first hits"]
     students = [
-        [*_told(name), f"{_macs(runs[0]):.2f}", *_kept(runs), _size(runs[0]), _minutes(runs)]
+        [*_told(name), f"{_macs(runs[0]):.2f}", *_kept(runs), _minutes(runs)]
         for name, runs in found.items()
         if name in RUNS
     ]
     tried = [[name, *_kept(runs), *_alike(runs), _minutes(runs)] for name, runs in found.items() if name not in RUNS]
     return {
-        "retrieval": markdown_table(["teacher", "steps", "MACs", *kept, "parameters", "minutes"], students),
+        "retrieval": markdown_table(["teacher", "steps", "MACs", *kept, "minutes"], students),
         "tried": markdown_table(["", *kept, "cosine", "neighbours", "minutes"], tried),
     }
 
@@ -164,10 +164,6 @@ def _alike(runs: list[dict[str, Any]]) -> list[str]:
 def _macs(run: dict[str, Any]) -> float:
     models = run["models"]
     return models["student"]["encoder_macs"] / models["teacher"]["encoder_macs"]
-
-
-def _size(run: dict[str, Any]) -> str:
-    return f"{run['models']['student']['num_parameters'] / 1e6:.1f} M"
 
 
 def _minutes(runs: list[dict[str, Any]]) -> str:
