@@ -20,10 +20,8 @@ import torch
 from benchmarks.speed.latency import PROFILED, one_core_figures
 from benchmarks.studies import retrieval
 from benchmarks.studies.study import Study
-from homodistil_hf import load_embedding_model
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.methods.embedding.tasks import PairTask, load_tasks, pair_score, retrieval_scores
 from homodistil_hf.models.cost import model_facts
 from homodistil_hf.plans.latency.timing import FirstOutput, export_onnx, model_inputs
 from homodistil_hf.tables import markdown_table
@@ -42,6 +40,8 @@ STUDENTS = {
 
 
 def main() -> None:
+    from homodistil_hf import load_embedding_model
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--rival", required=True)
@@ -66,6 +66,8 @@ def main() -> None:
 
 def scores(encode: Callable[[list[str]], torch.Tensor], tasks: Path) -> dict[str, float]:
     """Task → STS-B's Spearman or nDCG@10."""
+    from homodistil_hf.methods.embedding.tasks import PairTask, load_tasks, pair_score, retrieval_scores
+
     found = {}
     for task in load_tasks(tasks, max_queries=MAX_QUERIES):
         if isinstance(task, PairTask):

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.methods.embedding.texts import paragraphs
 
 SENTENCES, QUESTIONS, PARAGRAPHS = "sentences", "questions", "paragraphs"
 WEIGHTS = {SENTENCES: 1.0, QUESTIONS: 2.0, PARAGRAPHS: 0.4}
@@ -47,6 +46,8 @@ def _write(file: Path, texts: Any) -> None:
 
 def _texts(file: Path, kind: str) -> Iterator[str]:
     """Sentences from the first document on, or long paragraphs from the last line on."""
+    from homodistil_hf.methods.embedding.texts import paragraphs
+
     documents: Any = load_text(str(file))
     lines = [line for row in documents for line in paragraphs(row["text"])]
     if kind == SENTENCES:
