@@ -46,11 +46,14 @@ class Latency(Command):
         models = {name: load_encoder(name, argument="folder") for name in self.folders}
         if self.teacher is not None:
             models = {self.teacher: load_encoder(self.teacher, argument="teacher")} | models
-        elif len(models) == 1 and (recorded := student_in(self.folders[0]).settings.get("teacher")):
+        elif len(models) == 1 and (recorded := student_in(self.folders[0]).teacher):
             try:
                 models = {recorded: load_encoder(recorded, argument="teacher")} | models
             except (OSError, ValueError) as error:
-                log_progress(f"without the teacher that the run recorded, name it with --teacher: {first_line(error)}")
+                log_progress(
+                    f"teacher={recorded!r}, as the run recorded it, can't be loaded, so the student is timed alone; name "
+                    f"one with --teacher: {first_line(error)}"
+                )
         results = compare_latencies(models, grid, say=log_progress)
         if self.output is not None:
             write_output(self.output, json.dumps(results, indent=1) + "\n")

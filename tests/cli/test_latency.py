@@ -30,4 +30,9 @@ def test_a_recorded_teacher_that_is_gone_is_told(finished, tmp_path, capsys):
     assert main(["latency", str(tmp_path / "run" / "student"), *GRID, "--output", str(file)]) == 0
     (cell,) = json.loads(file.read_text())["cells"]
     assert list(cell["latency"]) == [str(tmp_path / "run" / "student")]
-    assert "without the teacher that the run recorded, name it with --teacher: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        f"teacher='{tmp_path / 'gone'}', as the run recorded it, can't be loaded, so the student is timed alone; "
+        in told
+    )
+    assert "name one with --teacher: " in told
