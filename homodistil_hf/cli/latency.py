@@ -51,8 +51,8 @@ class Latency(Command):
                 models = {recorded: load_encoder(recorded, argument="teacher")} | models
             except (OSError, ValueError) as error:
                 log_progress(
-                    f"teacher={recorded!r}, as the run recorded it, can't be loaded, so the student is timed alone; name "
-                    f"one with --teacher: {first_line(error)}"
+                    f"teacher={recorded!r}, as the run recorded it, can't be loaded, so the student is timed alone; "
+                    f"name one with --teacher: {first_line(error)}"
                 )
         results = compare_latencies(models, grid, say=log_progress)
         if self.output is not None:
