@@ -19,6 +19,7 @@ _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _DEEPEST_MEASURED = 1 / 16
 _NARROWEST_FFN = 1 / 16
+"""Share of the teacher's FFN neurons; the students of docs/results.md keep more."""
 _SHALLOW_CUT = 0.2
 """Share of encoder MACs from which on pruning at once ends level with gradual pruning (docs/results.md)."""
 
@@ -132,7 +133,7 @@ def doubts(plan: WidthPlan, teacher: WidthPlan) -> list[str]:
     if own < _NARROWEST_FFN * whole:
         found.append(
             f"the student's FFNs keep {own:,} of {whole:,} neurons, as its other widths take the budget, and so few "
-            "were never measured; ask for a larger budget, fewer layers, or a narrower hidden size (no plain)"
+            "were never measured; ask for a larger budget or fewer layers, or leave plain out"
         )
     return found
 

@@ -17,7 +17,7 @@ from .model import EmbeddingModel
 
 logger = logging.getLogger(__name__)
 
-GRAPHS, TORCH = "ONNX Runtime, one core", "torch"
+ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"
 _NUM_TIMED = 40
 Encode = Callable[[str], object]
 
@@ -30,13 +30,13 @@ def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[
         queries: the first ones are timed.
 
     Returns:
-        `(runtime, ms)`: `GRAPHS`, or `TORCH` where the `[onnx]` extra is missing; name → median milliseconds.
+        `(runtime, ms)`: `ONNX_RUNTIME`, or `TORCH` where the `[onnx]` extra is missing; name → median milliseconds.
     """
     if missing_reason("onnxruntime") is None:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 passes = {name: _by_graph(model, Path(folder)) for name, model in models.items()}
-                return GRAPHS, _medians(passes, queries)
+                return ONNX_RUNTIME, _medians(passes, queries)
         except Exception as error:  # noqa: BLE001 - exporters raise errors of many kinds, and a run has ended here
             logger.warning("models can't be timed in ONNX Runtime, so torch is: %s", first_line(error))
     return TORCH, _medians({name: _by_torch(model) for name, model in models.items()}, queries)
