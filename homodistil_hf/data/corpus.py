@@ -4,6 +4,7 @@ blocks.py tokenizes and cuts the documents. Code that comes with a data set is n
 """
 
 import codecs
+import csv
 import glob
 import itertools
 import json
@@ -12,7 +13,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ import pyarrow.compute
 import pyarrow.parquet
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetsError
+from datasets.io.csv import CsvDatasetReader
 from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
@@ -31,6 +33,7 @@ from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
 from ..files.messages import join_some, short_repr
+from .csv_files import SEPARATORS, csv_settings, header_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ _READERS: dict[str, Any] = {
     ".arrow": _ArrowDatasetReader,
     ".json": JsonDatasetReader,
     ".jsonl": JsonDatasetReader,
+    **dict.fromkeys(SEPARATORS, CsvDatasetReader),
     ".txt": TextDatasetReader,
 }
 _READER_SETTINGS: dict[Any, dict[str, Any]] = {
@@ -56,6 +60,7 @@ _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     _ArrowDatasetReader: {},
     # Not "utf-8": under its usual spelling the reader passes bytes on undecoded, errors included.
     JsonDatasetReader: {"encoding": "utf_8", "encoding_errors": "replace"},
+    CsvDatasetReader: {"encoding_errors": "replace"},
     TextDatasetReader: {
         "sample_by": "paragraph",
         "encoding": "utf_8_sig",  # a byte order mark is no text
@@ -64,8 +69,7 @@ _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     },
 }
 _STRING_TYPES = ("string", "large_string", "str")
-_ENDINGS = ".parquet, .arrow, .json, .jsonl"
-_EXPECTED = f"{_ENDINGS} or .txt"
+_EXPECTED = ".parquet, .arrow, .json, .jsonl, .csv, .tsv or .txt"
 _FILES_PROBLEM = (
     f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with columns of the same types "
     "in all files of one folder or glob (others can be listed)"
@@ -75,7 +79,7 @@ _HUB_PROBLEM = (
     "owner/name:configuration of a data set, and a connection"
 )
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
-_OTHER_FILE_SUFFIXES = {".csv", ".tsv", ".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
+_OTHER_FILE_SUFFIXES = {".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
 _HIDDEN_FOLDERS = {"__MACOSX", "__pycache__"}
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
@@ -107,8 +111,8 @@ def load_text(
 ) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
 
-    Parquet, Arrow and JSON files hold a document a row; text files hold documents separated by empty lines. Bytes that
-    are no UTF-8 become U+FFFD, with a warning for a table.
+    Parquet, Arrow, JSON and CSV files hold a document a row; text files hold documents separated by empty lines.
+    Bytes that are no UTF-8 become U+FFFD, with a warning for a table.
 
     A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
     (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. For single
@@ -171,7 +175,8 @@ def is_running_text(documents: Dataset | IterableDataset) -> bool:
 
 def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
     """Count the documents with U+FFFD in tables of written text; a stream is read later."""
-    tables = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in ("text", "json")]
+    written = ("text", "json", "csv")
+    tables = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in written]
     found = sum(
         pyarrow.compute.sum(pyarrow.compute.match_substring(part.data.column("text"), _REPLACED)).as_py() or 0
         for part in tables
@@ -225,29 +230,28 @@ def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Docume
     return documents.select(kept), documents.select(held_out), words
 
 
-def local_files(source: str, split: str, label: str, *, also: Collection[str] = ()) -> list[Path]:
-    """Return the files of a `source`; none if it is the name of a Hub data set. `also`: further extensions."""
+def local_files(source: str, split: str, label: str) -> list[Path]:
+    """Return the files of a `source`; none if it is the name of a Hub data set."""
     if not source.strip():
         raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
     if "\0" in source:
         raise ValueError(f"{label} has a NUL in its path; expected a file, folder, glob or Hub data set")
     path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
-        return _folder_files(path, split, label, also)
+        return _folder_files(path, split, label)
     files = [path] if path.is_file() else _globbed(path, label)
     files = [file for file in files if file.is_file()]
     if not files and _is_hub_name(source):
         return []
-    expected = ", ".join((_ENDINGS, *also)) + " or .txt"
     if not files:
         raise FileNotFoundError(
-            f"{label} does not exist; expected a file, folder or glob of {expected}, or a Hub data set such as "
+            f"{label} does not exist; expected a file, folder or glob of {_EXPECTED}, or a Hub data set such as "
             "Salesforce/wikitext:wikitext-103-raw-v1"
         )
     for file in files:
-        if file.suffix.lower() not in {*_READERS, *also}:
+        if file.suffix.lower() not in _READERS:
             raise ValueError(
-                f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {expected}"
+                f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
             )
     return _not_empty(files, label)
 
@@ -277,9 +281,9 @@ def _is_hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") or part in _HIDDEN_FOLDERS for part in parts)
 
 
-def _folder_files(folder: Path, split: str, label: str, also: Collection[str]) -> list[Path]:
+def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    files = _shown([file for file in folder.rglob("*") if _is_text(file, also) and file.is_file()], folder, label)
+    files = _shown([file for file in folder.rglob("*") if _is_text(file) and file.is_file()], folder, label)
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
     split_of = _splits(files, folder)
@@ -297,8 +301,8 @@ def _folder_files(folder: Path, split: str, label: str, also: Collection[str]) -
     return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
 
 
-def _is_text(file: Path, also: Collection[str]) -> bool:
-    if file.suffix.lower() not in {*_READERS, *also} or file.name in _OF_SAVED_SETS:
+def _is_text(file: Path) -> bool:
+    if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
         return False
     return not (file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")))  # left by `map`
 
@@ -422,7 +426,7 @@ def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label:
         else:
             parts = _read_files(origin, split, streaming)
         num_rows = sum(1 for part in parts for _ in part.take(1))
-    except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError) as error:
+    except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
         reason = error.__cause__ or error
         problem = _HUB_PROBLEM if isinstance(origin, str) else _FILES_PROBLEM
         raise ValueError(f"{label} {problem} ({type(reason).__name__}: {reason})") from error
@@ -437,7 +441,8 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
         chosen = [file.resolve() for file in files if _READERS[file.suffix.lower()] is reader]
         for group in _alike(chosen):
             paths = [glob.escape(str(file)) for file in group]
-            parts.append(reader({_split_name(split): paths}, split=split, streaming=streaming, **settings).read())
+            how = {"split": split, "streaming": streaming, **settings, **csv_settings(group[0])}
+            parts.append(reader({_split_name(split): paths}, **how).read())
     return parts
 
 
@@ -452,6 +457,8 @@ def _alike(files: list[Path]) -> list[list[Path]]:
 def _columns_of(file: Path) -> Any:
     if file.suffix.lower() == ".parquet":
         return pyarrow.parquet.read_schema(file).remove_metadata()
+    if file.suffix.lower() in SEPARATORS:
+        return file.suffix.lower(), header_of(file)
     if _READERS[file.suffix.lower()] is JsonDatasetReader:
         with file.open("rb") as opened:
             first = opened.readline(_LINE_BYTES)

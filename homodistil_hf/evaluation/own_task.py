@@ -22,8 +22,9 @@ from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpus import local_files
+from ..data.csv_files import SEPARATORS
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import SEPARATORS, check_columns, load_rows, table_of
+from ..data.task_rows.reading import check_columns, load_rows, table_of
 from ..distillation.task_scores import class_scores
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -387,7 +388,7 @@ def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
         )
     columns = (*settings.text_columns, settings.label_column)
     split = _SPLITS[argument]
-    files = local_files(str(path), split, label, also=SEPARATORS)
+    files = local_files(str(path), split, label)
     is_csv = any(file.suffix.lower() in SEPARATORS for file in files)
     if path.suffix in (".json", ".jsonl"):  # `load_rows` would take labels of several types for words
         rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))

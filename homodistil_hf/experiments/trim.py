@@ -20,7 +20,7 @@ from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text, local_files
 from ..data.task_rows.encoding import check_rows, texts_of
 from ..data.task_rows.kinds import find_columns, kind_of, listed_columns
-from ..data.task_rows.reading import SEPARATORS, load_rows
+from ..data.task_rows.reading import load_rows
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
@@ -325,7 +325,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         check_free(training, existing_files(str(training.output_dir)), has_begun=folder.is_dir())
     is_task = isinstance(run_of(settings), TaskRun)
     for name in run.eval_data:  # it is read later, by the distillation
-        local_files(name, run.eval_split, f"eval_data={name!r}", also=SEPARATORS if is_task else ())
+        local_files(name, run.eval_split, f"eval_data={name!r}")
     source = TrimSource(
         run.teacher,
         str(run.vocabulary),

@@ -45,7 +45,7 @@ class RunArguments:
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
     train_data: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files (.parquet, .json, .jsonl, .txt; rows: .csv), folders, globs or Hub data sets."},
+        metadata={"help": "Files (.parquet, .json, .jsonl, .csv, .txt), folders, globs or Hub data sets."},
     )
     eval_data: list[str] = field(
         default_factory=list,

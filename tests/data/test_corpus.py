@@ -52,6 +52,14 @@ def test_rows_are_documents_and_may_be_missing(tmp_path, streaming, name, conten
 
 
 @BOTH
+def test_files_of_words_are_read_as_they_are_written(tmp_path, streaming):
+    write(tmp_path / "a.csv", 'id,text\n7,"one, two"\n008,null\nx,\n,007\n')
+    write(tmp_path / "b.tsv", "text\tn\n12\t1\n13\t2\n")
+    write(tmp_path / "c.tsv", "n\ttext\n1\ta,b\n")
+    assert texts(tmp_path, streaming=streaming) == ["one, two", "null", "", "007", "12", "13", "a,b"]
+
+
+@BOTH
 def test_sequences_follow_each_other_whatever_their_kinds_and_columns(tmp_path, streaming):
     sources = [
         write(tmp_path / "a.parquet", {"text": ["one"], "title": ["x"]}),
@@ -120,6 +128,8 @@ def test_columns_of_numbers_or_mixed_values_in_json_are_refused(tmp_path, stream
         ("a.jsonl", b"", r"is an empty data set \(0 bytes in 1 files\)"),
         ("a.jsonl", b"\n\n", "is empty or unreadable|is an empty data set"),
         ("a.json", b"[]", "is empty or unreadable|is an empty data set"),
+        ("a.csv", b"text,label\n", "is empty or unreadable|is an empty data set"),
+        ("a.csv", b"text,n\na,1\nb, c,2\n", "is empty or unreadable; expected .parquet.*ParserError"),
         ("a.parquet", {"text": pa.array([], pa.string())}, "is empty or unreadable|is an empty data set"),
         ("a.jsonl", b'{"text": "abc"}\n{"text": "ab', r"is empty or unreadable; expected \.parquet, .*ArrowInvalid"),
         ("a.json", b'{"text": "\\ud800"}', "is empty or unreadable; .*surrogate"),
@@ -212,6 +222,7 @@ def test_byte_order_marks_are_no_text(tmp_path, streaming):
         "a.txt": "one\n\ntwo",
         "a.jsonl": rows,
         "a.json": '[{"text": "one"}, {"text": "two"}]',
+        "a.csv": "text,n\none,1\ntwo,2\n",
     }.items():
         assert texts(write(tmp_path / name, content.encode("utf-8-sig")), streaming=streaming) == ["one", "two"]
 
@@ -243,7 +254,7 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch, folder,
         load_text(file, streaming=streaming)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.txt.gz", "a"])
+@pytest.mark.parametrize("name", ["a.md", "a.txt.gz", "a"])
 def test_unknown_extensions_are_refused(tmp_path, name):
     file = write(tmp_path / name, "x")
     with pytest.raises(

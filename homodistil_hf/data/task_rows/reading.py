@@ -5,6 +5,7 @@ corpus.py finds the files and reads parquet, Arrow and text; CSV and JSON are re
 
 import csv
 import glob
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,8 @@ from datasets.exceptions import DatasetsError
 from ...files.messages import first_line, join_some, short_repr
 from ...files.strict_json import read_json_rows
 from ..corpus import local_files, read_source
+from ..csv_files import SEPARATORS, csv_settings
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-"""Endings of files of words, and what stands between these."""
 _JSON = (".json", ".jsonl")
 _ANSWER_COLUMNS = ("text", "answer_start")
 
@@ -56,7 +56,7 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
 
 
 def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
-    files = local_files(name, split, label, also=SEPARATORS)
+    files = local_files(name, split, label)
     written = [file for file in files if file.suffix.lower() in (*SEPARATORS, *_JSON)]
     others = [file for file in files if file not in written]
     if others or not files:
@@ -75,7 +75,7 @@ def _with_large_strings(rows: Dataset) -> Dataset:
 
 def _as_written(file: Path, label: str) -> Dataset:
     try:
-        return _read_words(file, SEPARATORS[file.suffix.lower()])
+        return _read_words(file)
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
         cause = error.__cause__ or error
         raise ValueError(
@@ -83,17 +83,13 @@ def _as_written(file: Path, label: str) -> Dataset:
         ) from error
 
 
-def _read_words(file: Path, separator: str) -> Dataset:
-    """A CSV file's rows, all of words: pandas would take "null" for a missing value, and "007" for a number."""
+def _read_words(file: Path) -> Dataset:
+    """A CSV file's rows, all of words."""
     with file.open(encoding="utf-8-sig", newline="") as opened:
-        lines = csv.reader(opened, delimiter=separator)
-        columns = next(lines, [])
-        has_names_alone = bool(columns) and next(lines, None) is None
-    if has_names_alone:
-        return Dataset.from_dict({name: [] for name in columns})
-    return Dataset.from_csv(
-        glob.escape(str(file)), sep=separator, converters=dict.fromkeys(columns, str), keep_default_na=False
-    )
+        names, *others = itertools.islice(csv.reader(opened, delimiter=SEPARATORS[file.suffix.lower()]), 2)
+    if names and not others:
+        return Dataset.from_dict({name: [] for name in names})
+    return Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
 
 
 def read_json(file: Path, label: str) -> Dataset:
