@@ -1,6 +1,5 @@
 """Rows of a task → tokenized rows for its model, and the length that fits them."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from ...models.architectures import max_tokens
 from ...models.tokenizers import as_it_was
 from ..masking import UNKNOWN_CLASS
 from .kinds import ANSWERS, TAGS, Columns, is_missing, is_string, type_of
-from .labels import label_numbers
+from .labels import label_numbers, parsed_cell
 from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
 from .tags import TaggedText, tagged_texts, tagged_tokens
 
@@ -155,14 +154,11 @@ def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[st
 
 
 def _as_lists(answers: Any) -> Any:
-    """Answers as lists `text` and `answer_start`: from a list of objects, or from JSON in a file of words."""
+    """Answers as lists `text` and `answer_start`: from a list of objects, or from a cell of a file of words."""
     if is_missing(answers):
         return None
     if isinstance(answers, str):
-        try:
-            answers = json.loads(answers)
-        except ValueError:
-            return answers
+        answers = parsed_cell(answers)
     if isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers):
         return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
     return answers

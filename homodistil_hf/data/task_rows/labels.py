@@ -1,5 +1,6 @@
 """Labels as people write them, by name, number or list → numbers, checked against the names of a model's classes."""
 
+import ast
 import json
 import logging
 import re
@@ -126,6 +127,8 @@ def _whole(value: Any) -> int | None:
 
 def _remedy(value: Any, numbers: dict[Any, int | None], config: PreTrainedConfig) -> str:
     names, most = names_of(config), config.num_labels
+    if str(value).lstrip().startswith("["):  # as NumPy writes it: ['a' 'b']
+        return 'a list in a file of words is JSON, such as ["a", "b"]: write it so, or keep the rows as parquet'
     whole = [number for number in numbers.values() if number is not None]
     if len(whole) == len(numbers):
         counts_from_1 = min(whole) == 1 and max(whole) == most
@@ -189,18 +192,28 @@ def _several(
 
 
 def as_list(value: Any) -> list[Any]:
-    """Entries of a list, of a list written as JSON, or of words with separators between them."""
+    """Entries of a list, of a list written as JSON or by Python, or of words with separators between them."""
     if isinstance(value, list):
         return value
     if not isinstance(value, str):
         return [value]
     if value.lstrip().startswith("["):
-        try:
-            parts = json.loads(value)
-        except ValueError:
-            return [value]
+        parts = parsed_cell(value)
         return parts if isinstance(parts, list) else [value]
     return [part.strip() for part in _SEPARATORS.split(value) if part.strip()]
+
+
+def parsed_cell(cell: str) -> Any:
+    """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell."""
+    try:
+        return json.loads(cell)
+    except ValueError:
+        pass
+    try:
+        value = ast.literal_eval(cell)
+    except (MemoryError, RecursionError, SyntaxError, ValueError):
+        return cell
+    return value if repr(value) == cell.strip() else cell  # ['a' 'b'], an array of NumPy, would be ['ab']
 
 
 def _share(value: Any) -> float | None:

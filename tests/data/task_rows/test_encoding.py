@@ -101,8 +101,9 @@ def test_rows_without_text(rows, message):
         [{"text": ["b"], "answer_start": [2]}, {"text": [], "answer_start": []}],
         [[{"text": "b", "answer_start": 2}], []],
         ['{"text": ["b"], "answer_start": [2]}', "[]"],
+        ["{'text': ['b'], 'answer_start': [2]}", "[]"],
     ],
-    ids=["lists", "objects", "JSON"],
+    ids=["lists", "objects", "JSON", "Python"],
 )
 def test_answers_may_be_lists_or_objects(answers):
     rows = Dataset.from_dict({"question": ["q"] * 2, "context": ["a b"] * 2, "answers": answers})

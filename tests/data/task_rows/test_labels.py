@@ -55,6 +55,7 @@ def test_a_features_own_names_are_brought_into_the_models_order():
         ([[0.5, 0.0, 1.0]], [[0.5, 0, 1]]),
         (["good", "bad;fair", None], [[0, 0, 1], [1, 1, 0], [UNKNOWN_VALUE] * 3]),
         (['["good"]', "[]"], [[0, 0, 1], [0, 0, 0]]),
+        (["['good']", "['bad', 'fair']"], [[0, 0, 1], [1, 1, 0]]),
     ],
 )
 def test_several_labels(labels, expected):
@@ -99,6 +100,7 @@ def test_without_a_column_all_are_unknown():
         (LABELS, [["sad"]], NAMED, "has the label 'sad'"),
         (LABELS, [[{"name": "good"}]], NAMED, "has the label {'name': 'good'}, which is no class"),
         (LABELS, [[3]], NAMED, "has the label 3"),
+        (LABELS, ["['good' 'bad']"], NAMED, "has the label .*; a list in a file of words is JSON, .*: write it so"),
         (VALUES, ["much"], tiny_config(num_labels=1), "has the label 'much'; expected a finite number a row"),
         (VALUES, [[1.0]], tiny_config(num_labels=2), "expected 2 finite numbers a row"),
     ],
