@@ -40,6 +40,9 @@ class MaskedWordsRun(StudentRun):
 
     def rows(self, settings: RunConfig, inputs: RunInputs, log: Log) -> tuple[Any, Any]:
         """Read and tokenize the text: blocks to train on, and those to evaluate on."""
+        run = settings.run
+        column = f" in {run.text_column!r}" if run.text_column else ""
+        log(f"{run.teacher} predicts masked words; the text{column} becomes blocks of {run.row_length} tokens")
         return load_blocks(settings, inputs.config, inputs.tokenizer, log)
 
     def arguments(self, settings: RunConfig, inputs: RunInputs, train: Any) -> Any:

@@ -196,6 +196,7 @@ class EmbeddingRun(StudentRun):
     def rows(self, settings: RunConfig, inputs: EmbeddingInputs, log: Log) -> tuple[Any, Dataset]:
         """Read the text: rows to train on, in batches of about the same length, and rows to evaluate on."""
         run, training, source = settings.run, settings.training, inputs.source
+        log(self.what_is_read(run, source))
         prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
         train, held_out = [], []
         for name, prompt in zip(run.train_data, prompts, strict=True):
@@ -225,6 +226,14 @@ class EmbeddingRun(StudentRun):
         return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
             datasets.concatenate_datasets(evaluated), run.max_eval_blocks
         )
+
+    def what_is_read(self, run: RunArguments, source: Source) -> str:
+        """Say what a teacher is for, and what was understood of the rows."""
+        length = min(run.row_length, source.model.settings.max_seq_length)
+        column = f" in {run.text_column!r}" if run.text_column else ""
+        what = f"{run.teacher} is an embedding model" if run.teacher else f"{run.teacher_name} hold texts and vectors"
+        channels = source.model.dimension
+        return f"{what} of {channels} channels; rows: paragraphs of text{column}, {length} tokens at most"
 
     def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
         """Describe how a run ended, and how its student is loaded."""
@@ -280,6 +289,14 @@ class RerankerRun(EmbeddingRun):
         """Refuse, by a ValueError, any stream."""
         if settings.run.streaming:
             raise ValueError(f"streaming=True with method={self.method!r}: pairs can't be streamed; leave it out")
+
+    def what_is_read(self, run: RunArguments, source: Source) -> str:
+        """As [`EmbeddingRun.what_is_read`]; a model of one output may be another kind."""
+        pair = " and ".join(map(repr, source.columns))
+        return (
+            f"{run.teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: texts "
+            f"in {pair}, {run.row_length} tokens at most, no labels"
+        )
 
     def source(self, settings: RunConfig) -> Source:
         """Load a teacher."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
-from tiny_files import own_cache, write_config
+from tiny_files import assert_same_weights, own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
@@ -43,6 +43,8 @@ def config(tmp_path, monkeypatch):
 def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_path, capsys):
     assert main(["distill", config(save_steps=6, save_strategy="steps")]) == 0
     told = capsys.readouterr().out
+    line = "embeddings is an embedding model of 32 channels; rows: paragraphs of text, 12 tokens at most"
+    assert told.splitlines()[0].endswith(line)
     assert "SentenceTransformer(" in told
     assert "in the teacher's index" in told
     student = load_embedding_model(tmp_path / "run" / "student")
@@ -172,12 +174,24 @@ def test_a_reranker_is_found_and_narrowed(pairs_config, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "CrossEncoder(" in told
     assert "correlation of scores" in told
+    line = "reranker scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: texts in "
+    assert f"{line}'q' and 'd', 16 tokens at most, no labels" in told.splitlines()[0]
     assert "3 of 60 documents of train_data are held out" in told
     student = BertForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     assert (student.config.hidden_size, student.config.num_labels) == (16, 1)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert -1 <= results["models"][1]["correlation"] < 1
     assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+@pytest.mark.slow
+def test_pairs_of_a_csv_file_are_those_of_a_table(pairs_config, tmp_path):
+    settings = {"save_strategy": "no", "max_steps": 2}
+    assert main(["distill", pairs_config(**settings)]) == 0
+    Dataset.from_parquet(str(tmp_path / "pairs.parquet")).to_csv(tmp_path / "pairs.csv")
+    other = {"train_data": str(tmp_path / "pairs.csv"), "output_dir": str(tmp_path / "other")}
+    assert main(["distill", pairs_config(**settings | other)]) == 0
+    assert_same_weights(tmp_path / "run" / "student", tmp_path / "other" / "student")
 
 
 def test_a_reranker_needs_two_columns(pairs_config, capsys):
