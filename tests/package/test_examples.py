@@ -220,6 +220,28 @@ def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
     assert load_embedding_model(tmp_path / "run" / "student").dimension == 32
 
 
+@pytest.mark.slow
+@needs("embedding")
+def test_distill_reranker_script(tmp_path, monkeypatch, capsys):
+    from tiny_embeddings import make_reranker
+
+    teacher = make_reranker(tmp_path / "teacher")
+    texts = [f"w{5 + row % 40} w{6 + row % 50}" for row in range(60)]
+    Dataset.from_dict({"query": texts, "passage": texts[::-1]}).to_parquet(tmp_path / "pairs.parquet")
+    words = ["--rows", tmp_path / "pairs.parquet", "--output_dir", tmp_path / "out", "--max_steps", 2]
+    run_script(monkeypatch, "distill_reranker.py", "--teacher", teacher, *words)
+    told = capsys.readouterr().out
+    assert re.search(r"correlation with the teacher -?[01]\.\d{3}\n", told)
+    assert "The cat sat on the mat." in told
+    student = AutoConfig.from_pretrained(tmp_path / "out" / "student")
+    assert (student.num_labels, student.hidden_size < 32) == (1, True)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("distill_*.py")), ids=lambda path: path.stem)
+def test_a_script_of_a_kind_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
 PAGES = {
     name: (EXAMPLES.parent / name).read_text(encoding="utf-8")
     for name in ("README.md", "docs/index.md", "docs/guides/pretrained_encoder.md", "docs/guides/sizes.md")
