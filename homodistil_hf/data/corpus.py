@@ -33,7 +33,7 @@ from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
 from ..files.messages import join_some, short_repr
-from .csv_files import SEPARATORS, csv_settings, header_of
+from .csv_files import SEPARATORS, csv_settings, header_of, separator_of
 
 logger = logging.getLogger(__name__)
 
@@ -458,7 +458,7 @@ def _columns_of(file: Path) -> Any:
     if file.suffix.lower() == ".parquet":
         return pyarrow.parquet.read_schema(file).remove_metadata()
     if file.suffix.lower() in SEPARATORS:
-        return file.suffix.lower(), header_of(file)
+        return separator_of(file), header_of(file)
     if _READERS[file.suffix.lower()] is JsonDatasetReader:
         with file.open("rb") as opened:
             first = opened.readline(_LINE_BYTES)

@@ -19,7 +19,7 @@ from datasets.exceptions import DatasetsError
 from ...files.messages import first_line, join_some, short_repr
 from ...files.strict_json import read_json_rows
 from ..corpus import local_files, read_source
-from ..csv_files import SEPARATORS, csv_settings
+from ..csv_files import SEPARATORS, csv_settings, separator_of
 
 _JSON = (".json", ".jsonl")
 _ANSWER_COLUMNS = ("text", "answer_start")
@@ -78,15 +78,18 @@ def _as_written(file: Path, label: str) -> Dataset:
         return _read_words(file)
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
         cause = error.__cause__ or error
+        remedy = f"check what {file.name} holds"
+        if isinstance(cause, UnicodeDecodeError):
+            remedy = "expected UTF-8: convert it, as by `iconv -f ISO-8859-1 -t UTF-8`"
         raise ValueError(
-            f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); check what {file.name} holds"
+            f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); {remedy}"
         ) from error
 
 
 def _read_words(file: Path) -> Dataset:
     """A CSV file's rows, all of words."""
     with file.open(encoding="utf-8-sig", newline="") as opened:
-        names, *others = itertools.islice(csv.reader(opened, delimiter=SEPARATORS[file.suffix.lower()]), 2)
+        names, *others = itertools.islice(csv.reader(opened, delimiter=separator_of(file)), 2)
     if names and not others:
         return Dataset.from_dict({name: [] for name in names})
     return Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))

@@ -59,8 +59,17 @@ def test_no_source_is_told():
 
 def test_a_csv_that_is_none(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,b\n\xff\xff,1\n")
-    with pytest.raises(ValueError, match=r"a\.csv"):
+    with pytest.raises(ValueError, match=r"a\.csv' is unreadable .*; expected UTF-8: convert it, as by `iconv -f ISO"):
         load_rows([str(tmp_path / "a.csv")])
+
+
+def test_a_spreadsheets_semicolons_are_no_words(tmp_path):
+    (tmp_path / "a.csv").write_text('text;label\n"one; two, three";a\n')
+    (tmp_path / "b.csv").write_text("text\tlabel\nfour, five\tb\n")
+    (tmp_path / "c.csv").write_text("text\nsix; seven\n")
+    rows = [load_rows([str(tmp_path / f"{name}.csv")]).to_list() for name in "abc"]
+    assert rows[:2] == [[{"text": "one; two, three", "label": "a"}], [{"text": "four, five", "label": "b"}]]
+    assert rows[2] == [{"text": "six; seven"}]
 
 
 def test_a_csv_without_rows_has_none(tmp_path):
