@@ -238,8 +238,9 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
     known = _by_lower_name(rows.column_names)
     if kind == ANSWERS:
         return tuple(known[name] for name in ("question", "context") if name in known)
-    if kind == TAGS and (words := next((known[name] for name in _WORDS if name in known), None)):
-        return (words,)
+    words = [known[name] for name in _WORDS if name in known and _holds_words(rows.features[known[name]])]
+    if kind == TAGS and words:
+        return (words[0],)
     strings = {name: known[name] for name in known if is_string(rows.features[known[name]])}
     pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
     if pair is not None:
@@ -295,6 +296,11 @@ def type_of(feature: Any) -> str:
 def is_string(feature: Any) -> bool:
     """Whether a column holds a text a row."""
     return isinstance(feature, Value) and feature.dtype in _STRINGS
+
+
+def _holds_words(feature: Any) -> bool:
+    """Whether a column holds words: some tools have objects beside a text, with each token's place."""
+    return is_string(feature) or is_string(getattr(feature, "feature", None))
 
 
 def ranks_pairs(columns: Collection[str]) -> bool:

@@ -18,7 +18,7 @@ from .kinds import Columns, class_names, is_missing, names_of
 from .labels import as_list, class_numbers
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_TYPES = ("label", "type", "tag", "entity", "entity_group", "entity_type", "class")
+_TYPES = ("label", "type", "tag", "entity", "entity_group", "entity_type", "class", "labels")
 _STARTS, _ENDS = ("start", "start_offset", "begin", "start_char"), ("end", "end_offset", "end_char", "stop")
 
 
@@ -77,6 +77,8 @@ def span_parts(span: Any) -> Sequence[Any]:
         parts = [next((span[name] for name in some if span.get(name) is not None), None) for some in names]
     elif isinstance(span, list):
         parts = [int(part) if isinstance(part, str) and part.isdigit() else part for part in span][:3]
+    if len(parts) == 3 and isinstance(parts[2], list) and len(parts[2]) == 1:  # a list of one, as labels may be
+        parts[2] = parts[2][0]
     return parts if len(parts) == 3 else [None] * 3
 
 

@@ -55,6 +55,7 @@ def test_the_head_tells_the_kind(class_name, settings, kind):
         (TAGS, {"tokens": WORDS, "ner_tags": [[0, 1]]}, ("tokens",), ("ner_tags",)),
         (TAGS, {"words": WORDS, "pos": ONE}, ("words",), ()),
         (TAGS, {"text": ONE, "entities": [[[0, 1]]]}, ("text",), ("entities",)),
+        (TAGS, {"text": ONE, "tokens": [[{"text": "a"}]], "spans": [[{"end": 1}]]}, ("text",), ("spans",)),
         (ANSWERS, {"context": ONE, "question": ONE, "answers": ONE}, ("question", "context"), ("answers",)),
     ],
 )

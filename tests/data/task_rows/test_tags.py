@@ -49,6 +49,7 @@ def test_numbers_are_those_of_the_feature():
     [
         [{"start": 0, "end": 12, "label": "PER"}],
         [{"start_offset": 0, "end_offset": 12, "type": "PER"}],
+        [{"start": 0, "end": 12, "labels": ["PER"]}],
         '[[0, 12, "PER"]]',
         [["0", "12", "PER"]],
     ],
