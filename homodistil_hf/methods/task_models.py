@@ -143,7 +143,15 @@ class TaskRun(MaskedWordsRun):
 
     def _with_held_out(self, run: RunArguments, inputs: TaskInputs, train: _Rows, log: Log) -> tuple[_Rows, _Rows]:
         if run.eval_data:
-            return train, self._read(run, inputs, "eval_data")
+            held_out = self._read(run, inputs, "eval_data")
+            if len(held_out.columns.texts) != len(train.columns.texts):
+                raise ValueError(
+                    f"eval_data has {held_out.columns.describe()}, train_data {train.columns.describe()}; expected as "
+                    "many texts a row in both: name text_columns"
+                )
+            if held_out.columns != train.columns:
+                log(f"eval_data: {held_out.columns.describe()}")
+            return train, held_out
         kept, aside, how = keep_aside(train.rows, train.columns)
         count = f"{len(aside):,} of {len(train.rows):,} rows"
         log(f"eval_data is not set: {count} of train_data are kept aside, {how}")

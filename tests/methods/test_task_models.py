@@ -56,6 +56,24 @@ def test_splits_of_a_saved_set_are_found(tmp_path):
     assert not any("kept aside" in line for line in lines)
 
 
+def test_what_the_held_out_rows_have_is_told_where_it_is_something_else(tmp_path):
+    from homodistil_hf.methods.registry import run_of
+
+    settings = write_kind(tmp_path, "pairs")
+    rows_of_kind("pairs", has_labels=False).to_json(tmp_path / "pairs.jsonl")
+    rows_of_kind("classes").to_json(tmp_path / "texts.jsonl")
+    with_pairs, with_texts = (
+        settings_of(settings | {"eval_data": [str(tmp_path / f"{name}.jsonl")]}, "it") for name in ("pairs", "texts")
+    )
+    made, lines = run_of(with_pairs), []
+    made.rows(with_pairs, made.inputs(with_pairs), lines.append)
+    assert lines[1] == "eval_data: texts in 'sentence1' and 'sentence2', no labels"
+    with pytest.raises(
+        ValueError, match="eval_data has text in 'text', .*; expected as many texts a row in both: name"
+    ):
+        made.rows(with_texts, made.inputs(with_texts), lines.append)
+
+
 @pytest.mark.slow
 def test_labels_of_some_rows_are_enough(tmp_path):
     settings = write_kind(tmp_path, "classes")

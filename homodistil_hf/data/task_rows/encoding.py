@@ -84,12 +84,16 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
                 "other text_columns, or make them texts"
             )
         values = rows[name][:]
-        empty = [
-            place for place, value in enumerate(values, 1) if not value or (columns.are_words and None in [*value])
-        ]
+        empty = [place for place, value in enumerate(values, 1) if _is_empty(value, columns.are_words)]
         if empty:
             rows_of = f"{len(empty):,} row{'s' * (len(empty) != 1)}"
             raise ValueError(f"{argument} has {rows_of} without {name!r}, the first is row {empty[0]:,}; drop them")
+
+
+def _is_empty(value: Any, are_words: bool) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return not value or (are_words and None in [*value])
 
 
 def check_number(rows: Dataset, argument: str, *, least: int) -> None:

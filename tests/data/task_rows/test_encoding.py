@@ -85,7 +85,7 @@ def test_questions_without_known_answers_are_not_graded():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"text": ["a", None, ""]}, "rows has 2 rows without 'text', the first is row 2; drop them"),
+        ({"text": ["a", None, "", " "]}, "rows has 3 rows without 'text', the first is row 2; drop them"),
         ({"text": [1, 2]}, "column 'text' holds int64; expected a text a row"),
         ({"text": []}, "rows has 0 rows; expected 1 or more"),
     ],
