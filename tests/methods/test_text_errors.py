@@ -1,0 +1,127 @@
+"""Wrong launches of models of masked words, of vectors and of pairs; those of tasks are in `test_task_errors.py`."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from methods_here import needs
+from tiny_files import own_cache, write_teacher, write_text
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.cli import main
+
+
+def _rows(**cells: Any) -> bytes:
+    """60 rows of JSON; each cell is a value of all rows, or a function of a row's number."""
+    rows = ({name: cell(n) if callable(cell) else cell for name, cell in cells.items()} for n in range(60))
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def _text(number: int) -> str:
+    return f"w{5 + number % 80} w{6 + number % 70} w{7 + number % 60} w9 w10 w11 w12"
+
+
+OF_TEXT: dict[str, tuple[Any, str]] = {
+    "no file": ({"train_data": "./none.txt"}, "train_data='./none.txt' does not exist; expected a file, folder or"),
+    "another ending": ({"train_data": "text.pdf"}, "text.pdf' does not exist; expected .*.csv, .tsv or .txt"),
+    "nothing in it": (b"", "is an empty data set (0 bytes in 1 files); expected text in them"),
+    "a broken line": (b'{"text": "w7"}\n{"text": "w', "unreadable; expected .* whose contents match the extension"),
+    "no held-out file": ({"eval_data": "./none.txt"}, "eval_data='./none.txt' does not exist"),
+    "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
+    "two columns": (_rows(body=_text, title=_text), "set text_column to one of strings among body (string), title"),
+    "another column": ({"text_columns": "txet"}, "missing text column (text_column='txet'); set text_column to one"),
+    "numbers": (_rows(text=7), "column 'text' holds int64, expected strings"),
+    "empty texts": (_rows(text=""), "the text has 0 tokens, .*; give more text or|no paragraph of 20 characters or"),
+    "one document": (
+        _rows(text=_text).splitlines()[0],
+        "has 1 document; expected 2 or more, or documents as eval_data",
+    ),
+    "a column of labels": ({"label_column": "label"}, "label_column='label' has no place with .*; leave it out"),
+    "a start": ({"start": "x"}, "leave it out"),
+}
+OF_PAIRS: dict[str, tuple[Any, str]] = {
+    "no file": ({"train_data": "./none.csv"}, "train_data='./none.csv' does not exist; expected a file, folder or"),
+    "nothing in it": (b"", "is an empty data set (0 bytes in 1 files); expected text in them"),
+    "a broken line": (b'{"query": "w7"}\n{"query": "w', "line 2 is no JSON: .*; mend that line"),
+    "no held-out file": ({"eval_data": "./none.csv"}, "eval_data='./none.csv' does not exist"),
+    "too few": (_rows(query=_text, passage=_text).splitlines()[0], "has 1 document; expected 2 or more, or documents"),
+    "unusual columns": (_rows(body=_text, title=_text), "none surely with text, or two of a pair; name text_columns"),
+    "another column": (
+        {"text_columns": ["query", "pasage"]},
+        "set text_column to one of strings among query",
+    ),
+    "a side of numbers": (
+        _rows(query=_text, passage=7),
+        "column 'passage' holds int64, expected strings",
+    ),
+    "empty passages": (_rows(query=_text, passage=""), "no pair of two texts; name other columns (text_column) or"),
+    "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
+    "fewer than a step": (
+        {"per_device_train_batch_size": 512},
+        "fewer than the 512 of a step; lower per_device",
+    ),
+    "a stream": ({"streaming": True}, "streaming=True with method='reranker': pairs can't be streamed; leave it out"),
+    "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave it"),
+    "labels to learn": ({"method": "reranker", "label_column": "label"}, "has no place with method='reranker'; leave"),
+}
+CASES = [
+    *(pytest.param("masked words", case, id=f"masked words: {case}") for case in OF_TEXT),
+    *(pytest.param("vectors", case, marks=needs("embedding"), id=f"vectors: {case}") for case in OF_TEXT),
+    *(pytest.param("pairs", case, marks=needs("embedding"), id=f"pairs: {case}") for case in OF_PAIRS),
+]
+
+
+@pytest.fixture(scope="module")
+def settings_of_kinds(tmp_path_factory):
+    """Kind → settings of a run that would go well."""
+    folder = tmp_path_factory.mktemp("kinds")
+    text, pairs = write_text(folder / "text.txt"), folder / "pairs.jsonl"
+    pairs.write_bytes(_rows(query=_text, passage=_text))
+    return {
+        "masked words": {"teacher": str(write_teacher(folder / "words")), "train_data": str(text)},
+        "vectors": {"teacher": str(folder / "vectors"), "train_data": str(text)},
+        "pairs": {"teacher": str(folder / "pairs"), "train_data": str(pairs)},
+    }
+
+
+@pytest.fixture
+def settings_of(settings_of_kinds):
+    """Makes the settings of a kind; models of vectors and pairs are written once they are needed."""
+
+    def make(kind):
+        settings = settings_of_kinds[kind]
+        if kind != "masked words":
+            from pathlib import Path
+
+            from tiny_embeddings import make_reranker, make_sentence_folder
+
+            folder = Path(settings["teacher"])
+            if not folder.is_dir():
+                (make_sentence_folder if kind == "vectors" else make_reranker)(folder)
+        return settings
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES)
+def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of, tmp_path, monkeypatch, capsys, kind, case):
+    own_cache(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
+    change, message = (OF_PAIRS if kind == "pairs" else OF_TEXT)[case]
+    settings = settings_of(kind) | {"student": "macs=0.5", "output_dir": str(tmp_path / "run"), "max_steps": 2}
+    settings |= {"max_seq_length": 16}
+    if isinstance(change, bytes):
+        (tmp_path / "rows.jsonl").write_bytes(change)
+        change = {"train_data": str(tmp_path / "rows.jsonl")}
+    (tmp_path / "config.json").write_text(json.dumps(settings | change))
+    assert main(["distill", str(tmp_path / "config.json"), "--use_cpu"]) == 2
+    error = capsys.readouterr().err
+    patterns = (".*".join(map(re.escape, part.split(".*"))) for part in message.split("|"))
+    assert re.search("|".join(patterns), error, re.DOTALL), error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_there_are_ten_for_each_kind():
+    assert min(len(OF_TEXT), len(OF_PAIRS)) >= 10
