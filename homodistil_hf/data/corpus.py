@@ -291,8 +291,8 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     wanted = _split_name(split)
     if named and wanted not in named:
         raise ValueError(
-            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name the files themselves, "
-            f"or rename {join_some({file.name for file in files if split_of[file]})}"
+            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name another one "
+            f"(train_split, eval_split), files, or rename {join_some({file.name for file in files if split_of[file]})}"
         )
     if named and (others := [file.name for file in files if split_of[file] is None]):
         logger.warning(

@@ -1,5 +1,6 @@
 """Rows of columns that a trainer is given → tokenized rows, as `homodistil distill` makes them."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from ..data.task_rows.encoding import encode_rows, length_of_rows, question_rows
 from ..data.task_rows.kinds import ANSWERS, MASKED_WORDS, find_columns, kind_of
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
         length = fitted_length(None, config, argument="max_seq_length", tokenizer=tokenizer)
         return RowReader(kind, config, tokenizer, length)
     own = without_unused_segments(tokenizer, config)
-    length = length_of_rows(first, find_columns(first, config, kind, argument=argument), config, own)
+    columns = find_columns(first, config, kind, argument=argument)
+    length = length_of_rows(first, columns, config, own)
+    logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
     return RowReader(kind, config, own, length)
 
 

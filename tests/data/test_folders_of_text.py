@@ -64,7 +64,7 @@ def test_a_file_to_evaluate_on_is_never_trained_on(tmp_path, caplog, name):
     assert "files named after no split are left out, as others are: wiki.txt" in caplog.text
     with pytest.raises(
         ValueError,
-        match=rf"has files for the splits \['{split}'\], not for split='train'; name the files .* {Path(name).name}$",
+        match=rf"has files for the splits \['{split}'\], not for split='train'; name another .* {Path(name).name}$",
     ):
         load_text(tmp_path / "x")
 

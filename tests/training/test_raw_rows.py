@@ -12,7 +12,8 @@ def tokenized(data, tokenizer, model):
     return raw_rows.tokenized(data, raw_rows.reader_of(data, tokenizer, model))
 
 
-def test_several_sets_have_one_length_and_tokenized_ones_stay():
+def test_several_sets_have_one_length_and_tokenized_ones_stay(caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
     model = make_teacher(**KINDS["classes"][1])
     rows = rows_of_kind("classes")
     data = {"train_dataset": rows, "eval_dataset": {"some": rows.select(range(8)), "none": None}}
@@ -20,6 +21,7 @@ def test_several_sets_have_one_length_and_tokenized_ones_stay():
     assert found["train_dataset"]["labels"][:3] == [0, 1, 2]
     assert found["eval_dataset"]["some"].to_dict() == found["train_dataset"].select(range(8)).to_dict()
     assert found["eval_dataset"]["none"] is None
+    assert "train_dataset: text in 'text', labels in 'label'; max_seq_length=16" in caplog.messages
     again = tokenized(found, tiny_tokenizer(), model)
     assert again["train_dataset"] is found["train_dataset"]
 

@@ -17,7 +17,7 @@ from ..masking import UNKNOWN_CLASS
 from .kinds import ANSWERS, TAGS, Columns, is_missing, is_string, type_of
 from .labels import label_numbers, parsed_cell
 from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
-from .tags import TaggedText, tagged_texts, tagged_tokens
+from .tags import TaggedText, entries_of, tagged_texts, tagged_tokens
 
 logger = logging.getLogger(__name__)
 LEAST_ROWS = 8
@@ -198,7 +198,7 @@ def _cells(rows: Dataset, columns: Columns) -> list[list[str]]:
     cells = [rows[name][:] for name in columns.texts]
     if not columns.are_words:
         return cells
-    return [[cell if isinstance(cell, str) else " ".join(map(str, cell)) for cell in cells[0]]]
+    return [[" ".join(map(str, entries_of(cell))) for cell in cells[0]]]
 
 
 def length_of_rows(

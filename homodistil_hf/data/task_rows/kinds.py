@@ -262,8 +262,11 @@ def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) ->
             "answer_start) where they are known: rename them, or name two text_columns"
         )
     if not texts or len(texts) > 2 or (kind == TAGS and len(texts) != 1):
-        expected = "tokens, or a text with spans" if kind == TAGS else "text, or two of a pair"
-        raise ValueError(f"{argument} has the columns {shown}, none surely with {expected}; name text_columns")
+        usual, other = ("tokens", "a text with spans") if kind == TAGS else ("text", "two of a pair")
+        raise ValueError(
+            f"{argument} has the columns {shown}, none surely with {usual}, or {other}; name text_columns, or rename "
+            f"the column to {usual}"
+        )
     return texts
 
 

@@ -71,6 +71,8 @@ def test_questions_get_windows_of_a_usual_length():
 def test_texts_are_documents():
     rows = Dataset.from_dict({"tokens": [["a", "b"], ["c"]]})
     assert texts_of(rows, Columns(TAGS, ("tokens",)))["text"][:] == ["a b", "c"]
+    written = Dataset.from_dict({"tokens": ['["a", "b"]', "['c']", "d e"]})
+    assert texts_of(written, Columns(TAGS, ("tokens",)))["text"][:] == ["a b", "c", "d e"]
     pairs = Dataset.from_dict({"one": ["a"], "two": ["b"]})
     assert texts_of(pairs, Columns(CLASSES, ("one", "two")))["text"][:] == ["a", "b"]
 
