@@ -26,7 +26,7 @@ from ..files.run_names import STUDENT_FOLDER
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
-from ..models.loading import load_encoder
+from ..models.loading import MODULES_FILE, load_encoder
 from ..models.tokenizers import COPY, check_padding, load_tokenizer, stored_tokenizer, without_unused_segments
 from ..training.run_folder import folder_claimed
 
@@ -113,6 +113,8 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
         return EvaluatedModel(name, str(source), student, found, results)
     export = folder if model_of.kind == "export" else None
     if export is not None:
+        if (export / MODULES_FILE).is_file():
+            raise ValueError(f"model={str(source)!r} is an embedding model without a head; expected task=embedding")
         read_export_facts(export)  # a damaged file is found before hours of fine-tuning
     return EvaluatedModel(
         name, str(source), load_encoder(str(folder), argument="folder").eval(), found, results, export

@@ -61,6 +61,8 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert main(["distill", config(save_steps=6, save_strategy="steps"), *resumed]) == 0
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
     capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--task", "classes", "--eval_data", "rows.csv"]) == 2
+    assert "is an embedding model without a head; expected task=embedding" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "run" / "checkpoint-6"), "--output", str(tmp_path / "early")]) == 2
     told = capsys.readouterr().err
     assert "is of an encoder without a head: resume the run, which exports its student at its end" in told
