@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.samples import drawn
 from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, find_columns, kind_of, names_of
 from ..data.task_rows.reading import load_rows
-from ..export.card import guarantee_text
+from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import check_fields, make_tuples, setting
@@ -92,7 +92,8 @@ def evaluate_classes(
         _check_labels(evaluated.model, beside)
         columns, groups = _rows(settings, evaluated.model)
         found = _guarantee(evaluated, beside, load_tokenizer(name, remedy=COPY), columns, settings, groups)
-        say(f"classes as the teacher's {found['agreement']:.3f}, at least {found['at_least']:.3f}")
+        shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
+        say(f"classes as the teacher's {shown}%, at least {bound}%")
         source = ", ".join(map(public_name, settings.eval_data))
         results = {"teacher": public_name(name), GUARANTEE: {source: found}, "versions": version_facts()}
         write_json(folder / RESULTS_FILE, results)

@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
-from ..export.student_in_folder import StudentIn, checkpoint_student, student_in
+from ..export.student_in_folder import StudentIn, checkpoint_student, members_hint, student_in
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, write_text
 from ..files.run_names import STUDENT_FOLDER
@@ -132,6 +132,7 @@ def model_in(source: str | Path) -> StudentIn | None:
     if found.kind == "nothing":
         raise ValueError(
             f"model={str(source)!r} holds no {CONFIG_NAME} and no {STUDENT_FOLDER}/; expected {_EXPECTED}"
+            f"{members_hint(folder)}"
         )
     return found
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..export.card import percent_below
 from ..export.facts import is_guarantee
 from ..files.messages import short_repr
 
@@ -192,4 +193,5 @@ def guarantee_problems(found: Any, least: Mapping[str, float]) -> Iterator[str]:
         for name, share in least.items():
             for where, bound in bounds[name].items():
                 if not bound >= share:
-                    yield f"{where}: expected answers as the teacher's for at least {share:.1%}, found {bound:.1%}"
+                    found_least = percent_below(bound)
+                    yield f"{where}: expected answers as the teacher's for at least {share:.1%}, found {found_least}%"

@@ -320,9 +320,20 @@ def guarantee_text(found: Mapping[str, Any]) -> str:
 
 
 def _guarantee_row(name: str, one: Mapping[str, Any]) -> tuple[str, int, int, str, str]:
-    # Rounded down: a rounded bound may not be better than the bound.
-    agreement, at_least = (f"{math.floor(1000 * one[key] + 1e-9) / 10:.1f}" for key in ("agreement", "at_least"))
-    return name, one["num_rows"], one["num_changed"], agreement, at_least
+    return name, one["num_rows"], one["num_changed"], percent_below(one["agreement"]), percent_below(one["at_least"])
+
+
+def percent_below(share: float) -> str:
+    """A share in percent, rounded down, as a rounded bound may not be better than the bound.
+
+    Example:
+    ```python
+    >>> percent_below(0.73369), percent_below(1.0)
+    ('73.3', '100.0')
+
+    ```
+    """
+    return f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
 
 
 def _widths(facts: Mapping[str, Any]) -> str:

@@ -73,6 +73,12 @@ def student_in(folder: str | Path) -> StudentIn:
     return StudentIn("model" if (folder / CONFIG_NAME).is_file() else "nothing", folder)
 
 
+def members_hint(folder: str | Path) -> str:
+    """Words for an error about the folder of a family, which is no model itself; empty for other folders."""
+    members = sorted(str(facts.parent.parent) for facts in Path(folder).glob(f"*/{STUDENT_FOLDER}/{FACTS_FILE}"))
+    return f"; it has several models: name one, such as {members[0]}" if members else ""
+
+
 def export_model_from(
     source: str | Path,
     output: str | Path,
@@ -137,7 +143,7 @@ def exported_student(folder: str | Path) -> Path:
         raise ValueError(f"folder={str(folder)!r} does not exist; name an export, or the output_dir of a finished run")
     raise ValueError(
         f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "
-        "one with homodistil export"
+        f"one with homodistil export{members_hint(folder)}"
     )
 
 
@@ -146,7 +152,7 @@ def _newest_checkpoint(folder: Path) -> VerifiedCheckpoint:
     if checkpoint is None:
         raise ValueError(
             f"folder={str(folder)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
-            "expected a finished run, a checkpoint-N or an export"
+            f"expected a finished run, a checkpoint-N or an export{members_hint(folder)}"
         )
     return checkpoint
 

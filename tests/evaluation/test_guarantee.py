@@ -93,6 +93,13 @@ def test_bounds_that_do_not_hold_are_named(least, where):
     assert [line.partition(": expected answers")[0] for line in guarantee_problems(found, least)] == where
 
 
+def test_a_bound_that_fails_is_rounded_down():
+    found = {"mine": guarantee([True] * 10 + [False] * 50)}
+    assert 0.7337 < found["mine"]["at_least"] < 0.7338
+    (line,) = guarantee_problems(found, {"agreement": 0.734})
+    assert line == "mine: expected answers as the teacher's for at least 73.4%, found 73.3%"
+
+
 def test_groups_that_are_too_small_bound_nothing():
     found = {"mine": guarantee([False] * 30, {"language": [str(number) for number in range(30)]})}
     (line,) = guarantee_problems(found, {"agreement_of_groups": 0.5})

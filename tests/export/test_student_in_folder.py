@@ -6,6 +6,7 @@ import pytest
 import torch
 from students import assert_same_logits, logits_of, make_student, make_teacher, write_checkpoint
 
+from homodistil_hf.evaluation.evaluated_model import model_in
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_export_facts
 from homodistil_hf.export.student_in_folder import (
@@ -14,7 +15,9 @@ from homodistil_hf.export.student_in_folder import (
     check_finished,
     checkpoint_student,
     dense_copy,
+    export_model_from,
     exported_student,
+    members_hint,
     narrowed_copy,
     student_in,
 )
@@ -67,6 +70,17 @@ def test_other_folders_hold_a_model_or_nothing(tmp_path):
         assert student_in(tmp_path / name) == StudentIn("nothing", tmp_path / name)
         with pytest.raises(ValueError, match=message):
             exported_student(tmp_path / name)
+
+
+def test_a_family_is_asked_for_one_of_its_members(tmp_path):
+    for name in ("1-macs-0.5", "2-macs-0.25"):
+        (tmp_path / name / "student").mkdir(parents=True)
+        (tmp_path / name / "student" / "facts.json").touch()
+    message = "; it has several models: name one, such as .*1-macs-0.5$"
+    for find in (exported_student, model_in, lambda folder: export_model_from(folder, tmp_path / "export")):
+        with pytest.raises(ValueError, match=message):
+            find(tmp_path)
+    assert members_hint(tmp_path / "1-macs-0.5") == ""
 
 
 @pytest.mark.parametrize(("teacher", "expected"), [(None, None), ({"hub_id": None}, None), ("x", None), ({}, None)])

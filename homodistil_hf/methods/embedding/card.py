@@ -71,6 +71,8 @@ def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], l
     tables = []
     for task, rows in found.get("tasks", {}).items():
         measures = next(iter(next(iter(rows.values())).values()))
+        size = found.get("sizes", {}).get(task)
+        counted = f"{task}, {size[0]:,} in an index of {size[1]:,}" if size else task
         for measure in (name for name in titles if name in measures):
             cells = []
             for name, row in rows.items():
@@ -78,7 +80,7 @@ def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], l
                 shown = [f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}"] if costs else ["–", "–"]
                 cells.append([name, *shown, *(f"{100 * cell[measure]:.1f}" for cell in row.values())])
             headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
-            tables.append((f"{task}: {titles[measure]}; ms in {found['runtime']}", (headings, cells)))
+            tables.append((f"{counted}: {titles[measure]}; ms in {found['runtime']}", (headings, cells)))
     return tables
 
 

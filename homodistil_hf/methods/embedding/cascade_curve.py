@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ...evaluation.guarantee import guarantee
-from ...export.student_in_folder import student_in
+from ...export.card import percent_below
+from ...export.student_in_folder import members_hint, student_in
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import check_fields, make_tuples, refuse_without_part, setting
 from ...files.folders import check_writable
@@ -189,7 +190,8 @@ def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
             "--teacher, if it is here"
         )
     if named is None:
-        raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher")
+        hint = members_hint(settings.model)
+        raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher{hint}")
     student, teacher = load_embedding_model(found.folder, argument="model"), load_embedding_model(str(named))
     if has_own_space(read_embedding_facts(found.folder)) or student.dimension != teacher.dimension:
         raise ValueError(
@@ -241,11 +243,14 @@ def format_cascade(results: Mapping[str, Any]) -> str:
             scores = [f"{100 * row['ndcg_at_10']:.1f}"] if has_answers else []
             table.append([f"{100 * row['share']:.0f}", f"{100 * row['agreement']:.1f}", *scores, f"{row['ms']:.1f}"])
         choice, bound = results["choices"][source], results["choices"][source]["guarantee"]
+        least, confidence = percent_below(bound["at_least"]), f"{bound['confidence']:.0%}"
         chosen = (
             f"margin {choice['margin']:.4g} for {results['wanted']:.1%}, chosen on every second query; on the others "
             f"{choice['share']:.1%} go to the teacher,\n{bound['agreement']:.1%} of first hits are the teacher's (at "
-            f"least {bound['at_least']:.1%} with {bound['confidence']:.0%} confidence), at {choice['cost']:.0%} of "
-            f"its time and {choice['macs']:.0%} of its MACs"
+            f"least {least}% with {confidence} confidence), at {choice['cost']:.0%} of its time and "
+            f"{choice['macs']:.0%} of its MACs"
         )
+        if choice["cost"] >= 1:
+            chosen += ";\nthe teacher alone takes no longer"
         parts.append("\n".join([source, *aligned_lines(table), "", chosen]))
     return "\n\n".join(parts)

@@ -20,7 +20,7 @@ from ...data.corpus import load_text
 from ...evaluation.evaluated_model import model_in, model_name, results_claimed
 from ...evaluation.fine_tuning import settings_from
 from ...evaluation.metrics import missing_packages
-from ...export.card import guarantee_text
+from ...export.card import guarantee_text, percent_below
 from ...export.facts import GUARANTEE
 from ...export.markdown import card_table
 from ...export.student_in_folder import student_in
@@ -197,7 +197,8 @@ def _measured(
             _say_scores(task.name, scores, say)
         if found:
             results[GUARANTEE][task.name] = found
-            say(f"{task.name}: first hits as the teacher's {found['agreement']:.3f}, at least {found['at_least']:.3f}")
+            shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
+            say(f"{task.name}: first hits as the teacher's {shown}%, at least {bound}%")
     if of_mteb:
         names = {side: found.name for side, found in models.items() if isinstance(found, EmbeddingModel)}
         for name, metrics in mteb_scores(of_mteb, names).items():

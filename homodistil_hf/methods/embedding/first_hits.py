@@ -6,11 +6,13 @@ Shapes: N queries, M documents, D channels.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...data.corpus import is_running_text, load_text
+from ...data.corpus import is_running_text, load_text, only_text
+from ...data.task_rows.reading import SEPARATORS, load_rows
 from ...evaluation.guarantee import WORDS, guarantee, length_groups
 from ...files.messages import short_repr
 from .similarity import COSINE, similarities
@@ -32,7 +34,7 @@ def load_queries(
     """Read queries and the documents that they are looked up in; which document answers a query isn't needed.
 
     Args:
-        queries: files, folders, globs or Hub data sets; a row a query, a line of text files.
+        queries: files, .csv and .tsv as well, folders, globs or Hub data sets; a row a query, a line of text files.
         documents: the same, for documents.
         query_column: with the queries.
         document_column: with the documents.
@@ -44,7 +46,10 @@ def load_queries(
         ValueError: unreadable files, a missing column, or fewer than two documents.
     """
     texts = _texts(queries, "query_column", query_column, split)
-    groups = {name: _column(queries, "group_columns", name, split)["text"][:] for name in group_columns}
+    groups = {
+        name: [value for one in queries for value in _column(one, "group_columns", name, split)["text"][:]]
+        for name in group_columns
+    }
     rows = [row for row in range(len(texts)) if texts[row]]
     rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
     index = list(dict.fromkeys(filter(None, _texts(documents, "document_column", document_column, split))))
@@ -58,17 +63,20 @@ def load_queries(
 
 
 def _texts(source: Sequence[str], setting: str, column: str | None, split: str) -> list[str]:
-    rows = _column(source, setting, column, split)
-    texts = [text or "" for text in rows["text"][:]]
-    if is_running_text(rows):
-        texts = [line for text in texts for line in text.splitlines()]
-    return [text.strip() for text in texts]
+    found: list[str] = []
+    for one in source:
+        rows = _column(one, setting, column, split)
+        texts = [text or "" for text in rows["text"][:]]
+        found += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
+    return [text.strip() for text in found]
 
 
-def _column(source: Sequence[str], setting: str, column: str | None, split: str) -> Any:
+def _column(source: str, setting: str, column: str | None, split: str) -> Any:
     argument = "documents" if setting == "document_column" else "queries"
     try:
-        return load_text(list(source), text_column=column, split=split, argument=argument)
+        if Path(source).suffix.lower() in SEPARATORS:
+            return only_text(load_rows([source], split=split, argument=argument), column, f"{argument}={source!r}")
+        return load_text(source, text_column=column, split=split, argument=argument)
     except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
         raise ValueError(str(error).replace("text_column", setting)) from error
 

@@ -26,8 +26,9 @@ def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) 
 
     Returns:
         `dict`: `models`: name → `size_bytes` of the encoder and `ms` a query, of those that are here; `runtime` that
-        the times are of, see [`query_ms`]. `tasks`: task → who encodes queries → who encoded the index →
-        `first_hits`, the share that is the teacher's in its own index, and `ndcg_at_10` where answers are known.
+        the times are of, see [`query_ms`]. `sizes`: task → number of queries and of documents. `tasks`: task → who
+        encodes queries → who encoded the index → `first_hits`, the share that is the teacher's in its own index, and
+        `ndcg_at_10` where answers are known.
 
     Raises:
         ValueError: vectors of different lengths.
@@ -40,7 +41,9 @@ def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) 
     costs = {
         name: {"size_bytes": model_facts(model.encoder)["size_bytes"], "ms": ms[name]} for name, model in here.items()
     }
-    return {"models": costs, "runtime": runtime, "tasks": {task.name: _pairings(models, task) for task in tasks}}
+    sizes = {task.name: [len(task.queries), len(task.documents)] for task in tasks}
+    found = {task.name: _pairings(models, task) for task in tasks}
+    return {"models": costs, "runtime": runtime, "sizes": sizes, "tasks": found}
 
 
 def _pairings(models: Mapping[str, Encoder], task: RetrievalTask) -> dict[str, dict[str, dict[str, float]]]:

@@ -8,7 +8,7 @@ from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 
 from homodistil_hf.cli import main
-from homodistil_hf.methods.embedding.cascade_curve import SHARES, Encoded, choose_margin, curve
+from homodistil_hf.methods.embedding.cascade_curve import SHARES, Encoded, choose_margin, curve, format_cascade
 from homodistil_hf.methods.embedding.folder import export_embedding_model
 from homodistil_hf.methods.embedding.reading import load_embedding_model
 
@@ -63,6 +63,14 @@ def test_a_student_that_agrees_asks_nobody():
     found = Encoded(torch.rand(20), torch.ones(20, dtype=torch.bool))
     choice = choose_margin(found, 0.99, MS)
     assert (choice["margin"], choice["share"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("teacher_ms", "is_dearer"), [(10.0, False), (1.0, True)])
+def test_a_cascade_that_is_as_dear_as_its_teacher_is_told(teacher_ms, is_dearer):
+    found, ms = Encoded(torch.rand(20), torch.ones(20, dtype=torch.bool)), {"student": 1.0, "teacher": teacher_ms}
+    choice = choose_margin(found, 0.99, ms) | {"macs": 0.5}
+    results = {"curves": {"mine": curve(found, ms)}, "choices": {"mine": choice}, "runtime": "torch", "wanted": 0.99}
+    assert ("the teacher alone takes no longer" in format_cascade(results)) == is_dearer
 
 
 @pytest.fixture

@@ -49,6 +49,19 @@ def test_queries_have_groups_and_documents_are_lines(sources):
         load_queries(sources[1], sources[1], group_columns=("language",))
 
 
+def test_queries_and_documents_may_be_tables_of_words(sources, tmp_path):
+    queries = Dataset.from_parquet(sources[0][0])
+    queries.to_csv(tmp_path / "queries.csv", index=False)
+    documents = (tmp_path / "documents.txt").read_text().splitlines()
+    Dataset.from_dict({"text": documents[20:]}).to_csv(tmp_path / "rest.tsv", sep="\t", index=False)
+    (tmp_path / "first.txt").write_text("\n".join(documents[:20]))
+    both = [str(tmp_path / "first.txt"), str(tmp_path / "rest.tsv")]
+    settings = {"query_column": "question", "group_columns": ("language",)}
+    assert load_queries([str(tmp_path / "queries.csv")], both, **settings) == load_queries(*sources, **settings)
+    with pytest.raises(ValueError, match=r"^queries=.*queries.csv': missing text column \(query_column='no'\)"):
+        load_queries([str(tmp_path / "queries.csv")], both, query_column="no")
+
+
 def test_lookups_are_by_the_nearest_document():
     vectors = torch.randn(700, 6, generator=torch.Generator().manual_seed(0))
     found = first_hits(vectors[:600], vectors, "cosine")

@@ -40,7 +40,8 @@ def test_pairings_are_those_one_by_one(tmp_path):
     assert set(found["models"]["half"]) == {"size_bytes", "ms"}
     titles = [title for title, _ in space_tables(json.loads(json.dumps(found)))]
     measures = ["nDCG@10 × 100", "first hits as the teacher's alone, %"]
-    assert titles == [f"mine: {measure}; ms in {found['runtime']}" for measure in measures]
+    assert titles == [f"mine, 30 in an index of 50: {measure}; ms in {found['runtime']}" for measure in measures]
+    assert space_tables({**found, "sizes": {}})[0][0].startswith("mine: nDCG")  # of an earlier record
     headings, cells = space_tables(found)[1][1]
     assert headings[3:] == ["index by teacher", "index by half"]
     assert cells[0][3] == "100.0"
