@@ -121,9 +121,12 @@ class Plan(Command):
 
 def _encoder_config(teacher: str, revision: str | None) -> Any:
     """Read the configuration of the teacher's encoder; what several modules make up is its method's to read."""
-    from ..models.loading import MODULES_FILE, load_encoder_config
+    from ..files.model_files import model_file
+    from ..models.loading import MODULES_FILE, config_values, load_encoder_config
 
-    if not (Path(teacher) / MODULES_FILE).is_file():
+    if not Path(teacher).is_dir():  # else a Hub that can't be reached would be asked for another file
+        config_values(teacher, f"teacher={teacher!r}", revision=revision)
+    if model_file(teacher, MODULES_FILE) is None:
         return load_encoder_config(teacher, revision=revision)
     from ..methods.registry import planned_config
 

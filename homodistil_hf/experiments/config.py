@@ -35,7 +35,7 @@ def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> 
 def help_of(words: Sequence[str]) -> str:
     """Describe every setting of the method that the words of [`parse_run`] name."""
     values, flags, _ = split_config(words)
-    return _run_for(values, flags).parser().format_help()
+    return _run_for(values, flags, asks_hub=False).parser().format_help()
 
 
 def setting_names() -> set[str]:
@@ -44,17 +44,17 @@ def setting_names() -> set[str]:
     return {name for run in runs for name in setting_types(*run.kinds)}
 
 
-def _run_for(values: Mapping[str, Any], flags: Sequence[str]) -> Run:
-    """The run of the named method, else of the method that the teacher's folder and the rows are for."""
+def _run_for(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool = True) -> Run:
+    """The run of the named method, else of the method that the teacher and the rows are for."""
     parser = RaisingParser(add_help=False, allow_abbrev=False)
-    for name in ("method", "teacher", "label_column", "text_column", "train_split"):
+    for name in ("method", "teacher", "label_column", "text_column", "train_split", "hub_token"):
         parser.add_argument(f"--{name}", nargs="?", default=values.get(name))
     for name in ("train_data", "text_columns", "teacher_vectors"):
         parser.add_argument(f"--{name}", nargs="*", default=values.get(name))
     found = vars(parser.parse_known_args(list(flags))[0])
     teacher, default = found["teacher"], RunArguments.__dataclass_fields__["method"].default
+    is_here = isinstance(teacher, str) and Path(teacher).is_dir()
     if found["method"] in (None, default):
-        claimed = method_for(teacher if isinstance(teacher, str) else "", found)
+        claimed = method_for(teacher if is_here or (asks_hub and isinstance(teacher, str)) else "", found)
         found["method"] = claimed or default
-    is_here = isinstance(teacher, str) and Path(teacher).is_dir()  # help and checks of words ask no Hub
     return run_named(found["method"], teacher if is_here else None)

@@ -357,7 +357,7 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     remedies = {
         architecture.encoder_name: "it has no head to compare logits with: load it as "
         f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model "
-        f"needs its {MODULES_FILE} beside it, and on the Hub method=embedding"
+        f"needs its {MODULES_FILE} beside it"
         for architecture in ARCHITECTURES.values()
     }
     for architecture in ARCHITECTURES.values():

@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.folders import refuse_missing
 from ...files.hub_errors import hub_errors
 from ...files.messages import first_line, short_repr
+from ...files.model_files import model_file
 from ...files.strict_json import fits, is_int, read_json, read_json_object
 from ...files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ...models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
 from ...models.copy_checks import refuse_nonfinite
 from ...models.cost import count_parameters
-from ...models.loading import MODULES_FILE, checked_config, config_values, load_weights, refuse_config
+from ...models.loading import (
+    MODULES_FILE,
+    checked_config,
+    config_values,
+    load_weights,
+    refuse_config,
+)
 from ...models.tokenizers import COPY, load_tokenizer
 from ...models.widths import widths_of
 from .model import ACTIVATIONS, POOLINGS, Dense, EmbeddingModel, PoolingSettings
@@ -56,15 +62,20 @@ def is_embedding_folder(name_or_path: str | Path) -> bool:
     return (Path(name_or_path) / MODULES_FILE).is_file()
 
 
-def kind_of_texts(name_or_path: str | Path) -> str | None:
-    """Kind of the model in a local folder: `embedding`, `reranker` (one score a pair), or None for others."""
-    config = Path(name_or_path) / "config.json"
-    values = read_json_object(config, str(config)) if config.is_file() else {}
+def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
+    """Kind of the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), or None for others.
+
+    Also None for what can't be reached, which is told where it is loaded.
+    """
+    config = model_file(name, "config.json", token=token)
+    if config is None and not Path(name).is_dir():
+        return None
+    values = read_json_object(config, str(config)) if config else {}
     names, labels = values.get("architectures"), values.get("id2label")
     is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
     if is_classifier and isinstance(labels, dict) and len(labels) == 1:
         return "reranker"
-    return "embedding" if is_embedding_folder(name_or_path) else None
+    return "embedding" if model_file(name, MODULES_FILE, token=token) else None
 
 
 def default_activation(model: str | PreTrainedModel, *, token: str | None = None) -> str | None:
@@ -89,13 +100,8 @@ def default_activation(model: str | PreTrainedModel, *, token: str | None = None
 
 
 def _settings_of(source: str, name: str, *, token: str | None, is_cached: bool) -> dict[str, Any]:
-    file: Path | None = Path(source) / name
-    if not Path(source).is_dir():
-        try:
-            file = Path(hf_hub_download(source, name, token=token, local_files_only=is_cached))
-        except (EntryNotFoundError, HFValidationError):  # no such file, or no repository's name
-            file = None
-    return read_json_object(file, str(file)) if file is not None and file.is_file() else {}
+    file = model_file(source, name, token=token, is_cached=is_cached)
+    return read_json_object(file, str(file)) if file else {}
 
 
 def load_embedding_model(

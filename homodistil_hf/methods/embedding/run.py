@@ -20,6 +20,7 @@ from ...export.run_records import TABLES
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
 from ...files.messages import short_repr
+from ...files.model_files import model_file
 from ...files.run_names import STUDENT_FOLDER
 from ...files.tensors import load_tensors
 from ...models.architectures import architecture_of
@@ -82,8 +83,9 @@ class EmbeddingRun(StudentRun):
     """The class of sentence-transformers that loads a student."""
 
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
-        """Whether a local folder is one of this method's models, or vectors are given."""
-        return bool(given.get("teacher_vectors")) or (bool(teacher) and kind_of_texts(teacher) == self.method)
+        """Whether a teacher is one of this method's models, or vectors are given."""
+        kind = kind_of_texts(teacher, token=given.get("hub_token")) if teacher else None
+        return bool(given.get("teacher_vectors")) or kind == self.method
 
     def read(self, values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
         """As [`StudentRun.read`]; the teacher is loaded anew, once for all members of a chain."""
@@ -92,9 +94,10 @@ class EmbeddingRun(StudentRun):
         return super().read(values, label, flags)
 
     def planned_config(self, teacher: str) -> PreTrainedConfig | None:
-        """Read that of the encoder of a local folder of sentence-transformers, whatever head its file names."""
-        ((_, path), *_) = read_modules(Path(teacher) / MODULES_FILE)
-        config = encoder_config(Path(teacher) / path, f"teacher={teacher!r}")
+        """Read that of the encoder of a model of sentence-transformers, whatever head its file names."""
+        ((_, path), *_) = read_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE))
+        file = model_file(teacher, Path(path, "config.json").as_posix())
+        config = encoder_config(file.parent if file else Path(teacher, path), f"teacher={teacher!r}")
         config.architectures = [architecture_of(config).encoder_name]
         return config
 
@@ -275,10 +278,10 @@ class RerankerRun(EmbeddingRun):
         """A reranker is an encoder, a head and a tokenizer, as other classifiers."""
 
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
-        """Whether a local folder is one of one output, whose rows are pairs to rank: it may be a regression, too."""
-        if not teacher or kind_of_texts(teacher) != self.method:
+        """Whether a teacher has one output, and its rows are pairs to rank: it may be a regression, too."""
+        if not teacher or given.get("label_column") or given.get("method") is not None:
             return False
-        if given.get("label_column") or given.get("method") is not None:
+        if kind_of_texts(teacher, token=given.get("hub_token")) != self.method:
             return False
         columns = _column_names(given)
         named = given.get("text_column") or given.get("text_columns") or ()

@@ -146,7 +146,7 @@ def test_no_hub_is_asked_for_a_model_in_memory(make_trainer, tmp_path, monkeypat
             pytest.fail("the Hub was asked")
         raise LocalEntryNotFoundError("not in the cache")
 
-    monkeypatch.setattr("homodistil_hf.methods.embedding.reading.hf_hub_download", asked)
+    monkeypatch.setattr("homodistil_hf.files.model_files.hf_hub_download", asked)
     for own in (None, {"activation_fn": "torch.nn.modules.linear.Identity"}):
         extra = {} if own is None else {"sentence_transformers": own}
         model = BertForSequenceClassification.from_pretrained(make_reranker(tmp_path / str(own), **extra))

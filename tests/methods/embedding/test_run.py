@@ -6,19 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
 from tiny_files import assert_same_weights, own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.experiments.config import parse_run
+from homodistil_hf.experiments.config import help_of, parse_run
+from homodistil_hf.files import model_files
 from homodistil_hf.methods.embedding import reading, texts, trainer
 from homodistil_hf.methods.embedding.reading import load_embedding_model
 from homodistil_hf.methods.embedding.run import RerankerRun, _held_out_texts
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import method_for, run_named, run_of
 from homodistil_hf.methods.run_arguments import RunArguments
+from homodistil_hf.models import loading
 from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
 
@@ -99,6 +102,39 @@ def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
     assert main(["distill", config(teacher="me/vectors", method="embedding", hub_token="hf_abc")]) == 2
     assert asked == ["hf_abc"]
     assert "hf_abc" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "asked", "kind"),
+    [
+        (make_sentence_folder, ["config.json", "modules.json"], "embedding"),
+        (make_reranker, ["config.json"], "reranker"),
+        (lambda folder: None, ["config.json"], None),
+    ],
+)
+def test_the_kind_of_a_model_of_the_hub_is_found(tmp_path, monkeypatch, capsys, make, asked, kind):
+    make(tmp_path / "model")
+    requests = []
+
+    def download(repo, name, **settings):
+        requests.append(name)
+        if (file := tmp_path / "model" / name).is_file():
+            return str(file)
+        raise LocalEntryNotFoundError("not in the cache, and no Hub answers")
+
+    monkeypatch.setattr(model_files, "hf_hub_download", download)
+    monkeypatch.setattr(loading, "cached_file", lambda repo, name, **settings: str(tmp_path / "model" / name))
+    model_files._file_on_hub.cache_clear()
+    assert [method_for(f"me/{kind}", {"text_column": "q,d"}) for _ in range(2)] == [kind, kind]
+    assert requests == asked  # once
+    if kind == "embedding":
+        assert main(["plan", "--teacher", f"me/{kind}", "--student", "macs=0.5"]) == 0
+        assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
+    model_files._file_on_hub.cache_clear()
+    requests.clear()
+    help_of(["--teacher", f"me/{kind}"])
+    assert requests == []
+    model_files._file_on_hub.cache_clear()
 
 
 def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
