@@ -12,11 +12,13 @@ from datasets import Dataset
 from forked_python import ForkedPython
 from hub_clients import Client
 from hub_server import Hub
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export import verify
+from homodistil_hf.files import model_files
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -45,6 +47,16 @@ def _seeded() -> None:
 def _logged_alike() -> None:
     """Commands choose what the package logs, for the process that they usually are; fixtures run some of them."""
     logging.getLogger("homodistil_hf").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def _no_kind_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a teacher by name is for; without a network its client would try for 24 s."""
+
+    def no_answer(*args: Any, **settings: Any) -> str:
+        raise LocalEntryNotFoundError("no Hub answers")
+
+    monkeypatch.setattr(model_files, "hf_hub_download", no_answer)
 
 
 @pytest.fixture(scope="session")

@@ -167,7 +167,7 @@ def test_weights_of_sources_are_finite(weight):
         ({"layers": 2}, "layers=2 is outside [1, 1], the layers of a shallower student"),
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"train_weights": [0.0]}, "train_weights=[0.0]: expected finite numbers > 0; leave sources out"),
-        ({"method": "homodistil", "teacher": "x/y", "train_weights": [1.0]}, "has no place with method='homodistil'"),
+        ({"method": "homodistil", "teacher": "./x", "train_weights": [1.0]}, "has no place with method='homodistil'"),
         ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
         ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
