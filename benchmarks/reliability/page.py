@@ -4,7 +4,6 @@ python -m benchmarks.reliability.page
 """
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +52,8 @@ def soak(results: dict[str, Any]) -> str:
         f"**{results['num_kills']} kills** with SIGKILL in {results['num_runs']} runs, "
         f"**{results['num_bytes_lost']} bytes** of saved checkpoints lost, **{results['num_differences']} "
         f"differences** in {results['num_compared']:,} values compared with the run that was left alone "
-        f"(weights, optimizer, masks, scores, logs, export). "
-        f"Moments: {'; '.join(f'{place} {count}' for place, count in by_place(results['kills']).items())}."
+        "(weights, optimizer, masks, scores, logs, export)."
     )
-
-
-def by_place(kills: dict[str, int]) -> Counter[str]:
-    """The kills at all moments of one place, such as a checkpoint or a step."""
-    found: Counter[str] = Counter()
-    for moment, count in kills.items():
-        found[moment.partition(":")[0]] += count
-    return found
 
 
 def fuzz(results: dict[str, Any]) -> str:
@@ -71,8 +61,7 @@ def fuzz(results: dict[str, Any]) -> str:
         "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json`, a call "
         "a target: "
         f"**{results['cases']:,} cases**, {results['successes']:,} successes, {results['own_errors']:,} errors of our "
-        f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds). "
-        f"What is fed: {', '.join(results['targets'])}."
+        f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds)."
     )
 
 

@@ -44,14 +44,17 @@ def _run(teacher: str, macs: float, *kinds: str, steps: int = 1000, length: int 
 
 
 _QUERIES = (SENTENCES, QUESTIONS)
+_E5: Settings = {"vocabulary": ["coverage=0.999"], "train_prompts": ["", "query"]}
 RUNS = {
     "half": _run(MINILM, 0.5, *_QUERIES),
     "half, 2,000 steps": _run(MINILM, 0.5, *_QUERIES, steps=2000),
     "quarter": _run(MINILM, 0.25, *_QUERIES),
     "quarter, 2,000 steps": _run(MINILM, 0.25, *_QUERIES, steps=2000),
     "mpnet quarter": _run(MPNET, 0.25, *_QUERIES),
+    "mpnet quarter, 2,000 steps": _run(MPNET, 0.25, *_QUERIES, steps=2000),
     "mpnet eighth": _run(MPNET, 0.125, *_QUERIES),
-    "e5 quarter": _run(E5, 0.25, *_QUERIES, vocabulary=["coverage=0.999"], train_prompts=["", "query"]),
+    "e5 quarter": _run(E5, 0.25, *_QUERIES, **_E5),
+    "e5 quarter, 2,000 steps": _run(E5, 0.25, *_QUERIES, steps=2000, **_E5),
 }
 TEXTS = {
     "sentences": _run(MINILM, 0.25, SENTENCES, steps=300),
@@ -170,14 +173,14 @@ def _minutes(runs: list[dict[str, Any]]) -> str:
 
 
 def space_table(found: dict[str, Any]) -> dict[str, list[str]]:
-    """nDCG@10 × 100 on QNLI of what `homodistil evaluate --others` has paired: teacher, half and quarter."""
-    pairings = found["tasks"]["qnli_part"]
+    """nDCG@10 × 100 of what `homodistil evaluate --others` has paired, of QNLI and SQuAD: teacher and a family."""
+    pairings, models = found["tasks"].values(), found["models"]
     cells = [
         [asking, f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}"]
-        + [f"{100 * cell['ndcg_at_10']:.1f}" for cell in pairings[asking].values()]
-        for asking, costs in found["models"].items()
+        + [" / ".join(f"{100 * of[asking][asked]['ndcg_at_10']:.1f}" for of in pairings) for asked in models]
+        for asking, costs in models.items()
     ]
-    headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in pairings)]
+    headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in models)]
     return {"space": markdown_table(headings, cells)}
 
 

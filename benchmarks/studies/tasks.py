@@ -37,6 +37,8 @@ FOLDERS = {
 """Task → its folder of --data_dir; `punctuation` is made of the text there."""
 METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1"}
 """Task → metric; accuracy of all others."""
+_TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qnli": "QNLI", "chemprot": "ChemProt"}
+_TITLES |= {"scierc": "SciERC", "twitter_emotion": "emotion", "punctuation": "punctuation", "squad": "SQuAD"}
 WAYS = ("pruned", "general", "mended")
 """Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
 MOST_EVAL_ROWS = 1000
@@ -191,18 +193,32 @@ def _tag(word: str, mark: str) -> str:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """A row a task, size and number of rows: the teacher's score, and each way's with the defaults."""
+    """Teacher and ways, × 100, with the defaults: of every task at the usual size and rows, and of all else."""
     found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
     for row in rows:
         if not row["settings"]:
-            place = f"{row['task']}, {row['metric']}", row["rows"], row["size"], f"{row['teacher']:.3f}"
-            found.setdefault(place, {}).setdefault(row["way"], []).append(row["student"])
-    ways = [way for way in WAYS if any(way in scores for scores in found.values())]
+            scores = found.setdefault((row["task"], row["size"], row["rows"]), {"teacher": [row["teacher"]]})
+            scores.setdefault(row["way"], []).append(row["student"])
+    usual = {_TITLES[place[0]]: found[place] for place in found if place[1:] == ("1/4", 3000)}
+    others = {
+        f"{_TITLES[place[0]]}, {place[1]}, {place[2]:,}": found[place]
+        for place in sorted(found, key=_from_large)
+        if place[1:] != ("1/4", 3000)
+    }
+    return {"ways": _beside(usual), "more-ways": _beside(others)}
+
+
+def _from_large(place: tuple[Any, ...]) -> tuple[Any, ...]:
+    return place[0], -Fraction(place[1]), -place[2]
+
+
+def _beside(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    names = [name for name in ("teacher", *WAYS) if any(name in scores for scores in found.values())]
     cells = [
-        [*map(str, place), *(f"{Spread.of(scores[way]):.3f}" if way in scores else "–" for way in ways)]
-        for place, scores in found.items()
+        [name, *(f"{Spread.of([100 * one for one in of[name]]):.1f}" if name in of else "–" for of in found.values())]
+        for name in names
     ]
-    return {"ways": markdown_table(["task", "rows", "encoder MACs", "teacher", *ways], cells)}
+    return markdown_table(["", *found], cells)
 
 
 STUDY = Study(RECORD, PAGE, tables)
