@@ -3,6 +3,7 @@
 The kind is found by the rows' columns. own_task.py chooses the rate, trains and saves.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
+from ..data.task_rows.held_out import keep_aside
 from ..data.task_rows.kinds import (
     ANSWERS,
     CLASSES,
@@ -45,6 +47,8 @@ from .fine_tuning import (
     fresh_tagger,
 )
 from .squad import answer_grades
+
+logger = logging.getLogger(__name__)
 
 _HEADS = {LABELS: "ForSequenceClassification", VALUES: "ForSequenceClassification"}
 _HEADS |= {TAGS: "ForTokenClassification", ANSWERS: "ForQuestionAnswering"}
@@ -255,25 +259,44 @@ def kind_rows(
         ValueError: rows to evaluate on that don't fit, or aren't there.
         OSError: they can't be read.
     """
-    files = {name: os.path.expanduser(getattr(settings, name)) for name in ("train_data", "eval_data")}
-    if not os.path.exists(files["train_data"]):  # a name would be asked for on the Hub
+    file = os.path.expanduser(settings.train_data)
+    if not os.path.exists(file):  # a name would be asked for on the Hub
         return None
     try:
-        train = load_rows([files["train_data"]])
+        train = load_rows([file])
     except (OSError, ValueError):
         return None  # own_task.py says what is wrong
     task = task_in(train, settings, config)
     if not isinstance(task, KindTask):
         return task
-    if not os.path.exists(files["eval_data"]):
-        raise ValueError(f"eval_data={files['eval_data']!r} does not exist; name a file with labelled rows")
-    dev = load_rows([files["eval_data"]], split="validation", argument="eval_data")
-    texts, labels = task.columns.texts, task.columns.labels
-    config = PreTrainedConfig(num_labels=max(1, len(task.names)))
-    how: dict[str, Any] = {"text_columns": texts, "label_column": ",".join(labels), "argument": "eval_data"}
-    find_columns(dev, config, task.columns.kind, **how)
-    for argument, rows in (("train_data", train), ("eval_data", dev)):
-        check_rows(rows, task.columns, argument, least=LEAST_ROWS)
+    check_rows(train, task.columns, "train_data", least=LEAST_ROWS)
+    if settings.eval_data:
+        dev = _rows_to_evaluate(settings.eval_data, task)
+    else:
+        train, dev = rows_aside(train, task.columns)
     if len(task.names) < 2 and task.columns.kind != ANSWERS:
         raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
     return task, train, dev
+
+
+def _rows_to_evaluate(source: str, task: KindTask) -> Dataset:
+    """Read rows that have the task's columns."""
+    file = os.path.expanduser(source)
+    if not os.path.exists(file):
+        raise ValueError(f"eval_data={file!r} does not exist; name a file with labelled rows")
+    rows = load_rows([file], split="validation", argument="eval_data")
+    config = PreTrainedConfig(num_labels=max(1, len(task.names)))
+    labels = ",".join(task.columns.labels)
+    how: dict[str, Any] = {"text_columns": task.columns.texts, "label_column": labels, "argument": "eval_data"}
+    find_columns(rows, config, task.columns.kind, **how)
+    check_rows(rows, task.columns, "eval_data", least=LEAST_ROWS)
+    return rows
+
+
+def rows_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset]:
+    """Split rows into those to train on and those to evaluate on, see [`keep_aside`], and say so."""
+    train, dev, how = keep_aside(rows, columns)
+    logger.info(
+        "eval_data is not set: %s of %s rows of train_data are kept aside, %s", f"{len(dev):,}", f"{len(rows):,}", how
+    )
+    return train, dev

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.corpus import local_files
 from ..data.csv_files import SEPARATORS
 from ..data.task_rows.encoding import length_of_rows
+from ..data.task_rows.kinds import CLASSES, VALUES, Columns
 from ..data.task_rows.reading import check_columns, load_rows, table_of
 from ..distillation.task_scores import class_scores
 from ..files.caches import keep_datasets_here
@@ -44,7 +45,7 @@ from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .own_kinds import KindTask, check_shape, kind_rows
+from .own_kinds import KindTask, check_shape, kind_rows, rows_aside
 from .records import Records
 from .task_data import GlueTask, encode
 from .task_runs import best_rate, training_rows, with_held_out, with_length
@@ -75,7 +76,9 @@ class OwnTaskSettings(FineTuningSettings):
         None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
     train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
-    eval_data: str = setting("", "Rows to measure the result on, of the same columns.", text="a name")
+    eval_data: str | None = setting(
+        None, "Rows to measure on, of the same columns; default: a tenth of train_data, kept aside.", text="a name"
+    )
     text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
     label_column: str = setting(
         "label", "Names or whole numbers, 1.0 too: classes; fractions: a regression.", text="a name"
@@ -280,7 +283,7 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
 
     Names of a `ClassLabel` column are the classes, in its order, and in the rows' features again.
     """
-    parts = {argument: _read(settings, argument) for argument in ("train_data", "eval_data")}
+    parts = _parts(settings)
     labels = {argument: _labels(part, settings.label_column, argument) for argument, part in parts.items()}
     features = (part.features[settings.label_column] for part in parts.values())
     known = next((feature.names for feature in features if isinstance(feature, ClassLabel)), None)
@@ -303,6 +306,16 @@ def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
     if names:
         _report_classes(names, train["label"][:], dev["label"][:])
     return train, dev, names
+
+
+def _parts(settings: OwnTaskSettings) -> dict[str, Dataset]:
+    """Rows to train on and rows to evaluate on, which are kept aside where no others are named."""
+    train = _read(settings, "train_data")
+    if settings.eval_data:
+        return {"train_data": train, "eval_data": _read(settings, "eval_data")}
+    is_value = _are_numbers({"train_data": _labels(train, settings.label_column, "train_data")})
+    columns = Columns(VALUES if is_value else CLASSES, settings.text_columns, (settings.label_column,))
+    return dict(zip(("train_data", "eval_data"), rows_aside(train, columns), strict=True))
 
 
 def _report_classes(names: list[str], labels: list[int], dev_labels: list[int]) -> None:

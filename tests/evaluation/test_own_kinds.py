@@ -60,6 +60,14 @@ def test_a_kind_is_fine_tuned_and_beside_a_teacher(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["tags", "answers"])
+def test_without_others_rows_are_kept_aside(tmp_path, name):
+    results, _ = run(write(tmp_path, name), eval_data=None)
+    num_rows = len(rows_of_kind(name, seed=0))
+    assert 0 < results["num_eval_rows"] < results["num_train_rows"] < num_rows
+
+
+@pytest.mark.slow
 def test_a_teacher_of_another_kind_is_refused(tmp_path):
     write_teacher(tmp_path / "teacher", task="sequence_classification")
     with pytest.raises(ValueError, match="teacher is a BertForSequenceClassification, the rows are for …ForTokenCl"):

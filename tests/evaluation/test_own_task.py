@@ -232,6 +232,17 @@ def test_fractions_are_a_regression(given, tmp_path):
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
 
 
+@pytest.mark.parametrize(("divisor", "how"), [(1, "drawn label by label"), (10, "spread over their values")])
+def test_without_others_rows_are_kept_aside(given, tmp_path, caplog, divisor, how):
+    caplog.set_level("INFO")
+    rows(40, label=lambda word: word if divisor == 1 else word / divisor).to_csv(tmp_path / "rows.csv", index=False)
+    results, _ = run(given, train_data=str(tmp_path / "rows.csv"), eval_data=None)
+    counts = results["num_train_rows"], results["num_eval_rows"]
+    assert sum(counts) == 40
+    assert counts[1] >= 4
+    assert f"eval_data is not set: {counts[1]} of 40 rows of train_data are kept aside, {how}" in caplog.text
+
+
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)

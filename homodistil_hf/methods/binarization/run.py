@@ -157,7 +157,10 @@ def _facts(
 ) -> dict[str, Any]:
     """The run's part of the facts of the last stage."""
     last = {name: value for name, value in list(results.values())[-1].items() if name != BITS}
-    data = {"train": [public_name(settings.train_data)], "held_out": [public_name(settings.eval_data)]}
+    data = {
+        "train": [public_name(settings.train_data)],
+        "held_out": [public_name(settings.eval_data or settings.train_data)],
+    }
     lengths = {"num_train_rows": num_train_rows, "max_tokens": settings.row_length}
     num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
     costs = {"num_parameters": num_parameters, "size_bytes": 4 * num_parameters}
@@ -286,6 +289,8 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
                 f"{field.name}={short_repr(getattr(settings, field.name))} has no place with a model that answers "
                 "questions: its rows have the columns of SQuAD; leave it out"
             )
+    if settings.eval_data is None:
+        raise ValueError("eval_data is not set; name questions to measure the result on")
     windows = in_thirds(SquadSettings(max_length=settings.row_length))
     check_windows(windows, tokenizer)
     train, dev = (read_questions(getattr(settings, name), argument=name) for name in ("train_data", "eval_data"))
