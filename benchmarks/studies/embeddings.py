@@ -50,22 +50,25 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     )
     is_student = best["variant"].isin(STUDENTS) & (best["steps"] > TERMS_STEPS)
     parts = {"students": best[is_student], "terms": cells[is_term]}
-    header = ["MACs", "student", "rate", "steps", "STS-B", "kept", "cosine", "neighbours", "parameters"]
-    rows_of = {mark: [_row(cell) for _, cell in part.iterrows()] for mark, part in parts.items()}
-    of_one_size = [row[:-1] for row in rows_of["terms"]]
+    shown = {mark: [_row(cell) for _, cell in part.iterrows()] for mark, part in parts.items()}
+    alike = {"students": ("rate",), "terms": ("MACs", "parameters")}  # in all rows: the page says it once
     return {
-        "students": markdown_table(header, rows_of["students"]),
-        "terms": markdown_table(header[:-1], of_one_size),
+        mark: markdown_table(
+            [name for name in found[0] if name not in alike[mark]],
+            [[value for name, value in row.items() if name not in alike[mark]] for row in found],
+        )
+        for mark, found in shown.items()
     }
 
 
-def _row(cell: Any) -> list[str]:
-    found = {name: [value for value in cell[name] if not math.isnan(value)] for name in _MEASURES}
-    scores = [f"{Spread.of(values):.1f}" if values else "–" for values in found.values()]
+def _row(cell: Any) -> dict[str, str]:
+    known = [[value for value in cell[name] if not math.isnan(value)] for name in _MEASURES]
+    scores = [f"{Spread.of(values):.1f}" if values else "–" for values in known]
     kept = statistics.fmean(cell["stsb"]) / statistics.fmean(cell["teacher_stsb"])
     macs, size = statistics.fmean(cell["kept_macs"]), statistics.fmean(cell["num_parameters"]) / 1e6
-    setting = [f"{macs:.2f}", cell["variant"], f"{cell['rate']:g}", f"{cell['steps']:,}"]
-    return [*setting, scores[0], f"{kept:.1%}", *scores[1:], f"{size:.1f} M"]
+    found = {"MACs": f"{macs:.2f}", "student": cell["variant"], "rate": f"{cell['rate']:g}", "STS-B": scores[0]}
+    found |= {"kept": f"{kept:.1%}", "cosine": scores[1], "neighbours": scores[2]}
+    return found | {"parameters": f"{size:.1f} M"}
 
 
 def longest_runs(rows: list[dict[str, Any]], macs: float) -> tuple[list[dict[str, Any]], float]:
