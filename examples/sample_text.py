@@ -3,8 +3,8 @@ r"""Draw text from a masked-LM model, for a teacher whose own training text is n
 python examples/sample_text.py --model my-antibody-bert --output text.parquet --num_rows 4000
 homodistil distill --teacher my-antibody-bert --train_data text.parquet --student macs=0.25 --output_dir out
 
-A row starts as random tokens. In each round a share of its places is masked and drawn anew from the model's
-predictions, from most places in the first round to few in the last.
+In each round a share of a row's places, drawn at random, is masked and drawn anew from the model's predictions: all of
+them in the first round, few in the last. More rounds take longer and make rows more like the model's own text.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-SHARES = (0.8, 0.2)
+SHARES = (1.0, 0.05)
 """Of the places that are drawn anew, in the first round and in the last."""
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="parquet file with a column text")
     parser.add_argument("--num_rows", type=int, default=4000)
     parser.add_argument("--lengths", type=int, nargs=2, default=(100, 126), help="least and most tokens of a row")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
