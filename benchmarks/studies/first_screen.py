@@ -24,7 +24,7 @@ EMBEDDINGS = RESULTS / "studies" / "embeddings.jsonl"
 SHAPES = {"1/2": "288-12x24-928", "1/4": "216-9x24-528", "1/8": "160-8x20-288"}
 """Share of the encoder's MACs → the student's shape."""
 MACS = {"1/2": 0.5, "1/4": 0.25}
-AT_ONCE = {"1/2": "half", "1/4": "quarter"}
+AT_ONCE = {"1/4": "quarter"}
 GRADUAL = {"1/2": "gradual_half", "1/4": "gradual_quarter", "1/8": "gradual_eighth"}
 OURS = "homodistil_hf"
 BASELINES = {
@@ -63,8 +63,8 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
         size, seconds = runs[0]["models"]["student"]["size_bytes"], min(row["time_s"] for row in runs)
         cells.append(_cells(name, share, kept, size, seconds, retrieval_rivals.times_faster(speed, student, name)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
-    for share, shape in SHAPES.items():
-        wanted = ("sst2", share, 3000, "pruned")
+    for share in ("1/4", "1/8"):
+        shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned")
         if runs := [row for row in tasks if (row["task"], row["size"], row["rows"], row["way"]) == wanted]:
             kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
             size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
