@@ -36,12 +36,13 @@ _STREAM_DOCUMENTS = 64  # documents a step of a stream
 
 @dataclass(frozen=True, eq=False)
 class TextPacker:
-    """Turns texts into blocks `[CLS] … [SEP]` of equal length; pickled, it is part of cached blocks' fingerprint.
+    """Turns texts into blocks `[CLS] … [SEP]`; pickled, it is part of cached blocks' fingerprint.
 
     Args:
         tokenizer: With a class and a separator token.
         max_seq_length: Tokens a block, special ones included; 3 or more.
         text_column: The texts' column, for messages.
+        packs: Whether texts share blocks, all of equal length; else each text is a row of its own.
         format_version: Raised with every change of the blocks of a text: the fingerprint holds this class's name, not
             its code.
     """
@@ -49,19 +50,25 @@ class TextPacker:
     tokenizer: PreTrainedTokenizerBase
     max_seq_length: int
     text_column: str
+    packs: bool = True
     format_version: int = 1
 
-    def __call__(self, texts: Iterable[str | None]) -> dict[str, np.ndarray]:
-        """Pack texts into the column `input_ids`, (number of blocks, `max_seq_length`) int32, full blocks only."""
+    def __call__(self, texts: Iterable[str | None]) -> dict[str, Any]:
+        """Turn texts into the column `input_ids`, as [`cut`] has it."""
         return {"input_ids": self.cut(self.encode(texts))[0]}
 
     @property
     def features(self) -> Features:
         """Type of the column `input_ids`."""
-        return Features({"input_ids": Sequence(Value("int32"), length=self.max_seq_length)})
+        return Features({"input_ids": Sequence(Value("int32"), length=self.max_seq_length if self.packs else -1)})
 
-    def cut(self, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cut tokens, int32 (N,), into blocks, int32 (number of blocks, `max_seq_length`), and the tokens left."""
+    def cut(self, stream: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Cut tokens, int32 (N,), into blocks, int32 (number of blocks, `max_seq_length`), and the tokens left.
+
+        Where texts share no blocks these are a list of rows of their own lengths, and nothing is left.
+        """
+        if not self.packs:
+            return list(self._rows(stream)), stream[:0]
         num_content = self.max_seq_length - 2
         num_blocks = len(stream) // num_content
         blocks = np.empty((num_blocks, self.max_seq_length), dtype=np.int32)
@@ -69,6 +76,14 @@ class TextPacker:
         blocks[:, 1:-1] = stream[: num_blocks * num_content].reshape(num_blocks, num_content)
         blocks[:, -1] = self.tokenizer.sep_token_id
         return blocks, stream[num_blocks * num_content :]
+
+    def _rows(self, stream: np.ndarray) -> Iterator[np.ndarray]:
+        """Texts as rows `[CLS] … [SEP]`; a longer one makes several."""
+        ends, num_content = np.flatnonzero(stream == self.tokenizer.sep_token_id), self.max_seq_length - 2
+        for text in np.split(stream, ends + 1)[:-1]:  # a separator ends each text
+            for start in range(0, len(text) - 1, num_content):
+                piece = text[start : min(start + num_content, len(text) - 1)]
+                yield np.array([self.tokenizer.cls_token_id, *piece, self.tokenizer.sep_token_id], dtype=np.int32)
 
     def encode(self, texts: Iterable[str | None]) -> np.ndarray:
         """Tokenize texts into one stream, (number of tokens,) int32, a separator token after each that has any token.
@@ -170,8 +185,9 @@ def tokenize_to_blocks(
     text_column: str = "text",
     num_proc: int | None = None,
     max_positions: int | None = None,
+    packing: bool = True,
 ) -> Dataset | IterableDataset:
-    """Tokenize documents and cut them into full blocks.
+    """Tokenize documents and cut them into full blocks, or into rows of their own.
 
     All documents make one stream of tokens, with a separator token after each. A block is a piece of the stream
     between the class and the separator token: `[CLS] … [SEP] … [SEP]`. Empty documents leave no trace, and literal
@@ -191,9 +207,12 @@ def tokenize_to_blocks(
         text_column (`str`, defaults to `"text"`): Column of strings; None and blank strings are skipped.
         num_proc (`int`, *optional*): Processes for a table; by default one, whose tokenizer uses all cores.
         max_positions (`int`, *optional*): Longest sequence the teacher can read, in tokens.
+        packing (`bool`, defaults to `True`): Whether documents share blocks. Without it each is a row `[CLS] … [SEP]`
+            of its own, or several where it is longer, for teachers to which places mean something, as in proteins.
 
     Returns:
-        `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` int32) and `example_id` (int64: 0, 1, 2, …).
+        `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` int32, fewer without `packing`) and `example_id`
+        (int64: 0, 1, 2, …).
 
     Raises:
         ValueError: a length, column, number of processes or tokenizer that can't work; text too short for one block.
@@ -214,7 +233,7 @@ def tokenize_to_blocks(
     _check_special_tokens(tokenizer)
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"num_proc={num_proc} is no number of processes; expected 1 or more, or None")
-    packer = TextPacker(tokenizer, max_seq_length, text_column)
+    packer = TextPacker(tokenizer, max_seq_length, text_column, packing)
     if isinstance(dataset, IterableDataset):
         return _pack_stream(dataset, packer)
     return _pack_table(dataset, packer, num_proc)

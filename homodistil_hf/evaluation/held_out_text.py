@@ -67,6 +67,7 @@ class DiscrepancySettings:
     max_seq_length: int | None = setting(
         None, f"Tokens a block of held-out text (default: {ROW_LENGTH}, or the positions).", least=8
     )
+    packing: bool = setting(True, "Documents share blocks; else a row each, as the student was trained.")
     max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
     mlm_probability: float = setting(
         EVALUATED_PROBABILITY, "Share of the tokens that are masked, in (0, 1).", range="(0, 1)"
@@ -185,6 +186,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
         evaluated.tokenizer,
         max_seq_length=settings.max_seq_length or ROW_LENGTH,
         max_positions=max_tokens(evaluated.model.config),
+        packing=settings.packing,
     )
     return some_blocks(blocks, settings.max_eval_blocks)
 
@@ -280,5 +282,7 @@ def _source_names(sources: Sequence[str]) -> list[str]:
 
 
 def _blocks_digest(blocks: Dataset) -> str:
-    ids = np.asarray(blocks["input_ids"][:], dtype="<i4")
-    return hashlib.sha256(json.dumps(ids.shape).encode() + ids.tobytes()).hexdigest()
+    rows = blocks["input_ids"][:]
+    lengths = list(map(len, rows))
+    shape = [len(rows), lengths[0]] if len(set(lengths)) == 1 else lengths
+    return hashlib.sha256(json.dumps(shape).encode() + np.concatenate(rows).astype("<i4").tobytes()).hexdigest()

@@ -168,6 +168,7 @@ def load_blocks(
                 max_seq_length=run.row_length,
                 num_proc=run.preprocessing_num_workers,
                 max_positions=max_tokens(config),
+                packing=run.packing,
             )
         except ValueError as error:
             given = getattr(run, argument)

@@ -77,6 +77,9 @@ class RunArguments:
         f"(default: {ROW_LENGTH}, or the positions; of a task what 99 of 100 rows fit into).",
         least=8,
     )
+    packing: bool = setting(
+        True, "Masked words: documents share blocks; else a row each, as for proteins and molecules."
+    )
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)
     streaming: bool = setting(False, "Read and tokenize train_data while training; needs max_steps.")
     preprocessing_num_workers: int | None = setting(

@@ -84,7 +84,7 @@ class _Rows(NamedTuple):
 class TaskRun(MaskedWordsRun):
     """A run that distils a fine-tuned model on rows of its task, with labels or without."""
 
-    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "streaming", "further_pretraining")
+    unused: ClassVar[tuple[str, ...]] = (*MaskedWordsRun.unused, "packing", "streaming", "further_pretraining")
     grading: Callable[[PreTrainedModel], dict[str, float]] | None = None
     """Of a model's answers to held-out questions, once the rows are read; None where no answers are known."""
     described: Mapping[str, Any] = {}

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from methods_here import needs
-from tiny_files import assert_same_weights, write_text
+from tiny_files import NUM_DOCUMENTS, assert_same_weights, write_text
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
@@ -101,6 +101,17 @@ def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys):
+    words = ["--packing", "false", "--max_seq_length", "32"]
+    run = tmp_path / "run"
+    assert main(["distill", str(folder / "config.json"), "--output_dir", str(run), "--max_steps", "3", *words]) == 0
+    held_out = ["--task", "discrepancy", "--eval_data", str(folder / "eval.txt"), *words]
+    assert main(["evaluate", str(run), *held_out, "--output_dir", str(tmp_path / "evaluation")]) == 0
+    found = json.loads((tmp_path / "evaluation" / "discrepancy.json").read_text())
+    assert found["num_blocks"] == NUM_DOCUMENTS
+    assert found["num_masked_tokens"] == 3 * NUM_DOCUMENTS  # of 20 words each
+
+
 def test_a_streamed_run(folder, tmp_path):
     words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
     assert main(["distill", str(folder / "config.json"), *words]) == 0

@@ -260,6 +260,19 @@ def test_streams_give_the_same_blocks_as_tables(stream, texts, tokenizer):
     assert list(stream) == rows  # once more from the beginning
 
 
+def test_documents_are_rows_of_their_own_without_packing(text_files, texts, tokenizer, monkeypatch):
+    monkeypatch.setattr(data, "_STREAM_DOCUMENTS", 1)
+    how = {"max_seq_length": LENGTH, "packing": False}
+    table = tokenize_to_blocks(Dataset.from_dict({"text": texts}), tokenizer, **how)
+    stream = list(tokenize_to_blocks(load_text(text_files, streaming=True), tokenizer, **how))
+    assert ids_of(table) == ids_of(stream)
+    assert [row["example_id"] for row in stream] == table["example_id"][:]
+    starts, ends = {row[0] for row in ids_of(stream)}, {row[-1] for row in ids_of(stream)}
+    assert (starts, ends) == ({tokenizer.cls_token_id}, {tokenizer.sep_token_id})
+    words = [token for row in ids_of(stream) for token in row[1:-1]]
+    assert words == [token for text in texts for token in tokenizer(text or "", add_special_tokens=False)["input_ids"]]
+
+
 def test_streams_carry_tokens_over_from_step_to_step(text_files, texts, tokenizer, monkeypatch):
     monkeypatch.setattr(data, "_STREAM_DOCUMENTS", 1)
     stream = tokenize_to_blocks(load_text(text_files, streaming=True), tokenizer, max_seq_length=LENGTH)

@@ -49,6 +49,19 @@ def test_blank_documents_leave_no_trace(blank):
     assert make_packer().encode([blank]).tolist() == []
 
 
+def test_texts_may_be_rows_of_their_own():
+    packer = TextPacker(TOKENIZER, 8, "text", packs=False)
+    rows = packer(["a b", None, "bcc", "a b c a b c a", ""])["input_ids"]
+    assert [row.tolist() for row in rows] == [
+        [CLS, 5, 6, SEP],
+        [CLS, 6, 8, 8, SEP],
+        [CLS, 5, 6, 7, 5, 6, 7, SEP],
+        [CLS, 5, SEP],
+    ]
+    assert {row.dtype.name for row in rows} == {"int32"}
+    assert packer([None])["input_ids"] == []
+
+
 def test_no_documents_at_all():
     assert make_packer()([])["input_ids"].shape == (0, 8)
 

@@ -77,7 +77,13 @@ class EmbeddingInputs(RunInputs):
 class EmbeddingRun(StudentRun):
     """A run that distils an embedding model on texts."""
 
-    unused: ClassVar[tuple[str, ...]] = ("tokenizer", "teacher_revision", "further_pretraining", "label_column")
+    unused: ClassVar[tuple[str, ...]] = (
+        "tokenizer",
+        "teacher_revision",
+        "further_pretraining",
+        "label_column",
+        "packing",
+    )
     arguments_class: ClassVar[type[RunArguments]] = EmbeddingRunArguments
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
