@@ -19,7 +19,7 @@ from benchmarks.studies.retrieval_texts import PARAGRAPHS, QUESTIONS, SENTENCES,
 from benchmarks.studies.study import Study
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/retrieval.jsonl"), Path("docs/embeddings.md")
@@ -53,6 +53,7 @@ RUNS = {
     "mpnet quarter": _run(MPNET, 0.25, *_QUERIES),
     "mpnet quarter, 2,000 steps": _run(MPNET, 0.25, *_QUERIES, steps=2000),
     "mpnet eighth": _run(MPNET, 0.125, *_QUERIES),
+    "e5 trimmed": _run(E5, 1.0, *_QUERIES, steps=0, **_E5),
     "e5 quarter": _run(E5, 0.25, *_QUERIES, **_E5),
     "e5 quarter, 2,000 steps": _run(E5, 0.25, *_QUERIES, steps=2000, **_E5),
 }
@@ -92,10 +93,15 @@ def measured(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any
     model = [options.models / teacher]
     folder = options.output_dir / f"{name} {seed}".replace(",", "").replace(" ", "-")
     evaluation = folder / "evaluation"
+    texts = [options.output_dir / f"train-{kind}.txt" for kind in kinds]
+    if settings["max_steps"] == [0] and not (folder / "results.json").is_file():  # a smaller vocabulary alone
+        student: Settings = {"output": [folder / "student"], "vocabulary": settings["vocabulary"], "text": texts}
+        command("trim", student, str(model[0]))
+        write_json(folder / "results.json", {"evaluation": {}, "plan": None, "time_s": 0})
     if not (folder / "results.json").is_file():
         given: Settings = {"method": ["embedding"], "teacher": model, "seed": [seed]}
         given |= {"per_device_train_batch_size": [64]}
-        given |= {"train_data": [options.output_dir / f"train-{kind}.txt" for kind in kinds], "output_dir": [folder]}
+        given |= {"train_data": texts, "output_dir": [folder]}
         given |= {"eval_data": [options.output_dir / f"validation-{SENTENCES}.txt"], "bf16": [True]}
         given |= {"train_weights": [WEIGHTS[kind] for kind in kinds]} if len(kinds) > 1 else {}
         command("distill", given | settings)
