@@ -11,14 +11,13 @@ from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.tables import markdown_table
 
 PAGE, BEGIN, END = Path("docs/architectures.md"), "<!-- written by docs/architectures.py -->\n", "<!-- end -->"
-COLUMNS = ("`model_type`", "classes", "pruned", "stock export", "not there")
+COLUMNS = ("`model_type`", "pruned", "stock export", "not there")
 
 
 def row(architecture: Architecture) -> tuple[str, ...]:
     """What an architecture can, and what it can't."""
     return (
         f"`{architecture.model_type}`",
-        f"`{architecture.encoder_name.removesuffix('Model')}For…`",
         "; ".join(_pruned(architecture)),
         "; ".join(_export(architecture)),
         "; ".join(_absent(architecture)) or "–",

@@ -97,29 +97,21 @@ ranks of 1, 2 and 4) so many were not as on paper:
 - {wrong["counts"]} in those of the counts;
 - {wrong["wrap"]} in those of wrapping the model again when units are sliced off: 2 × (4 × new parameters + buffers).
 
-Units were sliced off after steps {", ".join(map(str, slicings))}, as on paper.
+Units were sliced off {len(slicings)} times, as on paper.
 
 {rank_table(results["worlds"])}
 
-Rows read include those that choose the bases inside heads, before the first step. Times are those of a busy machine \
-(load {results["machine"]["load_average"]} on {results["machine"]["num_cores"]} cores) on which ranks take turns: \
-they say nothing about speed-up."""
+Rows read include those that choose the bases inside heads, before the first step. Speed-up was not measured: ranks \
+took turns on a busy machine."""
 
 
 def rank_table(worlds: dict[str, Any]) -> str:
-    """Rows and times of each number of ranks."""
+    """Rows of each number of ranks."""
     rows = []
     for size, ranks in worlds.items():
-        steps = [step for rank in ranks for step in rank["steps"]]
         read = [mean([rank["rows"][kind] for rank in ranks]) for kind in ("table", "stream", "stream_batches")]
-        seconds = mean([step["seconds"] for step in steps])
-        slicing = mean([step["finish_seconds"] for step in steps if step["sliced"]])
-        rows.append([size, *(f"{count:.0f}" for count in read), f"{seconds:.2f}", f"{slicing:.2f}"])
-    return table(
-        "ranks | rows of a table read by a rank | rows of a stream read | … of which it keeps | a step, s | "
-        "choosing and slicing, s",
-        rows,
-    )
+        rows.append([size, *(f"{count:.0f}" for count in read)])
+    return table("ranks | rows of a table read by a rank | rows of a stream read | … of which it keeps", rows)
 
 
 def table(header: str, rows: list[list[Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Students of other architectures: held-out KL as it falls, pruned at once and gradually.
+"""Students of other architectures: held-out KL, pruned at once and gradually.
 
 Rows are of benchmarks/families.py at commit 7db6fe1, which trains the teachers, and of the sweep beside it.
 """
@@ -12,12 +12,13 @@ from homodistil_hf.tables import markdown_table
 
 
 def students_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a cell of the sweep: held-out KL as it falls."""
+    """A row a cell of the sweep: held-out KL at the first evaluation and at the end."""
     steps = sorted({int(step) for row in rows for step in row["kl"]})
+    steps = [steps[0], steps[-1]]
     cells = []
     for row in rows:
         architecture, _, way = row["cell"].partition(",")[0].partition("_")
-        curve = (f"{row['kl'][str(step)]:.3f}" if str(step) in row["kl"] else "–" for step in steps)
+        curve = (f"{row['kl'][str(step)]:.3f}" for step in steps)
         words = " → ".join(f"{share:.1%}" for share in row["accuracy"])
         sizes = " → ".join(f"{number / 1e6:.1f} M" for number in row["num_parameters"])
         cells.append([f"`{architecture}`", "gradually" if way else "at once", *curve, words, sizes])

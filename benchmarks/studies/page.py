@@ -22,6 +22,7 @@ STUDIES = (
     "further_pretraining.STUDY",
     "gradient_free.QUALITY",
     "gradient_free.SPEED",
+    "other_teachers.STUDY",
     "retrieval.STUDY",
     "retrieval.SPACE",
     "retrieval_rivals.STUDY",
