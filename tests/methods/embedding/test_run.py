@@ -134,7 +134,6 @@ def test_the_kind_of_a_model_of_the_hub_is_found(tmp_path, monkeypatch, capsys, 
     requests.clear()
     help_of(["--teacher", f"me/{kind}"])
     assert requests == []
-    model_files._file_on_hub.cache_clear()
 
 
 def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
