@@ -133,7 +133,7 @@ def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, v
 def test_a_bare_encoder_of_any_architecture_is_told_which_class_to_take(architecture):
     with pytest.raises(
         ValueError,
-        match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if .*guides/embedding.md",
+        match=f"{architecture.encoder_name} is not supported; .*load it as .*ForMaskedLM if .*modules.json beside it",
     ):
         refuse_architecture(architecture.encoder_name)
 
