@@ -6,13 +6,11 @@ Shapes: N queries, M documents, D channels.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...data.corpus import is_running_text, load_text, only_text
-from ...data.task_rows.reading import SEPARATORS, load_rows
+from ...data.corpus import is_running_text, load_text
 from ...evaluation.guarantee import WORDS, guarantee, length_groups
 from ...files.messages import short_repr
 from .similarity import COSINE, similarities
@@ -34,7 +32,7 @@ def load_queries(
     """Read queries and the documents that they are looked up in; which document answers a query isn't needed.
 
     Args:
-        queries: files, .csv and .tsv as well, folders, globs or Hub data sets; a row a query, a line of text files.
+        queries: files, folders, globs or Hub data sets; a row a query, a line of text files.
         documents: the same, for documents.
         query_column: with the queries.
         document_column: with the documents.
@@ -74,8 +72,6 @@ def _texts(source: Sequence[str], setting: str, column: str | None, split: str) 
 def _column(source: str, setting: str, column: str | None, split: str) -> Any:
     argument = "documents" if setting == "document_column" else "queries"
     try:
-        if Path(source).suffix.lower() in SEPARATORS:
-            return only_text(load_rows([source], split=split, argument=argument), column, f"{argument}={source!r}")
         return load_text(source, text_column=column, split=split, argument=argument)
     except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
         raise ValueError(str(error).replace("text_column", setting)) from error
