@@ -67,7 +67,7 @@ class DiscrepancySettings:
     max_seq_length: int | None = setting(
         None, f"Tokens a block of held-out text (default: {ROW_LENGTH}, or the positions).", least=8
     )
-    packing: bool = setting(True, "Documents share blocks; else a row each, as the student was trained.")
+    packing: bool | None = setting(None, "Documents share blocks; false: a row each; default: as in the run, or true.")
     max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
     mlm_probability: float = setting(
         EVALUATED_PROBABILITY, "Share of the tokens that are masked, in (0, 1).", range="(0, 1)"
@@ -151,7 +151,9 @@ def _evaluated(
     length = fitted_length(
         settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
     )
-    settings = replace(settings, max_seq_length=length)
+    run = model_in(evaluated.source) if settings.packing is None else None
+    packing = settings.packing if run is None else run.settings.get("packing")
+    settings = replace(settings, max_seq_length=length, packing=packing is not False)
     blocks = held_out_blocks(settings, evaluated)
     depends_on = {
         "settings": settings.compared(),
@@ -186,7 +188,7 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
         evaluated.tokenizer,
         max_seq_length=settings.max_seq_length or ROW_LENGTH,
         max_positions=max_tokens(evaluated.model.config),
-        packing=settings.packing,
+        packing=settings.packing is not False,
     )
     return some_blocks(blocks, settings.max_eval_blocks)
 

@@ -42,7 +42,8 @@ class MaskedWordsRun(StudentRun):
         """Read and tokenize the text: blocks to train on, and those to evaluate on."""
         run = settings.run
         column = f" in {run.text_column!r}" if run.text_column else ""
-        log(f"{run.teacher} predicts masked words; the text{column} becomes blocks of {run.row_length} tokens")
+        rows = f"blocks of {run.row_length}" if run.packing else f"a row a document, of at most {run.row_length}"
+        log(f"{run.teacher} predicts masked words; the text{column} becomes {rows} tokens")
         return load_blocks(settings, inputs.config, inputs.tokenizer, log)
 
     def arguments(self, settings: RunConfig, inputs: RunInputs, train: Any) -> Any:

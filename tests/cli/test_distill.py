@@ -105,7 +105,9 @@ def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys):
     words = ["--packing", "false", "--max_seq_length", "32"]
     run = tmp_path / "run"
     assert main(["distill", str(folder / "config.json"), "--output_dir", str(run), "--max_steps", "3", *words]) == 0
-    held_out = ["--task", "discrepancy", "--eval_data", str(folder / "eval.txt"), *words]
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.endswith("predicts masked words; the text becomes a row a document, of at most 32 tokens")
+    held_out = ["--task", "discrepancy", "--eval_data", str(folder / "eval.txt"), *words[2:]]  # packed as in the run
     assert main(["evaluate", str(run), *held_out, "--output_dir", str(tmp_path / "evaluation")]) == 0
     found = json.loads((tmp_path / "evaluation" / "discrepancy.json").read_text())
     assert found["num_blocks"] == NUM_DOCUMENTS
