@@ -1,7 +1,8 @@
 r"""Draw text from a masked-LM model, for a teacher whose own training text is not at hand.
 
 python examples/sample_text.py --model my-antibody-bert --output text.parquet --num_rows 4000
-homodistil distill --teacher my-antibody-bert --train_data text.parquet --student macs=0.25 --output_dir out
+homodistil distill --teacher my-antibody-bert --train_data text.parquet --packing false --student macs=0.25 \
+  --output_dir out
 
 In each round a share of a row's places, drawn at random, is masked and drawn anew from the model's predictions: all of
 them in the first round, few in the last. More rounds take longer and make rows more like the model's own text.

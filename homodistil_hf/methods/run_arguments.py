@@ -27,7 +27,7 @@ class RunArguments:
     method: str = setting(
         "homodistil",
         "homodistil, a baseline (one_shot, scratch, …), self_distillation, bit; embedding and "
-        "reranker are found by the teacher's folder.",
+        "reranker are found by the teacher.",
     )
     recipe: str | None = setting(
         None, "paper: start from the settings of HomoDistil's paper; settings that are given override them."

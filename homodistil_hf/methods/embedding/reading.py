@@ -20,13 +20,7 @@ from ...files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ...models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
 from ...models.copy_checks import refuse_nonfinite
 from ...models.cost import count_parameters
-from ...models.loading import (
-    MODULES_FILE,
-    checked_config,
-    config_values,
-    load_weights,
-    refuse_config,
-)
+from ...models.loading import MODULES_FILE, checked_config, config_values, load_weights, refuse_config
 from ...models.tokenizers import COPY, load_tokenizer
 from ...models.widths import widths_of
 from .model import ACTIVATIONS, POOLINGS, Dense, EmbeddingModel, PoolingSettings
