@@ -41,6 +41,7 @@ _TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qnli": "QNLI", "ch
 _TITLES |= {"scierc": "SciERC", "twitter_emotion": "emotion", "punctuation": "punctuation", "squad": "SQuAD"}
 WAYS = ("pruned", "general", "mended")
 """Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
+_USUAL = "1/4", 3000
 MOST_EVAL_ROWS = 1000
 _MARKS = {",": "COMMA", ".": "PERIOD"}
 
@@ -194,30 +195,37 @@ def _tag(word: str, mark: str) -> str:
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Teacher and ways, × 100, with the defaults: of every task at the usual size and rows, and of all else."""
-    found: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    found: dict[tuple[str, int], dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if not row["settings"]:
-            scores = found.setdefault((row["task"], row["size"], row["rows"]), {"teacher": [row["teacher"]]})
+            tasks = found.setdefault((row["size"], row["rows"]), {})
+            scores = tasks.setdefault(_TITLES[row["task"]], {"teacher": [row["teacher"]]})
             scores.setdefault(row["way"], []).append(row["student"])
-    usual = {_TITLES[place[0]]: found[place] for place in found if place[1:] == ("1/4", 3000)}
-    others = {
-        f"{_TITLES[place[0]]}, {place[1]}, {place[2]:,}": found[place]
-        for place in sorted(found, key=_from_large)
-        if place[1:] != ("1/4", 3000)
-    }
-    return {"ways": _beside(usual), "more-ways": _beside(others)}
+    return {"ways": _beside(found.pop(_USUAL)), "more-ways": _by_setting(found)}
 
 
-def _from_large(place: tuple[Any, ...]) -> tuple[Any, ...]:
-    return place[0], -Fraction(place[1]), -place[2]
+def _by_setting(found: Mapping[tuple[str, int], Mapping[str, Mapping[str, Sequence[float]]]]) -> list[str]:
+    """A row for each size and number of rows, a column a task: the ways behind one another."""
+    titles = [title for title in _TITLES.values() if any(title in tasks for tasks in found.values())]
+    settings = sorted(found, key=lambda setting: (-Fraction(setting[0]), -setting[1]))
+    cells = [
+        [f"{size}, {rows:,} rows", *(_ways(found[size, rows].get(title)) for title in titles)]
+        for size, rows in settings
+    ]
+    return markdown_table(["", *titles], cells)
+
+
+def _ways(scores: Mapping[str, Sequence[float]] | None) -> str:
+    return " / ".join(_points(scores[way]) for way in WAYS if way in scores) if scores else "–"
+
+
+def _points(values: Sequence[float]) -> str:
+    return f"{Spread.of([100 * value for value in values]):.1f}"
 
 
 def _beside(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     names = [name for name in ("teacher", *WAYS) if any(name in scores for scores in found.values())]
-    cells = [
-        [name, *(f"{Spread.of([100 * one for one in of[name]]):.1f}" if name in of else "–" for of in found.values())]
-        for name in names
-    ]
+    cells = [[name, *(_points(of[name]) if name in of else "–" for of in found.values())] for name in names]
     return markdown_table(["", *found], cells)
 
 
