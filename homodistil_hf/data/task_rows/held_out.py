@@ -13,7 +13,7 @@ _MOST = 1000
 _SEED = 1
 
 
-def keep_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset, str]:
+def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) -> tuple[Dataset, Dataset, str]:
     """Split rows into those to train on and those to evaluate on, always alike: a tenth, about 1,000 at most.
 
     Rows of classes are drawn label by label, those of values by their size, questions with all of their context. A
@@ -22,6 +22,7 @@ def keep_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset, str]:
     Args:
         rows: all rows.
         columns: those that were found.
+        together: column whose equal values stay on one side, such as that of queries; default: contexts of questions.
 
     Returns:
         Rows to train on, rows kept aside, and how they were drawn.
@@ -37,7 +38,9 @@ def keep_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset, str]:
     """
     share = min(_FRACTION, _MOST / len(rows))
     draw = np.random.RandomState(_SEED)
-    if columns.kind == VALUES and columns.labels:
+    if together is not None:
+        aside, how = _whole_groups(rows[together][:], share, draw), f"all rows of a {together!r} together"
+    elif columns.kind == VALUES and columns.labels:
         aside, how = _by_size(rows, columns, share), "spread over their values"
     elif columns.kind == ANSWERS:
         aside, how = _whole_groups(rows[columns.texts[1]][:], share, draw), "all questions of a context together"
