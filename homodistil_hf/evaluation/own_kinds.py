@@ -289,8 +289,8 @@ def _name_columns_of_numbers(rows: Dataset, settings: Any) -> None:
     several = [name for name in others if _are_worths(rows[name][:])]
     if len(several) > 1:
         raise ValueError(
-            f"train_data lacks the column label_column={settings.label_column!r}; {join_some(map(repr, several))} hold "
-            f"numbers: for several values or labels a row set label_column={','.join(several)}, or name one column"
+            f"train_data lacks the column {settings.label_column!r}; {join_some(map(repr, several))} hold numbers: "
+            f"for several values or labels a row set label_column={','.join(several)}, or name one column"
         )
 
 
