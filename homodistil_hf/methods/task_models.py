@@ -97,6 +97,7 @@ class TaskRun(MaskedWordsRun):
     """Of a model's answers to held-out questions, once the rows are read; None where no answers are known."""
     described: Mapping[str, Any] = {}
     """What was understood of the rows, for the results."""
+    place = "a teacher that is fine-tuned for a task"
 
     def inputs(self, settings: RunConfig) -> TaskInputs:
         """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
