@@ -56,7 +56,7 @@ from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit, Start
 from .training.ranks import check_same_masks
-from .training.raw_rows import is_raw
+from .training.raw_rows import RowReader, is_raw
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def gradings_in(self, data: Mapping[str, Any], encoded: Mapping[str, Any]) -> Sequence[tuple[Any, Any]]:
         """Held-out sets that whole rows are graded on, and what grades a model; arguments as [`gradings_in`]."""
-        return gradings_in(data, encoded, self.row_reader)
+        return gradings_in(data, encoded, self.row_reader) if isinstance(self.row_reader, RowReader) else ()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As Trainer's, also of rows of columns; from now on these are graded."""

@@ -42,8 +42,6 @@ class DistillationMethod:
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
     """Whether encoders without a head are refused."""
-    reads_rows = True
-    """Whether rows of columns are tokenized for the model's head."""
     row_reader: Any = None
     """How rows of columns are read, once there were some."""
     has_all_layers = True
@@ -84,8 +82,8 @@ class DistillationMethod:
         return processing_class
 
     def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
-        """Tokenize rows of columns, for methods that read them; see [`raw_rows.tokenized`]."""
-        if self.reads_rows and self.row_reader is None:
+        """Tokenize rows of columns; see [`raw_rows.tokenized`]."""
+        if self.row_reader is None:
             self.row_reader = self.reader_of(data, tokenizer, model)
         return raw_rows.tokenized(data, self.row_reader)
 
