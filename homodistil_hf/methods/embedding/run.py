@@ -93,6 +93,8 @@ class EmbeddingRun(StudentRun):
     arguments_class: ClassVar[type[RunArguments]] = EmbeddingRunArguments
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
+    example = 'print(model.encode(["…"]).shape)'
+    """Python that uses it."""
 
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
         """Whether a teacher is one of this method's models, or vectors are given."""
@@ -278,7 +280,8 @@ class EmbeddingRun(StudentRun):
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
   from sentence_transformers import {self.loader}
-  model = {self.loader}({f"{folder}/{folders[-1]}"!r})"""
+  model = {self.loader}({f"{folder}/{folders[-1]}"!r})
+  {self.example}"""
 
 
 class RerankerRun(EmbeddingRun):
@@ -291,6 +294,7 @@ class RerankerRun(EmbeddingRun):
         "start",
     )
     loader = "CrossEncoder"
+    example = 'print(model.predict([("…", "…")]))'
     arguments_class = RunArguments
     grading: Grading | None = None
     """Of a model's order of the held-out pairs, once the rows are read; None without labels."""

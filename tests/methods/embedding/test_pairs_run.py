@@ -109,14 +109,16 @@ def test_a_pipeline_and_a_stock_class_take_the_student(finished):
 
 
 @pytest.mark.slow
-def test_the_closing_lines_run(finished, monkeypatch):
+def test_the_closing_lines_run(finished, capsys):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     settings, _, results = finished
     text = run_of(settings_of(settings, "it")).summary(results, settings["output_dir"])
     lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
+    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
     names = {}
-    exec("\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :]), names)
+    exec(code.replace("…", "w7 w8"), names)
     assert type(names["model"]).__name__ == "CrossEncoder"
+    assert len(capsys.readouterr().out.split()) == 1  # a score
 
 
 @pytest.mark.slow
