@@ -56,7 +56,7 @@ from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit, Start
 from .training.ranks import check_same_masks
-from .training.raw_rows import is_raw
+from .training.raw_rows import RowReader, is_raw
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -157,22 +157,26 @@ class HomoDistilTrainer(DistillationTrainer):
         return super().start_from(model, teacher_model, plan)
 
     gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
-    """Held-out questions with known answers, and what grades a model's answers to them."""
+    """Held-out sets whose rows are graded as wholes, such as questions, and what grades a model on them."""
 
     def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
-        """Also keep what grades answers to held-out questions."""
+        """Also keep what grades whole rows, such as answers to held-out questions."""
         found = super().tokenized(data, tokenizer, model)
         raw, rows = ({"eval_dataset": sets.get("eval_dataset")} for sets in (data, found))
-        self.gradings = gradings_in(raw, rows, self.row_reader)
+        self.gradings = self.gradings_in(raw, rows)
         return found
 
+    def gradings_in(self, data: Mapping[str, Any], encoded: Mapping[str, Any]) -> Sequence[tuple[Any, Any]]:
+        """Held-out sets that whole rows are graded on, and what grades a model; arguments as [`gradings_in`]."""
+        return gradings_in(data, encoded, self.row_reader) if isinstance(self.row_reader, RowReader) else ()
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As Trainer's, also of rows of columns; from now on the answers to their questions are graded."""
+        """As Trainer's, also of rows of columns; from now on these are graded."""
         gradings = self.gradings
         if is_raw(eval_dataset):
             given = {"eval_dataset": eval_dataset}
             found = super().tokenized(given, self.processing_class, self.model)
-            gradings, eval_dataset = gradings_in(given, found, self.row_reader), found["eval_dataset"]
+            gradings, eval_dataset = self.gradings_in(given, found), found["eval_dataset"]
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         self.held_out.whole_row_scores = next((grade for known, grade in gradings if known is rows), None)

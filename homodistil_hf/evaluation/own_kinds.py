@@ -34,7 +34,7 @@ from ..data.task_rows.reading import load_rows
 from ..data.task_rows.tags import entries_of, span_parts
 from ..distillation.task_scores import TaskMeter, class_scores
 from ..distillation.tasks import task_of
-from ..files.messages import short_repr
+from ..files.messages import join_some, short_repr
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import (
     PREDICTION_BATCH_SIZE,
@@ -267,6 +267,8 @@ def kind_rows(
     except (OSError, ValueError):
         return None  # own_task.py says what is wrong
     task = task_in(train, settings, config)
+    if task is None:
+        _name_columns_of_numbers(train, settings)
     if not isinstance(task, KindTask):
         return task
     check_rows(train, task.columns, "train_data", least=LEAST_ROWS)
@@ -277,6 +279,28 @@ def kind_rows(
     if len(task.names) < 2 and task.columns.kind != ANSWERS:
         raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
     return task, train, dev
+
+
+def _name_columns_of_numbers(rows: Dataset, settings: Any) -> None:
+    """Where no column has the labels' name but several hold numbers, refuse and say how these are named."""
+    if settings.label_column in rows.column_names or not set(settings.text_columns) <= set(rows.column_names):
+        return  # own_task.py says what is wrong
+    others = [name for name in rows.column_names if name not in settings.text_columns]
+    several = [name for name in others if _are_worths(rows[name][:])]
+    if len(several) > 1:
+        raise ValueError(
+            f"train_data lacks the column {settings.label_column!r}; {join_some(map(repr, several))} hold numbers: "
+            f"for several values or labels a row set label_column={','.join(several)}, or name one column"
+        )
+
+
+def _are_worths(cells: Sequence[Any]) -> bool:
+    """Whether cells hold fractions, or 0 and 1 alone; whole numbers may count the rows."""
+    try:
+        numbers = {float(cell) for cell in cells if not is_missing(cell)}
+    except (TypeError, ValueError):
+        return False
+    return any(number % 1 for number in numbers) or numbers == {0.0, 1.0}
 
 
 def _rows_to_evaluate(source: str, task: KindTask) -> Dataset:

@@ -39,6 +39,8 @@ METRIC_LABELS = {
     "neighbours_in_index": "ten nearest alike, in the teacher's index",
     "spread": "spread of similarities, of the teacher's",
     "correlation": "correlation with the teacher's scores",
+    "ndcg_at_10": "nDCG@10 of the order, by the labels",
+    "mrr_at_10": "MRR@10 of the order, by the labels",
 }
 _SHORT_COSTS = {"size_bytes": "weights", "num_parameters": "parameters", "encoder_macs": "encoder MACs a token"}
 # The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
@@ -49,9 +51,10 @@ _IN_WORDS = {
     "f1": "F1",
     "task_accuracy": "accuracy",
     "neighbours": "the ten nearest texts",
-    "correlation": "the order of scores (correlation)",
+    "ndcg_at_10": "nDCG@10",
     "micro_f1": "micro F1",
     "spearman": "Spearman's correlation",
+    "correlation": "the order of scores (correlation)",
     "agreement": "the teacher's top predictions",
 }
 _HIGHER_IS_BETTER = (
@@ -68,7 +71,7 @@ _HIGHER_IS_BETTER = (
         "spearmanr",
     ),
     *("correlation", "matthews_correlation", "auc", "roc_auc", "agreement", "neighbours", "neighbours_in_index"),
-    *("cosine", "ndcg", "mrr", "map"),
+    *("cosine", "ndcg", "mrr", "map", "ndcg_at_10", "mrr_at_10"),
 )
 TIMINGS = ("runtime", "per_second", "preparation_time")
 """How names end that Trainer puts among the metrics of an evaluation, and that are none."""

@@ -95,6 +95,11 @@ class Run:
         name: str = self.trainer_class.method
         return name
 
+    @property
+    def place(self) -> str:
+        """What refuses settings that have no part in it, in messages."""
+        return f"method={self.method!r}"
+
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
         """Whether the folder of a teacher is one that this method alone distils, with the rows that are `given`."""
         return False
@@ -145,7 +150,7 @@ class Run:
     def check(self, run: RunArguments) -> None:
         """Refuse, by a ValueError, what has no part in a run of this method."""
         for name, value in differing({name: getattr(run, name) for name in self.unused}, type(run)).items():
-            raise ValueError(f"{name}={short_repr(value)} has no place with method={self.method!r}; leave it out")
+            raise ValueError(f"{name}={short_repr(value)} has no place with {self.place}; leave it out")
 
     def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
         """Do all of it, and return what was written to `results.json`; `log` is called on the main process."""

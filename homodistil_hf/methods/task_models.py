@@ -14,7 +14,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..data.blocks import check_tokenizer, some_blocks
-from ..data.task_rows.encoding import LEAST_ROWS, check_number, check_rows, encode_rows, length_of_rows, question_rows
+from ..data.task_rows.encoding import (
+    LEAST_ROWS,
+    check_number,
+    check_rows,
+    encode_rows,
+    length_of_rows,
+    question_rows,
+    what_fits,
+)
 from ..data.task_rows.held_out import keep_aside
 from ..data.task_rows.kinds import (
     ANSWERS,
@@ -34,7 +42,7 @@ from ..evaluation.small_start import load_small_start
 from ..evaluation.squad import answer_grades
 from ..files.hub_errors import HubError
 from ..files.messages import join_some
-from ..models.architectures import HEADS, max_tokens
+from ..models.architectures import HEADS
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
 from ..training.learning_rate import default_task_rate
@@ -89,6 +97,7 @@ class TaskRun(MaskedWordsRun):
     """Of a model's answers to held-out questions, once the rows are read; None where no answers are known."""
     described: Mapping[str, Any] = {}
     """What was understood of the rows, for the results."""
+    place = "a teacher that is fine-tuned for a task"
 
     def inputs(self, settings: RunConfig) -> TaskInputs:
         """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
@@ -120,8 +129,7 @@ class TaskRun(MaskedWordsRun):
         length = run.max_seq_length
         if length is None:
             length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
-            most = min(max_tokens(config), inputs.tokenizer.model_max_length)
-            log(f"max_seq_length={length}: {_what_fits(length, most, inputs.kind)}")
+            log(f"max_seq_length={length}: {what_fits(length, train.columns, config, inputs.tokenizer)}")
         encoded = [
             encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
             for part in (train, held_out)
@@ -239,12 +247,3 @@ def _what_is_read(teacher: str, inputs: TaskInputs, train: _Rows) -> str:
     if columns.labels:
         where = _FIRST_TOKENS if inputs.kind == TAGS else ""
     return f"{teacher} predicts {describe_kind(config, inputs.kind)}{of_scores}; rows: {columns.describe()}{where}"
-
-
-def _what_fits(length: int, most: int, kind: str) -> str:
-    """What becomes of rows over the length that was found; `most` is what model and tokenizer read."""
-    if kind == ANSWERS:
-        return "longer contexts are cut into windows that overlap"
-    if length >= most:
-        return "the model reads no more, longer rows are cut"
-    return f"99 of 100 rows fit, longer ones are cut; {most} are possible"

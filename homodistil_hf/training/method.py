@@ -42,9 +42,7 @@ class DistillationMethod:
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
     """Whether encoders without a head are refused."""
-    reads_rows = True
-    """Whether rows of columns are tokenized for the model's head."""
-    row_reader: raw_rows.RowReader | None = None
+    row_reader: Any = None
     """How rows of columns are read, once there were some."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
@@ -84,10 +82,14 @@ class DistillationMethod:
         return processing_class
 
     def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
-        """Tokenize rows of columns, for methods that read them; see [`raw_rows.tokenized`]."""
-        if self.reads_rows and self.row_reader is None:
-            self.row_reader = raw_rows.reader_of(data, tokenizer, model)
+        """Tokenize rows of columns; see [`raw_rows.tokenized`]."""
+        if self.row_reader is None:
+            self.row_reader = self.reader_of(data, tokenizer, model)
         return raw_rows.tokenized(data, self.row_reader)
+
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
+        """How rows of columns are read; arguments and errors as [`raw_rows.reader_of`]."""
+        return raw_rows.reader_of(data, tokenizer, model)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
         """Where the user gives no collator: one that masks words, or pads labels of tokens; else None, Trainer's."""

@@ -40,7 +40,7 @@ EVERY_KIND: dict[str, tuple[Any, str]] = {
     "a broken line": (b'{"text": "w7"}\n{"text": "w', "line 2 is no JSON: .*; mend that line"),
     "another column of texts": ({"text_columns": "txet"}, "lacks the column text_columns='txet'; nearest valid: '"),
     "another column of labels": ({"label_column": "lable"}, "lacks the column label_column='lable'; nearest valid: '"),
-    "a stream": ({"streaming": True}, "streaming=True has no place with method='homodistil'; leave it out"),
+    "a stream": ({"streaming": True}, "streaming=True has no place with a teacher that is fine-tuned for a task"),
     "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
     "no held-out file": ({"eval_data": "./none.csv"}, "eval_data='./none.csv' does not exist"),
 }

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from methods_here import needs
 from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import own_cache, write_teacher
 from transformers import BertConfig
@@ -155,20 +154,9 @@ def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
         is_task_model("somebody/other")
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({}, "label_column='label' has no place with teacher=.*, which predicts masked words"),
-        pytest.param(
-            {"task": "sequence_classification", "num_labels": 1},
-            "label_column='label' has no place with method='reranker'",
-            marks=needs("embedding"),
-        ),
-    ],
-)
-def test_a_label_column_without_labels_to_learn_is_refused(tmp_path, model, message):
-    write_teacher(tmp_path / "teacher", **model)
+def test_a_label_column_without_labels_to_learn_is_refused(tmp_path):
+    write_teacher(tmp_path / "teacher")
     given = {"teacher": str(tmp_path / "teacher"), "train_data": ["x"], "output_dir": str(tmp_path / "run")}
-    given |= {"method": "reranker"} if model else {}
+    message = "label_column='label' has no place with teacher=.*, which predicts masked words"
     with pytest.raises(ValueError, match=message):
         run(settings_of(given | {"label_column": "label", "student": SMALL}, "it"), lambda line: None)

@@ -45,17 +45,20 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
     "nothing in it": (b"", "is an empty data set (0 bytes in 1 files); expected text in them"),
     "a broken line": (b'{"query": "w7"}\n{"query": "w', "line 2 is no JSON: .*; mend that line"),
     "no held-out file": ({"eval_data": "./none.csv"}, "eval_data='./none.csv' does not exist"),
-    "too few": (_rows(query=_text, passage=_text).splitlines()[0], "has 1 document; expected 2 or more, or documents"),
+    "too few": (_rows(query=_text, passage=_text).splitlines()[0], "train_data has 1 rows; expected 8 or more"),
     "unusual columns": (_rows(body=_text, title=_text), "none surely with text, or two of a pair; name text_columns"),
     "another column": (
         {"text_columns": ["query", "pasage"]},
-        "set text_column to one of strings among query",
+        "train_data lacks the column text_columns='pasage'; nearest valid: 'passage', of query, passage",
     ),
     "a side of numbers": (
         _rows(query=_text, passage=7),
-        "column 'passage' holds int64, expected strings",
+        "column 'passage' holds int64; expected a text a row",
     ),
-    "empty passages": (_rows(query=_text, passage=""), "no pair of two texts; name other columns (text_column) or"),
+    "empty passages": (
+        _rows(query=_text, passage=""),
+        "train_data: no pair of two texts; name other text_columns or other",
+    ),
     "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
     "fewer than a step": (
         {"per_device_train_batch_size": 512},
@@ -63,7 +66,14 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
     ),
     "a stream": ({"streaming": True}, "streaming=True with method='reranker': pairs can't be streamed; leave it out"),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave it"),
-    "labels to learn": ({"method": "reranker", "label_column": "label"}, "has no place with method='reranker'; leave"),
+    "no such labels": (
+        {"method": "reranker", "label_column": "clicks"},
+        "train_data lacks the column label_column='clicks'; nearest valid:",
+    ),
+    "labels in words": (
+        _rows(query=_text, passage=_text, label="yes"),
+        "column 'label' has the label 'yes'; expected a finite number a row: correct or drop it",
+    ),
 }
 CASES = [
     *(pytest.param("masked words", case, id=f"masked words: {case}") for case in OF_TEXT),

@@ -217,3 +217,13 @@ def length_of_rows(
     if columns.kind == ANSWERS:
         most = min(most, WindowSizes().row_length)
     return int(min(most, max(_SHORTEST, -(-wanted // _MULTIPLE) * _MULTIPLE)))
+
+
+def what_fits(length: int, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Say what becomes of rows over a length that [`length_of_rows`] found."""
+    if columns.kind == ANSWERS:
+        return "longer contexts are cut into windows that overlap"
+    most = min(max_tokens(config), tokenizer.model_max_length)
+    if length >= most:
+        return "the model reads no more, longer rows are cut"
+    return f"99 of 100 rows fit, longer ones are cut; {most} are possible"

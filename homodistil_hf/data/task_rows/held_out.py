@@ -1,27 +1,28 @@
 """Rows that are kept aside to evaluate on, where none are given: a tenth, with all labels in it."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from .kinds import ANSWERS, CLASSES, VALUES, Columns, is_missing
+from .kinds import ANSWERS, CLASSES, LABELS, VALUES, Columns, is_missing
 
 _FRACTION = 0.1
 _MOST = 1000
 _SEED = 1
 
 
-def keep_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset, str]:
+def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) -> tuple[Dataset, Dataset, str]:
     """Split rows into those to train on and those to evaluate on, always alike: a tenth, about 1,000 at most.
 
-    Rows of classes are drawn label by label, those of values by their size, questions with all of their context. A
-    label of a single row stays in training.
+    Rows of classes are drawn label by label, those of values by their size, those of several labels by all that a row
+    has, questions with all of their context. A class of a single row stays in training.
 
     Args:
         rows: all rows.
         columns: those that were found.
+        together: column whose equal values stay on one side, such as that of queries; default: contexts of questions.
 
     Returns:
         Rows to train on, rows kept aside, and how they were drawn.
@@ -37,8 +38,13 @@ def keep_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset, str]:
     """
     share = min(_FRACTION, _MOST / len(rows))
     draw = np.random.RandomState(_SEED)
-    if columns.kind == VALUES and columns.labels:
-        aside, how = _by_size(rows, columns, share), "spread over their values"
+    if together is not None:
+        aside, how = _whole_groups(rows[together][:], share, draw), f"all rows of a {together!r} together"
+    elif columns.kind == VALUES and columns.labels:
+        aside, how = _every_other(_sizes(rows, columns), share), "spread over their values"
+    elif columns.kind == LABELS and columns.labels:
+        keys = [str(row) for row in zip(*(rows[name][:] for name in columns.labels), strict=True)]
+        aside, how = _every_other(keys, share), "spread over their labels"
     elif columns.kind == ANSWERS:
         aside, how = _whole_groups(rows[columns.texts[1]][:], share, draw), "all questions of a context together"
     else:
@@ -65,10 +71,15 @@ def _by_group(keys: list[Any], share: float, draw: np.random.RandomState) -> lis
     return found
 
 
-def _by_size(rows: Dataset, columns: Columns, share: float) -> list[int]:
+def _sizes(rows: Dataset, columns: Columns) -> list[tuple[bool, float]]:
     values = rows[columns.labels[0]][:]
     firsts = [value[0] if isinstance(value, list) and value else value for value in values]
-    order = sorted(range(len(rows)), key=lambda place: (is_missing(firsts[place]), _as_number(firsts[place]), place))
+    return [(is_missing(value), _as_number(value)) for value in firsts]
+
+
+def _every_other(keys: Sequence[Any], share: float) -> list[int]:
+    """Places at equal distances in the order of their keys."""
+    order = sorted(range(len(keys)), key=lambda place: (keys[place], place))
     every = max(2, round(1 / share))
     return order[every // 2 :: every]
 

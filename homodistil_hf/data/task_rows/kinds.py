@@ -43,7 +43,8 @@ _CLASS_COLUMNS = (
     *("intent", "topic", "rating", "stars", "y"),
 )
 _VALUE_COLUMNS = (
-    *("label", "labels", "score", "scores", "similarity", "similarity_score", "target", "value", "rating", "y"),
+    *("label", "labels", "score", "scores", "similarity", "similarity_score", "relevance", "target", "value"),
+    *("rating", "y"),
 )
 _TAG_COLUMNS = (*("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),)
 _SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags")

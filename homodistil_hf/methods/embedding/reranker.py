@@ -7,12 +7,12 @@ probe, Σ_b v_b·s_b, with a random sign v_b for each pair: it measures how far 
 Shapes: M pairs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...distillation.discrepancy import DiscrepancyMeter
 from ...distillation.objective import DistillationLoss
@@ -25,6 +25,7 @@ from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
 from ...training.pair import Start
+from .pairs import RANKING_METRICS, gradings_of_pairs, pair_reader
 from .reading import default_activation
 from .texts import TextCollator
 
@@ -88,7 +89,7 @@ class RerankerDistilArguments(AtOnceArguments):
 
 
 class RerankerDistilTrainer(HomoDistilTrainer):
-    """Prunes and distils a model of one score a pair of texts; needs unlabelled pairs alone.
+    """Prunes and distils a model of one score a pair of texts; needs unlabelled pairs alone, labels measure its order.
 
     L = w_kl·Σ(s_s − s_t)² + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e), averaged over pairs,
     or tokens, with the logits s.
@@ -98,7 +99,8 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         args: the run's settings.
         processing_class: the tokenizer, which pads.
         teacher_model: the model that the student learns from; default: `model`.
-        train_dataset: rows as [`tokenize_pairs`] makes them; all other arguments are documented in
+        train_dataset: pairs in two columns, such as query and passage, or rows as [`tokenize_pairs`] makes them.
+        eval_dataset: the same; pairs with labels are ranked. All other arguments are documented in
             [`DistillationTrainer`].
 
     Raises:
@@ -107,8 +109,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     method = "reranker"
     arguments_class = RerankerDistilArguments
-    reported_metrics = ("correlation",)
-    reads_rows = False
+    reported_metrics = ("correlation", *RANKING_METRICS)
     card = MethodCard(
         student="pruned reranker",
         made="pruned from {teacher} and distilled",
@@ -120,6 +121,14 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         whole = teacher_model or model
         self.teacher_source = whole
         return Start(model, teacher_model, plan)
+
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
+        """How pairs of columns are read; arguments as [`DistillationMethod.reader_of`]."""
+        return pair_reader(data, tokenizer, model)
+
+    def gradings_in(self, data: Mapping[str, Any], encoded: Mapping[str, Any]) -> Sequence[tuple[Any, Any]]:
+        """What measures the order of labelled pairs; arguments as [`HomoDistilTrainer.gradings_in`]."""
+        return gradings_of_pairs(data, encoded, self.row_reader)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""
@@ -156,10 +165,11 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
 
 class ScoreEvaluation(HeldOutEvaluation):
-    """Held-out pairs: error and correlation of the scores; arguments as [`HeldOutEvaluation`]."""
+    """Held-out pairs: error and correlation of scores, the order of labelled pairs; as [`HeldOutEvaluation`]."""
 
     meter_class = ScoreMeter
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """The metrics of a perfect student."""
-        return {"probe_loss": 0.0, "correlation": 1.0, "loss": 0.0}
+        """The metrics of a perfect student; by labels the teacher is measured as a student."""
+        perfect = {"probe_loss": 0.0, "correlation": 1.0, "loss": 0.0}
+        return perfect | self._whole_row_scores(self.teacher.exact)

@@ -13,13 +13,15 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out
+from ...data.task_rows.encoding import LEAST_ROWS, length_of_rows, what_fits
+from ...data.task_rows.held_out import keep_aside
 from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
 from ...export.run_records import TABLES
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import PROJECTIONS_FILE
-from ...files.messages import short_repr
+from ...files.messages import join_some, short_repr
 from ...files.model_files import model_file
 from ...files.run_names import STUDENT_FOLDER
 from ...files.tensors import load_tensors
@@ -38,6 +40,7 @@ from .card import SPACE, STUDENT, TEACHER, space_tables
 from .evaluate import costs_of
 from .folder import AXES_FILE, axes_in, publish_scores, write_model
 from .model import EmbeddingModel, reduced
+from .pairs import Grading, PairReader, Pairs, pairs_in
 from .reading import (
     MODULES_FILE,
     encoder_config,
@@ -64,6 +67,9 @@ _METRICS = {
     "neighbours": "10 nearest",
     "neighbours_in_index": "… in the teacher's index",
     "correlation": "correlation of scores",
+    "ndcg_at_10": "nDCG@10",
+    "mrr_at_10": "MRR@10",
+    "spearman": "Spearman, labels",
 }
 
 
@@ -87,6 +93,8 @@ class EmbeddingRun(StudentRun):
     arguments_class: ClassVar[type[RunArguments]] = EmbeddingRunArguments
     loader = "SentenceTransformer"
     """The class of sentence-transformers that loads a student."""
+    example = 'print(model.encode(["…"]).shape)'
+    """Python that uses it."""
 
     def claims(self, teacher: str, given: Mapping[str, Any]) -> bool:
         """Whether a teacher is one of this method's models, or vectors are given."""
@@ -145,7 +153,7 @@ class EmbeddingRun(StudentRun):
             )
         source = self.source(settings)
         config = source.encoder.config
-        set_length(settings, config)
+        self.set_length(settings, config)
         if isinstance(source.model, EmbeddingModel):
             check_output(settings.training.output, source.model)
         if (layers := getattr(settings.training, "layers", None)) is not None:
@@ -157,6 +165,10 @@ class EmbeddingRun(StudentRun):
         else:
             plan = resolve_student(settings.training, config, has_all_layers=False)
         return EmbeddingInputs(config, source.tokenizer, plan, source)
+
+    def set_length(self, settings: RunConfig, config: PreTrainedConfig) -> None:
+        """Lower a default length of rows to what the teacher reads; as [`set_length`]."""
+        set_length(settings, config)
 
     def arguments(self, settings: RunConfig, inputs: EmbeddingInputs, train: Any) -> Any:
         """Rows are read in their order: `by_length` has shuffled them."""
@@ -204,7 +216,7 @@ class EmbeddingRun(StudentRun):
 
     def rows(self, settings: RunConfig, inputs: EmbeddingInputs, log: Log) -> tuple[Any, Dataset]:
         """Read the text: rows to train on, in batches of about the same length, and rows to evaluate on."""
-        run, training, source = settings.run, settings.training, inputs.source
+        run, source = settings.run, inputs.source
         log(self.what_is_read(run, source))
         prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
         train, held_out = [], []
@@ -224,6 +236,11 @@ class EmbeddingRun(StudentRun):
         if run.eval_data:
             documents = source.documents(run.eval_data, run.eval_split, "eval_data")
             held_out.append(source.rows(documents, run, None, f"eval_data={short_repr(run.eval_data)}"))
+        return self.in_batches(settings, source, train, held_out)
+
+    def in_batches(self, settings: RunConfig, source: Source, train: list[Any], held_out: list[Any]) -> Any:
+        """Rows of all sources: mixed, in batches of about the same length, and some to evaluate on."""
+        run, training = settings.run, settings.training
         batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
         rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
         if not run.streaming and len(rows) < batch_size:
@@ -263,15 +280,26 @@ class EmbeddingRun(StudentRun):
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
   from sentence_transformers import {self.loader}
-  model = {self.loader}({f"{folder}/{folders[-1]}"!r})"""
+  model = {self.loader}({f"{folder}/{folders[-1]}"!r})
+  {self.example}"""
 
 
 class RerankerRun(EmbeddingRun):
     """A run that distils a reranker on pairs of texts."""
 
-    unused = (*EmbeddingRun.unused, "train_prompts", "vocabulary", "start")
+    unused = (
+        *(name for name in EmbeddingRun.unused if name != "label_column"),
+        "train_prompts",
+        "vocabulary",
+        "start",
+    )
     loader = "CrossEncoder"
+    example = 'print(model.predict([("…", "…")]))'
     arguments_class = RunArguments
+    grading: Grading | None = None
+    """Of a model's order of the held-out pairs, once the rows are read; None without labels."""
+    described: Mapping[str, Any] = {}
+    """What was understood of the rows, for the results."""
 
     def of_members(self, settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
         """Rerankers have no space to share."""
@@ -299,19 +327,79 @@ class RerankerRun(EmbeddingRun):
         if settings.run.streaming:
             raise ValueError(f"streaming=True with method={self.method!r}: pairs can't be streamed; leave it out")
 
-    def what_is_read(self, run: RunArguments, source: Source) -> str:
-        """As [`EmbeddingRun.what_is_read`]; a model of one output may be another kind."""
-        pair = " and ".join(map(repr, source.columns))
-        return (
-            f"{run.teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: texts "
-            f"in {pair}, {run.row_length} tokens at most, no labels"
-        )
+    def set_length(self, settings: RunConfig, config: PreTrainedConfig) -> None:
+        """Check a length that is given; a default follows from the rows."""
+        if settings.run.max_seq_length is not None:
+            set_length(settings, config)
+
+    def rows(self, settings: RunConfig, inputs: EmbeddingInputs, log: Log) -> tuple[Any, Dataset]:
+        """Read pairs: rows to train on, in batches of about the same length, and rows to evaluate on."""
+        run, source = settings.run, inputs.source
+        names = {name: f"train_data={name!r}" for name in run.train_data}
+        names = names if len(names) > 1 else dict.fromkeys(names, "train_data")
+        train = [self._read([name], run.train_split, names[name], run, source) for name in run.train_data]
+        log(_what_is_read(run.teacher, train[0]))
+        if run.eval_data:
+            name = f"eval_data={short_repr(run.eval_data)}"
+            held_out = [self._read(run.eval_data, run.eval_split, name, run, source)]
+        else:
+            train, held_out = map(list, zip(*(_apart(part, log) for part in train), strict=True))
+        if run.max_seq_length is None:
+            config, tokenizer = inputs.config, inputs.tokenizer
+            length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
+            log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
+            run = replace(run, max_seq_length=length)
+        self.grading = PairReader(inputs.config, inputs.tokenizer, run.row_length).grading(held_out)
+        self.described = {
+            "kind": "scores of pairs",
+            "text_columns": list(train[0].columns.texts),
+            "label_columns": list(train[0].columns.labels),
+            "max_seq_length": run.row_length,
+            "num_train_rows": sum(len(part.rows) for part in train),
+            "num_eval_rows": sum(len(part.rows) for part in held_out),
+        }
+        encoded = [[source.rows([part], run, None, part.argument) for part in parts] for parts in (train, held_out)]
+        return self.in_batches(settings, source, *encoded)
+
+    def _read(self, data: list[str], split: str, name: str, run: RunArguments, source: Source) -> Pairs:
+        (rows,) = source.documents(data, split, name.partition("=")[0])
+        texts = [column for column in source.columns if column]
+        return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
+
+    def trainer(self, settings: RunConfig, log: Log, **how: Any) -> Any:
+        """As [`StudentRun.trainer`], with what labels measure."""
+        trainer = super().trainer(settings, log, **how)
+        trainer.rows_facts = self.described
+        if self.grading is not None:
+            trainer.gradings = [(trainer.eval_dataset, self.grading)]
+        return trainer
 
     def source(self, settings: RunConfig) -> Source:
         """Load a teacher."""
         run = settings.run
         columns = run.text_column or ",".join(pair_in(_column_names(vars(run))))
         return reranking_source(run.teacher, columns or None, settings.training.hub_token)
+
+
+def _what_is_read(teacher: str, pairs: Pairs) -> str:
+    """What was understood of a teacher, which may be another kind, and of its rows."""
+    columns, (rows, *_) = pairs.columns, pairs
+    others = [name for name in rows.column_names if name not in columns.texts]
+    labels = f" (if there are some in {join_some(others)}: method=reranker and label_column)" if others else ""
+    if columns.labels:
+        labels = ", which the order is measured by"
+    return (
+        f"{teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: "
+        f"{columns.describe()}{labels}"
+    )
+
+
+def _apart(pairs: Pairs, log: Log) -> tuple[Pairs, Pairs]:
+    """Keep some aside, all passages of a query together."""
+    kept, aside, how = keep_aside(pairs.rows, pairs.columns, together=pairs.columns.texts[0])
+    count = f"{len(aside):,} of {len(pairs.rows):,} rows"
+    log(f"eval_data is not set: {count} of {pairs.argument} are kept aside, {how}")
+    return pairs._replace(rows=kept), Pairs(aside, pairs.columns, f"the held-out part of {pairs.argument}")
 
 
 def _column_names(given: Mapping[str, Any]) -> list[str]:

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal
 
-import datasets
 from transformers import PreTrainedTokenizerBase
 
 from ...data.corpus import load_text
+from ...data.task_rows.reading import load_rows
 from ...files.field_checks import refuse_without_part, setting
 from ...files.messages import short_repr
 from ...models.loading import load_encoder
 from ...models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ..run_arguments import RunArguments
 from .model import EmbeddingModel
+from .pairs import PairReader
 from .reading import SETTINGS_FILE, load_embedding_model
-from .texts import some_paragraphs, tokenize_pairs, tokenize_texts
+from .texts import some_paragraphs, tokenize_texts
 from .vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 
 
@@ -133,6 +134,14 @@ class VectorsSource(Source):
         return load_teacher_vectors(data, split=split, argument=argument, **settings)
 
 
+class PairsSource(Source):
+    """Rows of two texts, and maybe labels: [`Pairs`] become rows."""
+
+    def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
+        """Read files: one data set."""
+        return [load_rows(data, split=split, argument=argument)]
+
+
 @lru_cache(maxsize=1)  # the members of a chain have one teacher
 def embedding_source(name: str, text_column: str | None, token: str | None) -> Source:
     """Load a model of sentence-transformers, by folder or Hub name; text comes from a column."""
@@ -201,13 +210,7 @@ def reranking_source(name: str, text_column: str | None, token: str | None) -> S
     without_unused_segments(tokenizer, model.config)
 
     def rows(parts: list[Any], run: RunArguments, prompt: str | None, argument: str) -> Any:
-        named = [part.rename_column("text", side) for side, part in zip(("first", "second"), parts, strict=True)]
-        return tokenize_pairs(
-            datasets.concatenate_datasets(named, axis=1),
-            tokenizer,
-            max_length=run.row_length,
-            num_proc=run.preprocessing_num_workers,
-            argument=argument,
-        )
+        (pairs,) = parts
+        return PairReader(model.config, tokenizer, run.row_length, run.preprocessing_num_workers).tokenized(pairs)
 
-    return Source(model, model, tokenizer, columns, rows)
+    return PairsSource(model, model, tokenizer, columns, rows)

@@ -1,6 +1,6 @@
 """Tasks for vectors: rows of GLUE and SQuAD as pairs and questions, tasks of MTEB by name; and their scores.
 
-`evaluate.py` measures models on them.
+`evaluate.py` measures embedding models on them, `pairs.py` rerankers by one of the scores.
 
 Shapes: N pairs or questions, M documents, D channels.
 """
@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 
 from ...data.samples import drawn
+from ...distillation.task_scores import correlations
 from ...evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ...files.messages import short_repr
 from .similarity import COSINE, pair_similarities, similarities
@@ -249,6 +250,42 @@ def gains(
 ) -> torch.Tensor:
     """Each question's part of nDCG@10, `(N,)` float64; arguments as [`retrieval_scores`]."""
     return _gains(_ranks(queries_ND, documents_MD, answers, similarity))
+
+
+def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence[str]) -> dict[str, float]:
+    """Score the order that scores give the passages of queries, by labels.
+
+    Args:
+        scores_R: of each pair of a query and a passage.
+        labels_R: the worth of the passage, 0 and 1 or graded; all are raised where one is below 0.
+        queries: of each pair, its query.
+
+    Returns:
+        `spearman`, over all pairs; and over queries with passages of different labels `ndcg_at_10`, with the labels as
+        gains, and `mrr_at_10`, of the first passage with the query's highest label. Of equal scores the passage of
+        the least label stands first.
+
+    Example:
+    ```python
+    >>> found = ranking_scores(np.array([0.1, 0.7, 0.9]), np.array([0, 2, 1]), ["q", "q", "q"])
+    >>> {name: round(value, 3) for name, value in found.items()}
+    {'ndcg_at_10': 0.86, 'mrr_at_10': 0.5, 'spearman': 0.5}
+
+    ```
+    """
+    gains_R = labels_R - min(0.0, labels_R.min())
+    rows_of: dict[str, list[int]] = {}
+    for row, query in enumerate(queries):
+        rows_of.setdefault(query, []).append(row)
+    found = []
+    for rows in rows_of.values():
+        gains, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
+        if np.ptp(gains) > 0:
+            parts = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
+            rank = int(np.argmax(gains[order] == gains.max())) + 1
+            found.append((gains[order] @ parts / (np.sort(gains)[::-1] @ parts), (rank <= NUM_BEST) / rank))
+    means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(found, 0).tolist(), strict=True)) if found else {}
+    return means | {"spearman": correlations(scores_R[:, None], labels_R[:, None])["spearman"]}
 
 
 def _gains(ranks: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -16,8 +17,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from ...data.blocks import some_blocks
-from ...data.corpus import is_running_text
+from ...data.corpus import is_running_text, only_text
 from ...models.tokenizers import as_it_was, check_padding, check_vocabulary, rows_of_texts
+from ...training.raw_rows import is_raw
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
@@ -116,6 +118,28 @@ def tokenize_texts(
             "or a prompt for them (train_prompts), which takes lines of any length"
         )
     return table
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """How texts in a column are read for an embedding model.
+
+    Args:
+        tokenizer: of the encoder.
+        length: tokens of a row at most.
+        prepare: applied to each paragraph first.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    prepare: Callable[[str], str]
+
+    def encoded(self, rows: Any, argument: str) -> Any:
+        """Tokenize the paragraphs of a table's texts; everything else is as it was."""
+        if not is_raw(rows) or not len(rows):
+            return rows
+        how: dict[str, Any] = {"max_length": self.length, "prepare": self.prepare, "argument": argument}
+        return tokenize_texts(only_text(rows, None, argument), self.tokenizer, **how)
 
 
 def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:

@@ -18,16 +18,17 @@ from typing import Any, ClassVar, cast
 import torch
 from accelerate.utils import broadcast
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...distillation.tasks import Task
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
 from ...export.facts import LATENCY
-from ...files.field_checks import setting
+from ...files.field_checks import ROW_LENGTH, setting
 from ...files.messages import short_repr
 from ...files.strict_json import parse_json
 from ...homodistil_args import LAYER_SETTINGS, AtOnceArguments
+from ...models.architectures import max_tokens
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.tokenizers import padding_multiple
@@ -42,7 +43,7 @@ from .folder import export_embedding_model, student_model
 from .model import EmbeddingModel, pooled, reduced
 from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense, pooled_by_teacher
 from .reading import load_embedding_model
-from .texts import VECTOR, TextCollator
+from .texts import VECTOR, TextCollator, TextReader
 from .vectors import Learner, TeacherVectors, learner_of
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             given, `model` is an earlier student of that teacher, with its projections. The new student starts from it.
         args: the run's settings.
         teacher_model: the model that the student learns from; default: `model`.
-        train_dataset: rows with `input_ids`, as [`tokenize_texts`] makes them; all other arguments are documented in
-            [`DistillationTrainer`].
+        train_dataset: texts in a column `text`, or rows with `input_ids`, as [`tokenize_texts`] makes them; all other
+            arguments are documented in [`DistillationTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`]; or the model has a module or a setting that a student can't copy, or
@@ -148,7 +149,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     args: EmbeddingDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
-    reads_rows = False
     card = MethodCard(
         student="pruned embedding model",
         made="pruned from {teacher} and distilled",
@@ -200,6 +200,14 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The embedding model's own, if no other is given."""
         return self.embedding_model.tokenizer if processing_class is None else processing_class
+
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> TextReader | None:
+        """How texts are read; given vectors have rows of their own. As [`DistillationMethod.reader_of`]."""
+        if self.target is not None:
+            return None
+        whole = self.embedding_model
+        length = min(ROW_LENGTH, whole.settings.max_seq_length, max_tokens(whole.encoder.config))
+        return TextReader(whole.tokenizer, length, whole.prepared)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads texts; arguments as [`DistillationMethod.default_collator`]."""

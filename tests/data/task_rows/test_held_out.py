@@ -5,7 +5,7 @@ from collections import Counter
 from datasets import Dataset
 
 from homodistil_hf.data.task_rows.held_out import keep_aside
-from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, TAGS, VALUES, Columns
+from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns
 
 
 def test_each_label_gives_its_tenth_and_a_single_row_stays():
@@ -34,3 +34,24 @@ def test_no_more_than_about_a_thousand():
     rows = Dataset.from_dict({"tokens": [["a"]] * 30_000})
     train, aside, how = keep_aside(rows, Columns(TAGS, ("tokens",)))
     assert (len(train), len(aside), how) == (29_000, 1000, "drawn at random")
+
+
+def test_several_labels_are_spread_over_what_rows_have():
+    sets = [["joy"]] * 50 + [["joy", "fear"]] * 30 + [[]] * 20
+    rows = Dataset.from_dict({"text": ["a"] * 100, "labels": sets[::2] + sets[1::2]})
+    _, aside, how = keep_aside(rows, Columns(LABELS, ("text",), ("labels",)))
+    assert Counter(map(len, aside["labels"])) == {1: 5, 2: 3, 0: 2}
+    assert how == "spread over their labels"
+    columns = {name: [int(name in row) for row in sets] for name in ("joy", "fear")}
+    _, aside, _ = keep_aside(
+        Dataset.from_dict({"text": ["a"] * 100} | columns), Columns(LABELS, ("text",), ("joy", "fear"))
+    )
+    assert (sum(aside["joy"]), sum(aside["fear"]), len(aside)) == (8, 3, 10)
+
+
+def test_a_querys_passages_stay_together():
+    rows = Dataset.from_dict({"query": [str(n // 5) for n in range(100)], "passage": list(map(str, range(100)))})
+    columns = Columns(VALUES, ("query", "passage"))
+    train, aside, how = keep_aside(rows, columns, together="query")
+    assert (len(aside), how) == (10, "all rows of a 'query' together")
+    assert not set(train["query"]) & set(aside["query"])

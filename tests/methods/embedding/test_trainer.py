@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
 from run_traces import SaveAt, logs_of
 from safetensors.torch import load_file
 from tiny_architectures import OTHERS, tiny_architecture_config
@@ -14,6 +15,7 @@ from tiny_models import randomized
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.methods.embedding.reading import load_embedding_model
+from homodistil_hf.methods.embedding.texts import tokenize_texts
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilTrainer
 
 TEXTS = ["w7 w8 w9", "w10", ""]
@@ -39,6 +41,19 @@ def full_plan():
 def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
     trainer = make_embedding_trainer(learning_rate=None)
     assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
+
+
+def test_texts_are_read_as_the_command_reads_them(make_embedding_trainer, tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", prompts={"query": "w90 "}, default_prompt_name="query")
+    words = "w7 w8 w9 w10 w11 w12 w13 w14 w15"
+    texts = Dataset.from_dict({"text": [f"w{5 + row} w{6 + row} {words}" for row in range(40)]})
+    trainer = make_embedding_trainer(folder, train_dataset=texts, eval_dataset=texts.select(range(16)))
+    whole = load_embedding_model(folder)
+    expected = tokenize_texts(texts, whole.tokenizer, max_length=12, prepare=whole.prepared)
+    assert trainer.train_dataset["input_ids"][:] == expected["input_ids"][:]
+    assert expected["input_ids"][0][1] == whole.tokenizer.convert_tokens_to_ids("w90")
+    found, again = trainer.evaluate(), trainer.evaluate(texts.select(range(16)))
+    assert found["eval_cosine"] == again["eval_cosine"]
 
 
 @pytest.mark.parametrize("dense", [None, 5])
