@@ -160,9 +160,7 @@ def commands(results: Results) -> Iterable[str]:
         if students := [model for model in tuned if model["variant"] != TEACHER and bool(model["axes"]) is with_axes]:
             teachers = [model for model in tuned if model["variant"] == TEACHER]
             yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}"
-    yield from (
-        name for name in ("changes", "family", "constant_predictions", "student_latency") if results.json(name)
-    )
+    yield from (name for name in ("changes", "constant_predictions", "student_latency") if results.json(name))
 
 
 def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]]) -> str:
