@@ -259,6 +259,15 @@ def test_an_index_names_no_file_outside_its_folder(name, tmp_path):
         load_encoder(str(tmp_path))
 
 
+def test_an_index_names_files_and_no_pipes(tmp_path):
+    tiny_teacher().save_pretrained(tmp_path, max_shard_size="8KB")
+    part = min(tmp_path.glob("model-*"))
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(ValueError, match="names 'model-.*', which is a folder or device; expected files"):
+        load_encoder(str(tmp_path))
+
+
 def test_no_memory_is_taken_for_weights_that_are_not_there(tmp_path):
     tiny_teacher().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
