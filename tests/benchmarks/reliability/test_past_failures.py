@@ -31,6 +31,7 @@ from homodistil_hf.files.tensors import load_tensors, stays_inside
 from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
+from homodistil_hf.plans.resolve import resolve_plan
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -153,6 +154,11 @@ def test_settings_beyond_every_float_are_out_of_range(value, tmp_path):
 def test_a_budget_of_very_many_digits_is_refused_at_once():
     with pytest.raises(ValueError, match="is no number of macs"):
         plan_for_budget("macs=" + "9" * 200_000 + "%", BertConfig(**SHAPE))
+
+
+def test_a_share_beyond_every_float_is_refused():
+    with pytest.raises(ValueError, match="^student='macs=inf' is no number of macs"):
+        resolve_plan(10**399, BertConfig(**SHAPE))
 
 
 @pytest.mark.parametrize(("multiple", "nearest"), [(0, 1), (10**399, 2**31 - 1)])
