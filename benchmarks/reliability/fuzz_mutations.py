@@ -83,7 +83,7 @@ def _replace(holder: Any, key: Any, draw: Random) -> None:
 def _swap_type(holder: Any, key: Any, draw: Random) -> None:
     value = holder[key]
     choices: list[Callable[[], Any]] = [lambda: [value], lambda: {"value": value}, lambda: str(value)]
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and abs(value) < 1e300:
         choices += [lambda: -value, lambda: value + 1, lambda: value * 1000, lambda: float(value), lambda: bool(value)]
     if isinstance(value, str):
         choices += [lambda: value + "x", lambda: value.upper(), lambda: value * 50, lambda: value[:-1]]

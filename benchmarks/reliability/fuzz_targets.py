@@ -41,9 +41,7 @@ from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
-from homodistil_hf.files.settings import checked_values, setting_types, split_config
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
-from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
@@ -101,8 +99,7 @@ def config_files(folder: Path, draw: Random) -> None:
     path = folder / "config.json"
     damage.write_mutated(path, samples.run_config(folder), draw)
     place = draw.choice((str(path),) * 19 + (*damage.PATHS, str(folder)[:-1])[draw.randrange(5) :][:1])
-    values, _, label = split_config([place])
-    checked_values(values, setting_types(RunArguments, HomoDistilTrainingArguments), label)
+    parse_run([place])
 
 
 def flags(folder: Path, draw: Random) -> None:
