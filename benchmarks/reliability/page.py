@@ -69,10 +69,10 @@ def soak(results: dict[str, Any]) -> str:
 
 def fuzz(results: dict[str, Any]) -> str:
     return (
-        "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json`, a call "
-        "a target: "
-        f"**{results['cases']:,} cases**, {results['successes']:,} successes, {results['own_errors']:,} errors of our "
-        f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds)."
+        "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json` at "
+        f"commit 2add466f: **{results['cases']:,} cases**, {results['successes']:,} successes, "
+        f"{results['own_errors']:,} errors of our own, **{results['num_failures']} failures** (a traceback from "
+        "inside, a hang, or memory without bounds)."
     )
 
 
