@@ -1,1 +1,1 @@
-"""Fuzzing, kills and scaling: scripts that record, and the one that writes docs/reliability.md."""
+"""Fuzzing, kills and load: scripts that record, and the one that writes docs/reliability.md."""

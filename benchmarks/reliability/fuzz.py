@@ -23,9 +23,8 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -61,10 +60,13 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
     if options.case is not None:
-        sys.exit(show_case(options.only, options.seed, options.case))
+        if options.only is None:
+            parser.error("--case needs --only")
+        sys.exit(int(bool(fuzz(options.only, [options.case], options.seed, show=True)["failures"])))
     is_one_more = options.only and options.results and options.results.is_file()
     targets = json.loads(options.results.read_text(encoding="utf-8"))["targets"] if is_one_more else {}
-    targets |= {name: fuzz(name, num, options.seed) for name, num in shares(options.cases, options.only).items()}
+    for name, num_cases in shares(options.cases, options.only).items():
+        targets[name] = fuzz(name, range(num_cases), options.seed)
     results: dict[str, Any] = {"machine": machine_facts(), "seed": options.seed, "targets": targets}
     for name in ("cases", *GOOD):
         results[name] = sum(found[name] for found in targets.values())
@@ -82,13 +84,13 @@ def shares(num_cases: int, only: str | None = None) -> dict[str, int]:
     return {name: max(1, -(-num_cases * target.share // total)) for name, target in TARGETS.items()}
 
 
-def fuzz(name: str, num_cases: int, seed: int) -> dict[str, Any]:
+def fuzz(name: str, numbers: Sequence[int], seed: int, *, show: bool = False) -> dict[str, Any]:
     """Run cases of one target; returns their numbers by outcome, and the lines that repeat failures."""
     counts: Counter[str] = Counter(dict.fromkeys(GOOD, 0))
     failures = []
     with sandbox() as folder:
-        for number in range(num_cases):
-            outcome = run_case(partial(TARGETS[name].case, folder), name, seed, number)
+        for number in numbers:
+            outcome = run_case(folder, name, seed, number, show=show)
             counts[outcome] += 1
             if outcome not in GOOD:
                 line = f"python -m benchmarks.reliability.fuzz --seed {seed} --only {name} --case {number}"
@@ -96,21 +98,22 @@ def fuzz(name: str, num_cases: int, seed: int) -> dict[str, Any]:
                 print(failures[-1], flush=True)
             if number % 50 == 49:
                 shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
-    found = {"cases": num_cases} | {kind: counts[kind] for kind in GOOD}
+    found = {"cases": len(numbers)} | {kind: counts[kind] for kind in GOOD}
     print(f"{name}: {found}, {len(failures)} failures", flush=True)
     return found | {"failures": failures}
 
 
-def run_case(case: Callable[[Random], None], name: str, seed: int, number: int, *, show: bool = False) -> str:
-    """Run one case; returns how it ended."""
+def run_case(folder: Path, name: str, seed: int, number: int, *, show: bool = False) -> str:
+    """Run one case, and show the traceback if asked to; returns how it ended."""
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     environment = dict(os.environ)
+    target = TARGETS[name]
     try:
-        with time_limit(TARGETS[name].limit_s):
-            case(draw_of(name, seed, number))
+        with time_limit(target.limit_s):
+            target.case(folder, draw_of(name, seed, number))
         outcome = "successes"
     except TimeLimit:
-        outcome = f"hang: more than {TARGETS[name].limit_s:g} s"
+        outcome = f"hang: more than {target.limit_s:g} s"
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 — the fuzzer looks for any error that slips through
@@ -196,16 +199,6 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     size = ADDRESS_SPACE_GB << 30
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def show_case(name: str | None, seed: int, number: int) -> int:
-    """Run one case with its traceback shown."""
-    if name is None:
-        raise SystemExit("--case needs --only")
-    with sandbox() as folder:
-        outcome = run_case(partial(TARGETS[name].case, folder), name, seed, number, show=True)
-    print(outcome)
-    return int(outcome not in GOOD)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow.csv
 import pyarrow.parquet
+import safetensors.torch
 import torch
 
 from homodistil_hf.export.facts import FACTS_FILE, file_facts
@@ -57,10 +58,10 @@ def nested(depth: int, draw: Random) -> Any:
     return value
 
 
-def mutated(value: Any, draw: Random, *, times: int | None = None) -> Any:
+def mutated(value: Any, draw: Random) -> Any:
     """A copy of a JSON value, damaged in one to four places."""
     root = [copy.deepcopy(value)]
-    for _ in range(times or draw.choice((1, 1, 1, 2, 4))):
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
         holder, key = draw.choice(list(_places(root)))
         draw.choice(_OPERATIONS)(holder, key, draw)
     return root[0] if root else None
@@ -75,13 +76,14 @@ def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _replace(holder: Any, key: Any, draw: Random) -> None:
-    holder[key] = hostile_value(draw)
+    leads_elsewhere = isinstance(holder[key], str) and draw.random() < 0.5
+    holder[key] = draw.choice(PATHS) if leads_elsewhere else hostile_value(draw)
 
 
 def _swap_type(holder: Any, key: Any, draw: Random) -> None:
     value = holder[key]
     choices: list[Callable[[], Any]] = [lambda: [value], lambda: {"value": value}, lambda: str(value)]
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and abs(value) < 1e300:
         choices += [lambda: -value, lambda: value + 1, lambda: value * 1000, lambda: float(value), lambda: bool(value)]
     if isinstance(value, str):
         choices += [lambda: value + "x", lambda: value.upper(), lambda: value * 50, lambda: value[:-1]]
@@ -105,9 +107,10 @@ def _rename(holder: Any, key: Any, draw: Random) -> None:
 
 def _add(holder: Any, key: Any, draw: Random) -> None:
     if isinstance(holder, dict):
-        holder[draw.choice(("attn_implementation", "dtype", "quantization_config", draw.choice(STRINGS)))] = (
-            hostile_value(draw)
+        name = draw.choice(
+            ("attn_implementation", "dtype", "quantization_config", *map(draw.choice, (PATHS, STRINGS)))
         )
+        holder[name] = hostile_value(draw)
     else:
         holder.insert(0, hostile_value(draw))
 
@@ -168,55 +171,47 @@ def write_hostile(path: Path, content: bytes, draw: Random) -> None:
 
 
 def safetensors_bytes(content: bytes, draw: Random) -> bytes:
-    """A safetensors file with another header, another length of it, or other bytes behind it."""
+    """A safetensors file with another tensor, another header, another length of it, or other bytes behind it."""
     length = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    kind = draw.randrange(8)
+    names = [name for name in header if name != "__metadata__"]
+    kind = draw.randrange(8 if names else 2)
     if kind == 0:
         return content[: draw.randrange(len(content))]
     if kind == 1:
         return draw.choice((2**63, 2**64 - 1, 10**8, length + 1, 0, length - 1)).to_bytes(8, "little") + content[8:]
-    if kind == 2:
+    if kind < 4:
+        return safetensors.torch.save(damaged_tensors(safetensors.torch.load(content), draw))
+    if kind == 4:
         data = draw.choice((data + b"\0" * 8, data[:-8], b"", flipped(data, draw)))
-    elif kind in (3, 4) and header.keys() - {"__metadata__"}:
-        _damage_entry(header, kind, draw)
+    elif kind == 5:
+        _damage_entry(header[draw.choice(names)], draw)
     else:
         header = mutated(header, draw)
     text = json_bytes(header, draw)
     return len(text).to_bytes(8, "little") + text + data
 
 
-def _damage_entry(header: dict[str, Any], kind: int, draw: Random) -> None:
-    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    if kind == 3:
-        begin, end = entry["data_offsets"]
-        entry["data_offsets"] = draw.choice(([begin - 4, end], [0, end - begin], [end, begin], [begin, end + 2**40]))
-    elif draw.random() < 0.5:
-        entry["dtype"] = draw.choice(("I32", "U32", "F16", "F64", "BOOL", "F4", "X", "f32", "C64", "F8_E4M3"))
-    else:
-        entry["shape"] = draw.choice((entry["shape"][::-1], [*entry["shape"], 1], [], [2**40, 2**40], [-1], [0]))
+def _damage_entry(entry: dict[str, Any], draw: Random) -> None:
+    (begin, end), shape = entry["data_offsets"], entry["shape"]
+    others = {
+        "data_offsets": ([begin - 4, end], [0, end - begin], [end, begin], [begin, end + 2**40]),
+        "dtype": ("I32", "U32", "F16", "F64", "BOOL", "F4", "X", "f32", "C64", "F8_E4M3"),
+        "shape": (shape[::-1], [*shape, 1], [], [2**40, 2**40], [-1], [0]),
+    }
+    name = draw.choice(list(others))
+    entry[name] = draw.choice(others[name])
 
 
 def damaged_tensors(tensors: dict[str, torch.Tensor], draw: Random) -> dict[str, torch.Tensor]:
-    """Scores of wrong groups, types, sizes and values."""
+    """The tensors but for one, which is lost, or has another name, type, size or value."""
     name = draw.choice(sorted(tensors))
     tensor = tensors.pop(name)
-    kind = draw.randrange(9)
-    if kind == 0:
-        return tensors
-    if kind == 1:
-        name = draw.choice((name + "9", "hidden.0", name.replace("0", "7"), "x"))
-    elif kind < 5:
-        tensor = draw.choice((tensor.double(), tensor.long(), tensor.bool(), tensor.half(), tensor.to(torch.int8)))
-    elif kind == 5:
-        tensor = draw.choice((tensor[:-1], tensor[None], torch.cat([tensor, tensor]), tensor[:0])).contiguous()
-    elif kind == 6:
-        tensor = torch.zeros_like(tensor)
-    elif kind == 7 and tensor.is_floating_point():
-        tensor.flatten()[0] = draw.choice((float("nan"), float("inf"), -1e30))
-    elif not tensor.is_floating_point():
-        tensor = ~tensor if tensor.dtype is torch.bool else tensor + draw.choice((1, 10**9, -5))
-    return tensors | {name: tensor}
+    value, flat = draw.choice((0.0, float("nan"), float("inf"), -1e30)), tensor.flatten()
+    others = [tensor.double(), tensor.long(), tensor.bool(), tensor.half(), tensor.to(torch.int8)]
+    others += [tensor[None], flat[:-1], flat[:0], torch.cat([flat, flat]), torch.full(tensor.shape, value)]
+    names = (name, name, name, f"{name}9", "hidden.0", name.replace("0", "7"))
+    return draw.choice((tensors, *[tensors | {draw.choice(names): draw.choice(others).clone()}] * 8))
 
 
 def hostile_text(draw: Random) -> str:
@@ -264,19 +259,11 @@ def write_mutated(path: Path, values: Any, draw: Random) -> None:
     write_hostile(path, json_bytes(mutated(values, draw), draw), draw)
 
 
-def folder_damaged(folder: Path, draw: Random) -> None:
-    """Damage one file; half of the time, digests are made to agree with it afterwards, as a careful forger would."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".json", ".safetensors", ".py", ".md")]
-    path = draw.choice(files)
-    content = path.read_bytes()
-    if path.suffix == ".json":
-        damaged = json_bytes(mutated(json.loads(content), draw), draw)
-    elif path.suffix == ".safetensors":
-        damaged = safetensors_bytes(content, draw)
-    else:
-        damaged = flipped(content, draw)
-    write_hostile(path, damaged, draw)
-    if draw.random() < 0.5:
+def folder_damaged(folder: Path, draw: Random, files: str = "*") -> None:
+    """Damage one of the files that match a pattern; mostly, digests then agree, as a careful forger would see to."""
+    path = draw.choice([path for path in sorted(folder.rglob(files)) if path.suffix in _DAMAGES])
+    write_hostile(path, _DAMAGES[path.suffix](path.read_bytes(), draw), draw)
+    if draw.random() < 0.25:
         return
     if (path.parent / checkpoints.MANIFEST_NAME).is_file() and path.name != checkpoints.MANIFEST_NAME:
         checkpoints.write_manifest(path.parent)
@@ -284,6 +271,14 @@ def folder_damaged(folder: Path, draw: Random) -> None:
     if facts_file.is_file() and path != facts_file:
         values = json.loads(facts_file.read_text(encoding="utf-8"))
         facts_file.write_text(json.dumps(values | {"files": file_facts(folder)}), encoding="utf-8")
+
+
+_DAMAGES: dict[str, Callable[[bytes, Random], bytes]] = {
+    ".json": lambda content, draw: json_bytes(mutated(json.loads(content), draw), draw),
+    ".safetensors": safetensors_bytes,
+    ".py": flipped,
+    ".md": flipped,
+}
 
 
 def removed(path: Path) -> Path:

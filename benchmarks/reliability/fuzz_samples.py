@@ -1,6 +1,7 @@
 """Valid input of every target of the fuzzer: settings, models, tokenizers, checkpoints and exports, all tiny."""
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from homodistil_hf.evaluation.squad import SquadSettings
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import record_head
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.files.checkpoints import MANIFEST_NAME, SCORES_FILE, STATE_FILE, write_manifest
+from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.saved_student import save_projections
@@ -106,20 +107,35 @@ _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", 
 
 
 @cache
-def saved_model(folder: Path, **settings: str) -> dict[str, bytes]:
-    """A model and its tokenizer, written once; name → content of each file."""
+def save_model(folder: Path, **settings: str) -> None:
+    """A model and its tokenizer, with all that may stand in its settings."""
     tiny_teacher().save_pretrained(folder, **settings)
     tiny_tokenizer().save_pretrained(folder)
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | TOKENIZER_SETTINGS), encoding="utf-8")
 
 
 @cache
-def checkpoint_of_two_files(folder: Path) -> dict[str, Any]:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "optimizer.pt").write_bytes(b"moments")
-    write_manifest(folder)
-    return json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+def make_models(folder: Path) -> None:
+    """The model in one file of weights, and in several with an index."""
+    save_model(folder / "whole")
+    save_model(folder / "parts", max_shard_size="8KB")
+
+
+@cache
+def make_run(folder: Path) -> None:
+    """Two checkpoints, and the settings of their run."""
+    make_checkpoint(folder / "checkpoint-4")
+    shutil.copytree(folder / "checkpoint-4", folder / "checkpoint-8")
+    (folder / "settings.json").write_text(json.dumps(run_config(folder)), encoding="utf-8")
+
+
+@cache
+def make_outputs(folder: Path) -> None:
+    """What `verify`, `export`, `report` and `plan` take: exports and a run."""
+    make_run(folder / "run")
+    for format in ("standard", "compact"):
+        make_export(folder / format, format)
 
 
 @cache
@@ -205,3 +221,4 @@ WINDOWS = SquadSettings(max_length=16, stride=2, max_question_tokens=4)
 TOKENIZER_SETTINGS: dict[str, Any] = {"model_max_length": 32, "padding_side": "right", "truncation_side": "right"}
 TOKENIZER_SETTINGS |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"], "do_lower_case": True}
 TOKENIZER_SETTINGS |= {"additional_special_tokens": ["w9"], "clean_up_tokenization_spaces": False}
+TOKENIZER_SETTINGS |= {"vocab_file": "vocab.txt", "chat_template": [{"name": "default", "template": "x"}]}

@@ -1,6 +1,7 @@
-"""The targets of the fuzzer: one function each, called once a case with the target's folder; it returns or raises.
+"""The targets of the fuzzer: a function each, called once a case with the target's folder; it returns or raises.
 
-Valid input is in fuzz_samples.py, its damage in fuzz_mutations.py.
+Most read a damaged copy of a folder ([`copies_of`]). Valid input is in fuzz_samples.py, its damage in
+fuzz_mutations.py.
 """
 
 import contextlib
@@ -18,7 +19,6 @@ from unittest.mock import patch
 
 import numpy as np
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from transformers import BertConfig, TrainerState
 
 from benchmarks.reliability import fuzz_mutations as damage
@@ -41,10 +41,7 @@ from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
-from homodistil_hf.files.settings import checked_values, setting_types, split_config
-from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
-from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
@@ -64,6 +61,36 @@ class Target:
     limit_s: float = 20.0
 
 
+def copies_of(
+    make: Callable[[Path], None],
+    read: Callable[[Path, Random], object],
+    *,
+    files: str = "*",
+    parts: Sequence[str] = ("",),
+    changed: Sequence[str] = ("out",),
+) -> Callable[[Path, Random], None]:
+    """A target of a folder that is made once: a case damages a file in a copy, and reads the copy.
+
+    Args:
+        make: writes the folder.
+        read: reads `target`, the copy; it may write into `out` beside it.
+        files: pattern of the files of which one is damaged.
+        parts: folders in the made one, of which one is copied.
+        changed: what may have changed when the case ends.
+    """
+
+    def case(folder: Path, draw: Random) -> None:
+        source, target = folder / "source", folder / "target"
+        make(source)
+        damage.emptied(folder / "out")
+        shutil.copytree(source / draw.choice(parts), damage.emptied(target), dirs_exist_ok=True)
+        damage.folder_damaged(target, draw, files)
+        with outside_stays(folder, [folder / name for name in changed]):
+            read(target, draw)
+
+    return case
+
+
 # Settings
 
 
@@ -72,8 +99,7 @@ def config_files(folder: Path, draw: Random) -> None:
     path = folder / "config.json"
     damage.write_mutated(path, samples.run_config(folder), draw)
     place = draw.choice((str(path),) * 19 + (*damage.PATHS, str(folder)[:-1])[draw.randrange(5) :][:1])
-    values, _, label = split_config([place])
-    checked_values(values, setting_types(RunArguments, HomoDistilTrainingArguments), label)
+    parse_run([place])
 
 
 def flags(folder: Path, draw: Random) -> None:
@@ -110,16 +136,10 @@ def plans(folder: Path, draw: Random) -> None:
     configs = [BertConfig(**samples.SHAPE), BertConfig(), BertConfig(**deeper)]
     path = folder / "plan.json"
     values = damage.mutated(draw.choice((samples.PLAN, samples.UNEVEN)), draw)
-    kind = draw.randrange(8)
-    if kind < 4:
-        student = values
-    elif kind < 6:
-        student = damage.json_bytes(values, draw).decode("utf-8", "surrogateescape")
-    elif kind == 6:
-        damage.write_hostile(path, damage.json_bytes(values, draw), draw)
-        student = str(path)
-    else:
-        student = draw.choice((*PRESETS, "homobert-tny", *damage.STRINGS))
+    content = damage.json_bytes(values, draw)
+    damage.write_hostile(path, content, draw)
+    text, name = content.decode("utf-8", "surrogateescape"), draw.choice((*PRESETS, "homobert-tny", *damage.STRINGS))
+    student = draw.choice((values, values, values, values, text, text, str(path), name))
     resolve_plan(student, draw.choice(configs), multiple=draw.choice((1, 3, 8, 8, 64)))
 
 
@@ -148,49 +168,15 @@ def teacher_configs(folder: Path, draw: Random) -> None:
     planned_facts(config, (config.architectures or ["BertForMaskedLM"])[0], plan)
 
 
-def weights(folder: Path, draw: Random) -> None:
-    """Safetensors files of a model: headers, offsets, types, shapes."""
-    content = samples.saved_model(folder)[WEIGHTS_FILE]
-    damage.write_hostile(folder / WEIGHTS_FILE, damage.safetensors_bytes(content, draw), draw)
-    load_encoder(str(folder))
+def read_weights(target: Path, draw: Random) -> None:
+    """A model in one file or several, with an index."""
+    load_encoder(str(target))
 
 
-def indexes(folder: Path, draw: Random) -> None:
-    """Weights in several files, with an index that may name anything."""
-    name = "model.safetensors.index.json"
-    values = json.loads(samples.saved_model(folder, max_shard_size="8KB")[name])
-    damaged = damage.mutated(values, draw)
-    if isinstance(damaged, dict) and isinstance(damaged.get("weight_map"), dict) and draw.random() < 0.4:
-        damaged["weight_map"][draw.choice(list(values["weight_map"]))] = draw.choice(damage.PATHS)
-    damage.write_hostile(folder / name, damage.json_bytes(damaged, draw), draw)
-    load_encoder(str(folder))
-
-
-def tokenizers(folder: Path, draw: Random) -> None:
-    """Tokenizer files beside a model, loaded and written to an export."""
-    source = folder / "source"
-    contents = {source / name: content for name, content in samples.saved_model(source).items() if "token" in name}
-    for path, content in contents.items():
-        damage.removed(path).write_bytes(content)
-    path = draw.choice(list(contents))
-    values = json.loads(contents[path])
-    if path.name == "tokenizer_config.json" and draw.random() < 0.5:
-        extra = draw.choice(("chat_template", "vocab_file", "tokenizer_file", "tokenizer_class", "auto_map"))
-        templates = [{"name": draw.choice(damage.PATHS), "template": "x"}, {"name": "default", "template": "y"}]
-        values[extra] = draw.choice((draw.choice(damage.STRINGS), {draw.choice(damage.PATHS): "x"}, templates))
-    damage.write_mutated(path, values, draw)
-    tokenizer = stored_tokenizer(source)
-    if tokenizer is not None:
-        with outside_stays(folder, damage.emptied(folder / "out")):
-            export_student(samples.tiny_teacher(), folder / "out" / "student", tokenizer=tokenizer)
-
-
-def tokenizer_configs(folder: Path, draw: Random) -> None:
-    """`tokenizer_config.json` of a tokenizer that then reads texts for every task."""
-    contents = samples.saved_model(folder)
-    values = json.loads(contents["tokenizer_config.json"]) | samples.TOKENIZER_SETTINGS
-    damage.write_mutated(folder / "tokenizer_config.json", values, draw)
-    tokenizer, texts = load_tokenizer(folder), ["w7 w8 w9 " * 9, "w5"]
+def read_tokenizer(target: Path, draw: Random) -> None:
+    """A tokenizer beside a model, written to an export; then it reads texts for every task."""
+    tokenizer, texts = load_tokenizer(target), ["w7 w8 w9 " * 9, "w5"]
+    export_student(samples.tiny_teacher(), target.with_name("out") / "student", tokenizer=tokenizer)
     check_tokenizer(tokenizer, BertConfig(**samples.SHAPE))
     blocks = tokenize_to_blocks(Dataset.from_dict({"text": texts * 9}), tokenizer, max_seq_length=16)
     MaskedLMCollator(tokenizer)(blocks.to_list())
@@ -199,14 +185,10 @@ def tokenizer_configs(folder: Path, draw: Random) -> None:
     training_windows(Dataset.from_list(samples.QUESTIONS), tokenizer, samples.WINDOWS)
 
 
-def embedding_folders(folder: Path, draw: Random) -> None:
-    """Folders of sentence-transformers, as teachers."""
+def read_embedding(target: Path, draw: Random) -> None:
+    """A folder of sentence-transformers, as a teacher."""
     from homodistil_hf.methods.embedding.reading import default_activation, kind_of_texts, load_embedding_model
 
-    source, target = folder / "source", folder / "target"
-    samples.make_embedding(source)
-    shutil.copytree(source, damage.emptied(target), dirs_exist_ok=True)
-    damage.folder_damaged(target, draw)
     kind_of_texts(target)
     default_activation(target)
     load_embedding_model(target).encode(["w7 w8", "", "w9 " * 40], prompt_name=draw.choice((None, "query", "x")))
@@ -235,71 +217,33 @@ def vocabularies(folder: Path, draw: Random) -> None:
 # Checkpoints and exports
 
 
-def manifests(folder: Path, draw: Random) -> None:
-    """`manifest.json`, and files that are not what it says."""
-    good, bad = folder / "run" / "checkpoint-5", folder / "run" / "checkpoint-10"
-    values = [samples.checkpoint_of_two_files(checkpoint) for checkpoint in (good, bad)][1]
-    damaged = damage.mutated(values, draw)
-    if isinstance(damaged, dict) and isinstance(damaged.get("sha256"), dict) and draw.random() < 0.3:
-        damaged["sha256"][draw.choice(damage.PATHS)] = "0" * 64
-    damage.write_hostile(bad / checkpoints.MANIFEST_NAME, damage.json_bytes(damaged, draw), draw)
-    if draw.random() < 0.1:
-        damage.write_hostile(bad / "config.json", draw.choice((b"{}", b"")), draw)
-    checkpoints.last_checkpoint(folder / "run")
-    checkpoints.check_manifest(draw.choice((bad, bad, bad, good, folder / draw.choice(damage.PATHS[4:]))))
+def read_checkpoint(run: Path, draw: Random) -> None:
+    """A student in the middle of pruning."""
+    checkpoints.last_checkpoint(run)
+    name = draw.choice((*["checkpoint-8"] * 12, "checkpoint-4", *damage.PATHS[4:]))
+    checkpoint, format = checkpoints.check_manifest(run / name), draw.choice(("standard", "compact"))
+    checkpoint_student(checkpoint, format=format, allow_partial=True)
 
 
-def states(folder: Path, draw: Random) -> None:
-    """What a checkpoint says about pruning: JSON, scores, weights, configuration; digests are right."""
-    source, target = folder / "source", folder / "checkpoint-4"
-    samples.make_checkpoint(source)
-    shutil.copytree(source, damage.emptied(target), dirs_exist_ok=True)
-    kind = draw.randrange(5)
-    if kind == 2:
-        scores = damage.damaged_tensors(load_file(source / checkpoints.SCORES_FILE), draw)
-        save_file(scores, target / checkpoints.SCORES_FILE)
-    elif kind == 3:
-        path = target / draw.choice((checkpoints.SCORES_FILE, WEIGHTS_FILE))
-        damage.write_hostile(path, damage.safetensors_bytes(path.read_bytes(), draw), draw)
-    else:
-        path = target / (checkpoints.STATE_FILE if kind < 2 else "config.json")
-        damage.write_mutated(path, json.loads(path.read_text(encoding="utf-8")), draw)
-    checkpoints.write_manifest(target)
-    checkpoint_student(
-        checkpoints.check_manifest(target), format=draw.choice(("standard", "compact")), allow_partial=True
-    )
-
-
-def facts(folder: Path, draw: Random) -> None:
-    """`facts.json` of an export that is read, converted or about to be replaced."""
-    source, target = folder / "source", folder / "target"
-    samples.make_export(source)
-    shutil.copytree(source, damage.emptied(target), dirs_exist_ok=True)
-    damage.write_mutated(target / FACTS_FILE, read_facts(source), draw)
+def replace_export(target: Path, draw: Random) -> None:
+    """An export that is read, converted or about to be replaced."""
     read_facts(target)
     check_target(target, overwrite=True)
 
 
-def packed_folders(folder: Path, draw: Random) -> None:
-    """`homodistil verify` over folders of bits."""
-    samples.make_packed(folder / "source")
-    shutil.copytree(folder / "source", damage.emptied(folder / "target"), dirs_exist_ok=True)
-    damage.folder_damaged(folder / "target", draw)
-    run_command(["verify", str(folder / "target")])
+def verify(target: Path, draw: Random) -> None:
+    """`homodistil verify`."""
+    run_command(["verify", str(target)])
 
 
-def embedding_exports(folder: Path, draw: Random) -> None:
+def export_embedding(target: Path, draw: Random) -> None:
     """`homodistil verify | export` over exports of embedding models, and one that gets scores."""
     from homodistil_hf.methods.embedding.folder import publish_scores
 
-    source, target, output = folder / "source", folder / "target", folder / "out"
-    samples.make_embedding(source)
-    for copy in target, damage.removed(output):
-        shutil.copytree(source, damage.emptied(copy), dirs_exist_ok=True)
-    damage.folder_damaged(target, draw)
+    source, output = target.with_name("source"), target.with_name("out")
+    shutil.copytree(source, output, dirs_exist_ok=True)
     words = ["export", str(target), "--output", str(output), "--overwrite", "--teacher", str(source)]
-    pair = [*words, "--format", "pair"]
-    run_command(draw.choice((["verify", str(target)], words, pair)))
+    run_command(draw.choice((["verify", str(target)], words, [*words, "--format", "pair"])))
     publish_scores(target, {"models": {}, "scores": {"sts": {"spearman": {"student": 0.5}}}})
 
 
@@ -308,7 +252,7 @@ def embedding_exports(folder: Path, draw: Random) -> None:
 
 def family_states(folder: Path, draw: Random) -> None:
     """`family.json` of a family that goes on, up to where a member would be trained."""
-    samples.saved_model(folder / "teacher")
+    samples.save_model(folder / "teacher")
     values = samples.run_config(folder) | {"student": ["macs=0.5", samples.PLAN], "resume_from_checkpoint": "last"}
     plans = [{"hidden_size": 12, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}, samples.PLAN]
     settings = run_of(values, "family")
@@ -343,35 +287,16 @@ def clocks(folder: Path, draw: Random) -> None:
         event(None, TrainerState(global_step=8), None)
 
 
-def command_lines(folder: Path, draw: Random) -> None:
-    """`homodistil verify | export | report | plan` over hostile folders, in this process."""
-    for format in ("standard", "compact"):
-        samples.make_export(folder / format, format)
-    samples.make_checkpoint(folder / "run" / "checkpoint-4")
-    (folder / "run" / "settings.json").write_text(json.dumps(samples.run_config(folder)), encoding="utf-8")
-    sandbox = damage.emptied(folder / "sandbox")
-    victim, output = sandbox / "victim", sandbox / "out"
-    shutil.copytree(folder / draw.choice(("compact", "run", "standard")), victim)
-    output.mkdir()
-    damage.folder_damaged(victim, draw)
-    with outside_stays(sandbox, output):
-        run_command(command_line(victim, output, draw))
-
-
-def command_line(victim: Path, output: Path, draw: Random) -> list[str]:
-    path = str(victim) if draw.random() < 0.95 else draw.choice((*damage.PATHS, str(victim / "config.json")))
-    checkpoint = victim / "checkpoint-4"
-    if checkpoint.is_dir() and draw.random() < 0.5:
-        path = str(checkpoint)
-    command = draw.choice(("verify", "export", "export", "export", "plan", "report"))
-    if command == "export":
-        format = draw.choice(("standard", "compact", "compact", "x"))
-        return ["export", path, "--output", str(output / "student"), "--format", format, "--allow_partial"]
-    if command == "plan":
-        words = "macs=0.5", json.dumps(samples.PLAN), str(victim / "config.json"), draw.choice(damage.STRINGS)
-        student = draw.choice(words)
-        return ["plan", "--teacher", path, "--student", student, *draw.choice(([], ["--json"]))]
-    return [command, path]
+def some_command(target: Path, draw: Random) -> None:
+    """`homodistil verify | export | report | plan`, in this process."""
+    output = target.with_name("out")
+    path = str(target) if draw.random() < 0.95 else draw.choice((*damage.PATHS, str(target / "config.json")))
+    students = "macs=0.5", json.dumps(samples.PLAN), str(target / "config.json"), draw.choice(damage.STRINGS)
+    format = draw.choice(("standard", "compact", "compact", "x"))
+    export = ["export", path, "--output", str(output / "student"), "--format", format, "--allow_partial"]
+    report = ["report", path, "--output", str(output / "report.html")]
+    plan = ["plan", "--teacher", path, "--student", draw.choice(students), *draw.choice(([], ["--json"]))]
+    run_command(draw.choice((["verify", path], export, export, export, plan, report)))
 
 
 def run_command(words: Sequence[str]) -> None:
@@ -454,11 +379,11 @@ _SUFFIXES = (".txt", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".gz", ".zip
 
 
 @contextlib.contextmanager
-def outside_stays(sandbox: Path, output: Path) -> Iterator[None]:
-    """Nothing in `sandbox` but `output` may have changed afterwards."""
+def outside_stays(sandbox: Path, outputs: Sequence[Path]) -> Iterator[None]:
+    """Nothing in `sandbox` but the outputs may have changed afterwards."""
 
     def listing() -> set[tuple[str, int, int]]:
-        paths = (path for path in sandbox.rglob("*") if path != output and output not in path.parents)
+        paths = (path for path in sandbox.rglob("*") if not any(path.is_relative_to(output) for output in outputs))
         found = ((path, path.lstat()) for path in paths)
         return {(str(path), one.st_size, 0 if path.is_dir() else one.st_mtime_ns) for path, one in found}
 
@@ -470,6 +395,8 @@ def outside_stays(sandbox: Path, output: Path) -> Iterator[None]:
             raise RuntimeError(f"written outside the output folder: {sorted(before.symmetric_difference(after))[:3]}")
 
 
+_ANY_PART = ("standard", "compact", "run", "run/checkpoint-4")
+
 TARGETS = {
     "config_files": Target(config_files, 8_000),
     "flags": Target(flags, 800),
@@ -477,24 +404,23 @@ TARGETS = {
     "plans": Target(plans, 36_000),
     "budgets": Target(budgets, 24_000),
     "teacher_configs": Target(teacher_configs, 8_000),
-    "weights": Target(weights, 1_200),
-    "indexes": Target(indexes, 500),
-    "tokenizers": Target(tokenizers, 300),
+    "weights": Target(copies_of(samples.make_models, read_weights, parts=("whole", "parts"), files="model*"), 1_700),
+    "tokenizers": Target(copies_of(samples.save_model, read_tokenizer, files="token*"), 700),
     "vocabularies": Target(vocabularies, 3_000),
-    "manifests": Target(manifests, 3_000),
-    "states": Target(states, 600),
-    "facts": Target(facts, 1_200),
-    "command_lines": Target(command_lines, 40, limit_s=300),
-    "tokenizer_configs": Target(tokenizer_configs, 400),
-    "packed_folders": Target(packed_folders, 220, limit_s=300),
-    "squad_rows": Target(squad_rows, 400),
-    "embedding_folders": Target(embedding_folders, 220),
-    "embedding_exports": Target(embedding_exports, 100, limit_s=300),
-    "own_rows": Target(own_rows, 400),
+    "checkpoints": Target(copies_of(samples.make_run, read_checkpoint, files="checkpoint-8/*"), 3_000),
+    "facts": Target(copies_of(samples.make_export, replace_export, files=FACTS_FILE), 1_200),
+    "command_lines": Target(copies_of(samples.make_outputs, some_command, parts=_ANY_PART), 40, limit_s=300),
+    "packed_folders": Target(copies_of(samples.make_packed, verify), 220, limit_s=300),
+    "embedding_folders": Target(copies_of(samples.make_embedding, read_embedding), 220),
+    "embedding_exports": Target(
+        copies_of(samples.make_embedding, export_embedding, changed=("out", "target")), 100, limit_s=300
+    ),
     "family_states": Target(family_states, 100),
     "sweep_records": Target(sweep_records, 120, limit_s=60),
     "clocks": Target(clocks, 120),
     "rows": Target(rows, 18_000),
     "texts": Target(texts, 800),
     "corpora": Target(corpora, 600, limit_s=60),
+    "squad_rows": Target(squad_rows, 400),
+    "own_rows": Target(own_rows, 400),
 }

@@ -10,9 +10,13 @@ from typing import Any
 from transformers import BertConfig
 
 from benchmarks.marked_pages import fill_in
-from benchmarks.reliability.scaling import steps_of_a_run
+from benchmarks.speed.whole_run import course
 from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.homodistil_args import PRUNING_KINDS
+from homodistil_hf.models.cost import count_parameters
+from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.tables import markdown_table
 
 PAGE = Path("docs/reliability.md")
@@ -32,18 +36,25 @@ def text_of(name: str) -> str:
 def on_the_way() -> str:
     """What ranks add up in a run of BERT-base with the defaults."""
     config, run = BertConfig(), HomoDistilTrainingArguments(output_dir="unused", report_to="none")
-    start, end = run.pruning_window("hidden")
-    settings = {"num_steps": NUM_STEPS, "interval_steps": run.pruning_interval_steps, "multiple": run.width_multiple}
-    settings |= {"start_fraction": start, "end_fraction": end}
-    steps = steps_of_a_run(config, resolve_plan("homobert-tiny", config), settings)
-    sizes = [4e-6 * step.num_parameters for step in steps]
-    again = [2 * size for size, step in zip(sizes, steps, strict=True) if step.sliced]
+    windows = {kind: run.pruning_window(kind) for kind in PRUNING_KINDS}
+    schedule = PruningSchedule(windows, run.pruning_interval_steps, NUM_STEPS)
+    target = resolve_plan("homobert-tiny", config)
+    stretches = course(widths_of(config), target, schedule, multiple=run.width_multiple)
+    sizes_mb = [4e-6 * trained_parameters(config, stretch.plan) for stretch in stretches]
+    on_average = sum(size * one.num_steps for size, one in zip(sizes_mb, stretches, strict=True)) / NUM_STEPS
     return (
         f"On paper, from BERT-base to homobert-tiny in {NUM_STEPS:,} steps with the default window and interval: "
-        f"gradients of {sizes[0]:.0f} MB a step at first, {sizes[-1]:.0f} MB from the plan on and {mean(sizes):.0f} "
-        f"MB on average, {mean(sizes) / sizes[0]:.0%} of what an unpruned student would send. Units are sliced off "
-        f"{len(again)} times, which adds {sum(again) / NUM_STEPS:.0f} MB a step on average."
+        f"gradients of {sizes_mb[0]:.0f} MB a step at first, {sizes_mb[-1]:.0f} MB from the plan on and "
+        f"{on_average:.0f} MB on average, {on_average / sizes_mb[0]:.0%} of what an unpruned student would send. "
+        f"Units are sliced off {len(sizes_mb) - 1} times, which adds {2 * sum(sizes_mb[1:]) / NUM_STEPS:.0f} MB a "
+        "step on average."
     )
+
+
+def trained_parameters(config: BertConfig, plan: WidthPlan) -> int:
+    """Parameters of a masked-LM student and of its projections to the teacher's hidden size."""
+    projections = (len(plan.layers) + 1) * plan.hidden_size * config.hidden_size
+    return count_parameters(plan, config, head="masked_lm") + projections
 
 
 def soak(results: dict[str, Any]) -> str:
@@ -58,10 +69,10 @@ def soak(results: dict[str, Any]) -> str:
 
 def fuzz(results: dict[str, Any]) -> str:
     return (
-        "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json`, a call "
-        "a target: "
-        f"**{results['cases']:,} cases**, {results['successes']:,} successes, {results['own_errors']:,} errors of our "
-        f"own, **{results['num_failures']} failures** (a traceback from inside, a hang, or memory without bounds)."
+        "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json` at "
+        f"commit 2add466f: **{results['cases']:,} cases**, {results['successes']:,} successes, "
+        f"{results['own_errors']:,} errors of our own, **{results['num_failures']} failures** (a traceback from "
+        "inside, a hang, or memory without bounds)."
     )
 
 
@@ -88,9 +99,9 @@ def scaling(results: dict[str, Any]) -> str:
     num_steps = sum(len(rank["steps"]) for ranks in results["worlds"].values() for rank in ranks)
     slicings = [step["step"] + 1 for step in steps if step["sliced"]]
     return f"""\
-`python -m benchmarks.reliability.scaling`, {settings["num_steps"]} steps of {settings["global_batch"]} rows, \
-`{settings["student"]}`, gloo, one thread a rank, {results["machine"]["num_cores"]} cores. Of {num_steps} steps (all \
-ranks of 1, 2 and 4) so many were not as on paper:
+`benchmarks/reliability/scaling.py` at commit ddd812c9, {settings["num_steps"]} steps of {settings["global_batch"]} \
+rows, `{settings["student"]}`, gloo, one thread a rank, {results["machine"]["num_cores"]} cores. Of {num_steps} steps \
+(all ranks of 1, 2 and 4) so many were not as on paper:
 
 - {wrong["num_parameters"]} in the number of trained parameters, which follows from the schedule;
 - {wrong["gradients"]} in the bytes of gradients: 4 × parameters;

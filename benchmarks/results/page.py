@@ -33,12 +33,7 @@ SWEEPS = Path("examples/sweeps")
 
 TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tokens"
 
-DRAWN = {
-    "gradual": "HomoDistil",
-    "at_once": "pruned at once",
-    "pruned_first": "pruned first",
-    "scratch": "from scratch",
-}
+DRAWN = {"gradual": "HomoDistil", "at_once": "pruned at once"}
 """Variant of the short runs → its name in the plot."""
 
 _WORDS = Path(__file__).with_name("page.md")
@@ -160,9 +155,7 @@ def commands(results: Results) -> Iterable[str]:
         if students := [model for model in tuned if model["variant"] != TEACHER and bool(model["axes"]) is with_axes]:
             teachers = [model for model in tuned if model["variant"] == TEACHER]
             yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}"
-    yield from (
-        name for name in ("changes", "family", "constant_predictions", "student_latency") if results.json(name)
-    )
+    yield from (name for name in ("constant_predictions", "student_latency") if results.json(name))
 
 
 def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]]) -> str:

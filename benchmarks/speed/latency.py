@@ -3,16 +3,15 @@
     python -m benchmarks.speed.latency
 
 Both models have random weights, which don't matter for speed, and are written by the exporter and loaded from its
-folders. The file also says what each kind of ONNX operator takes.
+folders.
 """
 
 import json
 import logging
 import os
-import statistics
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,7 @@ def main() -> None:
         results = compare_latencies(models, LatencyGrid(lengths=LENGTHS), say=lambda line: print(line, flush=True))
         about = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d}", "load_average": round(os.getloadavg()[1], 1)}
         results["cells"] = [cell | about for cell in results["cells"]]
-        graphs = {name: Path(folder) / f"{name}.onnx" for name in models}
-        for name, model in models.items():
-            with torch.no_grad():
-                export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
-        results["operators_ms"] = {name: operators_ms(models[name], path) for name, path in graphs.items()}
-        results["one_core"] = one_core_figures(models, graphs)
+        results["one_core"] = one_core_of(models)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(format_latencies(results))
     one_core = results["one_core"]["speed_up"][STUDENT]
@@ -68,23 +62,16 @@ def exported_models(folder: Path) -> dict[str, PreTrainedModel]:
     return {name: load_encoder(str(folder / name)) for name in configs}
 
 
-def operators_ms(model: PreTrainedModel, path: Path) -> dict[str, float]:
-    """Milliseconds of each kind of operator on one core in one pass of batch 1 × 128: sums of the nodes' medians."""
-    session = onnx_session(path, num_threads=1, profile=path.with_suffix(""))
-    for _ in range(PROFILED_PASSES):
-        run_once(session, model)
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    durations: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            durations[event["args"]["op_name"], event["name"]].append(event["dur"] / 1000)
-    sums: Counter[str] = Counter()
-    for (operator, _), values in durations.items():
-        sums[operator] += statistics.median(values)
-    return {operator: round(ms, 4) for operator, ms in sums.most_common()}
+def one_core_of(models: Mapping[str, PreTrainedModel]) -> dict[str, Any]:
+    """Write the graph of each encoder; returns their [`one_core_figures`]."""
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        graphs = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(models)}
+        for name, model in models.items():
+            export_onnx(FirstOutput(model.base_model), model_inputs(model.config, *PROFILED), graphs[name])
+        return one_core_figures(models, graphs)
 
 
-def one_core_figures(models: dict[str, PreTrainedModel], graphs: dict[str, Path]) -> dict[str, Any]:
+def one_core_figures(models: Mapping[str, PreTrainedModel], graphs: Mapping[str, Path]) -> dict[str, Any]:
     """Processor time of interleaved single-threaded passes of batch 1 × 128; other work hardly counts."""
     sessions = {name: onnx_session(path, num_threads=1) for name, path in graphs.items()}
     durations_ms: dict[str, list[float]] = {name: [] for name in models}

@@ -1,5 +1,6 @@
 """Files of weights: loaded, or refused if damaged, outside their folder or far too small for the configuration."""
 
+import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
@@ -33,12 +34,13 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
     """Check the files of a model's folder before memory is taken for its weights.
 
     Raises:
-        ValueError: an index that names files outside the folder, or more parameters than the files have bytes.
+        ValueError: an index that names what is no file of the folder, or more parameters than the files have bytes.
     """
     folder = Path(folder)
     for index in _INDEX_FILES:
         if (folder / index).is_file():
-            _check_index(read_json_object(folder / index, f"{label}: {index}").get("weight_map"), f"{label}: {index}")
+            content = read_json_object(folder / index, f"{label}: {index}")
+            _check_index(folder, content.get("weight_map"), f"{label}: {index}")
     files = (path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and path.is_file())
     size_bytes = sum(path.stat().st_size for path in files)
     if num_parameters > size_bytes + _SPARE_PARAMETERS:
@@ -63,8 +65,12 @@ def stays_inside(name: str) -> bool:
     return is_relative and bool(posix.parts) and ".." not in windows.parts and "\0" not in name
 
 
-def _check_index(weight_map: object, label: str) -> None:
+def _check_index(folder: Path, weight_map: object, label: str) -> None:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{label} has weight_map={short_repr(weight_map)}; expected tensor → file name")
     if outside := [name for name in weight_map.values() if not stays_inside(name)]:
         raise ValueError(f"{label} names {short_repr(outside[0])}, which is outside the folder; expected files in it")
+    for name in dict.fromkeys(weight_map.values()):
+        # To open a pipe would wait for ever; what is missing is named by the loader.
+        if os.path.exists(folder / name) and not os.path.isfile(folder / name):
+            raise ValueError(f"{label} names {short_repr(name)}, which is a folder or device; expected files")

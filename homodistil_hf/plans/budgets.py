@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -131,7 +132,9 @@ def share_as_budget(student: Any) -> Any:
     if isinstance(student, str) and (match := _SHARE.fullmatch(student)):
         number, percent, some, parts = match.groups()
         share = int(some) / int(parts) if parts else float(number) / (100 if percent else 1)
-    return f"macs={share:g}" if isinstance(share, int | float) and not isinstance(share, bool) else student
+    if isinstance(share, bool) or not isinstance(share, int | float):
+        return student
+    return f"macs={math.inf if abs(share) > sys.float_info.max else share:g}"  # an int may be beyond every float
 
 
 def is_latency_budget(student: object) -> bool:

@@ -31,6 +31,7 @@ from homodistil_hf.files.tensors import load_tensors, stays_inside
 from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
+from homodistil_hf.plans.resolve import resolve_plan
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -155,6 +156,11 @@ def test_a_budget_of_very_many_digits_is_refused_at_once():
         plan_for_budget("macs=" + "9" * 200_000 + "%", BertConfig(**SHAPE))
 
 
+def test_a_share_beyond_every_float_is_refused():
+    with pytest.raises(ValueError, match="^student='macs=inf' is no number of macs"):
+        resolve_plan(10**399, BertConfig(**SHAPE))
+
+
 @pytest.mark.parametrize(("multiple", "nearest"), [(0, 1), (10**399, 2**31 - 1)])
 def test_a_multiple_beyond_every_model_is_refused(multiple, nearest):
     with pytest.raises(ValueError, match=f"is no width to round to; nearest valid: {nearest}"):
@@ -256,6 +262,15 @@ def test_an_index_names_no_file_outside_its_folder(name, tmp_path):
     values["weight_map"]["bert.embeddings.LayerNorm.bias"] = name
     index.write_text(json.dumps(values))
     with pytest.raises(ValueError, match="which is outside the folder; expected files in it"):
+        load_encoder(str(tmp_path))
+
+
+def test_an_index_names_files_and_no_pipes(tmp_path):
+    tiny_teacher().save_pretrained(tmp_path, max_shard_size="8KB")
+    part = min(tmp_path.glob("model-*"))
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(ValueError, match="names 'model-.*', which is a folder or device; expected files"):
         load_encoder(str(tmp_path))
 
 

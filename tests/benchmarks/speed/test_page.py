@@ -84,6 +84,13 @@ def test_the_share_of_pruning_by_hand():
     assert page.pruning_share({"variants": variants, "schedule": schedule}) == pytest.approx(0.02 + 0.01)
 
 
+def test_commands_start_in_half_the_time_of_before():
+    record = json.loads((DOCS / "results" / "start.json").read_text(encoding="utf-8"))
+    median = {name: found["median"] for name, found in record["cpu_s"].items()}
+    for name in ("homodistil --help", "homodistil plan"):
+        assert 2 * median[f"{name}, now"] <= median[f"{name}, before"]
+
+
 def ratio(median):
     return {"median": median, "q1": median, "q3": median}
 
