@@ -8,28 +8,15 @@ from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import own_cache, write_teacher
 from transformers import BertConfig
 
-from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
 from homodistil_hf.files.hub_errors import HubError
-from homodistil_hf.methods.task_models import TaskRun, _what_fits, is_task_model
+from homodistil_hf.methods.task_models import TaskRun, is_task_model
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path):
     own_cache(monkeypatch, tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    ("length", "kind", "words"),
-    [
-        (24, LABELS, "99 of 100 rows fit, longer ones are cut; 64 are possible"),
-        (64, LABELS, "the model reads no more, longer rows are cut"),
-        (64, ANSWERS, "longer contexts are cut into windows that overlap"),
-    ],
-)
-def test_what_becomes_of_longer_rows_is_said(length, kind, words):
-    assert _what_fits(length, 64, kind) == words
 
 
 @pytest.mark.slow

@@ -6,8 +6,15 @@ from task_rows import KINDS, rows_of_kind
 from tiny_models import make_teacher, tiny_config, tiny_tokenizer
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VALUE
-from homodistil_hf.data.task_rows.encoding import check_rows, encode_rows, length_of_rows, question_rows, texts_of
-from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, TAGS, VALUES, Columns, find_columns, kind_of
+from homodistil_hf.data.task_rows.encoding import (
+    check_rows,
+    encode_rows,
+    length_of_rows,
+    question_rows,
+    texts_of,
+    what_fits,
+)
+from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, find_columns, kind_of
 
 LABEL_NAMES = {ANSWERS: {"start_positions", "end_positions"}}
 
@@ -66,6 +73,19 @@ def test_questions_get_windows_of_a_usual_length():
     rows = Dataset.from_dict({"question": ["w7"] * 9, "context": [" ".join(["w7"] * 600)] * 9})
     config = tiny_config(max_position_embeddings=512)
     assert length_of_rows(rows, Columns(ANSWERS, ("question", "context")), config, tiny_tokenizer()) == 384
+
+
+@pytest.mark.parametrize(
+    ("length", "kind", "words"),
+    [
+        (24, LABELS, "99 of 100 rows fit, longer ones are cut; 64 are possible"),
+        (64, LABELS, "the model reads no more, longer rows are cut"),
+        (64, ANSWERS, "longer contexts are cut into windows that overlap"),
+    ],
+)
+def test_what_becomes_of_longer_rows_is_said(length, kind, words):
+    config = tiny_config(max_position_embeddings=64)
+    assert what_fits(length, Columns(kind, ("text",)), config, tiny_tokenizer()) == words
 
 
 def test_texts_are_documents():
