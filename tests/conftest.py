@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from forked_python import ForkedPython
+from forked_python import WITH_THIS_PACKAGE, ForkedPython
 from hub_clients import Client
 from hub_server import Hub
 from huggingface_hub.errors import LocalEntryNotFoundError
+from ranks import Ranks
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
@@ -65,6 +66,20 @@ def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPy
     forked = ForkedPython(tmp_path_factory.mktemp("forked"))
     yield forked
     forked.close()
+
+
+@pytest.fixture(scope="session")
+def forked_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPython]:
+    """A `ForkedPython` that has imported this package."""
+    forked = ForkedPython(tmp_path_factory.mktemp("forked"), imports=WITH_THIS_PACKAGE)
+    yield forked
+    forked.close()
+
+
+@pytest.fixture(scope="session")
+def as_ranks(forked_package: ForkedPython) -> Ranks:
+    """See `Ranks`."""
+    return Ranks(forked_package)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@ import importlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,19 +179,18 @@ def test_the_script_that_made_the_teacher_makes_it_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_vocabulary_is_the_same_in_every_process(monkeypatch, capsys):
+def test_the_vocabulary_is_the_same_in_every_process(forked_package, monkeypatch, capsys, tmp_path):
     code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
         "from make_demo_teacher import train_tokenizer\n"
         "words = [f'{a}{b}{c}ing the {b}{a}' for a in 'abcdefg' for b in 'hijklm' for c in 'nopqrst']\n"
         "print(sorted(train_tokenizer(words, 120).get_vocab().items()))"
     )
-    path = os.pathsep.join([str(ROOT / "examples"), str(ROOT)])
-    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     exec(code, {})
-    environment = {**os.environ, "PYTHONPATH": path, "RAYON_NUM_THREADS": "1"}
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    ).stdout
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1"}
+    # Its strings have other hashes: it wasn't forked from this process.
+    printed = forked_package.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment).stdout
     assert printed.strip() == capsys.readouterr().out.strip()
     assert "('##ing'" in printed
 
