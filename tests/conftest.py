@@ -20,6 +20,7 @@ from transformers import BertTokenizer, PreTrainedModel
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export import verify
 from homodistil_hf.files import model_files
+from homodistil_hf.training import outcome
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,6 +38,12 @@ def _imports_are_no_garbage() -> None:
     """Accelerate collects garbage when a training starts: looking through all imported modules took half of a test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _students_are_timed_once() -> None:
+    """Each run times its student for its card; what it takes on this machine is no matter of tests."""
+    outcome._TURNS.update(num_rounds=1, num_warmup=0)
 
 
 @pytest.fixture(autouse=True)
