@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from forked_python import ForkedPython
+from forked_python import WITH_THIS_PACKAGE, ForkedPython
 from hub_clients import Client
 from hub_server import Hub
 from huggingface_hub.errors import LocalEntryNotFoundError
+from ranks import Ranks
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import BertTokenizer, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export import verify
 from homodistil_hf.files import model_files
+from homodistil_hf.training import outcome
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -36,6 +38,12 @@ def _imports_are_no_garbage() -> None:
     """Accelerate collects garbage when a training starts: looking through all imported modules took half of a test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _students_are_timed_once() -> None:
+    """Each run times its student for its card; what it takes on this machine is no matter of tests."""
+    outcome._TURNS.update(num_rounds=1, num_warmup=0)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +73,20 @@ def forked_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPy
     forked = ForkedPython(tmp_path_factory.mktemp("forked"))
     yield forked
     forked.close()
+
+
+@pytest.fixture(scope="session")
+def forked_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedPython]:
+    """A `ForkedPython` that has imported this package."""
+    forked = ForkedPython(tmp_path_factory.mktemp("forked"), imports=WITH_THIS_PACKAGE)
+    yield forked
+    forked.close()
+
+
+@pytest.fixture(scope="session")
+def as_ranks(forked_package: ForkedPython) -> Ranks:
+    """See `Ranks`."""
+    return Ranks(forked_package)
 
 
 @pytest.fixture(autouse=True)

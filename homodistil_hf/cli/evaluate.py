@@ -109,7 +109,7 @@ def evaluations() -> dict[str, _Kind]:
     from ..evaluation.changed_classes import ClassesSettings, evaluate_classes, format_classes
     from ..evaluation.glue import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
-    from ..evaluation.metrics import SQUAD_METRICS
+    from ..evaluation.metrics import SQUAD_TASKS
     from ..evaluation.squad import SquadSettings, evaluate_squad
     from ..evaluation.task_data import GLUE_TASKS
     from ..methods.registry import EVALUATIONS
@@ -117,7 +117,7 @@ def evaluations() -> dict[str, _Kind]:
     kinds = {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         _GLUE: _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
-        _SQUAD: _Kind(tuple(SQUAD_METRICS), SquadSettings, evaluate_squad),
+        _SQUAD: _Kind(SQUAD_TASKS, SquadSettings, evaluate_squad),
         _CLASSES: _Kind((_CLASSES,), ClassesSettings, evaluate_classes, has_teacher=True, format=format_classes),
     }
     own = {task: _Kind((task,), *found[:2], True, found.format) for task, found in EVALUATIONS.items()}

@@ -9,14 +9,16 @@ import pytest
 import torch
 from deployed import needs_node, needs_onnx, needs_openvino, write_texts
 from tiny_architectures import OTHERS, tiny_architecture_teacher
-from tiny_models import make_teacher, random_student
+from tiny_files import write_teacher
+from tiny_models import random_student
 
 from homodistil_hf import deploy_export, export_student, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.deploy import folder as deploying
-from homodistil_hf.deploy import node, transformers_js
+from homodistil_hf.deploy import node, transformers_js, workshop
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.latency.timing import onnx_session
 
 pytestmark = [needs_onnx, pytest.mark.slow]
@@ -37,6 +39,14 @@ def deployed(tmp_path_factory, tokenizer, texts):
     student = random_student(HomoBertForSequenceClassification, num_labels=3)
     export_student(student, folder, tokenizer=tokenizer)
     return folder, deploy_export(folder, ["onnx-int8", "onnx"], texts=texts, least=0.5, num_rounds=1)
+
+
+@pytest.fixture
+def copy(deployed, tmp_path, monkeypatch):
+    """A copy of that student, which may be changed; its float32 graph is not traced anew, which takes seconds."""
+    graph = deployed[0] / "onnx" / "model.onnx"
+    monkeypatch.setattr(workshop, "write_graph", lambda deployable, path: shutil.copyfile(graph, path))
+    return shutil.copytree(deployed[0], tmp_path / "student")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -100,62 +110,57 @@ def test_the_card_has_the_table(deployed):
     assert "| ms, 1 text, student" in card
 
 
-def test_verify_runs_the_graphs(deployed, tmp_path):
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
-    assert verify_export(folder).ok
-    graph = onnx.load(folder / "onnx" / "model.onnx")
+def test_verify_runs_the_graphs(copy):
+    assert verify_export(copy).ok
+    graph = onnx.load(copy / "onnx" / "model.onnx")
     weights = next(tensor for tensor in graph.graph.initializer if tuple(tensor.dims) == (24, 16))
     weights.raw_data = bytes(len(weights.raw_data))
-    onnx.save(graph, folder / "onnx" / "model.onnx")
-    assert verify_export(folder).problems[0].startswith("onnx/model.onnx sha256: facts.json says ")
-    facts = json.loads((folder / "facts.json").read_text())
+    onnx.save(graph, copy / "onnx" / "model.onnx")
+    assert verify_export(copy).problems[0].startswith("onnx/model.onnx sha256: facts.json says ")
+    facts = json.loads((copy / "facts.json").read_text())
     from homodistil_hf.export.facts import file_facts
 
-    facts["files"] = file_facts(folder)
-    (folder / "facts.json").write_text(json.dumps(facts))
-    (problem,) = verify_export(folder).problems
+    facts["files"] = file_facts(copy)
+    (copy / "facts.json").write_text(json.dumps(facts))
+    (problem,) = verify_export(copy).problems
     assert problem.startswith("onnx/model.onnx: expected results within 1.0e-04 of the model's, found a distance of ")
 
 
-def test_a_file_below_the_bar_is_not_written_but_its_figures_are(deployed, texts, tmp_path, capsys):
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
-    words = ["deploy", str(folder), "--to", "onnx-int8", "--least", "1", "--texts", str(texts), "--num_rounds", "0"]
+def test_a_file_below_the_bar_is_not_written_but_its_figures_are(copy, texts, capsys):
+    words = ["deploy", str(copy), "--to", "onnx-int8", "--least", "1", "--texts", str(texts), "--num_rounds", "0"]
     status = main(words)
     (row,) = [
         row
-        for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]
+        for row in json.loads((copy / "facts.json").read_text())["runtimes"]["rows"]
         if row["target"] == "onnx-int8"
     ]
     assert status == int(not row["is_written"])
-    assert (
-        row["is_written"] == (row["figures"]["fidelity"] == 1) == (folder / "onnx" / "model_quantized.onnx").exists()
-    )
+    assert row["is_written"] == (row["figures"]["fidelity"] == 1) == (copy / "onnx" / "model_quantized.onnx").exists()
     assert len(row["tried"]) >= 4
-    assert (folder / "onnx" / "model.onnx").exists()
-    assert verify_export(folder).ok
+    assert (copy / "onnx" / "model.onnx").exists()
+    assert verify_export(copy).ok
 
 
-def test_a_file_that_is_made_again_is_judged_anew(deployed, texts, tmp_path, monkeypatch):
+def test_a_file_that_is_made_again_is_judged_anew(copy, texts, monkeypatch):
     monkeypatch.setattr(node.shutil, "which", lambda name: None)
-    folder, file = shutil.copytree(deployed[0], tmp_path / "student"), "onnx/model_quantized.onnx"
-    deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
-    facts = json.loads((folder / "facts.json").read_text())
+    file = "onnx/model_quantized.onnx"
+    deploy_export(copy, "transformers.js", texts=texts, num_rounds=0)
+    facts = json.loads((copy / "facts.json").read_text())
     for row in facts["runtimes"]["rows"]:
         row["is_written"] = row["file"] != file
-    (folder / "facts.json").write_text(json.dumps(facts))
-    (folder / file).unlink()
-    (row,) = deploy_export(folder, "onnx-int8", texts=texts, num_rounds=0, least=0)
+    (copy / "facts.json").write_text(json.dumps(facts))
+    (copy / file).unlink()
+    (row,) = deploy_export(copy, "onnx-int8", texts=texts, num_rounds=0, least=0)
     assert row["is_written"]
-    assert (folder / file).is_file()
-    targets = [row["target"] for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]]
+    assert (copy / file).is_file()
+    targets = [row["target"] for row in json.loads((copy / "facts.json").read_text())["runtimes"]["rows"]]
     assert targets == ["onnx", "onnx-int8", "transformers.js"]  # of the other file
 
 
 def test_times_are_beside_those_of_the_teacher(tokenizer, texts, tmp_path):
-    teacher = make_teacher()
-    teacher.save_pretrained(tmp_path / "teacher")
-    tokenizer.save_pretrained(tmp_path / "teacher")
-    folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "student", "compact", tokenizer=tokenizer)
+    write_teacher(tmp_path / "teacher", num_hidden_layers=1)
+    student = random_student(HomoBertForMaskedLM, WidthPlan(24, (LayerWidths(3, 5, 16),)))
+    folder = export_student(student, tmp_path / "student", "compact", tokenizer=tokenizer)
     (row,) = deploy_export(folder, "onnx-fp16", teacher=tmp_path / "teacher", texts=texts, num_rounds=1)
     assert set(row["latency_ms"]) == {"student", "teacher"}
     assert 0 < row["figures"]["distance"] < 0.05
@@ -163,33 +168,30 @@ def test_times_are_beside_those_of_the_teacher(tokenizer, texts, tmp_path):
 
 
 @needs_openvino
-def test_openvino_gives_the_students_results(deployed, texts, tmp_path):
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
-    (row,) = deploy_export(folder, "openvino", texts=texts, num_rounds=0)
+def test_openvino_gives_the_students_results(copy, texts):
+    (row,) = deploy_export(copy, "openvino", texts=texts, num_rounds=0)
     assert row["figures"]["distance"] < 0.02
-    assert row["size_bytes"] == sum(file.stat().st_size for file in (folder / "openvino").iterdir())
-    targets = [row["target"] for row in json.loads((folder / "facts.json").read_text())["runtimes"]["rows"]]
+    assert row["size_bytes"] == sum(file.stat().st_size for file in (copy / "openvino").iterdir())
+    targets = [row["target"] for row in json.loads((copy / "facts.json").read_text())["runtimes"]["rows"]]
     assert targets == ["onnx", "onnx-int8", "openvino"]
-    assert verify_export(folder).ok
+    assert verify_export(copy).ok
 
 
 @needs_node
-def test_transformers_js_runs_the_graphs_that_are_there(deployed, texts, tmp_path):
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
-    rows = deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
+def test_transformers_js_runs_the_graphs_that_are_there(copy, texts):
+    rows = deploy_export(copy, "transformers.js", texts=texts, num_rounds=0)
     assert [row["file"] for row in rows] == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
     assert rows[0]["figures"]["distance"] < 1e-4 < rows[1]["figures"]["distance"] < 0.5
 
 
-def test_without_node_a_graph_is_written_and_marked(deployed, texts, tmp_path, monkeypatch):
+def test_without_node_a_graph_is_written_and_marked(copy, texts, monkeypatch):
     monkeypatch.setattr(node.shutil, "which", lambda name: None)
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
-    rows = deploy_export(folder, "transformers.js", texts=texts, num_rounds=0)
+    rows = deploy_export(copy, "transformers.js", texts=texts, num_rounds=0)
     assert {row["not_run"] for row in rows} == {"node is not installed: see nodejs.org"}
-    assert "not run: node is not installed" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "not run: node is not installed" in (copy / "README.md").read_text(encoding="utf-8")
 
 
-def test_another_package_may_bring_the_runtime(deployed, texts, tmp_path, monkeypatch):
+def test_another_package_may_bring_the_runtime(copy, texts, monkeypatch):
     version = importlib.metadata.version
 
     def without_onnxruntime(package):
@@ -198,24 +200,22 @@ def test_another_package_may_bring_the_runtime(deployed, texts, tmp_path, monkey
         return version(package)
 
     monkeypatch.setattr(importlib.metadata, "version", without_onnxruntime)
-    (row,) = deploy_export(shutil.copytree(deployed[0], tmp_path / "student"), "onnx", texts=texts, num_rounds=0)
+    (row,) = deploy_export(copy, "onnx", texts=texts, num_rounds=0)
     assert row["runtime"] == "ONNX Runtime"
 
 
-def test_a_teacher_that_is_gone_costs_its_times_alone(deployed, texts, tmp_path, caplog):
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
-    (row,) = deploy_export(folder, "onnx-fp16", teacher=tmp_path / "gone", texts=texts, num_rounds=1)
+def test_a_teacher_that_is_gone_costs_its_times_alone(copy, texts, caplog):
+    (row,) = deploy_export(copy, "onnx-fp16", teacher=copy / "gone", texts=texts, num_rounds=1)
     assert set(row["latency_ms"]) == {"student"}
     assert "can't be loaded, so its times are not measured" in caplog.text
 
 
-def test_another_graph_than_the_model_is_refused(deployed, texts, tmp_path, monkeypatch):
-    folder = shutil.copytree(deployed[0], tmp_path / "student")
+def test_another_graph_than_the_model_is_refused(copy, texts, monkeypatch):
     original = deploying.prove
     monkeypatch.setattr("homodistil_hf.deploy.proof.EXACT", -1.0)
     assert original is deploying.prove
     with pytest.raises(ValueError, match="gives other results than the model, by "):
-        deploy_export(folder, "onnx", texts=texts, num_rounds=0)
+        deploy_export(copy, "onnx", texts=texts, num_rounds=0)
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
+from homodistil_hf.evaluation import metric_modules
 from homodistil_hf.evaluation import metrics as task_metrics
-from homodistil_hf.evaluation.metrics import (
-    METRIC_TASKS,
+from homodistil_hf.evaluation.metric_modules import (
     GlueMetric,
     best_threshold,
-    constant_score,
     exact_match,
-    load_metric,
-    main_metrics,
     normalize_answer,
-    task_score,
     token_f1,
 )
+from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
 from homodistil_hf.evaluation.task_data import GLUE_TASKS, TaskData
 
 GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
@@ -161,10 +158,15 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 
 def test_the_extra_is_imported_only_where_it_is_needed():
-    tree = ast.parse(Path(task_metrics.__file__).read_text(encoding="utf-8"))
-    at_the_top = {name for node in tree.body for name in imported_names(node)}
-    assert not {name for name in at_the_top if name.split(".")[0] in ("sklearn", "scipy")}
-    assert "evaluate" in at_the_top
+    names, modules = (imported_at_the_top(module) for module in (task_metrics, metric_modules))
+    assert not {"sklearn", "scipy", "evaluate"} & names
+    assert not {"sklearn", "scipy"} & modules
+    assert "evaluate" in modules
+
+
+def imported_at_the_top(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    return {name.split(".")[0] for node in tree.body for name in imported_names(node)}
 
 
 def imported_names(node):

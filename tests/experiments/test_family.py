@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from methods_here import needs
-from ranks import as_ranks
 from run_traces import Interrupt
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import make_teacher
@@ -348,7 +347,7 @@ def test_each_student_is_pushed_to_a_repository_of_its_own(folder, tmp_path, mon
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_make_a_family_and_go_on_with_it(folder, tmp_path):
+def test_two_processes_make_a_family_and_go_on_with_it(as_ranks, folder, tmp_path):
     words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
     for others in ([], ["--resume_from_checkpoint", "last"]):
         done = as_ranks(*words, *others)

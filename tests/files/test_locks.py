@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import pytest
 from filelock import SoftFileLock
 from methods_here import needs
-from ranks import as_ranks
 from tiny_files import write_teacher
 from tiny_models import make_teacher
 from transformers import BertForMaskedLM, BertForSequenceClassification
@@ -294,7 +293,7 @@ state.destroy_process_group()
 
 
 @pytest.mark.distributed
-def test_a_second_run_is_refused_on_all_its_ranks(tmp_path):
+def test_a_second_run_is_refused_on_all_its_ranks(as_ranks, tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(_RANK, encoding="utf-8")
     with in_other_hands(lock_in(tmp_path / "run")) as message:

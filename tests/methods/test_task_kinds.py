@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import as_ranks
 from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from transformers import AutoConfig, AutoTokenizer, pipeline
@@ -221,7 +220,7 @@ def _started(folder, name):
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(as_ranks, tmp_path_factory):
     """Results of two ranks, by kind, and those of `STARTED`; all in one launch."""
     folder, configs = tmp_path_factory.mktemp("ranks"), {}
     for name in (*KINDS, STARTED):

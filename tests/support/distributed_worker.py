@@ -1,4 +1,4 @@
-"""The worlds of ranks that `test_distributed.py` compares: `python distributed_worker.py FOLDER`.
+"""The worlds of ranks that `test_distributed.py` compares.
 
 Starting a process takes longest, so one process imports everything and then forks the ranks of one world after the
 other; the runs of a world follow each other in the same processes. Each leaves a file a rank. What the runs are:
@@ -6,7 +6,7 @@ other; the runs of a world follow each other in the same processes. Each leaves 
 """
 
 import os
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ WORLDS = (
 """In this order: a later one resumes checkpoints of an earlier one."""
 
 
-def main(folder: Path, *, names: list[str]) -> None:
+def run_worlds(folder: Path, names: Sequence[str]) -> None:
     """Run the named worlds, or all; results go to `FOLDER/WORLD/RUN-RANK.pt`."""
     for world in WORLDS:
         if not names or world.name in names:
@@ -60,7 +60,3 @@ def run_rank(rank: int, world: World, port: int, folder: Path) -> None:
         torch.save(RUNS[name](folder, world.num_ranks), folder / world.name / f"{name}-{rank}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), names=sys.argv[2:])

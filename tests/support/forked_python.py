@@ -1,24 +1,31 @@
 """`python -c` without the seconds that torch and transformers take to be imported.
 
-A process that has them, and neither this package nor anything of the tests, makes a copy of itself for every call.
-It imports sentence-transformers before the first call that does, which takes three more seconds.
-`tests/export/test_verify.py` does without it, so that the real thing is tested too.
+A process that has them, and neither this package nor anything of the tests, makes a copy of itself for every call. One
+that has this package too is made by `WITH_THIS_PACKAGE`. Both import sentence-transformers before the first call that
+does, which takes three more seconds. `tests/export/test_verify.py` does without it, so that the real thing is tested
+too.
 """
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Each line of its input is a call, each line of its output how that ended.
-_SERVER = """
-import contextlib, json, os, sys, traceback
+PACKAGES = """
 import torch, transformers, safetensors.torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, dynamic_module_utils
 from transformers.models.bert import modeling_bert
+"""
+WITH_THIS_PACKAGE = f"{PACKAGES}\nimport homodistil_hf.cli, homodistil_hf.trainer"
+
+# Each line of its input is a call, each line of its output how that ended.
+_SERVER = """
+import contextlib, json, os, sys, traceback
 
 def run(call):
     os.chdir(call["cwd"])
@@ -60,13 +67,14 @@ class ForkedPython:
 
     Args:
         scratch: folder for what the calls print.
+        imports: what the process that is copied has imported.
     """
 
     TimeoutExpired = subprocess.TimeoutExpired
     CalledProcessError = subprocess.CalledProcessError
 
-    def __init__(self, scratch: Path):
-        self.scratch = scratch
+    def __init__(self, scratch: Path, *, imports: str = PACKAGES):
+        self.scratch, self.imports = scratch, imports
         self._server: subprocess.Popen[str] | None = None
 
     def run(
@@ -76,9 +84,10 @@ class ForkedPython:
         cwd: str | Path,
         env: Mapping[str, str] = os.environ,
         check: bool,
+        timeout: float | None = None,
         **others: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run`; it has no timeout of its own."""
+        """As `subprocess.run`; the time that the first call's imports take counts too."""
         python, option, code, *arguments = command
         assert (python, option) == (sys.executable, "-c")
         out, err = self.scratch / "out", self.scratch / "err"
@@ -86,6 +95,10 @@ class ForkedPython:
         server = self._started(env)
         server.stdin.write(json.dumps(call | {"out": str(out), "err": str(err)}) + "\n")
         server.stdin.flush()
+        if not select.select([server.stdout], [], [], timeout)[0]:
+            os.killpg(server.pid, signal.SIGKILL)  # with the copy and what that has started
+            self.close()
+            raise self.TimeoutExpired(command, float(timeout or 0))
         status = int(server.stdout.readline())
         done = subprocess.CompletedProcess(command, status, out.read_text("utf-8"), err.read_text("utf-8"))
         if check:
@@ -95,15 +108,17 @@ class ForkedPython:
     def close(self) -> None:
         if self._server is not None:
             self._server.communicate()
+            self._server = None
 
     def _started(self, env: Mapping[str, str]) -> "subprocess.Popen[str]":
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, "-c", _SERVER],
+                [sys.executable, "-c", self.imports + _SERVER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=self.scratch,
                 env=os.environ | dict(env),
+                start_new_session=True,
             )
         return self._server

@@ -1,7 +1,8 @@
 """Several processes of one program on this machine, as under torchrun, and what torchrun itself has started.
 
-A launcher and two ranks would import torch and this package three times. Here one process imports them, and its forks
-are the ranks. `tests/package/test_launchers.py` and `tests/training/test_sigterm.py` have torchrun itself.
+A launcher and two ranks would import torch and this package three times. Here one process imports them for all tests,
+and its forks are the ranks. `tests/package/test_launchers.py` and `tests/training/test_sigterm.py` have torchrun
+itself.
 """
 
 import os
@@ -10,23 +11,36 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
+from forked_python import ForkedPython
 from torch.multiprocessing import start_processes
 
 
-def as_ranks(*words: object, num_ranks: int = 2, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
-    """Run `python WORDS` on several ranks to the end; the exit status is the caller's to look at."""
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *sys.path]))
-    return subprocess.run(
-        [sys.executable, __file__, str(num_ranks), *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **env},
-        timeout=600,
-        check=False,
-    )
+class Ranks:
+    """Runs programs of several ranks.
+
+    Args:
+        forked: has imported this package.
+    """
+
+    def __init__(self, forked: ForkedPython):
+        self.forked = forked
+
+    def __call__(self, *words: object, num_ranks: int = 2) -> subprocess.CompletedProcess[str]:
+        """Run `python WORDS` on several ranks to the end; the exit status is the caller's to look at."""
+        return self.run(f"from ranks import run_ranks; run_ranks({num_ranks}, {[*map(str, words)]})", timeout=600)
+
+    def run(self, code: str, *, timeout: float, env: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        """Run `python -c CODE` once, in a process that may fork ranks; it imports what tests import."""
+        paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), *sys.path]))
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **env}
+        return self.forked.run([sys.executable, "-c", code], cwd=Path.cwd(), env=env, timeout=timeout, check=False)
+
+
+def run_ranks(num_ranks: int, words: list[str]) -> None:
+    """Fork the ranks of `python WORDS`, and wait for all of them."""
+    start_processes(_run_rank, (num_ranks, free_port(), words), num_ranks, start_method="fork")
 
 
 def free_port() -> int:
@@ -56,9 +70,3 @@ def _run_rank(rank: int, num_ranks: int, port: int, words: list[str]) -> None:
     else:
         sys.argv = words
         runpy.run_path(option, run_name="__main__")
-
-
-if __name__ == "__main__":
-    for name in ("homodistil_hf.cli", "homodistil_hf.trainer"):  # what each rank would import
-        import_module(name)
-    start_processes(_run_rank, (int(sys.argv[1]), free_port(), sys.argv[2:]), int(sys.argv[1]), start_method="fork")

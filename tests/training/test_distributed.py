@@ -5,10 +5,7 @@ scores and weights after 12 steps of Adam within 1e-3 (1e-4 absolute), and a uni
 one only where their scores are that close.
 """
 
-import os
 import re
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from distributed_runs import GLOBAL_BATCH, LOST_TIMEOUT_S, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES, shared_on
+from ranks import Ranks
 from run_traces import TIMINGS
 
 # One launch, many worlds, up to four processes on as few as two busy cores.
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
-WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 SCORE_TOLERANCE = 1e-3  # relative
 MANY = [size for size in WORLD_SIZES if size > 1]
 SHARED_ON_MANY = pytest.mark.parametrize(
@@ -28,25 +25,18 @@ SHARED_ON_MANY = pytest.mark.parametrize(
 )
 
 
-def run_worlds(folder: Path, *names: str, **environment: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, str(WORKER), str(folder), *names],
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=850,
-        check=False,
-    )
+def run_worlds(as_ranks: Ranks, folder: Path, *names: str, **environment: str) -> None:
+    code = f"from distributed_worker import *; run_worlds(Path({str(folder)!r}), {names})"
+    quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    finished = as_ranks.run(code, timeout=850, env=quiet | environment)
     assert finished.returncode == 0, finished.stderr[-5000:]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(as_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all worlds have left their results."""
     folder = tmp_path_factory.mktemp("ranks")
-    run_worlds(folder)
+    run_worlds(as_ranks, folder)
     return folder
 
 
@@ -302,10 +292,10 @@ def test_a_rank_that_hangs_or_dies_is_named_on_every_other(folder, name, lost, m
 
 
 @pytest.mark.gpu
-def test_two_nccl_ranks_equal_one_process(tmp_path):
+def test_two_nccl_ranks_equal_one_process(as_ranks, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    run_worlds(tmp_path, "1", "2", "2 more", HOMODISTIL_TEST_DEVICE="cuda")
+    run_worlds(as_ranks, tmp_path, "1", "2", "2 more", HOMODISTIL_TEST_DEVICE="cuda")
     for name in SHARED:
         (one,) = results(tmp_path, "1", name)
         for found in results(tmp_path, "2", name):

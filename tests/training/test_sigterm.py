@@ -385,7 +385,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
     """Runs that were sent a signal, with a whole process group each: name → folder, exit status, what they printed."""
     folders = {name: tmp_path_factory.mktemp("run") for name in LAUNCHERS}
     with _running(LAUNCHERS, folders) as processes:
-        yield {name: (folders[name], *_end(process, folders[name], name)) for name, process in processes.items()}
+        going = set(processes)
+        while going:  # whichever has saved first: what goes on takes time from the others
+            for name in [one for one in sorted(going) if _has_saved_or_ended(processes[one], folders[one])]:
+                _send(processes[name], name)
+                going.remove(name)
+            time.sleep(0.05)
+        yield {name: (folders[name], *_end(process, folders[name])) for name, process in processes.items()}
 
 
 @contextlib.contextmanager
@@ -416,13 +422,18 @@ def _running(launchers: dict[str, list[str]], folders: dict[str, Path]) -> Itera
                     _kill_group(group)
 
 
-def _end(process: subprocess.Popen, folder: Path, name: str) -> tuple[int, str]:
-    while last_checkpoint(folder / "run") is None and process.poll() is None:
-        time.sleep(0.05)
+def _has_saved_or_ended(process: subprocess.Popen, folder: Path) -> bool:
+    return last_checkpoint(folder / "run") is not None or process.poll() is not None
+
+
+def _send(process: subprocess.Popen, name: str) -> None:
     if name == "one of two ranks":
         os.kill(children(process.pid)[1], signal.SIGTERM)
     else:
         os.killpg(process.pid, signal.SIGTERM if name == "sigterm" else signal.SIGINT)
+
+
+def _end(process: subprocess.Popen, folder: Path) -> tuple[int, str]:
     status = process.wait(timeout=120)
     return status, (folder / "log").read_text(encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -105,7 +104,7 @@ def test_the_next_stage_begins_as_the_one_before():
     assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
-def test_exports_hold_bits_and_run_in_a_process_without_this_package(tmp_path):
+def test_exports_hold_bits_and_run_in_a_process_without_this_package(forked_python, tmp_path):
     model = to_binary(classifier(), activation_bits=1).eval()
     rows = batch(model)
     calibrate(model, rows)
@@ -122,7 +121,7 @@ with torch.no_grad():
     torch.save(model(**torch.load({str(tmp_path / "rows.pt")!r})).logits, {str(tmp_path / "logits.pt")!r})
 """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    forked_python.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
     assert "activations of 1 bit;" in (folder / "README.md").read_text()
     facts = json.loads((folder / "facts.json").read_text())

@@ -6,8 +6,10 @@ import pytest
 import torch
 from deployed import needs_node, needs_onnx, write_texts
 from tiny_embeddings import make_sentence_folder
+from tiny_models import randomized, tiny_config
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertModel
 
 from homodistil_hf import deploy_export, load_embedding_model, verify_export
 from homodistil_hf.cli import main
@@ -20,7 +22,8 @@ from homodistil_hf.plans.latency.timing import onnx_session
 
 def with_map(folder, pooling, *, activation="Identity", bias=True):
     """A model with a linear layer of 7 outputs behind its pooling."""
-    model = load_embedding_model(make_sentence_folder(folder, pooling=pooling))
+    encoder = randomized(BertModel(tiny_config(num_hidden_layers=1)))  # tracing takes half a second a layer
+    model = load_embedding_model(make_sentence_folder(folder, encoder=encoder, pooling=pooling))
     torch.manual_seed(5)
     return dataclasses.replace(model, dense=(Dense(nn.Linear(32, 7, bias=bias).requires_grad_(False), activation),))
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from deployed import needs_onnx
 from tiny_embeddings import make_sentence_folder
+from tiny_models import randomized, tiny_config
+from transformers import BertModel
 
 from homodistil_hf.methods.embedding import query_times
 from homodistil_hf.methods.embedding.query_times import ONNX_RUNTIME, TORCH, query_ms
@@ -16,8 +18,10 @@ QUERIES = ["w10 w11", "w12 w13 w14 w15"]
 
 @pytest.fixture
 def models(tmp_path):
+    encoders = {name: randomized(BertModel(tiny_config(num_hidden_layers=1)), seed=ord(name)) for name in ("a", "b")}
     shared = {"prompts": {"query": "w20 w21 w22"}}
-    return {name: load_embedding_model(make_sentence_folder(tmp_path / name, **shared)) for name in ("a", "b")}
+    folders = {name: make_sentence_folder(tmp_path / name, encoder=encoders[name], **shared) for name in encoders}
+    return {name: load_embedding_model(folder) for name, folder in folders.items()}
 
 
 @needs_onnx

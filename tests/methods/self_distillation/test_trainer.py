@@ -9,7 +9,6 @@ import pytest
 import torch
 from datasets import Dataset
 from pretraining_cases import IMAGES, KINDS, TEXT, assert_equal, data_of, differs, make_image_model, make_images
-from ranks import as_ranks
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 
 from homodistil_hf.data.masking import MaskedLMCollator
@@ -171,7 +170,7 @@ leave_process_group()  # else a rank that ends first may take the other along
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_ranks_are_one(tmp_path, monkeypatch):
+def test_two_ranks_are_one(as_ranks, tmp_path, monkeypatch):
     script = tmp_path / "ranks.py"
     script.write_text(_RANKS)
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "run1"), "8"])
