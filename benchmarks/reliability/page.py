@@ -88,8 +88,8 @@ def load(results: dict[str, Any]) -> str:
     ]
     return (
         f"`benchmarks/reliability/load.py` at commit ddd812c9: each once, on {results['machine']['num_cores']} busy "
-        "cores, with one thread and at most 8 GB. Models are tiny where the row names no size. Peaks are of the largest process."
-        "\n\n"
+        "cores, with one thread and at most 8 GB. Models are tiny where the row names no size. Peaks are of the "
+        "largest process.\n\n"
     ) + table("what is given | seconds | peak, GB | how it ends", rows)
 
 
