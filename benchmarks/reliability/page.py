@@ -112,8 +112,7 @@ Units were sliced off {len(slicings)} times, as on paper.
 
 {rank_table(results["worlds"])}
 
-Rows read include those that choose the bases inside heads, before the first step. Speed-up was not measured: ranks \
-took turns on a busy machine."""
+Speed-up was not measured: ranks took turns on a busy machine."""
 
 
 def rank_table(worlds: dict[str, Any]) -> str:

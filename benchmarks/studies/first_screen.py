@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import BertConfig
 
-from benchmarks.studies import retrieval, retrieval_rivals
+from benchmarks.studies import retrieval
 from benchmarks.studies.study import Study
 from homodistil_hf import resolve_plan
 from homodistil_hf.files.strict_json import read_json, read_json_rows
@@ -52,16 +52,16 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Mark → the table; rows are those of retrieval.py."""
     teacher = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     cells = []
-    speed = retrieval_rivals.STUDY.read()
+    speed = retrieval.RIVALS.read()
     for run, (share, student) in EMBEDDERS.items():
-        runs, name = [row for row in rows if row["run"] == run], retrieval.RUNS[run].teacher
+        runs, (name, _) = [row for row in rows if row["run"] == run], retrieval.RUNS[run]
         scores = [row["scores"] for row in runs]
         kept = " and ".join(
             f"{statistics.fmean(one[task][side] / one[task]['teacher'] for one in scores):.1%} of {label}"
             for task, side, label in (("stsb", "student", "STS-B"), ("qnli_part", "asymmetric", "retrieval"))
         )
         size, seconds = runs[0]["models"]["student"]["size_bytes"], min(row["time_s"] for row in runs)
-        cells.append(_cells(name, share, kept, size, seconds, retrieval_rivals.times_faster(speed, student, name)))
+        cells.append(_cells(name, share, kept, size, seconds, retrieval.times_faster(speed, student, name)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share in ("1/4", "1/8"):
         shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned")
@@ -174,7 +174,7 @@ def _panel(axes: Any, points: Points, title: str) -> None:
     axes.grid(alpha=0.3)
 
 
-STUDY = Study(retrieval.RECORD, Path("README.md"), known)
+STUDY = Study(retrieval.STUDY.record, Path("README.md"), known)
 
 if __name__ == "__main__":
     draw()

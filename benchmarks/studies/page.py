@@ -25,7 +25,7 @@ STUDIES = (
     "other_teachers.STUDY",
     "retrieval.STUDY",
     "retrieval.SPACE",
-    "retrieval_rivals.STUDY",
+    "retrieval.RIVALS",
     "tasks.STUDY",
     "vocabulary.MULTILINGUAL",
     "vocabulary.STUDY",

@@ -1,145 +1,56 @@
-"""Students of embedding models people use: what they keep of retrieval and of STS-B, and what they learn best from.
+"""Students of embedding models people use: what they keep of retrieval and of STS-B, beside other small models.
 
-    python -m benchmarks.studies.retrieval --models DIR --data DATA --runs half quarter … --output_dir runs/retrieval
-
-DIR has folders of sentence-transformers by their names, DATA has `corpora/{wikipedia,books}`, `glue/` and
-`squad_v2_part/`. Each run is trained by `homodistil distill` and measured by `homodistil evaluate`, unless that is
-done; a row a run goes to the record.
+The records are of benchmarks/studies/retrieval.py and retrieval_rivals.py at commit 5bbbaea1. That of a family's space
+is what `homodistil evaluate --others` writes, by the command in docs/embeddings.md.
 """
 
-import argparse
-import itertools
-import json
-import subprocess
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.studies.retrieval_texts import PARAGRAPHS, QUESTIONS, SENTENCES, WEIGHTS, link_tasks, write_texts
 from benchmarks.studies.study import Study
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object, write_json
 from homodistil_hf.tables import markdown_table
 
-RECORD, PAGE = Path("docs/results/studies/retrieval.jsonl"), Path("docs/embeddings.md")
+FOLDER, PAGE = Path("docs/results/studies"), Path("docs/embeddings.md")
 MINILM, MPNET, E5 = "all-MiniLM-L6-v2", "all-mpnet-base-v2", "multilingual-e5-small-q4"
-Settings = dict[str, list[Any]]
 TASKS = {"stsb": ("spearman", "student"), "qnli_part": ("ndcg_at_10", "asymmetric")}
 TASKS |= {"squad_part": ("ndcg_at_10", "asymmetric")}
 """Task → its metric, and the side that counts: in retrieval the student's questions in the teacher's index."""
-
-
-class Run(NamedTuple):
-    """A run: its teacher, kinds of training text and settings."""
-
-    teacher: str
-    kinds: tuple[str, ...]
-    settings: Settings
-
-
-def _run(teacher: str, macs: float, *kinds: str, steps: int = 1000, length: int = 64, **further: list[Any]) -> Run:
-    own: Settings = {"student": [f"macs={macs}"], "max_steps": [steps], "max_seq_length": [length]}
-    return Run(teacher, kinds, own | further)
-
-
-_QUERIES = (SENTENCES, QUESTIONS)
-_E5: Settings = {"vocabulary": ["coverage=0.999"], "train_prompts": ["", "query"]}
 RUNS = {
-    "half": _run(MINILM, 0.5, *_QUERIES),
-    "half, 2,000 steps": _run(MINILM, 0.5, *_QUERIES, steps=2000),
-    "quarter": _run(MINILM, 0.25, *_QUERIES),
-    "quarter, 2,000 steps": _run(MINILM, 0.25, *_QUERIES, steps=2000),
-    "mpnet quarter": _run(MPNET, 0.25, *_QUERIES),
-    "mpnet quarter, 2,000 steps": _run(MPNET, 0.25, *_QUERIES, steps=2000),
-    "mpnet eighth": _run(MPNET, 0.125, *_QUERIES),
-    "e5 trimmed": _run(E5, 1.0, *_QUERIES, steps=0, **_E5),
-    "e5 quarter": _run(E5, 0.25, *_QUERIES, **_E5),
-    "e5 quarter, 2,000 steps": _run(E5, 0.25, *_QUERIES, steps=2000, **_E5),
+    "half": (MINILM, 1000),
+    "half, 2,000 steps": (MINILM, 2000),
+    "quarter": (MINILM, 1000),
+    "quarter, 2,000 steps": (MINILM, 2000),
+    "mpnet quarter": (MPNET, 1000),
+    "mpnet quarter, 2,000 steps": (MPNET, 2000),
+    "mpnet eighth": (MPNET, 1000),
+    "e5 trimmed": (E5, 0),
+    "e5 quarter": (E5, 1000),
+    "e5 quarter, 2,000 steps": (E5, 2000),
 }
-TEXTS = {
-    "sentences": _run(MINILM, 0.25, SENTENCES, steps=300),
-    "sentences and paragraphs": _run(MINILM, 0.25, SENTENCES, PARAGRAPHS, steps=300, length=128),
-    "sentences and questions": _run(MINILM, 0.25, *_QUERIES, steps=300),
+"""Run → teacher and steps; all other runs tried texts and rates."""
+STUDENTS = {
+    MINILM: ("half", "teacher"),
+    "half": ("half, 2,000 steps", "student"),
+    "quarter": ("quarter, 2,000 steps", "student"),
+    MPNET: ("mpnet quarter", "teacher"),
+    "quarter of mpnet": ("mpnet quarter, 2,000 steps", "student"),
+    "eighth of mpnet": ("mpnet eighth", "student"),
 }
-RATES = {
-    f"mpnet rate {rate}": _run(MPNET, 0.25, *_QUERIES, steps=100, learning_rate=[rate]) for rate in (3e-4, 5e-4, 1e-3)
-}
-ALL = RUNS | TEXTS | RATES
+"""Model in the table of rivals → the run that has measured it, and its side there."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", nargs="+", choices=ALL, default=list(ALL))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/retrieval"))
-    options = parser.parse_args()
-    write_texts(options.data, options.output_dir)
-    link_tasks(options.data, options.output_dir / "tasks", TASKS)
-    link_tasks(options.data, options.output_dir / "sentences", ["stsb"])
-    for name, seed in itertools.product(options.runs, options.seeds):
-        row = measured(options, name, seed)
-        known = STUDY.read() if RECORD.is_file() else []
-        rows = [other for other in known if (other["run"], other["seed"]) != (name, seed)]
-        lines = sorted([*rows, row], key=lambda one: (list(ALL).index(one["run"]), one["seed"]))
-        RECORD.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
-
-
-def measured(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """Train and measure one run, unless that is done; its row."""
-    teacher, kinds, settings = ALL[name]
-    model = [options.models / teacher]
-    folder = options.output_dir / f"{name} {seed}".replace(",", "").replace(" ", "-")
-    evaluation = folder / "evaluation"
-    texts = [options.output_dir / f"train-{kind}.txt" for kind in kinds]
-    if settings["max_steps"] == [0] and not (folder / "results.json").is_file():  # a smaller vocabulary alone
-        student: Settings = {"output": [folder / "student"], "vocabulary": settings["vocabulary"], "text": texts}
-        command("trim", student, str(model[0]))
-        write_json(folder / "results.json", {"evaluation": {}, "plan": None, "time_s": 0})
-    if not (folder / "results.json").is_file():
-        given: Settings = {"method": ["embedding"], "teacher": model, "seed": [seed]}
-        given |= {"per_device_train_batch_size": [64]}
-        given |= {"train_data": texts, "output_dir": [folder]}
-        given |= {"eval_data": [options.output_dir / f"validation-{SENTENCES}.txt"], "bf16": [True]}
-        given |= {"train_weights": [WEIGHTS[kind] for kind in kinds]} if len(kinds) > 1 else {}
-        command("distill", given | settings)
-    if not (evaluation / "embedding.json").is_file():
-        tasks = "sentences" if name in RATES else "tasks"  # encoding all documents takes longer than such a run
-        given = {"task": ["embedding"], "teacher": model, "data_dir": [options.output_dir / tasks]}
-        command("evaluate", given | {"output_dir": [evaluation]}, str(folder / "student"))
-    found = read_json_object(evaluation / "embedding.json", "scores")
-    results = read_json_object(folder / "results.json", "results")
-    return {
-        "run": name,
-        "seed": seed,
-        "scores": {
-            task: found["scores"][task][metric] for task, (metric, _) in TASKS.items() if task in found["scores"]
-        },
-        "first_hits": {task: bound["agreement"] for task, bound in found["guarantee"].items()},
-        "models": found["models"],
-        **{key: results[key] for key in ("evaluation", "plan", "time_s")},
-        "machine": machine_facts(),
-    }
-
-
-def command(name: str, settings: Settings, *places: str) -> None:
-    """Run `homodistil NAME` with settings."""
-    words = [word for key, values in settings.items() for word in (f"--{key}", *map(str, values))]
-    subprocess.run([sys.executable, "-m", "homodistil_hf", name, *places, *words], check=True)
-
-
-def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Mark → table: what students keep, and what they learn best from."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["run"], []).append(row)
     kept = ["STS-B", "QNLI", "SQuAD", "first hits"]
     students = [
-        [*_told(name), f"{_macs(runs[0]):.2f}", *_kept(runs), _minutes(runs)]
-        for name, runs in found.items()
-        if name in RUNS
+        [teacher, f"{steps:,}", f"{_macs(found[name][0]):.2f}", *_kept(found[name]), _minutes(found[name])]
+        for name, (teacher, steps) in RUNS.items()
+        if name in found
     ]
     tried = [[name, *_kept(runs), _alike(runs), _minutes(runs)] for name, runs in found.items() if name not in RUNS]
     return {
@@ -148,12 +59,7 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     }
 
 
-def _told(name: str) -> list[str]:
-    run = ALL[name]
-    return [run.teacher, f"{run.settings['max_steps'][0]:,}"]
-
-
-def _kept(runs: list[dict[str, Any]]) -> list[str]:
+def _kept(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Share of the teacher's score of each task, and of first hits on QNLI that are the teacher's, %."""
     shares: list[list[float]] = []
     for task, (_, side) in TASKS.items():
@@ -163,17 +69,17 @@ def _kept(runs: list[dict[str, Any]]) -> list[str]:
     return [f"{Spread.of(values):.1f}" if values else "–" for values in shares]
 
 
-def _alike(runs: list[dict[str, Any]]) -> str:
+def _alike(runs: Sequence[Mapping[str, Any]]) -> str:
     """Nearest texts in the teacher's index that are the teacher's, on held-out sentences, %."""
     return f"{Spread.of([100 * run['evaluation']['neighbours_in_index'] for run in runs]):.1f}"
 
 
-def _macs(run: dict[str, Any]) -> float:
+def _macs(run: Mapping[str, Any]) -> float:
     models = run["models"]
-    return models["student"]["encoder_macs"] / models["teacher"]["encoder_macs"]
+    return float(models["student"]["encoder_macs"] / models["teacher"]["encoder_macs"])
 
 
-def _minutes(runs: list[dict[str, Any]]) -> str:
+def _minutes(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{min(run['time_s'] for run in runs) / 60:.0f}"
 
 
@@ -189,8 +95,25 @@ def space_table(found: dict[str, Any]) -> dict[str, list[str]]:
     return {"space": markdown_table(headings, cells)}
 
 
-STUDY = Study(RECORD, PAGE, tables)
-SPACE = Study(Path("docs/results/studies/retrieval_space.json"), PAGE, space_table)
+def rivals_table(found: dict[str, Any]) -> list[str]:
+    """A row a model: scores in an index of its own, bytes, and how many times as fast as all-MiniLM-L6-v2 it is."""
+    runs = {row["run"]: row["scores"] for row in STUDY.read() if row["seed"] == 0}
+    own_index = {name: {task: runs[run][task][side] for task in TASKS} for name, (run, side) in STUDENTS.items()}
+    cells = []
+    for name, values in (own_index | found["scores"]).items():
+        shown = ["–", "–"]
+        if name in found["size_bytes"]:
+            shown = [f"{found['size_bytes'][name] / 1e6:.0f}", f"{times_faster(found, name, MINILM):.1f}"]
+        cells.append([name, *(f"{100 * values[task]:.1f}" for task in TASKS), *shown])
+    return markdown_table(["model", "STS-B", "QNLI", "SQuAD", "MB", "speed"], cells)
 
-if __name__ == "__main__":
-    main()
+
+def times_faster(found: Mapping[str, Any], name: str, teacher: str) -> float:
+    """How many times as fast as its teacher a model is: 128 tokens in ONNX Runtime, processor time of one core."""
+    times = found["processor_time"]
+    return float(times[teacher]["median_ms"] / times[name]["median_ms"])
+
+
+STUDY = Study(FOLDER / "retrieval.jsonl", PAGE, tables)
+SPACE = Study(FOLDER / "retrieval_space.json", PAGE, space_table)
+RIVALS = Study(FOLDER / "retrieval_rivals.json", PAGE, lambda found: {"rivals": rivals_table(found)})
