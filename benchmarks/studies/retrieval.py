@@ -1,6 +1,6 @@
 """Students of embedding models people use: what they keep of retrieval and of STS-B, beside other small models.
 
-The records are of benchmarks/studies/retrieval.py and retrieval_rivals.py at commit 5bbbaea1. That of a family's space
+The records are of benchmarks/studies/retrieval.py and retrieval_rivals.py at commit a3e4be6e. That of a family's space
 is what `homodistil evaluate --others` writes, by the command in docs/embeddings.md.
 """
 
