@@ -31,6 +31,7 @@ def run(call):
     os.chdir(call["cwd"])
     os.environ.clear()
     os.environ.update(call["env"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # behind "", as a start has it
     if "HF_MODULES_CACHE" in os.environ:
         for module in list(sys.modules.values()):  # they have read it by now
             if "HF_MODULES_CACHE" in getattr(module, "__dict__", {}):

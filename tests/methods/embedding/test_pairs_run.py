@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from ranks import as_ranks
 from task_rows import SMALL, assert_goes_on
 from tiny_embeddings import make_reranker
 from tiny_files import assert_same_weights, own_cache
@@ -204,7 +203,7 @@ def test_fewer_words_and_streams_are_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_ranks_are_as_one(finished, tmp_path):
+def test_two_ranks_are_as_one(as_ranks, finished, tmp_path):
     settings = write(tmp_path, per_device_train_batch_size=4, save_strategy="no")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(settings))
