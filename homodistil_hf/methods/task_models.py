@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ from ..data.task_rows.kinds import (
     MASKED_WORDS,
     TAGS,
     VALUES,
-    Columns,
+    ReadRows,
     describe_kind,
     find_columns,
     kind_of,
@@ -79,14 +79,6 @@ class TaskInputs(RunInputs):
     """What such a run is checked against; `kind` is the teacher's."""
 
     kind: str
-
-
-class _Rows(NamedTuple):
-    """Rows to train or evaluate on, before they are tokenized: with their columns, and their name in messages."""
-
-    rows: Dataset
-    columns: Columns
-    argument: str
 
 
 class TaskRun(MaskedWordsRun):
@@ -149,7 +141,9 @@ class TaskRun(MaskedWordsRun):
             encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
         return encoded[0], encoded[1]
 
-    def _with_held_out(self, run: RunArguments, inputs: TaskInputs, train: _Rows, log: Log) -> tuple[_Rows, _Rows]:
+    def _with_held_out(
+        self, run: RunArguments, inputs: TaskInputs, train: ReadRows, log: Log
+    ) -> tuple[ReadRows, ReadRows]:
         if run.eval_data:
             held_out = self._read(run, inputs, "eval_data")
             if len(held_out.columns.texts) != len(train.columns.texts):
@@ -163,9 +157,9 @@ class TaskRun(MaskedWordsRun):
         kept, aside, how = keep_aside(train.rows, train.columns)
         count = f"{len(aside):,} of {len(train.rows):,} rows"
         log(f"eval_data is not set: {count} of train_data are kept aside, {how}")
-        return train._replace(rows=kept), _Rows(aside, train.columns, "the held-out part of train_data")
+        return train._replace(rows=kept), ReadRows(aside, train.columns, "the held-out part of train_data")
 
-    def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> _Rows:
+    def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> ReadRows:
         split = run.train_split if argument == "train_data" else run.eval_split
         rows = load_rows(getattr(run, argument), split=split, argument=argument)
         check_number(rows, argument, least=LEAST_ROWS)
@@ -174,7 +168,7 @@ class TaskRun(MaskedWordsRun):
             rows, inputs.config, inputs.kind, text_columns=texts, label_column=run.label_column, argument=argument
         )
         check_rows(rows, columns, argument)
-        return _Rows(rows, columns, argument)
+        return ReadRows(rows, columns, argument)
 
     def arguments(self, settings: RunConfig, inputs: Any, train: Dataset) -> Any:
         """Set steps and rate, where none are given: three passes, but `LEAST_STEPS` at least."""
@@ -238,7 +232,7 @@ def _read_kind(teacher: str, revision: str | None, token: str | None) -> str:
 _kind_on_hub = cache(_read_kind)  # one config asks several times
 
 
-def _what_is_read(teacher: str, inputs: TaskInputs, train: _Rows) -> str:
+def _what_is_read(teacher: str, inputs: TaskInputs, train: ReadRows) -> str:
     """What a teacher predicts, and what was understood of the rows."""
     config, columns = inputs.config, train.columns
     of_scores = " (if it ranks pairs: method=reranker)" if inputs.kind == VALUES and config.num_labels == 1 else ""

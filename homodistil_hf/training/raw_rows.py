@@ -65,7 +65,7 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     Raises:
         ValueError: columns that aren't the model's.
     """
-    argument, first = next(((name, rows) for name, rows in named_sets(data).items() if is_raw(rows)), ("", None))
+    argument, first = first_raw(data)
     if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase) or type(model).__name__ not in HEADS:
         return None
     config = model.config
@@ -99,6 +99,11 @@ def named_sets(data: Mapping[str, Any]) -> dict[str, Any]:
             {f"{name}[{part!r}]": rows for part, rows in value.items()} if isinstance(value, dict) else {name: value}
         )
     return sets
+
+
+def first_raw(data: Mapping[str, Any]) -> tuple[str, Dataset | None]:
+    """The first set of rows that [`is_raw`], behind its name in messages; None without any."""
+    return next(((name, rows) for name, rows in named_sets(data).items() if is_raw(rows)), ("", None))
 
 
 def is_raw(rows: Any) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedConfig
@@ -85,6 +85,14 @@ class Columns:
     def are_words(self) -> bool:
         """Whether a text comes in words, each with its tag."""
         return self.kind == TAGS and self.texts[0].lower() in _WORDS
+
+
+class ReadRows(NamedTuple):
+    """Rows to train or evaluate on, before they are tokenized: with their columns, and their name in messages."""
+
+    rows: Dataset
+    columns: Columns
+    argument: str
 
 
 def kind_of(config: PreTrainedConfig, class_name: str | None = None) -> str:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -12,11 +12,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...data.masking import UNKNOWN_VALUE
 from ...data.task_rows.encoding import check_rows, length_of_rows
-from ...data.task_rows.kinds import VALUES, Columns, find_columns
+from ...data.task_rows.kinds import VALUES, ReadRows, find_columns
 from ...data.task_rows.labels import label_numbers
 from ...evaluation.fine_tuning import predict
 from ...models.tokenizers import as_it_was, without_unused_segments
-from ...training.raw_rows import is_raw, named_sets
+from ...training.raw_rows import first_raw, is_raw, named_sets
 from .tasks import ranking_scores
 from .texts import tokenize_pairs
 
@@ -26,14 +26,6 @@ RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
 Grading = Callable[[PreTrainedModel], dict[str, float]]
 
 
-class Pairs(NamedTuple):
-    """Pairs before they are tokenized: with their columns, and their name in messages."""
-
-    rows: Dataset
-    columns: Columns
-    argument: str
-
-
 def pairs_in(
     rows: Dataset,
     *,
@@ -41,7 +33,7 @@ def pairs_in(
     label_column: str | None = None,
     argument: str = "train_data",
     least: int = 1,
-) -> Pairs:
+) -> ReadRows:
     """Find the two columns of text, and that of labels, as those of a regression; rows that lack a text are left out.
 
     Raises:
@@ -60,7 +52,7 @@ def pairs_in(
         raise ValueError(f"{argument}: no pair of two texts; name other text_columns or other data")
     whole = rows if len(places) == len(rows) else rows.select(places)
     check_rows(whole, columns, argument, least=least)
-    return Pairs(whole, columns, argument)
+    return ReadRows(whole, columns, argument)
 
 
 @dataclass(frozen=True)
@@ -83,14 +75,14 @@ class PairReader:
         """Tokenize rows of columns; everything else is as it was. `argument` names the rows in messages."""
         return self.tokenized(pairs_in(rows, argument=argument)) if is_raw(rows) else rows
 
-    def tokenized(self, pairs: Pairs) -> Dataset:
+    def tokenized(self, pairs: ReadRows) -> Dataset:
         """Rows as [`tokenize_pairs`] makes them."""
         names = dict(zip(pairs.columns.texts, ("first", "second"), strict=True))
         table = pairs.rows.select_columns(list(names)).rename_columns(names)
         how: dict[str, Any] = {"max_length": self.length, "num_proc": self.num_proc, "argument": pairs.argument}
         return tokenize_pairs(table, self.tokenizer, **how)
 
-    def grading(self, parts: Sequence[Pairs]) -> Grading | None:
+    def grading(self, parts: Sequence[ReadRows]) -> Grading | None:
         """What measures a model's order of pairs by their labels, see [`ranking_scores`].
 
         None where all labels are missing, or alike.
@@ -128,7 +120,7 @@ def _graded(
 
 def pair_reader(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> PairReader | None:
     """Return the reader of tables without `input_ids`; arguments, return and errors as [`reader_of`]."""
-    argument, first = next(((name, rows) for name, rows in named_sets(data).items() if is_raw(rows)), ("", None))
+    argument, first = first_raw(data)
     if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
     rows, columns, _ = pairs_in(first, argument=argument)

@@ -15,7 +15,7 @@ from ...data.blocks import some_blocks
 from ...data.corpus import hold_out
 from ...data.task_rows.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ...data.task_rows.held_out import keep_aside
-from ...data.task_rows.kinds import has_values, pair_in, ranks_pairs
+from ...data.task_rows.kinds import ReadRows, has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
 from ...export.run_records import TABLES
@@ -40,7 +40,7 @@ from .card import SPACE, STUDENT, TEACHER, space_tables
 from .evaluate import costs_of
 from .folder import AXES_FILE, axes_in, publish_scores, write_model
 from .model import EmbeddingModel, reduced
-from .pairs import Grading, PairReader, Pairs, pairs_in
+from .pairs import Grading, PairReader, pairs_in
 from .reading import (
     MODULES_FILE,
     encoder_config,
@@ -361,7 +361,7 @@ class RerankerRun(EmbeddingRun):
         encoded = [[source.rows([part], run, None, part.argument) for part in parts] for parts in (train, held_out)]
         return self.in_batches(settings, source, *encoded)
 
-    def _read(self, data: list[str], split: str, name: str, run: RunArguments, source: Source) -> Pairs:
+    def _read(self, data: list[str], split: str, name: str, run: RunArguments, source: Source) -> ReadRows:
         (rows,) = source.documents(data, split, name.partition("=")[0])
         texts = [column for column in source.columns if column]
         return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
@@ -381,7 +381,7 @@ class RerankerRun(EmbeddingRun):
         return reranking_source(run.teacher, columns or None, settings.training.hub_token)
 
 
-def _what_is_read(teacher: str, pairs: Pairs) -> str:
+def _what_is_read(teacher: str, pairs: ReadRows) -> str:
     """What was understood of a teacher, which may be another kind, and of its rows."""
     columns, (rows, *_) = pairs.columns, pairs
     others = [name for name in rows.column_names if name not in columns.texts]
@@ -394,12 +394,12 @@ def _what_is_read(teacher: str, pairs: Pairs) -> str:
     )
 
 
-def _apart(pairs: Pairs, log: Log) -> tuple[Pairs, Pairs]:
+def _apart(pairs: ReadRows, log: Log) -> tuple[ReadRows, ReadRows]:
     """Keep some aside, all passages of a query together."""
     kept, aside, how = keep_aside(pairs.rows, pairs.columns, together=pairs.columns.texts[0])
     count = f"{len(aside):,} of {len(pairs.rows):,} rows"
     log(f"eval_data is not set: {count} of {pairs.argument} are kept aside, {how}")
-    return pairs._replace(rows=kept), Pairs(aside, pairs.columns, f"the held-out part of {pairs.argument}")
+    return pairs._replace(rows=kept), ReadRows(aside, pairs.columns, f"the held-out part of {pairs.argument}")
 
 
 def _column_names(given: Mapping[str, Any]) -> list[str]:

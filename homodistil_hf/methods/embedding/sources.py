@@ -135,7 +135,7 @@ class VectorsSource(Source):
 
 
 class PairsSource(Source):
-    """Rows of two texts, and maybe labels: [`Pairs`] become rows."""
+    """Rows of two texts, and maybe labels: [`ReadRows`] become rows."""
 
     def documents(self, data: list[str], split: str, argument: str, *, is_stream: bool = False) -> list[Any]:
         """Read files: one data set."""
