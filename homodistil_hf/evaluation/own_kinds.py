@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
-from ..data.task_rows.held_out import keep_aside
+from ..data.task_rows.held_out import apart
 from ..data.task_rows.kinds import (
     ANSWERS,
     CLASSES,
@@ -24,6 +24,7 @@ from ..data.task_rows.kinds import (
     TAGS,
     VALUES,
     Columns,
+    ReadRows,
     class_names,
     find_columns,
     is_missing,
@@ -318,9 +319,6 @@ def _rows_to_evaluate(source: str, task: KindTask) -> Dataset:
 
 
 def rows_aside(rows: Dataset, columns: Columns) -> tuple[Dataset, Dataset]:
-    """Split rows into those to train on and those to evaluate on, see [`keep_aside`], and say so."""
-    train, dev, how = keep_aside(rows, columns)
-    logger.info(
-        "eval_data is not set: %s of %s rows of train_data are kept aside, %s", f"{len(dev):,}", f"{len(rows):,}", how
-    )
-    return train, dev
+    """Split rows into those to train on and those to evaluate on, see [`apart`], and say so."""
+    train, dev = apart(ReadRows(rows, columns, "train_data"), logger.info)
+    return train.rows, dev.rows

@@ -23,7 +23,7 @@ from ..data.task_rows.encoding import (
     question_rows,
     what_fits,
 )
-from ..data.task_rows.held_out import keep_aside
+from ..data.task_rows.held_out import apart
 from ..data.task_rows.kinds import (
     ANSWERS,
     CLASSES,
@@ -154,10 +154,7 @@ class TaskRun(MaskedWordsRun):
             if held_out.columns != train.columns:
                 log(f"eval_data: {held_out.columns.describe()}")
             return train, held_out
-        kept, aside, how = keep_aside(train.rows, train.columns)
-        count = f"{len(aside):,} of {len(train.rows):,} rows"
-        log(f"eval_data is not set: {count} of train_data are kept aside, {how}")
-        return train._replace(rows=kept), ReadRows(aside, train.columns, "the held-out part of train_data")
+        return apart(train, log)
 
     def _read(self, run: RunArguments, inputs: TaskInputs, argument: str) -> ReadRows:
         split = run.train_split if argument == "train_data" else run.eval_split

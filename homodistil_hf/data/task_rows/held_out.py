@@ -1,12 +1,12 @@
 """Rows that are kept aside to evaluate on, where none are given: a tenth, with all labels in it."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from .kinds import ANSWERS, CLASSES, LABELS, VALUES, Columns, is_missing
+from .kinds import ANSWERS, CLASSES, LABELS, VALUES, Columns, ReadRows, is_missing
 
 _FRACTION = 0.1
 _MOST = 1000
@@ -54,6 +54,14 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
     aside = sorted(aside) or [len(rows) - 1]
     kept = sorted(set(range(len(rows))) - set(aside))
     return rows.select(kept), rows.select(aside), how
+
+
+def apart(part: ReadRows, log: Callable[[str], None], *, together: str | None = None) -> tuple[ReadRows, ReadRows]:
+    """Keep rows aside by [`keep_aside`], and say so; returns those to train on, and those to evaluate on."""
+    kept, aside, how = keep_aside(part.rows, part.columns, together=together)
+    count = f"{len(aside):,} of {len(part.rows):,} rows"
+    log(f"eval_data is not set: {count} of {part.argument} are kept aside, {how}")
+    return part._replace(rows=kept), part._replace(rows=aside, argument=f"the held-out part of {part.argument}")
 
 
 def _groups(keys: list[Hashable]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out
 from ...data.task_rows.encoding import LEAST_ROWS, length_of_rows, what_fits
-from ...data.task_rows.held_out import keep_aside
+from ...data.task_rows.held_out import apart
 from ...data.task_rows.kinds import ReadRows, has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
@@ -343,7 +343,9 @@ class RerankerRun(EmbeddingRun):
             name = f"eval_data={short_repr(run.eval_data)}"
             held_out = [self._read(run.eval_data, run.eval_split, name, run, source)]
         else:
-            train, held_out = map(list, zip(*(_apart(part, log) for part in train), strict=True))
+            train, held_out = map(
+                list, zip(*(apart(part, log, together=part.columns.texts[0]) for part in train), strict=True)
+            )
         if run.max_seq_length is None:
             config, tokenizer = inputs.config, inputs.tokenizer
             length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
@@ -392,14 +394,6 @@ def _what_is_read(teacher: str, pairs: ReadRows) -> str:
         f"{teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: "
         f"{columns.describe()}{labels}"
     )
-
-
-def _apart(pairs: ReadRows, log: Log) -> tuple[ReadRows, ReadRows]:
-    """Keep some aside, all passages of a query together."""
-    kept, aside, how = keep_aside(pairs.rows, pairs.columns, together=pairs.columns.texts[0])
-    count = f"{len(aside):,} of {len(pairs.rows):,} rows"
-    log(f"eval_data is not set: {count} of {pairs.argument} are kept aside, {how}")
-    return pairs._replace(rows=kept), ReadRows(aside, pairs.columns, f"the held-out part of {pairs.argument}")
 
 
 def _column_names(given: Mapping[str, Any]) -> list[str]:
