@@ -43,6 +43,8 @@ WAYS = ("pruned", "general", "mended")
 """Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
 _USUAL = "1/4", 3000
 MOST_EVAL_ROWS = 1000
+MOST_CHARACTERS = 750
+"""Of a paragraph that questions are asked about."""
 _MARKS = {",": "COMMA", ".": "PERIOD"}
 
 
@@ -157,7 +159,8 @@ def write_rows(task: str, data_dir: Path, folder: Path) -> Path:
 
 def _rows_of(task: str, data_dir: Path, split: str) -> pd.DataFrame:
     table = pd.read_parquet(data_dir / FOLDERS[task].format(task) / f"{split}.parquet")
-    if task == "squad":  # the answers of SQuAD v1: questions that have one
+    if task == "squad":  # as in SQuAD v1, questions that have an answer; long paragraphs take hours on a core
+        table = table[table["context"].str.len() <= MOST_CHARACTERS]
         table = table[[len(answers["text"]) > 0 for answers in table["answers"]]]
     return table.drop(columns=["idx", "title", "label_name"], errors="ignore")
 
@@ -194,17 +197,34 @@ def _tag(word: str, mark: str) -> str:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Teacher and ways, × 100, with the defaults: of every task at the usual size and rows, and of all else."""
+    """Teacher and ways, × 100: of every task at the usual size and rows, of all else, and with other settings."""
     found: dict[tuple[str, int], dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if not row["settings"]:
             tasks = found.setdefault((row["size"], row["rows"]), {})
             scores = tasks.setdefault(_TITLES[row["task"]], {"teacher": [row["teacher"]]})
             scores.setdefault(row["way"], []).append(row["student"])
-    return {"ways": _beside(found.pop(_USUAL)), "more-ways": _by_setting(found)}
+    return {"ways": _beside(found.pop(_USUAL)), "more-ways": _by_size(found), "defaults": _by_setting(rows)}
 
 
-def _by_setting(found: Mapping[tuple[str, int], Mapping[str, Mapping[str, Sequence[float]]]]) -> list[str]:
+def _by_setting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Score and KL of pruned teachers, a row for the defaults and each other setting, a column a task."""
+    size, count = _USUAL
+    usual = [row for row in rows if (row["size"], row["rows"], row["way"], row["seed"]) == (size, count, "pruned", 0)]
+    tasks = [task for task in _TITLES if any(row["task"] == task and row["settings"] for row in usual)]
+    settings = dict.fromkeys(_words_of(row["settings"]) for row in usual)
+    cells = {
+        (_words_of(row["settings"]), row["task"]): f"{100 * row['student']:.1f}, {row['kl']:.3f}" for row in usual
+    }
+    table = [[words, *(cells.get((words, task), "–") for task in tasks)] for words in settings]
+    return markdown_table(["", *(_TITLES[task] for task in tasks)], table)
+
+
+def _words_of(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"`{name}` {value}" for name, value in settings.items()) or "defaults"
+
+
+def _by_size(found: Mapping[tuple[str, int], Mapping[str, Mapping[str, Sequence[float]]]]) -> list[str]:
     """A row for each size and number of rows, a column a task: the ways behind one another."""
     titles = [title for title in _TITLES.values() if any(title in tasks for tasks in found.values())]
     settings = sorted(found, key=lambda setting: (-Fraction(setting[0]), -setting[1]))

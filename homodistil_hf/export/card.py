@@ -17,7 +17,12 @@ from huggingface_hub.utils import yaml_dump
 
 from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
-from ..models.architectures.architecture import Architecture, HeadKind
+from ..models.architectures.architecture import (
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    Architecture,
+    HeadKind,
+)
 from ..models.cost import COSTS
 from .charts import widths_picture
 from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY
@@ -32,6 +37,7 @@ from .outcome import (
     outcome_rows,
 )
 from .runtimes import runtimes_text
+from .usage import has_pipeline, pipeline_call
 
 UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
@@ -50,6 +56,12 @@ _WIDTH_LABELS = {
     "head_dim": "channels a head",
     "intermediate_size": "FFN neurons",
 }
+
+_EXAMPLES = {
+    SEQUENCE_CLASSIFICATION.name: ("A fine piece of work.", "Well done."),
+    TOKEN_CLASSIFICATION.name: ("Ada Lovelace lived in London.",),
+}
+"""Head → texts that a card shows its use with, the second of pairs."""
 
 
 @dataclass(frozen=True)
@@ -348,10 +360,13 @@ def _widths(facts: Mapping[str, Any]) -> str:
 
 
 def _usage(facts: Mapping[str, Any]) -> str:
-    head = _head(facts)
-    imports = ["pipeline"] if "pipeline(" in head.question else []
+    head, data = _head(facts), facts.get(DATA, {})
+    question = head.question
+    if has_pipeline(data.get("kind")) and (texts := _EXAMPLES.get(head.name, ())[: len(data["text_columns"])]):
+        question = f"print({pipeline_call(data['kind'], 'model, tokenizer=tokenizer', texts)})"
+    imports = ["pipeline"] if "pipeline(" in question else []
     lines = loading_lines(head.auto_class, *imports, remote_code=facts["format"] == "compact")
-    return f"{lines}\n{head.question}"
+    return f"{lines}\n{question}"
 
 
 def _code_files(facts: Mapping[str, Any]) -> str:

@@ -42,8 +42,9 @@ RUN_SECTIONS = (
     *("settings", CHANGED, "training", DATA, "evaluation", "teacher_evaluation", LATENCY, CARD_SECTION, BENCHMARKS),
 )
 """Sections that a run may add: its arguments, and those that differ from defaults; steps, tokens, …; names and numbers
-of its rows; held-out metrics of the student and of the teacher; times of both on the machine of the run; the card's
-texts on the training method; later results of `homodistil evaluate`: `tasks`, `discrepancy`, `guarantee`."""
+of its rows, and what those of a task predict; held-out metrics of the student and of the teacher; times of both on the
+machine of the run; the card's texts on the training method; later results of `homodistil evaluate`: `tasks`,
+`discrepancy`, `guarantee`."""
 
 _CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
@@ -185,7 +186,7 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
     expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
     expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
-    expected[DATA] = expected[DATA] and _are_names(facts.get(DATA, {}), "train", "held_out")
+    expected[DATA] = expected[DATA] and _is_data(facts.get(DATA, {}))
     expected["forms"] = expected["forms"] and (not forms or fits(forms, {"compact": {"plan": dict}}))
     if wrong := [name for name, is_right in expected.items() if not is_right]:
         raise ValueError(
@@ -229,6 +230,13 @@ def is_guarantee(section: Any) -> bool:
 def _are_names(section: Mapping[str, Any], *lists: str) -> bool:
     """Whether these lists of a section, where it has them, hold texts alone, which cards join."""
     return all(fits(section.get(name, []), [str]) for name in lists)
+
+
+def _is_data(section: Mapping[str, Any]) -> bool:
+    """Whether what cards read of the rows is there: names of files, and of columns where a kind is named."""
+    if "kind" in section and not fits(section, {"kind": str, "text_columns": [str]}):
+        return False
+    return _are_names(section, "train", "held_out")
 
 
 def _is_teacher(section: Any) -> bool:

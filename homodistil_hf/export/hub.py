@@ -22,15 +22,6 @@ logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 5.0
 
 
-def teacher_licence(name_or_path: str) -> str:
-    """Licence identifier of a teacher, a Hub name or folder, such as `apache-2.0`, from its model card.
-
-    Returns:
-        `"unknown"` where no card can be read, or the card states none.
-    """
-    return teacher_card(name_or_path)["licence"]
-
-
 def teacher_card(name_or_path: str) -> dict[str, Any]:
     """What a teacher's model card states, of a Hub name or folder.
 

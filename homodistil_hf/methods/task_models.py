@@ -40,6 +40,7 @@ from ..data.task_rows.kinds import (
 from ..data.task_rows.reading import load_rows
 from ..evaluation.small_start import load_small_start
 from ..evaluation.squad import answer_grades
+from ..export.usage import pipeline_call
 from ..files.hub_errors import HubError
 from ..files.messages import join_some
 from ..models.architectures import HEADS
@@ -64,14 +65,7 @@ REPORTED = {
 }
 """Kind → metrics of its labels that results report, beside KL and agreement."""
 
-_PIPELINES = {
-    CLASSES: 'pipeline("text-classification", {folder})',
-    LABELS: 'pipeline("text-classification", {folder}, top_k=None)',
-    VALUES: 'pipeline("text-classification", {folder}, function_to_apply="none", top_k=None)',
-    TAGS: 'pipeline("token-classification", {folder}, aggregation_strategy="first")',
-}
 _FIRST_TOKENS = " (a word's first token has its tag, its other tokens don't count)"
-_EXAMPLES = ('"…"', '{"text": "…", "text_pair": "…"}')
 
 
 @dataclass(frozen=True)
@@ -202,9 +196,8 @@ class TaskRun(MaskedWordsRun):
             lines = f"from transformers import {head.auto_class}, AutoTokenizer\n"
             lines += f"model = {head.auto_class}.from_pretrained({student!r})\n"
             return f"{lines}tokenizer = AutoTokenizer.from_pretrained({student!r})\n{head.question}"
-        made = _PIPELINES[kind].format(folder=repr(student))
-        example = _EXAMPLES[len(results["rows"]["text_columns"]) - 1]
-        return f"from transformers import pipeline\npredict = {made}\nprint(predict({example}))"
+        call = pipeline_call(kind, repr(student), ["…" for _ in results["rows"]["text_columns"]])
+        return f"from transformers import pipeline\nprint({call})"
 
 
 def is_task_model(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:

@@ -85,6 +85,8 @@ class DistillationMethod:
         """Tokenize rows of columns; see [`raw_rows.tokenized`]."""
         if self.row_reader is None:
             self.row_reader = self.reader_of(data, tokenizer, model)
+            if isinstance(self.row_reader, raw_rows.RowReader):
+                self.rows_facts = self.row_reader.described
         return raw_rows.tokenized(data, self.row_reader)
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:

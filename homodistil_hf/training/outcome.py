@@ -155,7 +155,7 @@ def _changed_settings(args: Any) -> dict[str, Any]:
 
 
 def data_of(trainer: Any) -> dict[str, Any]:
-    """Names and numbers of rows, as far as data sets have them."""
+    """Names and numbers of rows, as far as data sets have them; of a task's, what they predict from which columns."""
     held_out = trainer.eval_dataset
     sets = list(held_out.values()) if isinstance(held_out, dict) else [held_out]
     known: dict[str, Any] = {"train": _names([trainer.train_dataset]), "held_out": _names(sets)}
@@ -163,6 +163,7 @@ def data_of(trainer: Any) -> dict[str, Any]:
         known["num_train_rows"] = len(trainer.train_dataset)
     if all(rows is not None and has_length(rows) for rows in sets):
         known["num_held_out_rows"] = sum(map(len, sets))
+    known |= {name: trainer.rows_facts[name] for name in ("kind", "text_columns") if name in trainer.rows_facts}
     return {name: value for name, value in known.items() if value != []}
 
 

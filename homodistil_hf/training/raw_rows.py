@@ -27,12 +27,19 @@ class RowReader:
         config: of the model.
         tokenizer: of the model.
         length: tokens of a row at most.
+        texts: columns of the first rows' texts, of a task.
     """
 
     kind: str
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     length: int
+    texts: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What was understood of a task's rows; nothing of plain text."""
+        return {"kind": self.kind, "text_columns": list(self.texts)} if self.texts else {}
 
     def encoded(self, rows: Any, argument: str) -> Any:
         """Tokenize rows of columns; everything else is as it was. `argument` names the rows in messages."""
@@ -77,7 +84,7 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     columns = find_columns(first, config, kind, argument=argument)
     length = length_of_rows(first, columns, config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
-    return RowReader(kind, config, own, length)
+    return RowReader(kind, config, own, length, columns.texts)
 
 
 def tokenized(data: Mapping[str, Any], reader: RowReader | None) -> dict[str, Any]:

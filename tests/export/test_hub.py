@@ -15,7 +15,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_licence
+from homodistil_hf.export.hub import ensure_repo, push_export, tag_commit, teacher_card
 from homodistil_hf.files.hub_errors import hub_errors
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -478,6 +478,6 @@ def load_trusting(name: str) -> None:
 
 def test_a_licence_over_http(hub, hub_client):
     hub.put("you/bert", {"README.md": b"---\nlicense: mit\n---\n"}, is_private=True)
-    assert hub_client.run(as_user, "hf_other", teacher_licence, "you/bert").value == "mit"
-    assert hub_client.run(as_user, "hf_writer", teacher_licence, "you/bert").value == "unknown"
+    assert hub_client.run(as_user, "hf_other", teacher_card, "you/bert").value["licence"] == "mit"
+    assert hub_client.run(as_user, "hf_writer", teacher_card, "you/bert").value["licence"] == "unknown"
     assert len(list(requests_to(hub, "GET", "^/api/models/you/bert"))) == 2

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from homodistil_hf.export import hub
-from homodistil_hf.export.hub import teacher_card, teacher_licence
+from homodistil_hf.export.hub import teacher_card
 
 
 class FakeApi:
@@ -41,7 +41,7 @@ class FakeApi:
 def test_a_licence_on_the_hub(answer, licence, monkeypatch):
     api = FakeApi(answer)
     monkeypatch.setattr(hub, "HfApi", lambda: api)
-    assert teacher_licence("somebody/a-bert") == licence
+    assert teacher_card("somebody/a-bert")["licence"] == licence
     ((_, name, settings),) = api.calls
     assert name == "somebody/a-bert"
     assert settings["timeout"] <= 10
@@ -65,18 +65,18 @@ def test_a_licence_in_a_folder(tmp_path, text, licence, monkeypatch):
         (tmp_path / "README.md").write_text(text)
     api = FakeApi()
     monkeypatch.setattr(hub, "HfApi", lambda: api)
-    assert teacher_licence(str(tmp_path)) == licence
+    assert teacher_card(str(tmp_path))["licence"] == licence
     assert api.calls == []
 
 
 def test_an_unnamed_teacher_has_no_licence():
-    assert teacher_licence("") == "unknown"
+    assert teacher_card("")["licence"] == "unknown"
 
 
 def test_a_token_is_never_logged(caplog, monkeypatch):
     monkeypatch.setattr(hub, "HfApi", lambda: FakeApi(OSError("401 for token hf_secret")))
     with caplog.at_level(logging.DEBUG):
-        teacher_licence("somebody/a-bert")
+        teacher_card("somebody/a-bert")
     assert "somebody/a-bert" in caplog.text
     assert "hf_secret" not in caplog.text
 

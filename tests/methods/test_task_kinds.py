@@ -98,6 +98,7 @@ def _in_python(finished, folder, ranks):
     assert {key: metrics[f"eval_{key}"] for key in results["evaluation"]} == results["evaluation"]
     trainer.export(folder / "student")
     assert_same_weights(folder / "student", Path(settings["output_dir"]) / "student")
+    _run_code_of_card(folder / "student", results["rows"])
 
 
 def _without_labels(finished, folder, ranks):
@@ -160,6 +161,7 @@ def _to_a_pipeline(finished, folder, ranks):
     lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
     code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
     exec(code.replace("…", "w7 w8"), {})
+    _run_code_of_card(Path(export), results["rows"])
     if kind in (ANSWERS, TAGS):
         return
     model, tokenizer = load_encoder(export), AutoTokenizer.from_pretrained(export)
@@ -171,6 +173,15 @@ def _to_a_pipeline(finished, folder, ranks):
     scores = {entry["label"]: entry["score"] for entry in (found[0] if isinstance(found[0], list) else found)}
     names = [model.config.id2label[number] for number in range(len(logits))]
     assert [scores[label] for label in names] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def _run_code_of_card(export, rows):
+    """The code of a card runs; it has two texts where the rows are pairs, and asks for all values of several."""
+    code = (export / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    is_pair = rows["kind"] != ANSWERS and len(rows["text_columns"]) == 2
+    assert ("text_pair" in code) == is_pair
+    assert ("top_k=None" in code) == (rows["kind"] in (LABELS, VALUES))
+    exec(code.replace('name = "."', f"name = {str(export)!r}"), {})
 
 
 def _verified(finished, folder, ranks):

@@ -1,0 +1,38 @@
+"""Python that uses a fine-tuned model, by what it predicts: for its card, and for the last lines of a run."""
+
+from collections.abc import Sequence
+
+from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, VALUES
+
+_PIPELINES = {
+    CLASSES: '"text-classification", {model}',
+    LABELS: '"text-classification", {model}, top_k=None',
+    VALUES: '"text-classification", {model}, function_to_apply="none", top_k=None',
+    TAGS: '"token-classification", {model}, aggregation_strategy="first"',
+}
+_PAIR = '{{"text": {}, "text_pair": {}}}'
+
+
+def has_pipeline(kind: object) -> bool:
+    """Whether transformers has a pipeline for what a model predicts; it has none for answers."""
+    return isinstance(kind, str) and kind in _PIPELINES
+
+
+def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
+    """Return an expression that predicts.
+
+    Args:
+        kind: what the model predicts, as of `data/task_rows/kinds.py`.
+        model: arguments that name it, Python.
+        texts: one, or two of a pair.
+
+    Example:
+    ```python
+    >>> pipeline_call("labels", "model, tokenizer=tokenizer", ["Well done."])
+    'pipeline("text-classification", model, tokenizer=tokenizer, top_k=None)("Well done.")'
+
+    ```
+    """
+    quoted = [f'"{text}"' for text in texts]
+    example = quoted[0] if len(texts) == 1 else _PAIR.format(*quoted)
+    return f"pipeline({_PIPELINES[kind].format(model=model)})({example})"
