@@ -86,11 +86,11 @@ class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
     The student starts as a copy of its teacher and loses its least important units along a cubic, until
-    `pruning_end_fraction` of the run. The units' scores start as those of the intact teacher and follow every step.
+    `pruning_end_fraction` of the run. Scores start from the intact teacher and are updated at every step.
     `HomoDistilTrainingArguments.paper` has the paper's settings, `OneShotTrainer` prunes at once.
 
     L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
-    + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
+    + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
 
     Args:
         model: what the student starts from, as its copy: Hub name, folder, or a loaded model.

@@ -28,7 +28,8 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker, check_tokenizer
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
+from homodistil_hf.evaluation.own_labels import rows_of
+from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.evaluation.squad import training_windows
 from homodistil_hf.evaluation.task_data import GlueTask, encode, load_squad
 from homodistil_hf.experiments import family

@@ -195,8 +195,8 @@ def tokenize_to_blocks(
 
     A table is tokenized in parallel, in batches of about 4 MB of text, and cached by `datasets` under a fingerprint of
     text, tokenizer and settings. A batch loses its last, incomplete block: half a block on average, of some thousand
-    blocks. A stream loses one incomplete block at its very end. To share a stream, apply `split_dataset_by_node` or
-    accelerate to the result. Every rank then reads all text but keeps only its blocks; together the ranks see what one
+    blocks. A stream loses one at its very end. To divide it among ranks, apply `split_dataset_by_node` or accelerate
+    to the result. Every rank then reads all text but keeps only its blocks; together the ranks see what one
     rank would see.
 
     Args:
@@ -208,7 +208,7 @@ def tokenize_to_blocks(
         num_proc (`int`, *optional*): Processes for a table; by default one, whose tokenizer uses all cores.
         max_positions (`int`, *optional*): Longest sequence the teacher can read, in tokens.
         packing (`bool`, defaults to `True`): Whether documents share blocks. Without it each is a row `[CLS] … [SEP]`
-            of its own, or several where it is longer, for teachers to which places mean something, as in proteins.
+            of its own, or several where it is longer, for teachers of single sequences, such as proteins.
 
     Returns:
         `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` int32, fewer without `packing`) and `example_id`

@@ -112,11 +112,11 @@ def load_text(
     r"""Load documents from local files, without the network, or from the Hub.
 
     Parquet, Arrow, JSON and CSV files hold a document a row; text files hold documents separated by empty lines.
-    Bytes that are no UTF-8 become U+FFFD, with a warning for a table.
+    Bytes that are no UTF-8 become U+FFFD, with a warning unless it is streamed.
 
     A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
-    (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. For single
-    files and globs, `split` doesn't select by file name.
+    (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. Single
+    files and globs are read whatever their names.
 
     Args:
         source (`str`, path, or a sequence of those):
@@ -253,7 +253,7 @@ def local_files(source: str, split: str, label: str) -> list[Path]:
             raise ValueError(
                 f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
             )
-    return _not_empty(files, label)
+    return _readable(files, label)
 
 
 def _globbed(pattern: Path, label: str) -> list[Path]:
@@ -298,7 +298,7 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
         logger.warning(
             "%s: files named after no split are left out, as others are: %s", label, join_some(sorted(set(others)))
         )
-    return _not_empty([file for file in files if not named or split_of[file] == wanted], label)
+    return _readable([file for file in files if not named or split_of[file] == wanted], label)
 
 
 def _is_text(file: Path) -> bool:
@@ -336,8 +336,8 @@ def _is_hub_name(source: str) -> bool:
     return not is_path and _HUB_NAME.fullmatch(source) is not None
 
 
-def _not_empty(files: list[Path], label: str) -> list[Path]:
-    """Leave out empty files, which some readers refuse."""
+def _readable(files: list[Path], label: str) -> list[Path]:
+    """Refuse files that no reader should open, and leave out empty ones."""
     for file in files:
         # The readers would unpack an archive, of any size and to any place.
         if kind := Extractor.infer_extractor_format(file):
@@ -425,12 +425,12 @@ def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label:
             parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
         else:
             parts = _read_files(origin, split, streaming)
-        num_rows = sum(1 for part in parts for _ in part.take(1))
+        parts = [part for part in parts if any(True for _ in part.take(1))]
     except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
         reason = error.__cause__ or error
         problem = _HUB_PROBLEM if isinstance(origin, str) else _FILES_PROBLEM
         raise ValueError(f"{label} {problem} ({type(reason).__name__}: {reason})") from error
-    if num_rows == 0:
+    if not parts:
         raise ValueError(f"{label} is an empty data set (0 rows); expected at least one document")
     return parts
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..export.runtimes import runtime_rows
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import is_number
-from ..plans.latency.timing import missing_packages
+from ..models.onnx_graphs import missing_packages
 from .deployable import Deployable
 from .proof import EXACT, PROBED, probe_distance, runtime_of
 from .targets import TARGETS

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..plans.latency.timing import export_onnx
+from ..models.onnx_graphs import export_onnx
 from .deployable import Deployable
 
 AXES = ("batch", "sequence")

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..plans.latency.timing import Pass, onnx_session
+from ..models.onnx_graphs import onnx_session
+from ..plans.latency.timing import Pass
 from .deployable import Deployable, Outputs, Row
 
 BATCH_SIZE = 8

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..files.messages import nearest_name
-from ..plans.latency.timing import missing_packages
+from ..models.onnx_graphs import missing_packages
 
 
 @dataclass(frozen=True)

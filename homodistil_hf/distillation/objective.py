@@ -111,7 +111,7 @@ class DistillationLoss:
         """Return the weighted sum of all terms, a scalar.
 
         L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
-        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; w_task·task for the loss of a task model)
+        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
 
         Args:
             terms: name → scalar.

@@ -14,7 +14,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.samples import drawn
-from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, find_columns, kind_of, names_of
+from ..data.task_rows.columns import find_columns
+from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, kind_of, names_of
 from ..data.task_rows.reading import load_rows
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE

@@ -4,7 +4,6 @@ The kind is found by the rows' columns. own_task.py chooses the rate, trains and
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,21 +14,10 @@ from datasets import Dataset, List
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.task_rows.columns import Columns, ReadRows, class_names, find_columns, is_missing
 from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
 from ..data.task_rows.held_out import apart
-from ..data.task_rows.kinds import (
-    ANSWERS,
-    CLASSES,
-    LABELS,
-    TAGS,
-    VALUES,
-    Columns,
-    ReadRows,
-    class_names,
-    find_columns,
-    is_missing,
-    names_of,
-)
+from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 from ..data.task_rows.labels import as_list
 from ..data.task_rows.reading import load_rows
 from ..data.task_rows.tags import entries_of, span_parts
@@ -163,6 +151,9 @@ def task_in(rows: Dataset, settings: Any, config: PreTrainedConfig | None = None
 
     Returns:
         [`KindTask`]; for one class or value a text its columns; None where no usual columns are found.
+
+    Raises:
+        ValueError: several columns of numbers, of which none is named.
     """
     defaults = type(settings).__dataclass_fields__
     given: dict[str, Any] = {
@@ -184,6 +175,7 @@ def task_in(rows: Dataset, settings: Any, config: PreTrainedConfig | None = None
             continue
         if columns.labels and (found := _as(kind, rows, columns)) is not None:
             return found
+    _name_columns_of_numbers(rows, settings)
     return None
 
 
@@ -243,35 +235,13 @@ def _of_several(lists: list[list[Any]], rows: Dataset, columns: Columns) -> Kind
     return KindTask(columns, tuple(names))
 
 
-def kind_rows(
-    settings: Any, config: PreTrainedConfig | None = None
-) -> tuple[KindTask, Dataset, Dataset] | Columns | None:
-    """Read the rows of a fine-tuning where they are of a [`KindTask`].
-
-    Args:
-        settings: of the fine-tuning, which name files and columns.
-        config: of its teacher, whose labels may be columns.
-
-    Returns:
-        The task, rows to train on and rows to evaluate on; for one class or value a text its columns; None where the
-        rows can't be read here.
+def split_rows(task: KindTask, train: Dataset, settings: Any) -> tuple[Dataset, Dataset]:
+    """Rows to train on and rows to evaluate on, which are kept aside where `settings` name no others.
 
     Raises:
-        ValueError: rows to evaluate on that don't fit, or aren't there.
+        ValueError: rows that don't fit, or aren't there.
         OSError: they can't be read.
     """
-    file = os.path.expanduser(settings.train_data)
-    if not os.path.exists(file):  # a name would be asked for on the Hub
-        return None
-    try:
-        train = load_rows([file])
-    except (OSError, ValueError):
-        return None  # own_task.py says what is wrong
-    task = task_in(train, settings, config)
-    if task is None:
-        _name_columns_of_numbers(train, settings)
-    if not isinstance(task, KindTask):
-        return task
     check_rows(train, task.columns, "train_data", least=LEAST_ROWS)
     if settings.eval_data:
         dev = _rows_to_evaluate(settings.eval_data, task)
@@ -279,13 +249,13 @@ def kind_rows(
         train, dev = rows_aside(train, task.columns)
     if len(task.names) < 2 and task.columns.kind != ANSWERS:
         raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
-    return task, train, dev
+    return train, dev
 
 
 def _name_columns_of_numbers(rows: Dataset, settings: Any) -> None:
     """Where no column has the labels' name but several hold numbers, refuse and say how these are named."""
     if settings.label_column in rows.column_names or not set(settings.text_columns) <= set(rows.column_names):
-        return  # own_task.py says what is wrong
+        return  # own_labels.py says what is wrong
     others = [name for name in rows.column_names if name not in settings.text_columns]
     several = [name for name in others if _are_worths(rows[name][:])]
     if len(several) > 1:
@@ -306,10 +276,7 @@ def _are_worths(cells: Sequence[Any]) -> bool:
 
 def _rows_to_evaluate(source: str, task: KindTask) -> Dataset:
     """Read rows that have the task's columns."""
-    file = os.path.expanduser(source)
-    if not os.path.exists(file):
-        raise ValueError(f"eval_data={file!r} does not exist; name a file with labelled rows")
-    rows = load_rows([file], split="validation", argument="eval_data")
+    rows = load_rows([source], split="validation", argument="eval_data")
     config = PreTrainedConfig(num_labels=max(1, len(task.names)))
     labels = ",".join(task.columns.labels)
     how: dict[str, Any] = {"text_columns": task.columns.texts, "label_column": labels, "argument": "eval_data"}

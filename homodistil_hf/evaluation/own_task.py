@@ -6,26 +6,19 @@ settings, the tried rates and the checkpoints, by which a fine-tuning that was s
 
 import json
 import logging
-import math
-import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Value
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.corpus import local_files
-from ..data.csv_files import SEPARATORS
 from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.kinds import CLASSES, VALUES, Columns
-from ..data.task_rows.reading import check_columns, load_rows, table_of
+from ..data.task_rows.reading import load_rows
 from ..distillation.task_scores import class_scores
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -33,7 +26,7 @@ from ..files.field_checks import setting
 from ..files.folders import check_writable, remove_folder
 from ..files.messages import short_repr
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
-from ..files.strict_json import read_json_object, read_json_rows, write_json
+from ..files.strict_json import read_json_object, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
@@ -45,7 +38,8 @@ from ..training.run_folder import folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier
-from .own_kinds import KindTask, check_shape, kind_rows, rows_aside
+from .own_kinds import KindTask, check_shape, split_rows, task_in
+from .own_labels import are_numbered, check_classes_of, rows_of
 from .records import Records
 from .task_data import GlueTask, encode
 from .task_runs import best_rate, training_rows, with_held_out, with_length
@@ -56,11 +50,6 @@ _TRAINING_FOLDER = "training"
 _SAVE_STEPS = 500
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
 _MAKE_ROOM = "Make room, then go on with resume=true"
-_NAME_COLUMNS = "name text_columns and label_column"
-_MOST_CLASSES = 10  # that a line shows
-_FEW_ROWS, _MANY_ROWS = 3, 100
-_NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
-"""Words, in lower case, that stand in a CSV file's column of numbers where there is none."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class OwnTaskSettings(FineTuningSettings):
     teacher: str | None = setting(
         None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
-    train_data: str = setting("", "Labelled rows: .parquet, .json, .jsonl or .csv.", text="a name")
+    train_data: str = setting("", "Labelled rows: a file, folder, glob or Hub data set.", text="a name")
     eval_data: str | None = setting(
         None, "Rows to measure on, of the same columns; default: a tenth of train_data, kept aside.", text="a name"
     )
@@ -152,7 +141,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
     run = _Run(settings, given, replace(evaluated, results=training), task, teacher)
-    rate = run.best_rate(train, say)
+    rate = run.chosen_rate(train, say)
     num_steps = settings.num_steps(len(train), settings.batch_size)
     say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
     trained = run.fine_tuned(
@@ -176,16 +165,17 @@ def _task_rows(
     settings: OwnTaskSettings, evaluated: EvaluatedModel, teacher: PreTrainedModel | None, *, has_length: bool
 ) -> tuple[OwnTaskSettings, GlueTask | KindTask, Dataset, Dataset, list[str]]:
     """The task of the rows and the rows; the settings with the columns that were found, and the rows' length."""
-    found = kind_rows(settings, None if teacher is None else teacher.config)
-    if isinstance(found, tuple):
-        task, train, dev = found
+    train = load_rows([settings.train_data])
+    task = task_in(train, settings, None if teacher is None else teacher.config)
+    if isinstance(task, KindTask):
+        train, dev = split_rows(task, train, settings)
         if not has_length:
             length = length_of_rows(train, task.columns, evaluated.model.config, evaluated.tokenizer)
             settings = replace(settings, max_length=length)
         return settings, task, train, dev, list(task.names)
-    if found is not None:
-        settings = replace(settings, text_columns=found.texts, label_column=found.labels[0])
-    train, dev, names = rows_of(settings)
+    if task is not None:
+        settings = replace(settings, text_columns=task.texts, label_column=task.labels[0])
+    train, dev, names = rows_of(settings, train)
     return settings, GlueTask("own", settings.text_columns, num_labels=len(names) or 1), train, dev, names
 
 
@@ -217,9 +207,11 @@ class _Run:
     task: GlueTask | KindTask
     teacher: PreTrainedModel | None
 
-    def best_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
+    def chosen_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
         """Choose as the evaluations do: on held-out rows, after few steps."""
         rates = self.settings.candidates()
+        if len(rates) == 1:
+            return rates[0]
         rows, held_out = with_held_out(train, getattr(self.task, "group_column", None))
         records = Records(self.evaluated)
 
@@ -234,8 +226,6 @@ class _Run:
             say(f"{place}: {figures_line(found)} on {len(held_out):,} held-out training rows")
             return next(iter(found.values()))
 
-        if len(rates) == 1:
-            return rates[0]
         short = replace(self.settings, max_train_steps=self.settings.num_search_steps)
         num_steps = short.num_steps(len(rows), short.batch_size)
         say(f"trying {len(rates)} learning rates, {num_steps:,} steps each")
@@ -278,214 +268,10 @@ def task_metrics(
     return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
 
 
-def rows_of(settings: OwnTaskSettings) -> tuple[Dataset, Dataset, list[str]]:
-    """Training and evaluation rows, with numbers as `label`, and the names of the classes; none for a regression.
-
-    Names of a `ClassLabel` column are the classes, in its order, and in the rows' features again.
-    """
-    parts = _parts(settings)
-    labels = {argument: _labels(part, settings.label_column, argument) for argument, part in parts.items()}
-    features = (part.features[settings.label_column] for part in parts.values())
-    known = next((feature.names for feature in features if isinstance(feature, ClassLabel)), None)
-    names: list[str] = []
-    if _are_numbers(labels):
-        numbers: dict[str, list[Any]] = {argument: list(map(float, found)) for argument, found in labels.items()}
-    else:
-        if len(found := set(labels["train_data"])) < 2:
-            raise ValueError(f"train_data has the one label {short_repr(*found)}; expected two or more")
-        names = known or list(map(str, sorted(found)))
-        numbers = {argument: _class_numbers(found, names, known, argument) for argument, found in labels.items()}
-        for argument, part in parts.items():
-            _warn_of_classes(
-                part[settings.label_column][0], labels[argument][0], f"{argument}: {settings.label_column}"
-            )
-    columns = list(settings.text_columns)
-    train, dev = (part.select_columns(columns).add_column("label", numbers[name]) for name, part in parts.items())
-    if known is not None:
-        train, dev = (part.cast_column("label", ClassLabel(names=names)) for part in (train, dev))
-    if names:
-        _report_classes(names, train["label"][:], dev["label"][:])
-    return train, dev, names
-
-
-def _parts(settings: OwnTaskSettings) -> dict[str, Dataset]:
-    """Rows to train on and rows to evaluate on, which are kept aside where no others are named."""
-    train = _read(settings, "train_data")
-    if settings.eval_data:
-        return {"train_data": train, "eval_data": _read(settings, "eval_data")}
-    is_value = _are_numbers({"train_data": _labels(train, settings.label_column, "train_data")})
-    columns = Columns(VALUES if is_value else CLASSES, settings.text_columns, (settings.label_column,))
-    return dict(zip(("train_data", "eval_data"), rows_aside(train, columns), strict=True))
-
-
-def _report_classes(names: list[str], labels: list[int], dev_labels: list[int]) -> None:
-    """Log the classes with their training rows; warn of those that a misspelt label may have made."""
-    counts, dev_counts = Counter(labels), Counter(dev_labels)
-    logger.info("%d classes: %s", len(names), _listed(f"{name} {counts[i]:,}" for i, name in enumerate(names)))
-    has_many = max(counts.values()) >= _MANY_ROWS
-    doubtful = [
-        f"{short_repr(name)} ({_rows_at(counts[i], labels, i)} of train_data, {dev_counts[i]:,} of eval_data)"
-        for i, name in enumerate(names)
-        if not dev_counts[i] or (has_many and counts[i] < _FEW_ROWS)
-    ]
-    if doubtful:
-        logger.warning(
-            "few rows, or none of eval_data, have the class %s; correct or drop them, or add rows", _listed(doubtful)
-        )
-
-
-def _rows_at(count: int, labels: Sequence[Any], label: Any) -> str:
-    """How many rows have a label, and the number of the first, counted from 1."""
-    first = f", the first is row {labels.index(label) + 1:,}" if count else ""
-    return f"{count:,} row{'s' * (count != 1)}{first}"
-
-
-def _listed(parts: Iterable[str]) -> str:
-    shown = list(parts)
-    return ", ".join(shown[:_MOST_CLASSES] + ["…"] * (len(shown) > _MOST_CLASSES))
-
-
-def _warn_of_classes(stored: Any, label: Any, where: str) -> None:
-    if isinstance(stored, float | Decimal) and isinstance(label, int):
-        logger.warning("%s has whole numbers such as %s; they are classes", where, stored)
-
-
-def are_numbered(rows: Dataset) -> bool:
-    """Whether a feature numbers the classes of rows of [`rows_of`], so that they may go by their numbers as well."""
-    return isinstance(rows.features["label"], ClassLabel)
-
-
-def _labels(rows: Dataset, column: str, argument: str) -> list[Any]:
-    """Labels as names, whole numbers or fractions; whole numbers are `int`, however they are stored."""
-    labels, feature = rows[column][:], rows.features[column]
-    if isinstance(feature, ClassLabel):
-        if min(labels) < 0:
-            raise ValueError(
-                f"{argument} has rows with {column}={min(labels)}, which is none of its classes; drop them"
-            )
-        return [feature.names[label] for label in labels]
-    if not all(isinstance(label, float | Decimal) for label in labels):
-        return labels
-    if broken := [label for label in labels if not math.isfinite(label)]:
-        raise ValueError(f"{argument} has rows with {column}={broken[0]}; drop them")
-    return list(map(float if any(label % 1 for label in labels) else int, labels))
-
-
-def _are_numbers(labels: Mapping[str, list[Any]]) -> bool:
-    """Whether all labels are numbers, and some of them fractions."""
-    kinds = {type(label) for found in labels.values() for label in found}
-    return float in kinds and kinds <= {float, int}
-
-
-def _class_numbers(labels: list[Any], names: list[str], known: list[str] | None, argument: str) -> list[int]:
-    numbers: dict[Any, int] = {name: number for number, name in enumerate(names)}
-    if known is not None:  # rows of the other file may have its numbers without its names
-        numbers = dict(enumerate(range(len(names)))) | numbers
-    found = [numbers.get(label, numbers.get(str(label))) for label in labels]
-    if None in found:
-        unknown = labels[found.index(None)]
-        other = "train_data" if argument == "eval_data" else "eval_data"
-        raise ValueError(
-            f"{argument} has the label {short_repr(unknown)}, which {other} never has "
-            f"({_rows_at(labels.count(unknown), labels, unknown)}); correct or drop them"
-        )
-    return [number for number in found if number is not None]
-
-
-def _read(settings: OwnTaskSettings, argument: str) -> Dataset:
-    path = Path(os.path.expanduser(getattr(settings, argument)))
-    label = f"{argument}={str(path)!r}"
-    if not path.is_dir() and (path.suffix not in _ENDINGS or not path.is_file()):
-        raise ValueError(
-            f"{label} is no file of {', '.join(_ENDINGS)} and no folder of them; name one with labelled rows"
-        )
-    columns = (*settings.text_columns, settings.label_column)
-    split = _SPLITS[argument]
-    files = local_files(str(path), split, label)
-    is_csv = any(file.suffix.lower() in SEPARATORS for file in files)
-    if path.suffix in (".json", ".jsonl"):  # `load_rows` would take labels of several types for words
-        rows = Dataset(table_of(read_json_rows(path, label), columns, label, remedy=_NAME_COLUMNS))
-    else:
-        rows = load_rows(list(map(str, files)), split=split, argument=argument)
-        check_columns(rows.column_names, columns, label, remedy=_NAME_COLUMNS)
-    _check_values(rows.select_columns(list(dict.fromkeys(columns))), label, missing="" if is_csv else None)
-    if is_csv:
-        parsed = _parsed(rows[settings.label_column][:], f"{label} has rows with {settings.label_column}")
-        rows = rows.remove_columns(settings.label_column).add_column(settings.label_column, parsed)
-    for column in settings.text_columns:
-        if rows.features[column].dtype not in ("string", "large_string"):
-            rows = rows.cast_column(column, Value("string"))
-    return rows
-
-
-_ENDINGS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow")
-_SPLITS = {"train_data": "train", "eval_data": "validation"}
-
-
-def _parsed(words: list[str], where: str) -> list[Any]:
-    """A CSV column's labels: booleans or numbers where all of them are; else names."""
-    if {word.lower() for word in words} <= {"true", "false"}:
-        return [word.lower() == "true" for word in words]
-    kinds = {kind for word in set(words) if (kind := _kind(word)) is not str}
-    others = [word for word in words if _kind(word) is str]
-    if kinds and others and {word.lower() for word in others} <= _NO_NUMBERS:
-        raise ValueError(f"{where}={others[0]!r} beside numbers; drop them")
-    if others or not kinds:
-        return words
-    return list(map(float if float in kinds else int, words))
-
-
-def _kind(word: str) -> type:
-    """The type of a label that is written as a word: int, float or str."""
-    for kind in (int, float):
-        try:
-            return kind if math.isfinite(kind(word)) and "_" not in word else str
-        except (ValueError, OverflowError):
-            continue
-    return str
-
-
-def _check_values(rows: Dataset, label: str, *, missing: str | None) -> None:
-    for column, feature in rows.features.items():
-        if not isinstance(feature, Value | ClassLabel):
-            raise ValueError(f"{label} has lists in {column!r}; expected one text or label a row")
-        values = rows[column][:]
-        if None in values or missing in values:
-            raise ValueError(f"{label} has rows without {column!r}; drop them")
-    if len(rows) < 8:
-        raise ValueError(f"{label} has {len(rows)} rows; expected 8 or more")
-
-
-def check_labels(model: PreTrainedModel, names: list[str], *, argument: str, are_numbered: bool = False) -> None:
-    """Refuse a model that was fine-tuned for other labels than the `names` of [`rows_of`].
-
-    Args:
-        model: a sequence classifier.
-        names: of the classes; none for a regression.
-        argument: name of the model in messages.
-        are_numbered: whether the classes may go by their numbers in the model.
-    """
-    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    # transformers names classes LABEL_0 … by default; they fit rows whose labels are these numbers.
-    allowed = [names, [f"LABEL_{name}" for name in names or ["0"]]]
-    if are_numbered:
-        numbers = list(map(str, range(len(names))))
-        allowed += [numbers, [f"LABEL_{number}" for number in numbers]]
-    if known not in allowed:
-        raise ValueError(
-            f"{argument} has the labels {short_repr(known)}, the rows {short_repr(names)}; fine-tune it on these rows"
-        )
-    task = "single_label_classification" if names else "regression"
-    if (given := model.config.problem_type) not in (None, task):
-        raise ValueError(
-            f"{argument} has problem_type={given!r}, the rows are for {task!r}; fine-tune it on these rows"
-        )
-
-
 def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list[str], *, are_numbered: bool) -> None:
     if not type(teacher).__name__.endswith("ForSequenceClassification"):
         raise ValueError(
             f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
         )
-    check_labels(teacher, names, argument="teacher", are_numbered=are_numbered)
+    check_classes_of(teacher, names, argument="teacher", are_numbered=are_numbered)
     check_shape(teacher, model)

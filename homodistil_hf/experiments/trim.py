@@ -18,8 +18,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import TextPacker, check_tokenizer
 from ..data.corpus import load_text, local_files
+from ..data.task_rows.columns import find_columns, listed_columns
 from ..data.task_rows.encoding import check_rows, texts_of
-from ..data.task_rows.kinds import find_columns, kind_of, listed_columns
+from ..data.task_rows.kinds import kind_of
 from ..data.task_rows.reading import load_rows
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside

@@ -63,7 +63,7 @@ def export_student(
         tokenizer: saved along.
         teacher: name, folder or model that the student was made from, for facts and card; or the `teacher` part of
             another export's facts.
-        facts: sections of the run, any of `RUN_SECTIONS` in facts.py. Each maps names to plain values.
+        facts: name of a section in `RUN_SECTIONS` (facts.py) → its names → plain values.
         overwrite: replace an earlier export in the folder. A folder that holds anything else is never replaced.
 
     Returns:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..data.blocks import check_tokenizer, some_blocks
+from ..data.task_rows.columns import ReadRows, find_columns, listed_columns
 from ..data.task_rows.encoding import (
     LEAST_ROWS,
     check_number,
@@ -24,19 +25,7 @@ from ..data.task_rows.encoding import (
     what_fits,
 )
 from ..data.task_rows.held_out import apart
-from ..data.task_rows.kinds import (
-    ANSWERS,
-    CLASSES,
-    LABELS,
-    MASKED_WORDS,
-    TAGS,
-    VALUES,
-    ReadRows,
-    describe_kind,
-    find_columns,
-    kind_of,
-    listed_columns,
-)
+from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, describe_kind, kind_of
 from ..data.task_rows.reading import load_rows
 from ..evaluation.small_start import load_small_start
 from ..evaluation.squad import answer_grades

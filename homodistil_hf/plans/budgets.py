@@ -66,15 +66,15 @@ def plan_for_budget(
 
     Args:
         budget (`str` or `Budget`):
-            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. The FFN size falls
-            by the same ratio as the hidden size.
-            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. The FFN size falls by the hidden size's
-            ratio to the power 1.75.
-            `"compact_macs=0.25"`: the same for the compact export, with the power 2.5. Compared with `macs`, the
-            hidden size is larger and attention uses 0.8 of it. A standard export must pad attention.
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. The FFN has the
+            hidden size's share of the teacher's.
+            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. The FFN's share is the hidden size's to
+            the power 1.75.
+            `"compact_macs=0.25"`: the same of the compact export, which has no padding, with the power 2.5. Compared
+            with `macs`, the hidden size is larger and attention uses 0.8 of it. A standard export must pad attention.
             Each may name hidden size, heads and layers as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`,
-            `"macs=0.125,layers=4"`. By default heads are as many as the teacher's while each keeps 24 channels,
-            fewer below, and layers are as many as the teacher's.
+            `"macs=0.125,layers=4"`. By default layers are as many as the teacher's, and heads too, or fewer so that
+            each keeps 24 channels.
         teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
         multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
             least 1.
@@ -83,8 +83,8 @@ def plan_for_budget(
             for `compact_macs` heads narrow as well.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget, the plan nearest to this shape. If the steps of the hidden
-        size are too large for 3 %, the plan nearest to the budget.
+        `WidthPlan`: Of the plans within 3 % of the budget, the one nearest to the shape above. If the steps of the
+        hidden size are too large for 3 %, the plan nearest to the budget.
 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
@@ -441,10 +441,10 @@ def _parse(budget: str) -> Budget:
         raise ValueError(
             f"student={short_repr(budget)} limits no known cost; nearest valid: '{nearest}={_EXAMPLES[nearest]}'"
         )
-    if match is None or (kind == "macs" and match[3]):
+    if match is None or (kind != "params" and match[3]):
         raise ValueError(
             f"student={short_repr(budget)} is no number of {kind}; expected a positive number, for params with an "
-            "optional suffix k, M or B, for macs a fraction of the teacher's encoder, and no more than hidden_size, "
+            "optional suffix k, M or B, for others a fraction of the teacher's encoder, and no more than hidden_size, "
             f"num_attention_heads and layers behind it; for example '{kind}={_EXAMPLES[kind]}' or "
             f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )

@@ -75,7 +75,7 @@ def resolve_plan(
             - a preset's name: `"homobert-tiny"`;
             - `"params=14M"`: parameters of embeddings and encoder, with suffixes k, M, B;
             - `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens; so are `0.25`, `"25%"` and `"1/4"`;
-            - `"compact_macs=0.25"`: the same for the compact export;
+            - `"compact_macs=0.25"`: the same of the compact export, which has no padding;
             - any of these three budgets with `",num_attention_heads=8"`, `",hidden_size=216"` or `",layers=4"`
               behind it;
             - `"latency_ms=5"`: on this machine, see `LatencyBudget.parse`;

@@ -321,29 +321,24 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         )
+    is_table = isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows)
     try:
-        longest = _longest(rows, first)
+        tokens = _head(rows) if is_table else [first["input_ids"]] if isinstance(first, Mapping) else []
+        longest = pc.max(pc.list_value_length(tokens)).as_py() or 0 if is_table else max(map(len, tokens), default=0)
     except (TypeError, NotImplementedError) as error:  # Arrow raises the latter for values without a length
         raise ValueError(
             f"{name} has a row with input_ids={short_repr(first['input_ids'])}; expected a list of token ids "
             "(masked words: homodistil_hf.tokenize_to_blocks)"
         ) from error
     _check_length(name, longest, config)
-    if isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows) and longest:
-        ids = pc.min_max(_head(rows).combine_chunks().flatten())
+    if is_table and longest:
+        ids = pc.min_max(pc.list_flatten(tokens))
         check_ids(name, ids["min"].as_py(), ids["max"].as_py(), config.vocab_size)
 
 
 def _head(rows: datasets.Dataset) -> Any:
     """`input_ids` of a table's first rows, as Arrow has them."""
     return rows.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]["input_ids"]
-
-
-def _longest(rows: Any, first: Any) -> int:
-    """Tokens of the longest of a table's first rows; for any other data set those of its first row."""
-    if isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows):
-        return pc.max(pc.list_value_length(_head(rows))).as_py() or 0
-    return len(first["input_ids"]) if isinstance(first, Mapping) else 0
 
 
 def _check_length(name: str, length: int, config: Any) -> None:
@@ -357,7 +352,7 @@ def _check_length(name: str, length: int, config: Any) -> None:
 def check_label_rows(
     data: Mapping[str, Any], task: Task, collator: Any, *, class_names: Sequence[str] = (), evaluates: bool = False
 ) -> None:
-    """Look at all labels of tables before training; those of streams and lists of rows are seen batch by batch.
+    """Look at all labels of tables before training; answers' places, streams and lists are seen batch by batch.
 
     Args:
         data: as in [`check_data`].
@@ -377,13 +372,15 @@ def check_label_rows(
     for name, rows in _parts(data):
         if not isinstance(rows, datasets.Dataset) or rows.format["type"] == "custom":
             continue
-        column = next((column for column in names if column in rows.column_names), None)
-        if column is None and (evaluates or name == "train_dataset"):
+        is_there = [column in rows.column_names for column in names]
+        has_labels = any(is_there) if names is _LABEL_COLUMNS else all(is_there)
+        if not has_labels and (evaluates or name == "train_dataset"):
             raise ValueError(
                 f"{name} has the columns {', '.join(rows.column_names)}, but not {', '.join(task.required_labels)}; "
                 "rename the column that holds the labels"
             )
-        if column in _LABEL_COLUMNS:
+        if has_labels and names is _LABEL_COLUMNS:
+            column = names[is_there.index(True)]
             _check_class_names(f"column {column!r} of {name}", rows.features[column], class_names)
             num_tokens = pc.list_value_length(rows.data.column("input_ids"))
             _check_label_column(

@@ -10,8 +10,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import tokenize_to_blocks
 from ..data.corpus import only_text
+from ..data.task_rows.columns import find_columns
 from ..data.task_rows.encoding import encode_rows, length_of_rows, question_rows
-from ..data.task_rows.kinds import ANSWERS, MASKED_WORDS, find_columns, kind_of
+from ..data.task_rows.kinds import ANSWERS, MASKED_WORDS, kind_of
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
 

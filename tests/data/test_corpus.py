@@ -368,3 +368,9 @@ def test_a_local_folder_wins_over_a_hub_name(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert texts("owner/name") == ["local"]
     assert hub.calls == []
+
+
+def test_a_file_without_rows_beside_others_is_left_out_of_a_stream(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "w5 w6"}\n')
+    assert list(load_text(str(tmp_path), streaming=True)) == [{"text": "w5 w6"}]

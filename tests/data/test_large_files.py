@@ -8,7 +8,8 @@ import pytest
 from data_files import write
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, rows_of
+from homodistil_hf.evaluation.own_labels import rows_of
+from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.evaluation.task_data import load_glue
 
 pytestmark = pytest.mark.usefixtures("offline")

@@ -18,8 +18,8 @@ from homodistil_hf.deploy import folder as deploying
 from homodistil_hf.deploy import node, transformers_js, workshop
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
+from homodistil_hf.models.onnx_graphs import onnx_session
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.plans.latency.timing import onnx_session
 
 pytestmark = [needs_onnx, pytest.mark.slow]
 

@@ -6,7 +6,7 @@ from deployed import needs_onnx
 from torch import nn
 
 from homodistil_hf.deploy.quantization import Quantized, quantize
-from homodistil_hf.plans.latency.timing import export_onnx
+from homodistil_hf.models.onnx_graphs import export_onnx
 
 pytestmark = [needs_onnx]
 PARTS = ["tables", "decoder", "first quarter of the products", "last quarter of the products", "products that narrow"]

@@ -10,7 +10,9 @@ from tiny_files import own_cache, write_teacher
 from tiny_models import tiny_config
 from transformers import AutoConfig, AutoTokenizer
 
-from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, Columns
+from homodistil_hf.data.task_rows.columns import Columns
+from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES
+from homodistil_hf.data.task_rows.reading import load_rows
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_kinds import KindTask, task_in
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
@@ -174,10 +176,11 @@ def test_words_without_tags_count_for_no_metric(tmp_path):
     assert found.keys() == {"span_f1", "span_precision", "span_recall", "accuracy"}
 
 
-def test_names_without_files_are_not_asked_for_on_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.data.corpus.datasets.load_dataset", lambda *words, **how: pytest.fail("asked"))
+def test_rows_come_from_the_hub_too(tmp_path, monkeypatch):
+    """As those of `distil` do: a name without a file is a data set's."""
     given = write(tmp_path, "tags")
-    with pytest.raises(ValueError, match="eval_data='nobody/rows' does not exist; name a file"):
-        run(given, eval_data="nobody/rows")
-    with pytest.raises(ValueError, match="train_data='nobody/rows' is no file"):
-        run(given, train_data="nobody/rows")
+    expected, _ = run(given)
+    rows = load_rows([given.pop("train_data")])
+    monkeypatch.setattr("homodistil_hf.data.corpus.datasets.load_dataset", lambda name, *words, **how: rows)
+    found, _ = run(given, train_data="somebody/rows", output_dir=str(tmp_path / "again"))
+    assert found["metrics"] == expected["metrics"]

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
+from homodistil_hf.data.task_rows.columns import find_columns
 from homodistil_hf.data.task_rows.held_out import keep_aside
-from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, find_columns, kind_of
+from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
 from homodistil_hf.experiments.config import run_of as settings_of
 from homodistil_hf.experiments.distill import run
 from homodistil_hf.experiments.sweep.running import prepare_sweep

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
+from homodistil_hf.data.task_rows.columns import find_columns
 from homodistil_hf.data.task_rows.held_out import keep_aside
-from homodistil_hf.data.task_rows.kinds import find_columns, kind_of
+from homodistil_hf.data.task_rows.kinds import kind_of
 from homodistil_hf.evaluation.small_start import started_pair
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.config import run_of as settings_of

@@ -280,6 +280,7 @@ def test_an_uneven_teacher_gets_a_uniform_student_within_its_narrowest_layer():
         ("params=nan", "is no number of params"),
         ("params=1,5M", "is no number of params"),
         ("macs=0.25M", "is no number of macs; .* for example 'macs=0.25'"),
+        ("compact_macs=0.0001k", "is no number of compact_macs"),
         ("macs=25%", "is no number of macs"),
         ("params=110M", "out of this teacher's reach; .* from 'params=258768' to 'params=108891648'"),
         ("params=1000", "out of this teacher's reach; .* from 'params=258768' to"),

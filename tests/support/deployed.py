@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from homodistil_hf.deploy import transformers_js
-from homodistil_hf.plans.latency.timing import missing_packages
+from homodistil_hf.models.onnx_graphs import missing_packages
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")

@@ -69,6 +69,11 @@ def test_names_that_agree_or_that_only_one_side_has_pass(make_trainer, names):
     [
         ("sequence_classification", sequences([0, 1], "target"), "target, but not labels"),
         ("question_answering", sequences([1], "start_positions"), None),
+        (
+            "question_answering",
+            sequences([1], "end_positions"),
+            "end_positions, but not start_positions, end_positions",
+        ),
         ("question_answering", sequences([1], "answers"), "answers, but not start_positions, end_positions"),
     ],
 )

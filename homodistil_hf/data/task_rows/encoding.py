@@ -14,7 +14,8 @@ from ...files.messages import short_repr
 from ...models.architectures import max_tokens
 from ...models.tokenizers import as_it_was
 from ..masking import UNKNOWN_CLASS
-from .kinds import ANSWERS, TAGS, Columns, is_missing, is_string, type_of
+from .columns import Columns, is_missing, is_string, type_of
+from .kinds import ANSWERS, TAGS
 from .labels import label_numbers, parsed_cell
 from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
 from .tags import TaggedText, entries_of, tagged_texts, tagged_tokens

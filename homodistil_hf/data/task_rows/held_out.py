@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .kinds import ANSWERS, CLASSES, LABELS, VALUES, Columns, ReadRows, is_missing
+from .columns import Columns, ReadRows, is_missing
+from .kinds import ANSWERS, CLASSES, LABELS, VALUES
 
 _FRACTION = 0.1
 _MOST = 1000

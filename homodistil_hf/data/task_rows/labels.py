@@ -14,12 +14,14 @@ from transformers import PreTrainedConfig
 
 from ...files.messages import nearest_name, short_repr
 from ..masking import UNKNOWN_CLASS, UNKNOWN_VALUE
-from .kinds import CLASSES, LABELS, VALUES, Columns, class_names, has_default_names, known_labels, names_of
+from .columns import Columns, class_names, known_labels
+from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
 logger = logging.getLogger(__name__)
 _WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
 _MOST = float(np.finfo(np.float32).max)
 _SEPARATORS = re.compile(r"[,;|]")
+_POINT = re.compile(r"(?<=\d)\.0*$")  # of whole numbers, as pandas writes a column with empty cells
 
 
 def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, argument: str) -> list[Any]:
@@ -93,7 +95,9 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
         values = [own_names[value] if isinstance(value, int) else value for value in values]
     names = {name.strip().casefold(): number for number, name in enumerate(names_of(config))}
     found: dict[Hashable, None] = dict.fromkeys(values)
-    by_name = {value: names.get(str(value).strip().casefold()) for value in found}
+    by_name = {
+        value: names.get(word := str(value).strip().casefold(), names.get(_POINT.sub("", word))) for value in found
+    }
     if None not in by_name.values():
         return [_present(by_name[value]) for value in values]
     by_number = {value: _whole(value) for value in found}
@@ -119,7 +123,8 @@ def _whole(value: Any) -> int | None:
     """A number of a class, however it is stored; None for anything else."""
     if isinstance(value, str):
         word = value.strip().casefold()
-        return _WORDS_OF_BOOLEANS.get(word, int(word) if re.fullmatch(r"-?\d{1,9}", word, re.ASCII) else None)
+        number = _POINT.sub("", word)
+        return _WORDS_OF_BOOLEANS.get(word, int(number) if re.fullmatch(r"-?\d{1,9}", number, re.ASCII) else None)
     if isinstance(value, int | float | Decimal) and value % 1 == 0:
         return int(value)
     return None

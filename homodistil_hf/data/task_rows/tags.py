@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ...files.messages import short_repr
 from ...models.tokenizers import as_it_was
 from ..masking import IGNORED_LABEL, UNKNOWN_CLASS
-from .kinds import Columns, class_names, is_missing, names_of
+from .columns import Columns, class_names, is_missing
+from .kinds import names_of
 from .labels import as_list, class_numbers
 
 _WORD = re.compile(r"\w+|[^\w\s]")

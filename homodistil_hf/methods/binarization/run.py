@@ -17,14 +17,8 @@ from transformers.utils import CONFIG_NAME
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import collator_of, training_arguments
-from ...evaluation.own_task import (
-    OwnTaskSettings,
-    are_numbered,
-    check_labels,
-    check_start,
-    rows_of,
-    task_metrics,
-)
+from ...evaluation.own_labels import are_numbered, check_classes_of, rows_of
+from ...evaluation.own_task import OwnTaskSettings, check_start, task_metrics
 from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, in_thirds, training_windows
 from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import training_rows, with_length
@@ -272,7 +266,7 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
 def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     tokenizer = evaluated.tokenizer
     train, dev, names = rows_of(settings)
-    check_labels(evaluated.model, names, argument="model", are_numbered=are_numbered(train))
+    check_classes_of(evaluated.model, names, argument="model", are_numbered=are_numbered(train))
     task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
     encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.row_length)
     return TaskRows(

@@ -11,8 +11,9 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.masking import UNKNOWN_VALUE
+from ...data.task_rows.columns import ReadRows, find_columns
 from ...data.task_rows.encoding import check_rows, length_of_rows
-from ...data.task_rows.kinds import VALUES, ReadRows, find_columns
+from ...data.task_rows.kinds import VALUES
 from ...data.task_rows.labels import label_numbers
 from ...evaluation.fine_tuning import predict
 from ...models.tokenizers import as_it_was, without_unused_segments

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ...deploy.graphs import write_graph
 from ...files.messages import first_line
-from ...plans.latency.timing import missing_reason, onnx_session
+from ...models.onnx_graphs import onnx_session
+from ...plans.latency.timing import missing_reason
 from .deployable import deployable_of
 from .model import EmbeddingModel
 

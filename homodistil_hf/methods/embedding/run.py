@@ -1,6 +1,5 @@
 """Runs of embedding models and rerankers: vectors or scores in place of words, rows of any length."""
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...data.blocks import some_blocks
 from ...data.corpus import hold_out
+from ...data.task_rows.columns import ReadRows, has_values, pair_in, ranks_pairs
 from ...data.task_rows.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ...data.task_rows.held_out import apart
-from ...data.task_rows.kinds import ReadRows, has_values, pair_in, ranks_pairs
 from ...data.task_rows.reading import load_rows
 from ...evaluation.evaluated_model import model_name
 from ...export.run_records import TABLES
@@ -271,11 +270,12 @@ class EmbeddingRun(StudentRun):
             costs = [cell(found.get(cost), "{:,}") for cost in MODEL_COSTS]
             table.append([found["name"], *costs, *(cell(found.get(name), "{:.3f}") for name in metrics)])
         folder = output_dir.rstrip("/")
-        tables = [aligned_lines(table)]
+        lines = aligned_lines(table)
         for title, (headings, cells) in space_tables(results.get(SPACE, {})):
-            tables.append(["", title, *aligned_lines([headings, *cells])])
+            lines += ["", title, *aligned_lines([headings, *cells])]
+        tables = "\n".join(lines)
         return f"""
-{chr(10).join(itertools.chain.from_iterable(tables))}
+{tables}
 
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
@@ -338,7 +338,7 @@ class RerankerRun(EmbeddingRun):
         names = {name: f"train_data={name!r}" for name in run.train_data}
         names = names if len(names) > 1 else dict.fromkeys(names, "train_data")
         train = [self._read([name], run.train_split, names[name], run, source) for name in run.train_data]
-        log(_what_is_read(run.teacher, train[0]))
+        log(_pairs_read(run.teacher, train[0]))
         if run.eval_data:
             name = f"eval_data={short_repr(run.eval_data)}"
             held_out = [self._read(run.eval_data, run.eval_split, name, run, source)]
@@ -383,9 +383,9 @@ class RerankerRun(EmbeddingRun):
         return reranking_source(run.teacher, columns or None, settings.training.hub_token)
 
 
-def _what_is_read(teacher: str, pairs: ReadRows) -> str:
+def _pairs_read(teacher: str, pairs: ReadRows) -> str:
     """What was understood of a teacher, which may be another kind, and of its rows."""
-    columns, (rows, *_) = pairs.columns, pairs
+    columns, rows = pairs.columns, pairs.rows
     others = [name for name in rows.column_names if name not in columns.texts]
     labels = f" (if there are some in {join_some(others)}: method=reranker and label_column)" if others else ""
     if columns.labels:

@@ -164,7 +164,7 @@ def prune_gradient_free(
 ) -> LayerwiseModel:
     """Drop FFN neurons of a fine-tuned model down to a budget, in forward passes on unlabeled text alone.
 
-    FFN neurons of all layers (the paper's filters) compete, so layers keep different numbers. Heads and hidden size
+    FFN neurons of all layers compete, so layers keep different numbers. Heads and hidden size
     stay. The result stays within the budget of encoder MACs, and misses it by less than one neuron's MACs.
 
     Args:

@@ -199,17 +199,17 @@ class Architecture:
             configuration chooses among heads.
         also_loaded: other stock classes → the head that loads them.
         refused: stock classes with a head but no student class → the remedy in the message.
-        surplus: prefixes of teacher weights that `to_student` ignores where the student has none.
+        surplus: prefixes of teacher weights that `to_student` drops where the student lacks them.
         width_names: `hidden_size`, … → the stock configuration's name for this width, if it has another.
         absent: configuration → parameters listed here that such a model doesn't have.
         not_in_first_layer: parameters that the first layer doesn't have.
-        sizes: a dimension's meaning → configuration → the dimension's length, if the configuration has no such field.
+        sizes: name of a dimension that is no field of the configuration → configuration → its length.
         rotates: configuration → whether heads may get a new basis before pruning (pruning/rotation.py).
         shares_heads: whether a table outside the layers has a column for each head, so all layers keep the same heads.
         first_position: configuration → row of a text's first token in the table of positions.
         is_rotary: whether attention uses rotary position embeddings.
         rotary_kinds: configuration → the kind of each layer; layers of one kind lose the same rotary pairs. Empty if
-            heads stay whole.
+            no pair may go.
         is_gated: whether an FFN has two matrices before its neurons.
         is_pre_norm: whether hidden states are those of the residual stream, not the output of a LayerNorm.
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.

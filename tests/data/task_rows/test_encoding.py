@@ -6,6 +6,7 @@ from task_rows import KINDS, rows_of_kind
 from tiny_models import make_teacher, tiny_config, tiny_tokenizer
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VALUE
+from homodistil_hf.data.task_rows.columns import Columns, find_columns
 from homodistil_hf.data.task_rows.encoding import (
     check_rows,
     encode_rows,
@@ -14,7 +15,7 @@ from homodistil_hf.data.task_rows.encoding import (
     texts_of,
     what_fits,
 )
-from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns, find_columns, kind_of
+from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, kind_of
 
 LABEL_NAMES = {ANSWERS: {"start_positions", "end_positions"}}
 

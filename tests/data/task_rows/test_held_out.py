@@ -4,8 +4,9 @@ from collections import Counter
 
 from datasets import Dataset
 
+from homodistil_hf.data.task_rows.columns import Columns
 from homodistil_hf.data.task_rows.held_out import keep_aside
-from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, Columns
+from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
 
 
 def test_each_label_gives_its_tenth_and_a_single_row_stays():

@@ -5,7 +5,8 @@ from datasets import ClassLabel, Dataset, Features, List
 from tiny_models import tiny_config
 
 from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
-from homodistil_hf.data.task_rows.kinds import CLASSES, LABELS, VALUES, Columns
+from homodistil_hf.data.task_rows.columns import Columns
+from homodistil_hf.data.task_rows.kinds import CLASSES, LABELS, VALUES
 from homodistil_hf.data.task_rows.labels import label_numbers
 
 NAMES = {0: "bad", 1: "fair", 2: "good"}
@@ -27,11 +28,14 @@ def numbers(kind, labels, config, names=("label",)):
         ([2, 0], NAMED, [2, 0]),
         ([2.0, 0.0], NAMED, [2, 0]),
         (["2", "0"], NAMED, [2, 0]),
+        (["2.0", "", "0."], NAMED, [2, UNKNOWN_CLASS, 0]),
         ([True, False], NAMED, [1, 0]),
         (["true", "false"], NUMBERED, [1, 0]),
         (["LABEL_2", "LABEL_0"], NUMBERED, [2, 0]),
         ([1, 3], STARS, [0, 2]),
         ([0, 2], STARS, [0, 2]),
+        ([1.0, 2.0], STARS, [0, 1]),
+        (["1.0", "2.0"], STARS, [0, 1]),
         (["good", None, ""], NAMED, [2, UNKNOWN_CLASS, UNKNOWN_CLASS]),
     ],
 )

@@ -7,7 +7,8 @@ from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import BertTokenizer
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS
-from homodistil_hf.data.task_rows.kinds import TAGS, Columns
+from homodistil_hf.data.task_rows.columns import Columns
+from homodistil_hf.data.task_rows.kinds import TAGS
 from homodistil_hf.data.task_rows.tags import TaggedText, tagged_texts, tagged_tokens
 
 MARKS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -17,7 +17,7 @@ from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.methods.embedding.deployable import embedding_deployable, map_problem
 from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair
 from homodistil_hf.methods.embedding.model import POOLINGS, Dense, pooled
-from homodistil_hf.plans.latency.timing import onnx_session
+from homodistil_hf.models.onnx_graphs import onnx_session
 
 
 def with_map(folder, pooling, *, activation="Identity", bias=True):

@@ -14,18 +14,16 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from homodistil_hf.plans.latency import timing
 from homodistil_hf.plans.latency.timing import (
     FirstOutput,
     check_backend,
     check_equal,
-    export_onnx,
     figures,
     make_runner,
-    missing_packages,
     missing_reason,
     model_inputs,
-    onnx_runner,
     time_in_turns,
 )
 

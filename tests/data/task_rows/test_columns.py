@@ -4,17 +4,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tiny_models import tiny_config
 
-from homodistil_hf.data.task_rows.kinds import (
-    ANSWERS,
-    CLASSES,
-    LABELS,
-    MASKED_WORDS,
-    TAGS,
-    VALUES,
-    Columns,
-    find_columns,
-    kind_of,
-)
+from homodistil_hf.data.task_rows.columns import Columns, find_columns
+from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, kind_of
 
 SEQUENCES = "BertForSequenceClassification"
 ONE = ["a b"]
