@@ -96,7 +96,13 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     results = read_json_object(folder / "results.json", str(folder))
     alone, student = results["models"][0], results["evaluation"]
     metric = METRICS.get(cell["task"], "task_accuracy")
-    scores = {"teacher": alone[metric], "student": student[metric], "metric": metric, "kl": student["kl"]}
+    most = 100 if cell["task"] == "squad" else 1  # SQuAD's own F1 is of 100
+    scores = {
+        "teacher": alone[metric] / most,
+        "student": student[metric] / most,
+        "metric": metric,
+        "kl": student["kl"],
+    }
     return scores | {"steps": results["num_steps"], "seconds": results["time_s"]}
 
 
