@@ -26,7 +26,8 @@ from .binarization.trainer import BinarizationTrainer
 from .embedding.cascade_curve import CascadeSettings, format_cascade, measure_cascade
 from .embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
 from .embedding.reranker import RerankerDistilTrainer
-from .embedding.run import EmbeddingRun, RerankerRun
+from .embedding.reranker_run import RerankerRun
+from .embedding.run import EmbeddingRun
 from .embedding.trainer import EmbeddingDistilTrainer
 from .gradient_free.run import PruneSettings, prune_to_folder
 from .masked_words import MaskedWordsRun

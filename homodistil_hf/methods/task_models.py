@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..data.blocks import check_tokenizer, some_blocks
-from ..data.task_rows.columns import ReadRows, find_columns, listed_columns
+from ..data.task_rows.columns import ReadRows, described_rows, find_columns, listed_columns
 from ..data.task_rows.encoding import (
     LEAST_ROWS,
     check_number,
@@ -112,14 +112,7 @@ class TaskRun(MaskedWordsRun):
         questions = question_rows(*held_out) if inputs.kind == ANSWERS else None
         if questions is not None:
             self.grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
-        self.described = {
-            "kind": inputs.kind,
-            "text_columns": list(train.columns.texts),
-            "label_columns": list(train.columns.labels),
-            "max_seq_length": length,
-            "num_train_rows": len(train.rows),
-            "num_eval_rows": len(held_out.rows),
-        }
+        self.described = described_rows(inputs.kind, [train], [held_out], length)
         if "max_eval_blocks" in settings.given:
             encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
         return encoded[0], encoded[1]

@@ -89,6 +89,20 @@ class ReadRows(NamedTuple):
     argument: str
 
 
+def described_rows(
+    kind: str, train: Sequence[ReadRows], held_out: Sequence[ReadRows], max_length: int
+) -> dict[str, Any]:
+    """What was understood of the rows of a run, for its results; all sources have the columns of the first."""
+    return {
+        "kind": kind,
+        "text_columns": list(train[0].columns.texts),
+        "label_columns": list(train[0].columns.labels),
+        "max_seq_length": max_length,
+        "num_train_rows": sum(len(part.rows) for part in train),
+        "num_eval_rows": sum(len(part.rows) for part in held_out),
+    }
+
+
 def find_columns(
     rows: Dataset,
     config: PreTrainedConfig,

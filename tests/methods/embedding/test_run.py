@@ -17,7 +17,8 @@ from homodistil_hf.experiments.config import help_of, parse_run
 from homodistil_hf.files import model_files
 from homodistil_hf.methods.embedding import reading, texts, trainer
 from homodistil_hf.methods.embedding.reading import load_embedding_model
-from homodistil_hf.methods.embedding.run import RerankerRun, _held_out_texts
+from homodistil_hf.methods.embedding.reranker_run import RerankerRun
+from homodistil_hf.methods.embedding.run import _held_out_texts
 from homodistil_hf.methods.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.methods.registry import method_for, run_named, run_of
 from homodistil_hf.methods.run_arguments import RunArguments
@@ -263,8 +264,7 @@ def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_p
 
 def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
     Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
-    path = pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))
-    settings = parse_run([path])
+    settings = parse_run([pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))])
     run = run_of(settings)
     assert isinstance(run, RerankerRun)
     assert run.inputs(settings).source.columns == ("Query", "Passage")
@@ -406,7 +406,7 @@ def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
         seen.extend(rows["input_ids"])
         return texts.by_length(rows, **settings)
 
-    monkeypatch.setattr("homodistil_hf.methods.embedding.run.by_length", by_length)
+    monkeypatch.setattr("homodistil_hf.methods.embedding.text_run.by_length", by_length)
     sources = [str(tmp_path / f"{name}.txt") for name in "abc"]
     settings = {"train_prompts": ["query", "document", ""], "train_weights": [2, 1, 0.5]}
     words = config(teacher=str(tmp_path / "prompted"), train_data=sources, **settings)
