@@ -225,9 +225,8 @@ def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Docume
         raise ValueError(f"{label} has {found}; expected 2 or more, or documents as eval_data")
     every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
     held_out = range(every - 1, num_documents, every)
-    kept = sorted(set(range(num_documents)) - set(held_out))
-    words = f"{len(held_out):,} of {num_documents:,} documents"
-    return documents.select(kept), documents.select(held_out), words
+    kept = [place for place in range(num_documents) if place not in held_out]
+    return documents.select(kept), documents.select(held_out), f"{len(held_out):,} of {num_documents:,} documents"
 
 
 def local_files(source: str, split: str, label: str) -> list[Path]:
@@ -392,8 +391,9 @@ def check_unpacked_size(file: Path, label: str) -> None:
             row_bytes = next(_sizes(opened, num_rows=1), 0)
             repeated = row_bytes * opened.metadata.num_rows
             # … unless it is much longer than the others.
-            if repeated > most >= unpacked and _is_more(_sizes(opened, num_rows=_COUNTED_BYTES // row_bytes), most):
-                unpacked = repeated
+            if repeated > most >= unpacked:
+                totals = itertools.accumulate(_sizes(opened, num_rows=_COUNTED_BYTES // row_bytes))
+                unpacked = repeated if any(total > most for total in totals) else unpacked
     except (OSError, pyarrow.ArrowException):
         return  # its reader says what is wrong
     if unpacked > most:
@@ -410,10 +410,6 @@ def _sizes(file: pyarrow.parquet.ParquetFile, *, num_rows: int) -> Iterator[int]
         schema = Features.from_arrow_schema(schema).arrow_schema
     for batch in file.iter_batches(batch_size=min(max(num_rows, 1), _COUNTED_ROWS)):
         yield table_cast(pyarrow.Table.from_batches([batch]), schema).nbytes
-
-
-def _is_more(sizes: Iterable[int], most: int) -> bool:
-    return any(total > most for total in itertools.accumulate(sizes))
 
 
 def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:

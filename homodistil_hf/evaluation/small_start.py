@@ -14,11 +14,7 @@ from ..distillation.tasks import Inputs, Task
 from ..export.export_folder import load_export
 from ..export.student_in_folder import student_in
 from ..models.architectures import HEADS
-from ..models.architectures.architecture import (
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-)
+from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.loading import load_encoder, load_encoder_config
 from .fine_tuning import FineTuningSettings, fresh_answerer, fresh_classifier, fresh_tagger, head_linears

@@ -17,12 +17,7 @@ from huggingface_hub.utils import yaml_dump
 
 from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
-from ..models.architectures.architecture import (
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    Architecture,
-    HeadKind,
-)
+from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
 from ..models.cost import COSTS
 from .charts import widths_picture
 from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY

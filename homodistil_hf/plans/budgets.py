@@ -399,7 +399,8 @@ class _PlainSearch(_Search):
             for num_heads, head_dim in shapes
             if self.num_attention_heads in (None, num_heads)
         ]
-        return [self._uniform(self.teacher.hidden_size, layer) for layer in sorted(layers, key=_attention_then_ffn)]
+        layers.sort(key=lambda layer: (layer.attention_size, layer.intermediate_size))
+        return [self._uniform(self.teacher.hidden_size, layer) for layer in layers]
 
     def unlikeness(self, plan: WidthPlan) -> float:
         layer = plan.layers[0]
@@ -408,10 +409,6 @@ class _PlainSearch(_Search):
 
     def _wanted(self, attention_size: int) -> float:
         return (attention_size / self.full.attention_size) ** _PLAIN_FFN_POWER * self.full.intermediate_size
-
-
-def _attention_then_ffn(layer: LayerWidths) -> tuple[int, int]:
-    return layer.attention_size, layer.intermediate_size
 
 
 def _search_for(

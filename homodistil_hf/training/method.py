@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import (
-    DataCollatorForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import DataCollatorForTokenClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
 from ..deploy.folder import WITH_HEAD, Deployment, deploy_folder

@@ -18,13 +18,7 @@ from sklearn import metrics
 
 from homodistil_hf.evaluation import metric_modules
 from homodistil_hf.evaluation import metrics as task_metrics
-from homodistil_hf.evaluation.metric_modules import (
-    GlueMetric,
-    best_threshold,
-    exact_match,
-    normalize_answer,
-    token_f1,
-)
+from homodistil_hf.evaluation.metric_modules import GlueMetric, best_threshold, exact_match, normalize_answer, token_f1
 from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
 from homodistil_hf.evaluation.task_data import GLUE_TASKS, TaskData
 

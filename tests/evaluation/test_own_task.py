@@ -11,10 +11,7 @@ from resumed_runs import sigterm_at
 from safetensors.torch import load_file
 from small_disk import limited_file_size
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
-from transformers import (
-    AutoTokenizer,
-    BertForSequenceClassification,
-)
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import own_task

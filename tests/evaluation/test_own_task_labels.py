@@ -7,14 +7,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from own_rows import run
 from tiny_models import make_teacher
-from transformers import (
-    BertForSequenceClassification,
-)
+from transformers import BertForSequenceClassification
 
-from homodistil_hf.evaluation.fine_tuning import (
-    fresh_classifier,
-    settings_from,
-)
+from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
 from homodistil_hf.evaluation.own_labels import rows_of
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.evaluation.task_data import read_questions

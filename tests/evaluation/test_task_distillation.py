@@ -9,11 +9,7 @@ from own_rows import rows, run
 from students import WITHOUT_DROPOUT
 from tiny_models import make_teacher, tiny_tokenizer
 from torch.nn import functional as F
-from transformers import (
-    BertForSequenceClassification,
-    DataCollatorWithPadding,
-    TrainingArguments,
-)
+from transformers import BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import forward, fresh_classifier

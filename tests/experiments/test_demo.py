@@ -19,14 +19,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.evaluation.latency import LatencyGrid
 from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.experiments.demo import run as demo_run
-from homodistil_hf.experiments.demo.run import (
-    TEACHER,
-    DemoSettings,
-    claim_folder,
-    next_steps,
-    run_demo,
-    verdict,
-)
+from homodistil_hf.experiments.demo.run import TEACHER, DemoSettings, claim_folder, next_steps, run_demo, verdict
 from homodistil_hf.experiments.demo.text import (
     english_paragraphs,
     is_english,

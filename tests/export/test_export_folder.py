@@ -22,13 +22,7 @@ from transformers import (
     BertPreTrainedModel,
 )
 
-from homodistil_hf.export.export_folder import (
-    FORMATS,
-    check_target,
-    convert_export,
-    export_student,
-    load_export,
-)
+from homodistil_hf.export.export_folder import FORMATS, check_target, convert_export, export_student, load_export
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.models.architectures import modeling_homobert

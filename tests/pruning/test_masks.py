@@ -12,12 +12,7 @@ from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import Group
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans.resolve import PRESETS
-from homodistil_hf.pruning.masks import (
-    choose_masks,
-    full_masks,
-    mask_digest,
-    scheduled_plan,
-)
+from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
 KINDS = ("hidden", "attention", "ffn")

@@ -9,16 +9,7 @@ import torch
 from distributed_runs import RecordingCollator
 from methods_here import needs
 from run_traces import SaveAt
-from students import (
-    FULL,
-    UNEVEN,
-    assert_same_logits,
-    logits_of,
-    make_batch,
-    make_student,
-    sliced,
-    zeroed_copy,
-)
+from students import FULL, UNEVEN, assert_same_logits, logits_of, make_batch, make_student, sliced, zeroed_copy
 from tiny_models import GRADUAL, make_teacher
 from transformers import BertForMaskedLM, PreTrainedModel
 

@@ -3,10 +3,7 @@
 import pytest
 import torch
 from tiny_models import make_blocks, randomized, tiny_tokenizer
-from transformers import (
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
-)
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 
 def make_image_model():

@@ -17,13 +17,8 @@ from ...files.messages import join_some, short_repr
 from ..masked_words import set_length
 from ..run_arguments import Log, RunArguments, RunConfig
 from .pairs import Grading, PairReader, pairs_in
-from .reading import (
-    kind_of_texts,
-)
-from .sources import (
-    Source,
-    reranking_source,
-)
+from .reading import kind_of_texts
+from .sources import Source, reranking_source
 from .text_run import TextInputs, TextRun
 
 

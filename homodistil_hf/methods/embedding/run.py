@@ -21,19 +21,8 @@ from .card import SPACE, STUDENT, TEACHER, space_tables
 from .evaluate import costs_of
 from .folder import AXES_FILE, axes_in, publish_scores, write_model
 from .model import reduced
-from .reading import (
-    MODULES_FILE,
-    encoder_config,
-    kind_of_texts,
-    load_embedding_model,
-    read_modules,
-)
-from .sources import (
-    EmbeddingRunArguments,
-    Source,
-    embedding_source,
-    vectors_source,
-)
+from .reading import MODULES_FILE, encoder_config, kind_of_texts, load_embedding_model, read_modules
+from .sources import EmbeddingRunArguments, Source, embedding_source, vectors_source
 from .space import QUERIES, space_matrix, task_of_texts
 from .text_run import TextInputs, TextRun
 from .trainer import check_for_vectors

@@ -25,17 +25,8 @@ from ..run import RunInputs, StudentRun, with_projections
 from ..run_arguments import RunConfig
 from .card import SPACE, space_tables
 from .model import EmbeddingModel
-from .reading import (
-    is_embedding_folder,
-    load_embedding_model,
-)
-from .sources import (
-    Source,
-    VectorsSource,
-    embedding_source,
-    reranking_source,
-    vectors_source,
-)
+from .reading import is_embedding_folder, load_embedding_model
+from .sources import Source, VectorsSource, embedding_source, reranking_source, vectors_source
 from .texts import by_length, mixed
 from .trainer import check_output
 

@@ -29,22 +29,8 @@ from ...models.units import UnitTensors, encoder_groups
 from ...models.widths import WidthPlan, widths_of
 from ...pruning.compaction import compact
 from ...pruning.masks import full_masks
-from .activations import (
-    AVERAGES,
-    Batch,
-    FilterStatistics,
-    check_samples,
-    ffn_statistics,
-    num_tokens,
-    second_linear,
-)
-from .representatives import (
-    STOPPING_RULES,
-    convex_masking,
-    gaussian_kernel,
-    least_squares_scales,
-    output_products,
-)
+from .activations import AVERAGES, Batch, FilterStatistics, check_samples, ffn_statistics, num_tokens, second_linear
+from .representatives import STOPPING_RULES, convex_masking, gaussian_kernel, least_squares_scales, output_products
 
 logger = logging.getLogger(__name__)
 METHOD = "gradient_free"

@@ -11,12 +11,7 @@ from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
 from homodistil_hf.methods.embedding.reading import load_embedding_model
-from homodistil_hf.methods.embedding.vectors import (
-    TeacherVectors,
-    learner_of,
-    load_teacher_vectors,
-    tokenize_vectors,
-)
+from homodistil_hf.methods.embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 
 TEXTS = ["w7 w8", "w9", "w10 w11 w12"]
 

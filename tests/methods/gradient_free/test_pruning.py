@@ -22,11 +22,7 @@ from homodistil_hf.methods.gradient_free.pruning import (
     num_kept_filters,
     prune_filters,
 )
-from homodistil_hf.methods.gradient_free.representatives import (
-    convex_masking,
-    gaussian_kernel,
-    output_products,
-)
+from homodistil_hf.methods.gradient_free.representatives import convex_masking, gaussian_kernel, output_products
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 from homodistil_hf.models.conversion import to_student

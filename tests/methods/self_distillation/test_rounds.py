@@ -11,13 +11,7 @@ from pretraining_cases import IMAGES, KINDS, TEXT, assert_equal, data_of, differ
 from tiny_files import write_teacher
 from tiny_models import make_blocks, tiny_tokenizer
 from torch import nn
-from transformers import (
-    AutoTokenizer,
-    BertForMaskedLM,
-    TrainerCallback,
-    ViTMAEForPreTraining,
-    ViTMAEModel,
-)
+from transformers import AutoTokenizer, BertForMaskedLM, TrainerCallback, ViTMAEForPreTraining, ViTMAEModel
 
 from homodistil_hf.methods.self_distillation import run as rounds
 from homodistil_hf.methods.self_distillation.run import load_initial, self_distill
