@@ -5,6 +5,7 @@ python -m benchmarks.reliability.page
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from transformers import BertConfig
@@ -82,7 +83,9 @@ def load(results: dict[str, Any]) -> str:
             found["what"],
             found["seconds"],
             f"{found['peak_bytes'] / 1e9:.1f}",
-            found["line"].partition(";")[0] if found["status"] else "done",
+            shorten(found["line"].removeprefix("homodistil: ").partition(";")[0], 80, placeholder=" …")
+            if found["status"]
+            else "done",
         ]
         for found in results["tries"].values()
     ]

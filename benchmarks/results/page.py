@@ -124,15 +124,13 @@ def _all_runs(results: Results) -> str:
 
 
 def _sweep(sweep: Any, records: list[Record]) -> str:
-    """A point of the appendix: the command, what is missing of it, its rates. The file has a description."""
+    """A point of the appendix: the command, what is missing of it, its minutes. The file has a description."""
     known, done = {record["cell"] for record in records}, trained(records)
     absent = Counter(cell.variant for cell in sweep.cells if cell.name not in known)
     words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`."]
     words += [f"{NOT_RUN.capitalize()}: {_counted(absent)}."] if absent else []
     if done:
-        rates = sorted({setting_of(record, "learning_rate") for record in done})
         minutes = [record["seconds"] / 60 for record in done]
-        words += [f"Rates {', '.join(f'{rate:g}' for rate in rates)}."]
         words += [f"{len(done)} runs of {min(minutes):.0f} to {max(minutes):.0f} minutes."]
     return " ".join(words)
 

@@ -202,13 +202,12 @@ def number_types(found: Mapping[str, Any]) -> str:
         f"predictions are {one['kl']:.4f} nats from its own, {one['agreement']:.1%} of the first choices equal."
         for name, one in zip(names, others, strict=True)
     ]
-    (even_name, even), *odd = found["widths"].items()
-    ratios = [
-        f"{name} channels take {one['median_s'] / even['median_s']:.2f} of the time of {even_name}, with "
-        f"{one['channels'] / even['channels']:.2f} of the channels"
-        for name, one in odd
-    ]
-    points.append(f"- Odd widths on the way of gradual pruning: {'; '.join(ratios)}. So they are not rounded.")
+    (even_name, even), (name, odd), *_ = found["widths"].items()
+    points.append(
+        f"- Odd widths: {name} channels take "
+        f"{odd['median_s'] / even['median_s']:.2f} of the time of {even_name}, with "
+        f"{odd['channels'] / even['channels']:.2f} of the channels."
+    )
     return "\n".join(map(wrapped, points))
 
 
@@ -216,16 +215,12 @@ def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:
     """Why widths are compiled anew, at few moments."""
     static, dynamic = found["sizes"].values()
     a_width, again = (statistics.median(one["first_step_seconds"][1:]) for one in (static, dynamic))
-    num_graphs = [", ".join(map(str, one["num_graphs"])) for one in (static, dynamic)]
     longest = settings.pruning_end_fraction * settings.max_steps
     grouped = replace(settings, pruning_interval_steps=math.ceil(longest / MOST_COMPILED_WIDTHS))
     costs = [mean_cost(way_of(one).stretches, settings.length) for one in (settings, grouped)]
     sentences = (
-        f"- Two layers of 128 channels, one thread: the first step at a new width takes {a_width:.0f} s, any other "
-        f"{static['step_seconds']['median']:.1f} s. Graphs that were compiled after the first step at each of "
-        f"{len(static['num_graphs'])} widths: {num_graphs[0]}.",
-        f"- Sizes marked as dynamic: {num_graphs[1]} graphs, and {again:.0f} s: stock LayerNorm and attention hold "
-        "their sizes as plain numbers.",
+        f"- Two layers of 128 channels, one thread: the first step at a new width takes {a_width:.0f} s "
+        f"({again:.0f} with sizes marked as dynamic), any other {static['step_seconds']['median']:.1f} s.",
         f"- {MOST_COMPILED_WIDTHS} moments raise the student's mean cost on the way from BERT-base to homobert-tiny "
         f"from {costs[0]:.1%} to {costs[1]:.1%} of the unpruned one's.",
     )
@@ -241,6 +236,7 @@ def until_an_answer(cpu_s: Mapping[str, Mapping[str, float]]) -> str:
     rows = [
         (name, f"{found['median']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f})")
         for name, found in cpu_s.items()
+        if not name.endswith("before")
     ]
     return table(("what", "processor time, s: median (lowest–highest)"), rows)
 

@@ -64,8 +64,10 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
         cells.append(_cells(name, share, kept, size, seconds, retrieval.times_faster(speed, student, name)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share in ("1/4", "1/8"):
-        shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned")
-        if runs := [row for row in tasks if (row["task"], row["size"], row["rows"], row["way"]) == wanted]:
+        shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned", {})
+        if runs := [
+            row for row in tasks if tuple(row[name] for name in ("task", "size", "rows", "way", "settings")) == wanted
+        ]:
             kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
             size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
             seconds, faster = min(row["seconds"] for row in runs), _speed_ups()[shape]

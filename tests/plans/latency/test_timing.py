@@ -217,7 +217,7 @@ def test_an_unknown_backend_names_the_nearest():
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(timing.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else name)
     assert missing_reason("torch") is None
     monkeypatch.setattr(torch, "__version__", "2.6.0")
     assert missing_reason("compiled") == (
