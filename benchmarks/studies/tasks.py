@@ -214,7 +214,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _by_setting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Score and KL of pruned teachers, a row for the defaults and each other setting, a column a task."""
+    """Score and KL of pruned teachers, a row a task, a column for the defaults and each other setting."""
     size, count = _USUAL
     usual = [row for row in rows if (row["size"], row["rows"], row["way"], row["seed"]) == (size, count, "pruned", 0)]
     tasks = [task for task in _TITLES if any(row["task"] == task and row["settings"] for row in usual)]
@@ -222,8 +222,8 @@ def _by_setting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = {
         (_words_of(row["settings"]), row["task"]): f"{100 * row['student']:.1f}, {row['kl']:.3f}" for row in usual
     }
-    table = [[words, *(cells.get((words, task), "–") for task in tasks)] for words in settings]
-    return markdown_table(["", *(_TITLES[task] for task in tasks)], table)
+    table = [[_TITLES[task], *(cells.get((words, task), "–") for words in settings)] for task in tasks]
+    return markdown_table(["", *settings], table)
 
 
 def _words_of(settings: Mapping[str, str]) -> str:
