@@ -112,7 +112,7 @@ def load_text(
     r"""Load documents from local files, without the network, or from the Hub.
 
     Parquet, Arrow, JSON and CSV files hold a document a row; text files hold documents separated by empty lines.
-    Bytes that are no UTF-8 become U+FFFD, with a warning unless it is streamed.
+    Bytes that are no UTF-8 become U+FFFD, with a warning unless the text is streamed.
 
     A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
     (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. Single

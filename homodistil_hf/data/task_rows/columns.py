@@ -57,7 +57,7 @@ class Columns:
     """Columns that rows of a kind are read from.
 
     Args:
-        kind: one of the kinds above.
+        kind: one of those in kinds.py.
         texts: one text, two of a pair, words of a text, or question and context.
         labels: one column, or one for each class or value; none for rows without labels.
     """
