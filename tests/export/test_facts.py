@@ -35,7 +35,14 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
 
 
 @pytest.mark.parametrize(
-    ("section", "values"), [("data", {"held_out": 3}), ("data", {"train": [1]}), ("teacher", {"language": 5})]
+    ("section", "values"),
+    [
+        *(
+            ("data", values)
+            for values in ({"held_out": 3}, {"train": [1]}, {"kind": "classes"}, {"kind": ["classes"]})
+        ),
+        ("teacher", {"language": 5}),
+    ],
 )
 def test_facts_that_no_card_can_name_are_refused(tmp_path, section, values):
     folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "a", teacher=make_teacher())
