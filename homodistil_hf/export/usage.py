@@ -28,7 +28,7 @@ def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
 
     Example:
     ```python
-    >>> pipeline_call("labels", "model, tokenizer=tokenizer", ["Well done."])
+    >>> pipeline_call("several labels", "model, tokenizer=tokenizer", ["Well done."])
     'pipeline("text-classification", model, tokenizer=tokenizer, top_k=None)("Well done.")'
 
     ```
