@@ -33,9 +33,12 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _imports_are_no_garbage() -> None:
-    """Accelerate collects garbage when a training starts: looking through all imported modules took half of a test."""
+    """Accelerate collects garbage when a training starts: looking through all that lives on took half of a test.
+
+    Once for each file, as what it and its tests import comes in the course of a session.
+    """
     gc.collect()
     gc.freeze()
 
