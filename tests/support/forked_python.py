@@ -25,7 +25,7 @@ WITH_THIS_PACKAGE = f"{PACKAGES}\nimport homodistil_hf.cli, homodistil_hf.traine
 
 # Each line of its input is a call, each line of its output how that ended.
 _SERVER = """
-import contextlib, json, os, sys, traceback
+import contextlib, gc, json, os, sys, traceback
 
 def run(call):
     os.chdir(call["cwd"])
@@ -56,6 +56,8 @@ for line in sys.stdin:
     if "sentence_transformers" in call["code"]:
         with contextlib.suppress(ImportError):
             import sentence_transformers
+    gc.collect()
+    gc.freeze()  # a training collects garbage: a copy of this process would look through all of it, and so copy it
     child = os.fork()
     if child == 0:
         run(call)
