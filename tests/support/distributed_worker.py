@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from distributed_runs import LOST_RANKS, RUNS, WORLD_SIZES, shared_on
 from ranks import free_port, launched_as
-from torch.multiprocessing import start_processes
+from torch.multiprocessing import ProcessContext, start_processes
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,26 @@ WORLDS = (
     World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
     World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
     World("2 alive", 2, ("reducers",)),
-    *(World(name, 4, (name,)) for name in LOST_RANKS),
     World("1 more", 1, ("resume: 2 → 1",)),
 )
 """In this order: a later one resumes checkpoints of an earlier one."""
+LOST = tuple(World(name, 4, (name,)) for name in LOST_RANKS)
+"""Side by side, as they wait most of the time."""
 
 
 def run_worlds(folder: Path, names: Sequence[str]) -> None:
     """Run the named worlds, or all; results go to `FOLDER/WORLD/RUN-RANK.pt`."""
-    for world in WORLDS:
-        if not names or world.name in names:
-            (folder / world.name).mkdir(parents=True)
-            start_processes(run_rank, (world, free_port(), folder), world.num_ranks, start_method="fork")
+    for group in (*((world,) for world in WORLDS), LOST):
+        started = [_start(world, folder) for world in group if not names or world.name in names]
+        for ranks in started:
+            while not ranks.join():
+                pass
+
+
+def _start(world: World, folder: Path) -> ProcessContext:
+    (folder / world.name).mkdir(parents=True)
+    given = (world, free_port(), folder)
+    return start_processes(run_rank, given, world.num_ranks, join=False, start_method="fork")
 
 
 def run_rank(rank: int, world: World, port: int, folder: Path) -> None:
