@@ -27,6 +27,7 @@ from homodistil_hf.experiments.demo.text import (
     read_documents,
     source_files,
 )
+from homodistil_hf.export import verify
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.cost import model_facts
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -58,6 +59,14 @@ def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(demo_run, "source_files", some_files)
         monkeypatch.setattr(demo_run, "LatencyGrid", partial(LatencyGrid, num_rounds=1))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _processes_are_forked(forked_python):
+    """Those that load the student."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(verify, "subprocess", forked_python)
         yield
 
 
