@@ -7,7 +7,7 @@ settings, the tried rates and the checkpoints, by which a fine-tuning that was s
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -131,12 +131,9 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
-    settings, task, train, dev, names = _task_rows(settings, evaluated, teacher, has_length=has_length)
+    settings, task, train, dev = _task_rows(settings, evaluated, teacher, has_length=has_length)
     if teacher is not None:
-        if isinstance(task, KindTask):
-            task.check_teacher(teacher, evaluated.model)
-        else:
-            _check_teacher(teacher, evaluated.model, names, are_numbered=are_numbered(train))
+        task.check_teacher(teacher, evaluated.model)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
@@ -155,7 +152,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
-        _save(trained.model, evaluated.tokenizer, names, aside)
+        _save(trained.model, evaluated.tokenizer, task.names, aside)
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     remove_folder(training)
     return results
@@ -163,7 +160,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
 
 def _task_rows(
     settings: OwnTaskSettings, evaluated: EvaluatedModel, teacher: PreTrainedModel | None, *, has_length: bool
-) -> tuple[OwnTaskSettings, GlueTask | KindTask, Dataset, Dataset, list[str]]:
+) -> tuple[OwnTaskSettings, "_TextTask | KindTask", Dataset, Dataset]:
     """The task of the rows and the rows; the settings with the columns that were found, and the rows' length."""
     train = load_rows([settings.train_data])
     task = task_in(train, settings, None if teacher is None else teacher.config)
@@ -172,11 +169,12 @@ def _task_rows(
         if not has_length:
             length = length_of_rows(train, task.columns, evaluated.model.config, evaluated.tokenizer)
             settings = replace(settings, max_length=length)
-        return settings, task, train, dev, list(task.names)
+        return settings, task, train, dev
     if task is not None:
         settings = replace(settings, text_columns=task.texts, label_column=task.labels[0])
     train, dev, names = rows_of(settings, train)
-    return settings, GlueTask("own", settings.text_columns, num_labels=len(names) or 1), train, dev, names
+    task_of_texts = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
+    return settings, _TextTask(task_of_texts, tuple(names), are_numbered(train)), train, dev
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
@@ -190,7 +188,7 @@ def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
     return now
 
 
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], folder: Path) -> None:
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], folder: Path) -> None:
     stock = to_stock(model) if isinstance(model, LayerwiseModel) else model
     if names:
         stock.config.id2label = dict(enumerate(names))
@@ -204,7 +202,7 @@ class _Run:
     settings: OwnTaskSettings
     given: Mapping[str, Any]
     evaluated: EvaluatedModel
-    task: GlueTask | KindTask
+    task: "_TextTask | KindTask"
     teacher: PreTrainedModel | None
 
     def chosen_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
@@ -212,7 +210,7 @@ class _Run:
         rates = self.settings.candidates()
         if len(rates) == 1:
             return rates[0]
-        rows, held_out = with_held_out(train, getattr(self.task, "group_column", None))
+        rows, held_out = with_held_out(train, self.task.group_column)
         records = Records(self.evaluated)
 
         def score(rate: float) -> float | None:
@@ -242,16 +240,34 @@ class _Run:
         settings = self.settings
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
         how = {"settings": chosen, "seed": settings.seed, "teacher": self.teacher, **saving}
-        if isinstance(self.task, KindTask):
-            return self.task.fine_tuned(self.evaluated, rows, **how)
-        return fine_tuned_classifier(self.evaluated, self.task, rows, **how)
+        return self.task.fine_tuned(self.evaluated, rows, **how)
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """Metrics on rows; rates are compared by the first one."""
-        how = self.evaluated.tokenizer, self.settings.row_length
-        if isinstance(self.task, KindTask):
-            return self.task.metrics(model, rows, *how)
+        return self.task.metrics(model, rows, self.evaluated.tokenizer, self.settings.row_length)
+
+
+@dataclass(frozen=True)
+class _TextTask:
+    """One class of several, or one value, of a text or two; what it does is what a `KindTask` does."""
+
+    task: GlueTask
+    names: tuple[str, ...]
+    are_numbered: bool
+    group_column = None
+
+    def fine_tuned(self, evaluated: EvaluatedModel, rows: Dataset, **how: Any) -> FineTuned:
+        return fine_tuned_classifier(evaluated, self.task, rows, **how)
+
+    def metrics(self, model: PreTrainedModel, rows: Dataset, *how: Any) -> dict[str, float]:
         return task_metrics(model, rows, self.task, *how)
+
+    def check_teacher(self, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
+        name = type(teacher).__name__
+        if not name.endswith("ForSequenceClassification"):
+            raise ValueError(f"teacher is a {name}; expected one that is fine-tuned for the task: fine-tune it first")
+        check_classes_of(teacher, list(self.names), argument="teacher", are_numbered=self.are_numbered)
+        check_shape(teacher, model)
 
 
 def task_metrics(
@@ -266,12 +282,3 @@ def task_metrics(
         return class_scores(given_R, labels_R)
     is_constant = np.ptp(logits_RC) == 0 or np.ptp(labels_R) == 0
     return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
-
-
-def _check_teacher(teacher: PreTrainedModel, model: PreTrainedModel, names: list[str], *, are_numbered: bool) -> None:
-    if not type(teacher).__name__.endswith("ForSequenceClassification"):
-        raise ValueError(
-            f"teacher is a {type(teacher).__name__}; expected one that is fine-tuned for the task: fine-tune it first"
-        )
-    check_classes_of(teacher, names, argument="teacher", are_numbered=are_numbered)
-    check_shape(teacher, model)
