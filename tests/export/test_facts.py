@@ -37,10 +37,10 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        *(
-            ("data", values)
-            for values in ({"held_out": 3}, {"train": [1]}, {"kind": "classes"}, {"kind": ["classes"]})
-        ),
+        ("data", {"held_out": 3}),
+        ("data", {"train": [1]}),
+        ("data", {"kind": "classes"}),
+        ("data", {"kind": ["classes"]}),
         ("teacher", {"language": 5}),
     ],
 )
