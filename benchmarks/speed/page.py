@@ -232,11 +232,11 @@ def wrapped(text: str) -> str:
 
 
 def until_an_answer(cpu_s: Mapping[str, Mapping[str, float]]) -> str:
-    """Processor time of commands and of the imports that they need."""
+    """Processor time of commands, as they are now, and of the imports that they need."""
     rows = [
-        (name, f"{found['median']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f})")
+        (name.removesuffix(", now"), f"{found['median']:.2f} ({found['lowest']:.2f}–{found['highest']:.2f})")
         for name, found in cpu_s.items()
-        if not name.endswith("before")
+        if not name.endswith(", before")
     ]
     return table(("what", "processor time, s: median (lowest–highest)"), rows)
 
