@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ FOLDERS = {
     "qnli": "glue/qnli_part",
     "squad": "squad_v2_part",
 }
-"""Task → its folder of --data_dir; `punctuation` is made of the text there."""
-METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1"}
+"""Task → its folder of --data_dir; those of `MADE` are made of the text there."""
+METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1", "marks": "macro_f1"}
 """Task → metric; accuracy of all others."""
 _TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qnli": "QNLI", "chemprot": "ChemProt"}
 _TITLES |= {"scierc": "SciERC", "twitter_emotion": "emotion", "punctuation": "punctuation", "squad": "SQuAD"}
+_TITLES |= {"marks": "marks"}
 WAYS = ("pruned", "general", "mended")
 """Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
 _USUAL = "1/4", 3000
@@ -46,11 +47,12 @@ MOST_EVAL_ROWS = 1000
 MOST_CHARACTERS = 750
 """Of a paragraph that questions are asked about."""
 _MARKS = {",": "COMMA", ".": "PERIOD"}
+_SIGNS = {"comma": ",", "colon": ":", "semicolon": ";", "parenthesis": "(", "quotation": '"', "digit": "0123456789"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=[*FOLDERS, "punctuation"], required=True)
+    parser.add_argument("--tasks", nargs="+", choices=[*FOLDERS, *MADE], required=True)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["1/4"])
     parser.add_argument("--rows", nargs="+", type=int, default=[3000])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
@@ -157,7 +159,7 @@ def write_rows(task: str, data_dir: Path, folder: Path) -> Path:
     if not (folder / "eval.parquet").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         for split, name in (("train", "train"), ("validation", "eval")):
-            table = punctuation_rows(data_dir, split) if task == "punctuation" else _rows_of(task, data_dir, split)
+            table = MADE[task](data_dir, split) if task in MADE else _rows_of(task, data_dir, split)
             most = len(table) if name == "train" else MOST_EVAL_ROWS
             table.sample(frac=1, random_state=0).head(most).to_parquet(folder / f"{name}.parquet", index=False)
     return folder
@@ -180,17 +182,39 @@ def _some_rows(rows: Path, count: int) -> Path:
 
 def punctuation_rows(data_dir: Path, split: str) -> pd.DataFrame:
     """Lower-cased words without their marks, and what each one lost: capitals, comma, period."""
+    found = [
+        ([found[1].lower() for found in row], [_tag(found[1], found[2][-1:]) for found in row])
+        for row in _passages(data_dir, split)
+    ]
+    return pd.DataFrame(found, columns=["tokens", "tags"])
+
+
+def marks_rows(data_dir: Path, split: str) -> pd.DataFrame:
+    """Lower-cased text without its marks, and which ones it had: several labels, or none."""
+    found = [
+        (
+            " ".join(re.sub(r"\d+", "", found[1].lower()) for found in row),
+            [name for name, signs in _SIGNS.items() if any(sign in found[0] for found in row for sign in signs)],
+        )
+        for row in _passages(data_dir, split)
+    ]
+    return pd.DataFrame(found, columns=["text", "labels"])
+
+
+MADE = {"punctuation": punctuation_rows, "marks": marks_rows}
+"""Task that is made of text → its rows of a split."""
+
+
+def _passages(data_dir: Path, split: str) -> list[list[re.Match[str]]]:
+    """Up to 40 words each, with what stands around them."""
     texts = pd.read_parquet(data_dir / "corpora/wikipedia" / f"{split}.parquet")["text"]
-    found = [row for text in texts for row in _lower_cased(text)]
-    return pd.DataFrame(found[:40_000], columns=["tokens", "tags"])
+    return list(islice((row for text in texts for row in _forty_words(text)), 40_000))
 
 
-def _lower_cased(text: str) -> Iterator[tuple[list[str], list[str]]]:
+def _forty_words(text: str) -> Iterator[list[re.Match[str]]]:
     for line in text.splitlines():
         words = [found for word in line.split() if (found := re.match(r"^\W*(\w[\w'’-]*)(\W*)$", word))]
-        for start in range(0, len(words) - 11, 40):
-            row = words[start : start + 40]
-            yield [found[1].lower() for found in row], [_tag(found[1], found[2][-1:]) for found in row]
+        yield from (words[start : start + 40] for start in range(0, len(words) - 11, 40))
 
 
 def _tag(word: str, mark: str) -> str:
@@ -214,16 +238,16 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _by_setting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Score and KL of pruned teachers, a row a task, a column for the defaults and each other setting."""
+    """Score and KL of pruned teachers, a line a task: with the defaults, and with each other setting."""
     size, count = _USUAL
     usual = [row for row in rows if (row["size"], row["rows"], row["way"], row["seed"]) == (size, count, "pruned", 0)]
     tasks = [task for task in _TITLES if any(row["task"] == task and row["settings"] for row in usual)]
-    settings = dict.fromkeys(_words_of(row["settings"]) for row in usual)
-    cells = {
-        (_words_of(row["settings"]), row["task"]): f"{100 * row['student']:.1f}, {row['kl']:.3f}" for row in usual
-    }
-    table = [[_TITLES[task], *(cells.get((words, task), "–") for words in settings)] for task in tasks]
-    return markdown_table(["", *settings], table)
+    lines = {task: [row for row in usual if row["task"] == task] for task in tasks}
+    return [f"- {_TITLES[task]}: {'; '.join(map(_result, found))}." for task, found in lines.items()]
+
+
+def _result(row: Mapping[str, Any]) -> str:
+    return f"{_words_of(row['settings'])} {100 * row['student']:.1f}, {row['kl']:.3f}"
 
 
 def _words_of(settings: Mapping[str, str]) -> str:
