@@ -113,8 +113,8 @@ def _write(results: Path, model: dict[str, Any]) -> None:
 
 
 def place(model: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Variant, other axes, seed and way of fine-tuning of a model."""
-    return model["variant"], model["axes"], model["seed"], model["way"]
+    """Variant, other axes, seed and way of fine-tuning of a model, and the GPU that it was fine-tuned on."""
+    return model["variant"], model["axes"], model["seed"], model["way"], model["machine"].get("gpu", "")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.results.advice import advice_points
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
-from benchmarks.results.students import DEFAULTS, TOKENS, Results, setting_of
+from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, PRUNED_FIRST, SCRATCH, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.plots import draw
@@ -33,8 +33,8 @@ SWEEPS = Path("examples/sweeps")
 
 TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tokens"
 
-DRAWN = {"gradual": "HomoDistil", "at_once": "pruned at once"}
-"""Variant of the short runs → its name in the plot."""
+DRAWN = {"HomoDistil": GRADUAL, "pruned at once": AT_ONCE, "pruned first": PRUNED_FIRST, "random weights": SCRATCH}
+"""Name in the plot → variants of the sweep of sizes."""
 
 _WORDS = Path(__file__).with_name("page.md")
 _WIDTH = 120
@@ -140,7 +140,8 @@ def _counted(variants: Mapping[str, int]) -> str:
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    return f"{machine['processor']} ({machine['num_threads']} thread, torch {machine['versions'].get('torch')})"
+    name = machine.get("gpu") or machine["processor"]
+    return f"{name} ({machine['num_threads']} thread, torch {machine['versions'].get('torch')})"
 
 
 def commands(results: Results) -> Iterable[str]:
@@ -168,15 +169,14 @@ def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequen
 
 def draw_all(tables: Tables) -> None:
     """Draw KL against MACs for each way to a small student, all of as many tokens."""
-    short = tables.results.short_runs
+    students = tables.results.of(DEFAULTS)
     points = {
         name: sorted(
-            (float(Fraction(size)), Spread.of(values))
-            for size, values in short[(short["variant"] == variant) & (short["max_steps"] == 500)].groupby("size")[
-                "kl"
-            ]
+            (float(Fraction(size)), Spread.of(students[students["variant"] == variant]["kl"]))
+            for variant, size in variants.items()
+            if variant in set(students["variant"])
         )
-        for variant, name in DRAWN.items()
+        for name, variants in DRAWN.items()
     }
     if any(points.values()):
         shown = {name: found for name, found in points.items() if found}

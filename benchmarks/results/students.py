@@ -22,6 +22,8 @@ from homodistil_hf.experiments.sweep.tables import Record, chosen, in_order, see
 
 GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1/8", "gradual_sixteenth": "1/16"}
 """Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""
+PRUNED_FIRST = {f"pruned_first_{name.removeprefix('gradual_')}": size for name, size in GRADUAL.items()}
+SCRATCH = {name.replace("pruned_first", "scratch"): size for name, size in PRUNED_FIRST.items()}
 AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8", "sixteenth": "1/16"}
 """The same, pruned at once."""
 COMPACT = "compact_quarter"
@@ -95,17 +97,20 @@ class Results:
     def fine_tuned(self) -> pd.DataFrame:
         """One row a model and way of fine-tuning: a column a task, their `mean`, and what that is of the teacher's.
 
-        `kept` is a share of the teacher's mean, `above` the same where a model that gives every row the most frequent
-        label has 0.
+        `kept` is a share of the mean of the teacher that was fine-tuned on the same `gpu`, or on a processor; `above`
+        the same where a model that gives every row the most frequent label has 0.
         """
         models = (self.json("fine_tunings") or {"models": []})["models"]
         table = pd.DataFrame(
-            [{**model, **model["scores"], "mean": fmean(model["scores"].values())} for model in models],
-            columns=None if models else ["variant", "axes", "seed", "way", "mean"],
+            [
+                {**model, **model["scores"], "mean": fmean(model["scores"].values()), "gpu": _gpu(model)}
+                for model in models
+            ],
+            columns=None if models else ["variant", "axes", "seed", "way", "mean", "gpu"],
         )
         keys, defaults = ["variant", "axes", "seed"], self.students[self.students["sweep"].isin([DEFAULTS, TOKENS])]
         table = table.merge(defaults[[*keys, "num_tokens"]], how="left", on=keys)
-        teacher = table[table["variant"] == TEACHER]["mean"].mean()
+        teacher = table["gpu"].map(table[table["variant"] == TEACHER].groupby("gpu")["mean"].mean())
         return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
 
     @cached_property
@@ -173,9 +178,13 @@ def _row(sweep: str, record: Record) -> dict[str, Any]:
         "encoder_macs": macs_fraction(record),
         "size": size_of(macs_fraction(record)),
         "accuracy_kept": found["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"],
-        "minutes": (record["seconds"] - record["evaluation_seconds"]) / 60,
+        "minutes": math.nan if _gpu(record) else (record["seconds"] - record["evaluation_seconds"]) / 60,
         "record": record,
     }
+
+
+def _gpu(record: Mapping[str, Any]) -> str:
+    return str(record["machine"].get("gpu", ""))
 
 
 def macs_fraction(record: Record) -> float:

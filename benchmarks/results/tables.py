@@ -1,6 +1,7 @@
 """The tables of the page and the figures that its sentences name: from students and their records, by the rule."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -21,17 +22,20 @@ from benchmarks.results.students import (
     setting_of,
     shape_of,
 )
+from benchmarks.studies.levers import DEFAULT
+from benchmarks.studies.levers import RECORD as LEVERS
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
 from homodistil_hf.experiments.sweep.folder import as_cell, trained
+from homodistil_hf.files.strict_json import read_json_rows
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
+BASELINES = "baselines"
 BASE = "homodistil"  # what a variant of the ablations differs from
 PAPERS = "every_step"  # what the baselines stand beside
 
 _TASK_NAMES = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
-_ON_ALL_TEXT = {"all_kl": "KL, nats", "all_agreement": "agreement", "all_mlm_accuracy": "accuracy"}
 
 
 class Tables:
@@ -47,17 +51,52 @@ class Tables:
         at_once, rows, teacher = {size: variant for variant, size in AT_ONCE.items()}, [], None
         for variant, size in GRADUAL.items():
             students, beside = self.of(DEFAULTS, variant), self.of(DEFAULTS, at_once[size])
-            others = [spread(beside["kl"]), self._kept(at_once[size])[0]]
+            tuned = [self._fine_tuned(name, BY_TEACHER)["kept"] for name in (variant, at_once[size])]
+            others = [spread(beside["kl"]), *(spread(kept, ".1%") for kept in tuned)]
             if students.empty:
                 rows.append([size, *"––––", NOT_RUN, "–", *others])
                 continue
             costs = students["record"].iloc[0]["models"]
-            teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "–", "0", "100%", "0", "100%"]
+            teacher = [
+                "1 (teacher)",
+                *_costs(costs[TEACHER], latency.get(TEACHER)),
+                "–",
+                "0",
+                "100%",
+                "0",
+                "100%",
+                "100%",
+            ]
             rows.append([size, *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
             rows[-1] += [f"{students['minutes'].min():.0f}", spread(students["kl"])]
             rows[-1] += [spread(students["accuracy_kept"], ".1%"), *others]
         headings = ["encoder MACs", "parameters", "MB", "ms", "minutes", "KL, nats", "words kept"]
-        return markdown_table([*headings, "at once: KL", "GLUE kept"], [*([teacher] if teacher else []), *rows])
+        return markdown_table(
+            [*headings, "at once: KL", "GLUE kept", "at once"], [*([teacher] if teacher else []), *rows]
+        )
+
+    def size_gap(self, size: str) -> str:
+        """Of the sweep of sizes, the KL of the default less that of pruning at once, seed by seed."""
+        gradual, at_once = (
+            next(variant for variant, one in variants.items() if one == size) for variants in (GRADUAL, AT_ONCE)
+        )
+        return _or_not_run(str(self.difference(self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once))))
+
+    def long_run(self) -> str:
+        """Tokens and KL of a run of the default on a GPU."""
+        run = self.results.json("long_run")
+        if not run:
+            return NOT_RUN
+        tokens = run["num_steps"] * run["settings"]["per_device_train_batch_size"] * run["settings"]["max_seq_length"]
+        return f"{tokens / 1e6:.1f} million tokens end at {run['evaluation']['kl']:.3f} nats"
+
+    def levers(self) -> str:
+        """The rows of benchmarks/studies/levers.py: KL less the default's with the same seeds."""
+        file = self.results.folder / LEVERS.relative_to("docs/results")
+        rows = pd.DataFrame(read_json_rows(file, str(file)) if file.is_file() else [])
+        found = {} if rows.empty else dict(iter(rows.groupby("variant", sort=False)))
+        gaps = {name: self.difference(one, found[DEFAULT]) for name, one in found.items() if name != DEFAULT}
+        return "; ".join(f"`{name}` {gap}" for name, gap in gaps.items()) or NOT_RUN
 
     def compact(self) -> str:
         """KL of the student with narrow attention."""
@@ -82,7 +121,7 @@ class Tables:
 
     def baselines(self) -> list[str]:
         """Other methods by KL, less the paper's."""
-        own, students = self.of("baselines", PAPERS), self.results.of("baselines")
+        own, students = self.of(BASELINES, PAPERS), self.results.of(BASELINES)
         groups = [group for _, group in students.groupby("variant", sort=False)]
         default, rows = self.of(DEFAULTS, "quarter"), []
         if not default.empty:
@@ -93,7 +132,7 @@ class Tables:
             gap = "" if variant == PAPERS else str(self.difference(group, own))
             rows.append([f"`{variant}`", group["shape"].iloc[0], spread(group["kl"]), gap])
             rows[-1] += [spread(group["accuracy_kept"], ".1%")]
-        rows += [[f"`{variant}`", "can't exist", *"–––"] for variant in self.results.impossible("baselines")]
+        rows += [[f"`{variant}`", "can't exist", *"–––"] for variant in self.results.impossible(BASELINES)]
         return _table(["method", "shape", "KL, nats", f"less `{PAPERS}`", "accuracy kept"], rows)
 
     def tokens(self) -> list[str]:
@@ -136,28 +175,26 @@ class Tables:
         return _table(["encoder MACs", "first planned", "KL, nats (less the first planned's)"], rows)
 
     def on_all_text(self) -> list[str]:
-        """Students of the sweeps of sizes and of tokens on all held-out text."""
-        rows = []
-        for variant, size in ROWS.items():
-            for budget, group in self.results.of(DEFAULTS, TOKENS).dropna(subset="all_kl").groupby("num_tokens"):
-                own = group[group["variant"] == variant]
-                figures = [spread(own[metric]) for metric in _ON_ALL_TEXT]
-                rows += [[size, f"{budget / 1e6:.2f} M", *figures]] if len(own) else []
-        return _table(["encoder MACs", "tokens", *_ON_ALL_TEXT.values()], rows)
+        """Students of the sweep of sizes on all held-out text, by size and way."""
+        known = self.results.of(DEFAULTS).dropna(subset="all_kl")
+        ways = [{size: name for name, size in way.items()} for way in (GRADUAL, AT_ONCE)]
+        rows = [[size, *(_on_all_text(known[known["variant"] == way[size]]) for way in ways)] for size in ways[0]]
+        return _table(["encoder MACs", "default: KL, nats; agreement", "at once"], rows if len(known) else [])
 
     def glue(self) -> list[str]:
         """Each task's score of the teacher and its students, and what they keep of the mean."""
         rows = []
         found = self.results.fine_tuned
         for variant, size in {TEACHER: "1", **ROWS}.items():
-            for (budget, way), group in found[found["variant"] == variant].groupby(
-                ["num_tokens", "way"], dropna=False
+            for (budget, way, gpu), group in found[found["variant"] == variant].groupby(
+                ["num_tokens", "way", "gpu"], dropna=False
             ):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
                 words = ["–", "teacher"] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
+                words[1] += f", {gpu}" * bool(gpu)
                 rows.append([size, *words, *scores, *_shares(group)])
         if rows and (constant := self.results.json("constant_predictions")):
-            share = self.results.floor / found[found["variant"] == TEACHER]["mean"].mean()
+            share = self.results.floor / self._fine_tuned(TEACHER, PLAIN)["mean"].iloc[0]
             scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASKS), self.results.floor)]
             rows.append(["–", "–", "the same for every row", *scores, f"{share:.1%}", "0%"])
         names = [_TASK_NAMES[task] for task in TASKS]
@@ -169,7 +206,7 @@ class Tables:
         constant, kept = self.results.json("constant_predictions"), self._fine_tuned("quarter", BY_TEACHER)
         if kept.empty or not constant:
             return NOT_RUN
-        teacher = self._fine_tuned(TEACHER, PLAIN)[others].to_numpy().mean()
+        teacher = self._fine_tuned(TEACHER, PLAIN)[others].iloc[0].mean()
         own, floor = kept[others].mean(axis=1), fmean(constant[name] for name in others)
         shares = own / teacher, (own - floor) / (teacher - floor)
         return " and ".join(spread(share, ".1%") for share in shares)
@@ -177,9 +214,6 @@ class Tables:
     def _fine_tuned(self, variant: str, way: str) -> pd.DataFrame:
         found = self.results.fine_tuned
         return found[(found["variant"] == variant) & (found["axes"] == "") & (found["way"] == way)]
-
-    def _kept(self, variant: str) -> list[str]:
-        return _shares(self._fine_tuned(variant, BY_TEACHER))
 
     def ablations(self) -> list[str]:
         """Each variant of gradual pruning: what it changes, and its KL less that of the way as it is."""
@@ -192,7 +226,7 @@ class Tables:
                 gap = _or_not_run(str(self.difference(one, base)))
                 cells = ran if {variant, BASE} <= ran.keys() else planned
                 rows.append([f"`{variant}`", _changes(cells[variant], cells[BASE]), spread(one["kl"]), gap])
-        return _table(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
+        return _without_level(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
 
     def short_runs(self) -> list[str]:
         """The rows of benchmarks/results/changes.py: each variant's KL, and that less the KL of `at_once`.
@@ -212,10 +246,7 @@ class Tables:
                 cells = rows.setdefault((-num_steps, index), [f"`{variant}`" + length, *"–" * len(sizes)])
                 cells[1 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (variant != REFERENCE)
         in_order = [cells for _, cells in sorted(rows.items())]
-        level = [cells for cells in in_order if all(cell == "–" or "within noise" in cell for cell in cells[1:])]
-        shown = [cells for cells in in_order if cells not in level]
-        below = ["", f"Within noise: {', '.join(cells[0] for cells in level)}."] if level else []
-        return _table(["", *(f"{size}: KL, nats (difference)" for size in sizes)], shown) + below
+        return _without_level(["", *(f"{size}: KL, nats (difference)" for size in sizes)], in_order)
 
     def short_gap(self, num_steps: str, size: str, variant: str, other: str = REFERENCE) -> str:
         """Of short runs of one length and size, the KL of one variant less another's."""
@@ -235,7 +266,7 @@ class Tables:
         """The KL at each learning rate that a sweep tried, the best in bold."""
         rows: dict[tuple[str, ...], dict[float, list[float]]] = {}
         for name, sweep in self.results.sweeps.items():
-            for one in trained(self.results.records[name]) if sweep.choose else ():
+            for one in trained(self.results.records[name]) if sweep.choose and name != BASELINES else ():
                 if sweep.choose and sweep.choose.axis in one["axes"]:
                     tokens = f"{one['num_tokens'] / 1e6:.2f} M", f"{one['num_tokens'] // one['num_steps']:,}"
                     kls = rows.setdefault((f"`{name}`: `{one['variant']}`", shape_of(one), *tokens), {})
@@ -308,6 +339,22 @@ def _shares(fine_tuned: pd.DataFrame) -> list[str]:
 
 def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
     return markdown_table(headings, rows) if rows else [NOT_RUN.capitalize() + "."]
+
+
+def _on_all_text(students: pd.DataFrame) -> str:
+    return f"{spread(students['all_kl'])}; {students['all_agreement'].mean():.3f}" if len(students) else "–"
+
+
+def _without_level(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """A table, and below it the names of those rows that are within noise in each difference."""
+    level = [row for row in rows if _is_level(row)]
+    below = ["", f"Within noise: {', '.join(row[0] for row in level)}."] if level else []
+    return _table(headings, [row for row in rows if row not in level]) + below
+
+
+def _is_level(row: Sequence[str]) -> bool:
+    differences = [cell for cell in row if re.search(r"within noise|\*\*(better|worse)\*\*", cell)]
+    return bool(differences) and all("within noise" in cell for cell in differences)
 
 
 def _or_not_run(text: str) -> str:

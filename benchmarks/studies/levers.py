@@ -10,7 +10,7 @@ in the second half. `uncertain_rows` trains on that half of twice as many rows w
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,13 @@ from transformers import TrainerCallback, set_seed
 
 from benchmarks.quiet import QUIET
 from benchmarks.results.changes import SIZES
-from benchmarks.studies.study import Study
-from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.student import make_trainer, train_to_the_end
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object, read_json_rows
-from homodistil_hf.tables import markdown_table
 from homodistil_hf.trainer import HomoDistilTrainer
 
-RECORD, PAGE = Path("docs/results/studies/levers.jsonl"), Path("docs/results.md")
+RECORD = Path("docs/results/studies/levers.jsonl")
 BASE = Path("examples/configs/wikibooks_quarter.json")
 DEFAULT = "default"
 _DECAY = 0.99
@@ -147,7 +144,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/levers"))
     given = parser.parse_args()
     for lever, size, seed in product(given.levers, given.sizes, given.seeds):
-        cell = {"lever": lever, "size": size, "seed": seed, "max_steps": given.max_steps}
+        cell = {"variant": lever, "size": size, "seed": seed, "max_steps": given.max_steps}
         if cell not in [{name: row[name] for name in cell} for row in _recorded()]:
             row = json.dumps(cell | run(cell, given.output_dir) | {"machine": machine_facts()})
             with RECORD.open("a", encoding="utf-8") as file:
@@ -166,32 +163,9 @@ def run(cell: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
     values |= {name: cell[name] for name in ("seed", "max_steps")}
     config = run_of(values | {"output_dir": str(folder), "overwrite_output_dir": True}, "the study")
     trainer = make_trainer(config, print)
-    LEVERS[cell["lever"]](trainer)
+    LEVERS[cell["variant"]](trainer)
     results = train_to_the_end(trainer, config, None, since=since)
     return {name: results["evaluation"][name] for name in ("kl", "mlm_accuracy")} | {"seconds": results["time_s"]}
-
-
-def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """A row a lever, a column a size and length: KL, and how far it is from the default's, seed by seed."""
-    found: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
-    for row in rows:
-        levers = found.setdefault((row["size"], row["max_steps"]), {})
-        levers.setdefault(row["lever"], {})[row["seed"]] = row["kl"]
-    cells = [[f"`{name}`", *(_difference(levers, name) for levers in found.values())] for name in LEVERS]
-    return {"levers": markdown_table(["", *(f"{size}, {steps:,} steps" for size, steps in found)], cells)}
-
-
-def _difference(levers: Mapping[str, Mapping[int, float]], name: str) -> str:
-    if name not in levers:
-        return "–"
-    kl = f"{Spread.of(list(levers[name].values())):.3f}"
-    if name == DEFAULT:
-        return kl
-    differences = [value - levers[DEFAULT][seed] for seed, value in levers[name].items() if seed in levers[DEFAULT]]
-    return f"{kl} ({Spread.of(differences):+.3f})"
-
-
-STUDY = Study(RECORD, PAGE, tables)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def fine_tuned(variant: str, way: str = "plain", seed: int | None = 0, **scores:
     """A model of benchmarks/results/fine_tunings.py."""
     place = {"variant": variant, "axes": "", "seed": None if variant == TEACHER else seed, "way": way}
     tasks = ("cola", "sst2", "mrpc", "rte", "stsb")
-    return place | {"scores": dict.fromkeys(tasks, 0.5) | scores, "learning_rates": dict.fromkeys(tasks, 3e-4)}
+    found = {"scores": dict.fromkeys(tasks, 0.5) | scores, "learning_rates": dict.fromkeys(tasks, 3e-4)}
+    return place | found | {"machine": {"processor": "mine"}}
 
 
 def write_fine_tunings(folder: Path, *models: dict[str, Any]) -> None:

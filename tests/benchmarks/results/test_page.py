@@ -80,7 +80,7 @@ def test_every_figure_that_the_words_ask_for_is_of_a_variant_that_a_sweep_has(co
             if sweep in committed.results.sweeps
             for cell in committed.results.sweeps[sweep].cells
         }
-        short = {*SIZES, *VARIANTS, "500"} if name in ("short_gap", "more_steps") else set()
+        short = {*SIZES, *VARIANTS, "500"} if name in ("short_gap", "more_steps", "size_gap") else set()
         assert set(given) <= {*committed.results.sweeps, *variants, "all_kl", *short}, (name, given)
 
 
@@ -147,7 +147,7 @@ def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
     write_short_runs(tmp_path / "results")
     text = write("--collect", tmp_path / "runs")
     lines = " ".join(text.split())
-    assert "| 1/4 | 4.0 M | 0 | – | 17 | 0.520 ± 0.020 (3) | 60.0% ± 0.0% (3) | – | – |" in text
+    assert "| 1/4 | 4.0 M | 0 | – | 17 | 0.520 ± 0.020 (3) | 60.0% ± 0.0% (3) | – | – | – |" in text
     assert "| `no_kl` | `kl_weight=0` | 0.700 | +0.200, **worse** |" in text
     assert "One seed counts beyond 0.044 nats (s = 0.0158, 4 degrees of freedom)." in lines
     assert "3 runs of 18 to 18 minutes." in lines

@@ -57,6 +57,47 @@ def test_goals_say_what_was_reached(tmp_path):
     assert {row.split(" | ", 1)[1] for row in rows_of(tables_of(NOWHERE).goals())} == {"not run yet |  |"}
 
 
+def test_a_share_is_of_the_teacher_that_was_fine_tuned_on_the_same_gpu(tmp_path):
+    tuned(tmp_path)
+    gpu = {"machine": {"processor": "mine", "gpu": "theirs"}}
+    models = json.loads((tmp_path / "fine_tunings.json").read_text())["models"]
+    models += [fine_tuned("teacher", sst2=1.0) | gpu, fine_tuned("gradual_eighth", "by the teacher") | gpu]
+    write_fine_tunings(tmp_path, *models)
+    sizes = [default("gradual_quarter", 0.2), default("gradual_eighth", 0.4)]
+    rows = {
+        tuple(row.split(" | ")[:3]): row.split(" | ")[-2:] for row in rows_of(tables_of(tmp_path, sizes=sizes).glue())
+    }
+    assert rows["| 1", "–", "teacher"] == rows["| 1", "–", "teacher, theirs"] == ["100.0%", "100.0% |"]
+    assert rows["| 1/4", "1.00 M", "by the teacher"] == ["75.0%", "50.0% |"]
+    assert rows["| 1/8", "1.00 M", "by the teacher, theirs"] == ["83.3%", "66.7% |"]
+
+
+def test_minutes_are_of_a_processor(tmp_path):
+    sizes = [default("gradual_quarter", 0.2, seed=seed) for seed in range(2)]
+    sizes[1] |= {"machine": sizes[1]["machine"] | {"gpu": "theirs"}, "seconds": 60.0}
+    minutes = rows_of(tables_of(tmp_path, sizes=sizes).what_you_get())[2].split(" | ")[4]
+    assert minutes == rows_of(tables_of(tmp_path, sizes=sizes[:1]).what_you_get())[2].split(" | ")[4]
+
+
+def test_levers_stand_beside_the_default_and_sizes_beside_pruning_at_once(tmp_path):
+    write_short_runs(tmp_path)
+    (tmp_path / "studies").mkdir()
+    rows = [short_run("averaged", 0.5), short_run("default", 0.6), short_run("averaged", 0.5, seed=1)]
+    (tmp_path / "studies" / "levers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sizes = [default("gradual_eighth", 0.4), record("eighth", 0.5)]
+    tables = tables_of(tmp_path, sizes=sizes)
+    assert tables.levers() == "`averaged` -0.100, **better**"
+    assert (tables.size_gap("1/8"), tables.size_gap("1/4")) == ("-0.100, **better**", "not run yet")
+    assert tables_of(NOWHERE).levers() == "not run yet"
+
+
+def test_a_long_run_is_told_by_its_tokens(tmp_path):
+    run = {"num_steps": 2000, "settings": {"per_device_train_batch_size": 16, "max_seq_length": 100}}
+    (tmp_path / "long_run.json").write_text(json.dumps(run | {"evaluation": {"kl": 0.15}}))
+    assert tables_of(tmp_path).long_run() == "3.2 million tokens end at 0.150 nats"
+    assert tables_of(NOWHERE).long_run() == "not run yet"
+
+
 def test_baselines_stand_by_their_distance_with_the_best_rate_of_each(tmp_path):
     write_short_runs(tmp_path)
     runs = [
@@ -73,7 +114,7 @@ def test_baselines_stand_by_their_distance_with_the_best_rate_of_each(tmp_path):
         "| `scratch` | 192-8x24-704 | 2.000 | +1.500, **worse** | 60.0% |",
         "| `distilbert` | can't exist | – | – | – |",
     ]
-    assert [row.split(" | ")[4:] for row in rows_of(tables.rates())] == [["3.000", "**2.000** |"]]
+    assert tables.rates() == ["Not run yet."]  # of the default alone
 
 
 def test_short_runs_stand_beside_the_defaults(tmp_path):
