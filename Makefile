@@ -42,8 +42,8 @@ bench: $(VENV)/.installed-report  ## measure how fast training is on this machin
 # A file's tests run in one process, which makes what they share once; the longest files are not the last.
 BY_FILE = --numprocesses=$(NUM_WORKERS) --dist=loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed-test,onnx,notebooks  ## run the whole test suite
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) $(PYTEST_ARGS)
+test: $(VENV)/.installed-test,onnx,notebooks  ## run the test suite
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m "not docs" $(PYTEST_ARGS)
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
 test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (90 seconds on 2 cores)
@@ -82,9 +82,10 @@ pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the
 	$(BIN)/python docs/architectures.py
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
-docs: $(VENV)/.installed-docs  ## build the documentation into site/
+docs: $(VENV)/.installed-docs $(VENV)/.installed-test,onnx,notebooks  ## build the documentation into site/, and run it
 	$(BIN)/python docs/settings.py
 	$(BIN)/zensical build --clean --strict
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m docs tests/package $(PYTEST_ARGS)
 
 wheel: $(BIN)/python  ## build the wheel and the source archive into dist/, and check both
 	rm -rf build dist

@@ -174,6 +174,7 @@ def finished_runs(inputs, tmp_path_factory):
     return folder / "runs"
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",

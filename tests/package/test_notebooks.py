@@ -36,6 +36,7 @@ def test_outputs_and_a_plot_are_stored(path):
     assert not re.search(r"/(root|home|tmp|work|usr)/", text)
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

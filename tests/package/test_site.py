@@ -112,6 +112,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_links_of_the_built_site_lead_somewhere(site):
     pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("index.html")}
@@ -128,11 +129,13 @@ def test_links_of_the_built_site_lead_somewhere(site):
                 assert f'id="{anchor}"' in html.unescape(pages[file]), f"{page.relative_to(site)}: {target}"
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_the_site_has_its_pages_and_records_alone(site):
     assert [file.name for file in site.rglob("*.py")] == []
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_every_page_links_to_the_repository(site):
     assert [page for page in site.rglob("index.html") if REPOSITORY not in page.read_text(encoding="utf-8")] == []
@@ -146,6 +149,7 @@ def browser():
     return found
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_no_page_scrolls_sideways_or_fetches_from_elsewhere(site, browser):
     problems = problems_of_pages(browser, site, WIDTHS)
@@ -164,6 +168,7 @@ ADDED = {
 }
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_a_page_that_does_not_fit_is_seen(site, browser, tmp_path):
     page = (site / "baselines" / "index.html").read_text(encoding="utf-8")
