@@ -22,8 +22,6 @@ from benchmarks.results.students import (
     setting_of,
     shape_of,
 )
-from benchmarks.studies.levers import DEFAULT
-from benchmarks.studies.levers import RECORD as LEVERS
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
 from homodistil_hf.experiments.sweep.folder import as_cell, trained
@@ -32,6 +30,7 @@ from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
 BASELINES = "baselines"
+DEFAULT = "default"  # what a lever differs from
 BASE = "homodistil"  # what a variant of the ablations differs from
 PAPERS = "every_step"  # what the baselines stand beside
 
@@ -91,8 +90,8 @@ class Tables:
         return f"{tokens / 1e6:.1f} million tokens end at {run['evaluation']['kl']:.3f} nats"
 
     def levers(self) -> str:
-        """The rows of benchmarks/studies/levers.py: KL less the default's with the same seeds."""
-        file = self.results.folder / LEVERS.relative_to("docs/results")
+        """The rows of studies/levers.jsonl: KL less the default's with the same seeds."""
+        file = self.results.folder / "studies" / "levers.jsonl"
         rows = pd.DataFrame(read_json_rows(file, str(file)) if file.is_file() else [])
         found = {} if rows.empty else dict(iter(rows.groupby("variant", sort=False)))
         gaps = {name: self.difference(one, found[DEFAULT]) for name, one in found.items() if name != DEFAULT}
@@ -140,9 +139,8 @@ class Tables:
         rows = []
         for budget, group in self._budgets().groupby("num_tokens"):
             kls = spread(group["kl"]), spread(group["all_kl"])
-            kept = spread(group["accuracy_kept"], ".1%")
-            rows.append([f"{budget / 1e6:.2f} M", *kls, kept, f"{group['minutes'].min():.0f}"])
-        return _table(["tokens", "KL, nats", "KL, all text", "accuracy kept", "minutes"], rows)
+            rows.append([f"{budget / 1e6:.2f} M", *kls, f"{group['minutes'].min():.0f}"])
+        return _table(["tokens", "KL, nats", "KL, all text", "minutes"], rows)
 
     def half_the_rate(self) -> str:
         """KL of the longest run at half of its learning rate."""
@@ -269,7 +267,8 @@ class Tables:
             for one in trained(self.results.records[name]) if sweep.choose and name != BASELINES else ():
                 if sweep.choose and sweep.choose.axis in one["axes"]:
                     tokens = f"{one['num_tokens'] / 1e6:.2f} M", f"{one['num_tokens'] // one['num_steps']:,}"
-                    kls = rows.setdefault((f"`{name}`: `{one['variant']}`", shape_of(one), *tokens), {})
+                    place = f"`{name}`" + f": `{one['variant']}`" * (one["variant"] != BASE)
+                    kls = rows.setdefault((place, shape_of(one), *tokens), {})
                     kls.setdefault(setting_of(one, "learning_rate"), []).append(one["evaluation"]["kl"])
         tried = sorted({rate for kls in rows.values() for rate in kls})
         table = [[*place, *(_rate(kls, rate) for rate in tried)] for place, kls in sorted(rows.items())]

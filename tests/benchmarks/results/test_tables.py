@@ -151,7 +151,7 @@ def test_rates_are_means_over_seeds_with_the_best_in_bold():
     assert Tables(Results(NOWHERE, sweeps, {**results.records, "rates": runs})).rates() == [
         "|  | shape | tokens | tokens a step | 0.1 | 0.2 |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| `rates`: `homodistil` | 192-8x24-704 | 1.00 M | 100,000 | 0.600 ± 0.141 (2) | **0.400** |",
+        "| `rates` | 192-8x24-704 | 1.00 M | 100,000 | 0.600 ± 0.141 (2) | **0.400** |",
         "| `rates`: `scratch` | 192-8x24-704 | 1.00 M | 100,000 | 3.000 | – |",
     ]
 
