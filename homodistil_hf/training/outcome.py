@@ -126,7 +126,10 @@ def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict
         passes = {name: lambda model=model: forward(model) for name, model in models.items()}
         found = figures(time_in_turns(passes, **_TURNS))["latency"]
     medians = {f"{name}_ms": round(values["median_ms"], 3) for name, values in found.items()}
-    return {**medians, "batch_size": batch_size, "length": length, "device": device.type, "machine": _machine(device)}
+    facts = machine_facts()
+    processor = f"{facts['processor']}, {facts['num_threads']} thread{'s' * (facts['num_threads'] > 1)}"
+    machine = facts["gpu"] if device.type == "cuda" else processor
+    return {**medians, "batch_size": batch_size, "length": length, "device": device.type, "machine": machine}
 
 
 def _latency_once(trainer: Any, format: str) -> dict[str, Any]:
@@ -137,14 +140,6 @@ def _latency_once(trainer: Any, format: str) -> dict[str, Any]:
         exported = to_stock(student) if format == "standard" else student
         trainer.latency = key, measured_latency(trainer.distillation.teacher.exact, exported)
     return trainer.latency[1]
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    found = machine_facts()
-    num_threads = found["num_threads"]
-    return f"{found['processor']}, {num_threads} thread{'s' * (num_threads > 1)}"
 
 
 def _changed_settings(args: Any) -> dict[str, Any]:

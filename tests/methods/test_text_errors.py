@@ -133,5 +133,23 @@ def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@needs("embedding")
+def test_a_classifier_is_no_reranker(tmp_path, monkeypatch, capsys):
+    """Told before its labels are read, which would be found wrong for two classes."""
+    own_cache(monkeypatch, tmp_path / "cache")
+    from tiny_embeddings import make_reranker
+
+    (tmp_path / "rows.jsonl").write_bytes(_rows(query=_text, passage=_text, label=lambda number: number % 2))
+    settings = {"teacher": str(make_reranker(tmp_path / "model", num_labels=2)), "student": "macs=0.5"}
+    settings |= {"method": "reranker", "train_data": str(tmp_path / "rows.jsonl"), "output_dir": str(tmp_path / "run")}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert main(["distill", str(tmp_path / "config.json"), "--use_cpu"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "of 2 labels; a reranker has one logit a pair of texts: name such a model, or use method=homodistil" in error
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_there_are_ten_for_each_kind():
     assert min(len(OF_TEXT), len(OF_PAIRS)) >= 10

@@ -96,7 +96,7 @@ def make_pairs(num_pairs: int = 40, *, seed: int = 0) -> Dataset:
 
 def make_reranker(folder: Path, **values: Any) -> Path:
     """A model with one score a pair."""
-    config = tiny_config(num_labels=1, **values)
+    config = tiny_config(**{"num_labels": 1} | values)
     torch.manual_seed(1)
     model = randomized(BertForSequenceClassification(config))
     model.save_pretrained(folder)

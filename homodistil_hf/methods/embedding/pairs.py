@@ -15,6 +15,7 @@ from ...data.task_rows.columns import ReadRows, find_columns
 from ...data.task_rows.encoding import check_rows, length_of_rows
 from ...data.task_rows.kinds import VALUES
 from ...data.task_rows.labels import label_numbers
+from ...distillation.tasks import task_of
 from ...evaluation.fine_tuning import predict
 from ...models.tokenizers import as_it_was, without_unused_segments
 from ...training.raw_rows import first_raw, is_raw, named_sets
@@ -54,6 +55,16 @@ def pairs_in(
     whole = rows if len(places) == len(rows) else rows.select(places)
     check_rows(whole, columns, argument, least=least)
     return ReadRows(whole, columns, argument)
+
+
+def check_one_score(model: PreTrainedModel) -> None:
+    """Raise ValueError for a model that gives a pair of texts anything but one score."""
+    task, num_labels = task_of(model), model.config.num_labels
+    if task.name != "task" or task.has_classes or num_labels != 1:
+        raise ValueError(
+            f"model is a {type(model).__name__} of {num_labels} labels; a reranker has one logit a pair of texts: "
+            "name such a model, or use method=homodistil, in Python HomoDistilTrainer"
+        )
 
 
 @dataclass(frozen=True)

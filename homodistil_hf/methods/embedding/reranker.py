@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...distillation.discrepancy import DiscrepancyMeter
 from ...distillation.objective import DistillationLoss
-from ...distillation.tasks import Task, task_of
+from ...distillation.tasks import Task
 from ...distillation.teacher import FrozenTeacher
 from ...export.card import MethodCard
 from ...homodistil_args import AtOnceArguments
@@ -25,7 +25,7 @@ from ...models.widths import WidthPlan
 from ...trainer import HomoDistilTrainer
 from ...training.evaluation_loop import HeldOutEvaluation
 from ...training.pair import Start
-from .pairs import RANKING_METRICS, gradings_of_pairs, pair_reader
+from .pairs import RANKING_METRICS, check_one_score, gradings_of_pairs, pair_reader
 from .reading import default_activation
 from .texts import TextCollator
 
@@ -151,13 +151,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Scores and states; arguments and return as [`DistillationMethod.make_distillation`]."""
-        num_labels = self.model.config.num_labels
-        task = task_of(self.model)
-        if task.name != "task" or task.has_classes or num_labels != 1:
-            raise ValueError(
-                f"model is a {type(self.model).__name__} of {num_labels} labels; a reranker has one logit a pair of "
-                "texts: name such a model, or use HomoDistilTrainer"
-            )
+        check_one_score(self.model)
         found = super().make_distillation(teacher)
         found.task = RERANKING
         found.weights = found.weights | {RERANKING.name: 0.0}

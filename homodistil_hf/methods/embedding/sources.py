@@ -17,7 +17,7 @@ from ...models.loading import load_encoder
 from ...models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ..run_arguments import RunArguments
 from .model import EmbeddingModel
-from .pairs import PairReader
+from .pairs import PairReader, check_one_score
 from .reading import SETTINGS_FILE, load_embedding_model
 from .texts import some_paragraphs, tokenize_texts
 from .vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
@@ -206,6 +206,7 @@ def reranking_source(name: str, text_column: str | None, token: str | None) -> S
             "method=homodistil, and label_column where rows have labels"
         )
     model = load_encoder(name, token=token)
+    check_one_score(model)
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
     without_unused_segments(tokenizer, model.config)
 
