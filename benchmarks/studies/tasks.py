@@ -255,18 +255,17 @@ def _words_of(settings: Mapping[str, str]) -> str:
 
 
 def _by_size(found: Mapping[tuple[str, int], Mapping[str, Mapping[str, Sequence[float]]]]) -> list[str]:
-    """A row for each size and number of rows, a column a task: the ways behind one another."""
-    titles = [title for title in _TITLES.values() if any(title in tasks for tasks in found.values())]
-    settings = sorted(found, key=lambda setting: (-Fraction(setting[0]), -setting[1]))
-    cells = [
-        [f"{size}, {rows:,} rows", *(_ways(found[size, rows].get(title)) for title in titles)]
-        for size, rows in settings
-    ]
-    return markdown_table(["", *titles], cells)
+    """A line for each size and number of rows: the ways of each task behind one another."""
+    lines = []
+    for size, rows in sorted(found, key=lambda setting: (-Fraction(setting[0]), -setting[1])):
+        tasks = found[size, rows]
+        scores = (f"{title} {_ways(tasks[title])}" for title in _TITLES.values() if title in tasks)
+        lines.append(f"- {size}, {rows:,} rows: {'; '.join(scores)}.")
+    return lines
 
 
-def _ways(scores: Mapping[str, Sequence[float]] | None) -> str:
-    return " / ".join(_points(scores[way]) for way in WAYS if way in scores) if scores else "–"
+def _ways(scores: Mapping[str, Sequence[float]]) -> str:
+    return " / ".join(_points(scores[way]) for way in WAYS if way in scores)
 
 
 def _points(values: Sequence[float]) -> str:
