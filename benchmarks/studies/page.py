@@ -23,6 +23,7 @@ STUDIES = (
     "gradient_free.QUALITY",
     "gradient_free.SPEED",
     "other_teachers.STUDY",
+    "reranker.STUDY",
     "retrieval.STUDY",
     "retrieval.SPACE",
     "retrieval.RIVALS",
