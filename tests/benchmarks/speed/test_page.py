@@ -62,7 +62,7 @@ def test_the_page_is_written_from_what_was_measured(docs):
         f"{variant['peak_memory_bytes'] / results['variants']['plain loop']['peak_memory_bytes']:.2f}",
         "teacher6x384-bfloat16-attention",
         "## Cost as work grows",
-        "Not measured: no CUDA device was at hand",
+        "Not measured: compiling took longer",
     ):
         assert any(cell.startswith(wanted) for cell in cells), wanted
     assert f"{schedule['pruning']['fraction']:.1%}; while pruning, at its largest" in text.replace("\n  ", " ")
