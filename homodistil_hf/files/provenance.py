@@ -43,14 +43,14 @@ def public_name(source: str) -> str:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Describe this machine in JSON values: processor, cores, threads of torch and ONNX Runtime, versions, GPU."""
+    """Describe this machine in JSON values: processor, cores, threads of torch and ONNX Runtime, versions, used GPU."""
     versions = {name: version_of(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
     return {
         "processor": _processor(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
-        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {}),
         "versions": {"homodistil_hf": __version__, "python": platform.python_version(), **versions},
     }
 

@@ -377,6 +377,15 @@ def test_a_comparison_of_nothing_is_refused():
         compare_latencies({}, small_grid())
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_machine_facts_name_a_gpu_that_this_process_uses(monkeypatch, is_used):
+    """One that is only there is not waked up, and took no part in the time."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert machine_facts().get("gpu") == ("a GPU" if is_used else None)
+
+
 def test_machine_facts_name_what_a_time_depends_on():
     facts = machine_facts()
     assert facts["num_threads"] == torch.get_num_threads()
