@@ -43,7 +43,7 @@ def public_name(source: str) -> str:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Describe this machine in JSON values: processor, cores, threads of torch and ONNX Runtime, versions, used GPU."""
+    """Describe this machine in JSON values: processor, cores, torch's threads, system, the GPU in use, versions."""
     versions = {name: version_of(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
     return {
         "processor": _processor(),

@@ -145,6 +145,7 @@ def test_a_classifier_is_no_reranker(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     assert main(["distill", str(tmp_path / "config.json"), "--use_cpu"]) == 2
     error = capsys.readouterr().err
+    assert f"teacher='{tmp_path / 'model'}' is a BertForSequenceClassification of 2 labels; " in error
     assert (
         "of 2 labels; a reranker has one logit a pair of texts: name such a model, or use method=homodistil" in error
     )

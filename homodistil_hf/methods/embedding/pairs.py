@@ -57,12 +57,12 @@ def pairs_in(
     return ReadRows(whole, columns, argument)
 
 
-def check_one_score(model: PreTrainedModel) -> None:
-    """Raise ValueError for a model that gives a pair of texts anything but one score."""
+def check_one_score(model: PreTrainedModel, label: str = "model") -> None:
+    """Raise ValueError for a model that gives a pair of texts anything but one score; `label` names it."""
     task, num_labels = task_of(model), model.config.num_labels
     if task.name != "task" or task.has_classes or num_labels != 1:
         raise ValueError(
-            f"model is a {type(model).__name__} of {num_labels} labels; a reranker has one logit a pair of texts: "
+            f"{label} is a {type(model).__name__} of {num_labels} labels; a reranker has one logit a pair of texts: "
             "name such a model, or use method=homodistil, in Python HomoDistilTrainer"
         )
 

@@ -206,7 +206,7 @@ def reranking_source(name: str, text_column: str | None, token: str | None) -> S
             "method=homodistil, and label_column where rows have labels"
         )
     model = load_encoder(name, token=token)
-    check_one_score(model)
+    check_one_score(model, f"teacher={name!r}")
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
     without_unused_segments(tokenizer, model.config)
 
