@@ -7,10 +7,10 @@ questions each have the passage that answers them and the nine others that share
 """
 
 import argparse
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.changes import SIZES
-from benchmarks.studies.study import Study
+from benchmarks.studies.study import Study, flags, record_cells
 from homodistil_hf.cli import main as homodistil
-from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object, read_json_rows
+from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/reranker.jsonl"), Path("docs/guides/reranker.md")
@@ -36,16 +35,8 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output_dir", type=Path, default=Path("runs/reranker"))
     given = parser.parse_args()
-    for size, rate in product(given.sizes, given.rates):
-        cell = {"size": size, "rate": rate}
-        if cell not in [{name: row[name] for name in cell} for row in _recorded()]:
-            row = json.dumps(cell | run(cell, given.data_dir, given.output_dir) | {"machine": machine_facts()})
-            with RECORD.open("a", encoding="utf-8") as file:
-                file.write(row + "\n")
-
-
-def _recorded() -> list[dict[str, Any]]:
-    return read_json_rows(RECORD, str(RECORD)) if RECORD.is_file() else []
+    cells = ({"size": size, "rate": rate} for size, rate in product(given.sizes, given.rates))
+    record_cells(RECORD, cells, partial(run, data_dir=given.data_dir, output_dir=given.output_dir))
 
 
 def run(cell: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str, Any]:
@@ -61,10 +52,10 @@ def run(cell: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str, 
             "learning_rate": 1e-4,
             "max_train_steps": 400,
         }
-        homodistil(["finetune", *_flags(values)])
+        homodistil(["finetune", *flags(values)])
     values = pairs | {"teacher": teacher / "model", "method": "reranker", "student": SIZES[cell["size"]]}
     values |= {"output_dir": folder} | ({"learning_rate": cell["rate"]} if cell["rate"] else {})
-    homodistil(["distill", *_flags(values), "--overwrite_output_dir", "--logging_steps", "100"])
+    homodistil(["distill", *flags(values), "--overwrite_output_dir", "--logging_steps", "100"])
     results = read_json_object(folder / "results.json", str(folder))
     alone, student = results["models"][0], results["evaluation"]
     scores = {name: {"teacher": alone[name], "student": student[name]} for name in METRICS}
@@ -74,10 +65,6 @@ def run(cell: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str, 
         "steps": results["num_steps"],
         "seconds": results["time_s"],
     }
-
-
-def _flags(values: Mapping[str, Any]) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def write_pairs(data_dir: Path, folder: Path) -> None:

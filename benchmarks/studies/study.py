@@ -1,11 +1,13 @@
 """A study: a record, and the tables of a page that follow from it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.marked_pages import filled_in
+from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json, read_json_rows
 
 
@@ -32,3 +34,18 @@ class Study:
         """The page with the tables of the record."""
         tables = self.tables(self.read()).items()
         return filled_in(self.page, {mark: "\n".join(lines) for mark, lines in tables})
+
+
+def record_cells(file: Path, cells: Iterable[dict[str, Any]], run: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Run the cells that a file of JSON lines has no row of, and add a row for each."""
+    for cell in cells:
+        rows = read_json_rows(file, str(file)) if file.is_file() else []
+        if cell not in [{name: row[name] for name in cell} for row in rows]:
+            row = json.dumps(cell | run(cell) | {"machine": machine_facts()})
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(row + "\n")
+
+
+def flags(values: Mapping[str, Any]) -> list[str]:
+    """Words of a command line."""
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]

@@ -8,10 +8,10 @@ them. Cells that are recorded are not run again, and every cell is a folder of -
 """
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ import pandas as pd
 
 from benchmarks.results.changes import SIZES
 from benchmarks.results.students import GRADUAL
-from benchmarks.studies.study import Study
+from benchmarks.studies.study import Study, flags, record_cells
 from homodistil_hf.cli import main as homodistil
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json_object, read_json_rows
+from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/tasks.jsonl"), Path("docs/guides/classifier.md")
@@ -65,16 +64,10 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tasks"))
     given = parser.parse_args()
     names = ("task", "size", "rows", "way", "seed")
-    for values in product(given.tasks, given.sizes, given.rows, given.ways, given.seeds):
-        cell = dict(zip(names, values, strict=True)) | {"settings": dict(pair.split("=") for pair in given.set)}
-        if cell not in [{name: row[name] for name in cell} for row in _recorded()]:
-            row = json.dumps(cell | run(cell, given) | {"machine": machine_facts()})
-            with RECORD.open("a", encoding="utf-8") as file:
-                file.write(row + "\n")
-
-
-def _recorded() -> list[dict[str, Any]]:
-    return read_json_rows(RECORD, str(RECORD)) if RECORD.is_file() else []
+    settings = {"settings": dict(pair.split("=") for pair in given.set)}
+    places = product(given.tasks, given.sizes, given.rows, given.ways, given.seeds)
+    cells = (dict(zip(names, place, strict=True)) | settings for place in places)
+    record_cells(RECORD, cells, partial(run, given=given))
 
 
 def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
@@ -94,7 +87,7 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
         **cell["settings"],
     }
     if not (folder / "results.json").is_file():
-        homodistil(["distill", *_flags(values), "--overwrite_output_dir", "--logging_steps", "100"])
+        homodistil(["distill", *flags(values), "--overwrite_output_dir", "--logging_steps", "100"])
     results = read_json_object(folder / "results.json", str(folder))
     alone, student = results["models"][0], results["evaluation"]
     metric = METRICS.get(cell["task"], "task_accuracy")
@@ -106,10 +99,6 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
         "kl": student["kl"],
     }
     return scores | {"steps": results["num_steps"], "seconds": results["time_s"]}
-
-
-def _flags(values: Mapping[str, Any]) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def _start(cell: Mapping[str, Any], students: Path, teacher: Path) -> dict[str, Any]:
@@ -137,7 +126,7 @@ def _pruned_without_gradients(cell: Mapping[str, Any], teacher: Path) -> Path:
             "output_dir": folder,
             "macs": float(Fraction(cell["size"])),
         }
-        homodistil(["prune", *_flags(values)])
+        homodistil(["prune", *flags(values)])
     return folder
 
 
@@ -147,7 +136,7 @@ def fine_tuned_teacher(task: str, rows: Path, given: argparse.Namespace) -> Path
     if not (folder / "results.json").is_file():
         values = {"model": given.data_dir / "teacher", "train_data": rows / "train.parquet"}
         values |= {"eval_data": rows / "eval.parquet", "output_dir": folder, "learning_rate": 1e-4}
-        homodistil(["finetune", *_flags(values), "--max_train_steps", "1500"])
+        homodistil(["finetune", *flags(values), "--max_train_steps", "1500"])
     return folder / "model"
 
 
