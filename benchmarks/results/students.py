@@ -22,10 +22,12 @@ from homodistil_hf.experiments.sweep.tables import Record, chosen, in_order, see
 
 GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1/8", "gradual_sixteenth": "1/16"}
 """Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""
-PRUNED_FIRST = {f"pruned_first_{name.removeprefix('gradual_')}": size for name, size in GRADUAL.items()}
-SCRATCH = {name.replace("pruned_first", "scratch"): size for name, size in PRUNED_FIRST.items()}
 AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8", "sixteenth": "1/16"}
 """The same, pruned at once."""
+PRUNED_FIRST = {f"pruned_first_{name}": size for name, size in AT_ONCE.items()}
+"""The same, pruned by magnitude and then distilled."""
+SCRATCH = {f"scratch_{name}": size for name, size in AT_ONCE.items()}
+"""The same, from random weights, without a teacher."""
 COMPACT = "compact_quarter"
 """Pruned at once to a shape that only the compact export keeps as it is."""
 ROWS = {**GRADUAL, **{name: f"{size}, at once" for name, size in AT_ONCE.items()}, COMPACT: "1/4, compact, at once"}

@@ -56,23 +56,13 @@ class Tables:
                 rows.append([size, *"––––", NOT_RUN, "–", *others])
                 continue
             costs = students["record"].iloc[0]["models"]
-            teacher = [
-                "1 (teacher)",
-                *_costs(costs[TEACHER], latency.get(TEACHER)),
-                "–",
-                "0",
-                "100%",
-                "0",
-                "100%",
-                "100%",
-            ]
+            teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "–", "0", "100%", "0"]
             rows.append([size, *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
-            rows[-1] += [f"{students['minutes'].min():.0f}", spread(students["kl"])]
+            rows[-1] += [_least_minutes(students), spread(students["kl"])]
             rows[-1] += [spread(students["accuracy_kept"], ".1%"), *others]
-        headings = ["encoder MACs", "parameters", "MB", "ms", "minutes", "KL, nats", "words kept"]
-        return markdown_table(
-            [*headings, "at once: KL", "GLUE kept", "at once"], [*([teacher] if teacher else []), *rows]
-        )
+        headings = ["encoder MACs", "parameters", "MB", "ms", "minutes", "KL, nats", "words kept", "at once: KL"]
+        shown = [[*teacher, "100%", "100%"], *rows] if teacher else rows
+        return markdown_table([*headings, "GLUE kept", "at once"], shown)
 
     def size_gap(self, size: str) -> str:
         """Of the sweep of sizes, the KL of the default less that of pruning at once, seed by seed."""
@@ -139,7 +129,7 @@ class Tables:
         rows = []
         for budget, group in self._budgets().groupby("num_tokens"):
             kls = spread(group["kl"]), spread(group["all_kl"])
-            rows.append([f"{budget / 1e6:.2f} M", *kls, f"{group['minutes'].min():.0f}"])
+            rows.append([f"{budget / 1e6:.2f} M", *kls, _least_minutes(group)])
         return _table(["tokens", "KL, nats", "KL, all text", "minutes"], rows)
 
     def half_the_rate(self) -> str:
@@ -338,6 +328,12 @@ def _shares(fine_tuned: pd.DataFrame) -> list[str]:
 
 def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
     return markdown_table(headings, rows) if rows else [NOT_RUN.capitalize() + "."]
+
+
+def _least_minutes(students: pd.DataFrame) -> str:
+    """Of those that were trained on a processor, a dash where none was."""
+    least = students["minutes"].min()
+    return "–" if pd.isna(least) else f"{least:.0f}"
 
 
 def _on_all_text(students: pd.DataFrame) -> str:

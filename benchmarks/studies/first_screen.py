@@ -71,13 +71,11 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
             size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
             seconds, faster = min(row["seconds"] for row in runs), _speed_ups()[shape]
             cells.append(_cells("a classifier, 3,000 rows", share, kept, size, seconds, faster))
-    for share in ("1/4",):
-        runs = [record for record in _records("sizes") if record["variant"] == GRADUAL[share]]
-        on_a_core = [record for record in runs if "gpu" not in record["machine"]]
-        seconds = min(record["seconds"] - record["evaluation_seconds"] for record in on_a_core)
-        kept, size = f"{_glue(GRADUAL[share]):.1%} of five GLUE tasks", runs[0]["models"]["student"]["size_bytes"]
-        faster = _speed_ups()[SHAPES[share]]
-        cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, size, seconds, faster))
+    share, variant = "1/4", GRADUAL["1/4"]
+    runs = [one for one in _records("sizes") if one["variant"] == variant and "gpu" not in one["machine"]]
+    seconds = min(record["seconds"] - record["evaluation_seconds"] for record in runs)
+    kept, size = f"{_glue(variant):.1%} of five GLUE tasks", runs[0]["models"]["student"]["size_bytes"]
+    cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, size, seconds, _speed_ups()[SHAPES[share]]))
     return {"known": markdown_table(HEADER, cells)}
 
 

@@ -77,6 +77,7 @@ def test_minutes_are_of_a_processor(tmp_path):
     sizes[1] |= {"machine": sizes[1]["machine"] | {"gpu": "theirs"}, "seconds": 60.0}
     minutes = rows_of(tables_of(tmp_path, sizes=sizes).what_you_get())[2].split(" | ")[4]
     assert minutes == rows_of(tables_of(tmp_path, sizes=sizes[:1]).what_you_get())[2].split(" | ")[4]
+    assert rows_of(tables_of(tmp_path, sizes=sizes[1:]).what_you_get())[2].split(" | ")[4] == "–"
 
 
 def test_levers_stand_beside_the_default_and_sizes_beside_pruning_at_once(tmp_path):
