@@ -82,7 +82,7 @@ pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the
 	$(BIN)/python docs/architectures.py
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
-docs: $(VENV)/.installed-docs $(VENV)/.installed-test,onnx,notebooks  ## build the documentation into site/, and run it
+docs: $(VENV)/.installed-docs $(VENV)/.installed-test,onnx,notebooks  ## build the documentation into site/, and run what it shows
 	$(BIN)/python docs/settings.py
 	$(BIN)/zensical build --clean --strict
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m docs tests/package $(PYTEST_ARGS)
