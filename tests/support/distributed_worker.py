@@ -1,7 +1,7 @@
 """The worlds of ranks that `test_distributed.py` compares.
 
-Starting a process takes longest, so one process imports everything and then forks the ranks of one world after the
-other; the runs of a world follow each other in the same processes. Each leaves a file a rank. What the runs are:
+Starting a process takes longest, so one process imports everything and then forks the ranks of one group of worlds after
+the other; the runs of a world follow each other in the same processes. Each leaves a file a rank. What the runs are:
 `distributed_runs.py`.
 """
 
@@ -31,22 +31,26 @@ class World:
     runs: tuple[str, ...]
 
 
-WORLDS = (
-    *(World(str(size), size, (*shared_on(size), "passes", "evaluated rows")) for size in WORLD_SIZES),
-    World("4 more", 4, ("resume: 4 ranks", "other masks")),
-    World("2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")),
-    World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
-    World("2 alive", 2, ("reducers",)),
-    World("1 more", 1, ("resume: 2 → 1",)),
+_ONE, *_MANY = (World(str(size), size, (*shared_on(size), "passes", "evaluated rows")) for size in WORLD_SIZES)
+GROUPS = (
+    (_ONE, *(World(name, 4, (name,)) for name in LOST_RANKS)),  # lost ranks are waited for most of the time
+    *((world,) for world in _MANY),
+    (
+        World("4 more", 4, ("resume: 4 ranks", "other masks")),
+        World(
+            "2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")
+        ),
+        World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
+        World("2 alive", 2, ("reducers",)),
+        World("1 more", 1, ("resume: 2 → 1",)),
+    ),
 )
-"""In this order: a later one resumes checkpoints of an earlier one."""
-LOST = tuple(World(name, 4, (name,)) for name in LOST_RANKS)
-"""Side by side, as they wait most of the time."""
+"""Worlds of a group run side by side; the last ones resume checkpoints of those before."""
 
 
 def run_worlds(folder: Path, names: Sequence[str]) -> None:
     """Run the named worlds, or all; results go to `FOLDER/WORLD/RUN-RANK.pt`."""
-    for group in (*((world,) for world in WORLDS), LOST):
+    for group in GROUPS:
         started = [_start(world, folder) for world in group if not names or world.name in names]
         for ranks in started:
             while not ranks.join():
