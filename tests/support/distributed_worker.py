@@ -1,8 +1,8 @@
 """The worlds of ranks that `test_distributed.py` compares.
 
-Starting a process takes longest, so one process imports everything and then forks the ranks of one group of worlds after
-the other; the runs of a world follow each other in the same processes. Each leaves a file a rank. What the runs are:
-`distributed_runs.py`.
+Starting a process takes longest, so one process imports everything and then forks the ranks of one group of worlds
+after the other; the runs of a world follow each other in the same processes. Each leaves a file a rank. What the runs
+are: `distributed_runs.py`.
 """
 
 import os
