@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def _imports_are_no_garbage() -> None:
 def _students_are_timed_once() -> None:
     """Each run times its student for its card; what it takes on this machine is no matter of tests."""
     outcome._TURNS.update(num_rounds=1, num_warmup=0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disks_are_not_waited_for() -> Iterator[None]:
+    """No test loses power, and a disk takes some milliseconds a file; `test_folders.py` looks at what is synced when."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
