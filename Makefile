@@ -25,6 +25,9 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt homodistil_hf/version.p
 
 COMPAT = $(PYTHON) benchmarks/compat.py --num_workers $(NUM_WORKERS)
 
+# Bytecode is kept: each run of the tests would take seconds to rewrite the assertions of all its files.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

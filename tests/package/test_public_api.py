@@ -3,7 +3,8 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import pytest
 from methods_here import cases
@@ -64,7 +65,6 @@ def in_a_fresh_process(code: str) -> str:
 
 
 _FORKS = """
-import os, sys
 for code in {codes!r}:
     sys.stdout.flush()
     child = os.fork()
@@ -76,14 +76,15 @@ for code in {codes!r}:
 """
 
 
-_OF_OTHERS = "import accelerate, sklearn.metrics, torch._dynamo"
+_OF_OTHERS = "import os, sys\nimport accelerate, sklearn.metrics, torch._dynamo"
 """Half of what a model's import takes, once for all copies; nothing of it imports transformers or this package."""
 
 
-def in_fresh_processes(codes: Iterable[str], *, after: str) -> list[str]:
-    """What each of several codes prints, in a copy of a process that has imported `after` and packages of others."""
-    printed = in_a_fresh_process(f"{_OF_OTHERS}\n{after}\n{_FORKS.format(codes=list(codes))}").split("---")
-    return [text.strip() for text in printed[:-1]]
+def in_fresh_processes(codes_after: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Code → lines that it prints, in a copy of a process that has imported its key and packages of others."""
+    steps = (f"{after}\n{_FORKS.format(codes=list(codes))}" for after, codes in codes_after.items())
+    printed = in_a_fresh_process("\n".join([_OF_OTHERS, *steps])).split("---")
+    return dict(zip(chain.from_iterable(codes_after.values()), map(str.split, printed[:-1]), strict=True))
 
 
 def test_public_names_are_frozen():
@@ -147,24 +148,6 @@ def compact_export(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.slow
-def test_students_load_in_whatever_order_things_are_imported(compact_export):
-    load = f"print(type(transformers.AutoModelForMaskedLM.from_pretrained({compact_export!r})).__name__)"
-    fresh = "import sys\nprint({'transformers', 'homodistil_hf'} & {*sys.modules})"
-    found = in_fresh_processes([fresh, *(f"{order}\n{load}" for order in ORDERS)], after="import torch")
-    assert found == ["set()"] + ["HomoBertForMaskedLM"] * len(ORDERS)
-
-
-@pytest.fixture(scope="module")
-def after_the_imports(compact_export) -> dict[str, list[str]]:
-    """Code → the lines that it prints where it is the first that comes after both imports."""
-    deep = "from homodistil_hf.models.architectures import modeling_homobert\n"
-    codes = {use: f"{deep * ('modeling_homobert' in use)}print(type({use}).__name__)" for use in USES}
-    codes |= {code: code for code in (_FROM_CONFIG, _STUDENT_TYPES, _STOCK_BERT)}
-    first = f"import torch, homodistil_hf, transformers\nfolder = {compact_export!r}"
-    return dict(zip(codes, map(str.split, in_fresh_processes(codes.values(), after=first)), strict=True))
-
-
 _FROM_CONFIG = f"""
 config = transformers.AutoConfig.for_model('homobert', vocab_size=8, hidden_size=8, num_hidden_layers=1,
     num_attention_heads=2, intermediate_size=8, max_position_embeddings=8)
@@ -182,26 +165,48 @@ print(type(transformers.AutoModelForMaskedLM.from_config(config)).__module__)
 """
 
 
+_FRESH = "print({'transformers', 'homodistil_hf'}.isdisjoint(sys.modules))"
+
+
+@pytest.fixture(scope="module")
+def printed(compact_export) -> dict[str, list[str]]:
+    """Code → the lines that it prints where it is the first that comes after nothing, or after both imports."""
+    deep = "from homodistil_hf.models.architectures import modeling_homobert\n"
+    load = "print(type(transformers.AutoModelForMaskedLM.from_pretrained(folder)).__name__)"
+    first = {_FRESH: _FRESH} | {order: f"{order}\n{load}" for order in ORDERS}
+    later = {use: f"{deep * ('modeling_homobert' in use)}print(type({use}).__name__)" for use in USES}
+    later |= {code: code for code in (_FROM_CONFIG, _STUDENT_TYPES, _STOCK_BERT)}
+    both = "import homodistil_hf, transformers"
+    found = in_fresh_processes({f"folder = {compact_export!r}": [*first.values()], both: [*later.values()]})
+    return dict(zip([*first, *later], found.values(), strict=True))
+
+
 @pytest.mark.slow
-def test_import_registers_the_auto_classes(after_the_imports):
-    assert after_the_imports[_FROM_CONFIG] == list(AUTO_CLASSES.values())
+def test_students_load_in_whatever_order_things_are_imported(printed):
+    assert printed[_FRESH] == ["True"]
+    assert {order: printed[order] for order in ORDERS} == {order: ["HomoBertForMaskedLM"] for order in ORDERS}
+
+
+@pytest.mark.slow
+def test_import_registers_the_auto_classes(printed):
+    assert printed[_FROM_CONFIG] == list(AUTO_CLASSES.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
-def test_students_are_found_by_whatever_names_them_first(use, after_the_imports):
-    assert after_the_imports[use] == [USES[use]]
+def test_students_are_found_by_whatever_names_them_first(use, printed):
+    assert printed[use] == [USES[use]]
 
 
 @pytest.mark.slow
-def test_every_student_type_is_known_before_anything_is_imported(after_the_imports):
+def test_every_student_type_is_known_before_anything_is_imported(printed):
     expected = [architecture.student_type for architecture in ARCHITECTURES.values()]
-    assert after_the_imports[_STUDENT_TYPES] == expected
+    assert printed[_STUDENT_TYPES] == expected
 
 
 @pytest.mark.slow
-def test_import_leaves_stock_bert_alone(after_the_imports):
-    assert after_the_imports[_STOCK_BERT] == ["transformers.models.bert.modeling_bert"]
+def test_import_leaves_stock_bert_alone(printed):
+    assert printed[_STOCK_BERT] == ["transformers.models.bert.modeling_bert"]
 
 
 @pytest.mark.parametrize(
