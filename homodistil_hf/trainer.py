@@ -141,6 +141,7 @@ class HomoDistilTrainer(DistillationTrainer):
     ) -> Start:
         """Also start from a small model, where its teacher is fine-tuned; a general one gets a head."""
         is_pruned = self.args.student is not None
+        # a given plan prunes, unless a loaded model has its widths already
         if plan is not None:
             is_pruned = not isinstance(model, PreTrainedModel) or plan != widths_of(model.config)
         how = {"token": self.args.hub_token, "seed": self.args.seed, "is_pruned": is_pruned}
@@ -179,6 +180,7 @@ class HomoDistilTrainer(DistillationTrainer):
             gradings, eval_dataset = self.gradings_in(given, found), found["eval_dataset"]
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        # by identity: a grading belongs to the very rows that it was made for
         self.held_out.whole_row_scores = next((grade for known, grade in gradings if known is rows), None)
         return super().get_eval_dataloader(eval_dataset)
 
@@ -221,12 +223,15 @@ class HomoDistilTrainer(DistillationTrainer):
     def begin_step(self) -> None:
         """If the schedule asks, choose masks and slice off the units that they drop; so with layers."""
         step = self.state.global_step
+        # layers first, so that masks are chosen for the layers that are left
         has_fewer_layers = self._fade_layers(step)
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
+        # parameters went without a mask: DDP must be wrapped again all the same
         if masks is None and has_fewer_layers:
             masks = full_masks(self.pruner.groups)
         if masks is None:
             return
+        # students that differ can't average their gradients, so stop before the step
         check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
         self.on_resized(masks)
         if self.pruner.plan_reached:
@@ -318,6 +323,7 @@ class HomoDistilTrainer(DistillationTrainer):
             for gradient in gradients:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
             self._average_gate_gradient()
+            # n / (n + 1) makes the scores the mean of all batches that count
             if nn.utils.get_total_norm(gradients).isfinite():
                 self.pruner.score(gradient_scale=scale, smoothing=num_scored / (num_scored + 1))
                 num_scored += 1
@@ -365,6 +371,7 @@ class HomoDistilTrainer(DistillationTrainer):
         gates, found = self.pruner.gates, state["pruner"].get("gates")
         if gates is None or found is None:
             return
+        # layers at 0 were removed, and don't come back: another choice needs a new trainer
         is_removed = found["value"] == 0
         if gates.are_removed and (not is_removed or list(gates.kept or ()) != found["kept"]):
             raise ValueError(
@@ -396,6 +403,7 @@ def _rotate_student(trainer: DistillationTrainer) -> None:
         return
     batches = (inputs for inputs, _ in trainer.first_batches(num_tokens=_NUM_ROTATION_TOKENS))
     moments = head_moments(trainer.model, batches, layers)
+    # moments are sums over tokens, so the ranks' add up
     if trainer.args.world_size > 1:
         device = trainer.args.device
         moments = {layer: trainer.accelerator.reduce(found.to(device)) for layer, found in moments.items()}
@@ -433,6 +441,7 @@ def pruning_schedule(
     """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
     windows = {kind: args.pruning_window(kind) for kind in kinds}
     interval = args.pruning_interval_steps
+    # so seldom that the longest window has no more widths than may be compiled
     if args.torch_compile:
         longest = max(end - start for start, end in windows.values()) * total_steps
         interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))

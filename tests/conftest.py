@@ -52,7 +52,7 @@ def _students_are_timed_once() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _disks_are_not_waited_for() -> Iterator[None]:
-    """No test loses power, and a disk takes some milliseconds a file; `test_folders.py` looks at what is synced when."""
+    """No test loses power, and a file takes milliseconds; `test_folders.py` looks at what is synced when."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

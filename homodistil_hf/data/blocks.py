@@ -69,6 +69,7 @@ class TextPacker:
         """
         if not self.packs:
             return list(self._rows(stream)), stream[:0]
+        # the class and the separator token take two places of a block
         num_content = self.max_seq_length - 2
         num_blocks = len(stream) // num_content
         blocks = np.empty((num_blocks, self.max_seq_length), dtype=np.int32)
@@ -81,6 +82,7 @@ class TextPacker:
         """Texts as rows `[CLS] … [SEP]`; a longer one makes several."""
         ends, num_content = np.flatnonzero(stream == self.tokenizer.sep_token_id), self.max_seq_length - 2
         for text in np.split(stream, ends + 1)[:-1]:  # a separator ends each text
+            # without the separator that ends the text: each row gets one of its own
             for start in range(0, len(text) - 1, num_content):
                 piece = text[start : min(start + num_content, len(text) - 1)]
                 yield np.array([self.tokenizer.cls_token_id, *piece, self.tokenizer.sep_token_id], dtype=np.int32)
@@ -133,6 +135,7 @@ def _cuts(text: str) -> list[int]:
     """Return the bounds of pieces of at most `_PIECE_CHARS`, in front of white space if there is any."""
     bounds = [0]
     while len(text) - bounds[-1] > _PIECE_CHARS:
+        # behind the last bound, or its own space would be found again
         start, end = bounds[-1] + 1, bounds[-1] + _PIECE_CHARS
         space = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
         bounds.append(end if space < 0 else space)
@@ -254,6 +257,7 @@ def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
     if isinstance(blocks, IterableDataset):
         return Dataset.from_list(list(blocks.take(num_blocks)), features=blocks.features)
     num_blocks = min(num_blocks, len(blocks))
+    # block ⌊i · all / wanted⌋ for each i: equal distances from the first one on
     return blocks.select([index * len(blocks) // num_blocks for index in range(num_blocks)])
 
 
@@ -272,6 +276,7 @@ def _numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
 def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) -> Dataset:
     _check_text_column(documents.column_names, packer)
     batch_size = _batch_size(documents, packer.text_column)
+    # no more processes than batches, whose number is rounded up
     num_proc = min(num_proc or 1, max(1, -(-len(documents) // batch_size)))
     with _single_threaded_tokenizers(num_proc):
         blocks = documents.map(
@@ -329,6 +334,7 @@ def _stream_rows(documents: IterableDataset, packer: TextPacker) -> Iterator[dic
     num_blocks, left = 0, np.empty(0, dtype=np.int32)
     for batch in documents.iter(_STREAM_DOCUMENTS):
         _check_text_column(list(batch), packer)
+        # the tokens that a step leaves begin the first block of the next one
         blocks, left = packer.cut(np.concatenate([left, packer.encode(batch[packer.text_column])]))
         for example_id, block in enumerate(blocks, start=num_blocks):
             yield {"input_ids": block, "example_id": example_id}

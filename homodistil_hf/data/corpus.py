@@ -355,6 +355,7 @@ def check_encoding(file: Path, label: str) -> None:
     """Refuse, by a ValueError, a file of text in UTF-16 or UTF-32, whose bytes would be read as letters and NULs."""
     with file.open("rb") as opened:
         head = opened.read(_HEAD_BYTES)
+    # wide characters begin with a mark, or more than one byte in four is NUL
     if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
         raise ValueError(
             f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
@@ -369,6 +370,7 @@ def _check_lines(file: Path, label: str) -> None:
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = 0
         while len(content) - start > _LONGEST_LINE_BYTES:
+            # leap to the last line end within reach, so that few lines are looked at
             end = content.rfind(b"\n", start, start + _LONGEST_LINE_BYTES)
             if end < 0:
                 raise ValueError(
@@ -421,6 +423,7 @@ def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label:
             parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
         else:
             parts = _read_files(origin, split, streaming)
+        # a stream raises its errors only when a row is read
         parts = [part for part in parts if any(True for _ in part.take(1))]
     except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
         reason = error.__cause__ or error
@@ -436,6 +439,7 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
     for reader, settings in _READER_SETTINGS.items():
         chosen = [file.resolve() for file in files if _READERS[file.suffix.lower()] is reader]
         for group in _alike(chosen):
+            # the readers take names for patterns
             paths = [glob.escape(str(file)) for file in group]
             how = {"split": split, "streaming": streaming, **settings, **csv_settings(group[0])}
             parts.append(reader({_split_name(split): paths}, **how).read())

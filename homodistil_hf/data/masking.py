@@ -214,6 +214,7 @@ class ReplacedTokensCollator(MaskedLMCollator):
         chosen_M, words_2M = self._drawn(maskable_BT, counters)
         before_BT = input_BT.copy()
         input_BT.flat[chosen_M] = self._random_ids[words_2M[1] % np.uint64(len(self._random_ids))]
+        # a token that was drawn for itself hasn't changed
         return np.where(maskable_BT, input_BT != before_BT, IGNORED_LABEL)
 
 
@@ -256,6 +257,7 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
         values = np.asarray(row[name])
     except (ValueError, TypeError, OverflowError, RuntimeError):  # numpy can't make an array of it
         values = np.empty(0, dtype=object)
+    # numpy makes floats of an empty list
     is_empty = values.shape == (0,) and values.dtype != object
     if values.ndim != 1 or not (is_empty or np.can_cast(values.dtype, np.int64)):
         raise ValueError(f"a row has {name}={short_repr(row[name])}; expected a flat list of integers")
@@ -271,6 +273,7 @@ def row_counter(row: Mapping[str, Any], content: bytes) -> list[int]:
     """
     if "example_id" not in row:
         digest = hashlib.blake2b(content, digest_size=8).digest()
+        # word 2 keeps digests apart from numbers of rows
         return [0, int.from_bytes(digest, "little"), 1, 0]
     try:
         return [0, operator.index(row["example_id"]) & _WORD_MASK, 0, 0]

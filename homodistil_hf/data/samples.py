@@ -16,6 +16,7 @@ def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
 
 
 def _drawn_indices(num_all: int, num_rows: int, seed: int) -> list[int]:
+    # RandomState draws the same in all versions of numpy
     return sorted(np.random.RandomState(seed).permutation(num_all)[:num_rows].tolist())
 
 

@@ -38,6 +38,7 @@ def graph_problems(folder: Path, facts: Mapping[str, Any], deployable: Deployabl
             yield f"{file}: can't be run by {TARGETS[name].runtime}: {first_line(error)}"
             continue
         limit = max(_SLACK * stated, EXACT)
+        # written so that NaN is a problem, too
         if not found <= limit:
             yield f"{file}: expected results within {limit:.1e} of the model's, found a distance of {found:.3g}"
 

@@ -22,6 +22,7 @@ def some_positions(num_tokens: int, num_classes: int) -> list[int]:
     """
     if num_classes <= _MANY_CLASSES or num_tokens <= _MOST_POSITIONS:
         return list(range(num_tokens))
+    # both ends are among them
     return [index * (num_tokens - 1) // (_MOST_POSITIONS - 1) for index in range(_MOST_POSITIONS)]
 
 
@@ -54,7 +55,9 @@ def compare_answers(
         (one[name].float(), other[name].float()) for one, other in zip(expected, found, strict=True) for name in names
     ]
     if rule == "order":
+        # the one logit of each row: (R,) of the model and of the runtime
         first, second = (torch.stack([pair[side].flatten()[0] for pair in pairs]) for side in (0, 1))
+        # each pair of rows once
         rows = torch.triu_indices(len(first), len(first), 1)
         equal = (first[rows[0]] < first[rows[1]]) == (second[rows[0]] < second[rows[1]])
     elif rule == "each":
@@ -101,6 +104,8 @@ def _shared_neighbours(one: torch.Tensor, other: torch.Tensor, num_nearest: int 
         return 1.0
     nearest = []
     for vectors in (one, other):
+        # no text is its own neighbour: -2 is below every cosine
         unit = torch.nn.functional.normalize(vectors, dim=-1)
         nearest.append((unit @ unit.T).fill_diagonal_(-2).topk(num_nearest).indices)
+    # (R, k, 1) against (R, 1, k): which neighbours are among the other side's
     return float((nearest[0][:, :, None] == nearest[1][:, None]).any(-1).double().mean())

@@ -149,6 +149,7 @@ def model_with_head(folder: str | Path) -> Deployable:
     is_ordered = is_about_text and model.config.num_labels == 1
     has_many = is_about_text and model.config.problem_type == "multi_label_classification"
     rule = "order" if is_ordered else "each" if has_many else "first"
+    # masks and unknown words stand for text, other special tokens don't
     skipped = sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id})
 
     def read(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> list[Outputs]:

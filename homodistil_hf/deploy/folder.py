@@ -68,8 +68,10 @@ def deploy_folder(
     student, earlier = deployment.ready(folder), runtime_rows(facts)
     if "gguf" in names and student.gguf is None:
         raise ValueError(f"to='gguf' is impossible for folder={str(folder)!r}: {student.gguf_problem}")
+    # transformers.js runs a graph, so one is made where the export has none
     if "transformers.js" in names and not any(row["target"] == "onnx" and row["is_written"] for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
+    # all is made and tried aside; at the end the export changes as a whole
     with tempfile.TemporaryDirectory() as scratch:
         made = Workshop(student, Path(scratch, "student"), rows)
         beside = _teacher(teacher, deployment, Path(scratch, "teacher")) if num_rounds else None
@@ -126,6 +128,7 @@ def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: De
     refused = {row["file"] for row in facts[RUNTIMES]["rows"] if not row["is_written"]}
     with written_aside(target, overwrite=True) as aside:
         shutil.copytree(target, aside, dirs_exist_ok=True)
+        # a file below the bar goes, and the weights that OpenVINO has beside it
         for file in refused:
             (aside / file).unlink(missing_ok=True)
             (aside / file).with_suffix(".bin").unlink(missing_ok=True)
@@ -136,6 +139,7 @@ def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: De
                     (aside / file).parent.mkdir(exist_ok=True)
                     shutil.copyfile(path, aside / path.relative_to(made.folder))
         limit_length(aside, made.deployable.max_length)
+        # digests when all other files are there
         facts["files"] = file_facts(aside)
         write_json(aside / FACTS_FILE, facts)
         (aside / CARD_FILE).write_text(deployment.card(target.name, facts), encoding="utf-8")

@@ -157,8 +157,10 @@ def write_gguf(
     state, first = model.state_dict(), architecture.first_position(config)
     for place, name_of in _names(architecture, config):
         tensor = state[name_of].float()
+        # llama.cpp counts positions from 0
         if place == "position_embd.weight":
             tensor = tensor[first:]
+        # vectors and the small tables stay float32
         half = tensor.dim() == 2 and place != "position_embd.weight" and place != "token_types.weight"
         writer.add_tensor(place, (tensor.half() if half else tensor).cpu().contiguous().numpy())
     writer.write_header_to_file()
@@ -190,6 +192,7 @@ def _names(architecture: Architecture, config: PreTrainedConfig) -> Iterator[tup
         if name not in absent:
             yield _place(outer, name), name
     for layer in range(config.num_hidden_layers):
+        # the first layer may lack parameters, such as the LayerNorm in front of it
         missing = absent | set(() if layer else architecture.not_in_first_layer)
         for name in architecture.layer:
             if name not in missing:
@@ -198,6 +201,7 @@ def _names(architecture: Architecture, config: PreTrainedConfig) -> Iterator[tup
 
 def _roles(shapes: Shapes, norms: tuple[str, ...]) -> dict[str, str]:
     """Module → its name in the file; LayerNorms in the order of the table."""
+    # one dimension is a LayerNorm's, two are a matrix's, whose role follows from both
     vectors = [name.rpartition(".")[0] for name, dims in shapes.items() if name.endswith(".weight") and len(dims) == 1]
     roles = dict(zip(vectors, norms, strict=False))
     matrices = ((name.rpartition(".")[0], dims) for name, dims in shapes.items() if len(dims) == 2)
@@ -215,6 +219,7 @@ def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerBase, config: Any)
     words = {index: word for word, index in tokenizer.get_vocab().items()}
     added = {token["id"]: _CONTROL if token["special"] else _USER_DEFINED for token in backend["added_tokens"]}
     added |= dict.fromkeys(tokenizer.all_special_ids, _CONTROL)
+    # where a vocabulary is padded, its last rows have no word
     tokens = [words.get(index, f"[PAD{index}]") for index in range(config.vocab_size)]
     kinds = [added.get(index, _NORMAL if index in words else _CONTROL) for index in range(config.vocab_size)]
     writer.add_tokenizer_model("gpt2" if is_bpe else "bert")

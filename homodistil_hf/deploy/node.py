@@ -65,6 +65,7 @@ class Node:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        # the script ends with its input
         with suppress(BrokenPipeError):
             self.commands.close()
         self.answers.close()

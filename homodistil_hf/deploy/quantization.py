@@ -64,12 +64,15 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
 
     for kept in [(), *((part,) for part in parts)]:
         attempt(kept)
+    # tried[1:] keep one part each: the one that leaves the least distance comes first
     helpful = [one.kept_float[0] for one in sorted(tried[1:], key=lambda one: one.figures["distance"])]
     for count in range(2, len(helpful) + 1):
         if all(one.figures["fidelity"] < least for one in tried):
             attempt(tuple(helpful[:count]))
+    # a way that another one beats in size and fidelity is out, whatever its cost
     good = [one for one in tried if one.figures["fidelity"] >= least and not any(_beats(by, one) for by in tried)]
     chosen = min(good, key=lambda one: one.cost) if good else max(tried, key=lambda one: one.figures["fidelity"])
+    # the file holds the last attempt, so the chosen one is written again
     _write(graph, path, {name for part in chosen.kept_float for name in parts[part]})
     return [chosen, *(one for one in tried if one is not chosen)]
 
@@ -95,6 +98,7 @@ def _parts(graph: Any) -> dict[str, list[str]]:
         node.name for node in graph.graph.node if node.op_type == _TABLE and len(sizes.get(node.input[0], ())) == 2
     ]
     products = [node for node in graph.graph.node if node.op_type == _PRODUCT and node.input[1] in sizes]
+    # (inputs, outputs): a decoder has a vocabulary of outputs
     decoders = [node.name for node in products if sizes[node.input[1]][-1] > _WIDEST * sizes[node.input[1]][0]]
     products = [node for node in products if node.name not in decoders]
     names = [node.name for node in products]
@@ -119,8 +123,10 @@ def _unshare_transposed(graph: Any) -> None:
     for node in [node for node in graph.graph.node if node.op_type == "Transpose" and node.input[0] in tensors]:
         table = numpy_helper.to_array(tensors[node.input[0]])
         order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+        # the transposed table is a constant under the name that the node's output had
         graph.graph.initializer.append(numpy_helper.from_array(table.transpose(order).copy(), node.output[0]))
         graph.graph.node.remove(node)
+    # a table that only such nodes have read goes
     used = {name for node in graph.graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in used]:
         graph.graph.initializer.remove(tensor)

@@ -46,6 +46,7 @@ class TransformersJs:
         file = Path(self.node.scratch, "results")
         shapes = self.node.ask("results", model=self.model, rows=self._texts(rows), file=str(file))["shapes"]
         values = torch.from_numpy(np.fromfile(file, dtype=np.float32))
+        # the file holds all values one after the other: row by row, output by output
         found: list[Outputs] = []
         start = 0
         for row in shapes:

@@ -68,6 +68,7 @@ class AttentionRecorder:
             yield recorded
         finally:
             self._is_on = False
+            # taken out of the recorder, which would keep the tensors of the pass alive
             taken, self._recorded = self._recorded, {}
             recorded.extend(
                 tuple(taken[projection] for projection in projections)

@@ -105,9 +105,11 @@ def multi_label_terms(
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
     num_classes = student.shape[-1]
     with_logits = partial(F.binary_cross_entropy_with_logits, reduction="sum")
+    # KL = cross-entropy with the teacher's probabilities − their entropy
     kl = with_logits(student, teacher.sigmoid()) - with_logits(teacher, teacher.sigmoid())
     labels = labels_RC.to(exact)
     is_known = labels != UNKNOWN_VALUE
+    # unknown labels weigh 0
     own = with_logits(student, labels.masked_fill(~is_known, 0.0), weight=is_known.to(exact))
     return own / num_classes, kl / num_classes
 
@@ -142,6 +144,7 @@ def hidden_error(
     ```
     """
     mask_BT1 = None if token_mask_BT is None else token_mask_BT[..., None]
+    # both sides by the root mean square of the teacher's state, so the error is a share of its square
     if is_relative:
         squares_BT1 = teacher_BTH.to(exact_dtype(teacher_BTH)).square().mean(-1, keepdim=True)
         shares_BT1 = squares_BT1.clamp(min=torch.finfo(torch.float32).tiny).rsqrt().to(teacher_BTH.dtype)
@@ -157,10 +160,12 @@ class _SquaredError(torch.autograd.Function):
         kept = torch.empty_like(a)
         total = torch.zeros((), dtype=exact_dtype(b), device=a.device)
         for rows in row_slices(a, CPU_CHUNK_ELEMENTS):
+            # subtracted in the exact type; only the copy for the gradient is rounded
             difference = a[rows].to(total.dtype) - b[rows]
             if mask is not None:
                 difference *= mask[rows]
             kept[rows] = difference
+            # squared norms of rows, without a tensor of all squares
             total += torch.linalg.vector_norm(difference, dim=-1).square_().sum()
         ctx.save_for_backward(kept)
         return total
@@ -168,6 +173,7 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (difference,) = ctx.saved_tensors
+        # d Σ (a − b)² / da = 2·(a − b); masked differences are 0
         return difference * (2 * grad), None, None
 
 
@@ -220,6 +226,7 @@ def attention_scores(
 
     ```
     """
+    # (B, T, A) → (B, T, N, D)
     query, key = (states_BTA.unflatten(-1, (num_heads, -1)) for states_BTA in (query_BTA, key_BTA))
     if heads is not None and len(heads) < num_heads:
         query, key = query.index_select(2, heads), key.index_select(2, heads)

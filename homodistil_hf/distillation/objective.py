@@ -76,6 +76,7 @@ class DistillationLoss:
     def fade(self, kept: Sequence[int], factor: float) -> None:
         """Multiply what `leave_out` would leave out by a factor; arguments as there."""
         layers = range(len(self.matched_layers))
+        # states that are still compared once the other layers are gone, and layers whose attention is
         stays = {"hidden": matched_layers(kept, len(layers)), "attention": kept}
         self.factors = {
             name: [1.0 if layer in staying else factor for layer in layers] for name, staying in stays.items()
@@ -144,6 +145,7 @@ class DistillationLoss:
             average over the global batch, float32 scalars; and the student's output.
         """
         inputs = self.task.with_positions(inputs)
+        # at least 1: a batch without predictions has a loss of 0, not 0 / 0
         num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
         # Same inputs for both models; with a vocabulary both stop before their decoders, which decoded_terms applies.
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
@@ -172,6 +174,7 @@ class DistillationLoss:
             if self.guesses_labels:
                 labels = self.task.guessed(labels, teacher_rows, inputs)
             return self.task.terms(self.task.rows(student, inputs), teacher_rows, labels)
+        # both decoders run inside the loss, so that no model's logits are ever whole
         own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
         return decoded_terms(
             decoder_of(own_head, student["decoder_inputs"]),
@@ -186,6 +189,7 @@ class DistillationLoss:
         errors: Terms = {}
         with self.autocast():
             if self.weights["hidden"]:
+                # state 0 is the embeddings', so layer i ends in state i + 1
                 layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
                 of_layers = [
                     hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)

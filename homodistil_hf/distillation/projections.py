@@ -75,6 +75,7 @@ class LeastSquares:
             is_token_BT: False for padding.
         """
         for place, states in enumerate(zip(own, targets, strict=True)):
+            # tokens of all rows behind each other; then HᵀH and HᵀT side by side
             own_NS, target_NT = (state[is_token_BT].cpu().double() for state in states)
             products = own_NS.T @ torch.cat([own_NS, target_NT], -1)
             if place == len(self.sums):
@@ -88,6 +89,7 @@ class LeastSquares:
         """Set the weights of linear layers, one for each pair of states; `reduce` adds up what all ranks have seen."""
         num_tokens = int(reduce(torch.tensor(self.num_tokens)))
         for project, total in zip(projections, self.sums, strict=True):
+            # a linear layer holds W transposed
             project.load_state_dict({"weight": _least_squares(reduce(total).cpu(), num_tokens).T})
 
 

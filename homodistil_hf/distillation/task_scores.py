@@ -40,6 +40,7 @@ class TaskMeter(DiscrepancyMeter):
         self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Append known labels and equal predictions; see [`DiscrepancyMeter.batch_sums`]."""
+        # a row of several labels is known where all of them are
         is_known = self.task.is_known(labels)
         num_known = is_known.all(-1).sum() if is_known.dim() > 1 else is_known.sum()
         if self.task.has_classes:
@@ -56,6 +57,7 @@ class TaskMeter(DiscrepancyMeter):
             self.kept.append(torch.stack([rows.float(), labels.float()], 1).cpu().numpy())
             return
         num_rows, num_tokens = inputs["input_ids"].shape[:2]
+        # place among the batch's labels → row of the batch → row of all that was measured
         row_of = inputs["masked_positions"] // (num_tokens if self.task.num_values == ONE_A_TOKEN else 1)
         self.kept.append(torch.stack([rows.argmax(-1), labels, row_of + self.num_rows], -1).cpu().numpy())
         self.num_rows += num_rows
@@ -84,6 +86,7 @@ class TaskMeter(DiscrepancyMeter):
         if self.task.has_classes:  # rows of two ranks may have one number
             parts = [part + np.array([0, 0, rank << 40]) for rank, of_rank in enumerate(ranks) for part in of_rank]
         else:
+            # (R, 2, C) → predictions and labels
             given_RC, wanted_RC = np.moveaxis(np.concatenate(parts), 1, 0)
             is_known_R = self.task.is_known(torch.tensor(wanted_RC)).all(-1).numpy()
             score = correlations if self._has_values else several_label_scores
@@ -103,6 +106,7 @@ class TaskMeter(DiscrepancyMeter):
             logger.warning(
                 "all %d held-out predictions are of one class: this model has learned nothing", len(given_R)
             )
+        # a row ends where the next word has another row's number
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):
             return span_scores(given_R, wanted_R, self.names, ends_R=np.diff(row_R, append=-1) != 0)
         return {"macro_f1": class_scores(given_R, wanted_R)["macro_f1"]}
@@ -119,6 +123,7 @@ def class_scores(given_R: np.ndarray, wanted_R: np.ndarray) -> dict[str, float]:
     ```
     """
     shares = []
+    # F1 = 2·both / (given + wanted)
     for label in np.union1d(given_R, wanted_R):
         both = np.sum((given_R == label) & (wanted_R == label))
         shares.append(2 * both / (np.sum(given_R == label) + np.sum(wanted_R == label)))
@@ -131,6 +136,7 @@ def several_label_scores(logits_RC: np.ndarray, wanted_RC: np.ndarray) -> dict[s
     A class that no row has and none gets leaves `macro_f1` as it is.
     """
     given, wanted = logits_RC > 0, wanted_RC > 0.5
+    # F1 of a class = 2·both / (given + wanted)
     both, either = (given & wanted).sum(0), given.sum(0) + wanted.sum(0)
     is_there = either > 0
     return {
@@ -158,6 +164,7 @@ def _correlation(given_R: np.ndarray, wanted_R: np.ndarray) -> float:
 def _ranks(values_R: np.ndarray) -> np.ndarray:
     """Ranks from 0; equal values share the mean of theirs."""
     _, place_R, counts = np.unique(values_R, return_inverse=True, return_counts=True)
+    # n equal values share the ranks end − n … end − 1
     ends = np.cumsum(counts)
     return (ends - (counts + 1) / 2)[place_R]
 
@@ -202,12 +209,15 @@ def _spans(classes_R: np.ndarray, names: Sequence[str], ends_R: np.ndarray) -> I
     first, open_type = 0, ""
     for place, (number, is_last) in enumerate(zip(classes_R, ends_R, strict=True)):
         mark, _, kind = names[number].partition("-")
+        # B-, S- and U- always begin a span, other marks where the type changes
         begins = bool(kind) and (mark in "BSU" or kind != open_type)
+        # the word before was its span's last
         if open_type and (begins or not kind):
             yield first, place - 1, open_type
         if begins:
             first = place
         open_type = kind
+        # no span goes on into the next row
         if kind and is_last:
             yield first, place, kind
             open_type = ""

@@ -95,6 +95,7 @@ class Task:
             return found
         self._check_batch(inputs)
         labels, mask_BT = self._all_labels(inputs), inputs.get("attention_mask")
+        # all three counts in one copy, as every copy waits for the device
         counted_N = self._counted(labels, inputs)
         num_padding = torch.zeros_like(counted_N).sum() if mask_BT is None else (mask_BT == 0).sum()
         num_wrong = self._is_outside(labels).sum()
@@ -146,6 +147,7 @@ class Task:
             second_N = outputs["logits"].flatten()
             rows_N2 = torch.stack([torch.zeros_like(second_N), second_N], -1)
             return rows_N2.index_select(0, inputs["masked_positions"])
+        # in the order of _all_labels: of answers all starts, then all ends
         rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
         return rows_NC.index_select(0, inputs["masked_positions"])
 
@@ -162,6 +164,7 @@ class Task:
         """
         if self.has_classes:
             return torch.where(labels == UNKNOWN_CLASS, teacher_rows.argmax(-1), labels)
+        # ±1 by the parity of the sum of a row's tokens, which padding doesn't change
         tokens_BT = inputs["input_ids"] * inputs.get("attention_mask", 1)
         signs_B1 = (tokens_BT.sum(-1, keepdim=True) % 2 * 2 - 1).index_select(0, inputs["masked_positions"])
         guess = (teacher_rows > 0).to(teacher_rows.dtype) if self.label_range == (0, 1) else teacher_rows + signs_B1

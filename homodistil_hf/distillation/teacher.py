@@ -90,6 +90,7 @@ def _with_matrices_in(model: LayerwiseModel, dtype: torch.dtype) -> LayerwiseMod
     # Only Linear weights change type: autocast would cast them on every call. Embeddings and norms stay exact, and the
     # tied decoder becomes a matrix of its own.
     shared = {id(parameter): parameter for parameter in model.parameters()}
+    # what deepcopy's memo holds already is shared, not copied
     twin = copy.deepcopy(model, shared)
     for module in twin.modules():
         if isinstance(module, nn.Linear):

@@ -51,6 +51,7 @@ def decoder_of(layer: nn.Module, states_MH: torch.Tensor, *, dtype: torch.dtype 
         dtype: type of the matrix product; default: autocast's, else the inputs' own.
     """
     device = states_MH.device.type
+    # autocast leaves float64 as it is
     lowers = torch.is_autocast_enabled(device) and states_MH.dtype != torch.float64
     default = torch.get_autocast_dtype(device) if lowers else states_MH.dtype
     weight: Any = layer.weight
@@ -191,10 +192,12 @@ def _compare(
     """`(CE, KL)` of some rows; with weights, the student's products are overwritten by a·dCE + b·dKL."""
     terms = torch.zeros(2, dtype=exact_dtype(student_RV), device=student_RV.device)
     num_elements = CHUNK_ELEMENTS.get(student_RV.device.type, OTHER_CHUNK_ELEMENTS)
+    # so few rows that their exact copies stay small, on a CPU in its cache
     for rows in slices(len(student_RV), num_elements // student_RV.shape[-1]):
         log_student, log_teacher = _log_softmax(student_RV[rows], biases[0]), _log_softmax(teacher_RV[rows], biases[1])
         terms += _compare_exactly(log_student, log_teacher, labels_R[rows], weights)
         if weights is not None:
+            # the gradient by now, rounded to the type of the products
             student_RV[rows] = log_student
     return terms
 
@@ -215,10 +218,12 @@ def _compare_exactly(
 
     In place: log p_t becomes log p_t − log p_s for the KL, then log p_s becomes p_s and the gradient.
     """
+    # a label that is no word reads word 0, times 0
     valid = (labels_R >= 0) & (labels_R < log_student_RV.shape[-1])
     words = labels_R.masked_fill(~valid, 0)
     p_teacher = log_teacher_RV.exp()
     ce = -(log_student_RV.gather(-1, words[:, None])[:, 0] * valid).sum()
+    # KL = Σ p_t · (log p_t − log p_s)
     kl = log_teacher_RV.sub_(log_student_RV).mul_(p_teacher).sum()
     if weights is not None:
         ce_weight, kl_weight = weights
@@ -233,6 +238,7 @@ def _common_scale(grad_ce: torch.Tensor, grad_kl: torch.Tensor, weights: tuple[f
     """Return s of s·(a·CE + b·KL), which autograd hands back as s·a and s·b; refuse any other ratio."""
     ce_weight, kl_weight = weights
     is_finite = grad_ce.isfinite() & grad_kl.isfinite()
+    # (s·a)·b = (s·b)·a, also where a weight is 0
     fits = torch.isclose(grad_ce * kl_weight, grad_kl * ce_weight, rtol=1e-4) | ~is_finite
     # Asserted on the device: the host would otherwise wait for it in every micro-batch.
     torch._assert_async(fits, f"CE and KL do not stand in the loss as weights={weights} said")

@@ -159,6 +159,7 @@ def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[
         raise ValueError(
             f"eval_data={short_repr(settings.eval_data)} has no row with {', '.join(columns.texts)}; name others"
         )
+    # draw numbers of rows, which then pick texts and groups alike
     rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
     groups = {name: whole[name][:] for name in settings.group_columns}
     chosen = {name: [_group(values[row]) for row in rows] for name, values in groups.items()}
@@ -206,17 +207,21 @@ def answers(
     """
     encoded = tokenizer(*columns, truncation=True, max_length=max_length)
     lengths = [len(ids) for ids in encoded["input_ids"]]
+    # rows of like length share a batch
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     rows = Dataset.from_dict(dict(encoded)).select(order)
     found: list[Any] = []
     for outputs in forward(model, rows, tokenizer):
+        # the next answer is that of row order[len(found)]
         for logits in outputs["logits"].float().cpu():
             found.append(_answer(model, logits, lengths[order[len(found)]], tokenizer.padding_side))
+    # back in the order of the rows
     by_row = dict(zip(order, found, strict=True))
     return [by_row[row] for row in range(len(found))]
 
 
 def _answer(model: PreTrainedModel, logits: torch.Tensor, length: int, padding_side: str) -> Any:
+    # (T, C) of tags: those of the row's own tokens, without padding
     if logits.dim() == 2:
         return (logits[-length:] if padding_side == "left" else logits[:length]).argmax(-1).tolist()
     if model.config.problem_type == "multi_label_classification":

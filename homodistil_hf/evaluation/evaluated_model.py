@@ -80,6 +80,7 @@ class EvaluatedModel:
         facts = read_export_facts(self.export)
         earlier = facts.get(BENCHMARKS, {})
         section = {**earlier, **summary}
+        # tasks and guarantees are added one by one, all else is replaced
         section |= {name: earlier.get(name, {}) | summary.get(name, {}) for name in ("tasks", GUARANTEE)}
         section = {
             name: value for name, value in section.items() if name not in _OF_THE_FILE and (value or name == "tasks")

@@ -56,6 +56,7 @@ def largest_share(num_changed: int, num_rows: int, *, confidence: float = CONFID
         raise ValueError(f"confidence={confidence!r}; expected a share between 0 and 1, such as {CONFIDENCE}")
     if num_changed == num_rows:
         return 1.0
+    # the tail falls as p grows: bisect between the seen share and 1
     low, high = num_changed / num_rows, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -68,6 +69,7 @@ def largest_share(num_changed: int, num_rows: int, *, confidence: float = CONFID
 
 def _log_tail(most: int, num_rows: int, share: float) -> float:
     """The logarithm of P(X ≤ most) for X binomial."""
+    # log Σ_k C(n, k) pᵏ (1 − p)ⁿ⁻ᵏ by logarithms, as C(n, k) may be beyond every float
     counts = torch.arange(most + 1, dtype=torch.float64)
     choices = math.lgamma(num_rows + 1) - torch.lgamma(counts + 1) - torch.lgamma(num_rows - counts + 1)
     terms = choices + counts * math.log(share) + (num_rows - counts) * math.log1p(-share)
@@ -97,6 +99,7 @@ def guarantee(changed: Sequence[bool], groups: Mapping[str, Sequence[Any]] | Non
             raise ValueError(f"groups[{column!r}] has {len(values)} values for {len(changed)} rows; expected as many")
         sizes = Counter(map(str, values))
         names = [name for name in sorted(sizes, key=_by_number) if sizes[name] >= _LEAST_ROWS]
+        # the groups share the chance of an error
         confidence = 1 - (1 - CONFIDENCE) / max(1, len(names))
         parts[column] = {
             name: _bounded([c for c, value in zip(changed, values, strict=True) if str(value) == name], confidence)
@@ -131,6 +134,7 @@ def length_groups(texts: Sequence[str]) -> list[str]:
     """
     lengths = [len(text.split()) for text in texts]
     ranked = sorted(lengths)
+    # the longest of the first third, and of the second
     first, second = (ranked[(len(ranked) * part - 1) // _NUM_LENGTHS] for part in (1, 2))
 
     def name(length: int) -> str:
@@ -192,6 +196,7 @@ def guarantee_problems(found: Any, least: Mapping[str, float]) -> Iterator[str]:
         bounds = {"agreement": {source: one["at_least"]}, "agreement_of_groups": of_groups}
         for name, share in least.items():
             for where, bound in bounds[name].items():
+                # written so that NaN is below every share
                 if not bound >= share:
                     found_least = percent_below(bound)
                     yield f"{where}: expected answers as the teacher's for at least {share:.1%}, found {found_least}%"

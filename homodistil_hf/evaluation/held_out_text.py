@@ -226,6 +226,7 @@ def _measured(
 ) -> dict[str, Any]:
     device = fastest_device()
     student = student.to(device)
+    # without a teacher the student stands in, and what compares them is left out below
     beside = FrozenTeacher(student if teacher is None else _masked_lm(teacher, "teacher").to(device))
     _check_vocabularies(student, beside.exact)
     collator = MaskedLMCollator(tokenizer, mlm_probability=settings.mlm_probability, seed=settings.mask_seed)
@@ -286,5 +287,6 @@ def _source_names(sources: Sequence[str]) -> list[str]:
 def _blocks_digest(blocks: Dataset) -> str:
     rows = blocks["input_ids"][:]
     lengths = list(map(len, rows))
+    # equal tokens in other rows get another digest; little-endian on every machine
     shape = [len(rows), lengths[0]] if len(set(lengths)) == 1 else lengths
     return hashlib.sha256(json.dumps(shape).encode() + np.concatenate(rows).astype("<i4").tobytes()).hexdigest()

@@ -160,12 +160,14 @@ class _Workshop:
         if backend == "onnxruntime":
             self.onnx_runners[name] = runner
         if backend != "torch":
+            # padding takes another way through attention, so it is compared as well
             check_equal(module, runner, _padded(inputs), backend)
         return runner
 
 
 def _padded(inputs: Inputs) -> Inputs:
     input_ids_BT, attention_mask_BT = inputs
+    # half of the last row is padding
     shorter_BT = attention_mask_BT.clone()
     shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
     return input_ids_BT, shorter_BT

@@ -80,6 +80,7 @@ class KindTask:
         meter = _measured(model, encoded, tokenizer, self.names)
         scores = meter.scores()
         if self.columns.kind == TAGS and scores:
+            # kept are (R, 3): given class, wanted class, number of the row
             given_R, wanted_R, _ = np.concatenate(meter.kept).T
             is_known_R = meter.task.is_known(torch.tensor(wanted_R)).numpy()
             scores["accuracy"] = class_scores(given_R[is_known_R], wanted_R[is_known_R])["accuracy"]
@@ -191,6 +192,7 @@ def _as(kind: str, rows: Dataset, columns: Columns) -> KindTask | Columns | None
         return KindTask(columns, tuple(_tags(values, rows, columns))) if is_tagged else None
     if kind in (CLASSES, VALUES):
         return columns
+    # several labels are lists, or words that are written as such
     lists = isinstance(rows.features[columns.labels[0]], List) or any(str(value).startswith("[") for value in values)
     return _of_several([as_list(value) for value in values], rows, columns) if lists else None
 
@@ -213,6 +215,7 @@ def _tags(values: Sequence[Any], rows: Dataset, columns: Columns) -> list[str]:
 def _with_outside_first(tags: set[str]) -> list[str]:
     are_numbers = all(tag.isdigit() for tag in tags)
     ordered = sorted(tags, key=int) if are_numbers else sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag))
+    # numbers without names may have gaps: all up to the largest are classes
     return list(map(str, range(int(ordered[-1]) + 1))) if are_numbers and ordered else ordered
 
 
@@ -226,6 +229,7 @@ def _of_columns(rows: Dataset, columns: Columns) -> KindTask:
 def _of_several(lists: list[list[Any]], rows: Dataset, columns: Columns) -> KindTask:
     flat = [entry for row in lists for entry in row]
     lengths = {len(row) for row in lists}
+    # equally many numbers a row: one-hot, or values where some are fractions
     if len(lengths) == 1 and flat and all(isinstance(entry, int | float) for entry in flat):
         is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
         if is_hot or any(isinstance(entry, float) for entry in flat):

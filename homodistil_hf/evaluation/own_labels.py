@@ -153,6 +153,7 @@ def _kind(word: str) -> type:
     """The type of a label that is written as a word: int, float or str."""
     for kind in (int, float):
         try:
+            # Python reads 1_000 as a number, but a label of that form is a name
             return kind if math.isfinite(kind(word)) and "_" not in word else str
         except (ValueError, OverflowError):
             continue

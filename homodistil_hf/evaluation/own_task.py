@@ -125,6 +125,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
             f"output_dir={settings.output_dir!r} holds a fine-tuning that was stopped; set resume, or name another "
             "folder"
         )
+    # everything that may be refused comes before the folder says that a run has begun
     keep_datasets_here()
     evaluated = load_model(settings.model)
     has_length = settings.max_length is not None

@@ -88,6 +88,7 @@ class Records:
         path = self.model.results / f"{name}.json"
         if (earlier := _read_record(path)) and earlier.get("sha256") == sha256:
             return earlier, True
+        # the digest in its name: only the same measurement goes on there
         going_on = self.model.results / f".{name}-{sha256[:16]}"
         for other in self.model.results.glob(f".{glob.escape(name)}-*"):
             if other != going_on:
@@ -101,6 +102,7 @@ class Records:
             "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         }
         self.model.results.mkdir(parents=True, exist_ok=True)
+        # the record first, or a kill in between would lose the work
         write_json(path, record)
         remove_folder(going_on)
         return record, False
@@ -116,6 +118,7 @@ class Records:
         for path in sorted(self.model.results.glob("*.json")):
             record = _read_record(path)
             measured = record.get("model")
+            # records of other weights stay, but don't count
             if not isinstance(measured, dict) or measured.get("sha256") != self.model.sha256:
                 continue
             if "seed" in record:

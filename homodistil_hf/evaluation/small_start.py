@@ -144,6 +144,7 @@ def fit_to_teacher(
     """
     student.eval()
     projections = student.projections
+    # hidden_states begin with the embeddings, so each matrix has the place of its states
     matrices = {place: matrix for place, matrix in enumerate([projections.embedding, *projections.hidden]) if matrix}
     found, answers_R = LeastSquares(), []
     for inputs in batches:

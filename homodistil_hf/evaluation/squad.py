@@ -81,6 +81,7 @@ class RankedAnswers:
     def no_answer_probability(self) -> float:
         """Probability of "no answer" against the likeliest one: 1 / (1 + exp(score - null score)), in [0, 1]."""
         best = self.scores[0] if self.scores else -np.inf
+        # 1 / (1 + eˣ) = exp(-log(1 + eˣ)), which doesn't overflow
         return float(np.exp(-np.logaddexp(0.0, best - self.null_score)))
 
 
@@ -120,6 +121,7 @@ def rank_answers(
         for first, last, score in _best_spans(window, starts, ends, max_answer_tokens, num_best):
             text = context[window.offsets[first, 0] : window.offsets[last, 1]].strip()
             best[text] = max(score, best.get(text, -np.inf))
+    # a span of white space alone is no answer
     best.pop("", None)
     ranked = sorted(best.items(), key=lambda item: -item[1])[:num_best]
     null_scores = [
@@ -280,6 +282,7 @@ def answer_questions(
     for batch in _batches(rows):
         windows = make_windows(batch, tokenizer, settings)
         found = zip(windows, _window_logits(model, windows, tokenizer), strict=True)
+        # the windows of a question follow each other
         for row, of_row in groupby(found, key=lambda pair: pair[0].row):
             limits = {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}
             of_windows, logits = zip(*of_row, strict=True)
@@ -316,6 +319,7 @@ def _window_logits(
     model: PreTrainedModel, windows: list[Window], tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Logits of starts and ends, float32 `(T,)` each, padding included, in the order of the windows."""
+    # windows of like length share a batch
     order = sorted(range(len(windows)), key=lambda index: len(windows[index].inputs["input_ids"]))
     logits: list[tuple[np.ndarray, np.ndarray]] = []
     for outputs in forward(model, [dict(windows[index].inputs) for index in order], tokenizer):
@@ -326,4 +330,5 @@ def _window_logits(
                 "train in dtype=float32"
             )
         logits += zip(starts, ends, strict=True)
+    # the argsort of a permutation is its inverse
     return [logits[place] for place in np.argsort(order)]

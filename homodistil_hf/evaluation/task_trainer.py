@@ -179,11 +179,13 @@ class TaskDistillTrainer(FineTuningTrainer):
         own, kl = self.task.terms(rows, guide_rows, labels)
         mask_BT = read["attention_mask"]
         projections = self.accelerator.unwrap_model(model).projections.hidden
+        # the first states are the embeddings, which this loss doesn't compare
         states = zip(guide["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
         hidden = sum(
             hidden_error(target, project(state), mask_BT, is_relative=self.is_pre_norm)
             for target, project, state in states
         )
+        # predictions are averaged over labels, hidden states over tokens
         loss = self.own_share((own + kl) / max(1, len(labels)) + hidden / mask_BT.sum(), model)
         return (loss, found) if return_outputs else loss
 
@@ -200,6 +202,7 @@ class TaskDistillTrainer(FineTuningTrainer):
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Also bring back the projections."""
         projections = self.model.get_submodule(_PROJECTIONS)
+        # the model's own class has no projections, so it is read without them
         delattr(self.model, _PROJECTIONS)
         state = super().read_state(folder)
         saved = load_file(folder / SCORES_FILE)

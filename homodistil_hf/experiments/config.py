@@ -46,6 +46,7 @@ def setting_names() -> set[str]:
 
 def _run_for(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool = True) -> Run:
     """The run of the named method, else of the method that the teacher and the rows are for."""
+    # only what decides on the method is read here; the method's own parser checks all words
     parser = RaisingParser(add_help=False, allow_abbrev=False)
     for name in ("method", "teacher", "label_column", "text_column", "train_split", "hub_token"):
         parser.add_argument(f"--{name}", nargs="?", default=values.get(name))
@@ -54,6 +55,7 @@ def _run_for(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool 
     found = vars(parser.parse_known_args(list(flags))[0])
     teacher, default = found["teacher"], RunArguments.__dataclass_fields__["method"].default
     is_here = isinstance(teacher, str) and Path(teacher).is_dir()
+    # the default is no choice: teacher and rows may be those of another method
     if found["method"] in (None, default):
         claimed = method_for(teacher if is_here or (asks_hub and isinstance(teacher, str)) else "", found)
         found["method"] = claimed or default

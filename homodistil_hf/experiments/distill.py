@@ -65,6 +65,7 @@ def _after(name: str, first: RunConfig, settings: RunConfig, log: Log) -> RunCon
     if not training.resume_from_checkpoint:
         has_begun = bool(existing_files(str(first.training.output_dir)))
         check_free(training, existing_files(str(training.output_dir)), has_begun=has_begun)
+    # refuse what can't work before hours are spent on the teacher
     student_run(settings).inputs(settings)
     log(f"\n{name.replace('_', ' ')} of {settings.run.teacher}")
     run(first, log)

@@ -121,12 +121,14 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
     sources: list[RunInputs] = []
     for member, plan in zip(settings.members, known, strict=True):
         source = _sources(member, plan)
+        # a recorded plan holds; else the member before is the upper limit
         sources.append(source if plan or not sources else _within(sources[-1].plan, member, source))
     if (length := settings.members[0].run.max_seq_length) != settings.run.max_seq_length:
         settings.run.max_seq_length = settings.given["max_seq_length"] = length  # a default was lowered
     plans = [source.plan for source in sources]
     teacher = widths_of(sources[0].config)
     check_family(settings.given["student"], plans, teacher)
+    # of what members start from: the teacher, and every member but the last
     heads = [[layer.num_attention_heads for layer in plan.layers] for plan in (teacher, *plans[:-1])]
     if settings.training.attention_weight > 0 and any(own != heads[0] for own in heads):
         raise ValueError(
@@ -247,6 +249,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
     named = list(zip(folders, found, strict=True))
     return {
         "method": settings.run.method,
+        # the teacher once, then the student of each member
         "models": [found[0]["models"][0], *(one["models"][-1] | {"name": folder.name} for folder, one in named)],
         "members": [
             {"folder": folder.name, **{name: one[name] for name in ("plan", "evaluation", "num_steps", "time_s")}}

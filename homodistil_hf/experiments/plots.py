@@ -136,6 +136,7 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
     for index, (label, values) in enumerate(points.items()):
         places, means = [place for place, _ in values], [spread.mean for _, spread in values]
         bars = [spread.std or 0.0 for _, spread in values]
+        # another style when the colours come again
         style = _LINE_STYLES[index // _NUM_COLOURS % len(_LINE_STYLES)]
         axes.errorbar(places, means, yerr=bars, linestyle=style, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xlabel=xlabel, ylabel=_KL)
@@ -157,6 +158,7 @@ def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -
 
 def _name_lines(axes: Any, points: Points) -> None:
     """Write each line's name at the right edge, as high as the line ends, in its colour; names make room above."""
+    # data → shares of the picture
     to_picture = axes.transData + axes.transAxes.inverted()
     ends = {label: max(values, key=lambda point: point[0]) for label, values in points.items() if values}
     heights = {label: to_picture.transform((place, spread.mean))[1] for label, (place, spread) in ends.items()}

@@ -45,6 +45,7 @@ def train_student(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Run one distillation to its end; arguments, return and errors as [`distill`]."""
     since = time.perf_counter()
     checkpoint = _checked_folder(settings)
+    # asked to go on where nothing was saved: a new run over what is there
     if checkpoint is None and settings.training.resume_from_checkpoint:
         anew = with_settings(settings.training, resume_from_checkpoint=None, overwrite_output_dir=True)
         settings = replace(settings, training=anew)
@@ -115,6 +116,7 @@ def _checked_folder(settings: RunConfig) -> Requested:
     check_output_dir(output_dir)
     check_output(Path(output_dir) / STUDENT_FOLDER, overwrite=True)
     earlier_files = existing_files(output_dir)
+    # settings without a student are left by a run that was stopped, perhaps before it saved anything
     is_unsaved = SETTINGS_FILE in earlier_files and STUDENT_FOLDER not in earlier_files
     has_begun = is_unsaved and not sorted_checkpoints(output_dir)
     if not resume:

@@ -100,7 +100,9 @@ def time_run(
     if len(clock.ends) < 3:
         raise ValueError(f"max_steps={planned} is too short a run to be timed; expected at least 3")
     taken = num_choices(trainer, trainer.args.max_steps)
+    # time of a choice · choices of the whole run / its steps
     seconds = clock.seconds_per_step(clock.choosing_s / max(1, taken) * choices / planned)
+    # what the first step took beyond a usual one is part of the setup
     setup_s = began - since + max(0.0, clock.ends[0] - began - seconds)
     return {
         "num_steps": planned,
@@ -143,6 +145,7 @@ def peak_bytes(device: torch.device) -> int | None:
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # bytes on macOS, kibibytes elsewhere
     return peak if sys.platform == "darwin" else 1024 * peak
 
 

@@ -80,6 +80,7 @@ class TrimSource:
         """All that decides on the result, for its record: names without this machine's paths, and a digest of all."""
         values = {"revision": self.revision, "text_column": self.text_column, "split": self.split}
         values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
+        # of the names as they were given, before they are shortened
         digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
         values |= {
             name: value and public_name(value)
@@ -140,6 +141,7 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     if bundle is not None:
         required |= _prompt_ids(bundle)
     content = tokenizer_content(tokenizer)
+    # before any text is read all single characters may be spare: the least that has to stay
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
     always = required - spare_characters(content, ())
     select(wanted, ids, always, needs, unread)  # refuses an impossible size before any text is read
@@ -148,6 +150,7 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     if bundle is not None and bundle.is_lower:
         documents = documents.map(_lowered)
     counts = count_tokens(documents, tokenizer)
+    # characters that the text has none of need not stay
     spare = spare_characters(content, np.flatnonzero(counts).tolist())
     required -= spare
 
@@ -213,6 +216,7 @@ def _costs(config: PreTrainedConfig, class_name: str) -> dict[str, Any]:
 
 
 def _growth(documents: Any, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> float:
+    # documents at equal distances; unique, as two may be rounded to one
     sample: Dataset = documents.select(np.unique(np.linspace(0, len(documents) - 1, _NUM_SAMPLES).astype(int)))
     texts = sample["text"][:]
     lengths = [len(TextPacker(tokenizer, 0, "text").encode(texts)) for tokenizer in (before, after)]

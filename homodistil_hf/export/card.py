@@ -152,6 +152,7 @@ def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str
         names = _places(part)
         return not names or any(places[name] for name in names)
 
+    # sections first: an empty one takes its heading along
     sections = re.split(r"\n\n(?=## )", template.strip())
     paragraphs = [part for section in sections if is_filled(section) for part in section.split("\n\n")]
     return "\n\n".join(string.Template(part).substitute(places) for part in filter(is_filled, paragraphs)) + "\n"
@@ -340,6 +341,7 @@ def percent_below(share: float) -> str:
 
     ```
     """
+    # a hair more, as a product may end just below the whole number that it is
     return f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
 
 

@@ -64,6 +64,7 @@ def line_chart(
 
     def place(step: float, value: float) -> str:
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / last
+        # SVG counts downwards from the top
         return f"{x:.1f},{_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low):.1f}"
 
     parts = [f'<text class="title" x="0" y="14">{escape(title)}</text>']
@@ -106,6 +107,7 @@ def widths_picture(student: Mapping[str, Any], teacher: Mapping[str, Any] | None
         return ""
     moved = panels[1].replace("<g>", f'<g transform="translate({_WIDTH + _GAP})">', 1)
     picture = _svg(2 * _WIDTH + _GAP, _HEIGHT, [panels[0], moved], "widths by layer")
+    # rules go behind the opening tag, as a file of its own has no page around it
     return picture.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
 
 
@@ -171,6 +173,7 @@ def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _thinned(points: Line) -> Line:
+    # points at equal distances, and the last one in any case
     stride = math.ceil(len(points) / _MOST_POINTS)
     return points if stride == 1 else [*points[::stride], *([points[-1]] if (len(points) - 1) % stride else [])]
 
@@ -179,12 +182,14 @@ def _span(values: Sequence[float], *, is_share: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
     if is_share:
         return min(0.0, low), max(high, low + 0.01)
+    # a level line gets some height, too
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return (0.0 if 0 <= low < 0.5 * high else low - margin), high + margin
 
 
 def _marks(low: float, high: float) -> list[float]:
     """Three to six round values between the ends."""
+    # 1 ≤ (high - low) / unit < 10: the smallest round part of the unit that leaves few marks
     unit = 10 ** math.floor(math.log10(high - low))
     step = next(part * unit for part in (0.2, 0.25, 0.5, 1, 2) if (high - low) / (part * unit) <= 5.5)
     first = math.ceil(low / step - 1e-9)

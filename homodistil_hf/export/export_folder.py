@@ -87,6 +87,7 @@ def export_student(
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")
+    # what can't work is refused before anything is computed
     target = check_target(folder, overwrite=overwrite)
     run = run_facts(facts)
     student = to_student(model, argument="model").cpu().eval()
@@ -113,6 +114,7 @@ def export_student(
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         write_picture(aside, known)
+        # digests when all files but facts and card are there
         known["files"] = file_facts(aside)
         write_json(aside / FACTS_FILE, known)
         (aside / CARD_FILE).write_text(render_card(known), encoding="utf-8")

@@ -114,6 +114,7 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     words = [kept + where for kept, where in found if kept]
     shares = [row for row in rows.values() if row.kept.endswith("%")]
     if shares:
+        # one metric is named: no second-best one if possible, then by the order of the words
         order = [*_IN_WORDS]
         kept = min(
             shares,

@@ -118,6 +118,7 @@ def _first_table(records: RunRecords) -> str:
     if not rows:
         return ""
     own = "student" if "teacher" in records.facts else "model"
+    # transposed twice, to leave out columns without any figure
     columns = zip(("", "teacher", own, "kept"), *(row[1:] for row in rows), strict=True)
     header, *cells = zip(*(column for column in columns if any(column[1:])), strict=True)
     table = html_table(header, cells)
@@ -172,6 +173,7 @@ def _curves(records: RunRecords) -> str:
 
 def _charts(records: RunRecords) -> list[str]:
     """Curves of the loss, of what is kept and of held-out metrics, of all parts of a run."""
+    # a run with logs of its own is one line, else each of its parts is one
     runs = {part.folder.name: part for part in records.parts if part.logs} if not records.logs else {"": records}
     names = list(dict.fromkeys(name for run in runs.values() for name in run.names()))
     teacher = _mapping(records.facts, "teacher_evaluation")
@@ -182,6 +184,7 @@ def _charts(records: RunRecords) -> list[str]:
     found = [*loss[:1], line_chart(title, kept, is_share=True, top=1.0), *loss[1:]]
     held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if name.startswith(_EVAL)})
     for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
+        # no level for KL, of which the teacher has 0
         level = teacher.get(name) if name != "kl" else None
         settings: dict[str, Any] = {"level": level if is_number(level) else None, "is_share": is_share(name)}
         found.append(line_chart(f"held out: {metric_label(name)}", _lines(runs, _EVAL + name), **settings))
@@ -194,6 +197,7 @@ def _kept(run: RunRecords) -> dict[str, Line]:
     found = {kind: run.line(_KEPT + kind) for kind in kinds}
     teacher = _mapping(run.facts, "teacher")
     if {"hidden", "attention", "ffn"} <= found.keys() and fits(teacher, {"encoder_macs": int, "plan": dict}):
+        # each log has all three, so their points are of the same steps
         shares = zip(*(found[kind] for kind in ("hidden", "attention", "ffn")), strict=False)
         found[_MACS] = [
             (hidden[0], kept_macs(teacher, hidden=hidden[1], attention=attention[1], ffn=ffn[1]))

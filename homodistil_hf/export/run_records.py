@@ -77,6 +77,7 @@ def read_records(folder: str | Path, student: str | Path | None = None) -> RunRe
     place = Path(folder)
     if not place.is_dir():
         raise ValueError(f"folder={str(folder)!r} does not exist; name the output_dir of a run")
+    # an export inside a run stands for the run
     if (place / FACTS_FILE).is_file():
         place = run_of_model(place) or place
     records = _read(place, None if student is None else Path(student))
@@ -90,7 +91,8 @@ def read_records(folder: str | Path, student: str | Path | None = None) -> RunRe
 
 def _read(folder: Path, student: Path | None = None) -> RunRecords:
     names = [path.name for path in folder.iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
-    parts = (_read(folder / name) for name in sorted(names, key=lambda name: (len(name.split("-")[0]), name)))
+    # by their number: 2-… before 10-…, round-2 before round-10
+    parts = (_read(folder / name) for name in sorted(names, key=lambda name: int(re.findall(r"\d+", name)[0])))
     parts_with_records = tuple(part for part in parts if part.logs or part.facts)
     if student is None:
         student = next((folder / name for name in MODEL_FOLDERS if (folder / name).is_dir()), None)

@@ -235,7 +235,9 @@ def checkpoint_student(
     kept, num_layers = widths_of(student.config), student.config.num_hidden_layers
     target, full = (plan_in(state, name, num_layers) for name in ("plan", "full"))
     check_finished(state["is_finished"], kept=kept, target=target, allow_partial=allow_partial)
+    # layers that the plan leaves out are still there, behind gates
     fades = len(target.layers) < num_layers and "pruner" in state
+    # its widths are possible as they are, so no scores are needed
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
     try:

@@ -121,6 +121,7 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         folder: the export.
         facts: content of its `facts.json`.
     """
+    # each check relies on those before it, and no code is run before it was compared
     problems = (
         list(_shape_problems(facts)) or list(file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
@@ -276,6 +277,7 @@ def load_fresh(
         remote_code = int(_present_code(folder) is not None)
         arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), remote_code]
         stdout = run_fresh(_FRESH_PROCESS, arguments, scratch)
+        # libraries may print before the report
         return json.loads(stdout.splitlines()[-1]), load_file(outputs_file)
 
 
@@ -287,6 +289,7 @@ def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: 
     stock_module = architecture.stock_encoder.__module__.rpartition(".")[0]
     for auto_class in _auto_classes(exported):
         expected = (architecture.auto_classes if is_compact else stock_classes)[auto_class].__name__
+        # transformers imports remote code under a name of its own
         module = "transformers_modules." if is_compact else f"{stock_module}."
         found = fresh["classes"][auto_class]
         if found["class"] != expected or not found["module"].startswith(module):
@@ -364,6 +367,7 @@ def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
         ValueError: it failed, or took too long.
     """
     settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
+    # None in sys.modules makes every import of the package fail
     hidden = 'import sys; sys.modules["homodistil_hf"] = None\n'
     try:
         process = subprocess.run(

@@ -45,6 +45,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         build: fills an empty folder.
     """
     folder = cache_folder() / kind / key
+    # most calls need no lock: an entry with its final name never changes
     if _is_whole(folder):
         return folder
     check_cache(folder.parent)
@@ -102,6 +103,7 @@ def is_ours_alone(folder: Path) -> bool:
     if os.name == "nt":
         return True
     folder = folder.resolve()
+    # above, all may write where the sticky bit keeps them from renaming others' files
     above = ((path, stat.S_ISVTX) for path in folder.parents)
     inside = ((path, 0) for path in (folder, *folder.rglob("*")))
     return all(_is_safe(path, shared) for path, shared in (*above, *inside))
@@ -113,7 +115,9 @@ def _is_safe(path: Path, shared: int) -> bool:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
+    # bits that let others write; the group's do no harm where the user is its only member
     others = found.st_mode & (stat.S_IWOTH if _is_of_user_alone(found.st_gid) else _OTHERS_WRITE)
+    # a link's own mode says nothing: it is open to all
     is_written = not stat.S_ISLNK(found.st_mode) and others
     return found.st_uid in (0, os.geteuid()) and not (is_written and not found.st_mode & shared)
 

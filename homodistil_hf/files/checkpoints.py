@@ -92,6 +92,7 @@ def manifest_problem(folder: Path) -> str | None:
             return f"{name[:_SHOWN_CHARS]} is missing"
         if file_digest(folder / name) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
+    # opening a pickle runs code, so one that nobody listed is refused; other files do no harm
     pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))
     return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None
 
@@ -160,6 +161,7 @@ def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
     if not output_dir.is_dir():
         return []
     found = [path for path in output_dir.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    # checkpoint-N under its temporary name counts only where checkpoint-N isn't there
     replaced = {outdated_name(path) for path in found}
     return sorted((path for path in found if path not in replaced), key=_step_of, reverse=True)
 
@@ -184,9 +186,11 @@ def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path])
     kept = {path.resolve() for path in keep}
     newest_kept = max((_step_of(path) for path in kept), default=0)
     others = [path for path in sorted_checkpoints(output_dir) if path.resolve() not in kept]
+    # a stable sort: newest first in each half, those of later steps behind
     others.sort(key=lambda path: _step_of(path) <= newest_kept, reverse=True)
     try:
         remove_leftovers(Path(output_dir))
+        # from the end, so that an interruption leaves the newest
         for checkpoint in reversed(others[max(0, limit - len(kept)) :]):
             remove_folder(checkpoint)
     except OSError as error:

@@ -78,8 +78,10 @@ def describe_settings(kind: type[_Kind], *, without: Collection[str] = ()) -> ty
 def _own_settings(kind: type) -> dict[str, Field[Any]]:
     """Name → field of each setting that [`setting`] made, in a class that `dataclass` may not have seen yet."""
     found: dict[str, Any] = {}
+    # the nearest class wins; a dataclass keeps its fields apart from its attributes
     for base in kind.__mro__:
         found = {**vars(base), **vars(base).get("__dataclass_fields__", {}), **found}
+    # the class's own settings in their order, then the inherited ones
     own = {name: found[name] for name in (*vars(kind), *found)}
     entries = {name: entry for name, entry in own.items() if isinstance(entry, Field)}
     return {name: entry for name, entry in entries.items() if isinstance(entry.metadata.get("help"), _Help)}
@@ -156,6 +158,7 @@ def check_fields(settings: Any, inherited: Mapping[str, Mapping[str, Any]] = _NO
             continue
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         for given in value if isinstance(value, tuple) else (value,):
+            # the field's own limits win over inherited ones, and these over the hint's choices
             limits = {"choices": choices, **inherited.get(entry.name, {}), **limits_of(entry)}
             if problem := _problem(given, limits, _remedy(entry)):
                 raise ValueError(f"{entry.name}={short_repr(given)} {problem}")

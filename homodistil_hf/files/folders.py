@@ -76,17 +76,20 @@ def publish(staged: Path, final: Path) -> None:
     _share_weights(staged)
     sync_folder(staged)
     if final.exists():
+        # what an earlier stop has left under that name isn't needed: the final folder is there
         outdated = outdated_name(final)
         remove_folder(outdated)
         os.rename(final, outdated)
         try:
             os.rename(staged, final)
         except OSError:
+            # back, or there would be no folder at all
             os.rename(outdated, final)
             raise
         remove_folder(outdated)
     else:
         os.rename(staged, final)
+    # the renames themselves are written into the parent
     _sync(final.parent)
 
 
@@ -112,6 +115,7 @@ def outdated_name(final: Path) -> Path:
 def remove_folder(folder: Path) -> None:
     """Remove a folder, or a link to one, if it exists, so that half of it is never seen under its name."""
     removed = folder.with_name(f".{folder.name.removeprefix('.')}{_REMOVED_SUFFIX}")
+    # first finish a removal that was interrupted: its rest stands where this one goes
     _remove_tree(removed)
     if os.path.lexists(folder):
         os.rename(folder, removed)
@@ -226,6 +230,7 @@ def aside_name(path: Path) -> Path:
 def _remove_asides(parent: Path) -> None:
     """Remove the files in `parent` that processes of this host were writing when they were killed."""
     for path in parent.glob(".*.aside"):
+        # only about processes of its own host does anybody know whether they run
         written_by = _ASIDE.fullmatch(path.name)
         if written_by and not _is_running(int(written_by[1])):
             path.unlink(missing_ok=True)
@@ -235,6 +240,7 @@ def _is_running(process: int) -> bool:
     if os.name == "nt":
         return True  # os.kill would end it
     try:
+        # signal 0 is not sent, it asks whether the process is there
         os.kill(process, 0)
     except ProcessLookupError:
         return False

@@ -86,6 +86,7 @@ def persistently(request: Callable[[], _Result]) -> _Result:
             return request()
         except _CLIENT_ERRORS as error:
             status = _status(error)
+            # the status decides where there is one; without any, trouble with the connection may pass
             if not (comes_from_hub(error) if status is None else status in _PASSING_STATUSES):
                 raise
             short = status or type(_root(error)).__name__

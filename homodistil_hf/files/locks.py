@@ -67,6 +67,7 @@ def claimed(lock_file: Path, label: str) -> Iterator[None]:
         ValueError: another process has it.
         OSError: the lock can't be written.
     """
+    # with the process, as a fork copies the set of claims
     claim = (os.getpid(), threading.get_ident(), lock_file.resolve())
     if claim in _CLAIMS:
         yield

@@ -26,6 +26,7 @@ def nearest_name(name: object, valid: Iterable[str]) -> str:
     plain = str(name).lstrip("-").replace("-", "_")
     if (now := next((one for one in valid if one.lstrip("-") == _RENAMED.get(plain)), None)) is not None:
         return now
+    # cut, as the comparison takes quadratic time; cutoff 0 always finds one
     return difflib.get_close_matches(str(name)[:200], list(valid), n=1, cutoff=0.0)[0]
 
 

@@ -209,12 +209,14 @@ class SettingsParser(RaisingParser):
             return word
         name, equals, value = word.partition("=")
         spelled = f"--{name[2:].replace('-', '_')}"
+        # a word that is no flag stays as it is: values may begin with dashes, too
         return f"{spelled}{equals}{value}" if spelled in self._option_string_actions else word
 
     def _refuse_keys_of_first_words(self, words: Sequence[str]) -> None:
         places = [action for action in self._actions if not action.option_strings]
         shown = ["CONFIG.json"] if self.takes_config else [str(action.metavar) for action in places]
         names = {"config"} if self.takes_config else {action.dest for action in places}
+        # the names of a model are taken for each other, so any of them gets the hint
         names |= _OF_MODELS if names & _OF_MODELS else set()
         for key in (word.partition("=")[0] for word in words):
             name = key.removeprefix("--").replace("-", "_")
@@ -249,6 +251,7 @@ class SettingsParser(RaisingParser):
             return
         options["required"] = entry.default is MISSING and entry.default_factory is MISSING
         self.add_argument(f"--{entry.name}", **options)
+        # what is on by default is turned off by --no_flag as well as by --flag false
         if options.get("type") is _truth and entry.default is True:
             off: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             self.add_argument(f"--no_{entry.name}", dest=entry.name, action="store_false", **off)
@@ -305,6 +308,7 @@ def _accepts(hint: Any, value: Any) -> bool:
         return isinstance(value, list | tuple) and all(_accepts(get_args(hint)[0], item) for item in value)
     if origin is not None:
         return isinstance(value, origin)
+    # before `isinstance`, as True is an int in Python
     if isinstance(value, bool):
         return hint in (bool, Any)
     if _is_enum(hint):

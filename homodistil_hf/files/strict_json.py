@@ -49,11 +49,13 @@ def read_json_rows(path: str | Path, label: str) -> list[dict[str, Any]]:
     try:
         values = parse_json(text, label)
     except ValueError as error:
+        # the decoder's words for a second value behind the first: the file has an object a line
         if getattr(error.__cause__, "msg", None) != "Extra data":
             raise
         lines = enumerate(text.split("\n"), 1)
         values = [parse_json(line, f"{label}: line {number}") for number, line in lines if line.strip()]
     if isinstance(values, dict):
+        # a single line of .jsonl is a row itself
         rows = [values] if Path(path).suffix == ".jsonl" else values.get("data")
     else:
         rows = values
@@ -92,6 +94,7 @@ def parse_json(text: str, label: str) -> Any:
         ) from error
     except RecursionError as error:
         raise ValueError(f"{label} is nested too deeply (recursion); expected a flat JSON object") from error
+    # `loads` lets half a pair pass, which no UTF-8 text can hold
     if _SURROGATE.search(text):
         _refuse_surrogates(values, label)
     return values

@@ -43,6 +43,7 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
             _check_index(folder, content.get("weight_map"), f"{label}: {index}")
     files = (path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and path.is_file())
     size_bytes = sum(path.stat().st_size for path in files)
+    # a stored weight takes a byte at least, so a larger model can't be in these files
     if num_parameters > size_bytes + _SPARE_PARAMETERS:
         raise ValueError(
             f"{label} holds {size_bytes:,} bytes of weights, its config.json describes {num_parameters:,} weights; "
@@ -60,6 +61,7 @@ def stays_inside(name: str) -> bool:
 
     ```
     """
+    # both readings: backslashes and drives mean nothing to POSIX, and lead out on Windows
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     is_relative = not posix.is_absolute() and not windows.anchor and not windows.drive
     return is_relative and bool(posix.parts) and ".." not in windows.parts and "\0" not in name

@@ -39,6 +39,7 @@ class Layers(NamedTuple):
                     f"{self.called}={num_layers} is outside [1, {num_all - 1}], the layers of a shallower student"
                 )
             return spread_layers(num_layers, num_all)
+        # whatever is no list becomes (), which the next check refuses
         kept = tuple(self.asked) if isinstance(self.asked, list | tuple) else ()
         if not kept or len(kept) >= num_all or list(kept) != sorted(set(kept) & set(range(num_all))):
             raise ValueError(
@@ -89,9 +90,11 @@ def start_shallow(
     """
     full = widths_of(model.config)
     asked = plan or resolve_student(args, model.config, has_all_layers=False)
+    # a plan of fewer layers has their widths already
     if len(asked.layers) < len(full.layers):
         return _start_as_planned(model, args, asked, layers=layers, widths=widths)
     kept = layers.of(len(full.layers))
+    # the share of their MACs that the kept layers may keep; above 1 they are too few, however wide
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
     if share > 1 + MACS_TOLERANCE:
         raise ValueError(
@@ -113,12 +116,14 @@ def _start_as_planned(
 ) -> ShallowStart:
     num_all, number = len(widths_of(model.config).layers), len(asked.layers)
     kept = layers._replace(asked=number if layers.asked is None else layers.asked).of(num_all)
+    # the plan has both number and widths of layers: what is given beside it contradicts it
     if len(kept) != number or widths is not None:
         name, value = ("widths", widths) if len(kept) == number else (layers.called, layers.asked)
         raise ValueError(
             f"{name}={short_repr(value)}, but student={args.student} names {number} layers and their widths; leave "
             "one of both out"
         )
+    # `resolve_student` leaves `plain` out where a student has fewer layers
     if args.plain:
         asked = resolve_plan(args.student or "", model.config, multiple=args.width_multiple, plain=True)
     student = keep_layers(model, kept)
@@ -131,9 +136,11 @@ def _planned(
     student: PreTrainedModel, args: DistillationArguments, share: float, widths: str | Mapping[str, Any] | None
 ) -> WidthPlan:
     if widths is None:
+        # within the tolerance a share may be above 1, which no budget is
         budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
         return plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
     planned = resolve_plan(widths, student.config, multiple=args.width_multiple, plain=args.plain)
+    # share that these widths keep, by the share that was asked for
     error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
     if abs(error) > MACS_TOLERANCE:
         raise ValueError(
@@ -155,6 +162,7 @@ def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
 
     ```
     """
+    # k layers have k − 1 equal gaps between them; a single one has no gap and is the first
     gaps = max(1, num_kept - 1)
     return tuple(round(index * (num_layers - 1) / gaps) for index in range(num_kept))
 
@@ -177,6 +185,7 @@ def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
     """
     asked = encoder_macs(plan)
     choices = [spread_layers(num_kept, len(teacher.layers)) for num_kept in range(1, len(teacher.layers) + 1)]
+    # the number of whole layers whose MACs are nearest, if they are near enough
     best = min(choices, key=lambda layers: abs(encoder_macs(chosen(teacher, layers)) - asked))
     fits = abs(encoder_macs(chosen(teacher, best)) - asked) <= MACS_TOLERANCE * asked
     return best if fits else None

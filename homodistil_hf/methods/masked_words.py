@@ -187,5 +187,6 @@ def load_blocks(
         log(f"eval_data is not set: {held_out} of train_data are held out")
     blocks = tokenized(documents, "train_data")
     if run.streaming:
+        # repeated first and then shuffled, so that each pass has an order of its own
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
     return blocks, some_blocks(tokenized(eval_documents, "eval_data"), run.max_eval_blocks)

@@ -123,10 +123,12 @@ class Run:
         Raises:
             ValueError: an unknown key, a wrong type or value; the message names key, value and remedy.
         """
+        # flags override the object, both override a recipe
         named = self.parser().given(flags, values, label)
         found = self._recipe(named.get("recipe")) | named
         if not found.get("output_dir"):
             raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
+        # what makes this run: values that are no defaults, or whose default another kind of run changes
         given = differing(found, *self.kinds) | {name: named[name] for name in self.counts_when_named if name in named}
         given = {name: value for name, value in given.items() if _belongs_to_the_run(name)}
         if "method" in found:  # also where it is the default: another method may claim the same teacher
@@ -191,6 +193,7 @@ class StudentRun(Run):
         if students is None:
             return super().settings(values, given)
         values = dict(values)
+        # the chain has no widths of its own, its members have
         whole = super().settings(values | {"student": None}, given | {"student": students})
         members = []
         for number, student in enumerate(students, start=1):
@@ -243,9 +246,11 @@ class StudentRun(Run):
         inputs = inputs or self.inputs(settings)
         self.trainer_class.check_possible(inputs.plan, widths_of(inputs.config))
         keep_datasets_here()
+        # one process tokenizes, the others find the rows in its cache
         with training.main_process_first(desc="reading the text"):
             train, held_out = self.rows(settings, inputs, log)
         arguments, teacher = self.arguments(settings, inputs, train), self.teacher(settings, inputs)
+        # it starts as `start` and learns from the teacher, or starts as a copy of the teacher
         return self.trainer_class(
             start or teacher,
             arguments,
@@ -272,8 +277,10 @@ class StudentRun(Run):
 
 def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor]) -> LayerwiseModel:
     """Give a student projections of these tensors: of hidden states, of embeddings, and others as they are named."""
+    # matrices of states become projections; all else, such as the map of vectors, becomes a buffer
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(("hidden.", "embedding."))}
     num_layers = sum(name.startswith("hidden.") for name in own)
+    # matrices are (teacher's size, student's size)
     sizes = student.config.hidden_size, next(iter((own or tensors).values())).shape[0]
     projections = Projections(*sizes, num_hidden_layers=num_layers, with_embedding="embedding.weight" in own)
     projections.load_state_dict(own)

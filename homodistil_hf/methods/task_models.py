@@ -113,6 +113,7 @@ class TaskRun(MaskedWordsRun):
         if questions is not None:
             self.grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
         self.described = described_rows(inputs.kind, [train], [held_out], length)
+        # its default is one for blocks of text; a task is measured on all rows that are held out
         if "max_eval_blocks" in settings.given:
             encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
         return encoded[0], encoded[1]
@@ -151,6 +152,7 @@ class TaskRun(MaskedWordsRun):
             rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
             changes["max_steps"] = max(LEAST_STEPS, math.ceil(3 * len(train) / rows_per_step))
         if training.learning_rate is None:
+            # by the width that the student begins with: its start's, else its teacher's
             is_started = settings.run.start is not None
             changes["learning_rate"] = default_task_rate((inputs.plan if is_started else inputs.config).hidden_size)
         if settings.run.start is not None:

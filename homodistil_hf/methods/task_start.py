@@ -46,11 +46,13 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     start, token = run.start, training.hub_token
     folder, is_export = folder_of_start(start)
     config = load_encoder_config(folder, token=token, argument="start")
+    # first the configurations, then words, positions and widths
     compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
     if is_of_a_task(config.architectures[0]):  # else it gets a head of the teacher's kind
         compared["class"] = [HEADS[one.architectures[0]].stock_name for one in (config, teacher)]
         compared["num_labels"] = [config.num_labels, teacher.num_labels]
     compared["vocab_size"] = [config.vocab_size, teacher.vocab_size]
+    # states are compared layer by layer unless hidden_weight=0 is given: here its default is 1
     if training.hidden_weight or "hidden_weight" not in settings.given:
         compared["num_hidden_layers"] = [config.num_hidden_layers, teacher.num_hidden_layers]
     for what, (own, other) in compared.items():
@@ -78,11 +80,13 @@ def widths_of_start(start: str, *, token: str | None = None) -> WidthPlan:
 
 
 def _widths_in(folder: Path, config: PreTrainedConfig, is_export: bool) -> WidthPlan:
+    # a standard export may be padded to its stock class; its facts hold the widths without padding
     forms = read_export_facts(folder)["forms"] if is_export else None
     return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
 
 
 def _check_words(start: str, own: PreTrainedTokenizerBase, teacher: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    # words by rising id; a tokenizer may end before vocab_size, so only the ids of both are compared
     words, others = (sorted(one.get_vocab().items(), key=lambda item: item[1]) for one in (own, tokenizer))
     for (word, number), (other, _) in zip(words, others, strict=False):
         if word != other:

@@ -24,6 +24,7 @@ class _AfterImport(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         action = _ask_here_first if name == _AUTO_CONFIGS else _register if name.startswith(_MODELING) else None
+        # the usual finder finds the module; its loader is made to act after the import
         spec = PathFinder.find_spec(name, path, target) if action else None
         if action and spec and spec.loader:
             run = spec.loader.exec_module
@@ -57,8 +58,10 @@ def _ask_here_first(auto_configs: ModuleType) -> None:
     for method in ("__contains__", "__getitem__"):
         look_up = getattr(mapping, method)
 
+        # a default binds this method's look_up: the loop's variable moves on
         def ask(self: Any, model_type: Any, *, look_up: Callable[..., Any] = look_up) -> Any:
             if isinstance(model_type, str) and model_type.startswith(_STUDENTS):
+                # the import registers the type in the table that is asked next
                 _import_modeling(model_type)
             return look_up(self, model_type)
 
@@ -73,6 +76,8 @@ def _import_modeling(student_type: str) -> None:
             import_module(architecture.modeling)
 
 
+# in front, or the usual finders would answer first
 sys.meta_path.insert(0, _AfterImport())
+# transformers came first: its table is there already
 if _AUTO_CONFIGS in sys.modules:
     _ask_here_first(import_module(_AUTO_CONFIGS))

@@ -94,6 +94,7 @@ def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -
     else:
         refuse_architecture(name, argument)
         found = HEADS[name].student
+    # a student keeps its own class, which may be a compact export's copy
     return type(model) if name == found.__name__ else found
 
 
@@ -143,6 +144,7 @@ def scaled_queries(model: LayerwiseModel, plan: WidthPlan) -> dict[str, torch.Te
     layers_path = f"{architecture.prefix_of(HEADS.get(type(model).__name__))}{architecture.layers}"
     scaled: dict[str, torch.Tensor] = {}
     for index, (old, new) in enumerate(zip(widths_of(model.config).layers, plan.layers, strict=True)):
+        # √(D/d): D the head size of the stock class, d that of the student's softmax scale
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
         queries = tuple(f"{layers_path}.{index}.{name}." for name in model.queries)
         scaled |= {name: value * factor for name, value in model.named_parameters() if name.startswith(queries)}
@@ -162,10 +164,12 @@ def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.
     """
     is_student = isinstance(model, LayerwiseModel) and model.config.model_type in MODEL_TYPES
     plan = widths_of(model.config) if is_student else None
+    # nothing to scale: no student, shapes that the stock class refuses, or its scale already
     if plan is None or not plan.is_stock or model.config.softmax_head_dim in (None, plan.layers[0].head_dim):
         yield {}
         return
     softmax_head_dim, scaled = model.config.softmax_head_dim, scaled_queries(model, plan)
+    # copies, as dividing by the factor again would round
     exact = {name: model.get_parameter(name).detach().clone() for name in scaled}
     try:
         _put_queries(model, scaled, softmax_head_dim=plan.layers[0].head_dim)
@@ -300,14 +304,18 @@ def _resized_rows(
         else (_BLOCKS[what], one.num_attention_heads, one.head_dim)
         for one in widths
     )
+    # (blocks, heads, channels, …), or (blocks, neurons, …)
     blocks = rows.unflatten(0, old)
     if what != QUERY_KEY_VALUE or pairs is None or old[-1] == new[-1]:
         return _resized(blocks, new).flatten(0, len(new) - 1)
     slot = max(old[-1], new[-1])
+    # kept pairs first, all their first halves before the second: c turns with c + half after the cut too
     order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
+    # cutting: only queries and keys have places, values lose their last channels
     if old[-1] == slot:
         blocks = torch.cat([blocks[:2, :, order], blocks[2:]])
     blocks = _resized(blocks, new)
+    # padding: every channel back into its place
     if new[-1] == slot:
         blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])
     return blocks.flatten(0, len(new) - 1)
@@ -316,6 +324,7 @@ def _resized_rows(
 def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
     """Cut or zero-pad the first dimensions at their ends."""
     resized = tensor.new_zeros((*sizes, *tensor.shape[len(sizes) :]))
+    # what both sizes have in common; the rest stays 0
     window = tuple(slice(min(pair)) for pair in zip(resized.shape, tensor.shape, strict=True))
     resized[window] = tensor[window]
     return resized
@@ -335,6 +344,7 @@ def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
     config, config_class = model.config, architecture_of(model.config).student_config
     dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
     values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
+    # a stock model divides by the root of its head size, and the student goes on with that scale as it narrows
     if not isinstance(config, config_class):
         head_dim = layer_head_dim(config)
         values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}

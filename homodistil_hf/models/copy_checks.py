@@ -47,6 +47,7 @@ def refuse_nonfinite(model: nn.Module, label: str) -> None:
 
 def wrapper_remedy(model: nn.Module) -> str:
     """Return the remedy for a class that holds a model, or is none of transformers; empty for others."""
+    # by names along the class tree, so that none of these packages is imported
     kinds = type(model).__mro__
     if any(kind.__module__.partition(".")[0] == "peft" for kind in kinds):
         return _MERGE
@@ -140,6 +141,7 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
             f"{argument}={type(model).__qualname__} has outputs of shapes {own}, its stock class {usual}. {remedy}"
         )
     tolerance = _TOLERANCES.get(model.dtype, _HALF_TOLERANCE)
+    # values that overflow in a half type count as equal; rounding is relative to the largest of the others
     for one, other in zip(expected, found, strict=True):
         largest = float(one.float().abs().nan_to_num(posinf=0.0).max())
         off = (one.float() - other.float()).abs().nan_to_num(posinf=0.0)

@@ -53,7 +53,9 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
             if name not in absent
         )
 
+    # layers that are alike are counted once and multiplied
     layers = collections.Counter(plan.layers).items()
+    # the table lists these for every layer, and the first one lacks them
     missing = count(architecture.not_in_first_layer, plan.layers[0])
     return (
         sum(count(shapes, plan.widest) for shapes in tables)
@@ -73,6 +75,7 @@ def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
     shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(class_name))
     sizes = [_sizes(plan, widths) for widths in plan.layers]
     for name, parameter in model.named_parameters():
+        # a parameter that the table lacks has no shape to compare: encoder_groups refuses it
         dims, layer = shapes.get(name, ((), None))
         known = _sizes(plan, plan.widest) if layer is None else sizes[layer]
         expected = tuple(known[what] if what in known else architecture.size_of(config, what) for what in dims)
@@ -140,7 +143,9 @@ def kept_macs(teacher: Mapping[str, Any], *, hidden: float, attention: float, ff
     """
     plan = WidthPlan.from_dict(teacher["plan"], teacher["num_hidden_layers"])
     width = sum(layer.attention_size for layer in plan.layers)
+    # queries, keys, values and output depend on both widths, the products of attention on its own alone
     linear, products = 4 * plan.hidden_size * width, 2 * 128 * width
+    # the rest is the FFN's, gated or not
     of_ffn = teacher["encoder_macs"] - linear - products
     return (linear * hidden * attention + products * attention + of_ffn * hidden * ffn) / teacher["encoder_macs"]
 

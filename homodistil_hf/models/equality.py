@@ -15,6 +15,7 @@ def weights_digest(model: PreTrainedModel, *behind: nn.Module) -> str:
     ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
     config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
     digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
+    # names go in with the bytes, so that tensors that change places change the digest
     for module in (model, *behind):
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode("utf-8"))

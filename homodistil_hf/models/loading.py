@@ -207,6 +207,7 @@ def load_encoder(
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
     config = config or load_encoder_config(name_or_path, revision=revision, token=token, argument=argument)
     if Path(name_or_path).is_dir():
+        # the files must hold at least these, before memory is taken for them
         num_parameters = count_parameters(widths_of(config), config) + config.num_labels * config.hidden_size
         check_weights(name_or_path, num_parameters, label)
     else:
@@ -300,6 +301,7 @@ def refuse_loading_problems(
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
     unexpected = sorted(info["unexpected_keys"])
     shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
+    # the most telling reason first: adapters and prefixes leave weights missing as well
     if adapters := [name for name in unexpected if "lora_" in name or ".base_layer." in name]:
         raise ValueError(
             f"{label} holds adapters ({join_some(adapters)}), which its stock class leaves out; load it with peft "
@@ -313,6 +315,7 @@ def refuse_loading_problems(
             f"{f' (and {len(shapes) - 1} more like it)' if shapes.keys() - {name} else ''}; "
             f"{_remedy_for_shapes(shapes, model)}"
         )
+    # a wrapper's prefix stands before every name, so one missing name finds it
     prefixes = {name.removesuffix(one) for one in missing[:1] for name in unexpected if name.endswith(f".{one}")}
     if prefixes:
         prefix = min(prefixes)
@@ -332,6 +335,7 @@ def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], model: PreTrainedM
             f"its pruned_heads={short_repr(pruned)} were removed by an older transformers, which newer classes can't "
             "build: take the checkpoint from before, and let this package prune"
         )
+    # if the head alone differs, and by one number of labels, that is the number it was trained with
     has_head, base = model.base_model is not model, f"{model.base_model_prefix}."
     numbers = {found[0] for found, wanted in shapes.values() if wanted[:1] == (model.config.num_labels,)}
     if has_head and len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
@@ -431,6 +435,7 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
     ```
     """
     for name, value in values.items():
+        # every key becomes an attribute, which would hide a method or a table, or meet a property without a setter
         found = getattr(config_class, name, None)
         if callable(found) or isinstance(found, dict) or (isinstance(found, property) and found.fset is None):
             raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")

@@ -60,6 +60,7 @@ def export_onnx(
             module,
             examples,
             dynamo=True,
+            # batch and tokens of every input may vary
             dynamic_shapes=tuple(dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for _ in examples),
             input_names=list(input_names) or [f"input_{index}" for index in range(len(examples))],
             output_names=list(output_names),

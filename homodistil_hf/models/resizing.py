@@ -30,6 +30,7 @@ def replace_parameters(
         optimizer: moved to the new parameters; the state of the old ones is dropped.
     """
     places = optimizer_places(optimizer)
+    # tied parameters come once, by their first name; tie_weights renews the others
     for name in [name for name, _ in model.named_parameters() if name in tensors]:
         old = model.get_parameter(name)
         put_parameter(model, name, tensors[name].to(old.device, old.dtype), places)
@@ -54,6 +55,7 @@ def put_parameter(
     old = getattr(module, attribute)
     new = nn.Parameter(tensor, requires_grad=old.requires_grad)
     setattr(module, attribute, new)
+    # the lists stay, and so do param groups; popped, as another parameter may get a freed one's id
     if id(old) in places:
         group, index = places.pop(id(old))
         group[index] = new
@@ -105,9 +107,11 @@ def remove_layers(
     config, plan = model.config, chosen(widths_of(model.config), layers)
     if architecture_of(config).keeps_first_layer(config) and 0 not in layers:
         raise ValueError(f"layers={list(layers)} lack layer 0, which is built unlike the others: keep it")
+    # all parameters: those that are missing at the end leave the optimizer as well
     before = set(model.parameters())
     stack = encoder_layers(model)
     kept = [stack[index] for index in layers]
+    # a kept layer is compared with the state behind the removed ones, by that state's projection
     _keep_projections(model, matched_layers(layers, len(stack)))
     model.base_model.set_submodule(model.layers_path, nn.ModuleList(kept))
     config.num_hidden_layers = len(layers)

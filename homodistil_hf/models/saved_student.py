@@ -51,6 +51,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
         if "gates" in state["pruner"]:
             _check_types(state["pruner"], {"gates": (dict,)}, f"{label}, pruner")
             _check_types(state["pruner"]["gates"], _GATES_TYPES, f"{label}, gates")
+    # only checked here: how many layers the student has is not known yet
     for name in ("full", "plan"):
         layers = state[name].get("layers")
         WidthPlan.from_dict(state[name], len(layers) if isinstance(layers, list) else MAX_LAYERS)
@@ -113,9 +114,11 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
     Raises:
         ValueError: parameters are missing or unknown.
     """
+    # the weights may hold scaled queries; the exact ones replace them
     tensors = load_tensors(folder / WEIGHTS_FILE) | exact_queries(folder)
     tensors |= {_PREFIX + name: tensor for name, tensor in load_tensors(folder / PROJECTIONS_FILE).items()}
     expected = {name for name, _ in model.named_parameters()}
+    # tied names and buffers are no parameters, but may be in the file
     missing, unknown = expected - tensors.keys(), tensors.keys() - expected - model.state_dict().keys()
     if missing or unknown:
         raise ValueError(
@@ -123,6 +126,7 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
             f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's start"
         )
     config = type(model.config).from_pretrained(folder)
+    # pairs before widths: new widths rebuild the frequencies of these pairs
     if hasattr(config, "rotary_pairs"):
         model.config.rotary_pairs = config.rotary_pairs
     replace_parameters(model, tensors, plan=widths_of(config), optimizer=optimizer)

@@ -202,6 +202,7 @@ def _of_its_file_alone(folder: Path) -> PreTrainedTokenizerBase:
     found = {name: next((token for token in tokens if token in known), None) for name, tokens in _USUAL_TOKENS.items()}
     inputs = ["input_ids", "attention_mask"]
     config = folder / CONFIG_NAME
+    # segments only where the model has rows for them
     if config.is_file() and (read_json_object(config, str(config)).get("type_vocab_size") or 0) > 1:
         inputs.insert(1, "token_type_ids")
     return PreTrainedTokenizerFast(
@@ -276,6 +277,7 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
     for name, values in contents.items():
         _refuse_huge_ids(values, f"{label}: {name}")
     config = contents.get(TOKENIZER_CONFIG_FILE, {})
+    # many configurations name a file on their maker's machine: harmless, unless there is such a file here
     for key in _FILE_KEYS:
         value = config.get(key)
         if isinstance(value, str) and not stays_inside(value) and os.path.lexists(value.replace("\0", "")):
@@ -283,6 +285,7 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
                 f"{label}: {TOKENIZER_CONFIG_FILE} has {key}={short_repr(value)}, which is outside the folder; remove "
                 "it"
             )
+    # a template's name becomes a file's when the tokenizer is saved
     for name in _template_names(config.get("chat_template")):
         if not isinstance(name, str) or not stays_inside(name) or len(Path(name).parts) != 1 or "\\" in name:
             raise ValueError(
@@ -293,6 +296,7 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
 
 def _refuse_huge_ids(values: Any, label: str) -> None:
     """Refuse ids for which the tokenizers library would take memory: it does so for all up to the largest."""
+    # a list in place of recursion, as the file may be nested to any depth
     left = [("", values)]
     while left:
         name, value = left.pop()

@@ -50,7 +50,9 @@ class UnitMap:
 
     def __init__(self, unit_of_index: torch.Tensor):
         self.unit_of_index = unit_of_index
+        # indices unit by unit; those of no unit (−1) sort first and are cut off
         order = unit_of_index.argsort(stable=True)[int((unit_of_index < 0).sum()) :]
+        # a dimension in this order already needs no gathering
         is_in_order = order.equal(torch.arange(len(unit_of_index)))
         self._order = None if is_in_order else order
 
@@ -150,6 +152,7 @@ class _Units(NamedTuple):
 def _outer_units(config: PreTrainedConfig, architecture: Architecture) -> _Units:
     """Return the groups that span layers; the size of shared heads comes with every layer."""
     sizes = {"hidden": ("hidden", config.hidden_size)}
+    # embeddings have the hidden size, unless a projection follows them
     maps: dict[str, dict[str, UnitMap | None]] = {HIDDEN: {"hidden": None}, EMBEDDING: {"hidden": None}}
     if embedding_size := architecture.embedding_size(config):
         sizes["embedding"], maps[EMBEDDING] = ("hidden", embedding_size), {"embedding": None}
@@ -166,12 +169,14 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
     head = "head" if architecture.shares_heads else head
     query_key = query_key if kind is None else f"query_key.{kind}"
     head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
+    # a channel is a unit; where channels turn, a pair of them is, the same one in every head
     sizes = {
         head: ("attention", num_heads),
         query_key: ("attention", num_channels if kind is None else head_dim // 2),
         value_output: ("attention", num_channels),
         ffn: ("ffn", architecture.num_neurons(widths)),
     }
+    # a dropped head takes its queries, keys and values along
     maps: dict[str, dict[str, UnitMap | None]] = {
         QUERY: {head: head_of_channel, query_key: None},
         VALUE: {head: head_of_channel, value_output: None},
@@ -188,6 +193,7 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
             query_key: UnitMap(torch.cat([turned, turned, nothing])),
             value_output: UnitMap(torch.cat([nothing, nothing, channels])),
         }
+    # gate and input of a neuron leave together
     if GATE in present:
         maps[GATE] = {ffn: UnitMap(torch.arange(sizes[ffn][1]).repeat(2))}
     return _Units(sizes, maps)

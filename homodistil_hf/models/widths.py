@@ -216,6 +216,7 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
     layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
     widths = tuple(_configured_layer(layer, hidden_size) for layer in layers)
     architecture = architecture_of(config)
+    # a student's heads may have lost channels; its softmax scale still has the teacher's head size
     slot = getattr(config, "softmax_head_dim", None) or widths[0].head_dim
     traits = Traits(
         head_slot=slot if architecture.is_rotary else None,
@@ -239,6 +240,7 @@ def with_embedding(plan: WidthPlan, teacher: WidthPlan, *, multiple: int = 8) ->
         return plan
     wanted = teacher.embedding_size * plan.hidden_size / teacher.hidden_size
     size = min(max(1, round(wanted / multiple)) * multiple, teacher.embedding_size)
+    # one step down where it is the hidden size, but never to 0
     size -= (size == plan.hidden_size) * min(multiple, size - 1)
     return dataclasses.replace(plan, embedding_size=size)
 

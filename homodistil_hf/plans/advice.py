@@ -86,6 +86,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     """
     check_num_tokens(num_tokens)
     budget = _millions(num_tokens)
+    # sizes and budgets compare by ratio, hence the logarithms
     sized = [point for point in measured if abs(math.log(point.encoder_macs / fraction)) < _SAME_SIZE]
     if not sized:
         sizes = ", ".join(f"{size:.2f}" for size in sorted({round(point.encoder_macs, 2) for point in measured}))

@@ -186,6 +186,7 @@ def plan_for_latency(
     teacher = widths_of(teacher_config)
     search = _Search(teacher, multiple, teacher.hidden_size if plain else None)
     proportional = search.proportional_plans()
+    # measured times may not fall with every width, so the fastest of all plans is the lower end
     smallest = min(map(predict, (search.ends(proportional)[0], *proportional)))
     largest = predict(teacher)
     if not smallest <= limit_ms <= largest:
@@ -196,6 +197,7 @@ def plan_for_latency(
         )
 
     def size(plan: WidthPlan) -> float:
+        # a plan less like the wanted shape wins only with more MACs: by its unlikeness, in logarithms
         return math.log(encoder_macs(plan)) - search.unlikeness(plan)
 
     candidates = (candidate for plan in proportional for candidate in search.filled_plans(plan, limit_ms, predict))
@@ -263,6 +265,7 @@ class _Search:
     def proportional_plans(self) -> list[WidthPlan]:
         """Return, from narrow to wide, the plan of each hidden size with the teacher's ratio of FFN to hidden size."""
         widest = (self.within or self.teacher).hidden_size
+        # the widest itself too, a multiple or not
         hidden_sizes = [*range(self.multiple, widest, self.multiple), widest]
         if self.hidden_size:
             hidden_sizes = [self.hidden_size]
@@ -306,6 +309,7 @@ class _Search:
         # Every cost is linear in the FFN size.
         slope = measure(_with_ffn(plan, ffn_size + self.multiple)) - cost
         smallest, largest = self._ffn_range(plan.hidden_size)
+        # solve cost + slope · further steps = target, within the range
         num_steps = min(max(ffn_size + (target - cost) / slope * self.multiple, smallest), largest) / self.multiple
         yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
         yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
@@ -327,12 +331,14 @@ class _Search:
         """Return the distance of a plan from the wanted proportions and heads; 0 if it has them."""
         layer = plan.layers[0]
         distortion = abs(math.log(layer.intermediate_size / self._wanted_ffn(plan.hidden_size)))
+        # with a named hidden size the FFN must meet the budget, whatever its proportion
         return (0.0 if self.hidden_size else distortion) + self._head_penalty(
             layer.num_attention_heads, layer.head_dim
         )
 
     def _num_heads(self, hidden_size: int) -> int | None:
         """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
+        # numbers that divide the hidden size, into heads of the slot if there is one, no wider than allowed
         choices = [
             num_heads
             for num_heads in range(1, self.limit.num_attention_heads + 1)
@@ -345,6 +351,7 @@ class _Search:
         def preference(num_heads: int) -> tuple[bool, float]:
             head_dim = self._head_dim(hidden_size, num_heads)
             kept = num_heads == self.full.num_attention_heads and head_dim >= self._sensible_head_dim
+            # False sorts first: the teacher's number, unless its heads would be thin
             return not kept, self._head_penalty(num_heads, head_dim)
 
         return min(choices, key=preference, default=None)
@@ -357,6 +364,7 @@ class _Search:
         """Return the channels of a head: all that fit, or for narrow attention its share, a multiple of 4."""
         room = hidden_size // num_heads
         traits = self.teacher.traits
+        # heads fill the hidden size, if attention is not to be narrower or no rotary pair may go
         if self.attention == 1 or (traits.head_slot and not traits.rotary_kinds):
             return min(room, self.limit.head_dim) if traits.head_slot else room
         return min(room, max(1, round(self.attention * room / 4)) * 4)
@@ -365,6 +373,7 @@ class _Search:
         # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
         awkward = 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
         too_thin = max(0.0, math.log(self._sensible_head_dim / head_dim))
+        # logarithms, so that every halving costs the same
         return awkward + 0.1 * math.log(self.full.num_attention_heads / num_heads) + 0.15 * too_thin
 
     @property
@@ -392,6 +401,7 @@ class _PlainSearch(_Search):
         """Return, from narrow to wide, a plan for each number of heads and of their channels."""
         slot, pairs = self.teacher.traits.head_slot, self.teacher.traits.rotary_kinds
         whole = self.limit.head_dim
+        # whole heads alone where no rotary pair may go
         head_dims = [whole] if slot and not pairs else [*range(4, whole, 4), whole]
         shapes = itertools.product(range(1, self.limit.num_attention_heads + 1), head_dims)
         layers = [
@@ -430,6 +440,7 @@ def _search_for(
 
 def _parse(budget: str) -> Budget:
     named = named_widths(budget)
+    # with a malformed name behind it the whole text has to match, and is refused
     cost = budget.partition(",")[0] if named else budget
     match = _BUDGET.fullmatch(cost) if len(cost) <= _MAX_BUDGET_CHARS else None
     kind = budget.partition("=")[0].strip()

@@ -108,6 +108,7 @@ def resolve_plan(
     ```
     """
     teacher, student = widths_of(teacher_config), share_as_budget(student)
+    # a short plan becomes the mapping that it stands for, without a number of layers where it names none
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
         keys = (DEPTH_KEY, *UNIFORM_KEYS)
         student = {key: int(number) for key, number in zip(keys, short.groups(), strict=True) if number}
@@ -185,6 +186,7 @@ def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
                 f"student head_dim={layer.head_dim} is odd, but positions turn the channels of heads in pairs; "
                 f"nearest valid: {layer.head_dim + 1}"
             )
+        # the first layer of a kind sets the size of the others
         if layer.head_dim != sizes.setdefault(kind, layer.head_dim):
             raise ValueError(
                 f"student head_dim={layer.head_dim} and {sizes[kind]} among layers of {kind}, which have their "
@@ -195,9 +197,10 @@ def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
 def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:
     """Return name and value of a plan's first width above a limit, or the numbers of layers if it has more."""
     if len(plan.layers) > len(limit.layers):
-        return f"has {len(plan.layers)} layers, its teacher {len(limit.layers)}"
+        return f"has {len(plan.layers)} layers, {whose} {len(limit.layers)}"
     if plan.hidden_size > limit.hidden_size:
         return f"hidden_size={plan.hidden_size} is wider than {whose} {limit.hidden_size}"
+    # a size that one side lacks is not compared; _check_shared_groups refuses one that the teacher lacks
     if (plan.embedding_size or 0) > (most := limit.embedding_size or plan.embedding_size or 0):
         return f"embedding_size={plan.embedding_size} is wider than {whose} {most}"
     for index, (layer, bounds) in enumerate(zip(plan.layers, _bounds(plan, limit), strict=True)):

@@ -82,6 +82,7 @@ class LayerGates:
 
     def choose(self, scores_L: torch.Tensor) -> tuple[int, ...]:
         """Keep the layers with the best scores, ties to the lower index; return them."""
+        # layers that must stay win every comparison
         bound = torch.zeros(len(scores_L), dtype=torch.bool)
         bound[list(self.bound)] = True
         scores = scores_L.detach().cpu().masked_fill(bound, torch.inf)
@@ -91,6 +92,7 @@ class LayerGates:
     def take(self, kept: Sequence[int], value: float = 1.0) -> None:
         """Take over which layers stay, and g of the others."""
         self.kept = check_kept(kept, self.num_kept, len(self.numbers), bound=self.bound)
+        # layers that are chosen are scored no more
         self.numbers.requires_grad_(False)
         self.forget_gradient()
         self.move_to(value)
@@ -120,6 +122,7 @@ class LayerGates:
     ) -> Any:
         if self.kept is not None and index in self.kept:
             return output
+        # states come in by position or by name, and go out alone or first in a tuple
         before, after = (args or (kwargs["hidden_states"],))[0], output[0] if isinstance(output, tuple) else output
         # torch's lerp is exact at both ends.
         states = torch.lerp(before.to(after.dtype), after, self.numbers[index].to(after.dtype))
@@ -151,6 +154,7 @@ def renumbered(tensors: UnitTensors, groups: Mapping[str, Group], kept: Sequence
     """
 
     def before(name: str) -> str:
+        # `ffn.1` → `ffn.{kept[1]}`; groups that span layers keep their names
         kind, _, layer = name.partition(".")
         return f"{kind}.{kept[int(layer)]}" if layer.isdigit() else name
 

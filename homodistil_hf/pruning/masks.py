@@ -39,11 +39,13 @@ def scheduled_plan(
     """
 
     def width(kind: str, full_width: int, target_width: int, kept_width: int, unit: int = 1) -> int:
+        # w(t) = w_full − (w_full − w_target)·p(t), to the nearest step
         exact = full_width - (full_width - target_width) * progress[kind]
         nearest = math.floor(exact / unit + 0.5) * unit if progress[kind] < 1 else target_width
         # Never wider than now, as units don't come back, and never below the target.
         return min(kept_width, max(target_width, nearest))
 
+    # channels that turn leave in pairs
     channels = 2 if target.traits.rotary_kinds else 1
     layers = [
         LayerWidths(

@@ -66,6 +66,7 @@ class Pruner:
         self.settings = settings
         self.full = full or widths_of(model.config)
         self.groups = encoder_groups(model)
+        # before the scores: layers that are still to be chosen have some too
         self.gates: LayerGates | None = None
         if len(target.layers) < len(self.kept.layers):
             self.gates = LayerGates(model, len(target.layers), kept=kept_layers)
@@ -133,6 +134,7 @@ class Pruner:
             self.gates.take(kept, 0.0)
             self.gates.remove()
             self.scores.state.pop(LAYERS, None)
+        # widths, groups and scores of the layers that are left; the target already has no others
         self.full = chosen(self.full, kept)
         self.target = of_architecture(self.target, self.kept)
         self.groups = encoder_groups(self.model)
@@ -145,6 +147,7 @@ class Pruner:
         gates = self.gates
         if gates is None or gates.are_removed or gates.kept is None:
             return self.target
+        # layer → number of staying layers up to it, the last of which lends its widths
         number_before = [sum(one <= layer for one in gates.kept) for layer in range(len(self.full.layers))]
         widths = chosen(self.target, [max(0, number - 1) for number in number_before])
         return of_architecture(widths, self.full)
@@ -181,6 +184,7 @@ class Pruner:
             optimizer: moved to the new parameters.
         """
         masks = choose_masks(self.unit_scores(), full_masks(self.groups), plan=plan)
+        # chained, so that ranks that differed once differ from then on
         self.choices_digest = hashlib.sha256(self.choices_digest + mask_digest(masks)).digest()
         self.scores.keep(*compact(self.model, self.groups, masks, plan=plan, optimizer=optimizer))
         self.groups = encoder_groups(self.model)
@@ -211,6 +215,7 @@ class Pruner:
         """
         self.check_metric(state)
         self.groups = encoder_groups(self.model)
+        # layers first, as chosen ones have no scores whose sizes would be checked
         if self.gates is not None and not self.gates.are_removed and (kept := state["gates"]["kept"]) is not None:
             self.gates.take(kept, state["gates"]["value"])
             self.scores.state.pop(LAYERS, None)

@@ -71,6 +71,7 @@ def head_moments(
         for batch in batches:
             inputs = {name: batch[name] for name in _ENCODER_INPUTS if batch.get(name) is not None}
             mask = inputs.get("attention_mask")
+            # for the hooks: which tokens count, and that no projection has seen them yet
             running.kept, running.seen = None if mask is None else mask.flatten().bool(), set()
             model.base_model(**inputs)
     finally:
@@ -238,11 +239,13 @@ def _with_old_ratio(
     new_norms = [float((basis @ weight).norm()) for basis, weight in zip(bases, weights, strict=True)]
     if min(*norms, *new_norms) == 0:
         return bases
+    # f·n₁' / (n₂' / f) = n₁ / n₂; products stay, as f and 1 / f cancel
     factor = (norms[0] / norms[1] * new_norms[1] / new_norms[0]) ** 0.5
     return bases[0] * factor, bases[1] / factor
 
 
 def _second(total: torch.Tensor) -> torch.Tensor:
+    # sums of products stand before the last row and column, sums in them, the count in their corner
     return total[:, :-1, :-1] / total[:, -1:, -1:]
 
 
@@ -252,4 +255,5 @@ def _mean(total: torch.Tensor) -> torch.Tensor:
 
 def _covariance(total: torch.Tensor) -> torch.Tensor:
     mean = _mean(total)
+    # E[x·xᵀ] − E[x]·E[x]ᵀ
     return _second(total) - mean[:, :, None] * mean[:, None, :]

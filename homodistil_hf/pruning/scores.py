@@ -56,8 +56,10 @@ class SensitivityScores:
             smoothing: in place of β1; n / (n + 1) after n updates gives their mean.
         """
         before, now = self._beside(sensitivities(parameters, groups), gradient_scale)
+        # S / S̄, S̄ the mean of the group
         means = torch._foreach_div(torch._foreach_norm(now, 1), [float(values.numel()) for values in now])
         torch._foreach_div_(now, torch._foreach_clamp_min(means, _LEAST_MEAN))
+        # Ī ← β1·Ī + (1 − β1)·S/S̄
         share = self.sensitivity_smoothing if smoothing is None else smoothing
         smoothed = torch._foreach_lerp(now, before, share)
         self.state = dict(zip(self.state, smoothed, strict=True))
@@ -185,6 +187,7 @@ def _sums_of_units(
     for piece in group.slices:
         if (piece.parameter, piece.dim) in sums:
             by_map.setdefault(piece.units, []).append(sums[piece.parameter, piece.dim])
+    # (slices, indices) → (slices, units, indices of a unit) → (units)
     totals = [
         torch.stack(found).sum(0) if units is None else units.by_unit(torch.stack(found), group.num_units).sum((0, 2))
         for units, found in by_map.items()

@@ -262,6 +262,7 @@ def _tokenizes_late(rows: Any) -> bool:
 
 def check_kind(name: str, dataset: Any) -> None:
     """Refuse, by a ValueError that names what to give, an object that Trainer can't draw rows from."""
+    # by the names of all parent classes: pandas need not be imported, and a PosixPath is a PurePath
     words = {kind.__name__ for kind in type(dataset).__mro__}
     remedy = next((remedy for kind, remedy in _REMEDIES.items() if kind in words), None)
     is_drawn = isinstance(dataset, IterableDataset | datasets.IterableDataset) or hasattr(type(dataset), "__getitem__")
@@ -368,8 +369,10 @@ def check_label_rows(
     is_stock = collator is None or getattr(collator, "__module__", "").startswith("transformers.")
     if task.is_pretraining or not is_stock:
         return
+    # labels in one column may have any of the names, while an answer needs all its columns
     names = _LABEL_COLUMNS if task.required_labels == ("labels",) else task.required_labels
     for name, rows in _parts(data):
+        # streams, lists and rows that a transform makes are seen in their batches
         if not isinstance(rows, datasets.Dataset) or rows.format["type"] == "custom":
             continue
         is_there = [column in rows.column_names for column in names]
@@ -394,6 +397,7 @@ def check_label_rows(
 def _check_class_names(where: str, feature: Any, class_names: Sequence[str]) -> None:
     """Refuse rows that number a class of the model otherwise; names of one side only are let pass."""
     known = {name.casefold(): number for number, name in enumerate(class_names)}
+    # a column of tags is a list around the feature with the names
     for number, name in enumerate(getattr(getattr(feature, "feature", feature), "names", ())):
         expected = known.get(name.casefold(), number)
         if expected != number:
@@ -407,6 +411,7 @@ def _chosen_rows(rows: datasets.Dataset, column: pa.ChunkedArray) -> pa.ChunkedA
     """What `shuffle` and `select` left of a table's column, in the table's own order: any other takes seconds."""
     if rows._indices is None:
         return column
+    # a mask over the table's rows, as _indices may name them in any order
     is_chosen_R = np.zeros(len(column), dtype=bool)
     is_chosen_R[rows._indices.column(0).to_numpy()] = True
     return column if is_chosen_R.all() else column.filter(pa.array(is_chosen_R))
@@ -421,6 +426,7 @@ def _check_label_column(where: str, labels: pa.ChunkedArray, num_tokens: pa.Chun
         raise ValueError(
             f"{where} holds values of type {values.type}; expected numbers, such as 0 for the first class"
         )
+    # (tokens, labels) of all rows, each pair once: a table has far fewer pairs than rows
     sizes = {"tokens": num_tokens} | ({"labels": pc.list_value_length(labels)} if is_listed else {})
     different = pa.table(sizes).group_by([*sizes]).aggregate([]).to_pylist()
     for num_labels, row_tokens in sorted((size.get("labels", 1), size["tokens"]) for size in different):
@@ -468,6 +474,7 @@ def settings_that_matter(args: ExactArguments, *, is_stream: bool = False) -> di
         is_stream: whether the rows are a stream, of which each worker shuffles the shards of its own.
     """
     values, unread = args.to_dict(), "num_train_epochs" if args.max_steps > 0 else None
+    # own settings and those of Trainer that count, less those that later steps don't read
     names = {*own_settings(args), *_OF_TRAINER} - args.without_later_effect - {unread}
     names |= {"dataloader_num_workers"} if is_stream else set()
     return {name: values[name] for name in sorted(names & values.keys())}

@@ -275,6 +275,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     def on_resized(self, masks: UnitTensors) -> None:
         """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""
+        # compose the choices: a mask over the present heads picks among their indices in the teacher
         self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
 
@@ -301,6 +302,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             A micro-batch of this rank, and its counts summed over all ranks, as `count` has them.
         """
         batches, seen_tokens, seen_texts = iter(self.get_train_dataloader()), 0, 0
+        # all ranks stop after the same batch, because they compare counts of all ranks
         while seen_tokens < num_tokens and seen_texts < num_texts and (fetched := self.whole_step(batches, 1)):
             counts = self.accelerator.reduce(self.count(fetched[0]).to(self.args.device))
             seen_texts, seen_tokens = seen_texts + int(counts[0]), seen_tokens + int(counts[1])
@@ -471,6 +473,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             self.init_hf_repo(token=token, private=private)
         if not self.is_world_process_zero():
             return None
+        # an earlier push may still read the folder that is written next
         self._finish_current_push()
         where = {"token": token, "revision": revision, "private": private}
         push = self._student_push(commit_message=commit_message or "End of training", tags=tags, **where)

@@ -66,6 +66,7 @@ class HeldOutEvaluation:
     def _own_rows(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         accelerator, num_rows = self.accelerator, len(inputs["input_ids"])
         state = accelerator.gradient_state
+        # only the last batch is filled up; the remainder is -1 where the length is unknown
         remainder = max(0, state.remainder) if state.end_of_dataloader else 0
         place = {"rank": accelerator.process_index, "num_ranks": accelerator.num_processes}
         return first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
@@ -75,6 +76,7 @@ class HeldOutEvaluation:
 
         For `compute_metrics` Trainer keeps them for all rows: reduce them by `preprocess_logits_for_metrics`.
         """
+        # without labels, and by the class: accelerate wraps the instance's forward in autocast
         forward = {name: value for name, value in inputs.items() if name not in self.task.label_names}
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             outputs = type(self.student).forward(self.student, **forward)
@@ -124,6 +126,7 @@ def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[s
             if name.startswith(_PREFIX) and not name.endswith(TIMINGS)
         }
         if values:
+            # several sets of one step are logged one after the other
             evaluations[entry["step"]] = evaluations.get(entry["step"], {}) | values
     return evaluations
 

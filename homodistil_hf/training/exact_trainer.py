@@ -261,6 +261,7 @@ class ExactTrainer(Trainer):
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
             ConnectionError: another rank is dead or hangs.
         """
+        # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
             self.resumed_logs = None
@@ -276,6 +277,7 @@ class ExactTrainer(Trainer):
                 self.stop_request.leave()
             check_took_steps(self.state.global_step, self.rows_per_step)
             self.save_state()  # the logs, for the report
+            # `log` has put the mean over good steps there; Trainer's own counts skipped ones
             return result._replace(training_loss=result.metrics["train_loss"])
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
@@ -331,6 +333,7 @@ class ExactTrainer(Trainer):
         follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
         if self.accelerator.optimizer_step_was_skipped and follows_steps:
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
+        # several ranks go by the sum of their requests, as all of them must stop at the same step
         self.is_stopping = self.stop_request.is_made if self.args.world_size == 1 else bool(self.num_stop_requests)
         if self.is_stopping:
             self.control.should_save = self.control.should_training_stop = True

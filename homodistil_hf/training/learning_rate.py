@@ -132,6 +132,7 @@ def default_learning_rate(tokens_per_step: float, hidden_size: int) -> float:
 
     ```
     """
+    # rate ∝ √tokens / hidden_size
     return rate_for_width(_RATE * math.sqrt(tokens_per_step / _TOKENS), hidden_size)
 
 

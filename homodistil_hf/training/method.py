@@ -120,6 +120,7 @@ class DistillationMethod:
         names = check_targets(to)
         self.export(folder)
         chosen = {"teacher": self.distillation.teacher.exact.name_or_path or None, **settings}
+        # the other ranks wait for the main one, and fail with it
         return on_every_rank(
             lambda: deploy_folder(folder, names, self.deployment, **chosen) if self.is_world_process_zero() else []
         )

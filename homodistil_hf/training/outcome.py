@@ -56,6 +56,7 @@ def facts_of_run(trainer: Any, *, format: str) -> dict[str, dict[str, Any]]:
 
 def times_smaller(student: nn.Module, teacher: nn.Module) -> str:
     """How many times a teacher has a student's parameters, such as `3.6× smaller`; empty where it has no more."""
+    # projections to the teacher don't count: no export has them
     own = sum(tensor.numel() for name, tensor in student.named_parameters() if not name.startswith(PROJECTIONS))
     full = sum(tensor.numel() for tensor in teacher.parameters())
     return f"{times(full, own)} smaller" if own < full else ""
@@ -88,6 +89,7 @@ def metrics_of_teacher(trainer: Any) -> dict[str, float]:
 def _with_user_metrics(trainer: Any, name: str | None) -> dict[str, float]:
     """The teacher's metrics, and the results of `compute_metrics` for its logits, by Trainer's own loop."""
     own, prefix = trainer.held_out, "teacher"
+    # the loop calls the trainer's own prediction step: for so long the teacher is its student
     trainer.held_out = copy.copy(own)
     trainer.held_out.student = trainer.distillation.teacher.exact
     try:
@@ -97,6 +99,7 @@ def _with_user_metrics(trainer: Any, name: str | None) -> dict[str, float]:
         trainer.held_out = own
     trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends the bar
     found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if is_number(value)}
+    # what is left are the names that `of_teacher` gives, and the user's own
     shown = (key for key in found if key != "loss" and "kept_fraction" not in key and not key.endswith(TIMINGS))
     return {key: found[key] for key in shown}
 
@@ -119,6 +122,7 @@ def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict
 
     def forward(model: PreTrainedModel) -> None:
         type(model).forward(model, input_ids=tokens, attention_mask=mask)  # the instance's may be wrapped
+        # a GPU works in the background: without waiting only the launch would be timed
         if device.type != "cpu":
             torch.accelerator.synchronize()
 
@@ -164,4 +168,5 @@ def data_of(trainer: Any) -> dict[str, Any]:
 
 def _names(sets: list[Any]) -> list[str]:
     names = [getattr(getattr(rows, "info", None), "dataset_name", None) for rows in sets]
+    # data sets of plain files are called after their format, which is no name
     return list(dict.fromkeys(name for name in names if name and name not in _FORMATS_OF_FILES))

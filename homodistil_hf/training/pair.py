@@ -76,6 +76,7 @@ def resolve_student(
                 f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
                 "and wider ones; ask for a share of the encoder MACs, such as macs=0.5"
             )
+        # measured on the first rank alone, as another one would find other times and so other widths
         plans = [on_every_rank(lambda: of_the_first_rank(budget))]
         return broadcast_object_list(plans)[0]
 
@@ -89,6 +90,7 @@ def resolve_student(
 def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:
     """The plan that a checkpoint holds for the same `student` and the same start widths, or None."""
     requested = args.resume_from_checkpoint
+    # a checkpoint that is named counts alone, else the newest one that fits
     named = requested if isinstance(requested, str) and requested != "last" else None
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
         if not (folder / STATE_FILE).is_file():
@@ -182,6 +184,7 @@ def _student_and_plan(
     needs_head: bool,
 ) -> tuple[LayerwiseModel, WidthPlan]:
     if isinstance(model, str):
+        # the plan comes before the weights: an impossible one costs no time
         config = load_encoder_config(model, token=args.hub_token, argument="model")
         plan = resolve(args, config)
         loaded = load_encoder(model, config=config, token=args.hub_token, argument="model")
@@ -211,6 +214,7 @@ def _check_pair(
     has_same_layers: bool,
 ) -> None:
     weights = args.loss_weights()
+    # attention is compared layer by layer, and so are hidden states of equally many layers
     compares_attention = weights.get("attention", 0.0) > 0
     by_layer = compares_attention or (has_same_layers and weights.get("hidden", 0.0) > 0)
     for what, given, expected in _compared(teacher, student, by_layer=by_layer):
@@ -245,10 +249,12 @@ def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: boo
     head = HEADS.get(type(student).__name__)
     kind = head.kind if head else None
     has_labels = kind not in (MASKED_LM, REPLACED_TOKENS, None)
+    # a list times False is empty: names that don't matter here are left out
     names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
     yield from ((name, getattr(teacher.config, name), getattr(student.config, name)) for name in names)
     if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
         yield "problem_type", teacher.config.problem_type, student.config.problem_type
+    # classes of equal number may have other meanings
     if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:
         for label, word in student.config.id2label.items():
             yield f"id2label[{label}]", teacher.config.id2label.get(label), word
@@ -308,10 +314,12 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, s
                 "copy of; make it from the parameters of the loaded model that you pass, or give "
                 "optimizer_cls_and_kwargs instead"
             )
+        # the state first: it is keyed by the old parameters, which the group then loses
         for parameter in group["params"]:
             if parameter in optimizer.state and names[parameter] in own:
                 optimizer.state[own[names[parameter]]] = optimizer.state.pop(parameter)
         group["params"] = [own[names[parameter]] for parameter in group["params"] if names[parameter] in own]
+    # projections have no counterpart in the model
     projections = [parameter for name, parameter in own.items() if name.startswith(f"{PROJECTIONS}.")]
     optimizer.param_groups[0]["params"].extend(projections)
     for projection in projections:

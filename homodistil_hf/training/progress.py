@@ -55,6 +55,7 @@ class ShortProgress(ProgressCallback, PrinterCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write a line."""
         if args.verbose:
+            # the parent that would write the dictionary, without or with a bar
             kind: Any = PrinterCallback if self.training_bar is None else ProgressCallback
             kind.on_log(self, args, state, control, logs=logs, **kwargs)
         elif state.is_world_process_zero and (words := list(log_words(logs))):
@@ -118,6 +119,7 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     held_out = {name.removeprefix(_EVAL): value for name, value in logs.items() if name.startswith(_EVAL)}
     metrics = held_out_metrics(held_out)
     start = "held out: "
+    # KL first, then shares; a metric that is neither is shown only where it is alone
     for name in sorted(metrics, key=lambda name: (name != "kl", not is_share(name)))[:_MOST_METRICS]:
         if is_share(name) or name == "kl" or len(metrics) == 1:
             value = metrics[name] if abs(metrics[name]) > _ROUNDING else 0.0

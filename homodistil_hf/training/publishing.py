@@ -219,6 +219,7 @@ def push_checkpoint(
     if problem := manifest_problem(folder):
         raise ValueError(f"checkpoint={str(folder)!r} can't be pushed: {problem}; push another one")
     manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
+    # the manifest on the Hub lists what is uploaded, no more
     manifest["sha256"].pop(_LEFT_BEHIND, None)
     names = list(manifest["sha256"])
 
@@ -227,6 +228,7 @@ def push_checkpoint(
         additions.append(
             CommitOperationAdd(f"{path_in_repo}/{MANIFEST_NAME}", json.dumps(manifest, indent=2).encode())
         )
+        # files of an older checkpoint that this one lacks would make the folder a mix
         present = {
             path for path in api.list_repo_files(name, revision=revision) if path.startswith(f"{path_in_repo}/")
         }

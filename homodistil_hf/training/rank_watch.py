@@ -58,6 +58,7 @@ class RankWatch(threading.Thread):
         while not self.ended.wait(self.period_s):
             try:
                 newest = self.write()
+                # another call has begun: its wait counts from now
                 if newest != num_calls:
                     num_calls, since_s, is_told = newest, time.monotonic(), False
                 elif not is_told and time.monotonic() - since_s > self.args.ddp_timeout / 2:
@@ -91,6 +92,7 @@ class RankWatch(threading.Thread):
     def lost_ranks(self) -> str:
         """Watch all ranks for some periods; say which are dead, or else which are behind; empty if none is."""
         try:
+            # this rank goes on writing meanwhile, or others would take it for dead
             before = self._signs()
             for _ in range(_NUM_PERIODS):
                 time.sleep(self.period_s)
@@ -99,8 +101,10 @@ class RankWatch(threading.Thread):
         except RuntimeError:
             return _STORE_IS_LOST
         others = [rank for rank in range(self.num_ranks) if rank != self.rank]
+        # each sign has a new number, so a rank with an equal one has written nothing
         if silent := [rank for rank in others if after[rank] == before[rank]]:
             return f"{_named(silent)} gave no sign of life for {_NUM_PERIODS * self.period_s:g} s: dead, or frozen"
+        # this rank waits in its newest call, which those that are behind haven't begun
         calls = [int(sign.split()[1]) for sign in after]
         behind = [rank for rank in others if calls[rank] < calls[self.rank]]
         return f"the other ranks wait for {_named(behind)}, alive but busy or hanging" if behind else ""
@@ -150,6 +154,7 @@ def naming_lost_ranks() -> Iterator[None]:
         yield
     except RuntimeError as error:
         watch = RankWatch.current
+        # errors of connections alone; gloo's have no class of their own
         if watch is None or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
         with StopRequest():  # a launcher sends SIGTERM as soon as one rank has died

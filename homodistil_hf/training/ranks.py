@@ -39,8 +39,10 @@ def on_every_rank(check: Callable[[], T]) -> T:
         result = check()
     except (ValueError, OSError) as error:
         problem = error
+    # every rank comes here, whether its check failed or not, so none waits for ever
     with naming_lost_ranks():
         problems = gather_object([problem and f"{type(problem).__name__}: {problem}"])
+    # the rank's own error as it is, else that of the first rank with one
     if problem is not None:
         raise problem
     for rank, message in enumerate(problems):
@@ -106,6 +108,7 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, outp
     Raises:
         RuntimeError: some rank has other masks; raised on every rank.
     """
+    # (ranks, bytes)
     digests = accelerator.gather(torch.tensor(list(digest), device=accelerator.device)[None])
     if not bool((digests == digests[0]).all()):
         raise RuntimeError(
@@ -126,6 +129,7 @@ def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Ma
     settings = {} if handler is None else handler.to_kwargs()
     device_ids = None if device.type == "cpu" else [device.index]
     wrapper.__init__(wrapper.module, device_ids=device_ids, **settings)  # type: ignore[misc]
+    # hooks on gradients were registered with the reducer that is gone
     if handler is not None:
         handler.register_comm_hook(wrapper)
     lay_out_buckets(wrapper, smallest_inputs)
@@ -146,8 +150,10 @@ def lay_out_buckets(wrapped: nn.Module, smallest_inputs: Mapping[str, torch.Tens
     if wrapper is None or wrapper.static_graph or wrapper.find_unused_parameters:  # the last never reorders
         return
     device = next(iter(smallest_inputs.values())).device
+    # dropout of this pass must not move the random state of the run
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         wrapper(**smallest_inputs)
+    # a loss of 0 that reaches every parameter: DDP waits for the gradients of all
     trained = [parameter for parameter in wrapper.parameters() if parameter.requires_grad]
     torch.stack([0.0 * parameter.sum() for parameter in trained]).sum().backward()
     wrapper.zero_grad(set_to_none=True)
@@ -238,6 +244,7 @@ def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) 
 
     ```
     """
+    # ranks hold consecutive batches: rank r begins at row r · batch_size; 0 stands for all rows
     remainder %= batch_size * num_ranks
     return batch_size if remainder == 0 else max(0, min(batch_size, remainder - rank * batch_size))
 
@@ -248,6 +255,7 @@ def first_rows(batch: Mapping[str, torch.Tensor], num_rows: int) -> dict[str, to
         return dict(batch)
     rows = {name: values[:num_rows] for name, values in batch.items()}
     if "masked_positions" in batch:
+        # row-major: the positions of the first rows are those below num_rows · T
         positions = batch["masked_positions"]
         rows["masked_positions"] = positions[positions < num_rows * batch["input_ids"].shape[1]]
     return rows

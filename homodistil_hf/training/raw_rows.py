@@ -93,6 +93,7 @@ def tokenized(data: Mapping[str, Any], reader: RowReader | None) -> dict[str, An
     if reader is None:
         return dict(data)
     found = {name: reader.encoded(rows, name) for name, rows in named_sets(data).items()}
+    # back in the shape of the arguments: one set, or several by name
     return {
         name: {part: found[f"{name}[{part!r}]"] for part in value} if isinstance(value, dict) else found[name]
         for name, value in data.items()

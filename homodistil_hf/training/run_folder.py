@@ -67,6 +67,7 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
         def claim() -> None:
             if is_main:
                 check_output_dir(output_dir)
+                # the stack keeps the lock until the block outside ends
                 stack.enter_context(claimed(lock_in(output_dir), f"output_dir={output_dir!r}"))
 
         on_every_rank(claim)
@@ -77,6 +78,7 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
 def leaving_no_empty_folder(output_dir: str, *, is_main: bool) -> Iterator[None]:
     """Remove, on the main process, folders that were made inside and stayed empty: those of a run that was refused."""
     place = Path(output_dir).absolute()
+    # from the innermost outwards, so that each is empty when its turn comes
     new_folders = [folder for folder in (place, *place.parents) if not folder.is_dir()]
     try:
         yield
@@ -105,10 +107,10 @@ class RunFolder:
     def claim(self) -> None:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
         check_free(self.args, self.earlier_files)
-        # Else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's.
         if self.args.should_save:
             for name in LOG_FILES:
                 Path(self.args.output_dir, name).unlink(missing_ok=True)
+        # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
         is_remover = self.args.should_save and self.earlier_files
         for checkpoint in sorted_checkpoints(self.args.output_dir) if is_remover else ():
             logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
@@ -121,6 +123,7 @@ class RunFolder:
         not.
         """
         output_dir = self.args.output_dir
+        # checkpoint s holds the weights after s steps: below first_bad_step - 1 a good step followed
         earlier = last_checkpoint(output_dir, before_step=first_bad_step - 1)
         return earlier or last_checkpoint(output_dir, before_step=first_bad_step)
 
@@ -132,6 +135,7 @@ class RunFolder:
         aside = checkpoint.parent / STAGING_NAME
         staged = aside / checkpoint.name
         with self._explaining_failures(checkpoint):
+            # the folder is there before any rank writes into it
             if self.args.should_save:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
@@ -140,6 +144,7 @@ class RunFolder:
             try:
                 with naming_the_file(aside):
                     yield staged
+                # the manifest last, of files that are whole; then one rename
                 if self.args.should_save:
                     check_archives(staged)
                     write_manifest(staged)

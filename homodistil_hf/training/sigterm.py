@@ -44,6 +44,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
+            # an ignored SIGTERM stays ignored; SIGINT is noted only in a command of ours
             if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
                 self._earlier[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._take_note)
             if signal.getsignal(signal.SIGINT) is _interrupt:
@@ -54,6 +55,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, earlier in self._earlier.items():
+            # None stands for a handler that Python didn't set and can't bring back
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
     def leave(self) -> None:
@@ -84,6 +86,7 @@ def ending_cleanly() -> Iterator[None]:
     if not in_main_thread or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield
         return
+    # signal, its handler where nobody has taken it, ours
     pairs = ((signal.SIGTERM, signal.SIG_DFL, _end), (signal.SIGINT, signal.default_int_handler, _interrupt))
     free = [(number, earlier, handler) for number, earlier, handler in pairs if signal.getsignal(number) == earlier]
     for number, _, handler in free:

@@ -80,8 +80,10 @@ class StepLog:
         Args:
             of_every_rank: gathers a list of numbers from all ranks.
         """
+        # the nameless sum is the loss of the whole run, the others are since the last log
         sums = {"": self.loss_sum} | self.term_sums
         ranks = of_every_rank([float(value) for value in sums.values()])
+        # transposed: name → its value on each rank
         by_name = {name: [values[place] for values in ranks] for place, name in enumerate(sums)}
         return {"sums": by_name} | {name: getattr(self, name) for name in _COUNTERS}
 

@@ -102,10 +102,12 @@ def select(
     if vocabulary.tokens is not None:
         return sorted(kept.union(*(needs(_id_of(token, ids, vocabulary)) for token in vocabulary.tokens)))
     known = np.array(sorted(set(ids.values())))
+    # stable, so that the lower of two equally frequent ids comes first
     by_count = known[np.argsort(-counts[known], kind="stable")].tolist()
     most = vocabulary.keep
     if vocabulary.min_count is not None or vocabulary.coverage is not None:
         kept = kept.union(*(needs(token) for token in _enough(vocabulary, by_count, counts, kept)))
+        # up to the next multiple, if there are so many tokens
         most = min(-(-len(kept) // _MULTIPLE) * _MULTIPLE, len(known))
     elif most is not None and not len(kept) <= most <= len(known):
         nearest = len(kept) if most < len(kept) else len(known)
@@ -126,6 +128,7 @@ def _enough(vocabulary: Vocabulary, by_count: list[int], counts: np.ndarray, kep
     if vocabulary.coverage is None:
         return [token for token in by_count if counts[token] >= (vocabulary.min_count or 0)]
     others = [token for token in by_count if token not in kept]
+    # covered[n]: occurrences of the kept tokens and of the n most frequent others
     covered = counts[sorted(kept)].sum() + np.concatenate([[0], np.cumsum(counts[others])])
     return others[: int(np.searchsorted(covered, vocabulary.coverage * counts.sum() - _ROUNDING))]
 
@@ -174,6 +177,7 @@ def count_tokens(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.n
         features=_FEATURES,
         desc="Counting tokens",
     )
+    # ids may have gaps, so the largest can exceed the number of tokens
     counts = np.zeros(max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1), dtype=np.int64)
     for row in counted.with_format("numpy"):
         counts[row["ids"]] += row["counts"]

@@ -102,6 +102,7 @@ def spare_characters(tokenizer: Mapping[str, Any], seen: Iterable[int]) -> set[i
     if model.get("type") != "Unigram" or fallback_of(tokenizer) is None:
         return set()
     pieces = [piece for piece, _ in model["vocab"]]
+    # every character of every piece in the text
     used = set().union(*(pieces[old] for old in seen if old < len(pieces)))
     singles = {old for old, piece in enumerate(pieces) if len(piece) == 1 and piece not in used}
     added = {token["id"] for token in tokenizer["added_tokens"] or ()}
@@ -226,6 +227,7 @@ def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
 
 def _trimmed_bpe(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
     vocabulary = _of_vocabulary(model["vocab"], new)
+    # a merge stays where its parts and its result do, in the old order
     merges = [list(pair) for pair in _merges(model) if {*pair, "".join(pair)} <= vocabulary.keys()]
     return {**model, "vocab": vocabulary, "merges": merges}
 

@@ -128,6 +128,7 @@ def _trimmed_model(model: Model, kept: Sequence[int]) -> Model:
         config.tie_word_embeddings = False
     shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
     rows = torch.tensor(kept, device=model.device)
+    # cut each parameter along the dimension that counts tokens, if it has one
     state = {
         name: tensor.index_select(shapes[name][0].index(_ROWS), rows)
         if _ROWS in shapes.get(name, ((), None))[0]

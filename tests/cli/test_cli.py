@@ -366,7 +366,7 @@ def test_held_out_documents_without_enough_text_are_named(folder, tmp_path, caps
 
 def test_an_impossible_plan(folder, capsys):
     message = error_of(capsys, "plan", "--teacher", folder / "teacher", "--student", "homobert-tiny")
-    assert "student='homobert-tiny' has 12 layers, its teacher 2; nearest valid: student='macs=" in message
+    assert "student='homobert-tiny' has 12 layers, its teacher's 2; nearest valid: student='macs=" in message
 
 
 # export, verify, cache

@@ -211,7 +211,7 @@ def test_each_layer_is_held_against_the_teachers_own():
 
 
 def test_more_layers_than_the_teachers_are_refused():
-    with pytest.raises(ValueError, match="student has 3 layers, its teacher 2; nearest valid plan: {"):
+    with pytest.raises(ValueError, match="student has 3 layers, its teacher's 2; nearest valid plan: {"):
         check_plan(WidthPlan.uniform(32, 3, LayerWidths(4, 8, 96)), widths_of(SMALL))
 
 

@@ -201,9 +201,11 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
     known = _by_lower_name(rows.column_names)
     if kind == ANSWERS:
         return tuple(known[name] for name in ("question", "context") if name in known)
+    # columns of words come first for tags
     words = [known[name] for name in _WORDS if name in known and _holds_words(rows.features[known[name]])]
     if kind == TAGS and words:
         return (words[0],)
+    # then a usual pair of strings, else a single usual column of strings
     strings = {name: known[name] for name in known if is_string(rows.features[known[name]])}
     pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
     if pair is not None:
@@ -212,6 +214,7 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
         return known[named[0]], known[named[1]]  # one is of another type, which `check_rows` refuses
     if single := next((strings[name] for name in _TEXTS if name in strings), None):
         return (single,)
+    # nothing usual: the only column of strings that isn't named as labels are
     others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
     usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
     return tuple(others) if len(others) == 1 else tuple(usual[:1])
@@ -236,10 +239,13 @@ def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) ->
 def _labels(rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str, ...]) -> tuple[str, ...]:
     known = _by_lower_name(name for name in rows.column_names if name not in texts)
     wanted = [name.lower() for name in names_of(config)]
+    # spans of a text go by other names than tags of words
     usual = _LABEL_COLUMNS[kind] if kind != TAGS or texts[0].lower() in _WORDS else _SPAN_COLUMNS
     found = [known[name] for name in usual if name in known]
+    # a column for each of the model's labels
     if kind in (LABELS, VALUES) and not found and all(name in known for name in wanted):
         return tuple(known[name] for name in wanted)
+    # of several candidates, the first whose classes are the model's
     of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]
     return tuple((of_the_model or found)[:1])
 

@@ -121,6 +121,7 @@ def _windows(
     check_windows(sizes, tokenizer)
     questions = as_questions(rows, columns, argument)
     parts = []
+    # so many at once, as the windows of all of them are in memory
     for first in range(0, len(questions), _QUESTIONS_AT_ONCE):
         batch = questions[first : first + _QUESTIONS_AT_ONCE]
         windows = make_windows(batch, tokenizer, sizes)
@@ -209,6 +210,7 @@ def length_of_rows(
 
     Rows of questions get 384 tokens at most; longer contexts have several windows.
     """
+    # rows at equal distances; unique, as two may be rounded to one
     sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)))
     cells = _cells(sample, columns)
     with as_it_was(tokenizer):

@@ -52,6 +52,7 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
         has_labels = columns.kind == CLASSES and bool(columns.labels)
         keys = [str(label) for label in rows[columns.labels[0]]] if has_labels else [""] * len(rows)
         aside, how = _by_group(keys, share, draw), "drawn label by label" if has_labels else "drawn at random"
+    # at least one row to evaluate on
     aside = sorted(aside) or [len(rows) - 1]
     kept = sorted(set(range(len(rows))) - set(aside))
     return rows.select(kept), rows.select(aside), how
@@ -75,6 +76,7 @@ def _groups(keys: list[Hashable]) -> list[list[int]]:
 def _by_group(keys: list[Any], share: float, draw: np.random.RandomState) -> list[int]:
     found = []
     for places in _groups(keys):
+        # a row of every group, unless it is the only one
         count = max(round(share * len(places)), int(len(places) > 1))
         found += draw.permutation(places)[:count].tolist()
     return found
@@ -90,6 +92,7 @@ def _every_other(keys: Sequence[Any], share: float) -> list[int]:
     """Places at equal distances in the order of their keys."""
     order = sorted(range(len(keys)), key=lambda place: (keys[place], place))
     every = max(2, round(1 / share))
+    # begin half a distance in, so that neither end is favoured
     return order[every // 2 :: every]
 
 
@@ -104,6 +107,7 @@ def _whole_groups(keys: list[Any], share: float, draw: np.random.RandomState) ->
     groups = _groups(keys)
     order = [groups[place] for place in draw.permutation(len(groups))]
     chosen: list[int] = []
+    # one group is left to train on
     while len(order) > 1 and len(chosen) < max(1, round(share * len(keys))):
         chosen += order.pop()
     return chosen

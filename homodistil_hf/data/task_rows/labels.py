@@ -49,10 +49,12 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
                 f"label_column={','.join(columns.labels)!r} are {len(columns.labels)}, the model has "
                 f"{config.num_labels} labels; name one column, or one for each of {', '.join(names_of(config))}"
             )
+        # a row of several columns is known where all its cells are
         parts = [known_labels(rows, name) for name in columns.labels]
         values: list[Any] = [None if None in row else list(row) for row in zip(*parts, strict=True)]
     else:
         values = known_labels(rows, columns.labels[0])
+    # read all known labels at once, then put them back at their places
     read = {CLASSES: _classes, LABELS: _several, VALUES: _values}[columns.kind]
     found = iter(read([value for value in values if value is not None], rows, columns, config, where))
     return [unknown if value is None else next(found) for value in values]
@@ -179,10 +181,12 @@ def _several(
     num_labels = config.num_labels
     lists = [as_list(value) for value in values]
     numbers = [[_share(part) for part in parts] for parts in lists]
+    # a share of each class in every row
     if all(len(parts) == num_labels and None not in parts for parts in numbers):
         return numbers
     if len(columns.labels) > 1:
         raise ValueError(f"{where} and others hold no 0 or 1 in all rows; correct or drop such rows")
+    # rows of zeros and ones, but not one a class; numbers of classes would not repeat in a row
     lengths = {len(parts) for parts in lists}
     is_repeated = any(len(set(parts)) < len(parts) for parts in numbers)
     if len(lengths) == 1 and is_repeated and all({*parts} <= {0.0, 1.0} for parts in numbers):
@@ -190,6 +194,7 @@ def _several(
             f"{where} has rows of {lengths.pop()} zeros and ones, the model has {num_labels} labels: "
             f"{', '.join(names_of(config))}; expected a number for each"
         )
+    # else lists of names or numbers: look all up at once, then deal them out to their rows
     flat = [part for parts in lists for part in parts]
     classes = iter(class_numbers(flat, config, class_names(rows.features[columns.labels[0]]), where))
     chosen = [{next(classes) for _ in parts} for parts in lists]

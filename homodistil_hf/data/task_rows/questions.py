@@ -64,7 +64,9 @@ class Window:
 
     def tokens_of(self, begin: int, end: int) -> tuple[int, int]:
         """First and last token of the characters `begin` … `end` - 1; twice the `cls_index` if any is missing."""
+        # tokens that share a character with the answer
         inside = np.flatnonzero((self.offsets[:, 1] > begin) & (self.offsets[:, 0] < end))
+        # the window may cut the answer at either end
         is_whole = len(inside) and self.offsets[0, 0] <= begin and end <= self.offsets[-1, 1]
         if not is_whole:
             return self.cls_index, self.cls_index
@@ -83,6 +85,7 @@ def check_windows(settings: WindowSettings, tokenizer: PreTrainedTokenizerBase) 
     if tokenizer.cls_token_id is None:
         raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
     num_special = tokenizer.num_special_tokens_to_add(pair=True)
+    # one token more than is shared, or windows would not advance
     shortest = settings.max_question_tokens + num_special + settings.stride + 1
     if settings.row_length < shortest:
         raise ValueError(
@@ -116,12 +119,14 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
     start, end = window.cls_index, window.cls_index
     texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
     if texts and texts[0].strip():
+        # white space around an answer belongs to no token
         begin = starts[0] + len(texts[0]) - len(texts[0].lstrip())
         start, end = window.tokens_of(begin, begin + len(texts[0].strip()))
     return {**window.inputs, "start_positions": start, "end_positions": end}
 
 
 def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cls_token_id: int) -> Window:
+    # 0 is the question, 1 the context, None a special token
     context = [index for index, side in enumerate(encoded.sequence_ids(part)) if side == 1]
     offsets = np.array(encoded["offset_mapping"][part], dtype=np.int32).reshape(-1, 2)
     return Window(
@@ -135,6 +140,7 @@ def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cl
 
 def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
     encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    # cut in characters, behind the last token that is read: texts are tokenized again
     return [
         question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
         for question, offsets in zip(questions, encoded, strict=True)

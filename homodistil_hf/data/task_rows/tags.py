@@ -54,6 +54,7 @@ def tagged_texts(rows: Dataset, columns: Columns, config: PreTrainedConfig, argu
     where = f"{argument}: column {columns.labels[0]!r}" if columns.labels else argument
     if columns.are_words:
         texts = [_of_words([str(word) for word in entries_of(cell)]) for cell in cells]
+        # an empty list beside words is no tagging
         tags = [
             None if is_missing(row) or (row == [] and words) else entries_of(row)
             for row, (_, words) in zip(found, texts, strict=True)
@@ -92,6 +93,7 @@ def _of_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
     places, end = [], 0
     for word in words:
         places.append((end, end + len(word)))
+        # one more for the space between
         end += len(word) + 1
     return " ".join(words), places
 
@@ -109,6 +111,7 @@ def _numbers(
                 f"{where} has {len(row)} tags for {expected} words in row {place:,}; expected one a word: correct or "
                 "drop the row"
             )
+    # number all tags at once, then deal them out to their rows
     flat = [tag for row in tags if row is not None for tag in row if not _is_none(tag)]
     numbers = iter(class_numbers(flat, config, own_names, where))
     return [
@@ -131,6 +134,7 @@ class _Marks:
         self.where = where
         outside = [name for name in names if name.casefold() in ("o", "0", "outside", "none")]
         self.outside = outside[0] if outside else "O"
+        # schemes with ends mark last words by E or L, single ones by S or U
         prefixes = {name[:2] for name in names}
         self.last = next((mark for mark in ("E-", "L-") if mark in prefixes), "I-")
         self.only = next((mark for mark in ("S-", "U-") if mark in prefixes), "B-")
@@ -139,6 +143,7 @@ class _Marks:
         tags = [self.outside] * len(words)
         for span in as_list(spans):
             start, end, kind = self._parts(span, text)
+            # words that share a character with the span
             inside = [place for place, (first, last) in enumerate(words) if first < end and start < last]
             if not inside:
                 raise ValueError(f"{self.where} has the span {short_repr(span)}, which covers no word: drop it")

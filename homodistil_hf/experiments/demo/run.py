@@ -129,6 +129,7 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     write_json(folder / RESULTS_FILE, rows)
     write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
     write_report(folder / _TRAINING_FOLDER / "student", folder / "student", output=folder / REPORT_FILE)
+    # until here a demo that is stopped goes on from its checkpoints
     remove_folder(folder / _TRAINING_FOLDER)
     _print_outcome(folder, rows, curves)
     print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{verdict(rows)}\n{folder / REPORT_FILE}\n")
@@ -184,6 +185,7 @@ def claim_folder(settings: DemoSettings) -> None:
         check_output(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     marks = {"made_by": _MADE_BY, "settings": dataclasses.asdict(settings)}
+    # checkpoints of other settings would be gone on with
     if earlier.get("settings") != marks["settings"]:
         remove_folder(folder / _TRAINING_FOLDER)
     write_json(marker, marks)

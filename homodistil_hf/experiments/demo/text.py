@@ -58,6 +58,7 @@ def read_documents(files: dict[str, Path]) -> tuple[list[str], list[str]]:
     """
     documents: tuple[list[str], list[str]] = ([], [])
     seen: set[str] = set()
+    # training files come first, so held-out text has no paragraph of theirs
     for name in tqdm(sorted(files, key=is_held_out), desc="Reading the standard library", unit=" files"):
         new = {text.casefold(): text for text in english_paragraphs(files[name]) if text.casefold() not in seen}
         seen.update(new)
@@ -81,8 +82,10 @@ def english_paragraphs(path: Path) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    # lines of comments that follow each other are one text, without their marks
     comments = [re.sub(r"(?m)^\s*#+", "", lines) for lines in re.findall(r"(?m)(?:^[ \t]*#.*\n)+", source)]
     blocks = (block for text in strings + comments for block in re.split(r"\n\s*\n", text))
+    # examples of the interpreter are no prose
     paragraphs = (" ".join(block.split()) for block in blocks if ">>>" not in block)
     return [paragraph for paragraph in paragraphs if is_english(paragraph)]
 

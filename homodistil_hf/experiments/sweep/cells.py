@@ -166,6 +166,7 @@ def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
     _check_settings(base, setting_names, f"{label}: base")
     frame = _Frame(base, grid, setting_names, label)
     by_variant = [_cells_of(name, content, frame) for name, content in variants.items()]
+    # column by column: the first cell of every variant, then the second of every variant
     cells = tuple(cell for row in itertools.zip_longest(*by_variant) for cell in row if cell is not None)
     _refuse_repeats(cells, label)
     evaluate = _object(content, "evaluate", label)
@@ -181,6 +182,7 @@ def read_sweep(path: str | Path, setting_names: Collection[str]) -> Sweep:
 
 def _teacher_cells(cells: Sequence[Cell]) -> list[Cell]:
     names = dict.fromkeys(cell.settings.get(TEACHER) for cell in cells)
+    # a single teacher needs no axis
     axes: list[dict[str, Any]] = [{}] if len(names) == 1 else [{TEACHER: name} for name in names]
     return [Cell(TEACHER, axis, TEACHER, {TEACHER: name}) for name, axis in zip(names, axes, strict=True)]
 
@@ -210,8 +212,10 @@ def _cells_of(variant: str, content: Any, frame: _Frame) -> list[Cell]:
     cells = []
     for values in itertools.product(*axes.values()):
         place = dict(zip(axes, values, strict=True))
+        # later ones win: the base, the variant's own, then the axes
         settings = {**frame.base, **own}
         for axis, value in place.items():
+            # an axis that is no setting itself has objects of settings as its values
             entries = dict(value) if isinstance(value, dict) and axis not in frame.setting_names else {axis: value}
             settings |= entries
         cells.append(Cell(variant, place, _method_of(content), settings))

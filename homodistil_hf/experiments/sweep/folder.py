@@ -84,6 +84,7 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
     if holder(folder.lock(cell)) is not None:
         return "running"
     record, marker = read_record(folder.record(cell)), folder.run(cell) / CELL_FILE
+    # a cell that has no record yet may have begun with other settings, which its marker holds
     begun = record or {}
     if record is None and marker.is_file():
         begun = read_json_object(marker, f"{CELL_FILE} of cell {cell.name!r}")

@@ -94,8 +94,10 @@ def run_sweep(run: SweepRun, log: Log, *, overwrite: bool = False) -> int:
     """
     _record_impossible(run, log)
     to_do = _cells_to_do(run, overwrite=overwrite)
+    # these are tried again; what fails from now on has had its turn
     failed_before = {cell.name for cell in to_do if run.state(cell) == FAILED}
     with StopRequest() as stop:
+        # cells in other hands wait: their process may give them up
         while cell := next((cell for cell in to_do if run.state(cell) != "running"), None):
             to_do.remove(cell)
             state = run.state(cell)
@@ -173,6 +175,7 @@ def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
         if stop.is_made and not was_told:
             process.terminate()
             was_told = True
+        # look again and again, as a signal only sets a flag
         with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_SECONDS)
 

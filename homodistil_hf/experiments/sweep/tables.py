@@ -102,6 +102,7 @@ def cell_rows(sweep: Sweep, records: Sequence[Record]) -> list[str]:
         return []
     axes = [axis for axis in dict.fromkeys(axis for cell in sweep.cells for axis in cell.axes) if axis != SEED]
     found = {} if choice is None else searches(done, choice)
+    # a single value was not searched, so it isn't marked
     best = {key: search.best for key, search in found.items() if len(search.tried) > 1}
     rows = [_teacher_row(records, axes, sweep.evaluate)]
     for group in _by_axes(over_seeds(done), axes, choice):

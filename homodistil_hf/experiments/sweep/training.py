@@ -99,6 +99,7 @@ def check_cells(cells: Iterable[Cell]) -> dict[str, str]:
 
 def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     settings = run_settings(cell, "runs/checked")
+    # cells that are equal in these settings share what was read
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         run = student_run(settings)
@@ -118,6 +119,7 @@ def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], log: 
     if record is None or not _is_trained(cell, record, run_folder, evaluate):
         is_teacher = cell.method == TEACHER
         record = record_head(cell) | {"status": DONE} if is_teacher else train_cell(cell, run_folder, log)
+        # the record first: until it is there a stopped cell needs its checkpoints
         write_record(folder.record(cell), record)
         for checkpoint in sorted_checkpoints(run_folder):
             remove_folder(checkpoint)
@@ -180,6 +182,7 @@ class RunClock(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on from the mark of the checkpoint."""
         self._start = time.perf_counter()
+        # marks beyond the checkpoint are of work that was lost
         past = [seconds for step, seconds in self.marks.items() if int(step) <= state.global_step]
         self._earlier = self.seconds = max(past, default=0.0)
         self.num_sessions += 1

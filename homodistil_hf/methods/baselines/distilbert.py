@@ -90,6 +90,7 @@ class DistilBertTrainer(DistillationTrainer):
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """No number of the teacher's layers may make up the encoder MACs of the plan, or another than it names."""
         layers = shallow_plan(plan, teacher)
+        # a plan with the teacher's number of layers leaves it to the MACs how many stay
         if layers is not None and len(plan.layers) in (len(layers), len(teacher.layers)):
             return None
         if layers is not None:
@@ -132,6 +133,7 @@ class SoftDistillation(DistillationLoss):
         teacher = self.teacher(**forward)
         student = model(**forward)
         with self.autocast():
+            # logits twice: as they are, for MLM and the logged KL, and softened
             own, kl = self._prediction_terms(student, teacher, inputs)
             soft_kl = self._soft_kl(student, teacher, self.task.labels(inputs))
         cosine = cosine_error(teacher.hidden_states[-1], student.hidden_states[-1], inputs.get("attention_mask"))
@@ -139,6 +141,7 @@ class SoftDistillation(DistillationLoss):
         return terms | {"soft_kl": soft_kl / num_predictions, "cosine": cosine / num_tokens}, student
 
     def _soft_kl(self, student: Any, teacher: Any, labels_M: torch.Tensor) -> torch.Tensor:
+        # weights (0, w): the cross-entropy of softened logits has no part in the loss
         own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
         _, kl = decoded_terms(
             self._softened(decoder_of(own_head, student["decoder_inputs"])),
@@ -146,9 +149,11 @@ class SoftDistillation(DistillationLoss):
             labels_M,
             weights=(0.0, self.weights["soft_kl"]),
         )
+        # gradients of softened predictions are 1/T² as large
         return kl * self.temperature**2
 
     def _softened(self, decoder: Decoder) -> Decoder:
+        # (h Wᵀ + b) / T = (h / T) Wᵀ + b / T: the matrix, the largest of them, stays as it is
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
 

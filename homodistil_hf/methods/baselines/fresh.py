@@ -58,15 +58,18 @@ class FreshTrainer(DistillationTrainer):
 
     def start_student(self) -> None:
         """Give the student the plan's widths and weights drawn from the run's seed."""
+        # a new model of these widths draws all weights as its stock class does, whatever was drawn before
         config = copy.deepcopy(self.model.config)
         write_plan(config, self.plan)
         torch.manual_seed(self.args.seed)
         drawn = {name: weight.detach() for name, weight in type(self.model)(config).named_parameters()}
         for name, weight in self.model.named_parameters():
             if name.startswith(f"{PROJECTIONS}."):
+                # to fresh states the identity means nothing: normal, of standard deviation 1/√d
                 drawn[name] = torch.empty(len(weight), self.plan.hidden_size)
                 drawn[name].normal_(std=self.plan.hidden_size**-0.5)
         replace_parameters(self.model, drawn, plan=self.plan, optimizer=self.optimizer)
+        # fresh heads stem from none of the teacher's: the first is compared with the first
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.plan.layers]
 
 

@@ -177,9 +177,11 @@ class RelationDistillation(DistillationLoss):
         Arguments and return as there.
         """
         inputs = self.task.with_positions(inputs)
+        # the forward passes of the other terms are the ones that are recorded
         with self.sides["teacher"].recording() as theirs, self.sides["student"].recording() as own:
             terms, outputs = super().terms(model, inputs, counts)
         num_tokens = counts[1].clamp(min=1).float()
+        # one layer a side: its query, key and value by name
         (teacher,), (student,) = (
             [dict(zip(_PROJECTIONS, layer, strict=True)) for layer in recorded] for recorded in (theirs, own)
         )
@@ -201,6 +203,7 @@ class RelationDistillation(DistillationLoss):
 
 
 def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:
+    # a number of heads that divides both sizes divides their greatest common divisor
     common = math.gcd(*sizes)
     valid = [number for number in range(1, common + 1) if common % number == 0]
     if asked is None:
@@ -280,11 +283,13 @@ class _RelationError(torch.autograd.Function):
                 )
                 log_teacher = _log_relations(t_left, t_right, scalings[0], mask)
                 log_student = _log_relations(left, right, scalings[1], mask)
+                # relations of padding don't count, (B, 1, T, 1); relations to padding are 0 by the softmax
                 counted = 1.0 if mask is None else mask[:, None, :, None]
                 p_teacher = log_teacher.exp() * counted
                 total += (p_teacher * (log_teacher - log_student)).sum() / num_heads
                 # d KL = p_s − p_t, in rows that count.
                 gradient_BNTT = (log_student.exp() * counted - p_teacher) * (scalings[1] / num_heads)
+                # of L·Rᵀ: G·R for the left side, Gᵀ·L for the right
                 gradients[0][rows] = _side_by_side(gradient_BNTT @ right)
                 gradients[1][rows] = _side_by_side(gradient_BNTT.transpose(2, 3) @ left)
         ctx.save_for_backward(*gradients)
@@ -292,6 +297,7 @@ class _RelationError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # both gradients are complete but for the factor of the loss
         left_BTA, right_BTA = ctx.saved_tensors
         return left_BTA * gradient, right_BTA * gradient, None, None, None, None, None
 

@@ -55,6 +55,7 @@ def to_binary(
     Raises:
         ValueError: another head or architecture, or neurons of zeros that pad a layer.
     """
+    # a model of bits has float weights behind them: with its scales they are what fewer bits start from
     source = model if isinstance(model.config, BinaryBertConfig) else _student(model)
     if getattr(source.config, "packed", False):
         raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
@@ -66,6 +67,7 @@ def to_binary(
     changes: dict[str, Any] = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
     changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
     student = _HEADS[name](_config(source.config, changes))
+    # quantizers alone may be missing: a float model has none
     missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
     if unexpected or any("quantizer" not in one and "_bits." not in one for one in missing):
         raise ValueError(f"model={type(model).__name__} does not fit: {missing}, {unexpected}")
@@ -79,6 +81,7 @@ def _student(model: PreTrainedModel) -> PreTrainedModel:
             f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
         )
     layers: list[Any] = list(encoder_layers(student))
+    # a neuron of padding has a row of zeros; bits would make it ±mean |W|
     if num_padded := sum(int((layer.intermediate.dense.weight == 0).all(1).sum()) for layer in layers):
         raise ValueError(
             f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring to "
@@ -98,6 +101,7 @@ def to_packed(model: PreTrainedModel) -> PreTrainedModel:
     packed = type(model)(_config(model.config, {"packed": True}))
     state = dict(model.state_dict())
     for name, module in model.named_modules():
+        # bits and scale take the place of the float matrix; biases and all else stay as they are
         if isinstance(module, BinaryLinear | BinaryEmbedding):
             weight = state.pop(f"{name}.weight")
             state[f"{name}.packed"] = pack(weight_signs(weight))

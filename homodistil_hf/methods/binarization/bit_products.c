@@ -35,6 +35,7 @@ static uint64_t quantized(float value, const quantizer *q) {
 static void pack_word(const float *values, long end, uint64_t *words, const quantizer *q) {
   for (int k = 0; k < q->bits; k++) words[k] = 0;
 #if WIDE
+  /* a whole word of one bit: each of four comparisons of 16 numbers gives 16 bits */
   if (q->bits == 1 && end == 64) {
     const __m512 offset = _mm512_set1_ps(q->offset), scale = _mm512_set1_ps(q->scale);
     const __m512 zero = _mm512_setzero_ps(), half = _mm512_set1_ps(0.5f); /* of {0, 1} a half becomes 0 */
@@ -46,6 +47,7 @@ static void pack_word(const float *values, long end, uint64_t *words, const quan
     return;
   }
 #endif
+  /* bit k of number i becomes bit i of word k */
   for (long i = 0; i < end; i++) {
     const uint64_t u = quantized(values[i], q);
     for (int k = 0; k < q->bits; k++) words[k] |= ((u >> k) & 1) << i;
@@ -60,6 +62,7 @@ void pack_values(const float *values, uint64_t *planes, float *spoilt, long rows
 #pragma omp parallel for
   for (long r = 0; r < rows; r++) {
     int is_spoilt = 0;
+    /* only NaN differs from itself; u has no NaN, so the row's NaN travels beside it */
     for (long i = 0; i < inputs; i++) is_spoilt |= values[r * inputs + i] != values[r * inputs + i];
     spoilt[r] = is_spoilt ? NAN : 0.0f;
     for (long w = 0; w < words; w++) {
@@ -74,6 +77,7 @@ void pack_values(const float *values, uint64_t *planes, float *spoilt, long rows
 /* counts[j][o] = bits that x_j and weight o share, over all words, for ROWS rows and TILE outputs */
 static void shared_bits(const uint64_t *const *x, const uint64_t *tile, long words, int64_t counts[ROWS][TILE]) {
 #if WIDE
+  /* ROWS * TILE / 8 registers of 8 counts each: weights that are loaded once serve all rows */
   __m512i sums[ROWS][TILE / 8];
 #pragma GCC unroll 8
   for (int j = 0; j < ROWS; j++)
@@ -116,6 +120,7 @@ void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_
 #pragma omp parallel for
   for (long first = 0; first < rows; first += ROWS) {
     const int num_rows = rows - first < ROWS ? (int)(rows - first) : ROWS;
+    /* bits of these rows, and count(u_k); missing rows of the last block repeat its first one */
     const uint64_t *x[MOST_BITS][ROWS];
     int64_t ones[MOST_BITS][ROWS];
     for (int k = 0; k < bits; k++)
@@ -125,12 +130,14 @@ void multiply_bits(const uint64_t *planes, const uint64_t *weights, const int64_
         for (long w = 0; w < words; w++) ones[k][j] += __builtin_popcountll(x[k][j][w]);
       }
     for (long out = 0; out < outputs; out += TILE) {
+      /* sum_k 2^k (2 count(u_k & w) - count(u_k)) of a tile of outputs */
       int64_t total[ROWS][TILE] = {{0}}, counts[ROWS][TILE];
       for (int k = 0; k < bits; k++) {
         shared_bits(x[k], weights + out * words, words, counts);
         for (int j = 0; j < num_rows; j++)
           for (int o = 0; o < TILE; o++) total[j][o] += (2 * counts[j][o] - ones[k][j]) << k;
       }
+      /* weights fill up the last tile, bias and y do not: write no more than there are */
       const int num_outputs = outputs - out < TILE ? (int)(outputs - out) : TILE;
       for (int j = 0; j < num_rows; j++)
         for (int o = 0; o < num_outputs; o++)

@@ -71,9 +71,12 @@ class BitProduct:
         self.library = library
         signs_OI = unpack(layer.packed.cpu(), layer.in_features)
         self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
+        # bit 1 for +1 and 0 for −1, 64 inputs a word
         words_OW = _words(signs_OI > 0)
+        # (O, W) → (⌈O / 16⌉, 16, W) → (⌈O / 16⌉, W, 16): the same word of 16 outputs lies together
         tiles = F.pad(words_OW, (0, 0, 0, -self.num_outputs % _TILE)).unflatten(0, (-1, _TILE))
         self.weights = tiles.transpose(1, 2).contiguous()
+        # S = Σ_i w_i of each output; those that fill the last tile have 0
         self.sums_O = F.pad(signs_OI.sum(1).long(), (0, -self.num_outputs % _TILE))
         self.num_words = words_OW.shape[1]
 
@@ -81,16 +84,20 @@ class BitProduct:
     def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)` of the values' type: quantized, multiplied, times `scale`, plus bias, all in float32."""
         quantizer = layer.quantizer
+        # values are low + step · u with u of K bits: {−1, 1} is −1 + 2u with u of one bit
         step = 2 if quantizer.is_sign else 1
         num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
+        # C computes x / scale − offset in float32; of another type it gets the result, with (0, 1) as offset and scale
         scaling: tuple[Any, Any] = (quantizer.offset, quantizer.scale)
         if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
             scaled, scaling = scaled / quantizer.scale - quantizer.offset, (0.0, 1.0)
         values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
         num_rows = len(values_RI)
+        # what the two functions fill: the bits, 0 or NaN for each row, the product
         planes_KRW = torch.empty(num_bits, num_rows, self.num_words, dtype=torch.int64)
         spoilt_R, found_RO = torch.empty(num_rows), torch.empty(num_rows, self.num_outputs)
         bias_O = layer.bias.detach().float().contiguous()
+        # x → u, bit by bit
         self.library.pack_values(
             _address(values_RI),
             _address(planes_KRW),
@@ -100,6 +107,7 @@ class BitProduct:
             int(quantizer.is_sign),
             *_floats(quantizer.low, quantizer.high, *scaling),
         )
+        # low · S + step · Σ_k 2ᵏ (2 count(u_k & w) − count(u_k)), times scale, plus bias
         self.library.multiply_bits(
             *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, spoilt_R, found_RO)),
             *_longs(num_rows, self.num_outputs, self.num_words),
@@ -149,10 +157,12 @@ def entry_folder() -> Path:
 def _from_cache() -> ctypes.CDLL | None:
     folder = entry_folder()
     try:
+        # asked twice: before anything is read or built there, and of what is there afterwards
         if is_ours_alone(folder) and is_ours_alone(cached("code", folder.name, _compile)):
             return _loaded_or_removed(folder)
         problem = "others can write there (chmod go-w, of the folders above as well)"
     except _NotCompiled:
+        # compiling aside would fail in the same way
         raise
     except OSError as error:
         problem = str(error)
@@ -193,6 +203,7 @@ def _compile(folder: Path) -> None:
         OSError: those that were written don't load.
     """
     error: OSError = _NotCompiled(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
+    # with threads first; a time-out rules out the compiler, another error these flags alone
     for compiler in _compilers():
         for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
             try:
@@ -223,6 +234,7 @@ def _run(words: Sequence[str]) -> None:
         subprocess.TimeoutExpired: it was not done.
         _NotCompiled: it failed, or wrote nothing.
     """
+    # the last word is the output: that of an earlier attempt must not pass for this one's
     Path(words[-1]).unlink(missing_ok=True)
     # Not into a pipe: children that a killed compiler leaves behind would hold its end open.
     with tempfile.TemporaryFile("w+", errors="replace") as said:
@@ -246,6 +258,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     """End a compiler that still runs, and what it has started."""
     if process.poll() is not None:
         return
+    # it leads a session of its own, so the group is the compiler and its children
     if os.name == "posix":
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -258,12 +271,15 @@ def _processor() -> bytes:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return b""
+    # x86 has a line `flags`, Arm `Features`; that of the first core stands for all
     return next((line for line in lines if line.startswith(("flags", "Features"))), "").encode()
 
 
 def _words(bits_OI: torch.Tensor) -> torch.Tensor:
     """`(O, I)` bool → `(O, W)` int64."""
+    # (O, I) → (O, W, 64), with zeros behind the last input
     padded = F.pad(bits_OI.long(), (0, -bits_OI.shape[1] % 64)).unflatten(1, (-1, 64))
+    # bit i of word w is input 64w + i; bits don't overlap, so their sum, negative with bit 63, is their union
     return (padded << torch.arange(64)).sum(-1)
 
 

@@ -89,6 +89,7 @@ def export_packed(
             shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
+        # a matrix that stayed float would make the file many times as large as its bits
         size, least = (aside / WEIGHTS_FILE).stat().st_size, least_bytes(packed)
         if tensor_bytes(aside / WEIGHTS_FILE) > LARGEST * least:
             raise ValueError(f"folder={str(folder)!r}: {size} bytes of weights, though bits and floats are {least}")
@@ -100,6 +101,7 @@ def export_packed(
             "probe": probe_facts(packed, packed_probe(packed.config)),
             **(facts or {}),
         }
+        # facts after all files that they have digests of; the card, made of the facts, last
         write_json(aside / FACTS_FILE, known | {"files": file_facts(aside)})
         (aside / CARD_FILE).write_text(_card(target.name, packed, known), encoding="utf-8")
     return target
@@ -152,6 +154,7 @@ def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 def tensor_bytes(file: Path) -> int:
     """Bytes of a safetensors file behind its header."""
+    # 8 bytes with the header's length, little-endian, the header, the tensors
     with file.open("rb") as content:
         return file.stat().st_size - 8 - int.from_bytes(content.read(8), "little")
 
@@ -165,6 +168,7 @@ def least_bytes(packed: PreTrainedModel) -> int:
         for module in packed.modules()
         if isinstance(module, PackedLinear | PackedEmbedding)
     )
+    # bits are the uint8 tensors, all others float32
     floats = sum(tensor.numel() for tensor in packed.state_dict().values() if tensor.dtype != torch.uint8)
     return bits + 4 * floats
 
@@ -184,6 +188,7 @@ def packed_config(folder: Path) -> PreTrainedConfig:
     """
     label = f"folder={str(folder)!r}"
     values = config_values(folder, label)
+    # the float model of these widths, whose weights take a bit each at least
     as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.student_config, label)
     check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
     return checked_config(values, BinaryBertConfig, label)
@@ -220,6 +225,7 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
         if not is_right
     ]
+    # each check only where the ones before it found nothing: code and sizes of damaged files mean nothing
     problems = (
         problems
         or list(file_problems(folder, facts))
@@ -229,6 +235,7 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         return VerifyReport(folder, tuple(problems))
     name = facts["auto_class"]
     try:
+        # logits three times: in a process without this package, with it, and in memory when it was exported
         config = packed_config(folder)
         _, tensors = load_fresh(folder, [name], packed_probe(config))
         fresh = tensors[f"{name}.logits"]

@@ -137,6 +137,7 @@ def _all_stages(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         student = _stage(place, teacher, bits, encoded, tokenizer, settings)
         results[f"stage-{number}"] = {BITS: bits, **measure(student)}
         log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
+        # each stage teaches the next one, and is what it starts from
         teacher = student
     facts = _facts(settings, results, evaluated.model, num_train_rows=len(encoded))
     export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
@@ -150,6 +151,7 @@ def _facts(
     settings: BinarizationSettings, results: Mapping[str, Any], teacher: PreTrainedModel, *, num_train_rows: int
 ) -> dict[str, Any]:
     """The run's part of the facts of the last stage."""
+    # results are in the order of the stages, so the last one is of the model that is exported
     last = {name: value for name, value in list(results.values())[-1].items() if name != BITS}
     data = {
         "train": [public_name(settings.train_data)],
@@ -207,6 +209,7 @@ def _stage(
         elastic=settings.elastic,
         dropout=settings.dropout_fraction,
     )
+    # a finished stage is loaded, as the next one starts from it
     done = folder / MODEL_FOLDER
     if is_model_done(done):
         return type(student).from_pretrained(done, dtype="float32")
@@ -231,6 +234,7 @@ def _stage(
     trainer.run_folder.how_to_resume = "resume=true"
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.check_finite()
+    # the model before its checkpoints are removed: a run that is killed between the two has both
     with model_written(done, remedy="Make room, then go on with resume=true") as aside:
         trainer.accelerator.unwrap_model(student).save_pretrained(aside)
     for finished in sorted_checkpoints(folder):

@@ -108,6 +108,7 @@ class BinarizationTrainer(ExactTrainer):
         quantizers = [module for module in self.model.modules() if isinstance(module, ElasticQuantizer)]
         own = [one for module in quantizers for one in module.parameters() if one.requires_grad]
         if own:
+            # out of the groups that Trainer has made, into one of their own
             moved = set(map(id, own))
             for group in optimizer.param_groups:
                 group["params"] = [one for one in group["params"] if id(one) not in moved]
@@ -130,14 +131,17 @@ class BinarizationTrainer(ExactTrainer):
         """
         read = {name: tensor for name, tensor in inputs.items() if name not in _LABELS}
         mask_BT = read["attention_mask"] = _mask_of(inputs)
+        # in training those of the whole step, so that shares add up to its average
         counts = num_items_in_batch if model.training and num_items_in_batch is not None else self.count(inputs)
         num_rows, num_tokens = counts.unbind()
         with torch.no_grad(), self.accelerator.autocast():
             taught = self.teacher(**read, output_hidden_states=True)
         found = model(**read, output_hidden_states=True)
+        # KL(p_t ‖ p_s), of an answer's start and end; Σ_k MSE(H_t^k, H_s^k), the embeddings among the states
         kl = sum(self._kl(found[name], taught[name], mask_BT, name) for name in _LOGITS if name in found)
         states = zip(taught["hidden_states"], found["hidden_states"], strict=True)
         hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
+        # logits (B, T, C) predict once a token, all others once a row
         num_predictions = num_tokens if "logits" in found and found["logits"].dim() == 3 else num_rows
         terms = {"kl": kl / num_predictions, "hidden": hidden / num_tokens}
         loss = terms["kl"] + terms["hidden"]
@@ -146,12 +150,14 @@ class BinarizationTrainer(ExactTrainer):
         return (loss, {name: found[name] for name in _LOGITS if name in found}) if return_outputs else loss
 
     def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:
+        # regression: ½ (z_t − z_s)²
         if own.dim() == 2 and name == "logits" and not (task := sequence_task(self.teacher.config)).has_classes:
             return task.terms(own, guide, guide)[1]
         if own.dim() == 3:  # a token each
             own, guide = own[mask_BT.bool()], guide[mask_BT.bool()]
         elif name != "logits":  # tokens are classes
             own, guide = (logits_BT.masked_fill(mask_BT == 0, _OUT_OF_REACH) for logits_BT in (own, guide))
+        # labels have a part in the cross-entropy alone, which is not used
         nothing = own.new_zeros(len(own), dtype=torch.long)
         return prediction_terms(own, guide, nothing)[1]
 

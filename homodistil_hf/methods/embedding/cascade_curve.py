@@ -115,6 +115,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
         found = _encoded(task, student, teacher)
         results["curves"][task.name] = curve(found, ms)
         choice = choose_margin(found, settings.agreement, ms)
+        # every query costs the student's MACs, and those that are asked again the teacher's as well
         results["choices"][task.name] = choice | {"macs": macs[0] / macs[1] + choice["share"]}
     if settings.output_dir is not None:
         folder = Path(settings.output_dir)
@@ -130,11 +131,13 @@ def curve(found: Encoded, ms: Mapping[str, float]) -> list[dict[str, float]]:
         A row for each of `SHARES`: `share`, `agreement` of first hits with the teacher's, mean `ms` a query, and
         `ndcg_at_10` where answers are known.
     """
+    # one order for all shares: the first ones go to the teacher
     order = found.margins.argsort(stable=True)
     rows = []
     for share in SHARES:
         asked = torch.zeros(len(order), dtype=torch.bool)
         asked[order[: round(share * len(order))]] = True
+        # the teacher's answer is its own first hit, so a query that is asked always agrees
         row = {"share": share, "agreement": float((found.same | asked).double().mean()), "ms": _mean_ms(ms, share)}
         if found.gains is not None:
             own, theirs = found.gains
@@ -162,6 +165,7 @@ def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dic
     changed = (~same[order]).nonzero().flatten().tolist()
     caught = changed[: len(changed) - num_left] if len(changed) > num_left else []
     margin = _behind(margins[order], caught[-1]) if caught else 0.0
+    # judged on the queries that had no part in the choice
     others = slice(1, None, 2)
     asked = found.margins[others] < margin
     share = float(asked.double().mean())
@@ -224,6 +228,7 @@ def _tasks(settings: CascadeSettings) -> list[RetrievalTask]:
 def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingModel) -> Encoded:
     index = teacher.encode(task.documents, prompt_name="document")
     vectors = [model.encode(task.queries, prompt_name="query") for model in (student, teacher)]
+    # both look up two hits in the teacher's index: the margin is between the student's
     (found, rows), (_, wanted) = (best(one, index, 2, teacher.similarity) for one in vectors)
     scored = None
     if task.answers is not None:

@@ -51,6 +51,7 @@ class EmbeddingGraph(nn.Module):
         states_BTH = self.encoder(**inputs).last_hidden_state
         if not self.has_states:
             return (self.model.vectors(states_BTH, attention_mask),)
+        # the map on every token, and the same pooling behind it, which is linear here: see `map_problem`
         for layer in self.model.dense:
             states_BTH = layer(states_BTH)
         return states_BTH, replace(self.model, dense=()).vectors(states_BTH, attention_mask)
@@ -63,6 +64,7 @@ def map_problem(model: EmbeddingModel) -> str:
     pooling = model.settings.pooling
     if activations := [layer.activation for layer in model.dense if layer.activation != "Identity"]:
         return f"a layer behind its pooling has the activation {activations[0]}"
+    # a bias stays itself only where the shares of tokens add up to 1; by √n they don't
     has_bias = any(layer.linear.bias is not None for layer in model.dense)
     if pooling not in LINEAR_POOLINGS or (has_bias and pooling == "mean_sqrt_len_tokens"):
         return f"its pooling, {pooling}, comes before a linear map and is not linear"
@@ -86,6 +88,7 @@ def deployable_of(model: EmbeddingModel) -> Deployable:
 
     def read(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> list[Outputs]:
         found = {name: tensor for name, tensor in outputs.items() if name != STATES}
+        # what a runtime makes of the states: pooled, and brought to length 1
         if STATES in outputs:
             vectors_BD = pooled(outputs[STATES], inputs["attention_mask"], settings.pooling)
             found[_POOLED] = F.normalize(vectors_BD, dim=-1) if settings.normalizes else vectors_BD

@@ -139,6 +139,7 @@ def evaluate_embedding(
     """
     since = time.perf_counter()
     settings = settings_from(EmbeddingEvaluationSettings, settings)
+    # rows and names of tasks are refused before any model is loaded
     tasks = _tasks(settings)
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     folder, recorded = _found(model)
@@ -315,6 +316,7 @@ def _measured_on(
     """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
     if isinstance(task, RetrievalTask):
         return _retrieval(task, models, is_apart=is_apart)
+    # first and second texts in one call, and cut apart again
     both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
     num = len(task.first)
     scores = {
@@ -331,8 +333,10 @@ def _retrieval(
     queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
     documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}
+    # in one space the student's questions can be looked up among the teacher's documents
     if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
+    # side → function; `asymmetric` is no model, and compares as the student
     by = {side: models.get(side, models[STUDENT]).similarity for side in compared}
     found = {}
     if TEACHER in models:
@@ -344,10 +348,12 @@ def _retrieval(
     scores = {
         side: retrieval_scores(*vectors, task.answers, similarity=by[side]) for side, vectors in compared.items()
     }
+    # side → metric → score becomes metric → side → score
     return {metric: {side: one[metric] for side, one in scores.items()} for metric in scores[STUDENT]}, found
 
 
 def _encoded(model: Encoder, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
+    # each text is encoded once; its vector goes to all of its places
     unique = list(dict.fromkeys(texts))
     with tqdm(total=len(unique), desc="encoding texts", disable=None, leave=False) as bar:
         vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)

@@ -48,6 +48,7 @@ def load_queries(
         name: [value for one in queries for value in _column(one, "group_columns", name, split)["text"][:]]
         for name in group_columns
     }
+    # places of the queries that stay, for texts and groups alike: those with text, `most` of them evenly spread
     rows = [row for row in range(len(texts)) if texts[row]]
     rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
     index = list(dict.fromkeys(filter(None, _texts(documents, "document_column", document_column, split))))
@@ -65,6 +66,7 @@ def _texts(source: Sequence[str], setting: str, column: str | None, split: str) 
     for one in source:
         rows = _column(one, setting, column, split)
         texts = [text or "" for text in rows["text"][:]]
+        # a paragraph of a text file may have several lines, a query each; rows of tables stay whole
         found += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
     return [text.strip() for text in found]
 
@@ -79,6 +81,7 @@ def _column(source: str, setting: str, column: str | None, split: str) -> Any:
 
 def first_hits(queries_ND: torch.Tensor, documents_MD: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:
     """The row of each query's most similar document, `(N,)` int64."""
+    # float64, so that rounding seldom decides which hit is first; in blocks, as N × M numbers are many
     queries, documents = queries_ND.double(), documents_MD.double()
     return torch.cat([similarities(part, documents, similarity).argmax(1) for part in queries.split(_ROWS)])
 

@@ -73,6 +73,7 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
     Raises:
         ValueError: the stock class can't hold the student's widths.
     """
+    # the map stands in front of the teacher's own layers; linear ones behind each other become one
     is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
     layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
     return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers)
@@ -129,6 +130,7 @@ def export_embedding_model(
 def _write_record(folder: Path, name: str, facts: dict[str, Any]) -> None:
     """Write picture, facts and card of an export whose other files are there."""
     write_picture(folder, facts)
+    # digests of all files that are there, then facts with them, then the card made of the facts
     facts["files"] = file_facts(folder)
     write_json(folder / FACTS_FILE, facts)
     (folder / CARD_FILE).write_text(embedding_card(name, facts), encoding="utf-8")
@@ -159,8 +161,10 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
     if facts.get("format") != FORMAT:
         return
     measured = facts.get(BENCHMARKS, {})
+    # scores beside another teacher are none to compare with
     if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
         measured = {}
+    # tasks of this evaluation join those of earlier ones; everything else is replaced
     merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
     facts[BENCHMARKS] = measured | scores | {name: found for name, found in merged.items() if found}
     write_json(Path(folder) / FACTS_FILE, facts)
@@ -210,6 +214,7 @@ def facts_of(model: EmbeddingModel) -> dict[str, Any]:
 
 
 def _name_facts(model: EmbeddingModel) -> dict[str, Any]:
+    # a name that stays as it is, and is no folder here, is one of the Hub
     name = public_name(model.name)
     return {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
 
@@ -293,6 +298,7 @@ def export_embedding_from(
         beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
         whole = load_embedding_model(beside)
         recorded = (facts.get(TEACHER) or {}).get("sha256")
+        # beside another student of the same teacher, or beside the teacher, whose digest the facts may hold
         if _is_of_one_space(folder, Path(beside)):
             return export_pair(student, whole, output, overwrite=overwrite)
         if recorded not in (None, whole.sha256):
@@ -300,6 +306,7 @@ def export_embedding_from(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with, or another student of it"
             )
+        # along axes the student's vectors are shorter, so the teacher's are made as short
         return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
     kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
     settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
@@ -312,6 +319,7 @@ def _is_of_one_space(folder: Path, other: Path) -> bool:
     teachers = [(one.get(TEACHER) or {}).get("sha256") for one in facts]
     if teachers[0] is None or teachers[0] != teachers[1] or any(map(has_own_space, facts)):
         return False
+    # the same axes, or none: then both have the teacher's whole space
     axes = [axes_in(one / AXES_FILE) for one in (folder, other)]
     if axes[0] is None or axes[1] is None:
         return axes[0] is axes[1]

@@ -139,6 +139,7 @@ class EmbeddingModel:
 
         `prompt_name` is as in [`prepared`]; `on_batch` gets the number of texts of each finished batch.
         """
+        # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         found: dict[int, torch.Tensor] = {}
         was_training, device = self.encoder.training, self.encoder.device
@@ -195,6 +196,7 @@ def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
     """
     found: list[Dense] = []
     for layer in layers:
+        # two linear maps without anything between them are one
         if found and found[-1].activation == "Identity":
             layer = _one_linear(found.pop().linear, layer)
         found.append(layer)
@@ -238,12 +240,16 @@ def pooled(states_BTH: torch.Tensor, mask_BT: torch.Tensor | None, pooling: str)
     if pooling == "cls":
         return _states_at(states_BTH, mask_BT.argmax(1))  # not at 0 where padding is on the left
     if pooling == "max":
+        # padding is never the largest
         return states_BTH.masked_fill(mask_BT[..., None] == 0, -torch.inf).amax(1)
     if pooling == "lasttoken":
+        # tokens numbered from 1, padding 0: the largest number is the last token, on whatever side padding is
         places_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
         return _states_at(states_BTH, places_BT.argmax(1))
     if pooling == "weightedmean":
+        # the running count gives the k-th token the weight k, padding on the left left out
         mask_BT = mask_BT * mask_BT.cumsum(1)
+    # Σ_t a_t h_t / Σ_t a_t, or by the root of it
     sums_BH = (states_BTH * mask_BT[..., None]).sum(1)
     counts_B1 = mask_BT.sum(1, keepdim=True).clamp(min=1e-9)
     return sums_BH / (counts_B1.sqrt() if pooling == "mean_sqrt_len_tokens" else counts_B1)

@@ -77,6 +77,7 @@ class EmbeddingDistillation(DistillationLoss):
             the directions v of the batch) → this batch's share of the average over the global batch.
         """
         inputs = self.task.with_positions(inputs)
+        # taken out of the batch: no model has such an input
         given_BD = inputs.pop(VECTOR, None)
         num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
@@ -84,15 +85,19 @@ class EmbeddingDistillation(DistillationLoss):
         mask_BT = inputs.get("attention_mask")
         if given_BD is None:
             teacher = self.teacher(**forward)
+            # a copy: autograd can't save what the teacher made in inference mode
             teacher_BD = self._compared(self.model.vectors(teacher.last_hidden_state, mask_BT).clone())
         else:
+            # given vectors are what the map leads to; layers behind it still apply
             teacher_BD = self._compared(self.model.behind(given_BD))
         student = model(**forward)
         student_BD, _ = self.mapped_and_own(student.last_hidden_state, mask_BT)
         terms = {"vector": vector_error(student_BD, teacher_BD)}
+        # the probe, Σ v·z_s: only while units are scored
         if self.weights[self.task.name]:
             terms[self.task.name] = (student_BD * inputs["labels"]).sum()
         terms = {name: term / num_texts for name, term in terms.items()}
+        # not with given vectors, which have no states: the trainer has set both weights to 0
         if forward["output_hidden_states"]:
             errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
             terms |= {name: error / num_tokens for name, error in errors.items()}
@@ -102,6 +107,7 @@ class EmbeddingDistillation(DistillationLoss):
         self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors in the teacher's space `(B, D)`, and an export's vectors, which differ where `has_own_space`."""
+        # in float32: near vectors differ by less than lower types round
         with torch.autocast(states_BTH.device.type, enabled=False):
             own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
             mapped_BD = self._compared(self.model.behind(self.dense(own_BH)))
@@ -150,6 +156,7 @@ def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float
 
     ```
     """
+    # normal equations of the ridge regression: (PᵀP + λI) Wᵀ = PᵀT
     shrinkage = ridge * products_HH.diagonal().mean() * torch.eye(len(products_HH), dtype=torch.float64)
     return torch.linalg.solve(products_HH + shrinkage, cross_HD).T
 
@@ -190,15 +197,20 @@ def agreement(
     shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)
+        # who asks in which index; the student asks in the teacher's where they share a space
         pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
         found = [similarities(queries[rows], index, similarity) for queries, index in pairs]
+        # a text is no neighbour of itself: row i of this block is text start + i
         others = torch.ones_like(found[0], dtype=torch.bool)
         others[torch.arange(len(others)), start + torch.arange(len(others))] = False
+        # count, Σ s and Σ s² of the similarities, the teacher's and the student's
         for side in range(2):
             values = found[side][others]
             moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
+        # neighbours in the teacher's own index, and how many of them the others have
         of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in found)
         shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, nearest, strict=True)]
+    # √(E s² − (E s)²) of both
     means = moments[:, 1:] / moments[:, :1]
     deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
     shares = [count / (num_neighbours * len(student)) for count in shared]
@@ -212,6 +224,7 @@ def agreement(
 
 
 def _num_shared(found: torch.Tensor, expected: torch.Tensor) -> int:
+    # (rows, k, 1) == (rows, 1, k): indices of a row differ, so a neighbour that both have is equal once
     return int((found[:, :, None] == expected[:, None, :]).sum())
 
 
@@ -247,6 +260,7 @@ class VectorEvaluation(HeldOutEvaluation):
         forward = {name: rows[name] for name in ("input_ids", "attention_mask") if name in rows}
         mask_BT = rows.get("attention_mask")
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
+            # the class's forward: accelerate has wrapped the instance's in autocast
             states = type(self.student).forward(self.student, **forward).last_hidden_state
             mapped, own = self.distillation.mapped_and_own(states, mask_BT)
             model = self.distillation.model

@@ -102,6 +102,7 @@ class PairReader:
         labels: list[float] = []
         texts: list[tuple[str, ...]] = []
         for rows, columns, argument in parts:
+            # rows whose label is known, with their texts beside it
             own = np.array(label_numbers(rows, columns, self.config, argument), dtype=np.float64)[:, 0]
             known = np.flatnonzero(own != UNKNOWN_VALUE).tolist()
             labels += own[known].tolist()
@@ -113,6 +114,7 @@ class PairReader:
         first, second = map(list, zip(*texts, strict=True))
         with as_it_was(self.tokenizer):
             encoded = dict(self.tokenizer(first, second, truncation=True, max_length=self.length))
+        # row numbers stand in the column of labels: `predict` sorts by length, and gives them back beside the logits
         places = {"length": list(map(len, encoded["input_ids"])), "labels": list(range(len(labels)))}
         table = Dataset.from_dict(encoded | places)
         return partial(_graded, pairs=table, tokenizer=self.tokenizer, labels_R=np.array(labels), queries=first)
@@ -127,6 +129,7 @@ def _graded(
     queries: list[str],
 ) -> dict[str, float]:
     logits_R1, places_R = predict(model, pairs, tokenizer)  # in order of length
+    # argsort of a permutation is its inverse: logits in the order of the rows
     return ranking_scores(logits_R1[np.argsort(places_R), 0], labels_R, queries)
 
 

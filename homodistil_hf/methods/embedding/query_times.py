@@ -47,6 +47,7 @@ def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, floa
     durations_ms: dict[str, list[float]] = {name: [] for name in passes}
     for encode in passes.values():
         encode(queries[0])  # the first pass sets memory up
+    # a slow moment of the machine hits all models alike, if they take turns
     for query in queries[:_NUM_TIMED]:
         for name, encode in passes.items():
             since = time.perf_counter()

@@ -84,6 +84,7 @@ def default_activation(model: str | PreTrainedModel, *, token: str | None = None
     if isinstance(model, PreTrainedModel):
         is_loaded, name_or_path, found = True, model.name_or_path, {"config.json": model.config.to_dict()}
     places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
+    # the first place that names one counts; keys lead into nested objects
     for name, keys in places.items():
         values: Any = found.get(name) or _settings_of(str(name_or_path), name, token=token, is_cached=is_loaded)
         for key in keys:
@@ -126,6 +127,7 @@ def load_embedding_model(
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     modules = _modules(folder, label)
+    # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
     encoder, tokenizer = _encoder(modules[0][1], label, argument)
     settings = _settings(folder, modules[0][1], encoder, tokenizer)
     settings |= {
@@ -147,6 +149,7 @@ def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
             "of sentence-transformers alone: name another teacher"
         )
     kinds = [kind.rpartition(".")[2] for kind, _ in found]
+    # as many Dense as there are, Normalize only if it is last: what is compared is the order
     dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
     if kinds != ["Transformer", "Pooling", *dense, *last]:
         raise ValueError(
@@ -236,6 +239,7 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
             f"{folder / SETTINGS_FILE} has similarity_fn_name={short_repr(similarity)}; expected one of "
             f"{', '.join(SIMILARITIES)}"
         )
+    # a tokenizer without a limit names a huge number: then the encoder's positions are the limit
     most = max_tokens(encoder.config)
     longest = own.get("max_seq_length") or tokenizer.model_max_length
     if longest < 1:
@@ -271,6 +275,7 @@ def _dense(folder: Path, label: str) -> Dense:
     tensors = _weights(folder)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     sizes = shapes.get("linear.weight", ())
+    # a matrix, and maybe a bias as long as its outputs; nothing else may be there
     if len(sizes) != 2 or not shapes.items() <= {"linear.weight": sizes, "linear.bias": sizes[:1]}.items():
         raise ValueError(
             f"{label} has tensors of the shapes {short_repr(shapes)} in {folder.name}; expected linear.weight "

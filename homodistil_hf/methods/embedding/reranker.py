@@ -62,6 +62,7 @@ class ScoreMeter(DiscrepancyMeter):
         """Squared error, and the moments of both models' scores; see [`DiscrepancyMeter.batch_sums`]."""
         own, theirs = (each.float().cpu().double().flatten() for each in (rows, teacher_rows))
         error = (own - theirs).square().sum()
+        # first four as the base class has them, Σ s·t in the place of the KL, and no right predictions
         zero, count = torch.zeros_like(error), error.new_full((), len(own))
         moments = own.sum(), theirs.sum(), own.square().sum(), theirs.square().sum()
         return error, (own * theirs).sum(), zero, count, *moments
@@ -71,6 +72,7 @@ class ScoreMeter(DiscrepancyMeter):
         error, products, _, count, own, theirs, own_squares, their_squares = reduce(self.sums).tolist()
         if count == 0:
             return {}
+        # (E st − E s · E t) / √(Var s · Var t), 0 where all scores of a model are equal
         covariance = products / count - own * theirs / count**2
         variances = own_squares / count - (own / count) ** 2, their_squares / count - (theirs / count) ** 2
         scale = max(variances[0] * variances[1], 1e-24) ** 0.5
@@ -136,6 +138,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
             raise ValueError(
                 f"processing_class={tokenizer!r} is no tokenizer, so pairs can't be padded; pass the teacher's"
             )
+        # a direction of one channel, of length 1, is a sign
         return TextCollator(tokenizer, dimension=1, seed=self.args.seed, multiple=padding_multiple(config))
 
     def set_up_student(self) -> None:

@@ -42,6 +42,7 @@ class RerankerRun(TextRun):
         columns = _column_names(given)
         named = given.get("text_column") or given.get("text_columns") or ()
         texts = [name for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
+        # by the columns that are named, where rows can't be read as well; else by the names of the rows' columns
         return len(texts) == 2 and not has_values(columns) if texts or not columns else ranks_pairs(columns)
 
     def check_stream(self, settings: RunConfig) -> None:
@@ -65,9 +66,11 @@ class RerankerRun(TextRun):
             name = f"eval_data={short_repr(run.eval_data)}"
             held_out = [self._read(run.eval_data, run.eval_split, name, run, source)]
         else:
+            # all pairs of a query go to one side
             train, held_out = map(
                 list, zip(*(apart(part, log, together=part.columns.texts[0]) for part in train), strict=True)
             )
+        # the length that the rows of the longest source need
         if run.max_seq_length is None:
             config, tokenizer = inputs.config, inputs.tokenizer
             length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)

@@ -44,6 +44,7 @@ class EmbeddingRun(TextRun):
 
     def planned_config(self, teacher: str) -> PreTrainedConfig | None:
         """Read that of the encoder of a model of sentence-transformers, whatever head its file names."""
+        # the first module is the encoder
         ((_, path), *_) = read_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE))
         file = model_file(teacher, Path(path, "config.json").as_posix())
         config = encoder_config(file.parent if file else Path(teacher, path), f"teacher={teacher!r}")
@@ -86,6 +87,7 @@ class EmbeddingRun(TextRun):
         if (task := task_of_texts(_held_out_texts(settings, source))) is None:
             return {}
         teacher = source.encoder_of(settings.run.eval_data, settings.run.eval_split)
+        # the teacher's vectors are shortened to the members' axes, its costs stay those of the whole
         known = teacher
         students = [folder / STUDENT_FOLDER for folder in folders]
         if (axes := axes_in(students[0] / AXES_FILE)) is not None:
@@ -110,11 +112,13 @@ class EmbeddingRun(TextRun):
             documents = source.documents([name], run.train_split, source.train_setting, is_stream=run.streaming)
             label = f"{source.train_setting}={name!r}"
             if not run.eval_data:
+                # (train, held out, words) of each column; the part that is held out keeps its source's prompt
                 parts = [hold_out(part, label=label) for part in documents]
                 log(f"eval_data is not set: {parts[0][2]} of {source.train_setting} are held out")
                 documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
                 held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
             train.append(source.rows(documents, run, prompt, label))
+            # only reading shows whether a stream has rows
             if run.streaming and next(iter(train[-1]), None) is None:
                 raise ValueError(
                     f"{label} has no text to train on beside what is held out; name eval_data, or other data"

@@ -52,6 +52,7 @@ class EmbeddingRunArguments(RunArguments):
                 "streaming": "vectors are read at once; leave it out",
                 "vocabulary": "trim that of start first, by `homodistil trim`, and name the trimmed folder as start",
             }
+            # a copy of these settings has the same files there already
             if self.train_data and self.train_data != self.teacher_vectors:
                 remedies["train_data"] = "the texts of teacher_vectors are trained on; leave it out"
             refuse_without_part(self, remedies, run="a run with teacher_vectors")
@@ -172,6 +173,7 @@ def _row_settings(model: EmbeddingModel, run: RunArguments, prompt: str | None) 
 def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
     if known:
         return f"train_prompts has {prompt!r}, but the teacher's prompts are {', '.join(known)}; name one of those"
+    # an example that would work: what was named becomes a prompt, its words the name
     name = re.sub(r"\W+", " ", prompt).strip() or "query"
     text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
     return (

@@ -51,6 +51,7 @@ def _pairings(models: Mapping[str, Encoder], task: RetrievalTask) -> dict[str, d
     similarity = teacher.similarity
     queries = {name: model.encode(task.queries, prompt_name="query") for name, model in models.items()}
     index = {name: model.encode(task.documents, prompt_name="document") for name, model in models.items()}
+    # the first model is the teacher: its first hits in its own index are those wanted of all pairings
     wanted = first_hits(next(iter(queries.values())), next(iter(index.values())), similarity)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for asking, vectors in queries.items():

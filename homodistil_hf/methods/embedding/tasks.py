@@ -110,6 +110,7 @@ def _pair_task(name: str, metric: str) -> Callable[[str | Path, int], EmbeddingT
 def _qnli_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
     data = load_glue("qnli", data_dir)
     rows = data.dev["validation"]
+    # class 0: the sentence answers its question; sentences of all rows are the index
     entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
     return _retrieval_task(data.name, entailed, "question", "sentence", rows["sentence"][:], max_queries)
 
@@ -127,6 +128,7 @@ def _retrieval_task(
     if not len(rows):
         raise ValueError(f"{name} has no question with an answer among its rows for evaluation; give it some")
     asked = drawn(rows, max_queries, seed=0)
+    # equal documents are one, or no rank could tell them apart
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
     return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
 
@@ -273,14 +275,17 @@ def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence
 
     ```
     """
+    # nDCG is of gains ≥ 0
     gains_R = labels_R - min(0.0, labels_R.min())
     rows_of: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
         rows_of.setdefault(query, []).append(row)
     found = []
     for rows in rows_of.values():
+        # lexsort's last key comes first: by falling score, of equal ones the least gain first
         gains, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
         if np.ptp(gains) > 0:
+            # Σ gain / log₂(1 + rank) over ten ranks, by that of the best order; rank of the first best passage
             parts = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
             rank = int(np.argmax(gains[order] == gains.max())) + 1
             found.append((gains[order] @ parts / (np.sort(gains)[::-1] @ parts), (rank <= NUM_BEST) / rank))
@@ -294,6 +299,7 @@ def _gains(ranks: torch.Tensor) -> torch.Tensor:
 
 def _ranks(queries: torch.Tensor, documents: torch.Tensor, answers: list[int], similarity: str) -> torch.Tensor:
     similarities_NM = similarities(queries.double(), documents.double(), similarity)
+    # as many documents as are at least as similar, the right one among them, are its rank
     right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
     return (similarities_NM >= right_N1).sum(1).double()
 

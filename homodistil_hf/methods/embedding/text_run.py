@@ -86,6 +86,7 @@ class TextRun(StudentRun):
             check_output(settings.training.output, source.model)
         if (layers := getattr(settings.training, "layers", None)) is not None:
             Layers(layers).of(config.num_hidden_layers)
+        # given vectors and no size: the student keeps the widths of its start
         if settings.training.student is None and layers is None and isinstance(source, VectorsSource):
             return TextInputs(config, source.tokenizer, widths_of(config), source)
         if layers is None:
@@ -130,6 +131,7 @@ class TextRun(StudentRun):
                 f"{source.train_setting}={short_repr(run.train_data)} has {len(rows)} rows, fewer than the "
                 f"{batch_size} of a step; lower per_device_train_batch_size, or name more text"
             )
+        # at most so many of each source, which makes tables of streams; of all together an even choice
         evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
         return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
             datasets.concatenate_datasets(evaluated), run.max_eval_blocks

@@ -59,6 +59,7 @@ def some_paragraphs(documents: Rows, most: int) -> list[str]:
     """Paragraphs of all documents: the first of each, then the second of each, and so on, `most` at most."""
     read = paragraphs_of(documents)
     rows = (read(row["text"]) for row in some_blocks(documents, most))
+    # documents as rows, read by columns; places that short documents don't have are None
     by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
     return list(itertools.islice(filter(None, by_place), most))
 
@@ -163,12 +164,14 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
     ```
     """
     if isinstance(sources[0], IterableDataset):
+        # streams have no length: each is repeated, and every row is drawn from one of them by its share
         endless = [stream.repeat(None) for stream in sources]
         shares = [weight / sum(weights) for weight in weights]
         return endless[0] if len(endless) == 1 else datasets.interleave_datasets(endless, shares, seed=seed)
     draw = random.Random(seed)
     parts = []
     for table, weight in zip(sources, weights, strict=True):
+        # of weight 2.25: each row twice, and a quarter of the rows, drawn without replacement, a third time
         whole = list(range(len(table)))
         some = draw.sample(whole, round(weight % 1 * len(whole)))
         parts.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
@@ -189,15 +192,18 @@ def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
     """
     draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
     if isinstance(rows, IterableDataset):
+        # a stream is sorted chunk by chunk, as its rows come
         shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
         sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
         return shuffled.map(sort, batched=True, batch_size=chunk)
+    # shuffle the rows, sort them by length within chunks, shuffle the batches of all chunks
     lengths = [len(ids) for ids in rows["input_ids"]]
     order = list(range(len(lengths)))
     draw.shuffle(order)
     batches: list[list[int]] = []
     for start in range(0, len(order), chunk):
         batches += _batches(order[start : start + chunk], lengths, batch_size)
+    # rows are read one after the other: a batch that isn't full would shift all behind it
     batches = [batch for batch in batches if len(batch) == batch_size]
     draw.shuffle(batches)
     return rows.select([index for batch in batches for index in batch])
@@ -211,6 +217,7 @@ def _batches(order: list[int], lengths: Sequence[int], batch_size: int) -> list[
 def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
     lengths = [len(ids) for ids in rows["input_ids"]]
     *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
+    # the chunk's own lengths decide, so a resumed stream gets the same order without any state
     random.Random(f"{seed} {lengths}").shuffle(whole)
     chosen = [
         index for batch in (*whole, last) for index in batch
@@ -256,6 +263,7 @@ class TextCollator:
 
     def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
         for row in rows:
+            # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
             number = zlib.crc32(torch.tensor(row["input_ids"]).numpy().tobytes(), self.seed)
             generator = torch.Generator().manual_seed(number)
             yield torch.nn.functional.normalize(torch.randn(self.dimension, generator=generator), dim=-1)
@@ -293,7 +301,9 @@ def tokenize_pairs(
 
     def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]
+        # a generator for each batch, whichever process tokenizes it
         draw = random.Random(f"{seed} {indices[0]}")
+        # each first text beside its own second text, then beside those of other pairs in the batch
         wanted = [(one, text) for one, own in found for text in (own, *_others(found, own, num_others, draw))]
         if not wanted:
             return {"input_ids": []}

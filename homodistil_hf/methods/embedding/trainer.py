@@ -161,8 +161,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         Arguments and return as [`DistillationMethod.start_from`].
         """
         args = self.args
+        # of given vectors there is no teacher to run: `model` is what the student starts from, and has the target
         if isinstance(teacher_model, TeacherVectors):
             model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
+        # beside a teacher, `model` is an earlier student of it; else it is the teacher itself
         self.start: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
         self.embedding_model = (
@@ -177,6 +179,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {target.name}", how=_HOW)
             if args.student is None and args.layers is None:
                 plan = widths_of(encoder.config)
+        # three starts: an earlier student, the encoder with all layers, the encoder with some
         if self.start is not None:
             if args.layers is not None:
                 raise ValueError(
@@ -240,6 +243,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationMethod.make_distillation`]."""
+        # the map (D, H), from the student's pooled states to the teacher's or to the given vectors
         projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
         wanted = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
         dense = nn.Linear(size, wanted, bias=False, device=self.args.device)
@@ -247,6 +251,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         if self.start is not None:
             dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
         dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
+        # with the projections it is trained, cut with the hidden channels, and kept beside the weights
         projections.add_module("dense", dense)
         self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
         # Copies: exports are written from the caller's model, on the CPU.
@@ -283,7 +288,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             vectors = model.behind(pooled_by_teacher(teacher, inputs, model.settings.pooling))
             vectors = vectors.cpu().double()  # Apple's devices have no float64
             products = products + vectors.T @ vectors
+        # eigenvalues rise: flipped, the first columns are the principal axes
         axes_ND = torch.linalg.eigh(products).eigenvectors.flip(1).T[:num_axes]
+        # an eigenvector may come with either sign: its largest channel becomes positive
         signs_N1 = axes_ND.gather(1, axes_ND.abs().argmax(1, keepdim=True)).sign()
         return (axes_ND * signs_N1).float().to(self.args.device)
 
@@ -327,10 +334,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
                 states = type(self.model).forward(self.model, **forward).last_hidden_state
             target = pooled_by_teacher(distillation.teacher, batch, pooling, exact=False).cpu().double()
             own = pooled(states, mask_BT, pooling).cpu().double()
+            # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
             found = torch.cat([own.T @ own, own.T @ target], 1)
             sums = found if sums is None else sums + found
         sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
         products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
+        # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²
         before = distillation.dense.weight.cpu().double()
         ridge = max(1e-3, 0.1 * (len(products) / num_texts) ** 2)
         distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
@@ -361,6 +370,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         teacher, output = self.embedding_model, self.args.output
         axes = None
+        # in its own space the pooled states are the vectors; else the map leads to the teacher's, or to its axes
         if output == "student":
             model = dataclasses.replace(student_model(student, dense, teacher), dense=())
         elif output == "teacher":

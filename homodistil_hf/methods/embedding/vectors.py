@@ -214,6 +214,7 @@ def load_teacher_vectors(
         logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
         texts, vectors = [texts[row] for row in kept], vectors[kept]
     name = ", ".join(map(public_name, names))
+    # torch takes writable arrays alone; arrow's, which are read-only, are copied
     return TeacherVectors(name, texts, torch.from_numpy(np.require(vectors, requirements="W")), similarity)
 
 
@@ -239,6 +240,7 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
     values = column.type.value_type if any(is_kind(column.type) for is_kind in _LISTS) else None
     if values is None or not (pa.types.is_floating(values) or pa.types.is_integer(values)):
         raise ValueError(f"{label} holds values of type {column.type}; expected a list of numbers in each row")
+    # a missing list counts as one of length 0
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     size = int(lengths[0])
     if size == 0 or (lengths != size).any():
@@ -247,8 +249,10 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
             f"{label} has {size} numbers in row 0 and {int(lengths[row])} in row {row}; expected as many in each, of "
             "one model"
         )
+    # all lists have one length, so their numbers, one list behind the other, are a matrix
     found = pc.cast(pc.list_flatten(column), pa.float32()).combine_chunks()
     vectors = found.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
+    # missing numbers have become NaN
     wrong = {"a number that is missing or not finite": ~np.isfinite(vectors).all(1)}
     wrong["only zeros"] = ~vectors.any(1)
     for problem, is_wrong in wrong.items():
@@ -265,6 +269,7 @@ def _kept(texts: list[str], vectors: np.ndarray, label: str) -> list[int]:
     for row, text in enumerate(texts):
         if (earlier := first.setdefault(text, row)) != row:
             one, other = vectors[earlier].astype(float), vectors[row].astype(float)
+            # cosine below `_SAME`, without a division
             if one @ other < _SAME * np.linalg.norm(one) * np.linalg.norm(other):
                 raise ValueError(
                     f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
@@ -303,6 +308,7 @@ def tokenize_vectors(
         return {"input_ids": found["input_ids"]}
 
     table = documents.map(rows, batched=True, remove_columns=["text"], num_proc=num_proc, desc="Tokenizing texts")
+    # a row of full length was cut, unless it fits exactly; a few are no reason to warn
     num_full = sum(len(ids) == max_length for ids in table["input_ids"])
     if num_full > len(table) // 100:
         logger.warning(

@@ -74,6 +74,7 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     with tempfile.TemporaryDirectory() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
         try:
+            # the report is the last line, as libraries may print others before it
             report = json.loads(
                 run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch).splitlines()[-1]
             )
@@ -105,6 +106,7 @@ def module_problems(folder: Path) -> Iterator[str]:
     """Modules and settings of a folder that no export writes; sentence-transformers would import or read them."""
     try:
         modules = read_modules(folder / MODULES_FILE)
+        # a pair is one module, whose own file has the modules of both routes
         if modules == [(MODULE_TYPE.format("Router"), "")]:
             routed = read_json_object(folder / ROUTER_FILE, ROUTER_FILE)["types"]
             modules = [(kind, path) for path, kind in routed.items()]

@@ -111,6 +111,7 @@ def ffn_statistics(
         raise ValueError(f"chunk_size_feed_forward={size} cuts rows in front of the FFN; set it to 0 in the config")
     names = [f"ffn.{index}" for index in range(student.config.num_hidden_layers)]
     total = sum(map(num_tokens, batches))
+    # every n-th token of all batches, the least n that leaves no more than `max_product_tokens`
     stride = math.ceil(total / (max_product_tokens or total))
     sizes = {name: second_linear(student, name).in_features for name in names}
     sums_A = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # A: filters of all layers
@@ -133,9 +134,11 @@ def ffn_statistics(
             student.base_model(**inputs)
         sums_A += torch.cat([of_batch[name] for name in names]).cpu()
         seen += num_tokens(batch)
+        # a line for each tenth of the batches
         if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
             logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
     averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
+    # sums were of squares: the root comes after the mean
     if average == "norm":
         averages = {name: values.sqrt() for name, values in averages.items()}
     if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:
@@ -151,6 +154,7 @@ def _activations(
     add: Callable[[str, torch.Tensor], None],
 ) -> Iterator[None]:
     """Call `add` with the inputs of each FFN's second matrix, float32 `(T, F)`: tokens of all rows without padding."""
+    # places of the tokens among those of all rows; None: there is no padding
     kept = None
     if mask_BT is not None and not bool(mask_BT.all()):
         kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)

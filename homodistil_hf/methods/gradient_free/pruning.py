@@ -232,8 +232,10 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
     full, filter_macs = encoder_macs(plan), plan.traits.ffn_matrices * plan.hidden_size
     # Rounded first: a share such as 0.6 of the MACs is a float a little above or below a whole number.
     num_dropped = math.ceil(round(full * (1 - macs), 6) / filter_macs)
+    # each layer keeps a filter at least
     most = num_filters - len(plan.layers)
     if num_dropped > most:
+        # rounded up, so that the named share can be reached
         least = math.ceil((full - most * filter_macs) / full * 10_000) / 10_000
         raise ValueError(
             f"macs={macs:g} is out of reach: attention alone takes more, and only FFN neurons are dropped; nearest "
@@ -265,6 +267,7 @@ def filter_scores(
     scores: UnitTensors = {}
     for name in (f"ffn.{index}" for index in range(student.config.num_hidden_layers)):
         filters_FH = second_linear(student, name).weight.detach().T
+        # R2 · D2, or the one of them that `ranking` names
         score_F = torch.ones(len(filters_FH), dtype=torch.float64)
         if "r2" in settings.ranking:
             kernel_FF = gaussian_kernel(filters_FH, denominator=settings.denominator)
@@ -308,11 +311,13 @@ def prune_filters(
     plan = widths_of(student.config)
     kept = _kept(scores, num_kept_filters(plan, macs))
     for name, mask_F in kept.items():
+        # before the others are cut off: the columns that stay are scaled to make up for them
         if products and not bool(mask_F.all()):
             weight_HF = second_linear(student, name).weight
             products_FF = output_products(products[name].cpu(), weight_HF.detach().cpu().T)
             scales_F = least_squares_scales(products_FF, mask_F, damping=damping)
             weight_HF.data.mul_(scales_F.to(weight_HF))
+    # of all groups only the FFNs' lose units
     groups = encoder_groups(student)
     layers = (
         replace(layer, intermediate_size=int(kept[f"ffn.{index}"].sum())) for index, layer in enumerate(plan.layers)
@@ -329,6 +334,7 @@ def _kept(scores: UnitTensors, num_kept: int) -> UnitTensors:
         values[values.argmax()] = math.inf
     # One ranking over the filters of all layers; stable, so ties go to the lower layer and index.
     order = torch.cat(list(ranked.values())).sort(descending=True, stable=True).indices[:num_kept]
+    # the mask over all filters, cut into layers again
     mask = torch.zeros(sum(map(len, ranked.values())), dtype=torch.bool)
     mask[order] = True
     return dict(zip(ranked, mask.split([len(values) for values in ranked.values()]), strict=True))

@@ -45,6 +45,7 @@ def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Te
     """
     products_FF = filters_FH @ filters_FH.T
     squares_F = products_FF.diagonal().clone()
+    # ‖w_i‖² + ‖w_j‖² − 2 w_i·w_j in the memory of the products; rounding may have made it negative
     distances_FF = products_FF.mul_(-2).add_(squares_F[:, None]).add_(squares_F).clamp_min_(0)
     distances_FF.fill_diagonal_(0)  # products of a filter with itself are rounded, too
     return distances_FF.div_(-denominator).exp_()
@@ -70,6 +71,7 @@ def convex_masking(
     num_iterations, is_converged = 0, False
     while num_iterations < max_iterations and not is_converged:
         updated_FF = masking_update(kernel_FF, coefficients_FF)
+        # the former coefficients become the difference: a fourth matrix isn't needed
         difference_FF = coefficients_FF.sub_(updated_FF)
         change = difference_FF.sum().abs() if stopping == "summed" else difference_FF.abs_().sum()
         coefficients_FF, num_iterations = updated_FF, num_iterations + 1
@@ -129,11 +131,13 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
     """
     # Solved by Cholesky: P_kk plus a positive diagonal is positive definite.
     scales_F = kept_F.to(products_FF.dtype)
+    # P_kk, and P_kd 1: what the dropped filters would have added
     rows_KF = products_FF[kept_F]
     system_KK, missing_K = rows_KF[:, kept_F], rows_KF[:, ~kept_F].sum(1)
     smallest = (
         torch.finfo(products_FF.dtype).tiny ** 0.5
     )  # keeps the system regular with filters that are never active
     system_KK.diagonal().add_(damping * system_KK.diagonal().mean() + smallest)
+    # m_k = 1 + (P_kk + λ)⁻¹ P_kd 1
     scales_F[kept_F] += torch.cholesky_solve(missing_K[:, None], torch.linalg.cholesky(system_KK))[:, 0]
     return scales_F

@@ -55,6 +55,7 @@ class PruneSettings(GradientFreeSettings):
     def __post_init__(self) -> None:
         make_tuples(self)
         super().__post_init__()
+        # one source where text is read, none where it isn't; True is 1
         num_sources = bool(self.unlabeled_data) + (self.task is not None)
         if num_sources != self.needs_samples:
             reason = "name one of them, text or a GLUE task" if self.needs_samples else "no text is read, name neither"

@@ -53,8 +53,10 @@ class MaskedWords:
         """
         labels_N = inputs["labels"].flatten()
         positions_M = inputs.get("masked_positions")
+        # other collators than ours give labels alone
         if positions_M is None:
             positions_M = (labels_N != IGNORED_LABEL).nonzero().flatten()
+        # the head decodes the M positions alone, so row m of the logits belongs to position m
         with _rows_only(self.entry, positions_M):
             logits_MV = wrapped(**self._forward(inputs)).logits
         return F.cross_entropy(logits_MV.float(), labels_N[positions_M], reduction="sum")
@@ -62,6 +64,7 @@ class MaskedWords:
     def last_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
         """States (B, T, H) of the last layer on the text as it was before it was masked."""
         labels_BT = inputs["labels"]
+        # a label is the token that stood there before; where nothing is predicted, the input is the text itself
         ids_BT = torch.where(labels_BT == IGNORED_LABEL, inputs["input_ids"], labels_BT)
         encoder: Any = model.base_model
         return encoder(**self._forward(inputs) | {"input_ids": ids_BT}).last_hidden_state
@@ -83,10 +86,12 @@ class MaskedPatches:
     def loss_sum(self, wrapped: nn.Module, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
         """Mean squared error of the masked patches' pixels, summed over images; as [`MaskedWords.loss_sum`]."""
         outputs = wrapped(pixel_values=inputs["pixel_values"], noise=inputs["noise"])
+        # the stock loss is a mean over masked patches, as many in each image: times B it is a sum over images
         return outputs.loss.float() * len(inputs["pixel_values"])
 
     def last_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
         """States (B, 1 + P, H) of the last layer on whole images, patches in their order."""
+        # the encoder sorts patches by their noise: rising noise leaves them in their order
         noise_BP = torch.arange(self.num_patches, device=inputs["noise"].device).expand_as(inputs["noise"])
         encoder: Any = model.base_model
         with _nothing_masked(model):
@@ -96,6 +101,7 @@ class MaskedPatches:
 def least_parameters(config: PreTrainedConfig) -> int:
     """Weights of the matrices of a `ViTMAEForPreTraining`, fewer than all of its parameters."""
     height, width = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    # of encoder and decoder: positions P·H, and in each layer attention's 4·H² and the FFN's 2·H·F
     num_patches = (height // config.patch_size) * (width // config.patch_size)
     return sum(
         num_patches * hidden_size + num_layers * (4 * hidden_size**2 + 2 * hidden_size * intermediate_size)
@@ -150,6 +156,7 @@ def state_error(
     """
     if first_only:
         return (student_BTH[:, 0].float() - teacher_BTH[:, 0].float()).square().sum()
+    # squared distance of each token; then the mean over a row's own tokens, so that long rows weigh no more
     errors_BT = (student_BTH.float() - teacher_BTH.float()).square().sum(-1)
     if mask_BT is None:
         return errors_BT.mean(-1).sum()
@@ -224,6 +231,7 @@ class MaskedImageCollator(SeededMasks):
         return {"pixel_values": torch.from_numpy(np.stack(images)), "noise": torch.from_numpy(np.stack(noise))}
 
     def _order(self, row: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
+        # key: seed and epoch; counter: the row, so that batch and worker have no part in its words
         generator = self.generator()
         state: Any = generator.state
         state["state"]["counter"] = np.array(row_counter(row, image.astype("<f4").tobytes()), dtype=np.uint64)

@@ -120,6 +120,7 @@ def _all_rounds(
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     folder = Path(args.output_dir or "")
+    # refused on all ranks, before the main process removes what an earlier run has left
     on_every_rank(lambda: check_folder(args, identity))
     if args.should_save and not args.resume_from_checkpoint:
         _start_anew(folder, identity)
@@ -167,6 +168,7 @@ def _train_round(
     folder = Path(args.output_dir or "", f"round-{number}")
     if is_model_done(folder / MODEL_FOLDER):
         return read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
+    # overwrite: without a whole checkpoint nothing that a killed round has left is of use
     own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
     teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / MODEL_FOLDER))
     trainer = SelfDistillTrainer(load(), own, teacher_model=teacher, **data)
@@ -174,9 +176,12 @@ def _train_round(
     trainer.check_finite()
     if trainer.eval_dataset is not None:
         trainer.evaluate()
+    # of each name the value that was logged last
     logs = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
+    # wait on both sides of the writing: the next round of every rank reads what is written here
     trainer.accelerator.wait_for_everyone()
     if args.should_save:
+        # results before the model: its folder is what marks a round as done
         write_json(folder / RESULTS_FILE, logs)
         _write_model(trainer, folder)
     trainer.accelerator.wait_for_everyone()
@@ -195,6 +200,7 @@ def _write_model(trainer: SelfDistillTrainer, folder: Path) -> None:
 def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
     last = folder / f"round-{args.num_rounds}" / MODEL_FOLDER
     with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
+        # without the round's manifest: with the card the folder gets another
         shutil.copytree(last, aside, ignore=shutil.ignore_patterns(MANIFEST_NAME), dirs_exist_ok=True)
         values, _ = PreTrainedConfig.get_config_dict(aside)
         card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
@@ -244,6 +250,7 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         settings: of the run, by name.
     """
     named, num_rounds = public_name(str(source["model"])), settings["num_rounds"]
+    # max_steps overrides num_train_epochs: the card names the one that counted
     unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
     stated = {"name": named, **teacher_card(str(source["model"]))}
     texts = run_texts({"teacher": stated})
@@ -286,10 +293,12 @@ class SelfDistillationRun(Run):
         run, training = settings.run, settings.training
         if run.streaming:
             raise ValueError(f"streaming=True is not supported for method={self.method!r}; leave it out")
+        # as `self_distill` does, but before any text is read
         check_folder(training, run_identity(run.teacher, run.teacher_revision))
         config, tokenizer = masked_lm_inputs(settings)
         keep_datasets_here()
         training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
+        # one process tokenizes, the others find the rows in its cache
         with training.main_process_first(desc="reading the text"):
             train_blocks, eval_blocks = load_blocks(settings, config, tokenizer, log)
         results = self_distill(
@@ -344,6 +353,7 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
             raise ValueError(
                 f"further_pretraining has {name}={short_repr(values[name])}, which the run decides; drop it"
             )
+    # later ones override: the distillation's settings, those of `further_pretraining`, those that the run decides
     shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
     decided = {
         "output_dir": str(Path(str(training.output_dir), FURTHER_FOLDER)),

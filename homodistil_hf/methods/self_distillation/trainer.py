@@ -83,6 +83,7 @@ class SelfDistillationArguments(ExactArguments):
     remove_unused_columns: bool = setting(False, "Trainer's; the collators choose their columns themselves.")
 
     def __post_init__(self) -> None:
+        # before Trainer's checks: there a mode or backend sets torch_compile, which the message would then name
         for name, remedy in _REMEDIES.items():
             if value := getattr(self, name, None):
                 raise ValueError(f"{name}={short_repr(value)} is not supported by SelfDistillTrainer; {remedy}")
@@ -176,8 +177,10 @@ class SelfDistillTrainer(ExactTrainer):
             return_outputs: not supported, as nothing asks for outputs.
             num_items_in_batch: predictions and rows of the step, int64 `(2,)`; None: those of this batch.
         """
+        # divided by the counts of the whole step, shares of micro-batches and ranks add up to its average
         counts = self.count(inputs) if num_items_in_batch is None else num_items_in_batch
         num_predictions, num_rows = counts.to(self.args.device).clamp(min=1).float().unbind()
+        # around the states, too: they come from the bare encoder, whose forward accelerate has not wrapped
         with self.accelerator.autocast():
             terms = {"masked": self.modality.loss_sum(model, self.model, inputs) / num_predictions}
             if not model.training:
@@ -190,6 +193,7 @@ class SelfDistillTrainer(ExactTrainer):
         return self.scale_and_log(loss, terms, model)
 
     def _state_error(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        # h of unmasked x, the teacher's without a gradient: a forward pass of each beside that of the masked loss
         with torch.no_grad():
             teacher_BTH = self.modality.last_states(self.teacher, inputs)
         student_BTH = self.modality.last_states(self.model, inputs)

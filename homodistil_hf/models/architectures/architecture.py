@@ -315,6 +315,7 @@ class Architecture:
     def embedding_size(self, config: PreTrainedConfig) -> int | None:
         """Return the channels of embeddings that are projected to the hidden size; None without a projection."""
         size = getattr(config, "embedding_size", None)
+        # of equal sizes the stock class leaves the projection out
         is_projected = any(EMBEDDING in dims for dims in self.embeddings.values()) and size != config.hidden_size
         return size if is_projected else None
 
@@ -365,6 +366,7 @@ class Architecture:
 
     def filters(self, model: PreTrainedModel, layer: int) -> Any:
         """Return the second linear module of a layer's FFN; each column of its weight is a neuron's filter."""
+        # the one matrix of a layer whose inputs are neurons
         (name,) = (name for name, dims in self.layer.items() if dims[1:] == (NEURON,))
         return model.base_model.get_submodule(f"{self.layers}.{layer}.{name.removesuffix('.weight')}")
 

@@ -31,6 +31,7 @@ _OWN = {
 
 
 def _num_distances(config: DebertaV2Config) -> int:
+    # rows for both directions, of buckets of distances or of single ones
     farthest = config.max_relative_positions if config.max_relative_positions > 0 else config.max_position_embeddings
     buckets = getattr(config, "position_buckets", -1)
     return 2 * (buckets if buckets > 0 else farthest)

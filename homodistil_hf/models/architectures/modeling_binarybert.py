@@ -64,6 +64,7 @@ class ElasticQuantizer(nn.Module):
 
     def __init__(self, bits: int, *, is_signed: bool, is_elastic: bool):
         super().__init__()
+        # one signed bit is −1 or 1, other signed sets are two's complement, unsigned ones begin at 0
         self.is_sign = is_signed and bits == 1
         self.low: int = -1 if self.is_sign else -(2 ** (bits - 1))
         self.high: int = 1 if self.is_sign else 2 ** (bits - 1) - 1
@@ -111,6 +112,7 @@ class ElasticQuantizer(nn.Module):
             return
         sample = values.float().flatten()[:: values.numel() // _SAMPLE | 1]  # odd, so that it meets all columns
         scale = sample.abs().mean()
+        # other sets: from the scale that reaches the largest |x| down, the one of least error
         if not self.is_sign:
             scales = sample.abs().max() / self.high * _FRACTIONS.to(sample.device)
             errors = [(one * self.quantized(sample / one) - sample).square().sum() for one in scales.clamp(min=1e-8)]
@@ -123,6 +125,7 @@ _FRACTIONS = 2 ** -torch.arange(0, 8, 0.2)  # of the scale that reaches the larg
 
 
 def _with_gradient_times(parameter: torch.Tensor, factor: float) -> torch.Tensor:
+    # the parameter's value, and the scaled one's gradient
     scaled = parameter * factor
     return scaled + (parameter - scaled).detach()
 
@@ -142,8 +145,10 @@ class _Quantized(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled, scale, offset = ctx.saved_tensors
+        # straight-through where nothing is clipped: low < u < high with u = x / α − o
         inside = torch.ops.aten.hardtanh_backward(gradients[0], scaled, ctx.low, ctx.high)
         of_scale = of_offset = None
+        # ∂u/∂o = −1, ∂u/∂α = −(u + o) / α; of a sign only the part of o counts
         if ctx.needs_input_grad[1]:
             of_offset = -inside.sum(dtype=scale.dtype)
             of_scale = offset * of_offset
@@ -167,6 +172,7 @@ class _StraightThrough(torch.autograd.Function):
 
 def signs(values: torch.Tensor) -> torch.Tensor:
     """±1 of the same type, where 0 and −0 count as positive: `torch.where` takes ten times as long on a CPU."""
+    # −1, 0, 1 → −0.5, 0.5, 1.5 → −1, 1, 1
     return values.sign().add_(0.5).sign_()
 
 
@@ -191,8 +197,10 @@ class BinaryLinear(nn.Linear):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`: the product is one of whole numbers, exact in float32, scaled afterwards."""
         scale = weight_scale(self.weight).clamp(min=1e-8)
+        # signs forward, the gradient of W / mean |W| backward
         bits = _StraightThrough.apply(weight_signs(self.weight), self.weight / scale)
         codes, step = self.quantizer(values)
+        # the largest sum of a row must fit float16
         power = power_for(self.in_features * self.quantizer.largest)
         return scaled_product(codes, bits if power == 1 else bits * power, step / power * scale, self.bias)
 
@@ -216,10 +224,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`."""
+        # bits are multiplied as they are on a CPU; calibration needs the values
         if self.multiply is not None and values.device.type == "cpu" and not self.quantizer.calibrates:
             return self.multiply(self, values, self.quantizer.scale.float() * self.weight_scale.float())
         codes, step = self.quantizer(values)
         power = power_for(self.in_features * self.quantizer.largest)
+        # unpacked once for a device and a type
         if self._signs is None or (self._signs.device, self._signs.dtype) != (codes.device, codes.dtype):
             self._signs = (unpack(self.packed, self.in_features) * power).to(codes.dtype)
         return scaled_product(codes, self._signs, step / power * self.weight_scale, self.bias)
@@ -235,6 +245,7 @@ def power_for(largest: int) -> float:
 
     A factor of a product of whole numbers is multiplied by it, and the scale divided: nothing is rounded by that.
     """
+    # 15 bits reach 32767, float16 reaches 65504
     return 2.0 ** min(0, _BITS_OF_HALF - largest.bit_length())
 
 
@@ -251,15 +262,19 @@ def scaled_product(
 
 def pack(signs: torch.Tensor) -> torch.Tensor:
     """`(O, I)` of ±1 → `(O, P)` uint8: bit k of byte p is 1 where input 8p + k counts positively; padding is 0."""
+    # (O, I) → (O, P, 8), filled up to whole bytes
     bits = F.pad((signs > 0).to(torch.uint8), (0, -signs.shape[1] % 8)).unflatten(1, (-1, 8))
     places = torch.arange(8, dtype=torch.uint8, device=signs.device)
+    # bit k is worth 2ᵏ
     return (bits << places).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: torch.Tensor, num_inputs: int) -> torch.Tensor:
     """`(O, P)` uint8 → `(O, I)` float32 of ±1; undoes [`pack`]."""
     places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    # (O, P) → (O, P, 8), the lowest bit first
     bits = (packed[..., None] >> places) & 1
+    # the filling is cut off; 0, 1 → −1, 1
     return 2.0 * bits.flatten(1)[:, :num_inputs].float() - 1.0
 
 
@@ -269,6 +284,7 @@ class BinaryEmbedding(nn.Embedding):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """`(…)` int64 → `(…, H)`."""
         values = super().forward(input_ids)
+        # mean and scale are those of the whole table, not of the rows that are read
         bits = signs(values.detach() - self.weight.detach().mean()) * weight_scale(self.weight)
         return _StraightThrough.apply(bits.to(values.dtype), values)
 
@@ -321,10 +337,12 @@ class BinarySelfAttention(nn.Module):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, T, H)` → `(B, T, N · D)`, and the shares `(B, N, T, T)` before they lose bits."""
+        # whole numbers and a scale each, by head
         (query_BNTD, query_scale), (key_BNTD, key_scale), (value_BNTD, value_scale) = (
             getattr(self, f"{name}_bits")(self._by_head(getattr(self, name)(hidden_states)))
             for name in ("query", "key", "value")
         )
+        # A = q·kᵀ / √d: sums over D channels, which must fit float16, scaled afterwards
         power = power_for(self.attention_head_size * self.query_bits.largest * self.key_bits.largest)
         keys_BNDT = key_BNTD.transpose(-1, -2) * power
         scores_BNTT = query_BNTD @ keys_BNDT * (query_scale / power * key_scale * self.scaling)
@@ -334,6 +352,7 @@ class BinarySelfAttention(nn.Module):
         codes_BNTT, share_scale = self.share_bits(shares_BNTT)
         if attention_mask is not None:  # a share of 0 may have another code
             codes_BNTT = codes_BNTT * (attention_mask.exp() > 0)
+        # shares times values: sums over T tokens
         power = power_for(codes_BNTT.shape[-1] * self.share_bits.largest * self.value_bits.largest)
         context_BNTD = codes_BNTT @ (value_BNTD * power) * (share_scale / power * value_scale)
         return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT

@@ -38,6 +38,7 @@ class DebertaV2Layers(LayerwiseModel):
 
     def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
         """Return [`LayerwiseModel.query_factor`], of roots that are rounded to float32 as in the stock class."""
+        # the stock class divides by the root of the head size times the number of terms in a score
         terms = 1 + sum(kind in (self.config.pos_att_type or ()) for kind in ("c2p", "p2c"))
         # dtype and device are explicit: `from_pretrained` changes both defaults while it builds a model.
         sizes = torch.tensor([head_dim * terms, softmax_head_dim * terms], dtype=torch.float32, device="cpu")

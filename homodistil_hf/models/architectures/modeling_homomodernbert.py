@@ -82,6 +82,7 @@ class ModernBertLayers(LayerwiseModel):
             ValueError: the configuration's pairs don't fit its head size.
         """
         _check_pairs(self.config)
+        # frequencies depend on the head size: those of whole heads, of which RotaryPairs keeps some
         whole = copy.deepcopy(self.config)
         widths = {"num_attention_heads": 1, "head_dim": _whole_head_dim(whole), "intermediate_size": 1}
         write_widths(whole, whole.hidden_size, [widths])
@@ -91,6 +92,7 @@ class ModernBertLayers(LayerwiseModel):
         """Note in the configuration which of its pairs stay."""
         pairs = dict(self.config.rotary_pairs or {})
         for kind in sorted(set(self.config.layer_types)):
+            # kept counts among the present pairs, the configuration among the teacher's
             if (kept := units.get(f"query_key.{kind}")) is not None:
                 before = pairs.get(kind, range(_whole_head_dim(self.config) // 2))
                 pairs[kind] = [before[index] for index in kept.tolist()]

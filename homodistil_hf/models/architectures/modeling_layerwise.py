@@ -80,6 +80,7 @@ def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[s
     for name in ("hidden_size", *getattr(config, "like_hidden_size", ())):
         setattr(config, name, hidden_size)
     named = [{width_name(config, width): value for width, value in layer.items()} for layer in layers]
+    # the first layer's as plain attributes; where layers differ, overrides for every layer besides
     for name, value in named[0].items():
         setattr(config, name, value)
     if any(layer != named[0] for layer in named):
@@ -124,6 +125,7 @@ class LayerwiseModel(PreTrainedModel):
         narrow = copy.deepcopy(config)
         write_widths(narrow, config.hidden_size, [{"num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}])
         super().__init__(narrow, *args, **kwargs)
+        # the stock constructor chose the attention for the narrow copy
         config._attn_implementation = narrow._attn_implementation
         _begin_with_encoder(self)
         for module in self.modules():
@@ -138,6 +140,7 @@ class LayerwiseModel(PreTrainedModel):
         """Give the linear layers of a layer their sizes."""
         hidden, attention = widths.hidden_size, widths.num_attention_heads * layer_head_dim(widths)
         ffn = getattr(widths, width_name(widths, "intermediate_size"))
+        # linear layer → (inputs, outputs)
         sizes = {name: (hidden, times * attention) for name, times in self.into_attention.items()}
         sizes |= {name: (hidden, times * ffn) for name, times in self.into_ffn.items()}
         sizes |= {self.out_of_attention: (attention, hidden), self.out_of_ffn: (ffn, hidden)}
@@ -170,6 +173,7 @@ class LayerwiseModel(PreTrainedModel):
         """
         num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
         softmax_head_dim = widths.softmax_head_dim or head_dim
+        # every architecture has some of these attributes, by names of its own
         known = {
             **dict.fromkeys(("num_attention_heads", "n_heads"), num_heads),
             **dict.fromkeys(("attention_head_size", "head_dim"), head_dim),
@@ -179,6 +183,7 @@ class LayerwiseModel(PreTrainedModel):
         attention = layer.get_submodule(self.attention_path)
         for name in known.keys() & vars(attention).keys():
             setattr(attention, name, known[name])
+        # attention that divides by √d' gets queries times √(d'/d), so the scale stays 1/√d
         for name, module in layer.named_modules():
             if isinstance(module, ScaledLinear) and name in self.queries:
                 module.factor = self.query_factor(head_dim, softmax_head_dim)
@@ -268,6 +273,7 @@ class LayerwiseMaskedLM(LayerwiseModel):
                 f"labels of shape {tuple(labels.shape)} and masked_positions exclude each other; drop one"
             )
         outputs = self.base_model(input_ids, attention_mask=attention_mask, **kwargs)
+        # (B, T, H) → (M, H): the head runs on these rows alone
         states = outputs.last_hidden_state.flatten(0, 1).index_select(0, masked_positions)
         transformed, decoder = self.transform(states), self.decoder_layer
         return LayerwiseMaskedLMOutput(

@@ -122,6 +122,7 @@ class LatencyTable:
     def _part_ms(self, part: str, *widths: int) -> float:
         values = self.milliseconds[part]
         for name, width in zip(AXES[part], widths, strict=True):
+            # interpolation takes the first axis away, so the next width finds its own in front
             values = np.apply_along_axis(functools.partial(np.interp, width, self.grid[name]), 0, values)
         return float(values)
 
@@ -170,6 +171,7 @@ def latency_table(config: PreTrainedConfig, conditions: Conditions) -> LatencyTa
         "shape": embedding_shape(config),
         "depth": _depth(config),
     }
+    # all that changes a time changes the name in the cache
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
@@ -190,7 +192,9 @@ def measure_table(config: PreTrainedConfig, conditions: Conditions, grid: Grid) 
         durations_ms = time_in_turns(passes, num_rounds=_NUM_ROUNDS, num_warmup=_NUM_WARMUP)
     milliseconds = {}
     for part in AXES:
+        # points are in the order of the product of the axes, so their times reshape to the grid
         medians = [statistics.median(durations_ms[str(point)]) for point in points if point[0] == part]
+        # a pass ran several blocks in a row
         num_blocks = 1 if part == "embeddings" else _depth(config)
         milliseconds[part] = np.array(medians).reshape([len(axis) for axis in axes[part]]) / num_blocks
     return LatencyTable(grid, milliseconds)
@@ -242,6 +246,7 @@ _PARTS: dict[str, type[nn.Module]] = {
 
 def _pass(point: tuple[Any, ...], config: PreTrainedConfig, conditions: Conditions, folder: Path) -> Pass:
     part, *widths = point
+    # 1 for widths that the part doesn't depend on
     narrow = {"hidden_size": 1, "num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}
     sized = HomoBertConfig(**narrow | dict(zip(AXES[part], widths, strict=True)), **embedding_shape(config))
     # As in the whole model: torch's own attention, or plain products in an ONNX graph.

@@ -191,6 +191,7 @@ def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor],
 def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor], backend: str) -> None:
     """Refuse a runner whose output differs from the module's own by more than `TOLERANCE`."""
     difference = relative_difference(runner(*inputs), module(*inputs))
+    # not `>`: NaN is refused as well
     if not difference <= TOLERANCE:
         raise ValueError(
             f"backend={backend!r} gives other outputs than torch, by {difference:.1e} of the largest; expected "
