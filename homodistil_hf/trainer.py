@@ -86,18 +86,22 @@ class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
     The student starts as a copy of its teacher and loses its least important units along a cubic, until
-    `pruning_end_fraction` of the run. Scores start from the intact teacher and are updated at every step.
-    `HomoDistilTrainingArguments.paper` has the paper's settings, `OneShotTrainer` prunes at once.
+    `pruning_end_fraction` of the run: hidden channels, heads and their channels, FFN neurons; layers where the plan
+    has fewer. Scores start as means over `num_scoring_batches` batches of the intact teacher, and are updated at every
+    step until the plan is reached. `HomoDistilTrainingArguments.paper` has the paper's settings, `OneShotTrainer`
+    prunes at once.
 
     L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
     + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
 
+    k counts layers, H are hidden states, E embeddings, A attention scores before the softmax, W learned projections.
+
     Args:
-        model: what the student starts from, as its copy: Hub name, folder, or a loaded model.
+        model: the model that the student starts as a copy of: Hub name, folder, or a loaded model.
         args: the run's settings.
-        teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where it is
-            fine-tuned for a task, and `args.student` names no smaller widths, the student keeps those of `model`; if
-            `model` predicts masked words, it gets a fresh head of the teacher's kind.
+        teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where the
+            teacher is fine-tuned for a task, a `model` that predicts masked words gets a fresh head of the teacher's
+            kind, and without `args.student` and `plan` the student keeps the widths of `model`.
         train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
             [`DistillationTrainer`].
 

@@ -211,7 +211,7 @@ def tokenize_to_blocks(
         num_proc (`int`, *optional*): Processes for a table; by default one, whose tokenizer uses all cores.
         max_positions (`int`, *optional*): Longest sequence the teacher can read, in tokens.
         packing (`bool`, defaults to `True`): Whether documents share blocks. Without it each is a row `[CLS] … [SEP]`
-            of its own, or several where it is longer, for teachers of single sequences, such as proteins.
+            of its own, or several where it is longer, for teachers of one sequence a row, such as protein models.
 
     Returns:
         `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` int32, fewer without `packing`) and `example_id`

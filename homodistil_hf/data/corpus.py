@@ -116,7 +116,7 @@ def load_text(
 
     A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
     (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. Single
-    files and globs are read whatever their names.
+    files and globs are read whatever split their names contain.
 
     Args:
         source (`str`, path, or a sequence of those):
@@ -126,7 +126,7 @@ def load_text(
             Column with the documents; by default `text`, or the only column of strings.
         split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
         streaming (`bool`, defaults to `False`): Read while iterating, instead of converting everything first.
-        argument (`str`, defaults to `"train_data"`): The user's name for this source in messages.
+        argument (`str`, defaults to `"train_data"`): Name of the setting in messages.
 
     Returns:
         `Dataset` or, for streaming, `IterableDataset`: one column, `text`, of strings or None.

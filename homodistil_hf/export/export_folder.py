@@ -56,14 +56,16 @@ def export_student(
     """Write a student to a folder that loads with `from_pretrained`; its logits stay the same.
 
     Args:
-        model: a compacted student, or a model of a stock class; stored in float32.
+        model: a student whose dropped units are cut out, as every trainer of this package leaves it, or a model of a
+            stock class; stored in float32.
         folder: where to; created with its parents.
         format: `"standard"`: the stock class of the teacher's architecture; layers of different widths are padded with
             zeros. `"compact"`: unpadded, with modelling files of its own (`trust_remote_code=True`).
         tokenizer: saved along.
-        teacher: name, folder or model that the student was made from, for facts and card; or the `teacher` part of
-            another export's facts.
-        facts: name of a section in `RUN_SECTIONS` (facts.py) → its names → plain values.
+        teacher: name, folder or model that the student was made from, for `facts.json` and the card; or the `teacher`
+            section of another export's `facts.json`.
+        facts: further sections of `facts.json`: name of a section (`"training"`; all: `RUN_SECTIONS`, facts.py) →
+            mapping of names to JSON values.
         overwrite: replace an earlier export in the folder. A folder that holds anything else is never replaced.
 
     Returns:

@@ -1,4 +1,7 @@
-"""Teacher → student and student → stock class, without changing a logit; loading.py and export/ handle folders."""
+"""Teacher → student and student → stock class, without changing a logit.
+
+loading.py reads folders, export/export_folder.py writes them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -62,16 +62,16 @@ def plan_for_budget(
     within: WidthPlan | None = None,
     plain: bool = False,
 ) -> WidthPlan:
-    """Return the uniform plan that meets a budget within 3 % or one rounding step, whichever is larger.
+    """Return the uniform plan that meets a budget within 3 % or one step of `multiple`, whichever is larger.
+
+    Below, h is the hidden size, f the FFN size, a the width of attention; h_t and f_t are the teacher's.
 
     Args:
         budget (`str` or `Budget`):
-            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. The FFN has the
-            hidden size's share of the teacher's.
-            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. The FFN's share is the hidden size's to
-            the power 1.75.
-            `"compact_macs=0.25"`: the same of the compact export, which has no padding, with the power 2.5. Compared
-            with `macs`, the hidden size is larger and attention uses 0.8 of it. A standard export must pad attention.
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. f/f_t = h/h_t.
+            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. f/f_t = (h/h_t)^1.75.
+            `"compact_macs=0.25"`: the same share with f/f_t = (h/h_t)^2.5 and a = 0.8·h, so that h is larger than with
+            `macs`. Only the compact export has such attention; a standard one pads it to h.
             Each may name hidden size, heads and layers as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`,
             `"macs=0.125,layers=4"`. By default layers are as many as the teacher's, and heads too, or fewer so that
             each keeps 24 channels.
@@ -79,12 +79,12 @@ def plan_for_budget(
         multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
             least 1.
         within (`WidthPlan`, *optional*): Widths that the plan may not exceed. Default: the teacher's.
-        plain (`bool`): Keep the teacher's hidden size. A stock class then has whole attention, so FFNs alone narrow;
-            for `compact_macs` heads narrow as well.
+        plain (`bool`): Keep the teacher's hidden size. A stock class takes a from h, so FFNs alone narrow; for
+            `compact_macs` heads become fewer or narrower as well.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget, the one nearest to the shape above. If the steps of the
-        hidden size are too large for 3 %, the plan nearest to the budget.
+        `WidthPlan`: Of the plans within 3 % of the budget, the one with the least sum of relative error and distance
+        from the shape above. If the steps of the hidden size are too large for 3 %, the plan nearest to the budget.
 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.

@@ -75,7 +75,8 @@ def resolve_plan(
             - a preset's name: `"homobert-tiny"`;
             - `"params=14M"`: parameters of embeddings and encoder, with suffixes k, M, B;
             - `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens; so are `0.25`, `"25%"` and `"1/4"`;
-            - `"compact_macs=0.25"`: the same of the compact export, which has no padding;
+            - `"compact_macs=0.25"`: the same share, with attention narrower than the hidden size. Only the compact
+              export keeps that; a standard one pads it;
             - any of these three budgets with `",num_attention_heads=8"`, `",hidden_size=216"` or `",layers=4"`
               behind it;
             - `"latency_ms=5"`: on this machine, see `LatencyBudget.parse`;
@@ -86,8 +87,10 @@ def resolve_plan(
         multiple (`int`): For budgets, hidden size and FFN size are multiples of this number, at least 1.
         within (`WidthPlan`, *optional*): For budgets of parameters and MACs, widths that the plan may not exceed. In a
             chain of students: the previous student's widths.
-        measure (`Callable[[LatencyBudget], WidthPlan]`): Finds the plan of a latency budget. Default: `plan_within`.
-        plain (`bool`): Keep the teacher's hidden size, so that all that reads hidden states fits the student as well.
+        measure (`Callable[[LatencyBudget], WidthPlan]`): Finds the plan of a latency budget. Default: the plan of
+            `plan_within` for this teacher.
+        plain (`bool`): Keep the teacher's hidden size, so that what is trained on top of its hidden states
+            (heads, poolers, adapters) fits the student unchanged.
 
     Returns:
         `WidthPlan`: One entry for each of the student's layers, which may be fewer than the teacher's, nowhere wider

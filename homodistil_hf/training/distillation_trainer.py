@@ -62,17 +62,19 @@ _PREPARED = "_is_accelerate_prepared"
 
 
 class DistillationTrainer(DistillationMethod, ExactTrainer):
-    """Trains a student beside its frozen teacher; everything else is `transformers.Trainer`, resumed bit for bit.
+    """Trains a student beside its frozen teacher; else it behaves as `transformers.Trainer`.
 
-    A subclass names its `method` and overrides hooks of [`DistillationMethod`], `start_student` (how the student
-    starts) and `begin_step` (how it changes). The constructor is the same for all methods.
+    A resumed run is the uninterrupted one, bit for bit. A subclass sets its `method`, and may override the hooks of
+    [`DistillationMethod`] and, of `ExactTrainer`, `start_student` (how the student starts) and `begin_step` (how it
+    changes). The constructor is the same for all methods.
 
     Args:
         model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
         args: the run's settings, of the method's `arguments_class`; copied.
         teacher_model: the model that the student learns from: Hub name, folder, or a loaded model. Default: a frozen
             copy of `model`.
-        train_dataset: tokenized rows, a stream of them, or rows of columns, read as `homodistil distill` reads them.
+        train_dataset: tokenized rows, a stream of them, or a `Dataset` without `input_ids`: its columns of text and
+            labels are found by their usual names, and tokenized (raw_rows.py).
         eval_dataset: rows held out, or several sets by name.
         processing_class: tokenizer; saved with checkpoints and exports.
         data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].

@@ -154,18 +154,18 @@ def prune_gradient_free(
     stay. The result stays within the budget of encoder MACs, and misses it by less than one neuron's MACs.
 
     Args:
-        model: a model of any supported architecture with any of its heads, or a student; or its folder or Hub name.
-            It is not changed.
+        model: a model of any supported architecture with any of its heads, or a student of this package, whose layers
+            may have different widths; or its folder or Hub name. It is not changed.
         unlabeled: batches of model inputs, such as a `DataLoader`'s: `input_ids` `(B, T)` int64, `attention_mask` of
             padded rows, `token_type_ids` of pairs. Other inputs, labels included, are ignored.
         macs: share of the model's encoder MACs to keep, in (0, 1].
         settings: default: [`GradientFreeSettings`].
 
     Returns:
-        A compacted student in float32 and evaluation mode, ready for [`export_student`].
+        A student without the dropped neurons, in float32 and evaluation mode, ready for [`export_student`].
 
     Raises:
-        ValueError: an unsupported model, a share that FFN pruning can't reach, or samples that can't be used.
+        ValueError: an unsupported model, a share that FFN pruning can't reach, or batches that can't be used.
         FloatingPointError: activations are not finite.
 
     Example:

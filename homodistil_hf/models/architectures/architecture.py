@@ -189,7 +189,7 @@ class Architecture:
         modeling: module of the student classes; its file travels in compact exports.
         prefix: prefix of the encoder's parameters in a model with a head.
         encoder_name: transformers' model without a head; student classes have `Homo` in front.
-        heads: the predictions of teachers and students, the default first.
+        heads: the heads that teacher and student may have; the first is taken where a configuration names no class.
         embeddings: all encoder parameters outside the layers.
         pooler: further parameters of a model without a head.
         layer: one layer's parameters, with names relative to the layer.
@@ -197,23 +197,28 @@ class Architecture:
         attention: a layer's linear modules: query, key, value and output; None where one matrix holds several.
         mlm_entries: first module of the masked-LM head, which reads the encoder's last states; several names where a
             configuration chooses among heads.
-        also_loaded: other stock classes → the head that loads them.
+        also_loaded: name of another stock class → the head that it is read with: BertForPreTraining → masked LM.
         refused: stock classes with a head but no student class → the remedy in the message.
         surplus: prefixes of teacher weights that `to_student` drops where the student lacks them.
-        width_names: `hidden_size`, … → the stock configuration's name for this width, if it has another.
-        absent: configuration → parameters listed here that such a model doesn't have.
+        width_names: usual name of a setting (`intermediate_size`, `hidden_act`, …) → the stock configuration's name,
+            if it has another.
+        absent: function of a configuration; returns parameters of these tables that it switches off, such as biases.
         not_in_first_layer: parameters that the first layer doesn't have.
-        sizes: name of a dimension that is no field of the configuration → configuration → its length.
-        rotates: configuration → whether heads may get a new basis before pruning (pruning/rotation.py).
+        sizes: name of a dimension in the shapes that is no field of the configuration → function of a configuration;
+            returns its length.
+        rotates: function of a configuration; returns whether `rotate_heads` may give heads a new basis before pruning
+            (pruning/rotation.py). Not about rotary positions.
         shares_heads: whether a table outside the layers has a column for each head, so all layers keep the same heads.
         first_position: configuration → row of a text's first token in the table of positions.
         is_rotary: whether attention uses rotary position embeddings.
-        rotary_kinds: configuration → the kind of each layer; layers of one kind lose the same rotary pairs. Empty if
-            no pair may go.
+        rotary_kinds: function of a configuration; returns each layer's type of attention. Layers of one type share
+            their frequencies, so they lose the same pairs of channels. Empty if no pair may be dropped (scaled
+            frequencies), or without rotary positions.
         is_gated: whether an FFN has two matrices before its neurons.
         is_pre_norm: whether hidden states are those of the residual stream, not the output of a LayerNorm.
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
-        scores_have_positions: whether attention adds a term for positions to the products of queries and keys.
+        scores_have_positions: whether attention scores depend on positions by a term of their own or a rotation, so
+            that `attention_weight` can't compare them.
         dropouts: names of the configuration's dropout rates.
         keeps_first_layer: configuration → whether the first layer is built unlike the others, so that it must stay.
         is_timed: whether plans/latency/budget.py can time its embeddings and layers.
