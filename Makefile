@@ -45,9 +45,9 @@ bench: $(VENV)/.installed-report  ## measure how fast training is on this machin
 # A file's tests run in one process, which makes what they share once; the longest files are not the last.
 BY_FILE = --numprocesses=$(NUM_WORKERS) --dist=loadfile --no-loadscope-reorder
 
-# Temporary files in memory, where 8 GB of it are free, make tests that save checkpoints a fifth faster.
+# Temporary files in memory, where 2 GB of it are free, make tests that save checkpoints a fifth faster.
 IN_MEMORY := $(if $(TMPDIR),,$(shell grep -qs ' /dev/shm [^ ]* [^ ]*noexec' /proc/mounts || \
-  df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000 {print "TMPDIR=/dev/shm"}'))
+  df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 2000 {print "TMPDIR=/dev/shm"}'))
 
 test: $(VENV)/.installed-test,onnx,notebooks  ## run the test suite
 	$(IN_MEMORY) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m "not docs" $(PYTEST_ARGS)
