@@ -6,6 +6,7 @@ head, fewer layers. Without these checks, its student would compute the stock fu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
-_TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3}
-_HALF_TOLERANCE = 0.1
+_EXACT, _HALF = (1e-3, math.inf), (0.1, 0.0)
+"""The largest difference, and what one counts that is NaN or infinite: half precision overflows."""
 _MERGE = "merge adapters first: model = model.merge_and_unload()"
 WRAPPERS = {
     "OptimizedModule": "it is compiled: pass the model that torch.compile was given, model._orig_mod",
@@ -140,11 +141,13 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
         raise ValueError(
             f"{argument}={type(model).__qualname__} has outputs of shapes {own}, its stock class {usual}. {remedy}"
         )
-    tolerance = _TOLERANCES.get(model.dtype, _HALF_TOLERANCE)
+    tolerance, overflow = _EXACT if model.dtype in (torch.float32, torch.float64) else _HALF
     # values that overflow in a half type count as equal; rounding is relative to the largest of the others
     for one, other in zip(expected, found, strict=True):
         largest = float(one.float().abs().nan_to_num(posinf=0.0).max())
-        off = (one.float() - other.float()).abs().nan_to_num(posinf=0.0)
+        # infinities less themselves are NaN, though they are equal
+        is_equal = torch.isclose(one.float(), other.float(), rtol=0, atol=0, equal_nan=True)
+        off = (one.float() - other.float()).abs().masked_fill(is_equal, 0.0).nan_to_num(overflow, posinf=overflow)
         if float(off.max()) > tolerance * max(1.0, largest):
             raise ValueError(
                 f"{argument}={type(model).__module__}.{type(model).__qualname__} is not the function that its name "

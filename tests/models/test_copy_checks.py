@@ -89,6 +89,19 @@ def test_a_class_of_ones_own_that_computes_the_same_is_taken():
     assert torch.equal(logits_of(to_student(model)), logits_of(model))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_class_of_ones_own_whose_answers_are_no_numbers_is_refused(value):
+    class Spoilt(Logged):
+        def forward(self, *args, **kwargs):
+            outputs = super().forward(*args, **kwargs)
+            outputs.logits[0, 0] = value
+            return outputs
+
+    Spoilt.__name__ = "BertForSequenceClassification"
+    with pytest.raises(ValueError, match="is not the function that its name and config describe: .* differ by inf"):
+        to_student(of_class(Spoilt))
+
+
 def test_a_copied_class_is_refused_before_its_teacher_is_compared(make_trainer):
     with pytest.raises(ValueError, match="is not the function"):
         make_trainer(model=of_class(MeanPooled), train_dataset=[], eval_dataset=None)
