@@ -54,11 +54,11 @@ test: $(VENV)/.installed-test,onnx,notebooks  ## run the test suite
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
 test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (90 seconds on 2 cores)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) \
+	$(IN_MEMORY) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) \
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 
 test-removal: $(VENV)/.installed-test,onnx  ## run what may need a method without it, for each method (minutes)
-	$(BIN)/python tests/support/method_removal.py --num_workers $(NUM_WORKERS)
+	$(IN_MEMORY) $(BIN)/python tests/support/method_removal.py --num_workers $(NUM_WORKERS)
 
 # Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
 test-python:  ## run the suite on PYTHON, in an environment of its own
