@@ -105,11 +105,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
             row["rate"] or "default",
             *(f"{100 * row[name]['student']:.1f}" for name in METRICS),
             f"{row['correlation']:.3f}",
-            f"{row['seconds'] / 60:.0f}",
         ]
         for row in sorted(rows, key=lambda row: list(SIZES).index(row["size"]))
     ]
-    return {"reranker": markdown_table(["MACs", "learning rate", *headings, "correlation", "minutes"], cells)}
+    return {"reranker": markdown_table(["MACs", "learning rate", *headings, "correlation"], cells)}
 
 
 STUDY = Study(RECORD, PAGE, tables)
