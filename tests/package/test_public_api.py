@@ -3,8 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 from methods_here import cases
@@ -80,11 +79,11 @@ _OF_OTHERS = "import os, sys\nimport accelerate, sklearn.metrics, torch._dynamo"
 """Half of what a model's import takes, once for all copies; nothing of it imports transformers or this package."""
 
 
-def in_fresh_processes(codes_after: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Code → lines that it prints, in a copy of a process that has imported its key and packages of others."""
+def in_fresh_processes(codes_after: Mapping[str, Iterable[str]]) -> Iterator[list[str]]:
+    """The lines that each code prints, in a copy of a process that has run its key and imported packages of others."""
     steps = (f"{after}\n{_FORKS.format(codes=list(codes))}" for after, codes in codes_after.items())
     printed = in_a_fresh_process("\n".join([_OF_OTHERS, *steps])).split("---")
-    return dict(zip(chain.from_iterable(codes_after.values()), map(str.split, printed[:-1]), strict=True))
+    return map(str.split, printed[:-1])
 
 
 def test_public_names_are_frozen():
@@ -177,8 +176,8 @@ def printed(compact_export) -> dict[str, list[str]]:
     later = {use: f"{deep * ('modeling_homobert' in use)}print(type({use}).__name__)" for use in USES}
     later |= {code: code for code in (_FROM_CONFIG, _STUDENT_TYPES, _STOCK_BERT)}
     both = "import homodistil_hf, transformers"
-    found = in_fresh_processes({f"folder = {compact_export!r}": [*first.values()], both: [*later.values()]})
-    return dict(zip([*first, *later], found.values(), strict=True))
+    found = in_fresh_processes({f"folder = {compact_export!r}": first.values(), both: later.values()})
+    return dict(zip([*first, *later], found, strict=True))
 
 
 @pytest.mark.slow
