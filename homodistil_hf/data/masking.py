@@ -71,8 +71,7 @@ class MaskedLMCollator(SeededMasks):
 
     In every row, exactly `round(mlm_probability · n)` of its `n` maskable tokens are chosen and get a label, at least
     one if n ≥ 1. Each chosen token becomes the mask token with probability 0.8 and a random ordinary token with 0.1;
-    else it stays. Special tokens are never chosen. The unknown token may be chosen, but never replaces
-    another.
+    else it stays. Special tokens are never chosen. The unknown token may be chosen, but never replaces another.
 
     A row's mask depends on seed, epoch (`set_epoch`, which this package's trainers call), `example_id` and its
     maskable tokens alone. Batch, rank, worker and resumption don't change it.

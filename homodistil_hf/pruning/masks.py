@@ -1,7 +1,7 @@
 """Which units go next: scores and scheduled widths → masks.
 
-Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py
-gives each kind's progress, compaction.py removes the units.
+Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py gives each
+kind's progress, compaction.py removes the units.
 """
 
 import dataclasses
