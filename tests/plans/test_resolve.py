@@ -259,6 +259,12 @@ def test_only_the_last_of_a_family_may_have_fewer_layers():
         check_family(["a", "b", "c"], plans, widths_of(SMALL))
 
 
+def test_a_member_with_more_layers_than_the_one_before_names_that_one():
+    plans = [resolve_plan(student, SMALL) for student in ("1x48-4x12-128", "32-4x8-96")]
+    with pytest.raises(ValueError, match="^student 'b' has 2 layers, that of 'a' before it, 1; each member is made"):
+        check_family(["a", "b"], plans, widths_of(SMALL))
+
+
 widths = st.one_of(st.integers(1, 80), st.integers(1, 10**12))
 layers = st.fixed_dictionaries(dict.fromkeys(LAYER, widths))
 well_formed = st.one_of(
