@@ -7,7 +7,7 @@ The teacher is fine-tuned first, then each student twice: as `homodistil finetun
 and as `homodistil evaluate` does it. Rates are chosen on held-out training rows, unless a single one is given; their
 scores there are kept, also from earlier commands for the same folders. Every fine-tuning has a file of its own beside
 its student, so a command that was stopped resumes. After each model its scores are written to --results, where those
-of other students and tasks stay.
+of other students and tasks stay, beside those of a model that gives each row the most frequent label.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from benchmarks.results.sweep_models import Model, models_of
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
 from homodistil_hf.evaluation.glue import classification_metrics
+from homodistil_hf.evaluation.metrics import constant_score
 from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
 from homodistil_hf.experiments.sweep.cells import TEACHER
@@ -56,11 +57,13 @@ def main() -> None:
     )
     teacher, *students = models_of(given.sweep_folder, given.variants, given.run_seeds)
     kept = teacher.evaluations.parent / "fine_tuned"
-    _write(given.results, scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
+    constant = {task: round(constant_score(load_glue(task, given.data_dir)), 4) for task in given.tasks}
+    write = partial(_write, given.results, constant)
+    write(scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
     for student in students:
         for way in given.ways:
             measure = partial(_beside, kept) if way == BY_TEACHER else classification_metrics
-            _write(given.results, scored(student, way, given.tasks, settings, measure))
+            write(scored(student, way, given.tasks, settings, measure))
 
 
 def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings, measure: Any) -> dict[str, Any]:
@@ -101,15 +104,16 @@ def _beside(
     return classification_metrics(evaluated, task, *rows, teacher=load_encoder(str(kept / task)), **given)
 
 
-def _write(results: Path, model: dict[str, Any]) -> None:
+def _write(results: Path, constant: Mapping[str, float], model: dict[str, Any]) -> None:
     """Add a model to a file that may hold some; other tasks of the same model stay."""
-    there = read_json_object(results, f"--results {results}")["models"] if results.is_file() else []
-    models = {place(one): one for one in there}
+    there = read_json_object(results, f"--results {results}") if results.is_file() else {}
+    models = {place(one): one for one in there.get("models", [])}
     known = models.get(place(model), {})
     kept = {name: known.get(name, {}) | model[name] for name in ("scores", "learning_rates", "tried")}
     models[place(model)] = model | kept
     in_order = sorted(models.values(), key=lambda one: (one["variant"] != TEACHER, *place(one)[:2], one["seed"] or 0))
-    write_text(results, json.dumps({"models": in_order}, indent=1) + "\n")
+    constant = there.get("constant", {}) | constant
+    write_text(results, json.dumps({"constant": constant, "models": in_order}, indent=1) + "\n")
 
 
 def place(model: Mapping[str, Any]) -> tuple[Any, ...]:

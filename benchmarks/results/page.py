@@ -149,12 +149,13 @@ def commands(results: Results) -> Iterable[str]:
     for name, found in results.on_all_text.items():
         variants = dict.fromkeys(model["variant"] for model in found["models"])
         yield f"held_out runs/sweeps/{name} --variants {' '.join(variants)}"
-    tuned = (results.json("fine_tunings") or {"models": []})["models"]
+    tuned = (results.json("fine_tunings") or {}).get("models", [])
     for sweep, with_axes in ((DEFAULTS, False), (TOKENS, True)):
         if students := [model for model in tuned if model["variant"] != TEACHER and bool(model["axes"]) is with_axes]:
             teachers = [model for model in tuned if model["variant"] == TEACHER]
             yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}"
-    yield from (name for name in ("constant_predictions", "student_latency") if results.json(name))
+    if results.json("student_latency"):
+        yield "student_latency"
 
 
 def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]]) -> str:

@@ -102,7 +102,7 @@ class Results:
         `kept` is a share of the mean of the teacher that was fine-tuned on the same `gpu`, or on a processor; `above`
         the same where a model that gives every row the most frequent label has 0.
         """
-        models = (self.json("fine_tunings") or {"models": []})["models"]
+        models = (self.json("fine_tunings") or {}).get("models", [])
         table = pd.DataFrame(
             [
                 {**model, **model["scores"], "mean": fmean(model["scores"].values()), "gpu": _gpu(model)}
@@ -116,10 +116,14 @@ class Results:
         return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
 
     @cached_property
+    def constant(self) -> dict[str, float]:
+        """GLUE task → score of a model that gives every row the most frequent label; empty if not measured."""
+        return (self.json("fine_tunings") or {}).get("constant", {})
+
+    @property
     def floor(self) -> float:
-        """Mean over the GLUE tasks of a model that gives every row the most frequent label, nan if not measured."""
-        constant = self.json("constant_predictions")
-        return fmean(constant.values()) if constant else math.nan
+        """Mean of `constant`, nan if not measured."""
+        return fmean(self.constant.values()) if self.constant else math.nan
 
     @cached_property
     def short_runs(self) -> pd.DataFrame:

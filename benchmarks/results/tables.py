@@ -181,7 +181,7 @@ class Tables:
                 words = ["–", "teacher"] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
                 words[1] += f", {gpu}" * bool(gpu)
                 rows.append([size, *words, *scores, *_shares(group)])
-        if rows and (constant := self.results.json("constant_predictions")):
+        if rows and (constant := self.results.constant):
             share = self.results.floor / self._fine_tuned(TEACHER, PLAIN)["mean"].iloc[0]
             scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASKS), self.results.floor)]
             rows.append(["–", "–", "the same for every row", *scores, f"{share:.1%}", "0%"])
@@ -191,7 +191,7 @@ class Tables:
     def kept_without_rte(self) -> str:
         """What a quarter, pruned at once, keeps of the mean over all tasks but RTE, and that above the constant."""
         others = [name for name in TASKS if name != "rte"]
-        constant, kept = self.results.json("constant_predictions"), self._fine_tuned("quarter", BY_TEACHER)
+        constant, kept = self.results.constant, self._fine_tuned("quarter", BY_TEACHER)
         if kept.empty or not constant:
             return NOT_RUN
         teacher = self._fine_tuned(TEACHER, PLAIN)[others].iloc[0].mean()

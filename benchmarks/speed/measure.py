@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed import variants
 from benchmarks.speed.interleaved import GatedRun, Interleaved, interleave
 from benchmarks.speed.limits import LimitProbe, StepShape
-from benchmarks.speed.profiles import PARTS, launches, part_seconds, peak_bytes
+from benchmarks.speed.profiles import PARTS, part_seconds, peak_bytes
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.whole_run import (
     LOOPS,
@@ -77,12 +77,8 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     participants: dict[str, Interleaved] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
     rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
-    results: dict[str, Any] = {
-        "machine": machine_facts(),
-        "settings": asdict(settings),
-        "losses": losses,
-        "variants": {},
-    }
+    results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses}
+    results["variants"] = {}
     for name, run in runs.items():
         own_plan = settings.target if name == ONE_SHOT else settings.full
         place = way.places.get(name, Stretch(0, own_plan))
@@ -97,7 +93,6 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
             "useful_flops_fraction": ratios([useful / own for own in seconds[name]], limits),
             "peak_memory_bytes": peak_bytes(run),
             "part_seconds": _median_parts(run),
-            **({"num_launches": launches(run)} if settings.device == "cuda" else {}),
         }
     results["limits"] = {name: summary(values) for name, values in rates.items()}
     results["pruning"] = _pruning_costs(runs, way, results["variants"])

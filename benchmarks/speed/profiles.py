@@ -24,7 +24,6 @@ PARTS = ("data", "teacher", "student", "losses", "backward", "scores", "masks", 
 `backward` holds all other gradients, `other` the rest: checks, logs, callbacks, learning rate."""
 
 _GRADIENT, _PART, _ALLOCATION = "gradient:", "part:", "[memory]"
-_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync")
 Moment = tuple[int, int]  # nanoseconds, bytes
 Range = tuple[str, int, int]  # name, start and end in nanoseconds
 
@@ -87,26 +86,13 @@ def gradients_of(session: profile) -> list[Moment]:
 
 def part_seconds(run: GatedRun) -> dict[str, float]:
     """Let a run, past its warm-up, do one step; exclusive seconds of every part in `PARTS`, in sum the step's."""
-    session, seconds = _turn_in_parts(run)
-    parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(_ranges(session))
-    parts["other"] = seconds - sum(parts.values())
-    return parts
-
-
-def launches(run: GatedRun) -> dict[str, int]:
-    """Let a run on a CUDA device do one step: how many kernels the host starts, and how many of them for scores."""
-    session, _ = _turn_in_parts(run, activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    starts = [event.start_ns() for event in _events(session) if event.name().startswith(_LAUNCHES)]
-    scores = [(start, end) for name, start, end in _ranges(session) if name == "scores"]
-    within = [any(start <= moment < end for start, end in scores) for moment in starts]
-    return {"step": len(starts), "scores": sum(within)}
-
-
-def _turn_in_parts(run: GatedRun, **settings: Any) -> tuple[profile, float]:
     with ExitStack() as stack:
         for owner, name, part in _methods(run.trainer):
             stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
-        return _profiled_turn(run, **settings)
+        session, seconds = _profiled_turn(run)
+    parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(_ranges(session))
+    parts["other"] = seconds - sum(parts.values())
+    return parts
 
 
 def _ranges(session: profile) -> list[Range]:
@@ -131,8 +117,8 @@ def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
     return seconds
 
 
-def _profiled_turn(run: GatedRun, **settings: Any) -> tuple[profile, float]:
-    session = profile(**{"activities": [ProfilerActivity.CPU]} | settings)
+def _profiled_turn(run: GatedRun, *, profile_memory: bool = False) -> tuple[profile, float]:
+    session = profile(activities=[ProfilerActivity.CPU], profile_memory=profile_memory)
     return session, run.advance(within=session)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, show_logs
+from .command import Command, importing, show_logs
 
 
 @dataclass
@@ -19,7 +19,8 @@ class Demo(Command):
 
     def run(self) -> int:
         """Run the demo."""
-        from ..experiments.demo.run import DemoSettings, run_demo
+        with importing():
+            from ..experiments.demo.run import DemoSettings, run_demo
 
         show_logs()
         logging.getLogger("homodistil_hf").setLevel(logging.WARNING)  # its own lines are enough

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, show_logs
+from .command import Command, importing, show_logs
 
 
 @dataclass(kw_only=True)
@@ -21,9 +21,10 @@ class Deploy(Command):
 
     def run(self) -> int:
         """Write the files and print the table; status 1 if a file is below the bar."""
-        from ..export.runtimes import runtime_cells
-        from ..methods.formats import deploy_export
-        from ..tables import aligned_lines
+        with importing():
+            from ..export.runtimes import runtime_cells
+            from ..methods.formats import deploy_export
+            from ..tables import aligned_lines
 
         show_logs()
         rows = deploy_export(

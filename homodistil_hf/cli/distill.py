@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from .command import HELP_ALL, Command, show_logs
+from .command import HELP_ALL, Command, importing, show_logs
 
 _USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
 
@@ -50,7 +50,8 @@ class Distill(Command):
         if not words or {"-h", "--help"} & set(words):
             print(_help())
             return 0 if words else 2
-        from ..experiments.config import help_of, parse_run
+        with importing():
+            from ..experiments.config import help_of, parse_run
 
         if HELP_ALL in words:
             print(help_of([word for word in words if word != HELP_ALL]))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..files.settings import flag
 from ..tables import aligned_lines
-from .command import Command, show_logs
+from .command import Command, importing, show_logs
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,8 @@ class Export(Command):
 
     def run(self) -> int:
         """Write the export."""
-        from ..methods.formats import export_from
+        with importing():
+            from ..methods.formats import export_from
 
         show_logs()
         folder = export_from(
@@ -54,10 +55,11 @@ class Verify(Command):
 
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
-        from ..evaluation.guarantee import guarantee_problems, least_of
-        from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
-        from ..export.student_in_folder import student_in
-        from ..methods.formats import verify_export
+        with importing():
+            from ..evaluation.guarantee import guarantee_problems, least_of
+            from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
+            from ..export.student_in_folder import student_in
+            from ..methods.formats import verify_export
 
         least, folder = least_of(self.least), student_in(self.folder).folder
         report = verify_export(folder)

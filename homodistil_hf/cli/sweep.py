@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command
+from .command import Command, importing
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,8 @@ class Sweep(Command):
 
     def run(self) -> int:
         """Train, or list the cells; status 1 if one failed."""
-        from ..experiments.sweep.running import prepare_sweep, run_sweep, write_table
+        with importing():
+            from ..experiments.sweep.running import prepare_sweep, run_sweep, write_table
 
         run = prepare_sweep(self.file, only=self.only, output=self.output, train_only=self.train_only)
         if self.list:

@@ -1,5 +1,6 @@
 """What commands ask of malloc, and how they end where memory is used up."""
 
+import gc
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from homodistil_hf.cli import main
+from homodistil_hf.cli.command import importing
 from homodistil_hf.cli.plan import Plan
 
 
@@ -62,6 +64,25 @@ def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given, expected, 
 def test_a_command_sets_it_before_torch_is_loaded():
     code = "import sys, homodistil_hf.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"
+
+
+def test_no_garbage_is_collected_while_a_command_imports(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.enable()
+
+
+def test_collections_are_left_alone_where_torch_is_there_already():
+    before = gc.get_freeze_count()
+    with importing():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == before
 
 
 def test_what_a_user_says_of_malloc_stays(monkeypatch):

@@ -64,6 +64,9 @@ def in_a_fresh_process(code: str) -> str:
 
 
 _FORKS = """
+import gc
+gc.collect()
+gc.freeze()  # a copy that imports collects garbage: it would look through all of this process, and so copy it
 for code in {codes!r}:
     sys.stdout.flush()
     child = os.fork()

@@ -82,8 +82,8 @@ def fine_tuned(variant: str, way: str = "plain", seed: int | None = 0, **scores:
     return place | found | {"machine": {"processor": "mine"}}
 
 
-def write_fine_tunings(folder: Path, *models: dict[str, Any]) -> None:
-    (folder / "fine_tunings.json").write_text(json.dumps({"models": models}))
+def write_fine_tunings(folder: Path, *models: dict[str, Any], **constant: float) -> None:
+    (folder / "fine_tunings.json").write_text(json.dumps({"constant": constant, "models": models}))
 
 
 def sweep_of(records: Any, **changes: Any) -> Sweep:

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,22 +353,19 @@ def test_ranks_hear_of_it_without_another_wait_for_the_device(make_trainer):
 
 # Real processes
 
-SLOW_STEPS = """
+A_SLOW_STEP_LATER = """
 import sys, time
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
-step = HomoDistilTrainer.training_step
+print("ended with", main(), flush=True)
 def slow_step(self, *args, **kwargs):
-    if self.state.global_step == 3:
-        print("a slow step", flush=True)
-        time.sleep(200)
-    return step(self, *args, **kwargs)
+    print("a slow step", flush=True)
+    time.sleep(200)
 HomoDistilTrainer.training_step = slow_step
-sys.exit(main())
+sys.exit(main([*sys.argv[1:], "--resume_from_checkpoint", "last"]))
 """
 LAUNCHERS = {
     "sigterm": [sys.executable, "-m", "homodistil_hf"],
-    "sigint": [sys.executable, "-m", "homodistil_hf"],
     "one of two ranks": [
         sys.executable,
         "-m",
@@ -430,7 +428,7 @@ def _send(process: subprocess.Popen, name: str) -> None:
     if name == "one of two ranks":
         os.kill(children(process.pid)[1], signal.SIGTERM)
     else:
-        os.killpg(process.pid, signal.SIGTERM if name == "sigterm" else signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen, folder: Path) -> tuple[int, str]:
@@ -463,28 +461,24 @@ def test_sigterm_to_a_real_process(ended, name):
 
 @pytest.mark.distributed
 @pytest.mark.timeout(300)
-def test_sigint_to_a_real_process(ended):
-    folder, status, text = ended["sigint"]
-    good = last_checkpoint(folder / "run")
-    assert status == 130
-    assert text.endswith("homodistil: interrupted\n")
-    assert "Traceback" not in text
-    assert "SIGTERM" not in text
-    assert manifest_problem(good) is None
-    assert f"SIGINT: {good.name} is saved; go on with resume" in text, text[-3000:]
+def test_sigint_to_a_real_process_and_twice_in_the_middle_of_a_step(tmp_path):
+    with _running({"": [sys.executable, "-c", A_SLOW_STEP_LATER]}, {"": tmp_path}) as processes:
+        process, log, run = processes[""], tmp_path / "log", tmp_path / "run"
 
-
-@pytest.mark.distributed
-@pytest.mark.timeout(300)
-def test_a_second_sigint_ends_a_real_process_in_the_middle_of_a_step(tmp_path):
-    with _running({"slow": [sys.executable, "-c", SLOW_STEPS]}, {"slow": tmp_path}) as processes:
-        process, log = processes["slow"], tmp_path / "log"
-        for awaited in ("a slow step", "SIGINT: this step is finished"):
-            while awaited not in log.read_text(encoding="utf-8") and process.poll() is None:
+        def interrupt_when(is_there: Callable[[], Any]) -> None:
+            while not is_there() and process.poll() is None:
                 time.sleep(0.05)
             os.killpg(process.pid, signal.SIGINT)
+
+        interrupt_when(partial(last_checkpoint, run))
+        interrupt_when(lambda: "a slow step" in log.read_text(encoding="utf-8"))
+        good = last_checkpoint(run)
+        interrupt_when(lambda: log.read_text(encoding="utf-8").count("SIGINT: this step is finished") == 2)
         assert process.wait(timeout=120) == 130
-    text = log.read_text(encoding="utf-8")
-    assert text.endswith("homodistil: interrupted\n"), text[-3000:]
-    assert "Traceback" not in text
-    assert last_checkpoint(tmp_path / "run").name == "checkpoint-3"
+    first, _, second = log.read_text(encoding="utf-8").partition("ended with 130\n")
+    for text in first, second:
+        assert text.endswith("homodistil: interrupted\n"), text[-3000:]
+        assert not re.search("Traceback|SIGTERM", text)
+    assert f"SIGINT: {good.name} is saved; go on with resume" in first, first[-3000:]
+    assert last_checkpoint(run) == good
+    assert manifest_problem(good) is None

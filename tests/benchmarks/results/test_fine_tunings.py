@@ -1,7 +1,6 @@
 """Students of a sweep fine-tuned on tasks, plainly and beside their teacher: what is trained, and only once."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.experiments.sweep.cells import Cell
 from homodistil_hf.experiments.sweep.folder import record_head, write_record
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 
 
 def add_student(sweep_folder: Path, teacher: Path, variant: str, seed: int) -> None:
@@ -76,23 +75,19 @@ def test_the_teacher_of_a_task_is_the_one_that_was_scored(monkeypatch, folder):
     assert "classifier.weight" in kept
 
 
-def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypatch, tmp_path):
-    for task in ("cola", "rte", "stsb"):
-        write_task(tmp_path / "data", task)
-    labels = {
-        split: pyarrow.parquet.read_table(tmp_path / "data" / "rte" / f"{split}.parquet")["label"].to_pylist()
+def test_a_model_that_learned_nothing_scores_as_the_most_frequent_label(monkeypatch, folder):
+    train, held_out = (
+        pyarrow.parquet.read_table(folder / "data" / "rte" / f"{split}.parquet")["label"].to_pylist()
         for split in ("train", "validation")
-    }
-    most = max(set(labels["train"]), key=labels["train"].count)
-    results = tmp_path / "constant_predictions.json"
-    argv = ["constant_predictions.py", "--tasks", "cola", "rte", "stsb", "--data_dir", tmp_path / "data"]
-    monkeypatch.setattr(sys, "argv", [*map(str, argv), "--results", str(results)])
-    runpy.run_path(str(BENCHMARKS / "results" / "constant_predictions.py"))["main"]()
-    share = labels["validation"].count(most) / len(labels["validation"])
-    assert json.loads(results.read_text()) == {"cola": 0.0, "rte": pytest.approx(share, abs=1e-4), "stsb": 0.0}
+    )
+    share = held_out.count(max(set(train), key=train.count)) / len(held_out)
+    (folder / "fine_tunings.json").write_text(json.dumps({"constant": {"cola": 0.0}, "models": []}))
+    run(monkeypatch, folder, "quarter")
+    constant = json.loads((folder / "fine_tunings.json").read_text())["constant"]
+    assert constant == {"cola": 0.0, "rte": pytest.approx(share, abs=1e-4)}
 
 
 def test_the_committed_floor_is_that_of_the_data(monkeypatch, real_data):
-    committed = json.loads((BENCHMARKS.parent / "docs" / "results" / "constant_predictions.json").read_text())
+    committed = json.loads((RESULTS / "fine_tunings.json").read_text())["constant"]
     scores = {task: constant_score(load_glue(task, str(real_data / "glue"))) for task in committed}
     assert committed == {task: pytest.approx(score, abs=1e-4) for task, score in scores.items()}

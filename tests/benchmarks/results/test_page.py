@@ -167,9 +167,8 @@ def test_advice_holds_what_is_kept_on_tasks_and_all_text(write, tmp_path):
         add_record(tmp_path / "results" / sweep, one)
     write_results(tmp_path / "results", "sizes", [model("quarter", 0, 0.45)])
     floor = dict.fromkeys(("cola", "sst2", "mrpc", "rte", "stsb"), 0.25)
-    (tmp_path / "results" / "constant_predictions.json").write_text(json.dumps(floor))
     beside = fine_tuned("quarter", "by the teacher", cola=0.25)  # 0.45 beside 0.6
-    write_fine_tunings(tmp_path / "results", fine_tuned("teacher", cola=1.0), beside)
+    write_fine_tunings(tmp_path / "results", fine_tuned("teacher", cola=1.0), beside, **floor)
     rates = "--teacher_rates 0.0003 --rates 0.0003"
     command = f'fine_tunings runs/sweeps/sizes --variants quarter --run_seeds 0 {rates} --ways "by the teacher"'
     assert f"    python -m benchmarks.results.{command}\n" in write()

@@ -32,11 +32,10 @@ def default(size: str, kl: float, **values: Any) -> dict[str, Any]:
 
 def tuned(folder: Path) -> None:
     """A teacher with a mean of 0.6 above a floor of 0.3, and a student at a quarter, both ways."""
-    (folder / "constant_predictions.json").write_text(json.dumps(FLOOR))
     teacher = fine_tuned("teacher", cola=0.4, sst2=0.6, mrpc=0.6, rte=0.8, stsb=0.6)
     beside = fine_tuned("quarter", "by the teacher", cola=0.2, sst2=0.6, mrpc=0.6, rte=0.6, stsb=0.25)
     gradual = beside | {"variant": "gradual_quarter"}
-    write_fine_tunings(folder, teacher, fine_tuned("quarter"), beside, gradual)
+    write_fine_tunings(folder, teacher, fine_tuned("quarter"), beside, gradual, **FLOOR)
 
 
 def test_goals_say_what_was_reached(tmp_path):
@@ -62,7 +61,7 @@ def test_a_share_is_of_the_teacher_that_was_fine_tuned_on_the_same_gpu(tmp_path)
     gpu = {"machine": {"processor": "mine", "gpu": "theirs"}}
     models = json.loads((tmp_path / "fine_tunings.json").read_text())["models"]
     models += [fine_tuned("teacher", sst2=1.0) | gpu, fine_tuned("gradual_eighth", "by the teacher") | gpu]
-    write_fine_tunings(tmp_path, *models)
+    write_fine_tunings(tmp_path, *models, **FLOOR)
     sizes = [default("gradual_quarter", 0.2), default("gradual_eighth", 0.4)]
     rows = {
         tuple(row.split(" | ")[:3]): row.split(" | ")[-2:] for row in rows_of(tables_of(tmp_path, sizes=sizes).glue())

@@ -66,7 +66,6 @@ def test_the_page_is_written_from_what_was_measured(docs):
     ):
         assert any(cell.startswith(wanted) for cell in cells), wanted
     assert f"{schedule['pruning']['fraction']:.1%}; while pruning, at its largest" in text.replace("\n  ", " ")
-    assert "Not measured in this record" not in text
     assert "2000-01-01" in text
     (docs / "results" / "speed.json").write_text(json.dumps(speed | {"gpu-1024": results}))
     page.main()
@@ -97,11 +96,9 @@ def ratio(median):
 
 @pytest.mark.parametrize(("wall_clock", "strong", "are_met"), [(1.03, 2.0, True), (1.031, 1.99, False)])
 def test_goals_against_baselines(wall_clock, strong, are_met):
-    schedule = {
-        "ours": {"speedups": {"strong loop": ratio(strong), "one-shot": ratio(1 / wall_clock)}},
-        "one-shot": {"speedups": {"ours": ratio(wall_clock)}},
-    }
-    found = page.baseline_goals({"schedule": schedule})  # no plain loop in this record
-    assert [goal.is_met for goal in found] == [are_met] * 2
+    loops = {"strong loop": ratio(strong), "plain loop": ratio(2.5 * strong)}
+    schedule = {"ours": {"speedups": loops}, "one-shot": {"speedups": {"ours": ratio(wall_clock)}}}
+    found = page.baseline_goals({"schedule": schedule})
+    assert [goal.is_met for goal in found] == [are_met] * 3
     assert found[0].measured == f"{strong:.2f}× ({strong:.2f}×–{strong:.2f}×)"
-    assert found[1].measured == f"{wall_clock:.3f} ({wall_clock:.3f}–{wall_clock:.3f})"
+    assert found[2].measured == f"{wall_clock:.3f} ({wall_clock:.3f}–{wall_clock:.3f})"

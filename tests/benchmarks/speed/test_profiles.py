@@ -1,13 +1,10 @@
 """Memory and parts of a step, read from a profiler."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from tiny_models import GRADUAL
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed import profiles
 from benchmarks.speed.interleaved import GatedRun
 from benchmarks.speed.profiles import (
     PARTS,
@@ -15,7 +12,6 @@ from benchmarks.speed.profiles import (
     exclusive_seconds,
     gradients_of,
     gradients_recorded,
-    launches,
     part_seconds,
     peak_above,
     peak_bytes,
@@ -97,30 +93,3 @@ def test_a_step_has_a_peak_of_its_own(run):
     assert 0 < peak < 50 * MB
     assert peak == pytest.approx(peak_bytes(run), rel=0.1)
     assert not any(parameter._post_accumulate_grad_hooks for parameter in run.trainer.model.parameters())
-
-
-class Event:
-    """One event of a profiler."""
-
-    def __init__(self, name, start, duration=0):
-        self._name, self._start, self._duration = name, start, duration
-
-    def name(self):
-        return self._name
-
-    def start_ns(self):
-        return self._start
-
-    def duration_ns(self):
-        return self._duration
-
-    def device_type(self):
-        return SimpleNamespace(name="CPU")
-
-
-def test_launches_are_counted_with_those_of_the_scores(run, monkeypatch):
-    events = [Event("cudaLaunchKernel", moment) for moment in (1, 12, 15, 20)]
-    events += [Event("cudaMemcpyAsync", 18), Event("aten::add", 14), Event("part:scores", 10, 9)]
-    monkeypatch.setattr(profiles, "_profiled_turn", lambda *_, **settings: (settings["activities"], 0.0))
-    monkeypatch.setattr(profiles, "_events", lambda _: events)
-    assert launches(run) == {"step": 5, "scores": 3}

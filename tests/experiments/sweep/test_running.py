@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -277,27 +278,35 @@ def test_the_commands_help_fits_a_screen(capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_a_checkpoint_that_the_next_call_goes_on_with(sweep_file, tmp_path, base, number, status):
+def test_a_signal_saves_a_checkpoint_that_the_next_call_goes_on_with(sweep_file, tmp_path, capsys, number, status):
     content = json.loads(sweep_file.read_text(encoding="utf-8"))
     content["base"] |= {"max_steps": 4000, "save_steps": 5, "save_total_limit": 1, "eval_strategy": "no"}
     sweep_file.write_text(json.dumps(content), encoding="utf-8")
-    command = [sys.executable, "-m", "homodistil_hf", "sweep", str(sweep_file), "--only", "a,seed=0"]
-    run_folder = tmp_path / "out" / "a,seed=0"
-    # A background job of a shell ignores SIGINT, and so would its child; the terminal sends it to both.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    signal.signal(signal.SIGINT, before)
-    with process:
-        deadline = time.monotonic() + 240
-        while not sorted_checkpoints(run_folder) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        found = holder(tmp_path / "out" / "locks" / "a,seed=0.lock")
+    lock, process, is_over = tmp_path / "out" / "locks" / "a,seed=0.lock", os.getpid(), threading.Event()
+
+    def send_after_a_checkpoint() -> None:
+        while not sorted_checkpoints(tmp_path / "out" / "a,seed=0") and not is_over.wait(0.1):
+            pass
+        found = holder(lock)
         assert found is not None
-        assert found.pid != process.pid
-        send = os.kill if number == signal.SIGTERM else os.killpg
-        send(process.pid, number)
-        printed, _ = process.communicate(timeout=240)
-    assert process.returncode == status, printed
-    assert "a,seed=0: stopped by SIGTERM" in printed
+        assert found.pid != process
+        if number == signal.SIGINT:  # the terminal sends it to both
+            os.kill(found.pid, number)
+        signal.pthread_kill(threading.main_thread().ident, number)
+
+    # A background job of a shell ignores SIGINT, and so would its child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ThreadPoolExecutor() as threads:
+        sent = threads.submit(send_after_a_checkpoint)
+        try:
+            ended = main(["sweep", str(sweep_file), "--only", "a,seed=0"])
+        except SystemExit as end:
+            ended = end.code
+        finally:
+            is_over.set()
+            signal.signal(signal.SIGINT, before)
+    sent.result()
+    assert ended == status
+    assert "a,seed=0: stopped by SIGTERM" in capsys.readouterr().out
     assert states(sweep_file)["a,seed=0"] == "stopped"
-    assert holder(tmp_path / "out" / "locks" / "a,seed=0.lock") is None
+    assert holder(lock) is None
