@@ -23,7 +23,13 @@ from homodistil_hf.export import verify
 from homodistil_hf.files import model_files
 from homodistil_hf.training import outcome
 
+gc.disable()  # until all tests are collected: what they import is no garbage, and looking through it took seconds
+
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

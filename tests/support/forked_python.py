@@ -116,7 +116,7 @@ class ForkedPython:
     def _started(self, env: Mapping[str, str]) -> "subprocess.Popen[str]":
         if self._server is None:
             self._server = subprocess.Popen(
-                [sys.executable, "-c", self.imports + _SERVER],
+                [sys.executable, "-c", f"import gc\ngc.disable()\n{self.imports}\ngc.enable()\n{_SERVER}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
