@@ -339,7 +339,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 f"none of num_scoring_batches={num_seen} gave finite gradients, so units can't be scored; check the "
                 "data, or use bf16 or float32 instead of fp16"
             )
-        logger.info("units are scored on %d batches, before anything is dropped", num_scored)
+        logger.info("units are scored on %d batch%s, before anything is dropped", num_scored, "es" * (num_scored != 1))
 
     @property
     def is_finished(self) -> bool:

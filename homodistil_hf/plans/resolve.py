@@ -239,7 +239,7 @@ def _preset_plan(name: str, teacher: WidthPlan, multiple: int, *, plain: bool) -
     plan = PRESETS[name]
     misfit = too_wide(plan, teacher)
     if misfit is None and len(plan.layers) < len(teacher.layers):
-        misfit = f"has {len(plan.layers)} layers, its teacher {len(teacher.layers)}"
+        misfit = f"has {len(plan.layers)} layers, its teacher has {len(teacher.layers)}"
     if misfit is None and plain and plan.hidden_size != teacher.hidden_size:
         misfit = f"has hidden_size={plan.hidden_size}, plain students keep their teacher's {teacher.hidden_size}"
     if misfit is None:
@@ -294,7 +294,7 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
             )
         if len(limit.layers) < len(teacher.layers):
             raise ValueError(
-                f"student {earlier} has {len(limit.layers)} layers, its teacher {len(teacher.layers)}; the next "
+                f"student {earlier} has {len(limit.layers)} layers, its teacher has {len(teacher.layers)}; the next "
                 "member would start as it, and be compared layer by layer: only the last one may have fewer layers"
             )
         earlier, limit = short_repr(student), plan

@@ -254,7 +254,7 @@ def test_only_the_last_of_a_family_may_have_fewer_layers():
     plans = [resolve_plan(student, SMALL) for student in ("48-4x12-128", "1x32-4x8-96", "1x16-2x8-48")]
     check_family(["a", "b"], plans[:2], widths_of(SMALL))
     with pytest.raises(
-        ValueError, match="student 'b' has 1 layers, its teacher 2; .* only the last one may have fewer"
+        ValueError, match="student 'b' has 1 layers, its teacher has 2; .* only the last one may have fewer"
     ):
         check_family(["a", "b", "c"], plans, widths_of(SMALL))
 
