@@ -4,6 +4,7 @@ huggingface_hub reads `HF_ENDPOINT` when it is imported, so its client runs in a
 started once and keeps what it has imported; each call in it comes back with everything that was written meanwhile.
 """
 
+import gc
 import logging
 import os
 import pickle
@@ -114,6 +115,8 @@ def _prepare(with_package: bool) -> None:
 
 def _captured(action: Callable[..., Any], arguments: tuple[Any, ...], settings: dict[str, Any]) -> Outcome:
     WAITS_S.clear()
+    gc.collect()
+    gc.freeze()  # a training collects garbage, and would look through all that is imported
     with tempfile.TemporaryFile("w+", errors="replace") as file:
         earlier = [os.dup(stream) for stream in (1, 2)]
         handler = logging.StreamHandler(file)
