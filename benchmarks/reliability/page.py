@@ -113,26 +113,11 @@ rows, `{settings["student"]}`, gloo, one thread a rank, {results["machine"]["num
 
 Units were sliced off {len(slicings)} times, as on paper.
 
-{rank_table(results["worlds"])}
-
 Speed-up was not measured: ranks took turns on a busy machine."""
-
-
-def rank_table(worlds: dict[str, Any]) -> str:
-    """Rows of each number of ranks."""
-    rows = []
-    for size, ranks in worlds.items():
-        read = [mean([rank["rows"][kind] for rank in ranks]) for kind in ("table", "stream", "stream_batches")]
-        rows.append([size, *(f"{count:.0f}" for count in read)])
-    return table("ranks | rows of a table read by a rank | rows of a stream read | … of which it keeps", rows)
 
 
 def table(header: str, rows: list[list[Any]]) -> str:
     return "\n".join(markdown_table(header.split(" | "), [list(map(str, row)) for row in rows]))
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / max(1, len(values))
 
 
 SECTIONS = {"soak": soak, "fuzz": fuzz, "scaling": scaling, "load": load}
