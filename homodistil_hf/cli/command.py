@@ -69,10 +69,10 @@ class SettingsCommand(Command):
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Collect no garbage while torch and transformers are imported, which takes a third longer otherwise.
+    """Collect no garbage while a command imports torch and transformers.
 
-    Nothing of what they bring is garbage, so later collections leave it out. Where torch is there already, as in a
-    Python that calls a command, nothing changes.
+    Python would look through all that they bring, none of it garbage, again and again. Later collections leave it out,
+    too. In a process that has torch already, as where Python code calls a command, nothing changes.
     """
     if "torch" in sys.modules:
         yield

@@ -97,8 +97,9 @@ class Push(Command):
 
     def run(self) -> int:
         """Upload, and print the commit's address."""
-        from ..export.hub import push_export, tag_commit
-        from ..export.student_in_folder import exported_student
+        with importing():
+            from ..export.hub import push_export, tag_commit
+            from ..export.student_in_folder import exported_student
 
         folder = exported_student(self.folder)
         if self.dry_run:

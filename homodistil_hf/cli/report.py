@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command
+from .command import Command, importing
 
 
 @dataclass(kw_only=True)
@@ -18,7 +18,8 @@ class Report(Command):
 
     def run(self) -> int:
         """Write the page, and print what was won and its place."""
-        from ..export.report import closing_line, write_report
+        with importing():
+            from ..export.report import closing_line, write_report
 
         write_report(self.folder, self.student, output=self.output)
         print(closing_line(self.folder, self.student, output=self.output))
