@@ -77,8 +77,12 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     participants: dict[str, Interleaved] = {**runs, **probes}
     seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
     rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
-    results: dict[str, Any] = {"machine": machine_facts(), "settings": asdict(settings), "losses": losses}
-    results["variants"] = {}
+    results: dict[str, Any] = {
+        "machine": machine_facts(),
+        "settings": asdict(settings),
+        "losses": losses,
+        "variants": {},
+    }
     for name, run in runs.items():
         own_plan = settings.target if name == ONE_SHOT else settings.full
         place = way.places.get(name, Stretch(0, own_plan))
