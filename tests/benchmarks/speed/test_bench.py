@@ -40,7 +40,8 @@ def results():
 @needs("baselines")
 def test_all_variants_start_with_the_same_losses(results):
     for loop in LOOPS:
-        assert results["losses"][loop] == pytest.approx(results["losses"][START], rel=2e-5)
+        # a KL is a difference of logarithms near 6, which float32 rounds
+        assert results["losses"][loop] == pytest.approx(results["losses"][START], rel=2e-5, abs=1e-6)
     assert results["losses"][START]["loss_attention"] > 0
 
 
