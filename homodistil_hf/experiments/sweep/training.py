@@ -103,10 +103,10 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
         run = student_run(settings)
-        if isinstance(run, TaskRun):
+        if isinstance(run, TaskRun) or not isinstance(run, MaskedWordsRun):
             raise ValueError(
-                f"cell {cell.name!r} has teacher={settings.run.teacher!r}, which is fine-tuned for a task; sweeps "
-                "compare students of masked words: start homodistil distill with each setting"
+                f"cell {cell.name!r} has teacher={settings.run.teacher!r}, no model of masked words; sweeps compare "
+                "students of masked words: start homodistil distill with each setting"
             )
         known[key] = run.inputs(settings)
     return METHODS[cell.method].impossible_reason(known[key].plan, widths_of(known[key].config))
