@@ -34,6 +34,8 @@ BERT_BASE = {"shape": "bert-base"} | OLDER | {"student": "homobert-tiny", "pruni
 GROWTH = "growth"  # instead: batches of 16 and 128, vocabularies to 250,000
 CASES: dict[str, dict[str, Any]] = {
     SHIPPED: {"student": "216-9x24-528", "batch_size": 16, "rounds": 9, "points": 4},
+    "teacher6x384-bfloat16-eighth": {"student": "160-8x20-288", "batch_size": 16, "rounds": 5, "points": 3},
+    "teacher6x384-bfloat16-sixteenth": {"student": "112-7x16-176", "batch_size": 16, "rounds": 5, "points": 3},
     "bert-base-bfloat16": BERT_BASE | {"rounds": 5, "points": 4},
     "teacher6x384-bfloat16-attention": OLDER | {"attention_weight": 1.0, "rounds": 5, "points": 3},
     "teacher6x384-bfloat16-512": OLDER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},

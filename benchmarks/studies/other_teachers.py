@@ -14,8 +14,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from benchmarks.quiet import QUIET
 from benchmarks.studies.study import Study
 from homodistil_hf.experiments.config import run_of
@@ -25,17 +23,9 @@ from homodistil_hf.files.strict_json import read_json, write_json
 from homodistil_hf.tables import markdown_table
 
 RECORD, PAGE = Path("docs/results/studies/other_teachers.json"), Path("docs/architectures.md")
-FEWER = "two thirds of the layers"
-COLUMNS = ("homodistil", "one_shot", FEWER)
-CELLS = [(share, way, False) for share, way in product((0.25, 0.125), COLUMNS[:2])]
-CELLS += [
-    (0.25, FEWER, False),
-    (0.125, FEWER, False),
-    (0.0625, "homodistil", False),
-    (0.0625, FEWER, False),
-    (0.25, "homodistil", True),
-]
-"""Share of the encoder's MACs, way, and whether sequences share rows."""
+METHODS, SHARES = ("homodistil", "one_shot"), (0.25, 0.125)
+CELLS = [(share, method, False) for share, method in product(SHARES, METHODS)] + [(0.25, "homodistil", True)]
+"""Share of the encoder's MACs, method, and whether sequences share rows."""
 
 
 def main() -> None:
@@ -45,8 +35,8 @@ def main() -> None:
     parser.add_argument("--num_rows", type=int, default=2000, help="drawn to train on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/other_teachers"))
     given = parser.parse_args()
-    for teacher, (share, way, packing) in product(given.teachers, CELLS):
-        cell = {"teacher": teacher.name, "macs": share, "way": way, "packing": packing}
+    for teacher, (share, method, packing) in product(given.teachers, CELLS):
+        cell = {"teacher": teacher.name, "macs": share, "method": method, "packing": packing}
         cell["max_steps"] = given.max_steps
         if cell not in [{name: row[name] for name in cell} for row in _recorded()]:
             files = [_drawn(teacher, given, name) for name in ("train", "eval")]
@@ -71,12 +61,11 @@ def _drawn(teacher: Path, given: argparse.Namespace, name: str) -> Path:
 
 def _run(cell: Mapping[str, Any], teacher: Path, files: Sequence[Path], output_dir: Path) -> dict[str, Any]:
     folder = (
-        output_dir / cell["teacher"] / f"{cell['way']},{cell['macs']},{cell['max_steps']}{',packed' * cell['packing']}"
+        output_dir
+        / cell["teacher"]
+        / f"{cell['method']},{cell['macs']},{cell['max_steps']}{',packed' * cell['packing']}"
     )
-    values = {"method": cell["way"], "teacher": str(teacher), "student": f"macs={cell['macs']}"}
-    if cell["way"] == FEWER:
-        num_layers = round(2 / 3 * AutoConfig.from_pretrained(teacher).num_hidden_layers)
-        values |= {"method": "homodistil", "student": f"{values['student']},layers={num_layers}"}
+    values = {"method": cell["method"], "teacher": str(teacher), "student": f"macs={cell['macs']}"}
     values |= {"train_data": str(files[0]), "eval_data": str(files[1])}
     values |= {name: cell[name] for name in ("max_steps", "packing")}
     given = QUIET | values | {"output_dir": str(folder), "overwrite_output_dir": True}
@@ -90,16 +79,16 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """A row a teacher, size and kind of rows: words right of the teacher, KL and words right of either way."""
     found: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
-        found.setdefault((row["teacher"], row["macs"], row["packing"]), {})[row["way"]] = row
+        found.setdefault((row["teacher"], row["macs"], row["packing"]), {})[row["method"]] = row
     cells = []
-    for (teacher, share, packing), ways in sorted(
-        found.items(), key=lambda item: (item[0][0], -item[0][1], item[0][2])
-    ):
+    for (teacher, share, packing), ways in found.items():
         right = f"{next(iter(ways.values()))['teacher_mlm_accuracy']:.1%}"
         name = f"{teacher}, rows shared" if packing else teacher
-        shown = [f"{row['kl']:.3f}, {row['mlm_accuracy']:.1%}" if (row := ways.get(way)) else "–" for way in COLUMNS]
+        shown = [
+            f"{way['kl']:.3f}, {way['mlm_accuracy']:.1%}" if (way := ways.get(method)) else "–" for method in METHODS
+        ]
         cells.append([name, f"1/{1 / share:.0f}", right, *shown])
-    return {"other-teachers": markdown_table(["teacher", "encoder MACs", "it guesses", *COLUMNS], cells)}
+    return {"other-teachers": markdown_table(["teacher", "encoder MACs", "it guesses", *METHODS], cells)}
 
 
 STUDY = Study(RECORD, PAGE, tables)
