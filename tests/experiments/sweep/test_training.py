@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from methods_here import needs
 from run_traces import Interrupt
-from tiny_embeddings import make_reranker, make_sentence_folder
 from tiny_files import own_cache, write_teacher, write_text
 from transformers import BertForMaskedLM
 
@@ -319,13 +318,7 @@ def test_a_student_without_a_finite_distance_is_no_result():
         training._outcome(diverged, None, None, {})
 
 
-def _classifier(folder):
-    write_teacher(folder, task="sequence_classification")
-
-
-@pytest.mark.parametrize("write", [_classifier, make_sentence_folder, make_reranker])
-def test_a_teacher_of_other_than_masked_words_is_refused(write, settings, tmp_path):
-    teacher = tmp_path / "teacher"
-    write(teacher)
+def test_a_teacher_of_a_task_is_refused(settings, tmp_path):
+    teacher = write_teacher(tmp_path / "task", task="sequence_classification")
     with pytest.raises(ValueError, match="^cell 'mine,seed=3' has teacher=.*, no model of masked words; sweeps"):
         check_cells([cell_of(settings, teacher=str(teacher))])
