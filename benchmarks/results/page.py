@@ -33,7 +33,12 @@ SWEEPS = Path("examples/sweeps")
 
 TEACHER_WORDS = "6 layers × 384, all-MiniLM-L6-v2 trained on for 20 million tokens"
 
-DRAWN = {"HomoDistil": GRADUAL, "pruned at once": AT_ONCE, "pruned first": PRUNED_FIRST, "random weights": SCRATCH}
+DRAWN = {
+    "HomoDistil": GRADUAL,
+    "pruned at once": AT_ONCE,
+    "pruned first": PRUNED_FIRST,
+    "random weights, text alone": SCRATCH,
+}
 """Name in the plot → variants of the sweep of sizes."""
 
 _WORDS = Path(__file__).with_name("page.md")

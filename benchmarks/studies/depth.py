@@ -74,13 +74,16 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ways.setdefault((row["layers"], row["way"]), []).append(row)
     cells = []
     for (teacher, share), ways in sorted(found.items(), key=lambda item: (item[0][0], -Fraction(item[0][1]))):
-        metric = "kl" if "kl" in ways[max(ways)][0] else "neighbours"
         shown = [
-            f"{layers} layers{', at once' * (way == AT_ONCE)} {Spread.of(row[metric] for row in group):.3f}"
+            f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(map(_distance, group))}"
             for (layers, way), group in sorted(ways.items(), reverse=True)
         ]
-        cells.append([teacher, share, {"kl": "KL, nats"}.get(metric, metric), "; ".join(shown)])
-    return markdown_table(["teacher", "encoder MACs", "", "by layers"], cells)
+        cells.append([teacher, share, "; ".join(shown)])
+    return markdown_table(["teacher", "MACs", "layers: KL"], cells)
+
+
+def _distance(row: Mapping[str, Any]) -> float:
+    return row["kl"] if "kl" in row else row["neighbours"]
 
 
 STUDY = Study(
