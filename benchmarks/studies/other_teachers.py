@@ -1,97 +1,120 @@
-"""HomoDistil and pruning at once with the defaults, on teachers trained elsewhere and text that they draw themselves.
+"""Students of teachers trained elsewhere, with the defaults: pruned gradually or at once, of all layers or of fewer.
 
-    python -m benchmarks.studies.other_teachers runs/real/sapiens-vh runs/real/rxnfp-mlm
+    python examples/sample_text.py --model runs/rxnfp-mlm --num_rows 2000 --output runs/rxnfp/train.parquet
+    python examples/sample_text.py --model runs/rxnfp-mlm --num_rows 200 --seed 1 --output runs/rxnfp/eval.parquet
+    python -m benchmarks.studies.other_teachers runs/rxnfp-mlm --layers 12 8 6 --data runs/rxnfp --set packing=false
 
-A folder is a masked-LM model, and its name stands in the record. Held-out rows are drawn with another seed. Cells that
-are recorded are not run again.
+A folder of data holds train and validation or eval.parquet. Cells that are recorded are not run again. Of an embedding
+model widths go at once, and layers as the way says.
 """
 
 import argparse
-import subprocess
-import sys
+import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quiet import QUIET
-from benchmarks.studies.study import Study
+from benchmarks.studies.study import Study, record_cells
+from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.config import run_of
 from homodistil_hf.experiments.distill import run as distil
-from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.files.strict_json import read_json, write_json
 from homodistil_hf.tables import markdown_table
 
-RECORD, PAGE = Path("docs/results/studies/other_teachers.json"), Path("docs/architectures.md")
-METHODS, SHARES = ("homodistil", "one_shot"), (0.25, 0.125)
-CELLS = [(share, method, False) for share, method in product(SHARES, METHODS)] + [(0.25, "homodistil", True)]
-"""Share of the encoder's MACs, method, and whether sequences share rows."""
+GRADUALLY, AT_ONCE = "gradually", "at once"
+ALONE = "teacher_mlm_accuracy"
+METRICS = ("kl", "mlm_accuracy", "cosine", "neighbours", "neighbours_in_index")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("teachers", type=Path, nargs="+")
-    parser.add_argument("--max_steps", type=int, default=500)
-    parser.add_argument("--num_rows", type=int, default=2000, help="drawn to train on")
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("--shares", nargs="+", default=["1/4", "1/8"], help="of the encoder's MACs")
+    parser.add_argument("--layers", nargs="+", type=int, required=True)
+    parser.add_argument("--ways", nargs="+", choices=[GRADUALLY, AT_ONCE], default=[GRADUALLY])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--data", nargs="+", type=Path, required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings other than the defaults")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/other_teachers"))
     given = parser.parse_args()
-    for teacher, (share, method, packing) in product(given.teachers, CELLS):
-        cell = {"teacher": teacher.name, "macs": share, "method": method, "packing": packing}
-        cell["max_steps"] = given.max_steps
-        if cell not in [{name: row[name] for name in cell} for row in _recorded()]:
-            files = [_drawn(teacher, given, name) for name in ("train", "eval")]
-            row = cell | {"num_rows": given.num_rows} | _run(cell, teacher, files, given.output_dir)
-            write_json(RECORD, [*_recorded(), row | {"machine": machine_facts()}])
+    settings = {"max_steps": 500} | {
+        name: json.loads(value) for name, value in (pair.split("=") for pair in given.set)
+    }
+    cells = [
+        {"teacher": given.teacher.name, "share": share, "layers": layers, "way": way, "seed": seed}
+        | {"settings": settings}
+        for seed, share, layers, way in product(given.seeds, given.shares, given.layers, given.ways)
+    ]
+    record_cells(RECORD, cells, lambda cell: _run(cell, given))
 
 
-def _recorded() -> list[dict[str, Any]]:
-    return read_json(RECORD, str(RECORD)) if RECORD.is_file() else []
+def _run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    name = ",".join(str(cell[name]).replace("/", "-") for name in ("teacher", "share", "layers", "way", "seed"))
+    files = {folder / "train.parquet": next(folder.glob("[ev]*.parquet")) for folder in given.data}
+    values = {
+        "teacher": str(given.teacher),
+        "student": f"macs={float(Fraction(cell['share']))},layers={cell['layers']}",
+    }
+    values |= {"train_data": [*map(str, files)], "eval_data": [*map(str, files.values())]}
+    values |= {"seed": cell["seed"], "output_dir": str(given.output_dir / name), "overwrite_output_dir": True}
+    if cell["way"] == AT_ONCE:
+        values |= (
+            {"layers_end_fraction": 0.0} if (given.teacher / "modules.json").is_file() else {"method": "one_shot"}
+        )
+    results = distil(run_of(QUIET | values | cell["settings"], "the study"), print)
+    found = {name: results["evaluation"][name] for name in METRICS if name in results["evaluation"]}
+    if "mlm_accuracy" in found:
+        found[ALONE] = results["models"][0]["mlm_accuracy"]
+    return found | {"seconds": results["time_s"]}
 
 
-def _drawn(teacher: Path, given: argparse.Namespace, name: str) -> Path:
-    """Rows that the teacher draws: to train on, or a tenth as many, with another seed, to evaluate on."""
-    file = given.output_dir / teacher.name / f"{name}.parquet"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        seed, count = (0, given.num_rows) if name == "train" else (1, given.num_rows // 10)
-        command = [sys.executable, "examples/sample_text.py", "--model", teacher, "--output", file]
-        subprocess.run([*map(str, command), "--num_rows", str(count), "--seed", str(seed)], check=True)
-    return file
-
-
-def _run(cell: Mapping[str, Any], teacher: Path, files: Sequence[Path], output_dir: Path) -> dict[str, Any]:
-    folder = (
-        output_dir
-        / cell["teacher"]
-        / f"{cell['method']},{cell['macs']},{cell['max_steps']}{',packed' * cell['packing']}"
-    )
-    values = {"method": cell["method"], "teacher": str(teacher), "student": f"macs={cell['macs']}"}
-    values |= {"train_data": str(files[0]), "eval_data": str(files[1])}
-    values |= {name: cell[name] for name in ("max_steps", "packing")}
-    given = QUIET | values | {"output_dir": str(folder), "overwrite_output_dir": True}
-    results = distil(run_of(given, "the study"), print)
-    alone, student = results["models"][0], results["evaluation"]
-    found = {name: student[name] for name in ("kl", "mlm_accuracy")}
-    return found | {"teacher_mlm_accuracy": alone["mlm_accuracy"], "seconds": results["time_s"]}
-
-
-def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """A row a teacher, size and kind of rows: words right of the teacher, KL and words right of either way."""
-    found: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault((row["teacher"], row["macs"], row["packing"]), {})[row["method"]] = row
+def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row a teacher and size: KL, or the neighbours that an embedding model keeps, by layers and way."""
     cells = []
-    for (teacher, share, packing), ways in found.items():
-        right = f"{next(iter(ways.values()))['teacher_mlm_accuracy']:.1%}"
-        name = f"{teacher}, rows shared" if packing else teacher
-        shown = [
-            f"{way['kl']:.3f}, {way['mlm_accuracy']:.1%}" if (way := ways.get(method)) else "–" for method in METHODS
-        ]
-        cells.append([name, f"1/{1 / share:.0f}", right, *shown])
-    return {"other-teachers": markdown_table(["teacher", "encoder MACs", "it guesses", *METHODS], cells)}
+    for (teacher, share, packing), ways in _by_size(rows):
+        if len({layers for layers, _ in ways}) > 1 and packing is not True:
+            shown = [
+                f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(map(_distance, group))}"
+                for (layers, way), group in sorted(ways.items(), reverse=True)
+            ]
+            cells.append([teacher, share, "; ".join(shown)])
+    return markdown_table(["teacher", "MACs", "layers: KL"], cells)
 
 
-STUDY = Study(RECORD, PAGE, tables)
+def ways_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row a teacher, size and kind of rows: words right of the teacher, KL and words right of either way."""
+    cells = []
+    for (teacher, share, packing), ways in _by_size(rows):
+        whole = max(layers for layers, _ in ways)
+        found = {way: ways[whole, way][0] for way in (GRADUALLY, AT_ONCE) if (whole, way) in ways}
+        right = [row[ALONE] for group in ways.values() for row in group if ALONE in row]
+        shown = [f"{row['kl']:.3f}, {row['mlm_accuracy']:.1%}" for row in found.values() if "kl" in row]
+        if shown and len(found) + packing > 1:
+            name = f"{teacher}, rows shared" if packing else teacher
+            cells.append([name, share, f"{right[0]:.1%}", *shown, *["–"] * (2 - len(shown))])
+    return markdown_table(["teacher", "encoder MACs", "it guesses", "homodistil", "one_shot"], cells)
+
+
+def _by_size(
+    rows: Sequence[Mapping[str, Any]],
+) -> list[tuple[tuple[str, str, bool], dict[tuple[int, str], list[Any]]]]:
+    """Rows by layers and way, of each teacher, share and whether texts share rows; large sizes first."""
+    found: dict[tuple[str, str, bool], dict[tuple[int, str], list[Any]]] = {}
+    for row in rows:
+        ways = found.setdefault((row["teacher"], row["share"], row["settings"].get("packing", False)), {})
+        ways.setdefault((row["layers"], row["way"]), []).append(row)
+    return sorted(found.items(), key=lambda item: (item[0][0], item[0][2], -Fraction(item[0][1])))
+
+
+def _distance(row: Mapping[str, Any]) -> float:
+    return row["kl"] if "kl" in row else row["neighbours"]
+
+
+RECORD = Path("docs/results/studies/other_teachers.jsonl")
+DEPTH = Study(RECORD, Path("docs/method.md"), lambda rows: {"depth": depth_table(rows)})
+WAYS = Study(RECORD, Path("docs/architectures.md"), lambda rows: {"other-teachers": ways_table(rows)})
 
 
 if __name__ == "__main__":

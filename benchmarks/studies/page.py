@@ -9,10 +9,11 @@ from benchmarks.studies import first_screen
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *("architectures.STUDY", "binarization.STUDY", "deploy.STUDY", "depth.STUDY", "embeddings.STUDY"),
+    *("architectures.STUDY", "binarization.STUDY", "deploy.STUDY", "embeddings.STUDY"),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
-    *("other_teachers.STUDY", "reranker.STUDY", "retrieval.STUDY", "retrieval.SPACE", "retrieval.RIVALS"),
+    *("other_teachers.DEPTH", "other_teachers.WAYS", "reranker.STUDY"),
+    *("retrieval.STUDY", "retrieval.SPACE", "retrieval.RIVALS"),
     *("tasks.STUDY", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
 )
 """Each study as the module of this folder that has it, and its name there."""
