@@ -102,14 +102,11 @@ def keep_memory() -> None:
 
 
 def share_cores() -> None:
-    """Let threads that wait for others soon sleep: beside a busy process, long spinning takes the core that they need.
+    """Let threads that wait for others sleep instead of spin: beside one busy process, spinning costs many times more.
 
-    GNU's OpenMP, that of torch's wheels for Linux, reads the number when torch is loaded; 1,000 is its own where
-    threads outnumber cores. OMP_WAIT_POLICY=PASSIVE, no spinning at all, slows a quiet machine (docs/performance.md).
-    What a user has set stays.
+    OpenMP reads the variable once, when torch is loaded (docs/performance.md). A value that is set already stays.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def out_of_memory(error: Exception) -> str:
