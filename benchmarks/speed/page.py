@@ -58,7 +58,7 @@ def main() -> None:
         "start": until_an_answer(read("start.json")["cpu_s"]),
         "shipped": shipped(speed[SHIPPED]),
         "cases": cases({name: results for name, results in speed.items() if name != SHIPPED}),
-        "growth": format_growth(growth),
+        "growth": format_growth(growth | {"vocab_sizes": growth["vocab_sizes"][1::2]}),  # with more predictions
         "gpu": "\n\n".join(map(format_bench, on_gpu.values())) or GPU_MISSING,
     }
     fill_in(DOCS / "performance.md", performance)
@@ -82,8 +82,7 @@ def answer(results: Mapping[str, Any]) -> str:
         f"**On {machine['num_cores']} cores ({machine['processor']}), in bfloat16, a run of {settings['max_steps']:,} "
         f"steps from a teacher of 6 layers × 384 to {settings['student']}, pruned over the "
         f"first {settings['pruning_end_fraction']:.0%} of them, takes in {ours['tokens_per_second']['median']:,.0f} "
-        f"tokens a second: {', '.join(beside)}.** Scores, masks and slicing take "
-        f"{results['schedule']['pruning']['fraction']:.1%} of the time."
+        f"tokens a second: {', '.join(beside)}.**"
     )
 
 
@@ -229,9 +228,9 @@ def waiting(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         for found in (steps["teacher6x384, quiet"], steps["teacher6x384, busy"])
     )
     return wrapped(
-        "- **Threads that sleep while they wait**: the command line sets `OMP_WAIT_POLICY=PASSIVE`. A step of 6 layers "
-        f"× 384 then takes {quiet:.2f} of the default's time on 2 quiet cores, {busy:.2f} beside a busy process. In a "
-        "script, set it before torch is imported."
+        "- **Threads that sleep while they wait**: the command line sets `OMP_WAIT_POLICY=PASSIVE`. On 2 quiet cores "
+        f"a step then takes {quiet:.2f} of the default's time, beside a busy process {busy:.2f} "
+        "(`benchmarks/speed/waiting.py` at commit 2188ea60). In a script, set it before torch is imported."
     )
 
 
@@ -259,17 +258,9 @@ def cases(speed: Mapping[str, Any]) -> str:
         ours = [variant for variant in results["variants"] if variant not in BASELINES]
         rates = [spread(results["variants"][variant]["tokens_per_second"], "{:,.0f}") for variant in (START, ours[-1])]
         whole = results["schedule"]["ours"]
-        ratios = [spread(whole["speedups"].get(other), "{:.2f}") for other in (PLAIN, ONE_SHOT, FULL_WIDTH)]
+        ratios = [spread(whole["speedups"].get(other), "{:.2f}") for other in (PLAIN, FULL_WIDTH)]
         rows.append((name, *rates, spread(whole["tokens_per_second"], "{:,.0f}"), *ratios))
-    header = (
-        "case",
-        "tokens/s, first step",
-        "last step",
-        "whole schedule",
-        f"× {PLAIN}",
-        f"× {ONE_SHOT}",
-        "× never narrower",
-    )
+    header = ("case", "tokens/s, first step", "last step", "whole schedule", f"× {PLAIN}", "× never narrower")
     return table(header, rows)
 
 
@@ -288,7 +279,7 @@ def latencies(results: Mapping[str, Any]) -> str:
         "",
         *markdown_table(headings, cells),
         "",
-        "ONNX Runtime at batch 1, length 128 on one core, by **processor time**, which other work hardly changes:",
+        "ONNX Runtime at batch 1, length 128 on one core, by **processor time**:",
         "",
         one_core_line(results["one_core"]),
     ]

@@ -78,6 +78,7 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             shown = [
                 f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(map(_distance, group))}"
                 for (layers, way), group in sorted(ways.items(), reverse=True)
+                if (layers, way) != (max(ways)[0], AT_ONCE)  # the table of ways has it
             ]
             cells.append([teacher, share, "; ".join(shown)])
     return markdown_table(["teacher", "MACs", "layers: KL"], cells)
