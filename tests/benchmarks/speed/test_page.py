@@ -24,6 +24,7 @@ def docs(tmp_path, monkeypatch):
         "results/speed.json",
         "results/compiling.json",
         "results/start.json",
+        "results/waiting.json",
         "results/number_types.json",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
