@@ -229,8 +229,8 @@ def waiting(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     )
     return wrapped(
         "- **Threads that sleep while they wait**: the command line sets `OMP_WAIT_POLICY=PASSIVE`. On 2 quiet cores "
-        f"a step then takes {quiet:.2f} of the default's time, beside a busy process {busy:.2f} "
-        "(`benchmarks/speed/waiting.py` at commit 2188ea60). In a script, set it before torch is imported."
+        f"a step of 6 × 384 then takes {quiet:.2f} of the default's time, beside a busy process {busy:.2f} "
+        "(`benchmarks/speed/waiting.py` at commit 2188ea60). Scripts set it before they import torch."
     )
 
 
