@@ -74,7 +74,7 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row a teacher and size: KL, or the neighbours that an embedding model keeps, by layers and way."""
     cells = []
     for (teacher, share, packing), ways in _by_size(rows):
-        if len({layers for layers, _ in ways}) > 1 and packing is not True:
+        if len({layers for layers, _ in ways}) > 1 and not packing:
             shown = [
                 f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(map(_distance, group))}"
                 for (layers, way), group in sorted(ways.items(), reverse=True)
