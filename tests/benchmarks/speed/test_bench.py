@@ -41,7 +41,7 @@ def results():
 def test_all_variants_start_with_the_same_losses(results):
     ours = results["losses"][START]
     for loop in LOOPS:
-        losses = results["losses"][loop]
+        losses = dict(results["losses"][loop])
         # this KL is a difference of logarithms near 6, which float32 rounds; ours are taken from softmax
         assert losses.pop("loss_kl") == pytest.approx(ours["loss_kl"], abs=3e-7)
         assert losses == pytest.approx({name: ours[name] for name in losses}, rel=2e-5)
