@@ -170,6 +170,11 @@ class HomoDistilTrainingArguments(DistillationArguments):
         """`kept_layers` as numbers."""
         return None if self.kept_layers is None else _indices_in(self.kept_layers)
 
+    @property
+    def scores_layers(self) -> bool:
+        """Whether scores choose the layers that stay, so that a budget may leave some out unasked."""
+        return self.importance_metric != "magnitude" and self.num_scoring_batches > 0 and self.kept_layers is None
+
     def pruning_window(self, kind: str) -> tuple[float, float]:
         """Start and end of pruning for one kind of group, as shares of all steps.
 

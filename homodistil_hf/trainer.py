@@ -48,13 +48,14 @@ from .homodistil_args import (
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .models.widths import WidthPlan, widths_of
+from .plans.advice import FEWER_LAYERS_BELOW, depth_reason
 from .pruning.gates import LAYERS
 from .pruning.masks import full_masks
 from .pruning.pruner import Pruner, PruningSettings, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import ProjectionInit, Start
+from .training.pair import ProjectionInit, Start, resolve_student
 from .training.ranks import check_same_masks
 from .training.raw_rows import RowReader, is_raw
 from .training_args import DistillationArguments
@@ -123,6 +124,8 @@ class HomoDistilTrainer(DistillationTrainer):
 
     method = "homodistil"
     drops_layers = True
+    fewer_layers_below = FEWER_LAYERS_BELOW
+    """Hidden size below which a budget of MACs leaves layers out; see docs/method.md."""
     arguments_class: ClassVar[type[DistillationArguments]] = HomoDistilTrainingArguments
     args: HomoDistilTrainingArguments
     card = MethodCard(
@@ -190,10 +193,12 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @classmethod
     def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
-        """Also refuse layers that could not be chosen; arguments and return as in [`DistillationMethod.plan_of`]."""
-        plan = super().plan_of(args, config)
+        """Also leave out layers, and refuse some that could not be chosen; as [`DistillationTrainer.plan_of`]."""
+        if not (cls.has_all_layers and isinstance(args, HomoDistilTrainingArguments)):
+            return super().plan_of(args, config)
+        plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if args.scores_layers else 0)
         num_kept, num_layers = len(plan.layers), config.num_hidden_layers
-        if isinstance(args, HomoDistilTrainingArguments) and cls.has_all_layers and num_kept < num_layers:
+        if num_kept < num_layers:
             check_layers(args.importance_metric, args.kept_layer_indices, num_kept, num_layers)
         return plan
 
@@ -283,6 +288,9 @@ class HomoDistilTrainer(DistillationTrainer):
     def begin_training(self) -> None:
         """The length of the run is known: lay out the schedule."""
         super().begin_training()
+        teacher = widths_of(self.distillation.teacher.exact.config)
+        if reason := depth_reason(self.args.student or "", self.plan, teacher):
+            logger.info(reason)
         self.schedule = pruning_schedule(self.args, self.state.max_steps, self.pruned_kinds)
 
     def start_student(self) -> None:

@@ -4,8 +4,8 @@
     python examples/sample_text.py --model runs/rxnfp-mlm --num_rows 200 --seed 1 --output runs/rxnfp/eval.parquet
     python -m benchmarks.studies.other_teachers runs/rxnfp-mlm --layers 12 8 6 --data runs/rxnfp --set packing=false
 
-A folder of data holds train and validation or eval.parquet. Cells that are recorded are not run again. Of an embedding
-model widths go at once, and layers as the way says.
+A folder of data holds train and validation or eval.parquet. Cells that are recorded are not run again. Widths of an
+embedding model go at once, layers as the way says.
 """
 
 import argparse
@@ -59,10 +59,10 @@ def _run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     }
     values |= {"train_data": [*map(str, files)], "eval_data": [*map(str, files.values())]}
     values |= {"seed": cell["seed"], "output_dir": str(given.output_dir / name), "overwrite_output_dir": True}
-    if cell["way"] == AT_ONCE:
-        values |= (
-            {"layers_end_fraction": 0.0} if (given.teacher / "modules.json").is_file() else {"method": "one_shot"}
-        )
+    if (given.teacher / "modules.json").is_file():
+        values |= {"layers_end_fraction": 0.3} if cell["way"] == GRADUALLY else {}
+    elif cell["way"] == AT_ONCE:
+        values["method"] = "one_shot"
     results = distil(run_of(QUIET | values | cell["settings"], "the study"), print)
     found = {name: results["evaluation"][name] for name in METRICS if name in results["evaluation"]}
     if "mlm_accuracy" in found:

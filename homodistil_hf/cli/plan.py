@@ -80,9 +80,17 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
+        from ..files.model_files import model_file
         from ..models.cost import cost_fractions, planned_facts
+        from ..models.loading import MODULES_FILE
         from ..models.widths import widths_of
-        from ..plans.advice import check_num_tokens, doubts
+        from ..plans.advice import (
+            EMBEDDINGS_FEWER_LAYERS_BELOW,
+            FEWER_LAYERS_BELOW,
+            check_num_tokens,
+            depth_reason,
+            doubts,
+        )
         from ..plans.resolve import resolve_plan
 
         if self.num_tokens is not None:
@@ -93,7 +101,9 @@ class Plan(Command):
             _check_masked_words(config, self)
         settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
         latency = _planned_latency(self, config, settings)
-        plan = latency["plan"] if latency else start or resolve_plan(self.student or "", config, **settings)
+        plan = latency["plan"] if latency else start
+        least = EMBEDDINGS_FEWER_LAYERS_BELOW if model_file(self.teacher, MODULES_FILE) else FEWER_LAYERS_BELOW
+        plan = plan or resolve_plan(self.student or "", config, **settings, fewer_layers_below=least)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
         of_student = trimming.trimmed_config if trimming else config
@@ -113,7 +123,8 @@ class Plan(Command):
         if self.json:
             print(json.dumps(costs, indent=2))
             return 0
-        lines = [format_plan(costs), format_trimmed(trimming.facts) if trimming else None]
+        lines = [format_plan(costs), depth_reason(self.student or "", plan, widths_of(config))]
+        lines += [format_trimmed(trimming.facts)] if trimming else []
         lines += [format_planned_latency(costs["latency"]) if latency else None, *_run_lines(costs)]
         print("\n\n".join(filter(None, lines)))
         return 0

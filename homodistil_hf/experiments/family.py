@@ -31,7 +31,7 @@ from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import encoder_macs
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
-from ..plans.budgets import is_latency_budget
+from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
 from ..plans.resolve import check_family, resolve_plan
 from ..training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ..training.ranks import on_every_rank
@@ -122,7 +122,7 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
     for member, plan in zip(settings.members, known, strict=True):
         source = _sources(member, plan)
         # a recorded plan holds; else the member before is the upper limit
-        sources.append(source if plan or not sources else _within(sources[-1].plan, member, source))
+        sources.append(source if plan else _within(sources[-1].plan if sources else None, member, source))
     if (length := settings.members[0].run.max_seq_length) != settings.run.max_seq_length:
         settings.run.max_seq_length = settings.given["max_seq_length"] = length  # a default was lowered
     plans = [source.plan for source in sources]
@@ -148,10 +148,12 @@ def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> RunInputs:
     return student_run(member).inputs(member)
 
 
-def _within(earlier: WidthPlan, member: RunConfig, source: RunInputs) -> RunInputs:
-    """Plan a smaller budget again, with no width above those of the member before."""
+def _within(earlier: WidthPlan | None, member: RunConfig, source: RunInputs) -> RunInputs:
+    """Plan a budget again: with all layers, and a smaller one with no width above those of the member before."""
     student, training = member.training.student or "", member.training
-    if is_latency_budget(student) or encoder_macs(source.plan) >= encoder_macs(earlier):
+    if earlier is not None and encoder_macs(source.plan) >= encoder_macs(earlier):
+        earlier = None
+    if is_latency_budget(student) or not (earlier or leaves_layers_open(share_as_budget(student))):
         return source
     settings: Any = {"multiple": training.width_multiple, "plain": training.plain}
     plan = resolve_plan(student, source.config, within=earlier, **settings)

@@ -13,11 +13,16 @@ from typing import Any
 from ..files.strict_json import read_json_object
 from ..models.cost import encoder_macs
 from ..models.widths import WidthPlan
+from .budgets import TOLERANCE, leaves_layers_open, share_as_budget
 
 ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _DEEPEST_MEASURED = 1 / 16
+FEWER_LAYERS_BELOW = 128
+"""Hidden size below which students of fewer, wider layers end nearer their teacher, as docs/method.md measures."""
+EMBEDDINGS_FEWER_LAYERS_BELOW = 256
+"""The same of embedding models."""
 _NARROWEST_FFN = 1 / 16
 """Share of the teacher's FFN neurons; the students of docs/results.md keep more."""
 _SHALLOW_CUT = 0.2
@@ -122,10 +127,21 @@ def _millions(num_tokens: float) -> str:
     return f"{value:,.0f} M tokens" if value >= 100 else f"{value:.3g} M tokens"
 
 
+def depth_reason(student: str | float, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    """Why the plan of a budget that names no layers has fewer than its teacher; None where it doesn't."""
+    budget, is_shorter = share_as_budget(student), len(plan.layers) < len(teacher.layers)
+    if not (is_shorter and isinstance(budget, str) and leaves_layers_open(budget)):
+        return None
+    return (
+        f"student={budget!r} plans {len(plan.layers)} of {len(teacher.layers)} layers: all would be so narrow that "
+        f"fewer, wider ones end nearer the teacher; '{budget},layers={len(teacher.layers)}' keeps all"
+    )
+
+
 def doubts(plan: WidthPlan, teacher: WidthPlan) -> list[str]:
     """Warnings about a student that is far smaller than any that was measured, as a whole or in its FFNs."""
     fraction, found = encoder_macs(plan) / encoder_macs(teacher), []
-    if fraction < _DEEPEST_MEASURED:
+    if fraction < _DEEPEST_MEASURED * (1 - TOLERANCE):
         found.append(
             f"the student keeps {fraction:.3f} of its teacher's encoder MACs; nothing below {_DEEPEST_MEASURED:g} was "
             "measured, and so small a student keeps little of what its teacher knows"

@@ -28,6 +28,7 @@ from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, wi
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
+_OF_MACS = ("macs", "compact_macs")
 _EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads|layers)\s*=\s*(\d{1,6})\s*", re.ASCII)
@@ -61,6 +62,7 @@ def plan_for_budget(
     multiple: int = 8,
     within: WidthPlan | None = None,
     plain: bool = False,
+    fewer_layers_below: int = 0,
 ) -> WidthPlan:
     """Return the uniform plan that meets a budget within 3 % or one step of `multiple`, whichever is larger.
 
@@ -81,6 +83,8 @@ def plan_for_budget(
         within (`WidthPlan`, *optional*): Widths that the plan may not exceed. Default: the teacher's.
         plain (`bool`): Keep the teacher's hidden size. A stock class takes a from h, so FFNs alone narrow; for
             `compact_macs` heads become fewer or narrower as well.
+        fewer_layers_below (`int`): If a budget of MACs names no width and leaves all layers a hidden size below this,
+            plan the most layers that reach it, or half of the teacher's.
 
     Returns:
         `WidthPlan`: Of the plans within 3 % of the budget, the one with the least sum of relative error and distance
@@ -90,8 +94,31 @@ def plan_for_budget(
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
     parsed = _parse(budget) if isinstance(budget, str) else budget
-    kind, target, named, text = parsed
-    search = _search_for(parsed, widths_of(teacher_config), multiple=multiple, within=within, plain=plain)
+    plan = _plan_of(parsed, teacher_config, multiple=multiple, within=within, plain=plain)
+    if not plain and parsed.kind in _OF_MACS and not parsed.named:
+        num_layers = len(plan.layers)
+        for number in range(num_layers - 1, (num_layers - 1) // 2, -1):
+            if plan.hidden_size >= fewer_layers_below:
+                break
+            named = parsed._replace(named={"layers": number})
+            try:
+                plan = _plan_of(named, teacher_config, multiple=multiple, within=within)
+            except ValueError:
+                break  # so few layers can't have so many MACs
+    return plan
+
+
+def _plan_of(
+    budget: Budget,
+    teacher_config: PreTrainedConfig,
+    *,
+    multiple: int,
+    within: WidthPlan | None = None,
+    plain: bool = False,
+) -> WidthPlan:
+    """Return the plan of a budget that names all layers, or none and so keeps them; as [`plan_for_budget`]."""
+    kind, target, named, text = budget
+    search = _search_for(budget, widths_of(teacher_config), multiple=multiple, within=within, plain=plain)
 
     def measure(plan: WidthPlan) -> float:
         if kind == "params":
@@ -135,6 +162,11 @@ def share_as_budget(student: Any) -> Any:
     if isinstance(share, bool) or not isinstance(share, int | float):
         return student
     return f"macs={math.inf if abs(share) > sys.float_info.max else share:g}"  # an int may be beyond every float
+
+
+def leaves_layers_open(budget: str) -> bool:
+    """Whether a budget of MACs names no width, so that its plan may have fewer layers than the teacher."""
+    return budget.partition("=")[0].strip() in _OF_MACS and "," not in budget
 
 
 def is_latency_budget(student: object) -> bool:

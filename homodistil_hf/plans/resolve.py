@@ -67,6 +67,7 @@ def resolve_plan(
     within: WidthPlan | None = None,
     measure: Callable[[LatencyBudget], WidthPlan] | None = None,
     plain: bool = False,
+    fewer_layers_below: int = 0,
 ) -> WidthPlan:
     """Turn a user's `student` into widths that its teacher can be pruned to.
 
@@ -91,6 +92,8 @@ def resolve_plan(
             `plan_within` for this teacher.
         plain (`bool`): Keep the teacher's hidden size, so that what is trained on top of its hidden states
             (heads, poolers, adapters) fits the student unchanged.
+        fewer_layers_below (`int`): The hidden size below which a budget of MACs leaves layers out, as
+            `plan_for_budget` has it. Training takes its method's, `HomoDistilTrainer.fewer_layers_below`.
 
     Returns:
         `WidthPlan`: One entry for each of the student's layers, which may be fewer than the teacher's, nowhere wider
@@ -123,7 +126,8 @@ def resolve_plan(
         budget = LatencyBudget.parse(student)
         plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple, plain=plain).plan
     elif isinstance(student, str) and "=" in student and not _is_json_text(student) and not student.endswith(".json"):
-        plan = plan_for_budget(student, teacher_config, multiple=multiple, within=within, plain=plain)
+        settings: Any = {"multiple": multiple, "within": within, "plain": plain}
+        plan = plan_for_budget(student, teacher_config, **settings, fewer_layers_below=fewer_layers_below)
     else:
         plan = of_architecture(WidthPlan.from_dict(_written_plan(student), len(teacher.layers)), teacher)
         check_plan(plan, teacher)

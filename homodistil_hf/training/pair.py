@@ -47,7 +47,11 @@ ProjectionInit = Literal["identity", "random"]
 
 
 def resolve_student(
-    args: DistillationArguments, config: PreTrainedConfig, *, has_all_layers: bool = True
+    args: DistillationArguments,
+    config: PreTrainedConfig,
+    *,
+    has_all_layers: bool = True,
+    fewer_layers_below: int = 0,
 ) -> WidthPlan:
     """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
 
@@ -55,6 +59,7 @@ def resolve_student(
         args: the run's settings.
         config: configuration of the model that the student starts as.
         has_all_layers: whether the student has as many layers as the plan; a latency budget is measured on all.
+        fewer_layers_below: see [`resolve_plan`].
 
     Raises:
         ValueError: see [`resolve_plan`]; also a latency budget without `has_all_layers`.
@@ -80,7 +85,8 @@ def resolve_student(
         plans = [on_every_rank(lambda: of_the_first_rank(budget))]
         return broadcast_object_list(plans)[0]
 
-    plan = resolve_plan(args.student, config, multiple=args.width_multiple, measure=measure, plain=plain)
+    settings: Any = {"multiple": args.width_multiple, "measure": measure, "plain": plain}
+    plan = resolve_plan(args.student, config, **settings, fewer_layers_below=fewer_layers_below)
     if args.process_index == 0 and has_all_layers:
         for warning in doubts(plan, widths_of(config)):
             logger.warning(warning)

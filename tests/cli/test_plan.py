@@ -92,7 +92,7 @@ def test_the_padded_form_shows_only_where_it_differs():
 
 def test_a_tasks_teacher_has_no_advice_on_tokens(tmp_path, capsys):
     teacher = write_teacher(tmp_path / "tags", task="token_classification")
-    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5"]
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5,layers=2"]
     assert main(words) == 0
     assert "student: BertForTokenClassification, 2 layers" in capsys.readouterr().out
     assert main([*words, "--num_tokens", "1e6"]) == 2

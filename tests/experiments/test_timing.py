@@ -143,7 +143,7 @@ def test_the_timed_student_is_that_of_the_plan(
         "--teacher",
         values["teacher"],
         "--student",
-        "macs=0.85" if is_plain else "macs=0.4",
+        "macs=0.85" if is_plain else "macs=0.4,layers=2",
         "--time",
         "--json",
         *flags,

@@ -222,6 +222,40 @@ def test_the_layers_can_be_named_beside_a_budget(kind):
 
 
 @pytest.mark.parametrize(
+    ("teacher", "budget", "num_layers"),
+    [
+        ("six layers", "macs=0.125", 6),  # of 160 channels
+        ("six layers", "macs=0.0625", 4),
+        ("six layers", "compact_macs=0.0625", 6),
+        ("six layers", "macs=0.0625,num_attention_heads=4", 6),
+        ("six layers", "params=3M", 6),
+        ("base", "macs=0.0625", 12),
+    ],
+)
+def test_narrow_budgets_leave_layers_out(teacher, budget, num_layers):
+    config = TEACHERS[teacher]
+    plan = plan_for_budget(budget, config, fewer_layers_below=128)
+    assert len(plan.layers) == num_layers
+    share = "" if "," in budget else f",layers={num_layers}"
+    assert plan == plan_for_budget(budget + share, config)
+    if num_layers < config.num_hidden_layers:
+        assert plan.hidden_size >= 128 > plan_for_budget(f"{budget},layers={num_layers + 1}", config).hidden_size
+
+
+@pytest.mark.parametrize(("share", "num_layers"), [(0.9, 4), (0.7, 3), (0.5, 2), (0.1, 2)])
+def test_no_more_than_half_of_the_layers_are_left_out_and_no_more_than_the_budget_fills(share, num_layers):
+    teacher = BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256)
+    plan = plan_for_budget(f"macs={share}", teacher, fewer_layers_below=128)
+    assert len(plan.layers) == num_layers
+    assert encoder_macs(plan) / encoder_macs(widths_of(teacher)) == pytest.approx(share, rel=0.1)
+
+
+def test_plain_students_keep_their_layers():
+    teacher = BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256)
+    assert len(plan_for_budget("macs=0.6", teacher, plain=True, fewer_layers_below=128).layers) == 4
+
+
+@pytest.mark.parametrize(
     ("budget", "message"),
     [
         ("macs=0.25,layers=7", r"layers=7 is outside \[1, 6\]; the teacher has 6"),

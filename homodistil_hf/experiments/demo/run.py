@@ -111,10 +111,13 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     print("1/4  text: this Python's standard library, its strings and comments; one file in 16 is only measured on")
     blocks = prepare_blocks(settings)
     copy_teacher(folder / "teacher")
-    trainers = {}
+    trainers: dict[str, DistillationTrainer] = {}
+    widths = settings.student
     for number, (name, how) in enumerate(_HOW.items(), start=2):
         print(f"{number}/4  {name}: {how}; {settings.student} of the teacher, {settings.max_steps} steps")
-        trainers[name] = train_student(name, blocks, settings)
+        trainers[name] = train_student(name, blocks, dataclasses.replace(settings, student=widths))
+        num_layers = trainers[name].distillation.teacher.exact.config.num_hidden_layers
+        widths = trainers[name].plan.to_json(of_layers=num_layers)  # the others' are the same
     print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
     report = verify_export(folder / "student")
     if not report.ok:

@@ -5,12 +5,18 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
 from ...export.card import MethodCard
+from ...models.conversion import to_student
+from ...models.loading import load_encoder
+from ...models.widths import WidthPlan, widths_of
+from ...training.pair import Start
+from ..fewer_layers import Layers, start_shallow
 from .fresh import FRESH, FreshArguments, FreshTrainer
 
 
@@ -33,6 +39,7 @@ class ScratchTrainer(FreshTrainer):
     """
 
     method = "scratch"
+    drops_layers = True
     arguments_class = ScratchArguments
     card = MethodCard(
         student="From-scratch counterpart",
@@ -42,9 +49,23 @@ class ScratchTrainer(FreshTrainer):
         tags=(),
     )
 
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Leave out as many layers as the plan lacks; arguments and return as [`DistillationMethod.start_from`]."""
+        if isinstance(model, str):
+            model = load_encoder(model, token=self.args.hub_token, argument="model")
+        plan = plan or self.plan_of(self.args, model.config)
+        if len(plan.layers) == len(widths_of(model.config).layers):
+            return Start(model, teacher_model, plan)
+        found = start_shallow(to_student(model, argument="model"), self.args, layers=Layers(None), plan=plan)
+        self.matched_layers = found.matched_layers
+        return Start(found.student, teacher_model or found.whole, found.plan)
+
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationMethod.make_distillation`]."""
-        return OwnLoss(self.model, teacher, weights={"mlm": 1.0}, kept_heads=self.matched_heads)
+        matched: Any = {"kept_heads": self.matched_heads, "matched_layers": self.matched_layers}
+        return OwnLoss(self.model, teacher, weights={"mlm": 1.0}, **matched)
 
 
 class OwnLoss(DistillationLoss):

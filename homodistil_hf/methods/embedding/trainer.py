@@ -34,6 +34,7 @@ from ...models.conversion import to_student
 from ...models.tokenizers import padding_multiple
 from ...models.units import UnitTensors
 from ...models.widths import WidthPlan, widths_of
+from ...plans.advice import EMBEDDINGS_FEWER_LAYERS_BELOW
 from ...trainer import HomoDistilTrainer
 from ...training.learning_rate import rate_for_width
 from ...training.pair import Start
@@ -146,6 +147,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     method = "embedding"
     deployment = EMBEDDING
     arguments_class = EmbeddingDistilArguments
+    fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
     args: EmbeddingDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
