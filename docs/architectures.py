@@ -55,7 +55,11 @@ def _absent(architecture: Architecture) -> list[str]:
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    table = "\n".join(markdown_table(COLUMNS, [row(architecture) for architecture in ARCHITECTURES.values()]))
+    first, *others = map(row, ARCHITECTURES.values())
+    like_first = [
+        [f"as {first[0]}" if cell == known else cell for cell, known in zip(one, first, strict=True)] for one in others
+    ]
+    table = "\n".join(markdown_table(COLUMNS, [first, *like_first]))
     PAGE.write_text(f"{before}{BEGIN}{table}\n{after}", encoding="utf-8")
 
 

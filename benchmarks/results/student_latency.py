@@ -31,7 +31,7 @@ def configs(results: Results, sweep: str) -> dict[str, HomoBertConfig]:
     """`teacher`, the shapes that students of a sweep have, and of baselines a teacher of half its layers."""
     plans = {shape_of(record): plan_of(record) for record in trained(results.records[sweep])}
     found = {
-        name: HomoBertConfig(num_hidden_layers=NUM_LAYERS, **plan)
+        name: HomoBertConfig(**({"num_hidden_layers": NUM_LAYERS} | plan))
         for name, plan in {"teacher": TEACHER, **plans}.items()
     }
     if sweep == BASELINES:

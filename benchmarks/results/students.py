@@ -161,8 +161,10 @@ def plan_of(record: Record) -> dict[str, int]:
 
 
 def shape_of(record: Record) -> str:
-    """A uniform student's widths as a short plan, such as `192-8x24-704`."""
-    return "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**plan_of(record))
+    """A uniform student's widths as a short plan, such as `192-8x24-704`, or `4x192-8x24-704` of fewer layers."""
+    plan = plan_of(record)
+    depth = f"{plan['num_hidden_layers']}x" if "num_hidden_layers" in plan else ""
+    return depth + "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**plan)
 
 
 def size_of(fraction: float) -> str:

@@ -25,6 +25,7 @@ from homodistil_hf.tables import markdown_table
 
 GRADUALLY, AT_ONCE = "gradually", "at once"
 ALONE = "teacher_mlm_accuracy"
+TITLES = {"teacher": "English, 6 × 384", "rxnfp-mlm": "reactions, 12 × 256", "sapiens-vh": "antibodies, 4 × 128"}
 METRICS = ("kl", "mlm_accuracy", "cosine", "neighbours", "neighbours_in_index")
 
 
@@ -71,17 +72,32 @@ def _run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
 
 
 def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a teacher and size: KL, or the neighbours that an embedding model keeps, by layers and way."""
-    cells = []
-    for (teacher, share, packing), ways in _by_size(rows):
+    """A row a teacher: KL by the share of its MACs, by layers and way."""
+    cells: dict[str, dict[str, str]] = {}
+    for (teacher, share, packing), ways in _by_size([row for row in rows if "kl" in row]):
         if len({layers for layers, _ in ways}) > 1 and not packing:
             shown = [
-                f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(map(_distance, group))}"
+                f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(row['kl'] for row in group)}"
                 for (layers, way), group in sorted(ways.items(), reverse=True)
                 if (layers, way) != (max(ways)[0], AT_ONCE)  # the table of ways has it
             ]
-            cells.append([teacher, share, "; ".join(shown)])
-    return markdown_table(["teacher", "MACs", "layers: KL"], cells)
+            cells.setdefault(teacher, {})[share] = "; ".join(shown)
+    shares = sorted({share for row in cells.values() for share in row}, key=Fraction, reverse=True)
+    lines = [
+        [TITLES.get(teacher, teacher), *(row.get(share, "–") for share in shares)] for teacher, row in cells.items()
+    ]
+    return markdown_table(["layers: KL", *shares], lines)
+
+
+def embedding_depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row a length and size of embedding students: the nearest texts that they keep, by layers."""
+    found: dict[tuple[int, Fraction], list[str]] = {}
+    for row in sorted(rows, key=lambda row: -row["layers"]):
+        if "kl" not in row and row["way"] == AT_ONCE:
+            key = (row["settings"]["max_steps"], -Fraction(row["share"]))
+            found.setdefault(key, []).append(f"{row['layers']}: {100 * row['neighbours_in_index']:.1f}")
+    cells = [[f"{-share}", f"{steps:,}", "; ".join(shown)] for (steps, share), shown in sorted(found.items())]
+    return markdown_table(["MACs", "steps", "layers: neighbours"], cells)
 
 
 def ways_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -109,12 +125,9 @@ def _by_size(
     return sorted(found.items(), key=lambda item: (item[0][0], item[0][2], -Fraction(item[0][1])))
 
 
-def _distance(row: Mapping[str, Any]) -> float:
-    return row["kl"] if "kl" in row else row["neighbours"]
-
-
 RECORD = Path("docs/results/studies/other_teachers.jsonl")
 DEPTH = Study(RECORD, Path("docs/method.md"), lambda rows: {"depth": depth_table(rows)})
+EMBEDDINGS = Study(RECORD, Path("docs/embeddings.md"), lambda rows: {"depth": embedding_depth_table(rows)})
 WAYS = Study(RECORD, Path("docs/architectures.md"), lambda rows: {"other-teachers": ways_table(rows)})
 
 

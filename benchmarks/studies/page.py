@@ -12,7 +12,7 @@ STUDIES = (
     *("architectures.STUDY", "binarization.STUDY", "deploy.STUDY", "embeddings.STUDY"),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
-    *("other_teachers.DEPTH", "other_teachers.WAYS", "reranker.STUDY"),
+    *("other_teachers.DEPTH", "other_teachers.EMBEDDINGS", "other_teachers.WAYS", "reranker.STUDY"),
     *("retrieval.STUDY", "retrieval.SPACE", "retrieval.RIVALS"),
     *("tasks.STUDY", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
 )

@@ -37,6 +37,10 @@ from ...methods.formats import verify_export
 from ...methods.registry import METHODS
 from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
+from ...models.loading import load_encoder_config
+from ...models.widths import widths_of
+from ...plans.advice import FEWER_LAYERS_BELOW, depth_reason
+from ...plans.resolve import resolve_plan
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
 from ...training.checks import existing_files
@@ -112,12 +116,13 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     blocks = prepare_blocks(settings)
     copy_teacher(folder / "teacher")
     trainers: dict[str, DistillationTrainer] = {}
-    widths = settings.student
+    config = load_encoder_config(str(folder / "teacher"))
+    plan = resolve_plan(settings.student, config, fewer_layers_below=FEWER_LAYERS_BELOW)
+    widths = plan.to_json(of_layers=config.num_hidden_layers)  # the same of all three
+    print(f"     {depth_reason(settings.student, plan, widths_of(config))}")
     for number, (name, how) in enumerate(_HOW.items(), start=2):
         print(f"{number}/4  {name}: {how}; {settings.student} of the teacher, {settings.max_steps} steps")
         trainers[name] = train_student(name, blocks, dataclasses.replace(settings, student=widths))
-        num_layers = trainers[name].distillation.teacher.exact.config.num_hidden_layers
-        widths = trainers[name].plan.to_json(of_layers=num_layers)  # the others' are the same
     print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
     report = verify_export(folder / "student")
     if not report.ok:

@@ -30,7 +30,7 @@ from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
 from ...methods.run_arguments import Log, RunConfig
 from ...methods.task_models import TaskRun
 from ...models.cost import COSTS
-from ...models.widths import widths_of
+from ...models.widths import DEPTH_KEY, widths_of
 from ...training.checks import own_settings
 from ...training.distillation_trainer import DistillationTrainer
 from ..config import run_of
@@ -225,8 +225,10 @@ def _outcome(
     num_steps = trainer.state.global_step
     num_tokens = num_steps * trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     num_tokens *= trainer.args.world_size * settings.run.row_length
+    numbers = {model: facts[model][DEPTH_KEY] for model in ("student", "teacher")}
+    depth = {DEPTH_KEY: numbers["student"]} if numbers["student"] < numbers["teacher"] else {}
     return {
-        "plan": facts["student"]["plan"],
+        "plan": depth | facts["student"]["plan"],
         "models": _costs(facts),
         "evaluation": trainer.held_out_metrics,
         "teacher_evaluation": dict(trainer.teacher_evaluation),
