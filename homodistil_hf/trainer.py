@@ -49,6 +49,7 @@ from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import FEWER_LAYERS_BELOW, depth_reason
+from .plans.resolve import resolve_plan
 from .pruning.gates import LAYERS
 from .pruning.masks import full_masks
 from .pruning.pruner import Pruner, PruningSettings, check_layers
@@ -288,10 +289,16 @@ class HomoDistilTrainer(DistillationTrainer):
     def begin_training(self) -> None:
         """The length of the run is known: lay out the schedule."""
         super().begin_training()
-        teacher = widths_of(self.distillation.teacher.exact.config)
-        if reason := depth_reason(self.args.student or "", self.plan, teacher):
-            logger.info(reason)
+        self._say_depth(self.distillation.teacher.exact.config)
         self.schedule = pruning_schedule(self.args, self.state.max_steps, self.pruned_kinds)
+
+    def _say_depth(self, teacher: PreTrainedConfig) -> None:
+        """Say why layers leave that the user has not named."""
+        reason = depth_reason(self.args.student or "", self.plan, widths_of(teacher))
+        limits: Any = {"multiple": self.args.width_multiple, "fewer_layers_below": self.fewer_layers_below}
+        # other settings may leave layers out as well
+        if reason and self.plan == resolve_plan(self.args.student or "", teacher, **limits):
+            logger.info(reason)
 
     def start_student(self) -> None:
         """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
