@@ -47,6 +47,7 @@ from .homodistil_args import (
 )
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
+from .models.resizing import evenly_matched
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import FEWER_LAYERS_BELOW, depth_reason
 from .plans.resolve import resolve_plan
@@ -158,6 +159,9 @@ class HomoDistilTrainer(DistillationTrainer):
             self.starts_small, self.has_fresh_head = True, pair.has_fresh_head
             self.card = _FROM_GENERAL if pair.has_fresh_head else _FROM_TASK
             model, teacher_model = pair.student, pair.teacher
+            numbers = [each.config.num_hidden_layers for each in (pair.student, pair.teacher)]
+            if numbers[0] < numbers[1]:
+                self.matched_layers = evenly_matched(*numbers)
             self.started_as = public_name(model.name_or_path) or None
             if not is_pruned:
                 remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
@@ -320,6 +324,7 @@ class HomoDistilTrainer(DistillationTrainer):
             batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
             reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
             has_fresh_head=self.has_fresh_head,
+            matched_layers=self.matched_layers,
         )
 
     def _score_units(self) -> None:

@@ -24,13 +24,21 @@ GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1
 """Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""
 AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8", "sixteenth": "1/16"}
 """The same, pruned at once."""
+SIX_LAYERS = "1/16, six layers"
+"""A size with all of the teacher's layers, of which the planner keeps four."""
+GRADUAL_AND_WHOLE = GRADUAL | {"six_layers_sixteenth": SIX_LAYERS}
+AT_ONCE_AND_WHOLE = AT_ONCE | {"six_layers_sixteenth_at_once": SIX_LAYERS}
 PRUNED_FIRST = {f"pruned_first_{name}": size for name, size in AT_ONCE.items()}
 """The same, pruned by magnitude and then distilled."""
 SCRATCH = {f"scratch_{name}": size for name, size in AT_ONCE.items()}
 """The same, from random weights, without a teacher."""
 COMPACT = "compact_quarter"
 """Pruned at once to a shape that only the compact export keeps as it is."""
-ROWS = {**GRADUAL, **{name: f"{size}, at once" for name, size in AT_ONCE.items()}, COMPACT: "1/4, compact, at once"}
+ROWS = {
+    **GRADUAL_AND_WHOLE,
+    **{name: f"{size}, at once" for name, size in AT_ONCE_AND_WHOLE.items()},
+    COMPACT: "1/4, compact, at once",
+}
 """Variant → how tables of both ways name it."""
 DEFAULTS, TOKENS = "sizes", "tokens"
 """Sweeps of students by size, and by tokens, these pruned at once."""

@@ -12,10 +12,10 @@ from benchmarks.results.changes import VARIANTS, as_many_steps
 from benchmarks.results.comparisons import REFERENCE, Difference, noise_of, paired
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
 from benchmarks.results.students import (
-    AT_ONCE,
+    AT_ONCE_AND_WHOLE,
     COMPACT,
     DEFAULTS,
-    GRADUAL,
+    GRADUAL_AND_WHOLE,
     ROWS,
     TOKENS,
     Results,
@@ -47,8 +47,8 @@ class Tables:
     def what_you_get(self) -> list[str]:
         """Costs of the teacher and of students of the default, and what they and those pruned at once keep."""
         latency = (self.results.json("student_latency") or {}).get("processor_time", {})
-        at_once, rows, teacher = {size: variant for variant, size in AT_ONCE.items()}, [], None
-        for variant, size in GRADUAL.items():
+        at_once, rows, teacher = {size: variant for variant, size in AT_ONCE_AND_WHOLE.items()}, [], None
+        for variant, size in GRADUAL_AND_WHOLE.items():
             students, beside = self.of(DEFAULTS, variant), self.of(DEFAULTS, at_once[size])
             tuned = [self._fine_tuned(name, BY_TEACHER)["kept"] for name in (variant, at_once[size])]
             others = [spread(beside["kl"]), *(spread(kept, ".1%") for kept in tuned)]
@@ -65,11 +65,15 @@ class Tables:
         return markdown_table([*headings, "GLUE kept", "at once"], shown)
 
     def size_gap(self, size: str) -> str:
-        """Of the sweep of sizes, the KL of the default less that of pruning at once, seed by seed."""
-        gradual, at_once = (
-            next(variant for variant, one in variants.items() if one == size) for variants in (GRADUAL, AT_ONCE)
-        )
+        """Of a size or gradual variant of the sweep of sizes, the KL less that of pruning at once, seed by seed."""
+        ways, size = (GRADUAL_AND_WHOLE, AT_ONCE_AND_WHOLE), GRADUAL_AND_WHOLE.get(size, size)
+        gradual, at_once = (next(variant for variant, one in way.items() if one == size) for way in ways)
         return _or_not_run(str(self.difference(self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once))))
+
+    def depth_gap(self) -> str:
+        """At 1/16, the KL of the default, of four layers, less that of all six, seed by seed."""
+        four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
+        return _or_not_run(str(self.difference(four, six)))
 
     def long_run(self) -> str:
         """Tokens and KL of a run of the default on a GPU."""
@@ -165,8 +169,9 @@ class Tables:
     def on_all_text(self) -> list[str]:
         """Students of the sweep of sizes on all held-out text, by size and way."""
         known = self.results.of(DEFAULTS).dropna(subset="all_kl")
-        ways = [{size: name for name, size in way.items()} for way in (GRADUAL, AT_ONCE)]
+        ways = [{size: name for name, size in way.items()} for way in (GRADUAL_AND_WHOLE, AT_ONCE_AND_WHOLE)]
         rows = [[size, *(_on_all_text(known[known["variant"] == way[size]]) for way in ways)] for size in ways[0]]
+        rows = [row for row in rows if row[1:] != ["–", "–"]]
         return _table(["encoder MACs", "default: KL, nats; agreement", "at once"], rows if len(known) else [])
 
     def glue(self) -> list[str]:

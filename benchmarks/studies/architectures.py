@@ -20,9 +20,8 @@ def students_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         architecture, _, way = row["cell"].partition(",")[0].partition("_")
         curve = (f"{row['kl'][str(step)]:.3f}" for step in steps)
         words = " → ".join(f"{share:.1%}" for share in row["accuracy"])
-        sizes = " → ".join(f"{number / 1e6:.1f} M" for number in row["num_parameters"])
-        cells.append([f"`{architecture}`", "gradually" if way else "at once", *curve, words, sizes])
-    header = ["architecture", "pruned", *(f"KL, step {step}" for step in steps), "right words", "parameters"]
+        cells.append([f"`{architecture}`", "gradually" if way else "at once", *curve, words])
+    header = ["architecture", "pruned", *(f"KL, step {step}" for step in steps), "right words"]
     return markdown_table(header, cells)
 
 

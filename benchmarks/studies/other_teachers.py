@@ -72,21 +72,22 @@ def _run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
 
 
 def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a teacher: KL by the share of its MACs, by layers and way."""
-    cells: dict[str, dict[str, str]] = {}
-    for (teacher, share, packing), ways in _by_size([row for row in rows if "kl" in row]):
+    """A row a teacher and number of steps: KL by the share of its MACs, by layers and way."""
+    cells: dict[tuple[str, int], dict[str, str]] = {}
+    for (teacher, share, packing, steps), ways in _by_size([row for row in rows if "kl" in row]):
         if len({layers for layers, _ in ways}) > 1 and not packing:
             shown = [
-                f"{layers}{' at once' * (way == AT_ONCE)}: {Spread.of(row['kl'] for row in group)}"
+                f"{layers}: {Spread.of(row['kl'] for row in group)}"
                 for (layers, way), group in sorted(ways.items(), reverse=True)
-                if (layers, way) != (max(ways)[0], AT_ONCE)  # the table of ways has it
+                if way == GRADUALLY
             ]
-            cells.setdefault(teacher, {})[share] = "; ".join(shown)
+            cells.setdefault((teacher, steps), {})[share] = "; ".join(shown)
     shares = sorted({share for row in cells.values() for share in row}, key=Fraction, reverse=True)
     lines = [
-        [TITLES.get(teacher, teacher), *(row.get(share, "–") for share in shares)] for teacher, row in cells.items()
+        [TITLES.get(teacher, teacher), f"{steps:,}", *(row.get(share, "–") for share in shares)]
+        for (teacher, steps), row in cells.items()
     ]
-    return markdown_table(["layers: KL", *shares], lines)
+    return markdown_table(["layers: KL", "steps", *shares], lines)
 
 
 def embedding_depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,28 +102,29 @@ def embedding_depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def ways_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a teacher, size and kind of rows: words right of the teacher, KL and words right of either way."""
+    """A row a teacher, size and number of layers: KL, and words right, of either way, and of the teacher."""
     cells = []
-    for (teacher, share, packing), ways in _by_size(rows):
-        whole = max(layers for layers, _ in ways)
-        found = {way: ways[whole, way][0] for way in (GRADUALLY, AT_ONCE) if (whole, way) in ways}
-        right = [row[ALONE] for group in ways.values() for row in group if ALONE in row]
-        shown = [f"{row['kl']:.3f}, {row['mlm_accuracy']:.1%}" for row in found.values() if "kl" in row]
-        if shown and len(found) + packing > 1:
-            name = f"{teacher}, rows shared" if packing else teacher
-            cells.append([name, share, f"{right[0]:.1%}", *shown, *["–"] * (2 - len(shown))])
-    return markdown_table(["teacher", "encoder MACs", "it guesses", "homodistil", "one_shot"], cells)
+    right = {(row["teacher"], row["settings"].get("packing", False)): row[ALONE] for row in rows[::-1] if ALONE in row}
+    for (teacher, share, packing, steps), ways in _by_size([row for row in rows if "kl" in row]):
+        for layers in sorted({layers for layers, _ in ways}, reverse=True):
+            found = [group[0] for way in (GRADUALLY, AT_ONCE) if (group := ways.get((layers, way)))]
+            if len(found) > 1 and steps == 500:
+                shown = [f"{row['kl']:.3f}, {row['mlm_accuracy']:.1%}" for row in found]
+                name = f"{TITLES.get(teacher, teacher).partition(',')[0]}, {right[teacher, packing]:.1%}"
+                cells.append([name, share, str(layers), *shown])
+    return markdown_table(["teacher, right", "MACs", "layers", "homodistil", "one_shot"], cells)
 
 
 def _by_size(
     rows: Sequence[Mapping[str, Any]],
-) -> list[tuple[tuple[str, str, bool], dict[tuple[int, str], list[Any]]]]:
-    """Rows by layers and way, of each teacher, share and whether texts share rows; large sizes first."""
-    found: dict[tuple[str, str, bool], dict[tuple[int, str], list[Any]]] = {}
+) -> list[tuple[tuple[str, str, bool, int], dict[tuple[int, str], list[Any]]]]:
+    """Rows by layers and way, of each teacher, share, whether texts share rows, and steps; large sizes first."""
+    found: dict[tuple[str, str, bool, int], dict[tuple[int, str], list[Any]]] = {}
     for row in rows:
-        ways = found.setdefault((row["teacher"], row["share"], row["settings"].get("packing", False)), {})
-        ways.setdefault((row["layers"], row["way"]), []).append(row)
-    return sorted(found.items(), key=lambda item: (item[0][0], item[0][2], -Fraction(item[0][1])))
+        settings = row["settings"]
+        key = (row["teacher"], row["share"], settings.get("packing", False), settings["max_steps"])
+        found.setdefault(key, {}).setdefault((row["layers"], row["way"]), []).append(row)
+    return sorted(found.items(), key=lambda item: (item[0][0], item[0][2], item[0][3], -Fraction(item[0][1])))
 
 
 RECORD = Path("docs/results/studies/other_teachers.jsonl")

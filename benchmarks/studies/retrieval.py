@@ -51,12 +51,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         for name, (teacher, steps) in RUNS.items()
         if name in found
     ]
-    tried = [
-        [name, *_kept(runs)[:-1], _alike(runs), _minutes(runs)] for name, runs in found.items() if name not in RUNS
-    ]
+    tried = [[name, *_kept(runs)[:-1], _alike(runs)] for name, runs in found.items() if name not in RUNS]
     return {
         "retrieval": markdown_table(["teacher", "steps", "MACs", *kept, "minutes"], students),
-        "tried": markdown_table(["", *kept[:-1], "neighbours", "minutes"], tried),
+        "tried": markdown_table(["", *kept[:-1], "neighbours"], tried),
     }
 
 

@@ -119,10 +119,10 @@ class KindTask:
 
 
 def check_shape(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Refuse, by a ValueError, a teacher of another vocabulary or number of layers than the model's."""
+    """Refuse, by a ValueError, a teacher of another vocabulary than the model's, or of fewer layers."""
     for what in ("vocab_size", "num_hidden_layers"):
         given, expected = getattr(teacher.config, what), getattr(model.config, what)
-        if given != expected:
+        if given < expected or (what == "vocab_size" and given != expected):
             raise ValueError(f"teacher has {what}={given}, model {expected}; choose the one the model was made from")
 
 

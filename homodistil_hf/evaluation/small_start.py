@@ -1,7 +1,7 @@
 """A small model that learns a task beside its fine-tuned teacher: its head, and projections by least squares."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,6 +129,7 @@ def fit_to_teacher(
     batches: Iterable[Inputs],
     reduce: Callable[[torch.Tensor], torch.Tensor],
     has_fresh_head: bool,
+    matched_layers: Sequence[int] | None = None,
 ) -> None:
     """Fit a student's projections to its teacher's hidden states by least squares over some batches.
 
@@ -141,16 +142,22 @@ def fit_to_teacher(
         batches: results of the task's `with_positions`, on the models' device.
         reduce: adds up what all ranks have seen.
         has_fresh_head: whether the student's head is untrained.
+        matched_layers: the teacher's layer for each of the student's; None: the same one.
     """
     student.eval()
     projections = student.projections
     # hidden_states begin with the embeddings, so each matrix has the place of its states
     matrices = {place: matrix for place, matrix in enumerate([projections.embedding, *projections.hidden]) if matrix}
+    layers = range(len(projections.hidden)) if matched_layers is None else matched_layers
+    states = [0, *(layer + 1 for layer in layers)]
+    places = list(matrices), [states[place] for place in matrices]
     found, answers_R = LeastSquares(), []
     for inputs in batches:
         read = task.model_inputs(inputs)
         outputs = [model(**read, output_hidden_states=True) for model in (student, teacher)]
-        own, target = ([output.hidden_states[place] for place in matrices] for output in outputs)
+        own, target = (
+            [output.hidden_states[place] for place in of] for output, of in zip(outputs, places, strict=True)
+        )
         found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
         answers_R.append(task.rows(outputs[1], inputs))
     found.fit(matrices.values(), reduce)

@@ -25,6 +25,7 @@ from ..distillation.tasks import task_of
 from ..files.checkpoints import SCORES_FILE
 from ..files.field_checks import setting
 from ..models.architectures import architecture_of
+from ..models.resizing import evenly_matched
 from ..training.exact_trainer import ExactTrainer
 from ..training.run_folder import RunFolder
 from ..training_args import ExactArguments
@@ -135,11 +136,12 @@ class TaskDistillTrainer(FineTuningTrainer):
 
     L = task + KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k W_k)   (HomoDistil, section 3, with the task's loss for the words')
 
-    The projections W_k start as the least squares solution on the first batches. They are `model.projections`; the
+    Of a teacher with more layers those are compared that are spread evenly, see `evenly_matched`. The projections W_k
+    start as the least squares solution on the first batches. They are `model.projections`; the
     caller removes them.
 
     Args:
-        teacher: of the model's head, with as many labels and layers, and of the same `problem_type`.
+        teacher: of the model's head, with as many labels, at least as many layers, and of the same `problem_type`.
         kwargs: as in `transformers.Trainer`.
 
     Raises:
@@ -155,6 +157,8 @@ class TaskDistillTrainer(FineTuningTrainer):
                 raise ValueError(f"teacher has {name}={given!r}, the model {own!r}; take a teacher of the same task")
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # then no LayerNorm scales its states
+        numbers = [each.config.num_hidden_layers for each in (self.model, teacher)]
+        self.matched_layers = evenly_matched(*numbers)
         projections = self._fitted_projections().to(self.args.device)
         self.fitted_state = torch.get_rng_state()
         self.model.add_module(_PROJECTIONS, projections)
@@ -180,7 +184,7 @@ class TaskDistillTrainer(FineTuningTrainer):
         mask_BT = read["attention_mask"]
         projections = self.accelerator.unwrap_model(model).projections.hidden
         # the first states are the embeddings, which this loss doesn't compare
-        states = zip(guide["hidden_states"][1:], projections, found["hidden_states"][1:], strict=True)
+        states = zip(self._targets(guide), projections, found["hidden_states"][1:], strict=True)
         hidden = sum(
             hidden_error(target, project(state), mask_BT, is_relative=self.is_pre_norm)
             for target, project, state in states
@@ -188,6 +192,10 @@ class TaskDistillTrainer(FineTuningTrainer):
         # predictions are averaged over labels, hidden states over tokens
         loss = self.own_share((own + kl) / max(1, len(labels)) + hidden / mask_BT.sum(), model)
         return (loss, found) if return_outputs else loss
+
+    def _targets(self, guide: Any) -> list[torch.Tensor]:
+        """The teacher's states that the student's layers are compared with."""
+        return [guide["hidden_states"][layer + 1] for layer in self.matched_layers]
 
     def begin_training(self) -> None:
         """Let the order of the rows follow on that of the batches for the projections, whose rows it would repeat."""
@@ -216,8 +224,8 @@ class TaskDistillTrainer(FineTuningTrainer):
         model, found, labels = self.model.eval(), LeastSquares(), self.task.label_names
         for batch in itertools.islice(self.get_train_dataloader(), _FITTING_BATCHES):
             read = {name: tensor.to(self.args.device) for name, tensor in batch.items() if name not in labels}
-            own, guide = (each(**read, output_hidden_states=True)["hidden_states"] for each in (model, self.teacher))
-            found.add(own[1:], guide[1:], read["attention_mask"].bool())
+            own, guide = (each(**read, output_hidden_states=True) for each in (model, self.teacher))
+            found.add(own["hidden_states"][1:], self._targets(guide), read["attention_mask"].bool())
         sizes = model.config.hidden_size, self.teacher.config.hidden_size
         projections = Projections(*sizes, num_hidden_layers=len(found.sums), with_embedding=False)
         found.fit(projections.hidden)

@@ -53,7 +53,8 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
         compared["num_labels"] = [config.num_labels, teacher.num_labels]
     compared["vocab_size"] = [config.vocab_size, teacher.vocab_size]
     # states are compared layer by layer unless hidden_weight=0 is given: here its default is 1
-    if training.hidden_weight or "hidden_weight" not in settings.given:
+    has_more = config.num_hidden_layers > teacher.num_hidden_layers
+    if has_more and (training.hidden_weight or "hidden_weight" not in settings.given):
         compared["num_hidden_layers"] = [config.num_hidden_layers, teacher.num_hidden_layers]
     for what, (own, other) in compared.items():
         if own != other:

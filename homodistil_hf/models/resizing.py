@@ -142,6 +142,21 @@ def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     return (*(following - 1 for following in layers[1:]), num_layers - 1)
 
 
+def evenly_matched(num_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
+    """Return the teacher's layer for each of a student's, spread evenly, the last for the last; rising indices.
+
+    For a student whose layers stem from no known ones of the teacher.
+
+    Example:
+    ```python
+    >>> evenly_matched(4, 6), evenly_matched(2, 2)
+    ((0, 2, 3, 5), (0, 1))
+
+    ```
+    """
+    return tuple((layer + 1) * num_teacher_layers // num_layers - 1 for layer in range(num_layers))
+
+
 def _keep_projections(model: nn.Module, layers: Sequence[int]) -> None:
     """Keep the projections of some layers' hidden states, if there are any."""
     projections = getattr(model, PROJECTIONS, None)

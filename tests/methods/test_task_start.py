@@ -171,6 +171,21 @@ def test_labels_are_not_needed(general, tmp_path, name):
     assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
 
 
+def test_a_start_of_fewer_layers_learns_the_states_of_those_spread_evenly(tmp_path):
+    start = write_teacher(tmp_path / "other", num_hidden_layers=1)
+    made = settings_of(write_started(tmp_path, "values", start, has_labels=True) | {"learning_rate": 0.0}, "it")
+    trainer = student_run(made).trainer(made, lambda line: None)
+    trainer.train()
+    assert list(trainer.distillation.matched_layers) == [1]
+    student, teacher = trainer.model.eval(), trainer.distillation.teacher.exact
+    (batch, *_) = (trainer._prepare_inputs(batch) for batch in trainer.get_train_dataloader())
+    read = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    with torch.no_grad():
+        own, target = (model(**read, output_hidden_states=True).hidden_states[-1] for model in (student, teacher))
+        error = (student.projections.hidden[0](own) - target).square().mean()
+    assert error < target.var()  # what fits the teacher's last layer best, not its first
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):

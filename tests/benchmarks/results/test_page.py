@@ -22,7 +22,7 @@ from sweep_records import (
 from benchmarks.results import page
 from benchmarks.results.advice import advice_points
 from benchmarks.results.changes import SIZES, VARIANTS
-from benchmarks.results.students import Results, setting_of
+from benchmarks.results.students import GRADUAL_AND_WHOLE, Results, setting_of
 from benchmarks.results.tables import Tables
 from homodistil_hf.experiments.sweep.folder import trained, write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
@@ -80,7 +80,11 @@ def test_every_figure_that_the_words_ask_for_is_of_a_variant_that_a_sweep_has(co
             if sweep in committed.results.sweeps
             for cell in committed.results.sweeps[sweep].cells
         }
-        short = {*SIZES, *VARIANTS, "500"} if name in ("short_gap", "more_steps", "size_gap") else set()
+        short = (
+            {*SIZES, *VARIANTS, *GRADUAL_AND_WHOLE, "500"}
+            if name in ("short_gap", "more_steps", "size_gap")
+            else set()
+        )
         assert set(given) <= {*committed.results.sweeps, *variants, "all_kl", *short}, (name, given)
 
 
