@@ -155,9 +155,8 @@ def fit_to_teacher(
     for inputs in batches:
         read = task.model_inputs(inputs)
         outputs = [model(**read, output_hidden_states=True) for model in (student, teacher)]
-        own, target = (
-            [output.hidden_states[place] for place in of] for output, of in zip(outputs, places, strict=True)
-        )
+        pairs = zip(outputs, places, strict=True)
+        own, target = ([output.hidden_states[place] for place in compared] for output, compared in pairs)
         found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
         answers_R.append(task.rows(outputs[1], inputs))
     found.fit(matrices.values(), reduce)

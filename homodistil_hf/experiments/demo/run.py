@@ -119,7 +119,8 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     config = load_encoder_config(str(folder / "teacher"))
     plan = resolve_plan(settings.student, config, fewer_layers_below=FEWER_LAYERS_BELOW)
     widths = plan.to_json(of_layers=config.num_hidden_layers)  # the same of all three
-    print(f"     {depth_reason(settings.student, plan, widths_of(config))}")
+    if reason := depth_reason(settings.student, plan, widths_of(config)):
+        print(f"     {reason}")
     for number, (name, how) in enumerate(_HOW.items(), start=2):
         print(f"{number}/4  {name}: {how}; {settings.student} of the teacher, {settings.max_steps} steps")
         trainers[name] = train_student(name, blocks, dataclasses.replace(settings, student=widths))
