@@ -32,10 +32,11 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype="float32").eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     texts: list[str] = []
     while len(texts) < options.num_rows:
-        rows = first_rows(tokenizer, options.batch_size, *options.lengths)
+        rows = first_rows(tokenizer, options.batch_size, *options.lengths).to(model.device)
         texts += texts_of(draw(model, tokenizer, rows, options.rounds), tokenizer)
         print(f"{min(len(texts), options.num_rows):,} of {options.num_rows:,} rows", flush=True)
     Dataset.from_dict({"text": texts[: options.num_rows]}).to_parquet(options.output)
@@ -56,10 +57,10 @@ def draw(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: torch.Tensor, num_rounds: int
 ) -> torch.Tensor:
     """Draw the places of rows anew, round by round, from the model's predictions; special tokens stay."""
-    special = torch.tensor(tokenizer.all_special_ids)
+    special = torch.tensor(tokenizer.all_special_ids, device=rows.device)
     is_word, is_text = ~torch.isin(rows, special), rows != tokenizer.pad_token_id
     for share in shares(num_rounds):
-        masked = is_word & (torch.rand(rows.shape) < share)
+        masked = is_word & (torch.rand(rows.shape, device=rows.device) < share)
         inputs = rows.masked_fill(masked, tokenizer.mask_token_id)
         logits = model(input_ids=inputs, attention_mask=is_text.long()).logits[masked]
         logits[:, special] = -torch.inf
@@ -76,7 +77,7 @@ def shares(num_rounds: int) -> Iterator[float]:
 
 def texts_of(rows: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Rows as text."""
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return tokenizer.batch_decode(rows.tolist(), skip_special_tokens=True)
 
 
 if __name__ == "__main__":
