@@ -80,30 +80,21 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
-        from ..files.model_files import model_file
         from ..models.cost import cost_fractions, planned_facts
-        from ..models.loading import MODULES_FILE
         from ..models.widths import widths_of
-        from ..plans.advice import (
-            EMBEDDINGS_FEWER_LAYERS_BELOW,
-            FEWER_LAYERS_BELOW,
-            check_num_tokens,
-            depth_reason,
-            doubts,
-        )
-        from ..plans.resolve import resolve_plan
+        from ..plans.advice import check_num_tokens, depth_reason, doubts
 
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
-        start = _take_widths(self)
+        _take_widths(self)
         config = _encoder_config(self.teacher, self.teacher_revision)
         if self.num_tokens is not None:
             _check_masked_words(config, self)
         settings: Any = {"multiple": self.width_multiple, "plain": self.plain}
         latency = _planned_latency(self, config, settings)
-        plan = latency["plan"] if latency else start
-        least = EMBEDDINGS_FEWER_LAYERS_BELOW if model_file(self.teacher, MODULES_FILE) else FEWER_LAYERS_BELOW
-        plan = plan or resolve_plan(self.student or "", config, **settings, fewer_layers_below=least)
+        timing = _timed(self) if self.time else {}
+        # a run has its own: its method, settings and start count
+        plan = timing.pop("student", None) or latency.get("plan") or _planned(self, config, settings)
         architecture = config.architectures[0]
         trimming = _planned_trimming(self)
         of_student = trimming.trimmed_config if trimming else config
@@ -119,11 +110,13 @@ class Plan(Command):
             costs["latency"] = latency["facts"]
         for warning in doubts(plan, widths_of(config)):
             print(f"homodistil: warning: {warning}", file=sys.stderr)
-        costs |= _of_the_run(self, config, costs["cost_fractions"]["encoder_macs"])
+        costs |= _of_the_run(self, config, costs["cost_fractions"]["encoder_macs"], timing)
         if self.json:
             print(json.dumps(costs, indent=2))
             return 0
-        lines = [format_plan(costs), depth_reason(self.student or "", plan, widths_of(config))]
+        reason = depth_reason(self.student or "", plan, widths_of(config))
+        # other methods and settings may leave layers out as well
+        lines = [format_plan(costs), reason if reason and plan == _planned(self, config, settings) else None]
         lines += [format_trimmed(trimming.facts)] if trimming else []
         lines += [format_planned_latency(costs["latency"]) if latency else None, *_run_lines(costs)]
         print("\n\n".join(filter(None, lines)))
@@ -144,23 +137,35 @@ def _encoder_config(teacher: str, revision: str | None) -> Any:
     return planned_config(teacher)
 
 
-def _take_widths(flags: Plan) -> Any:
-    """Let the settings of widths in the run's file count where no flag gives them; its start's plan, or None."""
+def _planned(flags: Plan, config: Any, settings: Mapping[str, Any]) -> Any:
+    """The widths of a student by the method that the folder of its teacher is for, or by the default."""
+    from ..files.model_files import model_file
+    from ..models.loading import MODULES_FILE
+    from ..plans.advice import FEWER_LAYERS_BELOW
+    from ..plans.resolve import resolve_plan
+
+    least = FEWER_LAYERS_BELOW
+    if model_file(flags.teacher, MODULES_FILE) is not None:
+        from ..methods.registry import METHODS, method_for
+
+        least = METHODS[method_for(flags.teacher) or "homodistil"].fewer_layers_below
+    return resolve_plan(flags.student or "", config, **settings, fewer_layers_below=least)
+
+
+def _take_widths(flags: Plan) -> None:
+    """Let the settings of widths in the run's file count where no flag gives them."""
     found = _widths_in(flags.config) if flags.config else {}
     flags.plain |= found.get("plain", False)
     if flags.width_multiple is None:
         flags.width_multiple = found.get("width_multiple", _WIDTH_MULTIPLE)
     if (start := found.get("start")) is not None:
-        from ..methods.task_start import widths_of_start
-
         if flags.student is not None:
             raise ValueError(f"--student={flags.student} beside start={start!r} of {flags.config}: drop --student")
-        return widths_of_start(start)
+        return
     if flags.student is None:
         flags.student = found.get("student")
     if flags.student is None and flags.latency_ms is None:
         raise ValueError(f"--student is not given, and {flags.config} names neither student nor start; name one")
-    return None
 
 
 def _widths_in(config: str) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def _timed(flags: Plan) -> dict[str, Any]:
     return time_run(values, log_progress, num_tokens=flags.num_tokens)
 
 
-def _of_the_run(flags: Plan, config: Any, encoder_macs: float) -> dict[str, Any]:
+def _of_the_run(flags: Plan, config: Any, encoder_macs: float, timing: Mapping[str, Any]) -> dict[str, Any]:
     """How the run is trained, its time and memory here, and what was measured of such runs; each where asked for."""
     from ..plans.advice import advise, read_advice
 
@@ -196,9 +201,9 @@ def _of_the_run(flags: Plan, config: Any, encoder_macs: float) -> dict[str, Any]
     num_tokens = flags.num_tokens
     if num_tokens is not None:
         found["run"] = planned_run(num_tokens, config.hidden_size)
-    if flags.time:
-        found["timing"] = _timed(flags)
-        num_tokens = found["timing"]["num_tokens"] if _predicts_masked_words(config) else None
+    if timing:
+        found["timing"] = timing
+        num_tokens = timing["num_tokens"] if _predicts_masked_words(config) else None
     if num_tokens is not None:
         teacher, measured = read_advice()
         found["advice"] = advise(encoder_macs, num_tokens, measured=measured, teacher=teacher)
@@ -211,16 +216,8 @@ def _run_lines(costs: Mapping[str, Any]) -> list[str]:
     if "timing" in costs:
         from ..experiments.timing import format_timing
 
-        lines.append(format_timing(costs["timing"]) + _other_student(costs))
+        lines.append(format_timing(costs["timing"]))
     return [*lines, *filter(None, [costs.get("advice")])]
-
-
-def _other_student(costs: Mapping[str, Any]) -> str:
-    """A line where the run's method or settings make another student of as many MACs, such as one of fewer layers."""
-    made = costs["timing"]["student"]
-    if all(costs["student"][name] == value for name, value in made.items()):
-        return ""
-    return f"\n  the run makes another student: {made['num_hidden_layers']} layers, {json.dumps(made['plan'])}"
 
 
 def _predicts_masked_words(config: Any) -> bool:

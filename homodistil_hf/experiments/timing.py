@@ -76,7 +76,7 @@ def time_run(
     Returns:
         `num_steps`: of the whole run; `seconds_per_step`, `setup_s` (reading, tokenizing, loading, scoring), `time_s`:
         of the whole run without evaluations; `peak_bytes`; `device`; `num_tokens`: that it reads, at full rows;
-        `student`: its layers and widths, which are the method's.
+        `student`: its [`WidthPlan`], which is the method's.
 
     Raises:
         ValueError: as the run itself; a list of students.
@@ -113,7 +113,7 @@ def time_run(
         "time_s": setup_s + planned * seconds,
         "peak_bytes": peak_bytes(trainer.args.device),
         "device": str(trainer.args.device),
-        "student": {"num_hidden_layers": len(trainer.plan.layers), "plan": trainer.plan.to_dict()},
+        "student": trainer.plan,
     }
 
 

@@ -74,12 +74,6 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     return plan
 
 
-def widths_of_start(start: str, *, token: str | None = None) -> WidthPlan:
-    """The widths that a student keeps which starts from this model; of an export without padding."""
-    folder, is_export = folder_of_start(start)
-    return _widths_in(Path(folder), load_encoder_config(folder, token=token, argument="start"), is_export)
-
-
 def _widths_in(folder: Path, config: PreTrainedConfig, is_export: bool) -> WidthPlan:
     # a standard export may be padded to its stock class; its facts hold the widths without padding
     forms = read_export_facts(folder)["forms"] if is_export else None

@@ -12,7 +12,9 @@ from tiny_files import own_cache, write_config
 from homodistil_hf.cli import main
 from homodistil_hf.experiments import timing as timing_module
 from homodistil_hf.experiments.timing import NUM_STEPS, StepClock, format_timing, peak_bytes, time_run
+from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.pruner import Pruner
 
 
@@ -160,7 +162,8 @@ def test_the_student_of_the_settings_is_planned_where_no_flag_names_one(values, 
     words = ["plan", "--teacher", values["teacher"], "--time", "--config", str(tmp_path / "settings.json")]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["student"]["plan"] == found["timing"]["student"]["plan"]
+    planned = resolve_plan(values["student"], load_encoder_config(values["teacher"]))
+    assert found["student"]["plan"] == planned.to_dict()
     (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
     assert main(words) == 2
     assert "settings.json names neither student nor start; name one" in capsys.readouterr().err
@@ -175,15 +178,26 @@ def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, cap
     assert (timing["num_steps"], timing["num_tokens"]) == (12800 // (8 * 16), 12800)
 
 
-@needs("baselines")
-@pytest.mark.parametrize("method", ["one_shot", "shallow"])
-def test_another_student_of_the_run_is_told(values, tmp_path, capsys, method):
-    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3, "method": method}
+@pytest.mark.parametrize(
+    ("settings", "num_layers", "is_explained"),
+    [
+        ({}, 1, True),
+        ({"importance_metric": "magnitude"}, 2, False),
+        ({"num_scoring_batches": 0}, 2, False),
+        ({"recipe": "paper"}, 2, False),
+        pytest.param({"method": "one_shot"}, 1, True, marks=needs("baselines")),
+        pytest.param({"method": "pruned_first"}, 2, False, marks=needs("baselines")),
+        pytest.param({"method": "shallow"}, 1, False, marks=needs("baselines")),
+    ],
+)
+def test_the_planned_student_is_that_of_the_run(values, tmp_path, capsys, settings, num_layers, is_explained):
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3} | settings
     (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
     words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.25", "--time"]
     assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
-    told = "the run makes another student: 1 layers, {" in capsys.readouterr().out
-    assert told == (method == "shallow")
+    told = capsys.readouterr().out
+    assert f"student: BertForMaskedLM, {num_layers} layers" in told
+    assert ("'macs=0.25,layers=2' keeps all" in told) == is_explained
 
 
 def test_of_a_task_no_advice_is_given(tmp_path, capsys):
