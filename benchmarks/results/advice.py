@@ -3,13 +3,13 @@
 import pandas as pd
 
 from benchmarks.results.fine_tunings import BY_TEACHER
-from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, TOKENS, Results
+from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, LENGTHS, TOKENS, Results
 from homodistil_hf.plans.advice import Measured
 
 
 def advice_points(results: Results) -> list[Measured]:
     """One for each size and budget."""
-    students = results.of(DEFAULTS, TOKENS)
+    students = results.of(DEFAULTS, LENGTHS, TOKENS)
     groups = students[students["variant"].isin([*GRADUAL, *AT_ONCE])].groupby(["shape", "num_tokens"], sort=False)
     return [_point(_gradual_ones(group), results) for _, group in groups]
 

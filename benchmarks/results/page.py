@@ -13,6 +13,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,21 @@ def commands(results: Results) -> Iterable[str]:
     for name, found in results.on_all_text.items():
         variants = dict.fromkeys(model["variant"] for model in found["models"])
         yield f"held_out runs/sweeps/{name} --variants {' '.join(variants)}"
-    tuned = (results.json("fine_tunings") or {}).get("models", [])
-    for sweep, with_axes in ((DEFAULTS, False), (TOKENS, True)):
+    for (file, found), (sweep, with_axes) in product(
+        results.fine_tunings.items(), ((DEFAULTS, False), (TOKENS, True))
+    ):
+        tuned = found["models"]
         if students := [model for model in tuned if model["variant"] != TEACHER and bool(model["axes"]) is with_axes]:
             teachers = [model for model in tuned if model["variant"] == TEACHER]
-            yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}"
+            place = f" --results docs/results/{file}.json" * (file != "fine_tunings")
+            yield f"fine_tunings runs/sweeps/{sweep} {_fine_tuning_options(teachers, students)}{place}"
     if results.json("student_latency"):
         yield "student_latency"
 
 
 def _fine_tuning_options(teachers: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]]) -> str:
-    options = [f"--variants {' '.join(dict.fromkeys(model['variant'] for model in students))} --run_seeds 0"]
+    seeds = " ".join(sorted({str(model["seed"]) for model in students}))
+    options = [f"--variants {' '.join(dict.fromkeys(model['variant'] for model in students))} --run_seeds {seeds}"]
     for name, those in (("teacher_rates", teachers), ("rates", students)):
         rates = {rate for model in those for rate in model["learning_rates"].values()}
         options += [f"--{name} {rate:g}" for rate in rates if len(rates) == 1]

@@ -40,8 +40,8 @@ ROWS = {
     COMPACT: "1/4, compact, at once",
 }
 """Variant → how tables of both ways name it."""
-DEFAULTS, TOKENS = "sizes", "tokens"
-"""Sweeps of students by size, and by tokens, these pruned at once."""
+DEFAULTS, LENGTHS, TOKENS = "sizes", "lengths", "tokens"
+"""Sweeps of students by size, the same in shorter and longer runs, and by tokens, these pruned at once."""
 
 HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out text; the table calls them `all_…`
 
@@ -107,26 +107,32 @@ class Results:
     def fine_tuned(self) -> pd.DataFrame:
         """One row a model and way of fine-tuning: a column a task, their `mean`, and what that is of the teacher's.
 
-        `kept` is a share of the mean of the teacher that was fine-tuned on the same `gpu`, or on a processor; `above`
-        the same where a model that gives every row the most frequent label has 0.
+        `kept` is a share of the mean of the teacher that was fine-tuned for the same `file` on the same `gpu`, or on a
+        processor; `above` the same where a model that gives every row the most frequent label has 0.
         """
-        models = (self.json("fine_tunings") or {}).get("models", [])
-        table = pd.DataFrame(
-            [
-                {**model, **model["scores"], "mean": fmean(model["scores"].values()), "gpu": _gpu(model)}
-                for model in models
-            ],
-            columns=None if models else ["variant", "axes", "seed", "way", "mean", "gpu"],
-        )
+        rows = [
+            {**model, **model["scores"], "mean": fmean(model["scores"].values()), "gpu": _gpu(model), "file": file}
+            for file, found in self.fine_tunings.items()
+            for model in found["models"]
+        ]
+        names = ["variant", "axes", "seed", "way", "mean", "gpu", "file"]
+        table = pd.DataFrame(rows, columns=None if rows else names)
         keys, defaults = ["variant", "axes", "seed"], self.students[self.students["sweep"].isin([DEFAULTS, TOKENS])]
         table = table.merge(defaults[[*keys, "num_tokens"]], how="left", on=keys)
-        teacher = table["gpu"].map(table[table["variant"] == TEACHER].groupby("gpu")["mean"].mean())
+        own = ["file", "gpu"]
+        of_teacher = table[table["variant"] == TEACHER].groupby(own)["mean"].mean().rename("teacher")
+        teacher = table.join(of_teacher, on=own)["teacher"]
         return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
+
+    @cached_property
+    def fine_tunings(self) -> dict[str, Any]:
+        """Name → content of each file of fine-tuned models, which stand beside a teacher of their own."""
+        return {file.stem: self.json(file.stem) for file in sorted(self.folder.glob("fine_tunings*.json"))}
 
     @cached_property
     def constant(self) -> dict[str, float]:
         """GLUE task → score of a model that gives every row the most frequent label; empty if not measured."""
-        return (self.json("fine_tunings") or {}).get("constant", {})
+        return next(iter(self.fine_tunings.values()), {}).get("constant", {})
 
     @property
     def floor(self) -> float:
