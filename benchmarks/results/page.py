@@ -90,7 +90,7 @@ def page_text(tables: Tables) -> str:
             min_seeds=MIN_SEEDS,
             confidence=f"{CONFIDENCE:.0%}",
             runs=_all_runs(results),
-            sweeps="\n".join(map(_sweep, results.sweeps.values(), results.records.values())),
+            sweeps="; ".join(map(_sweep, results.sweeps.values(), results.records.values())),
             commands="\n".join(f"    python -m benchmarks.results.{command}" for command in commands(results))
             or NOT_RUN,
         )
@@ -130,15 +130,12 @@ def _all_runs(results: Results) -> str:
 
 
 def _sweep(sweep: Any, records: list[Record]) -> str:
-    """A point of the appendix: the command, what is missing of it, its minutes. The file has a description."""
+    """A point of the appendix: how many cells ran, in how many minutes, and which did not."""
     known, done = {record["cell"] for record in records}, trained(records)
     absent = Counter(cell.variant for cell in sweep.cells if cell.name not in known)
-    words = [f"- `homodistil sweep examples/sweeps/{sweep.name}.json`."]
-    words += [f"{NOT_RUN.capitalize()}: {_counted(absent)}."] if absent else []
-    if done:
-        minutes = [record["seconds"] / 60 for record in done]
-        words += [f"{len(done)} runs of {min(minutes):.0f} to {max(minutes):.0f} minutes."]
-    return " ".join(words)
+    minutes = [record["seconds"] / 60 for record in done]
+    words = f"`{sweep.name}`" + (f" {len(done)} ({min(minutes):.0f}–{max(minutes):.0f})" if done else "")
+    return words + f", {NOT_RUN}: {_counted(absent)}" * bool(absent)
 
 
 def _counted(variants: Mapping[str, int]) -> str:

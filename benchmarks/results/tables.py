@@ -1,5 +1,6 @@
 """The tables of the page and the figures that its sentences name: from students and their records, by the rule."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -12,16 +13,21 @@ from benchmarks.results.changes import VARIANTS, as_many_steps
 from benchmarks.results.comparisons import REFERENCE, Difference, noise_of, paired
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
 from benchmarks.results.students import (
+    AT_ONCE,
     AT_ONCE_AND_WHOLE,
     COMPACT,
     DEFAULTS,
+    GRADUAL,
     GRADUAL_AND_WHOLE,
+    LENGTHS,
     ROWS,
     TOKENS,
     Results,
     setting_of,
     shape_of,
 )
+from benchmarks.speed.bench import SHIPPED
+from benchmarks.speed.whole_run import ONE_SHOT
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.experiments.sweep.cells import TEACHER, Cell
 from homodistil_hf.experiments.sweep.folder import as_cell, trained
@@ -70,9 +76,14 @@ class Tables:
         gradual, at_once = (next(variant for variant, one in way.items() if one == size) for way in ways)
         return _or_not_run(str(self.difference(self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once))))
 
-    def depth_gap(self) -> str:
+    def depth_gap(self, num_steps: str) -> str:
         """At 1/16, the KL of the default, of four layers, less that of all six, seed by seed."""
-        four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
+        if num_steps == "500":
+            short = self.results.short_runs
+            is_six = (short["variant"] == "gradual") & (short["size"] == "1/16") & (short["max_steps"] == 500)
+            four, six = self._after_500_steps("gradual_sixteenth"), short[is_six]
+        else:
+            four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
         return _or_not_run(str(self.difference(four, six)))
 
     def long_run(self) -> str:
@@ -129,12 +140,60 @@ class Tables:
         return _table(["method", "shape", "KL, nats", f"less `{PAPERS}`", "accuracy kept"], rows)
 
     def tokens(self) -> list[str]:
-        """Students of a quarter, pruned at once, for each budget of tokens."""
+        """The default's KL by tokens and size, and that less the KL of pruning at once; a row a budget of tokens."""
         rows = []
-        for budget, group in self._budgets().groupby("num_tokens"):
-            kls = spread(group["kl"]), spread(group["all_kl"])
-            rows.append([f"{budget / 1e6:.2f} M", *kls, _least_minutes(group)])
-        return _table(["tokens", "KL, nats", "KL, all text", "minutes"], rows)
+        for budget, group in self.results.of(DEFAULTS, LENGTHS).groupby("num_tokens"):
+            cells = [f"{budget / 1e6:.2f} M"]
+            for gradual, at_once in zip(GRADUAL, AT_ONCE, strict=True):
+                one, other = (group[group["variant"] == variant] for variant in (gradual, at_once))
+                cells.append(f"{spread(one['kl'])} ({self.difference(one, other)})")
+            rows.append(cells)
+        return _table(["tokens", *GRADUAL.values()], rows)
+
+    def windows(self) -> list[str]:
+        """The KL where the default's window ends elsewhere or its scores follow the steps faster, and less its own."""
+        students, rows = self.results.of("windows"), []
+        for name in ("pruning_end_fraction", "sensitivity_smoothing"):
+            given = [record["settings"].get(name) for record in students["record"]]
+            for value, group in students.groupby(pd.Series(given, index=students.index, dtype=float)):
+                cells = [f"`{name}={value:g}`"]
+                for variant in AT_ONCE:
+                    one = group[group["variant"].isin([variant, f"{variant}_smoothing"])]
+                    gap = self.difference(one, self._after_500_steps(f"gradual_{variant}"))
+                    cells.append(f"{spread(one['kl'])} ({gap})" if len(one) else "–")
+                rows.append(cells)
+        return _table(["", *AT_ONCE.values()], rows)
+
+    def _after_500_steps(self, variant: str) -> pd.DataFrame:
+        students = self.of(LENGTHS, variant)
+        return students[[record["num_steps"] == 500 for record in students["record"]]]
+
+    def equal_seconds(self, size: str) -> str:
+        """KL of the default less that of pruning at once in as many seconds, which are more steps.
+
+        What more steps are worth is the slope of KL over the logarithm of steps, between the runs of `LENGTHS`.
+        """
+        speed, name = self.results.json("speed") or {}, {size: name for name, size in AT_ONCE.items()}[size]
+        case = speed.get(SHIPPED if size == "1/4" else f"{SHIPPED}-{name}")
+        runs = self.of(LENGTHS, name).sort_values("num_tokens")
+        if not case or len(runs) < 2:
+            return NOT_RUN
+        steps, kls = (runs[column].iloc[[0, -1]].tolist() for column in ("num_tokens", "kl"))
+        slope = (kls[1] - kls[0]) / math.log(steps[1] / steps[0])
+        more_steps = case["schedule"][ONE_SHOT]["speedups"]["ours"]["median"]
+        gap = paired(*(self.of(DEFAULTS, variant) for variant in (f"gradual_{name}", name)))
+        return f"{fmean(gap) - slope * math.log(more_steps):+.3f} ({more_steps - 1:.0%})".replace("%", " %")
+
+    def other_budgets(self) -> str:
+        """KL of students of a quarter, pruned at once, with fewer and with more tokens than those of `tokens`."""
+        known = set(self.results.of(LENGTHS)["num_tokens"])
+        groups = self._budgets().groupby("num_tokens")
+        found = [
+            (budget, spread(one["kl"]))
+            for budget, one in groups
+            if len(known) and not min(known) <= budget <= max(known)
+        ]
+        return " and ".join(f"{kl} with {budget / 1e6:.2f} million" for budget, kl in found) or NOT_RUN
 
     def half_the_rate(self) -> str:
         """KL of the longest run at half of its learning rate."""
@@ -179,12 +238,12 @@ class Tables:
         rows = []
         found = self.results.fine_tuned
         for variant, size in {TEACHER: "1", **ROWS}.items():
-            for (budget, way, gpu), group in found[found["variant"] == variant].groupby(
-                ["num_tokens", "way", "gpu"], dropna=False
+            for (budget, way, _, gpu), group in found[found["variant"] == variant].groupby(
+                ["num_tokens", "way", "file", "gpu"], dropna=False
             ):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
                 words = ["–", "teacher"] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
-                words[1] += f", {gpu}" * bool(gpu)
+                words[1] += f", {gpu.removeprefix('NVIDIA ')}" * bool(gpu)
                 rows.append([size, *words, *scores, *_shares(group)])
         if rows and (constant := self.results.constant):
             share = self.results.floor / self._fine_tuned(TEACHER, PLAIN)["mean"].iloc[0]

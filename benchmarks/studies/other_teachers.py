@@ -25,7 +25,10 @@ from homodistil_hf.tables import markdown_table
 
 GRADUALLY, AT_ONCE = "gradually", "at once"
 ALONE = "teacher_mlm_accuracy"
-TITLES = {"teacher": "English, 6 × 384", "rxnfp-mlm": "reactions, 12 × 256", "sapiens-vh": "antibodies, 4 × 128"}
+TITLES = {
+    **{"teacher": "English, 6 × 384", "rxnfp-mlm": "rxnfp, 12 × 256", "sapiens-vh": "Sapiens, 4 × 128"},
+    "antiberty": "AntiBERTy, 8 × 512",
+}
 METRICS = ("kl", "mlm_accuracy", "cosine", "neighbours", "neighbours_in_index")
 
 
@@ -92,26 +95,34 @@ def depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def embedding_depth_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row a length and size of embedding students: the nearest texts that they keep, by layers."""
-    found: dict[tuple[int, Fraction], list[str]] = {}
+    found: dict[tuple[int, Fraction], dict[int, list[float]]] = {}
     for row in sorted(rows, key=lambda row: -row["layers"]):
         if "kl" not in row and row["way"] == AT_ONCE:
-            key = (row["settings"]["max_steps"], -Fraction(row["share"]))
-            found.setdefault(key, []).append(f"{row['layers']}: {100 * row['neighbours_in_index']:.1f}")
-    cells = [[f"{-share}", f"{steps:,}", "; ".join(shown)] for (steps, share), shown in sorted(found.items())]
+            by_layers = found.setdefault((row["settings"]["max_steps"], -Fraction(row["share"])), {})
+            by_layers.setdefault(row["layers"], []).append(100 * row["neighbours_in_index"])
+    cells = [
+        [
+            f"{-share}",
+            f"{steps:,}",
+            "; ".join(f"{layers}: {Spread.of(kept):.1f}" for layers, kept in by_layers.items()),
+        ]
+        for (steps, share), by_layers in sorted(found.items())
+    ]
     return markdown_table(["MACs", "steps", "layers: neighbours"], cells)
 
 
 def ways_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a teacher, size and number of layers: KL, and words right, of either way, and of the teacher."""
+    """A row a teacher and size: KL, and words right, of the teacher and of either way with the fewest layers."""
     cells = []
     right = {(row["teacher"], row["settings"].get("packing", False)): row[ALONE] for row in rows[::-1] if ALONE in row}
     for (teacher, share, packing, steps), ways in _by_size([row for row in rows if "kl" in row]):
-        for layers in sorted({layers for layers, _ in ways}, reverse=True):
-            found = [group[0] for way in (GRADUALLY, AT_ONCE) if (group := ways.get((layers, way)))]
-            if len(found) > 1 and steps == 500:
-                shown = [f"{row['kl']:.3f}, {row['mlm_accuracy']:.1%}" for row in found]
-                name = f"{TITLES.get(teacher, teacher).partition(',')[0]}, {right[teacher, packing]:.1%}"
-                cells.append([name, share, str(layers), *shown])
+        both = [layers for layers, way in ways if way == GRADUALLY and (layers, AT_ONCE) in ways]
+        if both and steps == 500:
+            layers = min(both)
+            found = [ways[layers, way][0] for way in (GRADUALLY, AT_ONCE)]
+            shown = [f"{row['kl']:.3f}, {row['mlm_accuracy']:.1%}" for row in found]
+            name = f"{TITLES.get(teacher, teacher).partition(',')[0]}, {right[teacher, packing]:.1%}"
+            cells.append([name, share, str(layers), *shown])
     return markdown_table(["teacher, right", "MACs", "layers", "homodistil", "one_shot"], cells)
 
 

@@ -25,8 +25,8 @@ EMBEDDINGS_FEWER_LAYERS_BELOW = 192
 """The same of embedding models, as docs/embeddings.md measures."""
 _NARROWEST_FFN = 1 / 16
 """Share of the teacher's FFN neurons; the students of docs/results.md keep more."""
-_SHALLOW_CUT = 0.2
-"""Share of encoder MACs from which on pruning at once ends level with gradual pruning (docs/results.md)."""
+_LEVEL = ((0.2, 0), (0.1, 4e6))
+"""Shares of encoder MACs and tokens from which on pruning at once ends level (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
     >>> print(advise(0.25, 2e6, measured=[point], teacher="x"))
     advice for 2 M tokens, from runs of 2.05 M tokens to 216-9x24-528, 0.25 of the encoder MACs (3 seeds, teacher: x):
       it ended 0.230 nats from its teacher and kept 94 % of its masked-LM accuracy
-      at such a size --method one_shot, which prunes before the first step, ends level with gradual pruning, sooner
+      in such a run --method one_shot, which prunes before the first step, ends level with gradual pruning, sooner
 
     ```
     """
@@ -112,9 +112,9 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
             f"  fine-tuned beside its fine-tuned teacher it kept {nearest.glue_kept:.0%} of that one's mean over five "
             f"GLUE tasks, {nearest.glue_above:.0%} of what is above constant answers"
         )
-    if fraction >= _SHALLOW_CUT:
+    if any(fraction >= share and num_tokens >= tokens for share, tokens in _LEVEL):
         lines.append(
-            "  at such a size --method one_shot, which prunes before the first step, ends level with gradual pruning, "
+            "  in such a run --method one_shot, which prunes before the first step, ends level with gradual pruning, "
             "sooner"
         )
     if abs(math.log(nearest.num_tokens / num_tokens)) > _NEAR_BUDGET:

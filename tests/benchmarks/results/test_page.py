@@ -82,7 +82,7 @@ def test_every_figure_that_the_words_ask_for_is_of_a_variant_that_a_sweep_has(co
         }
         short = (
             {*SIZES, *VARIANTS, *GRADUAL_AND_WHOLE, "500"}
-            if name in ("short_gap", "more_steps", "size_gap")
+            if name in ("short_gap", "more_steps", "size_gap", "equal_seconds")
             else set()
         )
         assert set(given) <= {*committed.results.sweeps, *variants, "all_kl", *short}, (name, given)
@@ -128,7 +128,7 @@ def write(monkeypatch, tmp_path) -> Any:
 def test_without_records_everything_is_not_run_yet(write, tmp_path):
     text = " ".join(write().split())
     assert "the gradual way gives not run yet and not run yet in as many tokens" in text
-    assert text.count("Not run yet: `") == len(list((CHECKOUT / page.SWEEPS).glob("*.json"))) - 1  # smoke has no place
+    assert text.count("not run yet: `") == len(list((CHECKOUT / page.SWEEPS).glob("*.json"))) - 1  # smoke has no place
     assert not re.search(r"(?<!≤ )\b\d\.\d{3}", text)  # but for what was aimed at
     assert "| 1/4 | – | – | – | – | not run yet |" in text
     assert not list((tmp_path / "results").glob("*.png"))
