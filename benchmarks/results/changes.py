@@ -17,7 +17,7 @@ VARIANTS = (
     *("at_once_through_masks", "every_step_through_masks", "hold_0.3", "no_hold", "64_batches", "unclipped"),
     *("rate_0.0011", "rate_0.0044", "mask_0.15", "frozen", "frozen_end_0.1", "frozen_end_0.5", "frozen_hold_0.3"),
     *("hidden_falls_to_3", "ffn_by_r2d2", "sampled_words", "embeddings_0.3", "narrow_attention"),
-    *("narrower_attention", "four_layers", "four_layers_at_once"),
+    "narrower_attention",
 )
 
 

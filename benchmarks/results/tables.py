@@ -76,15 +76,16 @@ class Tables:
         gradual, at_once = (next(variant for variant, one in way.items() if one == size) for way in ways)
         return _or_not_run(str(self.difference(self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once))))
 
-    def depth_gap(self, num_steps: str) -> str:
+    def depth_gap(self) -> str:
         """At 1/16, the KL of the default, of four layers, less that of all six, seed by seed."""
-        if num_steps == "500":
-            short = self.results.short_runs
-            is_six = (short["variant"] == "gradual") & (short["size"] == "1/16") & (short["max_steps"] == 500)
-            four, six = self._after_500_steps("gradual_sixteenth"), short[is_six]
-        else:
-            four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
+        four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
         return _or_not_run(str(self.difference(four, six)))
+
+    def short_depth_gap(self) -> str:
+        """The same after 500 steps."""
+        short = self.results.short_runs
+        is_six = (short["variant"] == "gradual") & (short["size"] == "1/16") & (short["max_steps"] == 500)
+        return _or_not_run(str(self.difference(self._after_500_steps("gradual_sixteenth"), short[is_six])))
 
     def long_run(self) -> str:
         """Tokens and KL of a run of the default on a GPU."""
@@ -164,9 +165,14 @@ class Tables:
                 rows.append(cells)
         return _table(["", *AT_ONCE.values()], rows)
 
-    def _after_500_steps(self, variant: str) -> pd.DataFrame:
-        students = self.of(LENGTHS, variant)
-        return students[[record["num_steps"] == 500 for record in students["record"]]]
+    def gap_after_500_steps(self, sweep: str, variant: str, other: str) -> str:
+        """Of a sweep with runs of several lengths, the KL of one variant less another's."""
+        return _or_not_run(str(self.difference(*(self._after_500_steps(name, sweep) for name in (variant, other)))))
+
+    def _after_500_steps(self, variant: str, sweep: str = LENGTHS) -> pd.DataFrame:
+        students = self.of(sweep, variant)
+        is_short = [record["num_steps"] == 500 for record in students["record"]]
+        return students[pd.Series(is_short, index=students.index, dtype=bool)]
 
     def equal_seconds(self, size: str) -> str:
         """KL of the default less that of pruning at once in as many seconds, which are more steps.
@@ -313,6 +319,12 @@ class Tables:
     def more_steps(self, size: str) -> str:
         """Steps that a student has more which is cut at once, for as much computation as gradual pruning takes."""
         return f"{as_many_steps(SHORT_SIZES[size], 500) / 500 - 1:.0%}".replace("%", " %")
+
+    def deep_shape_gap(self) -> str:
+        """At 1/16, the KL of `four_layers`, which have a thin FFN, less that of the four that are planned."""
+        short = self.results.short_runs
+        is_thin = (short["variant"] == "four_layers") & (short["size"] == "1/16") & (short["max_steps"] == 500)
+        return _or_not_run(str(self.difference(short[is_thin], self._after_500_steps("gradual_sixteenth"))))
 
     def rates(self) -> list[str]:
         """The KL at each learning rate that a sweep tried, the best in bold."""

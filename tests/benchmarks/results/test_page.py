@@ -154,7 +154,7 @@ def test_the_page_is_written_from_the_records_that_there_are(write, tmp_path):
     assert "| 1/4 | 4.0 M | 0 | – | 17 | 0.520 ± 0.020 (3) | 60.0% ± 0.0% (3) | – | – | – |" in text
     assert "| `no_kl` | `kl_weight=0` | 0.700 | +0.200, **worse** |" in text
     assert "One seed counts beyond 0.044 nats (s = 0.0158, 4 degrees of freedom)." in lines
-    assert "3 runs of 18 to 18 minutes." in lines
+    assert " 3 (18–18)" in lines
     assert "5 runs, 1.5 hours on a processor (1 thread, torch 2.0), another (1 thread, torch 2.0)," in lines
     assert (tmp_path / "results" / "sizes.png").stat().st_size > 1000
     assert write() == text
