@@ -91,11 +91,47 @@ def test_levers_stand_beside_the_default_and_sizes_beside_pruning_at_once(tmp_pa
     assert tables_of(NOWHERE).levers() == "not run yet"
 
 
+def test_a_share_is_of_the_teacher_in_the_same_file(tmp_path):
+    tuned(tmp_path)
+    (tmp_path / "more").mkdir()
+    student = fine_tuned("gradual_eighth", "by the teacher", cola=0.4)
+    write_fine_tunings(tmp_path / "more", fine_tuned("teacher", cola=0.5), student, **FLOOR)
+    (tmp_path / "more" / "fine_tunings.json").rename(tmp_path / "fine_tunings_more.json")
+    found = tables_of(tmp_path, sizes=[default("gradual_eighth", 0.4), record("quarter", 0.5)]).results.fine_tuned
+    kept = found.set_index(["variant", "way"])["kept"]
+    assert kept["gradual_eighth", "by the teacher"] == pytest.approx(0.48 / 0.5)
+    assert kept["quarter", "by the teacher"] == pytest.approx(0.45 / 0.6)
+
+
 def test_a_long_run_is_told_by_its_tokens(tmp_path):
     run = {"num_steps": 2000, "settings": {"per_device_train_batch_size": 16, "max_seq_length": 100}}
     (tmp_path / "long_run.json").write_text(json.dumps(run | {"evaluation": {"kl": 0.15}}))
     assert tables_of(tmp_path).long_run() == "3.2 million tokens end at 0.150 nats"
     assert tables_of(NOWHERE).long_run() == "not run yet"
+
+
+def test_both_ways_stand_beside_each_other_by_tokens_and_by_seconds(tmp_path):
+    write_short_runs(tmp_path)
+
+    def pair(gradual: float, at_once: float, steps: int) -> list[dict[str, Any]]:
+        given = {"num_steps": steps, "axes": {"max_steps": steps}}
+        return [default("gradual_eighth", gradual, **given), record("eighth", at_once, **given)]
+
+    sizes = [default("gradual_eighth", 0.4), record("eighth", 0.5)]
+    lengths = [*pair(0.7, 0.9, 500), *pair(0.3, 0.1, 1000)]
+    tables = tables_of(tmp_path, sizes=sizes, lengths=lengths)
+    cells = {row.split(" | ")[0].strip("| "): row.split(" | ")[3] for row in rows_of(tables.tokens())}
+    assert list(cells.values()) == [
+        "0.400 (-0.100, **better**)",
+        "0.700 (-0.200, **better**)",
+        "0.300 (+0.200, **worse**)",
+    ]
+    assert tables.gap_after_500_steps("lengths", "gradual_eighth", "eighth") == "-0.200, **better**"
+    assert tables.equal_seconds("1/8") == "not run yet"
+    ratio = {"schedule": {"one-shot": {"speedups": {"ours": {"median": 2.0}}}}}
+    (tmp_path / "speed.json").write_text(json.dumps({"teacher6x384-bfloat16-eighth": ratio}))
+    # twice the steps are worth 0.8 nats to pruning at once
+    assert tables.equal_seconds("1/8") == "+0.700 (100 %)"
 
 
 def test_baselines_stand_by_their_distance_with_the_best_rate_of_each(tmp_path):
