@@ -13,7 +13,7 @@ from benchmarks.speed.whole_run import course
 
 SIZES = {"1/2": "288-12x24-928", "1/4": "216-9x24-528", "1/8": "160-8x20-288", "1/16": "112-7x16-176"}
 VARIANTS = (
-    *("at_once", "gradual", "same_compute", "every_step"),
+    *("at_once", "gradual", "gradual_smoothing_0.99", "same_compute", "every_step"),
     *("at_once_through_masks", "every_step_through_masks", "hold_0.3", "no_hold", "64_batches", "unclipped"),
     *("rate_0.0011", "rate_0.0044", "mask_0.15", "frozen", "frozen_end_0.1", "frozen_end_0.5", "frozen_hold_0.3"),
     *("hidden_falls_to_3", "ffn_by_r2d2", "sampled_words", "embeddings_0.3", "narrow_attention"),

@@ -152,18 +152,17 @@ class Tables:
         return _table(["tokens", *GRADUAL.values()], rows)
 
     def windows(self) -> list[str]:
-        """The KL where the default's window ends elsewhere or its scores follow the steps faster, and less its own."""
+        """The KL where the default's window ends elsewhere, and that less its own."""
         students, rows = self.results.of("windows"), []
-        for name in ("pruning_end_fraction", "sensitivity_smoothing"):
-            given = [record["settings"].get(name) for record in students["record"]]
-            for value, group in students.groupby(pd.Series(given, index=students.index, dtype=float)):
-                cells = [f"`{name}={value:g}`"]
-                for variant in AT_ONCE:
-                    one = group[group["variant"].isin([variant, f"{variant}_smoothing"])]
-                    gap = self.difference(one, self._after_500_steps(f"gradual_{variant}"))
-                    cells.append(f"{spread(one['kl'])} ({gap})" if len(one) else "–")
-                rows.append(cells)
-        return _table(["", *AT_ONCE.values()], rows)
+        ends = [record["settings"]["pruning_end_fraction"] for record in students["record"]]
+        for end, group in students.groupby(pd.Series(ends, index=students.index, dtype=float)):
+            cells = [f"{end:g}"]
+            for variant in AT_ONCE:
+                one = group[group["variant"] == variant]
+                gap = self.difference(one, self._after_500_steps(f"gradual_{variant}"))
+                cells.append(f"{spread(one['kl'])} ({gap})" if len(one) else "–")
+            rows.append(cells)
+        return _table(["`pruning_end_fraction`", *AT_ONCE.values()], rows)
 
     def gap_after_500_steps(self, sweep: str, variant: str, other: str) -> str:
         """Of a sweep with runs of several lengths, the KL of one variant less another's."""
