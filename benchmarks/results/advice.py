@@ -11,7 +11,7 @@ def advice_points(results: Results) -> list[Measured]:
     """One for each size and budget."""
     students = results.of(DEFAULTS, LENGTHS, TOKENS)
     groups = students[students["variant"].isin([*GRADUAL, *AT_ONCE])].groupby(["shape", "num_tokens"], sort=False)
-    return [_point(_gradual_ones(group), results) for _, group in groups]
+    return [_point(_gradual_ones(group), _tuned(group, results)) for _, group in groups]
 
 
 def _gradual_ones(group: pd.DataFrame) -> pd.DataFrame:
@@ -20,12 +20,16 @@ def _gradual_ones(group: pd.DataFrame) -> pd.DataFrame:
     return group[is_default] if is_default.any() else group
 
 
-def _point(group: pd.DataFrame, results: Results) -> Measured:
+def _tuned(group: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """The students that were fine-tuned beside the teacher: those of the default, where there are some."""
+    tuned = results.fine_tuned[results.fine_tuned["way"] == BY_TEACHER]
+    return _gradual_ones(tuned.merge(group[["variant", "axes"]].drop_duplicates(), on=["variant", "axes"]))
+
+
+def _point(group: pd.DataFrame, tuned: pd.DataFrame) -> Measured:
     first = group.iloc[0]
     kl = "kl" if group["all_kl"].isna().any() else "all_kl"
-    found = results.fine_tuned
-    is_its = (found["variant"] == first["variant"]) & (found["way"] == BY_TEACHER) & (found["axes"] == first["axes"])
-    kept = {name: round(float(values.mean()), 4) for name, values in found[is_its][["kept", "above"]].items()}
+    kept = {name: round(float(values.mean()), 4) for name, values in tuned[["kept", "above"]].items()}
     return Measured(
         encoder_macs=round(first["encoder_macs"], 2),
         num_tokens=int(first["num_tokens"]),
@@ -33,6 +37,6 @@ def _point(group: pd.DataFrame, results: Results) -> Measured:
         shape=first["shape"],
         kl=round(group[kl].mean(), 4),
         accuracy_kept=round(group["accuracy_kept"].mean(), 4),
-        glue_kept=kept["kept"] if is_its.any() else None,
-        glue_above=kept["above"] if is_its.any() else None,
+        glue_kept=kept["kept"] if len(tuned) else None,
+        glue_above=kept["above"] if len(tuned) else None,
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.changes import VARIANTS, as_many_steps
-from benchmarks.results.comparisons import REFERENCE, Difference, noise_of, paired
+from benchmarks.results.comparisons import MIN_SEEDS, REFERENCE, Difference, Noise, noise_of, paired, pooled
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
 from benchmarks.results.students import (
     AT_ONCE,
@@ -35,6 +35,7 @@ from homodistil_hf.files.strict_json import read_json_rows
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"
+SMALLEST = "1/16"
 BASELINES = "baselines"
 DEFAULT = "default"  # what a lever differs from
 BASE = "homodistil"  # what a variant of the ablations differs from
@@ -85,7 +86,7 @@ class Tables:
         """The same after 500 steps."""
         short = self.results.short_runs
         is_six = (short["variant"] == "gradual") & (short["size"] == "1/16") & (short["max_steps"] == 500)
-        return _or_not_run(str(self.difference(self._after_500_steps("gradual_sixteenth"), short[is_six])))
+        return _or_not_run(str(self.difference(self._after_500_steps("gradual_sixteenth"), short[is_six], SMALLEST)))
 
     def long_run(self) -> str:
         """Tokens and KL of a run of the default on a GPU."""
@@ -145,24 +146,25 @@ class Tables:
         rows = []
         for budget, group in self.results.of(DEFAULTS, LENGTHS).groupby("num_tokens"):
             cells = [f"{budget / 1e6:.2f} M"]
-            for gradual, at_once in zip(GRADUAL, AT_ONCE, strict=True):
+            for (gradual, size), at_once in zip(GRADUAL.items(), AT_ONCE, strict=True):
                 one, other = (group[group["variant"] == variant] for variant in (gradual, at_once))
-                cells.append(f"{spread(one['kl'])} ({self.difference(one, other)})")
+                cells.append(f"{spread(one['kl'])} ({self.difference(one, other, size)})")
             rows.append(cells)
         return _table(["tokens", *GRADUAL.values()], rows)
 
     def windows(self) -> list[str]:
         """The KL where the default's window ends elsewhere, and that less its own."""
         students, rows = self.results.of("windows"), []
+        tried = {name: size for name, size in AT_ONCE.items() if name in set(students["variant"])}
         ends = [record["settings"]["pruning_end_fraction"] for record in students["record"]]
         for end, group in students.groupby(pd.Series(ends, index=students.index, dtype=float)):
             cells = [f"{end:g}"]
-            for variant in AT_ONCE:
+            for variant, size in tried.items():
                 one = group[group["variant"] == variant]
-                gap = self.difference(one, self._after_500_steps(f"gradual_{variant}"))
+                gap = self.difference(one, self._after_500_steps(f"gradual_{variant}"), size)
                 cells.append(f"{spread(one['kl'])} ({gap})" if len(one) else "–")
             rows.append(cells)
-        return _table(["`pruning_end_fraction`", *AT_ONCE.values()], rows)
+        return _table(["`pruning_end_fraction`", *tried.values()], rows)
 
     def gap_after_500_steps(self, sweep: str, variant: str, other: str) -> str:
         """Of a sweep with runs of several lengths, the KL of one variant less another's."""
@@ -186,8 +188,9 @@ class Tables:
         steps, kls = (runs[column].iloc[[0, -1]].tolist() for column in ("num_tokens", "kl"))
         slope = (kls[1] - kls[0]) / math.log(steps[1] / steps[0])
         more_steps = case["schedule"][ONE_SHOT]["speedups"]["ours"]["median"]
-        gap = paired(*(self.of(DEFAULTS, variant) for variant in (f"gradual_{name}", name)))
-        return f"{fmean(gap) - slope * math.log(more_steps):+.3f} ({more_steps - 1:.0%})".replace("%", " %")
+        gaps = paired(*(self.of(DEFAULTS, variant) for variant in (f"gradual_{name}", name)))
+        gap = Difference([one - slope * math.log(more_steps) for one in gaps], self._noise(size))
+        return f"{gap} ({more_steps - 1:.0%})".replace("%", " %")
 
     def other_budgets(self) -> str:
         """KL of students of a quarter, pruned at once, with fewer and with more tokens than those of `tokens`."""
@@ -243,11 +246,12 @@ class Tables:
         rows = []
         found = self.results.fine_tuned
         for variant, size in {TEACHER: "1", **ROWS}.items():
-            for (budget, way, _, gpu), group in found[found["variant"] == variant].groupby(
+            for (budget, way, file, gpu), group in found[found["variant"] == variant].groupby(
                 ["num_tokens", "way", "file", "gpu"], dropna=False
             ):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
-                words = ["–", "teacher"] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
+                teacher = "teacher" + file.removeprefix("fine_tunings").replace("_", " of a ")
+                words = ["–", teacher] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
                 words[1] += f", {gpu.removeprefix('NVIDIA ')}" * bool(gpu)
                 rows.append([size, *words, *scores, *_shares(group)])
         if rows and (constant := self.results.constant):
@@ -323,7 +327,7 @@ class Tables:
         """At 1/16, the KL of `four_layers`, which have a thin FFN, less that of the four that are planned."""
         short = self.results.short_runs
         is_thin = (short["variant"] == "four_layers") & (short["size"] == "1/16") & (short["max_steps"] == 500)
-        return _or_not_run(str(self.difference(short[is_thin], self._after_500_steps("gradual_sixteenth"))))
+        return _or_not_run(str(self.difference(short[is_thin], self._after_500_steps("gradual_sixteenth"), SMALLEST)))
 
     def rates(self) -> list[str]:
         """The KL at each learning rate that a sweep tried, the best in bold."""
@@ -375,9 +379,17 @@ class Tables:
         students = self.results.of(sweep)
         return students[students["variant"] == variant]
 
-    def difference(self, one: pd.DataFrame, other: pd.DataFrame) -> Difference:
-        """The KL of students of one variant less that of another's."""
-        return Difference(paired(one, other), self.noise_of_kl)
+    def difference(self, one: pd.DataFrame, other: pd.DataFrame, size: str = "") -> Difference:
+        """The KL of students of one variant less that of another's, of a size that is given where it is the least."""
+        return Difference(paired(one, other), self._noise(size))
+
+    def _noise(self, size: str) -> Noise:
+        """The noise of a size: at 1/16 students of four layers differ more, so it is that of their own differences."""
+        if size != SMALLEST:
+            return self.noise_of_kl
+        default = self.of(DEFAULTS, "gradual_sixteenth")
+        gaps = [paired(default, self.of(DEFAULTS, name)) for name in ("sixteenth", "six_layers_sixteenth")]
+        return pooled(gap for gap in gaps if len(gap) >= MIN_SEEDS)
 
 
 def spread(values: Iterable[float], shape: str = ".3f") -> str:

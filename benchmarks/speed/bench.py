@@ -2,12 +2,12 @@
 
     python -m benchmarks.speed.bench --shape bert-base --student homobert-tiny --dtype float32 --output speed.json
     python -m benchmarks.speed.bench --cases teacher6x384-bfloat16
-    python -m benchmarks.speed.bench --cases gpu-1024 gpu-2048 gpu-4096            # on a CUDA device
+    python -m benchmarks.speed.bench --cases gpu-256 gpu-1024 gpu-2048 gpu-4096    # on a CUDA device
 
 The first form takes 10 minutes on 2 quiet cores. The others record cases in docs/results/speed.json, the first case
 with a bar chart; other cases of the file stay. With 24 GB of memory the case of BERT-base needs MALLOC_ARENA_MAX=1:
-its variants share one process. The cases of a GPU are the whole recipe, 28,000 steps of 4,096 × 128 tokens, by the
-size of a micro-batch.
+its variants share one process. `gpu-256` stands beside the loops; the other cases of a GPU are the whole recipe,
+compiled: 28,000 steps of 4,096 × 128 tokens, by the size of a micro-batch.
 """
 
 import json

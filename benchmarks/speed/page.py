@@ -270,15 +270,16 @@ def gpu_cases(speed: Mapping[str, Any]) -> str:
     """Cases of a GPU, and whether compiled ones are among them."""
     parts = [NOT_COMPILED] if not any(results["settings"]["compiled"] for results in speed.values()) else []
     for results in list(speed.values())[:1]:
-        widest, *_, narrowest = (
+        shares = ", ".join(
             f"{variant['useful_flops_fraction']['median']:.0%}"
             for name, variant in results["variants"].items()
             if name not in BASELINES
         )
+        size, gpu = results["settings"]["batch_size"], results["machine"].get("gpu")
         words = (
-            f"Useful FLOPs of the widest steps are {widest} of the limit, of the narrowest {narrowest}: small products"
+            f"BERT-base to homobert-tiny, {size} rows a step, bfloat16, {gpu}. Useful FLOPs, from the widest steps to "
         )
-        words = f"BERT-base to homobert-tiny, {results['machine'].get('gpu')}. {words} leave a GPU idle."
+        words += f"the narrowest: {shares} of the limit."
         parts[:0] = [wrapped(words), cases(speed)]
     return "\n\n".join(parts)
 

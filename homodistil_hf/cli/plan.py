@@ -87,6 +87,7 @@ class Plan(Command):
         if self.num_tokens is not None:
             check_num_tokens(self.num_tokens)
         _take_widths(self)
+        self._check_time()  # of the file's student, too
         config = _encoder_config(self.teacher, self.teacher_revision)
         if self.num_tokens is not None:
             _check_masked_words(config, self)

@@ -131,7 +131,7 @@ def test_both_ways_stand_beside_each_other_by_tokens_and_by_seconds(tmp_path):
     ratio = {"schedule": {"one-shot": {"speedups": {"ours": {"median": 2.0}}}}}
     (tmp_path / "speed.json").write_text(json.dumps({"teacher6x384-bfloat16-eighth": ratio}))
     # twice the steps are worth 0.8 nats to pruning at once
-    assert tables.equal_seconds("1/8") == "+0.700 (100 %)"
+    assert tables.equal_seconds("1/8") == "+0.700, **worse** (100 %)"
 
 
 def test_baselines_stand_by_their_distance_with_the_best_rate_of_each(tmp_path):
