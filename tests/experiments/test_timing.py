@@ -167,6 +167,9 @@ def test_the_student_of_the_settings_is_planned_where_no_flag_names_one(values, 
     (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
     assert main(words) == 2
     assert "settings.json names neither student nor start; name one" in capsys.readouterr().err
+    (tmp_path / "settings.json").write_text('{"student": "latency_ms=5"}', encoding="utf-8")
+    assert main(words) == 2
+    assert "--time times a run of a known student" in capsys.readouterr().err
 
 
 def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, capsys):
