@@ -84,9 +84,8 @@ class Tables:
 
     def short_depth_gap(self) -> str:
         """The same after 500 steps."""
-        short = self.results.short_runs
-        is_six = (short["variant"] == "gradual") & (short["size"] == "1/16") & (short["max_steps"] == 500)
-        return _or_not_run(str(self.difference(self._after_500_steps("gradual_sixteenth"), short[is_six], SMALLEST)))
+        four, six = self._after_500_steps("gradual_sixteenth"), self._smallest_short_runs("gradual")
+        return _or_not_run(str(self.difference(four, six, SMALLEST)))
 
     def long_run(self) -> str:
         """Tokens and KL of a run of the default on a GPU."""
@@ -325,9 +324,12 @@ class Tables:
 
     def deep_shape_gap(self) -> str:
         """At 1/16, the KL of `four_layers`, which have a thin FFN, less that of the four that are planned."""
+        thin, planned = self._smallest_short_runs("four_layers"), self._after_500_steps("gradual_sixteenth")
+        return _or_not_run(str(self.difference(thin, planned, SMALLEST)))
+
+    def _smallest_short_runs(self, variant: str) -> pd.DataFrame:
         short = self.results.short_runs
-        is_thin = (short["variant"] == "four_layers") & (short["size"] == "1/16") & (short["max_steps"] == 500)
-        return _or_not_run(str(self.difference(short[is_thin], self._after_500_steps("gradual_sixteenth"), SMALLEST)))
+        return short[(short["variant"] == variant) & (short["size"] == SMALLEST) & (short["max_steps"] == 500)]
 
     def rates(self) -> list[str]:
         """The KL at each learning rate that a sweep tried, the best in bold."""
