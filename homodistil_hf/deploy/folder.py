@@ -12,12 +12,13 @@ from ..export.card import render_card
 from ..export.export_folder import check_target, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
 from ..export.runtimes import RUNTIMES, runtime_rows
+from ..files.inside import refuse_links_out
 from ..files.messages import first_line
 from ..files.provenance import machine_facts
 from ..files.strict_json import write_json
 from .deployable import Deployable, model_with_head
 from .proof import GRAPHS, prove
-from .targets import TARGETS, check_targets
+from .targets import TARGETS, check_targets, row_problems
 from .texts import own_rows, rows_of_file
 from .workshop import Workshop, limit_length
 
@@ -64,8 +65,13 @@ def deploy_folder(
     if num_rounds < 0:
         raise ValueError(f"num_rounds={num_rounds} is below 0; expected 0, for no times, or more")
     rows = own_rows() if texts is None else rows_of_file(texts)
-    facts, target = read_facts(folder), check_target(folder, overwrite=True)
-    student, earlier = deployment.ready(folder), runtime_rows(facts)
+    facts = read_facts(folder)
+    refuse_links_out(folder)
+    target = check_target(folder, overwrite=True)
+    earlier = runtime_rows(facts)
+    if problems := list(row_problems(earlier)):
+        raise ValueError(f"folder={str(folder)!r} can't be deployed: {problems[0]}; export again")
+    student = deployment.ready(folder)
     if "gguf" in names and student.gguf is None:
         raise ValueError(f"to='gguf' is impossible for folder={str(folder)!r}: {student.gguf_problem}")
     # transformers.js runs a graph, so one is made where the export has none
@@ -128,7 +134,7 @@ def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: De
     refused = {row["file"] for row in facts[RUNTIMES]["rows"] if not row["is_written"]}
     with written_aside(target, overwrite=True) as aside:
         shutil.copytree(target, aside, dirs_exist_ok=True)
-        # a file below the bar goes, and the weights that OpenVINO has beside it
+        # a file below the bar goes, and the weights that OpenVINO has beside it; all names are those of targets
         for file in refused:
             (aside / file).unlink(missing_ok=True)
             (aside / file).with_suffix(".bin").unlink(missing_ok=True)

@@ -1,10 +1,12 @@
 """The targets of a deployment, by name: file, number type, runtime, and what must be installed."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ..files.messages import nearest_name
+from ..export.facts import FACTS_FILE
+from ..files.messages import nearest_name, short_repr
 from ..models.onnx_graphs import missing_packages
 
 
@@ -33,6 +35,18 @@ TARGETS = {
     "transformers.js": Target("onnx/model.onnx", "float32", "transformers.js"),
     "gguf": Target("gguf/model.gguf", "float16", "llama.cpp", "gguf"),
 }
+
+
+def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of an export's facts whose file no target has: deploying removes, writes and sends files by these names."""
+    graphs = {target.file for target in TARGETS.values() if target.runtime == "ONNX Runtime"}
+    for row in rows:
+        name, file = row["target"], row["file"]
+        # transformers.js runs the graphs of other targets
+        files = graphs if name == "transformers.js" else {TARGETS[name].file} if name in TARGETS else set()
+        if file not in files:
+            found = f"{short_repr(name)}: {short_repr(file)}"
+            yield f"{FACTS_FILE} runtimes: expected a target and its file, found {found}"
 
 
 def check_targets(to: str | Iterable[str]) -> list[str]:

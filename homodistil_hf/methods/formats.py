@@ -7,8 +7,10 @@ from typing import Any
 
 from ..deploy.check import graph_problems, rows_to_run, skipped_graphs
 from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
+from ..deploy.targets import row_problems
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
+from ..export.runtimes import runtime_rows
 from ..export.student_in_folder import export_model_from, exported_student, student_in
 from ..export.verify import VerifyReport, verify_model
 from .binarization.folder import PACKED, verify_packed
@@ -48,6 +50,8 @@ def verify_export(folder: str | Path) -> VerifyReport:
         facts = read_facts(folder)
     except ValueError as error:
         return VerifyReport(folder, (str(error),))
+    if problems := tuple(row_problems(runtime_rows(facts))):
+        return VerifyReport(folder, problems)
     report = _VERIFIERS.get(str(facts.get("format")), verify_model)(folder, facts)
     deployment = _DEPLOYMENTS.get(str(facts.get("format")), WITH_HEAD)
     if not report.ok or not rows_to_run(facts) or deployment is None:
