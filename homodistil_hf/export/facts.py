@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..files.checkpoints import file_digest
+from ..files.inside import files_inside
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name
 from ..files.strict_json import fits, is_int, read_json
@@ -146,11 +147,10 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def file_facts(folder: Path) -> dict[str, Any]:
-    """Path inside an export → `sha256` and `size_bytes`, sorted; facts and card excepted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Path inside an export → `sha256` and `size_bytes`, sorted; facts, card and links out of it excepted."""
     return {
-        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
-        for path in paths
+        name: {"sha256": file_digest(path), "size_bytes": path.stat().st_size}
+        for name, path in files_inside(folder).items()
         if path.name not in (FACTS_FILE, CARD_FILE)
     }
 

@@ -14,6 +14,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.utils import validate_repo_id
 
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
+from ..files.inside import is_inside
+from ..files.messages import short_repr
 from ..files.strict_json import read_json
 from .card import THIS_FOLDER, UNKNOWN_LICENCE
 from .facts import CARD_FILE, FACTS_FILE, read_facts
@@ -176,7 +178,15 @@ def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
 
 def _listed_files(folder: Path) -> list[str]:
     """All files of an export but the card."""
-    names = [*read_facts(folder)["files"], FACTS_FILE]
+    listed = read_facts(folder).get("files")
+    if not isinstance(listed, dict):
+        raise ValueError(f"{FACTS_FILE} in folder={str(folder)!r} has files={short_repr(listed)}; export again")
+    names = [*listed, FACTS_FILE]
+    if outside := [name for name in [*names, CARD_FILE] if not is_inside(folder, name)]:
+        raise ValueError(
+            f"folder={str(folder)!r} lists {short_repr(outside[0])}, which leads out of it, so nothing is sent; put "
+            "the file itself there, or export again"
+        )
     if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
         raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
     return names

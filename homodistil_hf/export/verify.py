@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
+from ..files.inside import links_out, stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE
@@ -165,11 +166,15 @@ def file_problems(
     folder: Path, facts: Mapping[str, Any], *, needed: Sequence[str] = (WEIGHTS_FILE, _CONFIG_FILE, CARD_FILE)
 ) -> Iterator[str]:
     """Files that are missing, unexpected, or not as `facts["files"]` lists them."""
-    present, listed = file_facts(folder), facts["files"]
+    present, listed, links = file_facts(folder), facts["files"], links_out(folder)
+    for name in links:
+        yield f"{name}: expected a file of this folder, found a link that leads out of it"
+    for name in sorted(name for name in listed if not stays_inside(name)):
+        yield f"{FACTS_FILE}: expected names of files in this folder, found {short_repr(name)}"
     for name in needed:
-        if not (folder / name).is_file():
+        if not (folder / name).is_file() and name not in links:
             yield f"{name}: expected in every export, found nothing"
-    for name in sorted(listed.keys() - present.keys() - set(needed)):
+    for name in sorted(listed.keys() - present.keys() - {*needed, *links}):
         yield f"{name}: listed in {FACTS_FILE}, found nothing"
     for name in sorted(present.keys() - listed.keys()):
         if not name.startswith(_HUB_FILES):

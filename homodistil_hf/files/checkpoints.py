@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .folders import outdated_name, recover, remove_folder, remove_leftovers, written_whole
+from .inside import files_inside
 from .messages import short_repr
 from .strict_json import read_json_object, write_json
 
@@ -207,5 +208,4 @@ def file_digest(path: Path) -> str:
 
 
 def _file_names(folder: Path) -> list[str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path.relative_to(folder).as_posix() for path in files if path.name != MANIFEST_NAME]
+    return [name for name, path in files_inside(folder).items() if path.name != MANIFEST_NAME]

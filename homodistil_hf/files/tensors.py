@@ -1,12 +1,13 @@
 """Files of weights: loaded, or refused if damaged, outside their folder or far too small for the configuration."""
 
 import os
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from .inside import stays_inside
 from .messages import short_repr
 from .strict_json import read_json_object
 
@@ -49,22 +50,6 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
             f"{label} holds {size_bytes:,} bytes of weights, its config.json describes {num_parameters:,} weights; "
             "mend config.json, or copy or download the weights again"
         )
-
-
-def stays_inside(name: str) -> bool:
-    r"""Whether a relative path of unknown origin stays below its folder on any system.
-
-    Example:
-    ```python
-    >>> [stays_inside(name) for name in ("a.bin", "sub/a.bin", "../a.bin", "/a.bin", "C:a.bin", "sub\\..\\a.bin")]
-    [True, True, False, False, False, False]
-
-    ```
-    """
-    # both readings: backslashes and drives mean nothing to POSIX, and lead out on Windows
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    is_relative = not posix.is_absolute() and not windows.anchor and not windows.drive
-    return is_relative and bool(posix.parts) and ".." not in windows.parts and "\0" not in name
 
 
 def _check_index(folder: Path, weight_map: object, label: str) -> None:

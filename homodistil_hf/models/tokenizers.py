@@ -13,9 +13,9 @@ from transformers.utils import CONFIG_NAME
 
 from ..files.field_checks import ROW_LENGTH
 from ..files.folders import refuse_missing
+from ..files.inside import stays_inside
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import fits, read_json_object
-from ..files.tensors import stays_inside
 from .architectures import MODEL_TYPES, has_segments, max_tokens
 
 logger = logging.getLogger(__name__)

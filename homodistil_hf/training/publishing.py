@@ -30,9 +30,9 @@ from ..export.hub import commit_to, ensure_repo, push_export
 from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
 from ..files.folders import publish
 from ..files.hub_errors import hub_errors, persistently
+from ..files.inside import stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import is_int, read_json_object
-from ..files.tensors import stays_inside
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from ...export.facts import CARD_FILE, FACTS_FILE
 from ...export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
+from ...files.inside import stays_inside
 from ...files.messages import short_repr
 from ...files.strict_json import fits, read_json_object
-from ...files.tensors import stays_inside
 from ...models.equality import relative_difference
 from ...models.loading import MODULES_FILE
 from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, ROUTES, TRANSFORMER_KEYS

@@ -26,8 +26,9 @@ from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.export_folder import check_target, convert_export
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
+from homodistil_hf.files.inside import stays_inside
 from homodistil_hf.files.strict_json import parse_json, read_json
-from homodistil_hf.files.tensors import load_tensors, stays_inside
+from homodistil_hf.files.tensors import load_tensors
 from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer_files, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
