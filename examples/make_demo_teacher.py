@@ -1,9 +1,9 @@
 """Make the teacher that `homodistil demo` starts from: a WordPiece vocabulary and a small BERT, from text alone.
 
-    python examples/make_demo_teacher.py --output_dir homodistil_hf/experiments/demo/teacher
+    python examples/make_demo_teacher.py --output_dir homodistil_hf/runs/demo/teacher
 
 Everything is trained on the strings and comments of this Python's standard library and of the packages that are
-installed with this one, without the paragraphs that `homodistil_hf.experiments.demo.text` holds out. Weights are
+installed with this one, without the paragraphs that `homodistil_hf.runs.demo.text` holds out. Weights are
 written in float16, and loaded in float32.
 """
 
@@ -25,8 +25,8 @@ from transformers.modeling_outputs import MaskedLMOutput
 from homodistil_hf import tokenize_to_blocks
 from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
-from homodistil_hf.experiments.demo.text import python_files, read_documents, source_files
 from homodistil_hf.models.conversion import to_stock, to_student
+from homodistil_hf.runs.demo.text import python_files, read_documents, source_files
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB_SIZE = 2000

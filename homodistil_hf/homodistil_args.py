@@ -1,7 +1,7 @@
 """HomoDistil's settings: its loss, its scores and its schedule; the paper's values as a recipe.
 
 `training_args.py` has the settings that all methods share. [`AtOnceArguments`] are for methods that prune before the
-first step: `methods/baselines/one_shot.py`, `methods/embedding/`.
+first step: `methods/baselines/one_shot.py`, `embedding/`.
 """
 
 import json

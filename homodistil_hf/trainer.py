@@ -29,8 +29,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .evaluation.small_start import NUM_FITTING_BATCHES, fit_to_teacher, started_pair
-from .evaluation.squad import gradings_in
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
@@ -56,10 +54,12 @@ from .pruning.masks import full_masks
 from .pruning.pruner import Pruner, PruningSettings, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
+from .training.answers import gradings_in
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit, Start, resolve_student
 from .training.ranks import check_same_masks
 from .training.raw_rows import RowReader, is_raw
+from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher, started_pair
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)

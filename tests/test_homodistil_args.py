@@ -4,9 +4,9 @@ import pytest
 from methods_here import needs
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.experiments.config import run_of
 from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS, AtOnceArguments
 from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.config import run_of
 from homodistil_hf.training_args import DistillationArguments
 
 QUIET = {"report_to": "none", "use_cpu": True}

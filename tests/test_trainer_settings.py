@@ -7,7 +7,7 @@ from methods_here import needs
 
 import homodistil_hf
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.experiments.config import run_of
+from homodistil_hf.runs.config import run_of
 
 
 def make_args(**settings: object) -> HomoDistilTrainingArguments:

@@ -13,8 +13,6 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from homodistil_hf import export_student
 from homodistil_hf.evaluation.squad import SquadSettings
-from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.folder import record_head
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -22,6 +20,8 @@ from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.runs.sweep.cells import Cell
+from homodistil_hf.runs.sweep.folder import record_head
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
@@ -189,8 +189,8 @@ def make_packed(folder: Path) -> None:
 @cache
 def make_embedding(folder: Path) -> None:
     """An embedding model that is its own teacher, with a layer behind its pooling."""
-    from homodistil_hf.methods.embedding.folder import export_embedding_model
-    from homodistil_hf.methods.embedding.model import Dense, EmbeddingModel, PoolingSettings
+    from homodistil_hf.embedding.folder import export_embedding_model
+    from homodistil_hf.embedding.model import Dense, EmbeddingModel, PoolingSettings
 
     settings = PoolingSettings(max_seq_length=16, prompts={"query": "w7 "}, similarity="cosine")
     layers = (Dense(nn.Linear(16, 8), "Tanh"),)

@@ -32,12 +32,6 @@ from homodistil_hf.evaluation.own_labels import rows_of
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.evaluation.squad import training_windows
 from homodistil_hf.evaluation.task_data import GlueTask, encode, load_squad
-from homodistil_hf.experiments import family
-from homodistil_hf.experiments.config import parse_run, run_of
-from homodistil_hf.experiments.sweep.cells import Choice, Sweep
-from homodistil_hf.experiments.sweep.folder import SweepFolder
-from homodistil_hf.experiments.sweep.running import SweepRun, write_table
-from homodistil_hf.experiments.sweep.training import RunClock
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.student_in_folder import checkpoint_student
@@ -48,6 +42,12 @@ from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
+from homodistil_hf.runs import family
+from homodistil_hf.runs.config import parse_run, run_of
+from homodistil_hf.runs.sweep.cells import Choice, Sweep
+from homodistil_hf.runs.sweep.folder import SweepFolder
+from homodistil_hf.runs.sweep.running import SweepRun, write_table
+from homodistil_hf.runs.sweep.training import RunClock
 from homodistil_hf.training.checks import own_settings
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer
@@ -188,7 +188,7 @@ def read_tokenizer(target: Path, draw: Random) -> None:
 
 def read_embedding(target: Path, draw: Random) -> None:
     """A folder of sentence-transformers, as a teacher."""
-    from homodistil_hf.methods.embedding.reading import default_activation, kind_of_texts, load_embedding_model
+    from homodistil_hf.embedding.reading import default_activation, kind_of_texts, load_embedding_model
 
     kind_of_texts(target)
     default_activation(target)
@@ -239,7 +239,7 @@ def verify(target: Path, draw: Random) -> None:
 
 def export_embedding(target: Path, draw: Random) -> None:
     """`homodistil verify | export` over exports of embedding models, and one that gets scores."""
-    from homodistil_hf.methods.embedding.folder import publish_scores
+    from homodistil_hf.embedding.folder import publish_scores
 
     source, output = target.with_name("source"), target.with_name("out")
     shutil.copytree(source, output, dirs_exist_ok=True)

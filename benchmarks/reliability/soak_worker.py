@@ -20,12 +20,12 @@ import torch
 from transformers import modeling_utils
 
 from homodistil_hf import cli, trainer
-from homodistil_hf.experiments import student as launch
 from homodistil_hf.export import export_folder as export
 from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
 from homodistil_hf.pruning.scores import SensitivityScores
+from homodistil_hf.runs import student as launch
 from homodistil_hf.training import distillation_trainer, exact_trainer, run_folder
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from benchmarks.results.sweep_models import Model, models_of
 from homodistil_hf.evaluation import evaluate_discrepancy
-from homodistil_hf.experiments.sweep.folder import SweepFolder, read_records, trained
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.runs.sweep.folder import SweepFolder, read_records, trained
 
 EVERY_BLOCK = {"max_eval_blocks": 1_000_000, "pseudo_perplexity_blocks": 0}
 MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")

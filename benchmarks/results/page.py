@@ -22,11 +22,11 @@ from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
 from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, PRUNED_FIRST, SCRATCH, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.plots import draw
-from homodistil_hf.experiments.sweep.cells import TEACHER
-from homodistil_hf.experiments.sweep.folder import read_records, trained, write_records
-from homodistil_hf.experiments.sweep.tables import Record, in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
+from homodistil_hf.runs.plots import draw
+from homodistil_hf.runs.sweep.cells import TEACHER
+from homodistil_hf.runs.sweep.folder import read_records, trained, write_records
+from homodistil_hf.runs.sweep.tables import Record, in_order
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")

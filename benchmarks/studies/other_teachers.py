@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.quiet import QUIET
 from benchmarks.studies.study import Study, record_cells
 from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.experiments.config import run_of
-from homodistil_hf.experiments.distill import run as distil
+from homodistil_hf.runs.config import run_of
+from homodistil_hf.runs.distill import run as distil
 from homodistil_hf.tables import markdown_table
 
 GRADUALLY, AT_ONCE = "gradually", "at once"

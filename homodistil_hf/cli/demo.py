@@ -20,7 +20,7 @@ class Demo(Command):
     def run(self) -> int:
         """Run the demo."""
         with importing():
-            from ..experiments.demo.run import DemoSettings, run_demo
+            from ..runs.demo.run import DemoSettings, run_demo
 
         show_logs()
         logging.getLogger("homodistil_hf").setLevel(logging.WARNING)  # its own lines are enough

@@ -51,14 +51,14 @@ class Distill(Command):
             print(_help())
             return 0 if words else 2
         with importing():
-            from ..experiments.config import help_of, parse_run
+            from ..runs.config import help_of, parse_run
 
         if HELP_ALL in words:
             print(help_of([word for word in words if word != HELP_ALL]))
             return 0
-        from ..experiments.distill import run
         from ..export.report import closing_line
         from ..methods.registry import run_of
+        from ..runs.distill import run
         from ..training.rank_watch import naming_lost_ranks, watch_ranks
         from ..training.ranks import leave_process_group
 

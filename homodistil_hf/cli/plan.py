@@ -184,8 +184,8 @@ def _widths_in(config: str) -> dict[str, Any]:
 
 def _timed(flags: Plan) -> dict[str, Any]:
     """Take steps of the run that the flags describe."""
-    from ..experiments.timing import time_run
     from ..files.settings import split_config
+    from ..runs.timing import time_run
 
     values: dict[str, Any] = split_config([flags.config])[0] if flags.config else {}
     names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
@@ -215,7 +215,7 @@ def _run_lines(costs: Mapping[str, Any]) -> list[str]:
     """What [`_of_the_run`] found, in words."""
     lines = [format_planned_run(costs["run"])] if "run" in costs else []
     if "timing" in costs:
-        from ..experiments.timing import format_timing
+        from ..runs.timing import format_timing
 
         lines.append(format_timing(costs["timing"]))
     return [*lines, *filter(None, [costs.get("advice")])]
@@ -223,8 +223,8 @@ def _run_lines(costs: Mapping[str, Any]) -> list[str]:
 
 def _predicts_masked_words(config: Any) -> bool:
     """Whether a teacher has a head, and it is not a task's; an embedding model's encoder has none."""
-    from ..data.task_rows.kinds import MASKED_WORDS, kind_of
     from ..models.architectures import HEADS
+    from ..tasks.kinds import MASKED_WORDS, kind_of
 
     return config.architectures[0] in HEADS and kind_of(config) == MASKED_WORDS
 
@@ -322,7 +322,7 @@ def _planned_trimming(flags: Plan) -> Any:
     """What `--vocabulary` leaves; None where it isn't given."""
     if flags.vocabulary is None:
         return None
-    from ..experiments.trim import TrimSource, plan_trimming
+    from ..runs.trim import TrimSource, plan_trimming
 
     show_logs()
     source = TrimSource(flags.teacher, flags.vocabulary, flags.text, revision=flags.teacher_revision)
@@ -331,7 +331,7 @@ def _planned_trimming(flags: Plan) -> Any:
 
 def format_trimmed(facts: Mapping[str, Any]) -> str:
     """Describe what a smaller vocabulary does to the teacher and the text."""
-    from ..experiments.trim import format_sizes, format_trimming
+    from ..runs.trim import format_sizes, format_trimming
 
     return f"vocabulary, of the teacher:\n{format_trimming(facts)}\n\n{format_sizes(facts['sizes'])}"
 

@@ -1,4 +1,4 @@
-"""`homodistil sweep`: many runs from one file. `experiments/sweep` trains them."""
+"""`homodistil sweep`: many runs from one file. `runs/sweep` trains them."""
 
 import builtins
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Sweep(Command):
     def run(self) -> int:
         """Train, or list the cells; status 1 if one failed."""
         with importing():
-            from ..experiments.sweep.running import prepare_sweep, run_sweep, write_table
+            from ..runs.sweep.running import prepare_sweep, run_sweep, write_table
 
         run = prepare_sweep(self.file, only=self.only, output=self.output, train_only=self.train_only)
         if self.list:

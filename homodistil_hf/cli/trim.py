@@ -32,7 +32,7 @@ class Trim(Command):
     def run(self) -> int:
         """Trim, or print what trimming would do."""
         with importing():
-            from ..experiments.trim import TrimSource, format_trimming, plan_trimming, trim_to_folder
+            from ..runs.trim import TrimSource, format_trimming, plan_trimming, trim_to_folder
 
         show_logs()
         source = TrimSource(

@@ -14,9 +14,6 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.samples import drawn
-from ..data.task_rows.columns import find_columns
-from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, kind_of, names_of
-from ..data.task_rows.reading import load_rows
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE
 from ..files.caches import keep_datasets_here
@@ -24,10 +21,14 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
+from ..models.heads import forward
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, fitted_length, load_tokenizer
+from ..tasks.columns import find_columns
+from ..tasks.kinds import CLASSES, LABELS, TAGS, kind_of, names_of
+from ..tasks.reading import load_rows
 from .evaluated_model import EvaluatedModel, load_model, model_in, results_claimed
-from .fine_tuning import forward, settings_from
+from .fine_tuning import settings_from
 from .guarantee import WORDS, guarantee, length_groups
 
 logger = logging.getLogger(__name__)

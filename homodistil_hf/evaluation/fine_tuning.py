@@ -6,28 +6,19 @@ distillation/losses.py. task_trainer.py has the trainers. task_runs.py and own_t
 and squad.py grade.
 """
 
-import copy
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
-from torch.utils.data import DataLoader
 from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -39,18 +30,25 @@ from ..files.checkpoints import last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
-from ..models.architectures import HEADS, architecture_of
+from ..homodistil_args import HomoDistilTrainingArguments
+from ..models.architectures import HEADS
 from ..models.architectures.architecture import TOKEN_CLASSIFICATION
+from ..models.conversion import to_stock
+from ..models.heads import collator_of, fastest_device, forward
 from ..models.tokenizers import check_words_of_model, padding_multiple
-from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer, TaskDistillTrainer
+from ..trainer import HomoDistilTrainer
+from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer
 
-_POOLER = "pooler."
-PREDICTION_BATCH_SIZE = 64
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 _NUM_EPOCHS = 3.0
 _QUIETLY: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+BESIDE_A_TEACHER: dict[str, Any] = {
+    **{"hidden_weight": 1.0, "embedding_weight": 0.0, "learning_rate_curve": "trainer", "student_dropout": None},
+    **{"teacher_dtype": "float32", "adam_beta2": 0.999, "adam_epsilon": 1e-8, "dataloader_drop_last": True},
+}
+"""Settings of a fine-tuning beside a teacher; its loss is the task's, the KL and the error of hidden states."""
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
 _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
@@ -184,68 +182,11 @@ def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] |
     return build(kind, checked_values(values or {}, setting_types(kind), "settings"))
 
 
-def fastest_device() -> torch.device:
-    """The machine's accelerator, or its CPU where it has none."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
-
-
 def training_dtype(dtype: str) -> str:
     """Type of the matrix products: for `"auto"`, bfloat16 where the hardware multiplies it, else float32."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if multiplies_bfloat16(fastest_device()) else "float32"
-
-
-def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock sequence classifier around a copy of an encoder, without the model's own pooler and head.
-
-    Args:
-        encoder: of a stock class or a student's.
-        num_labels: classes; 1 for a regression.
-        dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
-        seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
-    """
-    problem_type = "regression" if num_labels == 1 else "single_label_classification"
-    changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
-    if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
-        changes["classifier_dropout"] = None  # then it is the dropout of hidden states
-    model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
-    _draw(head_linears(model), model.config.initializer_range, seed)
-    return model
-
-
-def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
-    """The linear layers of a model's head: a pooler's first, the logits' last."""
-    encoder = f"{model.base_model_prefix}."
-    return [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and (not name.startswith(encoder) or name.startswith(f"{encoder}{_POOLER}"))
-    ]
-
-
-def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
-    """Let a regression begin with the mean label as its answer, instead of 0.
-
-    An output bias moves by about a learning rate a step. Before the answers are right on average, the error hardly
-    depends on the row; a short fine-tuning of a narrow model may never get beyond that.
-    """
-    head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
-
-
-def fresh_tagger(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock token classifier around a copy of an encoder; arguments as in [`fresh_classifier`]."""
-    model = _around(encoder, AutoModelForTokenClassification, dropout, {"num_labels": num_labels})
-    _draw(head_linears(model), model.config.initializer_range, seed)
-    return model
-
-
-def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
-    model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
-    _draw(head_linears(model), model.config.initializer_range, seed)
-    return model
 
 
 def fine_tune(
@@ -283,11 +224,26 @@ def fine_tune(
         {} if save_steps is None else {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1}
     )
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
-        trainer = (FineTuningTrainer if teacher is None else partial(TaskDistillTrainer, teacher))(
+        how = {"num_rows": len(rows), "overwrite_output_dir": True, **saving}
+        if teacher is None:
+            kind: Any = FineTuningTrainer
+            beside: dict[str, Any] = {}
+        else:
+            kind, beside = HomoDistilTrainer, {"teacher_model": teacher, "processing_class": tokenizer}
+            how |= {
+                "arguments_class": HomoDistilTrainingArguments,
+                "train_sampling_strategy": "random",
+                **BESIDE_A_TEACHER,
+            }
+            rows = rows.remove_columns("length")
+            # a fresh head has no names yet
+            model.config.id2label, model.config.label2id = teacher.config.id2label, teacher.config.label2id
+        trainer = kind(
             model=model,
-            args=training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving),
+            args=training_arguments(place, settings, seed, **how),
             train_dataset=rows,
             data_collator=collator_for(model, tokenizer),
+            **beside,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(FineTuningProgress)
@@ -299,9 +255,7 @@ def fine_tune(
                 f"at learning_rate={trainer.args.learning_rate:g}: fine-tuning diverged; lower learning_rate, or "
                 f"train in dtype=float32 ({error})"
             ) from error
-    trained = trainer.accelerator.unwrap_model(model)
-    if teacher is not None:
-        del trained.projections
+    trained = trainer.accelerator.unwrap_model(model) if teacher is None else to_stock(trainer.dense_student())
     return FineTuned(trained, output.global_step, output.training_loss)
 
 
@@ -325,43 +279,6 @@ def predict(
     return logits_RC.numpy(), np.asarray(by_length["labels"][:])
 
 
-@torch.inference_mode()
-def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
-    """Run a model over tokenized rows without labels, in float32 and evaluation mode; its outputs, batch by batch.
-
-    Batches are fastest where rows of like length follow each other.
-    """
-    model.eval()
-    collate = collator_of(tokenizer, model.config)
-    for batch in DataLoader(rows, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
-        # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
-        with torch.autocast(model.device.type, enabled=False):
-            yield type(model).forward(model, **batch.to(model.device))
-
-
-def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
-    """A stock model with a head around a copy of an encoder, its pooler excepted."""
-    config = copy.deepcopy(encoder.config)
-    for name, value in {**dict.fromkeys(architecture_of(config).dropouts, dropout), **changes}.items():
-        setattr(config, name, value)
-    model = auto_class.from_config(config, attn_implementation=_attention())
-    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
-    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
-    if unexpected or any(not name.startswith(_POOLER) for name in missing):
-        raise ValueError(
-            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
-        )
-    return model
-
-
-def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for layer in layers:
-        nn.init.normal_(layer.weight, std=std, generator=generator)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
 def training_arguments(
     folder: str,
     settings: FineTuningSettings,
@@ -380,11 +297,9 @@ def training_arguments(
         warmup_steps=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
         bf16=training_dtype(settings.dtype) == "bfloat16",
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
         seed=seed,
         use_cpu=fastest_device().type == "cpu",
-        **_QUIETLY | others,
+        **_QUIETLY | {"train_sampling_strategy": "group_by_length", "length_column_name": "length"} | others,
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
         dataloader_pin_memory=torch.accelerator.is_available(),
@@ -399,13 +314,3 @@ def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     if head is None or head.kind is not TOKEN_CLASSIFICATION:
         return collator_of(tokenizer, model.config)
     return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=padding_multiple(model.config))
-
-
-def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> DataCollatorWithPadding:
-    """The collator that pads a batch of tokenized rows for a model."""
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(config))
-
-
-def _attention() -> str | None:
-    """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
-    return "eager" if fastest_device().type == "cpu" else None

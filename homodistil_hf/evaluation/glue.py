@@ -11,16 +11,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..models.heads import fresh_classifier, start_at_mean
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     FineTuned,
     FineTuningSettings,
     GlueSettings,
     fine_tune,
-    fresh_classifier,
     predict,
     settings_from,
-    start_at_mean,
 )
 from .metrics import load_metric
 from .task_data import GLUE_TASKS, GlueTask, check_tasks, data_folder, encode, load_glue

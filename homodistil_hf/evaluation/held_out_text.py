@@ -32,10 +32,11 @@ from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
 from ..models.equality import weights_digest
+from ..models.heads import fastest_device
 from ..models.loading import load_encoder
 from ..models.tokenizers import check_words_of_model, fitted_length
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, results_claimed
-from .fine_tuning import fastest_device, settings_from
+from .fine_tuning import settings_from
 from .records import DISCREPANCY, Records
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,6 @@ formulas follow the published definition (Rajpurkar et al. 2016, 2018). Their in
 the Hub's `squad` and `squad_v2` metrics, all in percent. metrics.py imports this file when a metric is asked for.
 """
 
-import re
-import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +15,10 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
+from ..training.answers import exact_match, normalize_answer, token_f1
 from .task_data import GLUE_TASKS
 
 Rows = Sequence[Mapping[str, Any]]
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
 _CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
 
@@ -90,41 +87,6 @@ def _correlation(formula: Callable[..., Any], wanted: np.ndarray, given: np.ndar
     if np.ptp(given) == 0 or np.ptp(wanted) == 0:
         return 0.0
     return formula(given, wanted).statistic
-
-
-def normalize_answer(text: str) -> str:
-    """Lower-case a text and remove ASCII punctuation, English articles and superfluous white space, in this order.
-
-    Example:
-    ```python
-    >>> normalize_answer("The  Beyoncé (an artist)!")
-    'beyoncé artist'
-
-    ```
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
-
-
-def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """1 where the normalised prediction is one of the normalised right answers, at least one; else 0."""
-    return float(normalize_answer(prediction) in {normalize_answer(gold) for gold in golds})
-
-
-def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
-    """Harmonic mean of precision and recall of normalised words, in [0, 1]; the best right answer counts.
-
-    `both_empty` is the score where both are empty once normalised: 1 in v2.0, where empty means "no answer"; 0 in
-    v1.1.
-
-    Example:
-    ```python
-    >>> token_f1("the cat sat", ["a dog", "a cat sat down here"])
-    0.66...
-
-    ```
-    """
-    words = normalize_answer(prediction).split()
-    return max(_words_f1(words, normalize_answer(gold).split(), both_empty=both_empty) for gold in golds)
 
 
 def best_threshold(
@@ -253,16 +215,6 @@ class SquadV2Metric(evaluate.Metric):
             best, threshold = best_threshold(values, probabilities, has_answer=has_answer, is_answered=is_answered)
             results |= {f"best_{name}": 100 * best, f"best_{name}_thresh": threshold}
         return results
-
-
-def _words_f1(given: list[str], wanted: list[str], *, both_empty: float) -> float:
-    if not given or not wanted:
-        return both_empty if given == wanted else 0.0
-    shared = (Counter(given) & Counter(wanted)).total()
-    if shared == 0:
-        return 0.0
-    precision, recall = shared / len(given), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
 
 
 def _scores(formula: Callable[..., float], texts: list[str], golds: list[list[str]]) -> np.ndarray:

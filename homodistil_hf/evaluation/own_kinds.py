@@ -14,28 +14,25 @@ from datasets import Dataset, List
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.task_rows.columns import Columns, ReadRows, class_names, find_columns, is_missing
-from ..data.task_rows.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
-from ..data.task_rows.held_out import apart
-from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
-from ..data.task_rows.labels import as_list
-from ..data.task_rows.reading import load_rows
-from ..data.task_rows.tags import entries_of, span_parts
 from ..distillation.task_scores import TaskMeter, class_scores
 from ..distillation.tasks import task_of
 from ..files.messages import join_some, short_repr
+from ..models.heads import PREDICTION_BATCH_SIZE, fresh_answerer, fresh_classifier, fresh_tagger
+from ..tasks.columns import Columns, ReadRows, class_names, find_columns, is_missing
+from ..tasks.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
+from ..tasks.held_out import apart
+from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
+from ..tasks.labels import as_list
+from ..tasks.reading import load_rows
+from ..tasks.tags import entries_of, span_parts
+from ..training.answers import answer_grades
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import (
-    PREDICTION_BATCH_SIZE,
     FineTuned,
     FineTuningSettings,
     collator_for,
     fine_tune,
-    fresh_answerer,
-    fresh_classifier,
-    fresh_tagger,
 )
-from .squad import answer_grades
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedModel
 
-from ..data.task_rows.columns import Columns, class_names, known_labels
-from ..data.task_rows.encoding import LEAST_ROWS, check_rows
-from ..data.task_rows.kinds import CLASSES, VALUES
-from ..data.task_rows.reading import check_columns, load_rows
 from ..files.messages import short_repr
+from ..tasks.columns import Columns, class_names, known_labels
+from ..tasks.encoding import LEAST_ROWS, check_rows
+from ..tasks.kinds import CLASSES, VALUES
+from ..tasks.reading import check_columns, load_rows
 from .own_kinds import rows_aside
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,6 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.task_rows.encoding import length_of_rows
-from ..data.task_rows.reading import load_rows
 from ..distillation.task_scores import class_scores
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -32,6 +30,8 @@ from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.loading import load_encoder
 from ..tables import figures_line
+from ..tasks.encoding import length_of_rows
+from ..tasks.reading import load_rows
 from ..training.checks import check_same_start, existing_files
 from ..training.ranks import refuse_ranks
 from ..training.run_folder import folder_claimed

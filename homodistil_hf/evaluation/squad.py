@@ -6,31 +6,26 @@ learning rates and files of results: task_runs.py.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ..data.task_rows.questions import Window, check_windows, labelled_inputs, make_windows
 from ..files.field_checks import describe_settings, setting
-from ..training.raw_rows import RowReader, named_sets
+from ..models.heads import fresh_answerer
+from ..tasks.questions import check_windows, labelled_inputs, make_windows
+from ..training.answers import _EVEN, RankedAnswers, _batches, answer_questions
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
-from .fine_tuning import FineTuned, GlueSettings, fine_tune, forward, fresh_answerer, settings_from
+from .fine_tuning import FineTuned, GlueSettings, fine_tune, settings_from
 from .metrics import load_metric
 from .task_data import check_squad_task, load_squad, squad_files
 from .task_runs import evaluate_tasks, with_length
 
 logger = logging.getLogger(__name__)
-
-_QUESTIONS_AT_ONCE = 1000
-_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
 
 
 @dataclass(frozen=True)
@@ -62,93 +57,6 @@ class SquadSettings(GlueSettings):
     max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
     num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
     default_length: ClassVar[int] = 384
-
-
-@dataclass(frozen=True)
-class RankedAnswers:
-    """Different answers, the likeliest first, with their scores, and the score of "no answer"."""
-
-    texts: tuple[str, ...]
-    scores: tuple[float, ...]
-    null_score: float
-
-    @property
-    def text(self) -> str:
-        """The likeliest answer; empty where no window has a span."""
-        return self.texts[0] if self.texts else ""
-
-    @property
-    def no_answer_probability(self) -> float:
-        """Probability of "no answer" against the likeliest one: 1 / (1 + exp(score - null score)), in [0, 1]."""
-        best = self.scores[0] if self.scores else -np.inf
-        # 1 / (1 + eˣ) = exp(-log(1 + eˣ)), which doesn't overflow
-        return float(np.exp(-np.logaddexp(0.0, best - self.null_score)))
-
-
-def rank_answers(
-    context: str,
-    windows: Sequence[Window],
-    logits: Sequence[tuple[np.ndarray, np.ndarray]],
-    *,
-    max_answer_tokens: int = 30,
-    num_best: int = 20,
-) -> RankedAnswers:
-    """Find the best spans over all windows of one question.
-
-    A text that several windows hold counts with its best score. "No answer" counts with its lowest score, because
-    every window without the answer scores it high; one window with the answer is enough.
-
-    Args:
-        context: the characters that the windows' offsets count.
-        windows: all windows of the question.
-        logits: for each window, float `(T,)` of starts and of ends, T at least the tokens of the window.
-        max_answer_tokens: longest answer, in tokens.
-        num_best: spans of each window that compete, and answers that are returned, at most.
-
-    Example:
-    ```python
-    >>> words = np.array([[0, 3], [4, 7], [8, 11]])
-    >>> window = Window(inputs={}, row=0, cls_index=0, first_token=1, offsets=words)
-    >>> starts, ends = np.array([1.0, 0.0, 5.0, 0.0]), np.array([1.0, 0.0, 0.0, 4.0])
-    >>> ranked = rank_answers("one two six", [window], [(starts, ends)])
-    >>> ranked.text, ranked.scores[0], ranked.null_score
-    ('two six', 9.0, 2.0)
-
-    ```
-    """
-    best: dict[str, float] = {}
-    for window, (starts, ends) in zip(windows, logits, strict=True):
-        for first, last, score in _best_spans(window, starts, ends, max_answer_tokens, num_best):
-            text = context[window.offsets[first, 0] : window.offsets[last, 1]].strip()
-            best[text] = max(score, best.get(text, -np.inf))
-    # a span of white space alone is no answer
-    best.pop("", None)
-    ranked = sorted(best.items(), key=lambda item: -item[1])[:num_best]
-    null_scores = [
-        float(starts[window.cls_index]) + float(ends[window.cls_index])
-        for window, (starts, ends) in zip(windows, logits, strict=True)
-    ]
-    return RankedAnswers(tuple(text for text, _ in ranked), tuple(score for _, score in ranked), min(null_scores))
-
-
-def _best_spans(
-    window: Window, starts: np.ndarray, ends: np.ndarray, max_answer_tokens: int, num_best: int
-) -> list[tuple[int, int, float]]:
-    """First token, last token and score of the best of all spans, not only of those between best starts and ends."""
-    num_tokens = len(window.offsets)
-    if num_tokens == 0:
-        return []
-    tokens = slice(window.first_token, window.first_token + num_tokens)
-    num_lengths = min(max_answer_tokens, num_tokens)
-    # scores[first, extra]: of the span from `first` to `first + extra`; -inf beyond the context.
-    scores = np.full((num_tokens, num_lengths), -np.inf)
-    for extra in range(num_lengths):
-        last = num_tokens - extra
-        scores[:last, extra] = starts[tokens][:last].astype(np.float64) + ends[tokens][extra:]
-    order = np.argsort(-scores, axis=None, kind="stable")[:num_best]
-    firsts, extras = np.unravel_index(order, scores.shape)
-    spans = [(int(f), int(f + e), float(scores[f, e])) for f, e in zip(firsts, extras, strict=True)]
-    return [span for span in spans if span[2] > -np.inf]
 
 
 def evaluate_squad(
@@ -190,53 +98,6 @@ def _fitted(settings: SquadSettings, evaluated: EvaluatedModel) -> SquadSettings
     return fitted if settings.max_length is not None else in_thirds(fitted)
 
 
-def in_thirds(settings: SquadSettings) -> SquadSettings:
-    """The settings with no more than a third of a window for what is shared and for the question, if not given."""
-    third = settings.row_length // 3
-    given = {name: getattr(settings, name) for name in ("stride", "max_question_tokens")}
-    defaults = SquadSettings.__dataclass_fields__
-    shorter = {name: min(value, third) for name, value in given.items() if value == defaults[name].default}
-    return replace(settings, **shorter)
-
-
-def answer_grades(
-    model: PreTrainedModel, questions: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, float]:
-    """`f1` and `exact_match` of a model's answers, in percent; of SQuAD 2.0 where a question has none.
-
-    Args:
-        model: answers questions.
-        questions: with answers, in SQuAD's columns.
-        tokenizer: of the model.
-        max_length: tokens of a window.
-    """
-    task = "squad" if all(answers["text"] for answers in questions["answers"]) else "squad_v2"
-    windows = in_thirds(SquadSettings(max_length=max_length))
-    ranked = answer_questions(model, questions, tokenizer, windows)
-    if task == "squad_v2" and all(answers.no_answer_probability > _EVEN for answers in ranked):
-        logger.warning("none of %d held-out questions gets an answer: this model has learned nothing", len(ranked))
-    graded = grade(task, questions, ranked)
-    return {"f1": graded["f1"], "exact_match": graded["exact_match" if task == "squad" else "exact"]}
-
-
-def gradings_in(
-    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: RowReader | None
-) -> list[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]]:
-    """Sets of questions with known answers, tokenized, each with the function that grades a model on it.
-
-    Args:
-        data: arguments of a trainer: rows of columns, or several sets of them by name.
-        encoded: the same, tokenized.
-        reader: tokenized them; None where nothing was to tokenize.
-    """
-    if reader is None:
-        return []
-    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
-    found = [(rows, reader.questions(raw, name)) for (name, raw), rows in sets]
-    how: dict[str, Any] = {"tokenizer": reader.tokenizer, "max_length": reader.length}
-    return [(rows, partial(answer_grades, questions=asked, **how)) for rows, asked in found if asked is not None]
-
-
 def answer_metrics(
     evaluated: EvaluatedModel,
     task: str,
@@ -253,7 +114,7 @@ def answer_metrics(
     windows = training_windows(rows, tokenizer, settings)
     trained = fine_tune(answerer, windows, tokenizer, settings=settings, seed=seed, folder=folder)
     found = {
-        name: grade(task, dev, answer_questions(trained.model, dev, tokenizer, settings))
+        name: grade(task, dev, answer_questions(trained.model, dev, tokenizer, settings, **limits_of(settings)))
         for name, dev in measured_on.items()
     }
     return found, trained
@@ -266,28 +127,6 @@ def training_windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings
         labelled = [labelled_inputs(window, batch[window.row]) for window in make_windows(batch, tokenizer, settings)]
         parts.append(Dataset.from_list([inputs | {"length": len(inputs["input_ids"])} for inputs in labelled]))
     return datasets.concatenate_datasets(parts)
-
-
-def answer_questions(
-    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: SquadSettings
-) -> list[RankedAnswers]:
-    """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
-
-    Memory: the windows and logits of 1,000 questions, 8 bytes of logits a token of a window, on the host.
-
-    Raises:
-        FloatingPointError: logits are not finite.
-    """
-    ranked = []
-    for batch in _batches(rows):
-        windows = make_windows(batch, tokenizer, settings)
-        found = zip(windows, _window_logits(model, windows, tokenizer), strict=True)
-        # the windows of a question follow each other
-        for row, of_row in groupby(found, key=lambda pair: pair[0].row):
-            limits = {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}
-            of_windows, logits = zip(*of_row, strict=True)
-            ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
-    return ranked
 
 
 def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
@@ -310,25 +149,15 @@ def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, fl
     return {name: value for name, value in graded.items() if not name.endswith("total")}
 
 
-def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
-    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
-        yield rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
+def in_thirds(settings: SquadSettings) -> SquadSettings:
+    """The settings with no more than a third of a window for what is shared and for the question, if not given."""
+    third = settings.row_length // 3
+    given = {name: getattr(settings, name) for name in ("stride", "max_question_tokens")}
+    defaults = SquadSettings.__dataclass_fields__
+    shorter = {name: min(value, third) for name, value in given.items() if value == defaults[name].default}
+    return replace(settings, **shorter)
 
 
-def _window_logits(
-    model: PreTrainedModel, windows: list[Window], tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Logits of starts and ends, float32 `(T,)` each, padding included, in the order of the windows."""
-    # windows of like length share a batch
-    order = sorted(range(len(windows)), key=lambda index: len(windows[index].inputs["input_ids"]))
-    logits: list[tuple[np.ndarray, np.ndarray]] = []
-    for outputs in forward(model, [dict(windows[index].inputs) for index in order], tokenizer):
-        starts, ends = (outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits"))
-        if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
-            raise FloatingPointError(
-                f"logits of {type(model).__name__} are not finite: fine-tuning diverged; lower learning_rate, or "
-                "train in dtype=float32"
-            )
-        logits += zip(starts, ends, strict=True)
-    # the argsort of a permutation is its inverse
-    return [logits[place] for place in np.argsort(order)]
+def limits_of(settings: SquadSettings) -> dict[str, int]:
+    """The settings of the search for spans."""
+    return {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}

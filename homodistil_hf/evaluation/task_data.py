@@ -21,10 +21,10 @@ from datasets.table import table_cast
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import check_unpacked_size
-from ..data.task_rows.reading import check_columns, flattened_questions, table_of
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, nearest_name, short_repr
 from ..files.strict_json import fits, read_json_rows
+from ..tasks.reading import check_columns, flattened_questions, table_of
 
 PART_SUFFIX = "_part"
 

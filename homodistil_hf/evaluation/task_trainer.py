@@ -5,7 +5,6 @@
 Shapes: B batch, T tokens, H hidden.
 """
 
-import itertools
 import logging
 import sys
 import time
@@ -17,25 +16,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, ProgressCallback
+from transformers import ProgressCallback
 
-from ..distillation.losses import hidden_error
-from ..distillation.projections import LeastSquares, Projections
-from ..distillation.tasks import task_of
 from ..files.checkpoints import SCORES_FILE
 from ..files.field_checks import setting
-from ..models.architectures import architecture_of
-from ..models.resizing import evenly_matched
 from ..training.exact_trainer import ExactTrainer
 from ..training.run_folder import RunFolder
 from ..training_args import ExactArguments
 
 logger = logging.getLogger(__name__)
 
-_FITTING_BATCHES = 16
 _SECONDS_A_LINE = 30.0
 _DRAWN_FROM = "order_rng_state"
-_PROJECTIONS = "projections"
 
 
 @dataclass
@@ -129,105 +121,3 @@ class FineTuningProgress(ProgressCallback):
         """Close the bar."""
         if self.has_bar:
             super().on_train_end(args, state, control, **kwargs)
-
-
-class TaskDistillTrainer(FineTuningTrainer):
-    """Trains by the task's loss, the KL to a teacher and the error of every layer's hidden states.
-
-    L = task + KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k W_k)   (HomoDistil, section 3, with the task's loss for the words')
-
-    Of a teacher with more layers those are compared that are spread evenly, see `evenly_matched`. The projections W_k
-    start as the least squares solution on the first batches. They are `model.projections`; the
-    caller removes them.
-
-    Args:
-        teacher: of the model's head, with as many labels, at least as many layers, and of the same `problem_type`.
-        kwargs: as in `transformers.Trainer`.
-
-    Raises:
-        ValueError: the teacher has another number of labels, or another `problem_type`.
-    """
-
-    def __init__(self, teacher: PreTrainedModel, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.task = task_of(self.model)
-        for name in ("num_labels", "problem_type"):
-            given, own = (getattr(each.config, name) for each in (teacher, self.model))
-            if task_of(teacher) != self.task and given != own:
-                raise ValueError(f"teacher has {name}={given!r}, the model {own!r}; take a teacher of the same task")
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.is_pre_norm = architecture_of(teacher.config).is_pre_norm  # then no LayerNorm scales its states
-        numbers = [each.config.num_hidden_layers for each in (self.model, teacher)]
-        self.matched_layers = evenly_matched(*numbers)
-        projections = self._fitted_projections().to(self.args.device)
-        self.fitted_state = torch.get_rng_state()
-        self.model.add_module(_PROJECTIONS, projections)
-        # A checkpoint has them beside the model, whose class has none.
-        own = {f"{_PROJECTIONS}.{name}" for name in projections.state_dict()}
-        self.model._keys_to_ignore_on_save = own.union(self.model._keys_to_ignore_on_save or ())
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The loss of a batch with labels; arguments and return as `Trainer.compute_loss`."""
-        read = {name: tensor for name, tensor in inputs.items() if name not in self.task.label_names}
-        with torch.no_grad(), self.accelerator.autocast():
-            guide = self.teacher(**read, output_hidden_states=True)
-        found = model(**read, output_hidden_states=True)
-        counted = self.task.with_positions(inputs)
-        rows, guide_rows, labels = (
-            self.task.rows(found, counted),
-            self.task.rows(guide, counted),
-            self.task.labels(counted),
-        )
-        own, kl = self.task.terms(rows, guide_rows, labels)
-        mask_BT = read["attention_mask"]
-        projections = self.accelerator.unwrap_model(model).projections.hidden
-        # the first states are the embeddings, which this loss doesn't compare
-        states = zip(self._targets(guide), projections, found["hidden_states"][1:], strict=True)
-        hidden = sum(
-            hidden_error(target, project(state), mask_BT, is_relative=self.is_pre_norm)
-            for target, project, state in states
-        )
-        # predictions are averaged over labels, hidden states over tokens
-        loss = self.own_share((own + kl) / max(1, len(labels)) + hidden / mask_BT.sum(), model)
-        return (loss, found) if return_outputs else loss
-
-    def _targets(self, guide: Any) -> list[torch.Tensor]:
-        """The teacher's states that the student's layers are compared with."""
-        return [guide["hidden_states"][layer + 1] for layer in self.matched_layers]
-
-    def begin_training(self) -> None:
-        """Let the order of the rows follow on that of the batches for the projections, whose rows it would repeat."""
-        super().begin_training()
-        torch.set_rng_state(self.fitted_state)
-
-    def tensors_to_save(self) -> dict[str, torch.Tensor]:
-        """Also the projections."""
-        weights = self.model.get_submodule(_PROJECTIONS).state_dict()
-        return super().tensors_to_save() | {f"{_PROJECTIONS}.{name}": tensor.cpu() for name, tensor in weights.items()}
-
-    def read_state(self, folder: Path) -> dict[str, Any]:
-        """Also bring back the projections."""
-        projections = self.model.get_submodule(_PROJECTIONS)
-        # the model's own class has no projections, so it is read without them
-        delattr(self.model, _PROJECTIONS)
-        state = super().read_state(folder)
-        saved = load_file(folder / SCORES_FILE)
-        projections.load_state_dict({name: saved[f"{_PROJECTIONS}.{name}"] for name in projections.state_dict()})
-        self.model.add_module(_PROJECTIONS, projections)
-        return state
-
-    @torch.no_grad()
-    def _fitted_projections(self) -> Projections:
-        """Projections by least squares over the tokens of a few batches, layer by layer."""
-        model, found, labels = self.model.eval(), LeastSquares(), self.task.label_names
-        for batch in itertools.islice(self.get_train_dataloader(), _FITTING_BATCHES):
-            read = {name: tensor.to(self.args.device) for name, tensor in batch.items() if name not in labels}
-            own, guide = (each(**read, output_hidden_states=True) for each in (model, self.teacher))
-            found.add(own["hidden_states"][1:], self._targets(guide), read["attention_mask"].bool())
-        sizes = model.config.hidden_size, self.teacher.config.hidden_size
-        projections = Projections(*sizes, num_hidden_layers=len(found.sums), with_embedding=False)
-        found.fit(projections.hidden)
-        model.train()
-        return projections

@@ -1,6 +1,6 @@
 """Model cards: [`fill_card`] puts texts into the one template; [`render_card`] makes the texts from a student's facts.
 
-`methods/` and `experiments/` make the texts of other models, beside the code that writes their folders.
+`methods/` and `runs/` make the texts of other models, beside the code that writes their folders.
 """
 
 import math

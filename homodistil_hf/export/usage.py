@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..data.task_rows.kinds import CLASSES, LABELS, TAGS, VALUES
+from ..tasks.kinds import CLASSES, LABELS, TAGS, VALUES
 
 _PIPELINES = {
     CLASSES: '"text-classification", {model}',
@@ -22,7 +22,7 @@ def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
     """Return an expression that predicts.
 
     Args:
-        kind: what the model predicts, as of `data/task_rows/kinds.py`.
+        kind: what the model predicts, as of `tasks/kinds.py`.
         model: arguments that name it, Python.
         texts: one, or two of a pair.
 

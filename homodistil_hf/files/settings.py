@@ -1,7 +1,7 @@
 """Settings from a JSON object and from flags of the same names, checked against the fields of dataclasses.
 
 A field is a flag and a JSON key. Its type decides which values it takes, its `help` describes it. Every command parses
-its words here. `cli` holds the commands, `experiments/config.py` the rules of `homodistil distill` alone.
+its words here. `cli` holds the commands, `runs/config.py` the rules of `homodistil distill` alone.
 """
 
 import argparse

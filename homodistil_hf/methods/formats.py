@@ -8,16 +8,16 @@ from typing import Any
 from ..deploy.check import graph_problems, rows_to_run, skipped_graphs
 from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
 from ..deploy.targets import row_problems
+from ..embedding.deployable import EMBEDDING
+from ..embedding.folder import FORMAT, PAIR, export_embedding_from
+from ..embedding.reading import is_embedding_folder
+from ..embedding.verify import verify_embedding
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.runtimes import runtime_rows
 from ..export.student_in_folder import export_model_from, exported_student, student_in
 from ..export.verify import VerifyReport, verify_model
 from .binarization.folder import PACKED, verify_packed
-from .embedding.deployable import EMBEDDING
-from .embedding.folder import FORMAT, PAIR, export_embedding_from
-from .embedding.reading import is_embedding_folder
-from .embedding.verify import verify_embedding
 
 _VERIFIERS: dict[str, Callable[..., VerifyReport]] = {
     PACKED: verify_packed,

@@ -12,6 +12,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..embedding.cascade_curve import CascadeSettings, format_cascade, measure_cascade
+from ..embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
+from ..embedding.reranker import RerankerDistilTrainer
+from ..embedding.reranker_run import RerankerRun
+from ..embedding.run import EmbeddingRun
+from ..embedding.trainer import EmbeddingDistilTrainer
 from ..files.messages import nearest_name, short_repr
 from ..models.loading import load_encoder_config
 from ..trainer import HomoDistilTrainer
@@ -23,12 +29,6 @@ from .baselines.shallow import ShallowTrainer
 from .baselines.tinybert import TinyBertTrainer
 from .binarization.run import BinarizationRun
 from .binarization.trainer import BinarizationTrainer
-from .embedding.cascade_curve import CascadeSettings, format_cascade, measure_cascade
-from .embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
-from .embedding.reranker import RerankerDistilTrainer
-from .embedding.reranker_run import RerankerRun
-from .embedding.run import EmbeddingRun
-from .embedding.trainer import EmbeddingDistilTrainer
 from .gradient_free.run import PruneSettings, prune_to_folder
 from .masked_words import MaskedWordsRun
 from .run import Evaluation, MethodCommand, Run

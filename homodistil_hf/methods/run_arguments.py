@@ -1,6 +1,6 @@
 """The settings of one run of `homodistil distill`: its teacher, its text and its method, beside those of training.
 
-Settings of the training: the `arguments_class` of each trainer. `experiments/config.py` reads all of them.
+Settings of the training: the `arguments_class` of each trainer. `runs/config.py` reads all of them.
 """
 
 import math

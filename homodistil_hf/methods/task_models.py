@@ -1,6 +1,6 @@
 """The run of HomoDistil and of baselines on a fine-tuned teacher: a classifier, a regression, a tagger, an answerer.
 
-`data/task_rows/` reads the rows, `distillation/task_scores.py` measures in the task's words.
+`tasks/` reads the rows, `distillation/task_scores.py` measures in the task's words.
 """
 
 import math
@@ -14,8 +14,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..data.blocks import check_tokenizer, some_blocks
-from ..data.task_rows.columns import ReadRows, described_rows, find_columns, listed_columns
-from ..data.task_rows.encoding import (
+from ..export.usage import pipeline_call
+from ..files.hub_errors import HubError
+from ..files.messages import join_some
+from ..models.architectures import HEADS
+from ..models.loading import load_encoder_config
+from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
+from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns
+from ..tasks.encoding import (
     LEAST_ROWS,
     check_number,
     check_rows,
@@ -24,18 +30,12 @@ from ..data.task_rows.encoding import (
     question_rows,
     what_fits,
 )
-from ..data.task_rows.held_out import apart
-from ..data.task_rows.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, describe_kind, kind_of
-from ..data.task_rows.reading import load_rows
-from ..evaluation.small_start import load_small_start
-from ..evaluation.squad import answer_grades
-from ..export.usage import pipeline_call
-from ..files.hub_errors import HubError
-from ..files.messages import join_some
-from ..models.architectures import HEADS
-from ..models.loading import load_encoder_config
-from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
+from ..tasks.held_out import apart
+from ..tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, describe_kind, kind_of
+from ..tasks.reading import load_rows
+from ..training.answers import answer_grades
 from ..training.learning_rate import default_task_rate
+from ..training.small_start import load_small_start
 from ..training_args import with_settings
 from .masked_words import MaskedWordsRun
 from .run import RunInputs

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..evaluation.small_start import folder_of_start, is_of_a_task
 from ..export.facts import read_export_facts
 from ..files.messages import short_repr
 from ..homodistil_args import WITHOUT_PART_BESIDE_A_START
@@ -12,6 +11,7 @@ from ..models.architectures import HEADS, architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import load_tokenizer
 from ..models.widths import WidthPlan, widths_of
+from ..training.small_start import folder_of_start, is_of_a_task
 from .run_arguments import RunConfig
 
 START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}

@@ -11,8 +11,6 @@ import torch
 from transformers import DataCollatorForTokenClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.masking import MaskedLMCollator, ReplacedTokensCollator
-from ..deploy.folder import WITH_HEAD, Deployment, deploy_folder
-from ..deploy.targets import check_targets
 from ..distillation.objective import DistillationLoss, check_weights
 from ..distillation.tasks import ONE_A_TOKEN, Task
 from ..distillation.teacher import FrozenTeacher
@@ -23,7 +21,6 @@ from . import raw_rows
 from .evaluation_loop import HeldOutEvaluation
 from .learning_rate import default_learning_rate_of
 from .pair import ProjectionInit, Start, resolve_student
-from .ranks import on_every_rank
 
 
 class DistillationMethod:
@@ -49,8 +46,7 @@ class DistillationMethod:
     """The teacher's layer for each of the student's, where the teacher has more."""
     reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
     """Held-out metrics of student and teacher that a run's results report."""
-    deployment: ClassVar[Deployment] = WITH_HEAD
-    """How other runtimes get its exports."""
+
     started_as: str | None = None
     """Folder name of the student that this one started as, in a family; for the card."""
     rows_facts: Mapping[str, Any] = {}
@@ -100,30 +96,6 @@ class DistillationMethod:
         """The peak rate where none is given; the log gives the reason."""
         sizes: dict[str, Any] = {"hidden_size": teacher_config.hidden_size, "train_dataset": train_dataset}
         return default_learning_rate_of(self.args, task, share=self.learning_rate_share, **sizes)
-
-    def deploy(self, folder: str | Path, to: str | Sequence[str] = ("onnx",), **settings: Any) -> list[dict[str, Any]]:
-        """Export the student and add files for other runtimes, each compared with the student in its runtime.
-
-        Call it on all ranks; the main process writes.
-
-        Args:
-            folder: where to; an earlier export there is replaced.
-            to: targets.
-            settings: further ones of `deploy_export`; the teacher is the run's.
-
-        Returns:
-            A row a file and runtime; on other ranks none.
-
-        Raises:
-            ValueError: see `deploy_export`; raised on every rank.
-        """
-        names = check_targets(to)
-        self.export(folder)
-        chosen = {"teacher": self.distillation.teacher.exact.name_or_path or None, **settings}
-        # the other ranks wait for the main one, and fail with it
-        return on_every_rank(
-            lambda: deploy_folder(folder, names, self.deployment, **chosen) if self.is_world_process_zero() else []
-        )
 
     @property
     def projection_init(self) -> ProjectionInit:

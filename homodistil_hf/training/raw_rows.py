@@ -10,11 +10,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import tokenize_to_blocks
 from ..data.corpus import only_text
-from ..data.task_rows.columns import find_columns
-from ..data.task_rows.encoding import encode_rows, length_of_rows, question_rows
-from ..data.task_rows.kinds import ANSWERS, MASKED_WORDS, kind_of
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
+from ..tasks.columns import find_columns
+from ..tasks.encoding import encode_rows, length_of_rows, question_rows
+from ..tasks.kinds import ANSWERS, MASKED_WORDS, kind_of
 
 logger = logging.getLogger(__name__)
 

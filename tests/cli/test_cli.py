@@ -14,9 +14,9 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf import __version__, cli
 from homodistil_hf.cli import main
-from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.methods.registry import run_named
+from homodistil_hf.runs.config import parse_run
 
 COMMANDS = (
     *("distill", "plan", "export", "verify", "push", "report", "evaluate", "finetune", "prune", "demo", "cache"),

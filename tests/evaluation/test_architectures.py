@@ -10,16 +10,9 @@ from tiny_models import make_teacher, tiny_tokenizer
 from torch import nn
 from transformers import TrainingArguments
 
-from homodistil_hf.evaluation.fine_tuning import (
-    FineTuningSettings,
-    fine_tune,
-    forward,
-    fresh_answerer,
-    fresh_classifier,
-    head_linears,
-    start_at_mean,
-)
+from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
 from homodistil_hf.evaluation.task_trainer import TaskDistillTrainer
+from homodistil_hf.models.heads import forward, fresh_answerer, fresh_classifier, head_linears, start_at_mean
 
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]

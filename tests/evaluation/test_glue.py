@@ -17,20 +17,14 @@ from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
 from homodistil_hf.evaluation import GlueSettings, evaluate_glue, glue
-from homodistil_hf.evaluation.fine_tuning import (
-    LEAST_STEPS,
-    fastest_device,
-    fine_tune,
-    fresh_classifier,
-    predict,
-    settings_from,
-)
+from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, predict, settings_from
 from homodistil_hf.evaluation.task_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.heads import fastest_device, fresh_classifier
 
 QUICK = {"learning_rate": 1e-4, "num_train_epochs": 1, "batch_size": 8, "max_length": 24}
 

@@ -17,10 +17,10 @@ from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.held_out_text import AgreementMeter, held_out_blocks, pseudo_perplexity
-from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.experiments.student import make_trainer
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.student import make_trainer
 
 
 @pytest.fixture(scope="module", autouse=True)

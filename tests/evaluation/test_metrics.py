@@ -18,9 +18,10 @@ from sklearn import metrics
 
 from homodistil_hf.evaluation import metric_modules
 from homodistil_hf.evaluation import metrics as task_metrics
-from homodistil_hf.evaluation.metric_modules import GlueMetric, best_threshold, exact_match, normalize_answer, token_f1
+from homodistil_hf.evaluation.metric_modules import GlueMetric, best_threshold
 from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
 from homodistil_hf.evaluation.task_data import GLUE_TASKS, TaskData
+from homodistil_hf.training.answers import exact_match, normalize_answer, token_f1
 
 GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]

@@ -10,13 +10,13 @@ from tiny_files import own_cache, write_teacher
 from tiny_models import tiny_config
 from transformers import AutoConfig, AutoTokenizer
 
-from homodistil_hf.data.task_rows.columns import Columns
-from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES
-from homodistil_hf.data.task_rows.reading import load_rows
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_kinds import KindTask, task_in
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES
+from homodistil_hf.tasks.reading import load_rows
 
 OWN: dict[str, tuple[str, list[str] | None]] = {
     "several labels": ("micro_f1", FEELINGS),

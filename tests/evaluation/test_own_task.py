@@ -13,6 +13,7 @@ from small_disk import limited_file_size
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertForSequenceClassification
 
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import own_task
 from homodistil_hf.evaluation.own_task import task_metrics
@@ -158,7 +159,7 @@ def test_beside_a_teacher_a_resumed_run_is_the_same(given, tmp_path):
     given |= {"teacher": str(tmp_path / "teacher" / "model")}
     whole, _ = run(given, output_dir=str(tmp_path / "whole"))
     assert whole["teacher_metrics"] == alone["metrics"]
-    with sigterm_at(FineTuningTrainer, 7), pytest.raises(SystemExit, match="143"):
+    with sigterm_at(HomoDistilTrainer, 7), pytest.raises(SystemExit, match="143"):
         run(given)
     run(given, resume=True)
     assert_same(tmp_path)

@@ -9,10 +9,11 @@ from own_rows import run
 from tiny_models import make_teacher
 from transformers import BertForSequenceClassification
 
-from homodistil_hf.evaluation.fine_tuning import fresh_classifier, settings_from
+from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_labels import rows_of
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.evaluation.task_data import read_questions
+from homodistil_hf.models.heads import fresh_classifier
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 

@@ -14,25 +14,24 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQues
 
 from homodistil_hf.evaluation import GlueSettings, squad
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
-from homodistil_hf.evaluation.fine_tuning import FineTuned, fresh_answerer, settings_from
+from homodistil_hf.evaluation.fine_tuning import FineTuned, settings_from
 from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.squad import (
-    RankedAnswers,
     SquadSettings,
     answer_metrics,
-    answer_questions,
     check_windows,
     evaluate_squad,
     grade,
     labelled_inputs,
     make_windows,
-    rank_answers,
     training_windows,
 )
 from homodistil_hf.evaluation.task_data import TaskData, load_squad
 from homodistil_hf.evaluation.task_runs import training_rows, with_held_out, with_length
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.models.heads import fresh_answerer
+from homodistil_hf.training.answers import RankedAnswers, answer_questions, rank_answers
 
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from transformers import BertForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.fine_tuning import forward, fresh_classifier
 from homodistil_hf.evaluation.task_data import GlueTask, encode
 from homodistil_hf.evaluation.task_trainer import TaskDistillTrainer
+from homodistil_hf.models.heads import forward, fresh_classifier
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 

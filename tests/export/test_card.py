@@ -408,7 +408,7 @@ def test_names_in_a_strangers_facts_stay_names(tmp_path):
 
 @needs("embedding")
 def test_names_of_folders_stay_names():
-    from homodistil_hf.methods.embedding.card import embedding_card
+    from homodistil_hf.embedding.card import embedding_card
 
     student = {"max_seq_length": 8, "dimension": 4}
     probe = {"vectors": {"query": []}}

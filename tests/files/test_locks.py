@@ -198,8 +198,8 @@ def _bits(target):
 def _vectors(target):
     from tiny_embeddings import make_sentence_folder
 
-    from homodistil_hf.methods.embedding.folder import export_embedding_model
-    from homodistil_hf.methods.embedding.reading import load_embedding_model
+    from homodistil_hf.embedding.folder import export_embedding_model
+    from homodistil_hf.embedding.reading import load_embedding_model
 
     source = target.parents[1] / "model"
     model = load_embedding_model(source if source.is_dir() else make_sentence_folder(source))

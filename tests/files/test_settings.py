@@ -1,8 +1,8 @@
 import pytest
 
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
-from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.files.settings import SettingsParser
+from homodistil_hf.runs.config import parse_run
 
 GIVEN = ("--teacher", "a", "--train_data", "b", "--output_dir", "c")
 

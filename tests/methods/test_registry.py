@@ -12,10 +12,10 @@ from tiny_files import own_cache, write_config
 from tiny_models import GRADUAL, make_blocks
 from transformers import BertForMaskedLM
 
-from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.experiments.student import make_trainer as make_configured
 from homodistil_hf.methods.registry import METHODS, RUNS, run_named
 from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.student import make_trainer as make_configured
 from homodistil_hf.training.checks import own_settings
 
 STUDENTS = sorted(METHODS.keys() - RUNS.keys())  # of masked words

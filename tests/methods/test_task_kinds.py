@@ -16,16 +16,16 @@ from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
-from homodistil_hf.data.task_rows.columns import find_columns
-from homodistil_hf.data.task_rows.held_out import keep_aside
-from homodistil_hf.data.task_rows.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
-from homodistil_hf.experiments.config import run_of as settings_of
-from homodistil_hf.experiments.distill import run
-from homodistil_hf.experiments.sweep.running import prepare_sweep
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.registry import run_named
 from homodistil_hf.methods.task_models import REPORTED
 from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.runs.config import run_of as settings_of
+from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.sweep.running import prepare_sweep
+from homodistil_hf.tasks.columns import find_columns
+from homodistil_hf.tasks.held_out import keep_aside
+from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
 
 STARTED = "from a general model"
 

@@ -8,10 +8,10 @@ from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
 from tiny_files import own_cache, write_teacher
 from transformers import BertConfig
 
-from homodistil_hf.experiments.config import run_of as settings_of
-from homodistil_hf.experiments.distill import run
 from homodistil_hf.files.hub_errors import HubError
 from homodistil_hf.methods.task_models import TaskRun, is_task_model
+from homodistil_hf.runs.config import run_of as settings_of
+from homodistil_hf.runs.distill import run
 
 
 @pytest.fixture(autouse=True)

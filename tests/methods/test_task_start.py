@@ -14,14 +14,6 @@ from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
-from homodistil_hf.data.task_rows.columns import find_columns
-from homodistil_hf.data.task_rows.held_out import keep_aside
-from homodistil_hf.data.task_rows.kinds import kind_of
-from homodistil_hf.evaluation.small_start import started_pair
-from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.experiments.config import run_of as settings_of
-from homodistil_hf.experiments.distill import run
-from homodistil_hf.experiments.student import student_run
 from homodistil_hf.export.export_folder import load_export
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
@@ -29,6 +21,14 @@ from homodistil_hf.methods.registry import run_of
 from homodistil_hf.methods.task_start import _WITHOUT_PART
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.widths import WidthPlan, widths_of
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.config import run_of as settings_of
+from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.student import student_run
+from homodistil_hf.tasks.columns import find_columns
+from homodistil_hf.tasks.held_out import keep_aside
+from homodistil_hf.tasks.kinds import kind_of
+from homodistil_hf.training.small_start import started_pair
 from homodistil_hf.training_args import DistillationArguments
 
 KEEPS_WIDTHS = {"student": None, "num_scoring_batches": 16, "eval_dataset": None}
@@ -250,7 +250,7 @@ def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tm
 
 
 def test_a_model_without_a_teacher_is_not_looked_at(monkeypatch):
-    read = "homodistil_hf.evaluation.small_start.load_encoder_config"
+    read = "homodistil_hf.training.small_start.load_encoder_config"
     monkeypatch.setattr(read, lambda *words, **how: pytest.fail("a configuration was read"))
     assert started_pair("somebody/model", None, token=None, seed=0) is None
 

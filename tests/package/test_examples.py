@@ -20,9 +20,9 @@ from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
-from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.runs.config import parse_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FINE_TUNING = EXAMPLES / "configs" / "finetune.json"
@@ -207,7 +207,7 @@ def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
 def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
     from tiny_embeddings import make_sentence_folder
 
-    from homodistil_hf.methods.embedding.reading import load_embedding_model
+    from homodistil_hf.embedding.reading import load_embedding_model
 
     teacher = make_sentence_folder(tmp_path / "teacher")
     write_text(tmp_path / "text.txt")

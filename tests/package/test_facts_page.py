@@ -22,10 +22,10 @@ def written(tmp_path_factory):
     """The facts of an export of each kind, with all that the teacher's may have."""
     from tiny_embeddings import make_sentence_folder
 
+    from homodistil_hf.embedding.folder import export_embedding_model, export_pair
+    from homodistil_hf.embedding.reading import load_embedding_model
     from homodistil_hf.methods.binarization.binarizing import to_binary
     from homodistil_hf.methods.binarization.folder import export_packed
-    from homodistil_hf.methods.embedding.folder import export_embedding_model, export_pair
-    from homodistil_hf.methods.embedding.reading import load_embedding_model
 
     folder = tmp_path_factory.mktemp("exports")
     teacher = make_teacher(BertForSequenceClassification)

@@ -18,7 +18,7 @@ from tiny_models import VOCAB_SIZE, randomized, tiny_config
 from transformers import BertModel
 
 from homodistil_hf.cli import COMMANDS, main
-from homodistil_hf.experiments.config import help_of
+from homodistil_hf.runs.config import help_of
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
@@ -192,7 +192,7 @@ def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeyp
     if page.stem in ("evaluate", "hub", "troubleshooting"):
         shutil.copytree(request.getfixturevalue("finished_runs"), tmp_path, dirs_exist_ok=True)
     if page.stem == "sizes":  # its family of embedding models has three graphs more than the page on these has
-        from homodistil_hf.methods.embedding import query_times
+        from homodistil_hf.embedding import query_times
 
         monkeypatch.setattr(query_times, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
     for language, code in blocks(page, "bash", "python"):

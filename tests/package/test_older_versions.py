@@ -68,8 +68,8 @@ def test_transformers_4_gives_the_logits_of_every_head(tmp_path):
 def test_sentence_transformers_5_gives_the_vectors(tmp_path):
     from tiny_embeddings import make_sentence_folder
 
-    from homodistil_hf.methods.embedding.folder import export_embedding_model
-    from homodistil_hf.methods.embedding.reading import load_embedding_model
+    from homodistil_hf.embedding.folder import export_embedding_model
+    from homodistil_hf.embedding.reading import load_embedding_model
 
     model = load_embedding_model(str(make_sentence_folder(tmp_path / "teacher", dense=8)))
     run_with_older_versions(READ_VECTORS, export_embedding_model(model, tmp_path / "student"))

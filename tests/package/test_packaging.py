@@ -100,7 +100,7 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
         "homodistil_hf/models/architectures/modeling_homobert.py",
         "homodistil_hf/py.typed",
         "homodistil_hf/plans/advice.json",
-        "homodistil_hf/experiments/demo/teacher/model.safetensors",
+        "homodistil_hf/runs/demo/teacher/model.safetensors",
         "homodistil_hf/MODEL_CARD_TEMPLATE.md",
     } <= shipped
 

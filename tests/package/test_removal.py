@@ -35,7 +35,7 @@ def test_removing_a_method_takes_its_lines_from_the_tables(tmp_path):
     ("file", "expected"),
     [
         ("tests/methods/test_registry.py", True),
-        ("tests/experiments/test_trim.py", True),  # through homodistil_hf/experiments
+        ("tests/runs/test_trim.py", True),  # through homodistil_hf/experiments
         ("tests/benchmarks/speed/test_reference.py", True),  # through benchmarks/speed/variants.py
         ("tests/pruning/test_masks.py", False),
         ("tests/training/test_bad_steps.py", False),

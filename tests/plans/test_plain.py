@@ -8,12 +8,12 @@ from tiny_models import make_teacher, tiny_config
 from transformers import BertConfig
 
 from homodistil_hf.cli import main
-from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.training import check_cells
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import plan_for_budget, plan_for_latency
 from homodistil_hf.plans.resolve import check_plan, resolve_plan, too_wide
+from homodistil_hf.runs.sweep.cells import Cell
+from homodistil_hf.runs.sweep.training import check_cells
 
 SIX = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 TEACHERS = {

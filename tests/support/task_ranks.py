@@ -2,8 +2,8 @@
 
 import sys
 
-from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.experiments.distill import run
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.distill import run
 from homodistil_hf.training.ranks import leave_process_group
 
 if __name__ == "__main__":

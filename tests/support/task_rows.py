@@ -10,9 +10,9 @@ from datasets import Dataset
 from tiny_files import assert_same_weights, write_teacher
 from tiny_models import VOCAB_SIZE
 
-from homodistil_hf.data.task_rows.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
-from homodistil_hf.experiments.config import run_of as settings_of
-from homodistil_hf.experiments.distill import run
+from homodistil_hf.runs.config import run_of as settings_of
+from homodistil_hf.runs.distill import run
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
 
 FEELINGS, MARKS = ["bad", "fair", "good"], ["O", "B-PER", "I-PER"]
 NUM_ROWS = 48

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
 
-from homodistil_hf.methods.embedding.model import POOLINGS
-from homodistil_hf.methods.embedding.texts import tokenize_pairs
+from homodistil_hf.embedding.model import POOLINGS
+from homodistil_hf.embedding.texts import tokenize_pairs
 
 OLD = "sentence_transformers.models.{}"
 NEW = {

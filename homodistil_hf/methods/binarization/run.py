@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
-from ...evaluation.fine_tuning import collator_of, training_arguments
+from ...evaluation.fine_tuning import training_arguments
 from ...evaluation.own_labels import are_numbered, check_classes_of, rows_of
 from ...evaluation.own_task import OwnTaskSettings, check_start, task_metrics
-from ...evaluation.squad import SquadSettings, answer_questions, check_windows, grade, in_thirds, training_windows
+from ...evaluation.squad import SquadSettings, grade, in_thirds, limits_of, training_windows
 from ...evaluation.task_data import GlueTask, encode, read_questions
 from ...evaluation.task_runs import training_rows, with_length
 from ...export.facts import CHANGED, DATA, run_facts
@@ -35,6 +35,9 @@ from ...files.settings import build, differing
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
+from ...models.heads import collator_of
+from ...tasks.questions import check_windows
+from ...training.answers import answer_questions
 from ...training.checks import existing_files
 from ...training.ranks import refuse_ranks
 from ...training.run_folder import folder_claimed
@@ -295,7 +298,7 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
     task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
 
     def graded(model: PreTrainedModel) -> dict[str, float]:
-        return grade(task, dev, answer_questions(model, dev, tokenizer, windows))
+        return grade(task, dev, answer_questions(model, dev, tokenizer, windows, **limits_of(windows)))
 
     return TaskRows(training_windows(training_rows(train, settings.max_train_samples), tokenizer, windows), graded)
 

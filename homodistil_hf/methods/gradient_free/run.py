@@ -10,13 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from ...data.corpus import load_text
 from ...data.samples import drawn, unlabeled_batches
 from ...evaluation.evaluated_model import load_model
-from ...evaluation.fine_tuning import fastest_device
 from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
 from ...files.field_checks import ROW_LENGTH, make_tuples, refuse_without_part, setting
 from ...files.messages import short_repr
+from ...models.heads import fastest_device
 from ...models.tokenizers import fitted_length
 from ...models.widths import widths_of
 from ..run_arguments import Log

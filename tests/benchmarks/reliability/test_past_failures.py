@@ -22,7 +22,6 @@ from homodistil_hf import HomoDistilTrainingArguments, load_text
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
-from homodistil_hf.experiments.config import parse_run
 from homodistil_hf.export.export_folder import check_target, convert_export
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
@@ -33,6 +32,7 @@ from homodistil_hf.models.loading import check_config_values, load_encoder, load
 from homodistil_hf.models.tokenizers import check_tokenizer_files, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.runs.config import parse_run
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -15,8 +15,8 @@ from tiny_glue import write_task
 from benchmarks.results import fine_tunings
 from homodistil_hf.evaluation.metrics import constant_score
 from homodistil_hf.evaluation.task_data import load_glue
-from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.folder import record_head, write_record
+from homodistil_hf.runs.sweep.cells import Cell
+from homodistil_hf.runs.sweep.folder import record_head, write_record
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 

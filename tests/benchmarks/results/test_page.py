@@ -24,8 +24,8 @@ from benchmarks.results.advice import advice_points
 from benchmarks.results.changes import SIZES, VARIANTS
 from benchmarks.results.students import GRADUAL_AND_WHOLE, Results, setting_of
 from benchmarks.results.tables import Tables
-from homodistil_hf.experiments.sweep.folder import trained, write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
+from homodistil_hf.runs.sweep.folder import trained, write_record
 from homodistil_hf.training.learning_rate import default_learning_rate
 
 pytestmark = needs("baselines")  # the page is of sweeps with baselines

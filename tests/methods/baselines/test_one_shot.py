@@ -11,13 +11,13 @@ from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
-from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.experiments.student import student_run
 from homodistil_hf.methods.baselines.one_shot import PrunedFirstTrainer
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.scores import MagnitudeScores, SensitivityScores
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.student import student_run
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from tiny_files import own_cache, write_config
 from tiny_models import make_blocks, make_teacher
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.experiments.config import parse_run
-from homodistil_hf.experiments.distill import distill
 from homodistil_hf.files.checkpoints import SCORES_FILE
 from homodistil_hf.methods.registry import METHODS, RUNS
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.distill import distill
 
 STUDENTS = sorted(METHODS.keys() - RUNS.keys())  # of masked words
 FRESH = ("scratch", "tinybert", "minilm", "minilm_v2")

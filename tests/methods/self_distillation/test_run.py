@@ -12,14 +12,14 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
-from homodistil_hf.experiments.config import help_of, parse_run, run_of
-from homodistil_hf.experiments.distill import distill as distill_settings
-from homodistil_hf.experiments.distill import run
-from homodistil_hf.experiments.student import make_trainer
-from homodistil_hf.experiments.sweep.cells import Cell
-from homodistil_hf.experiments.sweep.training import run_settings
 from homodistil_hf.methods.self_distillation import run as rounds
 from homodistil_hf.methods.self_distillation.run import SelfDistillationRun, further_pretraining_of
+from homodistil_hf.runs.config import help_of, parse_run, run_of
+from homodistil_hf.runs.distill import distill as distill_settings
+from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.student import make_trainer
+from homodistil_hf.runs.sweep.cells import Cell
+from homodistil_hf.runs.sweep.training import run_settings
 
 ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}
 

@@ -1,0 +1,135 @@
+"""The model card of an embedding model, and the tables that it shares with reports and the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from ..export.card import THIS_FOLDER, fill_card, guarantee_text, paper_words, result_title, run_texts
+from ..export.facts import BENCHMARKS, CARD_SECTION, GUARANTEE
+from ..export.markdown import card_table, code_span, plain_text
+from ..export.outcome import COST_LABELS, METRIC_LABELS
+from ..models.cost import COSTS
+
+SPACE = "space"
+"""Of an export's benchmarks: which first hits and scores each pairing of models has, see space.py."""
+START = "start"
+"""Section of a teacher's facts, where it is known by its vectors alone: the model that the student started from."""
+STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
+"""Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
+_WORDS = COST_LABELS | {
+    **{name: METRIC_LABELS[name] for name in ("cosine", "neighbours", "neighbours_in_index", "spread")},
+    ASYMMETRIC: "student's questions, teacher's documents",
+}
+_TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
+_USAGE = """from sentence_transformers import SentenceTransformer
+
+{here}
+model = SentenceTransformer(name)
+{example}"""
+_LEARNT = "distilling it towards the vectors of {:,} texts in {}."
+_TERMS = "The service that gave the vectors may have terms of use for models that are trained on them."
+_SINGLE = 'print(model.similarity(*model.encode(["It rains.", "The weather is wet."])))'
+_PAIR = """documents = model.encode_document(["The weather is wet.", "Cats sleep."])
+print(model.similarity(model.encode_query("Does it rain?"), documents))"""
+
+
+def embedding_table(
+    models: Mapping[str, Mapping[str, Any]],
+    agreement: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> str:
+    """Lay costs and scores out as Markdown, shares × 100.
+
+    Args:
+        models: `student`, and `teacher` where there is one → costs.
+        agreement: of [`agreement`], or some of it.
+        scores: task → metric → side → score.
+    """
+    sides = [TEACHER, STUDENT] if TEACHER in models else [STUDENT]
+    if any(ASYMMETRIC in found for metrics in scores.values() for found in metrics.values()):
+        sides.append(ASYMMETRIC)
+    lines: dict[str, Mapping[str, str]] = {
+        name: {side: f"{found[name]:,}" for side, found in models.items() if name in found}
+        for name in (*COSTS, "dimension")
+    }
+    lines |= {name: {STUDENT: f"{100 * agreement[name]:.1f}"} for name in _WORDS if name in agreement}
+    for task, metrics in scores.items():
+        for metric, found in metrics.items():
+            name = f"{task}, {metric.replace('_', ' ')}"
+            lines[name] = {side: f"{100 * score:.1f}" for side, score in found.items()}
+    rows = [[_WORDS.get(name, name), *(cells.get(side, "") for side in sides)] for name, cells in lines.items()]
+    return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
+
+
+def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+    """Title, headings and cells of a table for each measure of each task in `space_matrix`'s results.
+
+    A row has a model that encodes queries, a column one that encoded the index.
+    """
+    titles = {"ndcg_at_10": "nDCG@10 × 100", "first_hits": "first hits as the teacher's alone, %"}
+    tables = []
+    for task, rows in found.get("tasks", {}).items():
+        measures = next(iter(next(iter(rows.values())).values()))
+        size = found.get("sizes", {}).get(task)
+        counted = f"{task}, {size[0]:,} in an index of {size[1]:,}" if size else task
+        for measure in (name for name in titles if name in measures):
+            cells = []
+            for name, row in rows.items():
+                costs = found["models"].get(name)
+                shown = [f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}"] if costs else ["–", "–"]
+                cells.append([name, *shown, *(f"{100 * cell[measure]:.1f}" for cell in row.values())])
+            headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
+            tables.append((f"{counted}: {titles[measure]}; ms in {found['runtime']}", (headings, cells)))
+    return tables
+
+
+def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
+    """The text of `README.md`.
+
+    Args:
+        name: of the folder.
+        facts: content of `facts.json`.
+    """
+    student, teacher = facts[STUDENT], facts.get(TEACHER)
+    models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
+    summary, base = (
+        f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels.",
+        None,
+    )
+    start = (teacher or {}).get(START)
+    if teacher:
+        origin = start or teacher
+        base = origin["name"] if origin.get("is_on_hub") is True else None
+        summary += f" Made from {code_span(origin['name'])} by " + (
+            _LEARNT.format(teacher["num_texts"], code_span(teacher["name"]))
+            if start
+            else "pruning its encoder and distilling its vectors on unlabelled text."
+        )
+        if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
+            summary += " They are in its space: an index of its vectors can stay."
+    example = _SINGLE
+    if set(facts["probe"]["vectors"]) != {"query"}:
+        example = _PAIR
+        summary += " Queries are encoded by the student, documents by the teacher."
+    texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
+    if start:  # the student has weights of its start alone
+        texts["licence"] = f"{run_texts({**facts, TEACHER: start})['licence']} {_TERMS}"
+    if scores := measured.get("scores"):
+        sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}
+        table = embedding_table(sides, {}, scores)
+        texts["comparison"] += f"\n\nScores of tasks, × 100:\n\n{table}"
+    spaces = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(measured.get(SPACE, {}))]
+    further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
+    texts["comparison"] = "\n\n".join(further)
+    pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+    return fill_card(
+        ModelCardData(**pipeline, base_model=base, license=(start or teacher or {}).get("licence"), tags=_TAGS),
+        facts["versions"],
+        title=result_title(facts, name),
+        summary=summary,
+        usage=_USAGE.format(here=THIS_FOLDER, example=example),
+        how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
+        paper=paper_words(facts),
+        **texts,
+    )

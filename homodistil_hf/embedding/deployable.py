@@ -1,0 +1,135 @@
+"""Embedding models for other runtimes: the linear map stands in the graph, on every token.
+
+Runtimes pool the states of tokens and normalise the result; they skip a layer behind the pooling, or refuse it. A
+pooling that is linear in the tokens gives the same vector when the map comes before it: `W Σ a_t h_t + b =
+Σ a_t (W h_t + b)` where the shares a_t add up to 1.
+
+Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..deploy.comparison import compare_vectors
+from ..deploy.deployable import Deployable, Outputs
+from ..deploy.folder import Deployment
+from ..deploy.gguf_file import gguf_problem, write_gguf
+from ..files.provenance import public_name
+from .card import embedding_card
+from .model import EmbeddingModel, folded, pooled
+from .reading import load_embedding_model
+
+LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+STATES, VECTORS = "last_hidden_state", "sentence_embedding"
+_POOLED = "pooled states"
+_JAVASCRIPT = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
+_GGUF = {"mean": "MEAN", "cls": "CLS", "lasttoken": "LAST"}
+
+
+class EmbeddingGraph(nn.Module):
+    """States of tokens in the vectors' space, and vectors of texts; or vectors alone."""
+
+    def __init__(self, model: EmbeddingModel, *, has_states: bool):
+        super().__init__()
+        self.model, self.has_states = model, has_states
+        self.encoder = model.encoder
+        self.layers = nn.ModuleList(layer.linear for layer in model.dense)  # so that a graph finds their weights
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        """Token ids `(B, T)` → states `(B, T, D)`, unless left out, and vectors `(B, D)`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        states_BTH = self.encoder(**inputs).last_hidden_state
+        if not self.has_states:
+            return (self.model.vectors(states_BTH, attention_mask),)
+        # the map on every token, and the same pooling behind it, which is linear here: see `map_problem`
+        for layer in self.model.dense:
+            states_BTH = layer(states_BTH)
+        return states_BTH, replace(self.model, dense=()).vectors(states_BTH, attention_mask)
+
+
+def map_problem(model: EmbeddingModel) -> str:
+    """Why the layers behind the pooling can't stand on every token; empty if they can, or if there are none."""
+    if not model.dense:
+        return ""
+    pooling = model.settings.pooling
+    if activations := [layer.activation for layer in model.dense if layer.activation != "Identity"]:
+        return f"a layer behind its pooling has the activation {activations[0]}"
+    # a bias stays itself only where the shares of tokens add up to 1; by √n they don't
+    has_bias = any(layer.linear.bias is not None for layer in model.dense)
+    if pooling not in LINEAR_POOLINGS or (has_bias and pooling == "mean_sqrt_len_tokens"):
+        return f"its pooling, {pooling}, comes before a linear map and is not linear"
+    return ""
+
+
+def embedding_deployable(folder: str | Path) -> Deployable:
+    """Make an embedding model ready, of an export or of another folder or repository of sentence-transformers.
+
+    Raises:
+        ValueError: see [`load_embedding_model`].
+    """
+    return deployable_of(load_embedding_model(folder, argument="folder"))
+
+
+def deployable_of(model: EmbeddingModel) -> Deployable:
+    """Make a loaded embedding model ready."""
+    model = replace(model, dense=folded(model.dense))
+    problem, settings = map_problem(model), model.settings
+    has_states = not problem
+
+    def read(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> list[Outputs]:
+        found = {name: tensor for name, tensor in outputs.items() if name != STATES}
+        # what a runtime makes of the states: pooled, and brought to length 1
+        if STATES in outputs:
+            vectors_BD = pooled(outputs[STATES], inputs["attention_mask"], settings.pooling)
+            found[_POOLED] = F.normalize(vectors_BD, dim=-1) if settings.normalizes else vectors_BD
+        return [{name: tensor[row] for name, tensor in found.items()} for row in range(len(inputs["input_ids"]))]
+
+    pooling = _JAVASCRIPT.get(settings.pooling)
+    without_gguf = _without_gguf(model)
+    return Deployable(
+        EmbeddingGraph(model, has_states=has_states).eval(),
+        model.encoder.config,
+        model.tokenizer,
+        settings.max_seq_length,
+        (STATES, VECTORS) if has_states else (VECTORS,),
+        read,
+        compare_vectors,
+        fidelity_name="cosine",
+        javascript={"pooling": pooling, "normalize": settings.normalizes, "outputs": [_POOLED]}
+        if has_states and pooling
+        else None,
+        gguf=None if without_gguf else _gguf(model),
+        gguf_problem=without_gguf,
+        prepare=model.prepared,
+        note=f"Its graphs give `{VECTORS}` alone, no states of tokens, because {problem}." if problem else "",
+    )
+
+
+def _without_gguf(model: EmbeddingModel) -> str:
+    if model.dense:
+        return (
+            "it has a linear layer behind its pooling, which llama.cpp skips or refuses; deploy a student without one"
+        )
+    if model.settings.pooling not in _GGUF:
+        return f"llama.cpp has no pooling {model.settings.pooling}"
+    if not model.settings.normalizes:
+        return "llama.cpp gives vectors of length 1, and this model doesn't"
+    return gguf_problem(model.encoder, model.tokenizer)
+
+
+def _gguf(model: EmbeddingModel) -> Callable[[Path], None]:
+    pooling, name = _GGUF[model.settings.pooling], public_name(model.name)
+    return partial(write_gguf, model=model.encoder, tokenizer=model.tokenizer, pooling=pooling, name=name)
+
+
+EMBEDDING = Deployment(embedding_deployable, embedding_card)

@@ -1,0 +1,361 @@
+"""`evaluate_embedding`: an embedding model, beside its teacher, on the same texts, pairs and questions.
+
+Rows of GLUE and SQuAD become tasks for vectors here; tasks of MTEB are run by `mteb`. `objective.py` compares the
+vectors of student and teacher.
+
+Shapes: N texts, pairs or questions, M documents, D channels.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..data.corpus import load_text
+from ..evaluation.evaluated_model import model_in, model_name, results_claimed
+from ..evaluation.fine_tuning import settings_from
+from ..evaluation.metrics import missing_packages
+from ..export.card import guarantee_text, percent_below
+from ..export.facts import GUARANTEE
+from ..export.markdown import card_table
+from ..export.student_in_folder import student_in
+from ..files.caches import keep_datasets_here
+from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
+from ..files.messages import short_repr
+from ..files.provenance import public_name, version_facts
+from ..files.strict_json import write_json
+from ..models.cost import COSTS, model_facts
+from ..tables import figures_line
+from .card import ASYMMETRIC, SPACE, STUDENT, TEACHER, embedding_table, space_tables
+from .first_hits import first_hits, guarantee_of_hits, load_queries
+from .folder import has_own_space, publish_scores, read_embedding_facts
+from .model import EmbeddingModel
+from .objective import agreement
+from .reading import is_embedding_folder, load_embedding_model
+from .space import space_matrix
+from .tasks import (
+    EmbeddingTask,
+    PairTask,
+    RetrievalTask,
+    load_tasks,
+    mteb_scores,
+    named_tasks,
+    pair_score,
+    retrieval_scores,
+)
+from .texts import some_paragraphs
+from .vectors import Encoder, TeacherVectors, load_teacher
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "embedding.json"
+
+_PLACES = ("data_dir", "eval_data", "queries", "documents")
+_PUBLISHED = ("models", "agreement", "scores", GUARANTEE, SPACE)
+
+
+@dataclass(frozen=True)
+class EmbeddingEvaluationSettings:
+    """Settings of [`evaluate_embedding`].
+
+    Raises:
+        ValueError: nothing is named to measure on, or a value is out of range.
+    """
+
+    data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
+    eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
+    mteb_tasks: tuple[str, ...] = setting((), "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …")
+    queries: tuple[str, ...] = setting((), "Held-out questions of your own, for a guarantee: a row each, any files.")
+    documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
+    query_column: str | None = setting(None, "Column with the queries; default: text.")
+    document_column: str | None = setting(None, "Column with the documents; default: text.")
+    group_columns: tuple[str, ...] = setting((), "Columns of queries to bound by: language, source …")
+    others: tuple[str, ...] = setting((), "Other students of the teacher: all pairings of queries and index, too.")
+    text_column: str | None = setting(None, "Column with the text; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
+    max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
+
+    def __post_init__(self) -> None:
+        make_tuples(self)
+        if not (self.eval_data or self.mteb_tasks or self.data_dir or self.queries):
+            raise ValueError(
+                "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks (--data_dir glue), "
+                "held-out text (--eval_data held-out.txt), queries with their documents, tasks of MTEB, or several of "
+                "them"
+            )
+        check_fields(self)
+        if bool(self.queries) != bool(self.documents):
+            raise ValueError(
+                f"queries={short_repr(self.queries)}, documents={short_repr(self.documents)}: queries are looked up "
+                "in documents; name both, or neither"
+            )
+        own = {
+            "eval_data": ("text_column", "max_texts"),
+            "queries": ("query_column", "document_column", "group_columns"),
+            "eval_data or queries": ("eval_split",),
+            "data_dir or queries": ("max_queries",),
+        }
+        for source, names in own.items():
+            if not any(getattr(self, part) for part in source.split(" or ")):
+                refuse_without_part(self, dict.fromkeys(names, f"it belongs to {source}; leave it out"))
+
+
+def evaluate_embedding(
+    model: str | Path,
+    *,
+    teacher: str | Path | None = None,
+    settings: EmbeddingEvaluationSettings | Mapping[str, Any],
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Measure the vectors of an embedding model, and of its teacher on the same texts.
+
+    Args:
+        model: folder of sentence-transformers, finished run, or Hub name.
+        teacher: folder, Hub name, or a file of vectors that has all texts to be measured on; default: the run's model.
+            Without a teacher, the model alone is measured, on tasks.
+        settings: [`EmbeddingEvaluationSettings`], or some of them by name; `data_dir`, `eval_data`, `queries` or
+            `mteb_tasks` is needed.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: the content of `embedding.json`. `models`: name, costs and dimension of teacher and student.
+        `agreement`: on the held-out text, see [`agreement`]. `scores`: task → metric → `teacher`, `student` and, for
+        retrieval, `asymmetric`: the student's questions among the teacher's documents. `guarantee`: source of
+        questions → [`guarantee`] of the share whose first document is the teacher's, in the teacher's index where the
+        student is of its space. `space`: with `others`, see [`space_matrix`].
+
+    Raises:
+        ValueError: no embedding model, data that can't be used, `others` of another space or of one name, or
+            `eval_data`, `queries` or `others` without a teacher to compare with.
+        OSError: a file or the Hub can't be read, or results can't be written.
+    """
+    since = time.perf_counter()
+    settings = settings_from(EmbeddingEvaluationSettings, settings)
+    # rows and names of tasks are refused before any model is loaded
+    tasks = _tasks(settings)
+    of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
+    folder, recorded = _found(model)
+    with results_claimed(model, output_dir) as target:
+        named = teacher or recorded
+        _check(settings, tasks, named)
+        student = load_embedding_model(folder, argument="model")
+        models: dict[str, Encoder] = {STUDENT: student}
+        if named:
+            models[TEACHER] = load_teacher(named, similarity=student.similarity)
+        results: dict[str, Any] = {
+            "models": costs_of(models, model_name(model)),
+            "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in _PLACES},
+        }
+        is_apart = has_own_space(read_embedding_facts(folder))
+        if settings.others:  # first, as it refuses other spaces
+            results[SPACE] = _space(models, settings, tasks, is_apart=is_apart)
+        results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
+        results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
+        write_json(target / RESULTS_FILE, results)
+        publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)})
+        return results
+
+
+def _tasks(settings: EmbeddingEvaluationSettings) -> list[EmbeddingTask]:
+    tasks: list[EmbeddingTask] = []
+    if settings.data_dir:
+        tasks += load_tasks(settings.data_dir, max_queries=settings.max_queries)
+    if settings.queries:
+        keep_datasets_here()
+        own = {name: getattr(settings, name) for name in ("query_column", "document_column", "group_columns")}
+        split, most = settings.eval_split, settings.max_queries
+        tasks.append(load_queries(settings.queries, settings.documents, split=split, most=most, **own))
+    return tasks
+
+
+def _measured(
+    models: Mapping[str, Encoder],
+    settings: EmbeddingEvaluationSettings,
+    tasks: Sequence[EmbeddingTask],
+    *,
+    of_mteb: Sequence[Any],
+    is_apart: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """`agreement`, where there is text for it and a teacher, and `scores`."""
+    results: dict[str, Any] = {}
+    if settings.eval_data and TEACHER in models:
+        results["agreement"] = _agreement(models, settings, is_apart=is_apart)
+        say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
+    results["scores"], results[GUARANTEE] = {}, {}
+    for task in tasks:
+        scores, found = _measured_on(task, models, is_apart=is_apart)
+        if scores:
+            results["scores"][task.name] = scores
+            _say_scores(task.name, scores, say)
+        if found:
+            results[GUARANTEE][task.name] = found
+            shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
+            say(f"{task.name}: first hits as the teacher's {shown}%, at least {bound}%")
+    if of_mteb:
+        names = {side: found.name for side, found in models.items() if isinstance(found, EmbeddingModel)}
+        for name, metrics in mteb_scores(of_mteb, names).items():
+            results["scores"][name] = metrics
+            _say_scores(name, metrics, say)
+    return results
+
+
+def _space(
+    models: Mapping[str, Encoder],
+    settings: EmbeddingEvaluationSettings,
+    tasks: Sequence[EmbeddingTask],
+    *,
+    is_apart: bool,
+) -> dict[str, Any]:
+    """All pairings of the model, its teacher and the others."""
+    found = [task for task in tasks if isinstance(task, RetrievalTask)]
+    if is_apart:
+        raise ValueError(
+            f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
+            "(output='student'); leave it out"
+        )
+    names = [TEACHER, STUDENT, *map(model_name, settings.others)]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"others={short_repr(settings.others)} would stand in a table as {', '.join(names)}; names must differ: "
+            "rename folders"
+        )
+    members = [load_embedding_model(student_in(name).folder, argument="others") for name in settings.others]
+    return space_matrix(dict(zip(names, [models[TEACHER], models[STUDENT], *members], strict=True)), found)
+
+
+def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
+    for metric, of_sides in metrics.items():
+        say(f"{task}, {metric}: {figures_line(of_sides)}")
+
+
+def format_scores(results: Mapping[str, Any]) -> str:
+    """Lay out results of [`evaluate_embedding`] as Markdown: a row a measure, × 100."""
+    table = embedding_table(results["models"], results.get("agreement", {}), results["scores"])
+    pairings = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(results.get(SPACE, {}))]
+    return "\n\n".join(filter(None, [table, guarantee_text(results.get(GUARANTEE, {})), *pairings]))
+
+
+def _found(model: str | Path) -> tuple[str, str | None]:
+    """The folder or Hub name to load, and the teacher that a run recorded."""
+    source = str(model)
+    if model_in(source) is None:  # a name on the Hub
+        return source, None
+    found = student_in(source)
+    if not is_embedding_folder(found.folder):
+        raise ValueError(
+            f"model={short_repr(source)} is no folder of sentence-transformers (no modules.json); name one, a "
+            "finished run of one, or a Hub name"
+        )
+    recorded = found.settings.get("teacher")
+    return str(found.folder), recorded if isinstance(recorded, str) else None
+
+
+def costs_of(models: Mapping[str, Encoder], name: str) -> dict[str, dict[str, Any]]:
+    """Side → name, costs and dimension of a student of a name and of its teacher; vectors alone have no costs."""
+    found = {}
+    for side, model in models.items():
+        counted = {} if isinstance(model, TeacherVectors) else model_facts(model.encoder)
+        costs = {cost: counted[cost] for cost in COSTS if counted} | {"dimension": model.dimension}
+        found[side] = {"name": name if side == STUDENT else public_name(model.name)} | costs
+    return found
+
+
+def _named(values: str | tuple[str, ...] | None) -> Any:
+    return [public_name(value) for value in values] if isinstance(values, tuple) else values and public_name(values)
+
+
+def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
+    """Refuse missing teachers and packages before anything is encoded."""
+    for name in ("eval_data", "queries", "others"):
+        if (given := getattr(settings, name)) and teacher is None:
+            raise ValueError(
+                f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher, "
+                "a model or a file of its vectors"
+            )
+    if settings.others and not any(isinstance(task, RetrievalTask) for task in tasks):
+        raise ValueError(
+            f"others={short_repr(settings.others)} needs queries with documents: rows of qnli or squad in --data_dir, "
+            "or --queries"
+        )
+    if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
+        raise ValueError(
+            f"data_dir={short_repr(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
+            "pip install 'homodistil-hf[evaluation]'"
+        )
+
+
+def _agreement(
+    models: Mapping[str, Encoder], settings: EmbeddingEvaluationSettings, *, is_apart: bool
+) -> dict[str, float]:
+    keep_datasets_here()
+    documents: Any = load_text(
+        list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
+    )
+    of_vectors = isinstance(models[TEACHER], TeacherVectors)  # they are of whole texts
+    texts = documents["text"][: settings.max_texts] if of_vectors else some_paragraphs(documents, settings.max_texts)
+    if len(texts) < 2:
+        raise ValueError(
+            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
+        )
+    student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
+    return agreement(student, teacher, has_own_space=is_apart, similarity=models[TEACHER].similarity)
+
+
+def _measured_on(
+    task: EmbeddingTask, models: Mapping[str, Encoder], *, is_apart: bool
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
+    if isinstance(task, RetrievalTask):
+        return _retrieval(task, models, is_apart=is_apart)
+    # first and second texts in one call, and cut apart again
+    both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
+    num = len(task.first)
+    scores = {
+        side: pair_score(task.metric, vectors[:num], vectors[num:], task.labels, similarity=models[side].similarity)
+        for side, vectors in both.items()
+    }
+    return {task.metric: scores}, {}
+
+
+def _retrieval(
+    task: RetrievalTask, models: Mapping[str, Encoder], *, is_apart: bool
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
+    queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
+    documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
+    compared = {side: (queries[side], documents[side]) for side in models}
+    # in one space the student's questions can be looked up among the teacher's documents
+    if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
+        compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
+    # side → function; `asymmetric` is no model, and compares as the student
+    by = {side: models.get(side, models[STUDENT]).similarity for side in compared}
+    found = {}
+    if TEACHER in models:
+        own = ASYMMETRIC if ASYMMETRIC in compared else STUDENT
+        student, teacher = (first_hits(*compared[side], by[side]) for side in (own, TEACHER))
+        found = guarantee_of_hits(student, teacher, task.queries, task.groups)
+    if task.answers is None:
+        return {}, found
+    scores = {
+        side: retrieval_scores(*vectors, task.answers, similarity=by[side]) for side, vectors in compared.items()
+    }
+    # side → metric → score becomes metric → side → score
+    return {metric: {side: one[metric] for side, one in scores.items()} for metric in scores[STUDENT]}, found
+
+
+def _encoded(model: Encoder, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
+    # each text is encoded once; its vector goes to all of its places
+    unique = list(dict.fromkeys(texts))
+    with tqdm(total=len(unique), desc="encoding texts", disable=None, leave=False) as bar:
+        vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)
+    rows = {text: number for number, text in enumerate(unique)}
+    return vectors[[rows[text] for text in texts]]

@@ -1,0 +1,391 @@
+"""A student of an embedding model → a folder for sentence-transformers and servers of vectors, alone or as a pair.
+
+Its form is that before version 5.4, with stock modules alone: newer versions read both forms, older ones misread the
+newer one. `verify.py` checks a folder.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ..export.card import write_picture
+from ..export.export_folder import check_target, plain_classes, written_aside
+from ..export.facts import (
+    BENCHMARKS,
+    CARD_FILE,
+    FACTS_FILE,
+    FACTS_VERSION,
+    GUARANTEE,
+    RUN_SECTIONS,
+    file_facts,
+    run_facts,
+)
+from ..export.hub import teacher_card
+from ..export.student_in_folder import student_in
+from ..files.folders import write_text
+from ..files.messages import short_repr
+from ..files.provenance import public_name, version_facts
+from ..files.strict_json import read_json_object, write_json
+from ..files.tensors import WEIGHTS_FILE, load_tensors
+from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.conversion import to_stock
+from ..models.cost import model_facts
+from .card import START, STUDENT, TEACHER, embedding_card
+from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
+from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, load_embedding_model
+from .vectors import Learner
+
+FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
+PROBE_TEXTS = (
+    "The cat sat on the mat.",
+    "Stock markets fell on Tuesday after the central bank's announcement.",
+    "",
+    "More than any model reads. " * 2000,
+)
+AXES_FILE = "axes.safetensors"
+ROUTER_FILE = "router_config.json"
+ROUTES = ("query", "document")
+"""Routes of a pair: the student encodes queries, the teacher documents."""
+MODULE_TYPE = "sentence_transformers.models.{}"
+MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case")
+ACTIVATION_TYPES = {
+    "Identity": "torch.nn.modules.linear.Identity",
+    **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
+}
+
+EMBEDDING_FORMATS = ("standard", "pair")
+
+
+def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingModel) -> EmbeddingModel:
+    """Make an embedding model of stock modules of a student.
+
+    Args:
+        student: its encoder, compacted, without projections.
+        dense: the map into the teacher's space; left out if it is the identity, as of a plain student.
+        teacher: source of pooling, layers, tokenizer and prompts.
+
+    Raises:
+        ValueError: the stock class can't hold the student's widths.
+    """
+    # the map stands in front of the teacher's own layers; linear ones behind each other become one
+    is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
+    layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
+    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers)
+
+
+def export_embedding_model(
+    model: EmbeddingModel,
+    folder: str | Path,
+    *,
+    teacher: EmbeddingModel | Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    has_own_space: bool = False,
+    axes: torch.Tensor | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an embedding model of stock modules to a folder for `SentenceTransformer(folder)`.
+
+    Args:
+        model: of [`student_model`].
+        folder: where to; created with its parents.
+        teacher: of the student, or its section of earlier facts, for facts and card.
+        facts: further facts of the run.
+        has_own_space: whether its vectors are in another space than the teacher's, of whatever length.
+        axes: `(N, D)`, where vectors are the teacher's along N axes; written to the folder, as they turn an index of
+            the teacher's vectors into a shorter one.
+        overwrite: replace an earlier export in the folder.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: a folder that is not free.
+        OSError: it can't be written.
+    """
+    target = check_target(folder, overwrite=overwrite)
+    with written_aside(target, overwrite=overwrite) as aside:
+        write_model(model, aside)
+        if axes is not None:
+            save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
+        known = {
+            "facts_version": FACTS_VERSION,
+            "format": FORMAT,
+            "versions": version_facts(),
+            "student": facts_of(model) | {"has_own_space": has_own_space},
+            "teacher": _teacher_facts(teacher) if isinstance(teacher, EmbeddingModel) else teacher,
+            "settings_of_vectors": shared_settings(model),
+            "probe": probe_facts(query=model),
+            **run_facts(facts),
+        }
+        _write_record(aside, target.name, known)
+    return target
+
+
+def _write_record(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """Write picture, facts and card of an export whose other files are there."""
+    write_picture(folder, facts)
+    # digests of all files that are there, then facts with them, then the card made of the facts
+    facts["files"] = file_facts(folder)
+    write_json(folder / FACTS_FILE, facts)
+    (folder / CARD_FILE).write_text(embedding_card(name, facts), encoding="utf-8")
+
+
+def write_model(model: EmbeddingModel, folder: Path) -> None:
+    """Write all files of sentence-transformers to an empty folder."""
+    kinds = module_kinds(model)
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
+    write_modules(model, [folder / path for path in paths])
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
+        for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    write_json(folder / MODULES_FILE, modules)
+    write_json(folder / SETTINGS_FILE, shared_file(model))
+
+
+def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
+    """Write results into an export's facts and card; folders that are no export stay as they are.
+
+    Args:
+        folder: perhaps an export.
+        scores: `models`, `agreement` and `scores`, see [`embedding_table`], and `guarantee`. Earlier ones stay if
+            they were measured beside the same teacher.
+    """
+    facts = read_embedding_facts(folder)
+    if facts.get("format") != FORMAT:
+        return
+    measured = facts.get(BENCHMARKS, {})
+    # scores beside another teacher are none to compare with
+    if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
+        measured = {}
+    # tasks of this evaluation join those of earlier ones; everything else is replaced
+    merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
+    facts[BENCHMARKS] = measured | scores | {name: found for name, found in merged.items() if found}
+    write_json(Path(folder) / FACTS_FILE, facts)
+    write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
+
+
+def read_embedding_facts(folder: str | Path) -> dict[str, Any]:
+    """Content of `facts.json`; empty for a folder without it, such as a teacher's."""
+    file = Path(folder) / FACTS_FILE
+    return read_json_object(file, FACTS_FILE) if file.is_file() else {}
+
+
+def has_own_space(facts: Mapping[str, Any]) -> bool:
+    """Whether an export's vectors are in another space than its teacher's, of whatever length."""
+    student = facts.get("student")
+    return isinstance(student, dict) and bool(student.get("has_own_space"))
+
+
+def probe_facts(**models: EmbeddingModel) -> dict[str, Any]:
+    """Fixed texts, and their vectors by route."""
+    texts = list(PROBE_TEXTS)
+    return {"texts": texts, "vectors": {route: model.encode(texts).tolist() for route, model in models.items()}}
+
+
+def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
+    """Settings that sentence-transformers reads from the folder, for the facts."""
+    settings = model.settings
+    return {
+        "max_seq_length": settings.max_seq_length,
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt_name,
+        "similarity_fn_name": settings.similarity,
+    }
+
+
+def facts_of(model: EmbeddingModel) -> dict[str, Any]:
+    """A model's section of facts: name, costs, dimension, length and digest."""
+    return (
+        _name_facts(model)
+        | model_facts(model.encoder)
+        | {
+            "dimension": model.dimension,
+            "max_seq_length": model.settings.max_seq_length,
+            "sha256": model.sha256,
+        }
+    )
+
+
+def _name_facts(model: EmbeddingModel) -> dict[str, Any]:
+    # a name that stays as it is, and is no folder here, is one of the Hub
+    name = public_name(model.name)
+    return {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
+
+
+def _teacher_facts(teacher: EmbeddingModel) -> dict[str, Any]:
+    """A teacher's section; of given vectors their names and number, and in it a section of the student's start."""
+    if not isinstance(teacher, Learner):
+        return facts_of(teacher) | teacher_card(teacher.name)
+    target = teacher.target
+    start = _name_facts(teacher) | model_facts(teacher.encoder) | teacher_card(teacher.name)
+    found = {"name": target.name, "num_texts": len(target.texts), "dimension": target.dimension}
+    return found | {"sha256": target.sha256, START: start}
+
+
+def module_kinds(model: EmbeddingModel) -> list[str]:
+    """The kinds of its modules, in order."""
+    return ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
+
+
+def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
+    """Write the modules of [`module_kinds`], a folder each: encoder with tokenizer and length, pooling, layers."""
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    encoder: Any = model.encoder
+    with plain_classes(type(encoder), type(encoder.config)):
+        encoder.save_pretrained(folders[0])
+    model.tokenizer.save_pretrained(folders[0])
+    own = (model.settings.max_seq_length, model.settings.lowers)
+    write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, own, strict=True)))
+    pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
+    write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
+    # A folder is left for `Normalize`, which has no files.
+    for layer, folder in zip(model.dense, folders[2:], strict=False):
+        _write_dense(layer, folder)
+
+
+def shared_file(model: EmbeddingModel) -> dict[str, Any]:
+    """Content of `config_sentence_transformers.json`."""
+    kept = ("prompts", "default_prompt_name", *["similarity_fn_name"] * (model.settings.similarity is not None))
+    shared = shared_settings(model)
+    return {"__version__": {}} | {name: shared[name] for name in kept}
+
+
+def _write_dense(layer: Dense, folder: Path) -> None:
+    linear = layer.linear
+    values = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
+    write_json(folder / "config.json", values | {"activation_function": ACTIVATION_TYPES[layer.activation]})
+    tensors = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+
+
+def export_embedding_from(
+    folder: Path, output: str | Path, *, format: str = "standard", teacher: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write an export of an embedding model again, alone or beside its teacher.
+
+    Args:
+        folder: the export.
+        output: folder to write.
+        format: `standard`: alone. `pair`: beside its teacher, or beside another student of it, see [`export_pair`].
+        teacher: folder or Hub name of who encodes documents; a pair needs it.
+        overwrite: replace an earlier export in `output`.
+
+    Raises:
+        ValueError: another format, a pair without a teacher, or a teacher of another space.
+    """
+    if format not in EMBEDDING_FORMATS:
+        raise ValueError(
+            f"format={format!r}: an embedding model is written as one of {', '.join(EMBEDDING_FORMATS)}; nearest "
+            "valid: standard"
+        )
+    if format == "pair" and teacher is None:
+        raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
+    facts = read_embedding_facts(folder)
+    is_apart = has_own_space(facts)
+    if format == "pair" and is_apart:
+        raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
+    student = load_embedding_model(folder, argument="folder")
+    axes = axes_in(folder / AXES_FILE)
+    if format == "pair":
+        beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
+        whole = load_embedding_model(beside)
+        recorded = (facts.get(TEACHER) or {}).get("sha256")
+        # beside another student of the same teacher, or beside the teacher, whose digest the facts may hold
+        if _is_of_one_space(folder, Path(beside)):
+            return export_pair(student, whole, output, overwrite=overwrite)
+        if recorded not in (None, whole.sha256):
+            raise ValueError(
+                f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
+                "another space; name the folder or repository that the run began with, or another student of it"
+            )
+        # along axes the student's vectors are shorter, so the teacher's are made as short
+        return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
+    kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
+    settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
+    return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
+
+
+def _is_of_one_space(folder: Path, other: Path) -> bool:
+    """Whether two exports have vectors of one space: of the same teacher, along the same axes."""
+    facts = [read_embedding_facts(one) for one in (folder, other)]
+    teachers = [(one.get(TEACHER) or {}).get("sha256") for one in facts]
+    if teachers[0] is None or teachers[0] != teachers[1] or any(map(has_own_space, facts)):
+        return False
+    # the same axes, or none: then both have the teacher's whole space
+    axes = [axes_in(one / AXES_FILE) for one in (folder, other)]
+    if axes[0] is None or axes[1] is None:
+        return axes[0] is axes[1]
+    return torch.equal(axes[0], axes[1])
+
+
+def axes_in(file: Path) -> torch.Tensor | None:
+    """Read the axes that an export's vectors are along; None where it has none.
+
+    Raises:
+        ValueError: a file without them.
+    """
+    if not file.is_file():
+        return None
+    axes = load_tensors(file).get("axes")
+    if axes is None or axes.dim() != 2:
+        raise ValueError(f"file={str(file)!r} has no matrix axes; copy the folder again")
+    return axes
+
+
+def export_pair(
+    query: EmbeddingModel, document: EmbeddingModel, folder: str | Path, *, overwrite: bool = False
+) -> Path:
+    """Write two models of one space as one model: the first encodes queries, the second documents.
+
+    `SentenceTransformer(folder)`, version 5 or later, has them as routes of a Router: `encode_query(…)` and
+    `encode_document(…)`; `encode(…)` takes the query's.
+
+    Args:
+        query: the student.
+        document: the teacher, or a larger student of it, with vectors of the same length.
+        folder: where to; created with its parents.
+        overwrite: replace an earlier export in the folder.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: vectors of different lengths, or a folder that is not free.
+        OSError: it can't be written.
+    """
+    if query.dimension != document.dimension:
+        raise ValueError(
+            f"query has vectors of dimension={query.dimension}, document {document.dimension}; a pair needs one space"
+        )
+    target = check_target(folder, overwrite=overwrite)
+    types: dict[str, str] = {}
+    routes: dict[str, list[str]] = {}
+    with written_aside(target, overwrite=overwrite) as aside:
+        for route, model in zip(ROUTES, (query, document), strict=True):
+            names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
+            write_modules(model, [aside / name for name in names])
+            types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
+            routes[route] = names
+        parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
+        write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
+        write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])
+        write_json(aside / SETTINGS_FILE, shared_file(query))
+        known = {
+            "facts_version": FACTS_VERSION,
+            "format": PAIR,
+            "versions": version_facts(),
+            STUDENT: facts_of(query),
+            TEACHER: facts_of(document),
+            "settings_of_vectors": shared_settings(query),
+            "probe": probe_facts(query=query, document=document),
+        }
+        _write_record(aside, target.name, known)
+    return target

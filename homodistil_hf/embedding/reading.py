@@ -1,0 +1,303 @@
+"""Reads a folder of sentence-transformers, or a repository of the Hub, without importing sentence-transformers.
+
+Folders of both forms are read, before version 5.4 and since. `model.py` has what they hold.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..files.folders import refuse_missing
+from ..files.hub_errors import hub_errors
+from ..files.messages import first_line, short_repr
+from ..files.model_files import model_file
+from ..files.strict_json import fits, is_int, read_json, read_json_object
+from ..files.tensors import WEIGHTS_FILE, check_weights, load_tensors
+from ..models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
+from ..models.copy_checks import refuse_nonfinite
+from ..models.cost import count_parameters
+from ..models.loading import MODULES_FILE, checked_config, config_values, load_weights, refuse_config
+from ..models.tokenizers import COPY, load_tokenizer
+from ..models.widths import widths_of
+from .model import ACTIVATIONS, POOLINGS, Dense, EmbeddingModel, PoolingSettings
+from .similarity import SIMILARITIES
+
+TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
+_TRANSFORMER_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""The library reads the first of these that it finds."""
+_PICKLED_FILE = "pytorch_model.bin"
+_READ = ("*.json", "*.safetensors", "*.txt", "*.model", f"*/{_PICKLED_FILE}")
+_LIBRARY = "sentence_transformers."
+
+_SETTINGS: dict[str, Any] = {
+    "prompts": {...: str | None},
+    "default_prompt_name": str,
+    "similarity_fn_name": str,
+    "max_seq_length": int,
+    "do_lower_case": bool,
+}
+_EXPECTED = {
+    "prompts": "an object: name → text or null",
+    **dict.fromkeys(("default_prompt_name", "similarity_fn_name"), "a name"),
+    "max_seq_length": "a whole number",
+    "do_lower_case": "true or false",
+}
+
+
+def is_embedding_folder(name_or_path: str | Path) -> bool:
+    """Whether a folder is one of sentence-transformers."""
+    return (Path(name_or_path) / MODULES_FILE).is_file()
+
+
+def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
+    """Kind of the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), or None for others.
+
+    Also None for what can't be reached, which is told where it is loaded.
+    """
+    config = model_file(name, "config.json", token=token)
+    if config is None and not Path(name).is_dir():
+        return None
+    values = read_json_object(config, str(config)) if config else {}
+    names, labels = values.get("architectures"), values.get("id2label")
+    is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
+    if is_classifier and isinstance(labels, dict) and len(labels) == 1:
+        return "reranker"
+    return "embedding" if model_file(name, MODULES_FILE, token=token) else None
+
+
+def default_activation(model: str | PreTrainedModel, *, token: str | None = None) -> str | None:
+    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
+
+    Args:
+        model: folder, Hub name, of which only settings are downloaded, or a loaded model, for which no Hub is asked:
+            the name that it was loaded by may be that of a folder which is no more.
+        token: of the Hub.
+    """
+    is_loaded, name_or_path, found = False, model, {}
+    if isinstance(model, PreTrainedModel):
+        is_loaded, name_or_path, found = True, model.name_or_path, {"config.json": model.config.to_dict()}
+    places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
+    # the first place that names one counts; keys lead into nested objects
+    for name, keys in places.items():
+        values: Any = found.get(name) or _settings_of(str(name_or_path), name, token=token, is_cached=is_loaded)
+        for key in keys:
+            values = values.get(key) if isinstance(values, dict) else None
+        if isinstance(values, str):
+            return values
+    return None
+
+
+def _settings_of(source: str, name: str, *, token: str | None, is_cached: bool) -> dict[str, Any]:
+    file = model_file(source, name, token=token, is_cached=is_cached)
+    return read_json_object(file, str(file)) if file else {}
+
+
+def load_embedding_model(
+    name_or_path: str | Path, *, argument: str = "teacher", token: str | None = None
+) -> EmbeddingModel:
+    """Load a folder of sentence-transformers, or a repository of the Hub, in float32.
+
+    Args:
+        name_or_path: of the folder or repository.
+        argument: name of the model in messages.
+        token: of the Hub.
+
+    Raises:
+        ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
+        HubError: the Hub refused or can't be reached.
+    """
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(
+            f"{argument}={short_repr(name_or_path)} is a {type(name_or_path).__name__}; expected a folder of "
+            "sentence-transformers, a name on the Hub, or what load_embedding_model returned"
+        )
+    label = f"{argument}={str(name_or_path)!r}"
+    folder = Path(name_or_path)
+    refuse_missing(str(name_or_path), label)
+    if not folder.is_dir():
+        with hub_errors(f"{label} is no folder, and can't be read from the Hub", token=token):
+            folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
+    if not is_embedding_folder(folder):
+        raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
+    modules = _modules(folder, label)
+    # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
+    encoder, tokenizer = _encoder(modules[0][1], label, argument)
+    settings = _settings(folder, modules[0][1], encoder, tokenizer)
+    settings |= {
+        "pooling": _pooling(modules[1][1] / "config.json", label),
+        "normalizes": modules[-1][0] == "Normalize",
+    }
+    dense = tuple(_dense(path, label) for kind, path in modules if kind == "Dense")
+    for layer in dense:
+        refuse_nonfinite(layer.linear, label)
+    return EmbeddingModel(encoder, tokenizer, PoolingSettings(**settings), dense, name=str(name_or_path))
+
+
+def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
+    """The kinds of a model's modules and their folders, in an order that a student can have."""
+    found = read_modules(folder / MODULES_FILE)
+    if foreign := [kind for kind, _ in found if not kind.startswith(_LIBRARY)]:
+        raise ValueError(
+            f"{label} has the module {short_repr(foreign[0])}, which is code of its own; a student can repeat modules "
+            "of sentence-transformers alone: name another teacher"
+        )
+    kinds = [kind.rpartition(".")[2] for kind, _ in found]
+    # as many Dense as there are, Normalize only if it is last: what is compared is the order
+    dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
+    if kinds != ["Transformer", "Pooling", *dense, *last]:
+        raise ValueError(
+            f"{label} has the modules {', '.join(kinds)}; expected Transformer, Pooling, any number of Dense, and "
+            "Normalize or not"
+        )
+    return [(kind, folder / path) for kind, (_, path) in zip(kinds, found, strict=True)]
+
+
+def _encoder(folder: Path, label: str, argument: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    config = encoder_config(folder, label, argument=argument)
+    check_weights(folder, count_parameters(widths_of(config), config), label)
+    tokenizer = load_tokenizer(folder, argument=argument, remedy=COPY)
+    _pad_alike(config, tokenizer, label)
+    remedy = "copy or download it again"
+    encoder = load_weights(AutoModel, folder, config, label=label, optional="pooler.", remedy=remedy)
+    return encoder.eval(), tokenizer
+
+
+def read_modules(file: Path) -> list[tuple[str, str]]:
+    """Read `modules.json`: the type of each module, and its folder below that of the model."""
+    found = read_json(file, str(file))
+    if not isinstance(found, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("type"), str) and isinstance(each.get("path"), str)
+        for each in found
+    ):
+        raise ValueError(f"{file} is {short_repr(found)}; expected a list of modules, each with type and path")
+    for each in found:
+        if Path(each["path"]).is_absolute() or ".." in Path(each["path"]).parts:
+            raise ValueError(f"{file} has path={short_repr(each['path'])}; expected a folder beside it")
+    return [(each["type"], each["path"]) for each in found]
+
+
+def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:
+    """Read and check the configuration of an encoder without a head.
+
+    Args:
+        folder: of the encoder.
+        label: first words of messages.
+        argument: the user's name for the model, in other messages.
+
+    Raises:
+        ValueError: an unknown encoder, or a setting that can't be used.
+    """
+    values = config_values(folder, label)
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"{label} has model_type={short_repr(model_type)}; expected one of {', '.join(ARCHITECTURES)}"
+        )
+    config = checked_config(values, config_class(model_type), label)
+    refuse_config(config, argument)
+    return config
+
+
+def _pad_alike(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, label: str) -> None:
+    """Give a configuration its tokenizer's padding, as some published ones name another token.
+
+    The row of the named token learns nothing. Where positions begin behind it, both must be the same.
+    """
+    own, named = tokenizer.pad_token_id, config.pad_token_id
+    if own is None or own == named:
+        return
+    if architecture_of(config).first_position(config):
+        raise ValueError(
+            f"{label} has pad_token_id={named} in its config.json, but its tokenizer pads with {own}, and positions "
+            "begin behind it; mend the one that is wrong"
+        )
+    config.pad_token_id = own
+
+
+def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
+    def read(file: Path) -> dict[str, Any]:
+        values = read_json_object(file, str(file)) if file.is_file() else {}
+        for name, shape in _SETTINGS.items():
+            if values.get(name) is not None and not fits(values[name], shape):
+                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {_EXPECTED[name]}")
+        return values
+
+    file = next(
+        (path for name in _TRANSFORMER_FILES if (path := encoder_folder / name).is_file()),
+        encoder_folder / TRANSFORMER_FILE,
+    )
+    own, shared = read(file), read(folder / SETTINGS_FILE)
+    if (similarity := shared.get("similarity_fn_name")) not in (None, *SIMILARITIES):
+        raise ValueError(
+            f"{folder / SETTINGS_FILE} has similarity_fn_name={short_repr(similarity)}; expected one of "
+            f"{', '.join(SIMILARITIES)}"
+        )
+    # a tokenizer without a limit names a huge number: then the encoder's positions are the limit
+    most = max_tokens(encoder.config)
+    longest = own.get("max_seq_length") or tokenizer.model_max_length
+    if longest < 1:
+        raise ValueError(f"{file} has max_seq_length={longest}; expected at least 1")
+    return {
+        "max_seq_length": min(longest, most) if is_int(longest) else most,
+        "lowers": bool(own.get("do_lower_case")),
+        "prompts": {str(name): text or "" for name, text in (shared.get("prompts") or {}).items()},
+        "default_prompt_name": shared.get("default_prompt_name"),
+        "similarity": similarity,
+    }
+
+
+def _pooling(file: Path, label: str) -> str:
+    values = read_json_object(file, str(file))
+    given = values.get("pooling_mode")
+    found = [given] if isinstance(given, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
+    if len(found) != 1 or found[0] not in POOLINGS:
+        raise ValueError(f"{label} pools by {short_repr(given or found)}; expected one of {', '.join(POOLINGS)}")
+    if values.get("include_prompt") is False:
+        raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
+    return found[0]
+
+
+def _dense(folder: Path, label: str) -> Dense:
+    values = read_json_object(folder / "config.json", str(folder / "config.json"))
+    activation = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"{label} has activation_function={short_repr(values['activation_function'])} in {folder.name}; expected "
+            f"one of {', '.join(ACTIVATIONS)}"
+        )
+    tensors = _weights(folder)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    sizes = shapes.get("linear.weight", ())
+    # a matrix, and maybe a bias as long as its outputs; nothing else may be there
+    if len(sizes) != 2 or not shapes.items() <= {"linear.weight": sizes, "linear.bias": sizes[:1]}.items():
+        raise ValueError(
+            f"{label} has tensors of the shapes {short_repr(shapes)} in {folder.name}; expected linear.weight "
+            "(outputs, inputs), and linear.bias (outputs) or not: copy it again"
+        )
+    weight = tensors["linear.weight"].float()
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias="linear.bias" in tensors)
+    linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})
+    return Dense(linear.requires_grad_(False), activation)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a layer: of safetensors, else of a pickle, whose code isn't run."""
+    pickled = folder / _PICKLED_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not pickled.is_file():
+        return load_tensors(folder / WEIGHTS_FILE)
+    try:
+        found = torch.load(pickled, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle raises errors of many kinds
+        raise ValueError(
+            f"file={str(pickled)!r} is cut off or no pickle of tensors alone ({first_line(error)}); copy it again"
+        ) from error
+    if not fits(found, {...: torch.Tensor}):
+        raise ValueError(f"file={str(pickled)!r} holds {short_repr(type(found))}; expected name → tensor")
+    return dict(found)

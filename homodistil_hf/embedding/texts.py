@@ -1,0 +1,330 @@
+"""Texts, alone or in pairs, as rows: cut, tokenized, put beside texts of like length.
+
+`data/corpus.py` reads the texts.
+"""
+
+import itertools
+import random
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import datasets
+import torch
+from datasets import Dataset, Features, IterableDataset, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from ..data.blocks import some_blocks
+from ..data.corpus import is_running_text, only_text
+from ..models.tokenizers import as_it_was, check_padding, check_vocabulary, rows_of_texts
+from ..training.raw_rows import is_raw
+
+Rows: TypeAlias = Any
+"""`Dataset` or `IterableDataset`: a table, or a stream."""
+LEAST_CHARACTERS = 20
+"""Length of a paragraph that makes a row, in text that has others; headings are shorter."""
+VECTOR = "vector"
+"""Column of rows, and input of batches, that holds a text's vector where it is given rather than computed."""
+_BATCHES_IN_A_CHUNK = 64
+_FEATURES = Features({"input_ids": List(Value("int64"))})
+
+
+def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> list[str]:
+    r"""The paragraphs of a text, divided by line breaks, that are not too short.
+
+    Example:
+    ```python
+    >>> paragraphs("Heading\n A line that is longer than that.\n")
+    ['A line that is longer than that.']
+
+    ```
+    """
+    lines = (line.strip() for line in (text or "").splitlines())
+    return [line for line in lines if len(line) >= least_characters]
+
+
+def paragraphs_of(documents: Rows) -> Callable[[str | None], list[str]]:
+    """Return text → its paragraphs, as [`paragraphs`]; a row of a table that has short ones alone keeps them.
+
+    Such a row is a sentence, maybe in a script of few characters. In text files it is a heading.
+    """
+    if is_running_text(documents):
+        return paragraphs
+    return lambda text: paragraphs(text) or paragraphs(text, 1)
+
+
+def some_paragraphs(documents: Rows, most: int) -> list[str]:
+    """Paragraphs of all documents: the first of each, then the second of each, and so on, `most` at most."""
+    read = paragraphs_of(documents)
+    rows = (read(row["text"]) for row in some_blocks(documents, most))
+    # documents as rows, read by columns; places that short documents don't have are None
+    by_place = itertools.chain.from_iterable(itertools.zip_longest(*rows))
+    return list(itertools.islice(filter(None, by_place), most))
+
+
+def tokenize_texts(
+    documents: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    prepare: Callable[[str], str] = str,
+    least_characters: int | None = None,
+    num_proc: int | None = None,
+    argument: str = "the data",
+) -> Rows:
+    """Documents → a row a paragraph: sentences, passages, headings that are long enough.
+
+    Args:
+        documents: with a column `text`; paragraphs are divided by line breaks. A stream gives a stream.
+        tokenizer: of the encoder.
+        max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
+        prepare: applied to each paragraph first (prompts, lower case).
+        least_characters: shorter paragraphs are left out; default: as in [`paragraphs_of`].
+        num_proc: processes, for a table.
+        argument: name of the documents in messages.
+
+    Returns:
+        `Dataset` or `IterableDataset`: `input_ids`, lists of different lengths.
+
+    Raises:
+        ValueError: no paragraph is long enough, or the tokenizer has no vocabulary.
+    """
+    check_vocabulary(tokenizer)
+    read = (
+        paragraphs_of(documents)
+        if least_characters is None
+        else partial(paragraphs, least_characters=least_characters)
+    )
+
+    def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        wanted = [prepare(line) for text in batch["text"] for line in read(text)]
+        if not wanted:
+            return {"input_ids": []}
+        return {"input_ids": rows_of_texts(tokenizer, wanted, max_length)["input_ids"]}
+
+    if isinstance(documents, IterableDataset):
+        return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
+    table = documents.map(
+        rows,
+        batched=True,
+        remove_columns=documents.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing texts",
+    )
+    if not len(table):
+        raise ValueError(
+            f"{argument}: no paragraph of {least_characters or LEAST_CHARACTERS} characters or more; name other data, "
+            "or a prompt for them (train_prompts), which takes lines of any length"
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """How texts in a column are read for an embedding model.
+
+    Args:
+        tokenizer: of the encoder.
+        length: tokens of a row at most.
+        prepare: applied to each paragraph first.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    prepare: Callable[[str], str]
+
+    def encoded(self, rows: Any, argument: str) -> Any:
+        """Tokenize the paragraphs of a table's texts; everything else is as it was."""
+        if not is_raw(rows) or not len(rows):
+            return rows
+        how: dict[str, Any] = {"max_length": self.length, "prepare": self.prepare, "argument": argument}
+        return tokenize_texts(only_text(rows, None, argument), self.tokenizer, **how)
+
+
+def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:
+    """Mix rows of several sources by weights.
+
+    Args:
+        sources: tables, or streams.
+        weights: > 0. A table's weight is its number of passes in one pass over the mixture: 0.5 takes half of its
+            rows, 2 takes each row twice. A stream's weight is its share of the rows, relative to the others'.
+        seed: seed of the chosen rows.
+
+    Returns:
+        `Dataset` or `IterableDataset`, like the sources; streams are repeated without end.
+
+    Example:
+    ```python
+    >>> tables = [datasets.Dataset.from_dict({"input_ids": [[n]] * 4}) for n in (1, 2)]
+    >>> sum(mixed(tables, [1.5, 0.25])["input_ids"], [])
+    [1, 1, 1, 1, 1, 1, 2]
+
+    ```
+    """
+    if isinstance(sources[0], IterableDataset):
+        # streams have no length: each is repeated, and every row is drawn from one of them by its share
+        endless = [stream.repeat(None) for stream in sources]
+        shares = [weight / sum(weights) for weight in weights]
+        return endless[0] if len(endless) == 1 else datasets.interleave_datasets(endless, shares, seed=seed)
+    draw = random.Random(seed)
+    parts = []
+    for table, weight in zip(sources, weights, strict=True):
+        # of weight 2.25: each row twice, and a quarter of the rows, drawn without replacement, a third time
+        whole = list(range(len(table)))
+        some = draw.sample(whole, round(weight % 1 * len(whole)))
+        parts.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
+    return datasets.concatenate_datasets(parts)
+
+
+def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
+    """Order rows so that the rows of a batch are about equally long, and batches of all lengths alternate.
+
+    Args:
+        rows: with `input_ids`. A stream is shuffled within the rows that are sorted together.
+        batch_size: rows of a step, on all ranks.
+        seed: seed of the order.
+
+    Returns:
+        `Dataset` or `IterableDataset`: the same rows, to be read in this order. A table loses its last rows if they
+        fill no batch.
+    """
+    draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
+    if isinstance(rows, IterableDataset):
+        # a stream is sorted chunk by chunk, as its rows come
+        shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
+        sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
+        return shuffled.map(sort, batched=True, batch_size=chunk)
+    # shuffle the rows, sort them by length within chunks, shuffle the batches of all chunks
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches: list[list[int]] = []
+    for start in range(0, len(order), chunk):
+        batches += _batches(order[start : start + chunk], lengths, batch_size)
+    # rows are read one after the other: a batch that isn't full would shift all behind it
+    batches = [batch for batch in batches if len(batch) == batch_size]
+    draw.shuffle(batches)
+    return rows.select([index for batch in batches for index in batch])
+
+
+def _batches(order: list[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    ranked = sorted(order, key=lambda index: lengths[index])
+    return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
+
+
+def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
+    # the chunk's own lengths decide, so a resumed stream gets the same order without any state
+    random.Random(f"{seed} {lengths}").shuffle(whole)
+    chosen = [
+        index for batch in (*whole, last) for index in batch
+    ]  # last, as a batch that isn't full would shift all behind it
+    return {name: [values[index] for index in chosen] for name, values in rows.items()}
+
+
+class TextCollator:
+    """Rows → a padded batch with a random direction for each row, to score units with.
+
+    A direction is a function of the row's tokens and the seed alone. So it is the same in a resumed run and on any
+    number of ranks.
+
+    Args:
+        tokenizer: pads.
+        dimension: channels of a vector.
+        seed: of the directions.
+        multiple: of padded lengths, see [`padding_multiple`].
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0, multiple: int | None = 8):
+        check_padding(tokenizer)
+        self.tokenizer = tokenizer
+        self.dimension = dimension
+        self.seed = seed
+        self.multiple = multiple
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.
+
+        `token_type_ids`, which pairs of texts may have, are padded as well; a `vector` of each row is kept, float32.
+        """
+        names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
+        inputs = self.tokenizer.pad(
+            [{name: list(row[name]) for name in names} for row in rows],
+            pad_to_multiple_of=self.multiple,
+            return_tensors="pt",
+        )
+        found = {name: inputs[name] for name in (*names, "attention_mask")}
+        if VECTOR in rows[0]:
+            found[VECTOR] = torch.stack([torch.as_tensor(row[VECTOR], dtype=torch.float32) for row in rows])
+        return found | {"labels": torch.stack(list(self._directions(rows)))}
+
+    def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
+        for row in rows:
+            # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
+            number = zlib.crc32(torch.tensor(row["input_ids"]).numpy().tobytes(), self.seed)
+            generator = torch.Generator().manual_seed(number)
+            yield torch.nn.functional.normalize(torch.randn(self.dimension, generator=generator), dim=-1)
+
+
+def tokenize_pairs(
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    num_others: int = 1,
+    seed: int = 0,
+    num_proc: int | None = None,
+    argument: str = "the data",
+) -> Dataset:
+    """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
+
+    A reranker mostly scores documents that don't answer the question, so a student learns their scores as well.
+
+    Args:
+        pairs: with columns `first` and `second`.
+        tokenizer: of the model.
+        max_length: tokens of a pair at most, special ones included; the longer text is cut first.
+        num_others: rows with a second text of another pair, for each pair.
+        seed: of the choice of other pairs.
+        num_proc: processes.
+        argument: name of the pairs in messages.
+
+    Returns:
+        `Dataset`: `input_ids`, and `token_type_ids` where the tokenizer makes them; lists of different lengths.
+
+    Raises:
+        ValueError: no pair of two texts.
+    """
+
+    def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+        found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]
+        # a generator for each batch, whichever process tokenizes it
+        draw = random.Random(f"{seed} {indices[0]}")
+        # each first text beside its own second text, then beside those of other pairs in the batch
+        wanted = [(one, text) for one, own in found for text in (own, *_others(found, own, num_others, draw))]
+        if not wanted:
+            return {"input_ids": []}
+        first, second = map(list, zip(*wanted, strict=True))
+        with as_it_was(tokenizer):
+            encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)
+        return dict(encoded)
+
+    table = pairs.map(
+        rows,
+        batched=True,
+        with_indices=True,
+        remove_columns=pairs.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing pairs",
+    )
+    if not len(table):
+        raise ValueError(f"{argument}: no pair of two texts; name other columns (text_column) or other data")
+    return table
+
+
+def _others(pairs: list[tuple[str, str]], own: str, num_others: int, draw: random.Random) -> list[str]:
+    choices = [second for _, second in pairs if second != own]
+    return [draw.choice(choices) for _ in range(num_others)] if choices else []

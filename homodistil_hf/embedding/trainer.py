@@ -1,0 +1,422 @@
+"""Embedding models: a narrower encoder whose vectors stay in its teacher's space.
+
+The student is a copy of the teacher's encoder, its pooling, a linear map that starts as the identity, and the
+teacher's own further layers. At the start all losses and gradients are 0. So units are scored by the gradient of a
+probe, Σ_b v_b·z_b, with a random direction v_b for each text: it measures how far a vector moves without a weight.
+`make_distillation` makes the loss, [`EmbeddingDistillation`] of objective.py; folder.py writes the export.
+"""
+
+import copy
+import dataclasses
+import itertools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from accelerate.utils import broadcast
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..distillation.tasks import Task
+from ..distillation.teacher import FrozenTeacher
+from ..export.card import MethodCard
+from ..export.facts import LATENCY
+from ..files.field_checks import ROW_LENGTH, setting
+from ..files.messages import short_repr
+from ..files.strict_json import parse_json
+from ..homodistil_args import LAYER_SETTINGS, AtOnceArguments
+from ..methods.fewer_layers import Layers, start_shallow
+from ..models.architectures import max_tokens
+from ..models.architectures.architecture import PROJECTIONS
+from ..models.conversion import to_student
+from ..models.tokenizers import padding_multiple
+from ..models.units import UnitTensors
+from ..models.widths import WidthPlan, widths_of
+from ..plans.advice import EMBEDDINGS_FEWER_LAYERS_BELOW
+from ..trainer import HomoDistilTrainer
+from ..training.learning_rate import rate_for_width
+from ..training.pair import Start
+from .folder import export_embedding_model, student_model
+from .model import EmbeddingModel, pooled, reduced
+from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense, pooled_by_teacher
+from .reading import load_embedding_model
+from .texts import VECTOR, TextCollator, TextReader
+from .vectors import Learner, TeacherVectors, learner_of
+
+logger = logging.getLogger(__name__)
+
+NUM_FIT_TEXTS = 4096
+"""Texts that the map into the teacher's space is fitted to, where there are as many."""
+NUM_AXES_TEXTS = 2048
+"""Texts that the teacher's principal axes are those of."""
+VECTOR_WEIGHT = 30.0
+"""As much as `hidden_weight` by default, the proportion that was measured (docs/embeddings.md)."""
+LEARNING_RATE = 1e-3
+"""With a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
+VECTORS_LEARNING_RATE = 3e-4
+"""The same, with a start of 384 channels, for vectors that aren't its own: higher rates undo what it knows."""
+_HOW = (
+    "A map from its pooled states to the vectors was fitted. Units, where any had to go, were removed by a probe of"
+    " the vectors. Then encoder and map were distilled."
+)
+LEAST_SPREAD = 0.1
+"""Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
+
+
+@dataclass
+class EmbeddingDistilArguments(AtOnceArguments):
+    """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
+
+    no_part: ClassVar = {
+        name: remedy for name, remedy in AtOnceArguments.no_part.items() if name not in LAYER_SETTINGS
+    } | {
+        "mlm_weight": "there are no masked words; use vector_weight",
+        "task_weight": "there are no labels; use vector_weight",
+        "kl_weight": "there are no logits; use vector_weight",
+        "attention_weight": "attention scores are not compared; leave it out",
+        "mlm_probability": "there are no masked words; leave it out",
+    }
+
+    vector_weight: float = setting(
+        VECTOR_WEIGHT, "Factor ≥ 0 of the squared distance between vectors, a text.", range="[0, inf)"
+    )
+    output: str = setting(
+        "teacher",
+        "Vectors: teacher (in its space), student (shorter, a space of its own), or N: along the teacher's N first "
+        "principal axes.",
+        also=int,
+    )
+    layers: str | None = setting(
+        None,
+        "Layers that stay: how many, spread evenly, or which, such as [0, 1, 5]; as wide as student's MACs allow.",
+        also=(int, list),
+    )
+
+    def __post_init__(self) -> None:
+        # In Python and JSON whole numbers and lists, as flags their text.
+        for name in ("output", "layers"):
+            setattr(self, name, _number_in(getattr(self, name), name))
+        if self.plain and not isinstance(self.output, str):
+            raise ValueError(
+                f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
+                "students have not; leave one of both out"
+            )
+        super().__post_init__()
+
+
+def _number_in(value: Any, name: str) -> Any:
+    if isinstance(value, str) and value.lstrip()[:1] in set("[-0123456789"):
+        return parse_json(value, name)
+    return value
+
+
+class EmbeddingDistilTrainer(HomoDistilTrainer):
+    """Prunes the encoder of an embedding model and distils its vectors; needs unlabelled texts alone.
+
+    L = w_vector·Σ‖z_s − z_t‖² + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e),
+    averaged over texts, or tokens.
+
+    Args:
+        model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]. If `teacher_model` is
+            given, `model` is an earlier student of that teacher, with its projections. The new student starts from it.
+        args: the run's settings.
+        teacher_model: the model that the student learns from; default: `model`.
+        train_dataset: texts in a column `text`, or rows with `input_ids`, as [`tokenize_texts`] makes them; all other
+            arguments are documented in [`DistillationTrainer`].
+
+    Raises:
+        ValueError: as [`HomoDistilTrainer`]; or the model has a module or a setting that a student can't copy, or
+            `output` is none that its student can have.
+
+    Example:
+    ```python
+    trainer = EmbeddingDistilTrainer(
+        "sentence-transformers/all-MiniLM-L6-v2", EmbeddingDistilArguments("out", student="macs=0.25"),
+        train_dataset=rows, eval_dataset=held_out,
+    )
+    trainer.train()
+    trainer.export("small")  # SentenceTransformer("small")
+    ```
+    """
+
+    train_dataset: Any
+    method = "embedding"
+    arguments_class = EmbeddingDistilArguments
+    fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
+    args: EmbeddingDistilArguments
+    reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
+    needs_head = False
+    card = MethodCard(
+        student="pruned embedding model",
+        made="pruned from {teacher} and distilled",
+        how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
+    )
+
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+        """Take the encoder out of the embedding model, and leave out layers if the settings do.
+
+        Arguments and return as [`DistillationMethod.start_from`].
+        """
+        args = self.args
+        # of given vectors there is no teacher to run: `model` is what the student starts from, and has the target
+        if isinstance(teacher_model, TeacherVectors):
+            model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
+        # beside a teacher, `model` is an earlier student of it; else it is the teacher itself
+        self.start: Any = None if teacher_model is None else model
+        whole: Any = model if teacher_model is None else teacher_model
+        self.embedding_model = (
+            whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole, token=args.hub_token)
+        )
+        check_output(args.output, self.embedding_model)
+        encoder = self.embedding_model.encoder
+        if (target := self.target) is not None:
+            check_for_vectors(args)
+            args.hidden_weight = args.embedding_weight = 0.0
+            args.remove_unused_columns = False  # the model's forward takes no vector
+            self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {target.name}", how=_HOW)
+            if args.student is None and args.layers is None:
+                plan = widths_of(encoder.config)
+        # three starts: an earlier student, the encoder with all layers, the encoder with some
+        if self.start is not None:
+            if args.layers is not None:
+                raise ValueError(
+                    f"layers={short_repr(args.layers)}: a student that starts as another one has that one's; leave "
+                    "it out"
+                )
+            return Start(self.start, encoder, plan)
+        if args.layers is None:
+            return Start(encoder, None, plan)
+        found = start_shallow(
+            to_student(encoder, needs_head=False), args, layers=Layers(cast(Any, args.layers)), plan=plan
+        )
+        self.matched_layers, args.student = found.matched_layers, found.plan.to_json()
+        return Start(found.student, found.whole, found.plan)
+
+    @property
+    def target(self) -> TeacherVectors | None:
+        """The vectors to be learnt, where they are given."""
+        return self.embedding_model.target if isinstance(self.embedding_model, Learner) else None
+
+    def tokenizer_of(self, processing_class: Any) -> Any:
+        """The embedding model's own, if no other is given."""
+        return self.embedding_model.tokenizer if processing_class is None else processing_class
+
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> TextReader | None:
+        """How texts are read; given vectors have rows of their own. As [`DistillationMethod.reader_of`]."""
+        if self.target is not None:
+            return None
+        whole = self.embedding_model
+        length = min(ROW_LENGTH, whole.settings.max_seq_length, max_tokens(whole.encoder.config))
+        return TextReader(whole.tokenizer, length, whole.prepared)
+
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
+        """Pads texts; arguments as [`DistillationMethod.default_collator`]."""
+        output = self.args.output
+        dimension = self.embedding_model.dimension if isinstance(output, str) else output
+        seed, multiple = self.args.seed, padding_multiple(config)
+        return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=seed, multiple=multiple)
+
+    def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
+        """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""
+        hidden_size = teacher_config.hidden_size
+        model, measured = ("teacher", LEARNING_RATE) if self.target is None else ("start", VECTORS_LEARNING_RATE)
+        rate = float(f"{rate_for_width(measured, hidden_size):.2g}")
+        logger.info("learning_rate=%g, as none is given: for a %s of %d channels", rate, model, hidden_size)
+        return rate
+
+    def set_up_student(self) -> None:
+        """Also freeze the pooler: no vector passes it, and DDP would wait for its gradient."""
+        super().set_up_student()
+        if self.target is not None:
+            check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
+        for name, parameter in self.model.named_parameters():
+            if name.startswith("pooler."):
+                parameter.requires_grad_(False)
+
+    def make_evaluation(self) -> VectorEvaluation:
+        """The measurement of vectors."""
+        distillation: Any = self.distillation
+        return VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
+        """Vectors and states; arguments and return as [`DistillationMethod.make_distillation`]."""
+        # the map (D, H), from the student's pooled states to the teacher's or to the given vectors
+        projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
+        wanted = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
+        dense = nn.Linear(size, wanted, bias=False, device=self.args.device)
+        nn.init.eye_(dense.weight) if self.target is None else nn.init.zeros_(dense.weight)  # fitted before any use
+        if self.start is not None:
+            dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
+        dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
+        # with the projections it is trained, cut with the hidden channels, and kept beside the weights
+        projections.add_module("dense", dense)
+        self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.dense.weight")
+        # Copies: exports are written from the caller's model, on the CPU.
+        layers = tuple(
+            dataclasses.replace(layer, linear=copy.deepcopy(layer.linear).to(self.args.device))
+            for layer in self.embedding_model.dense
+        )
+        model = dataclasses.replace(self.embedding_model, dense=layers)
+        output = self.args.output
+        if not isinstance(output, str):
+            # A buffer is saved and loaded with the projections; the model's last layer is the same memory.
+            axes = broadcast(self._principal_axes(model, teacher, output))
+            projections.register_buffer("axes", axes)
+            self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.axes")
+            model = reduced(model, axes)
+        return EmbeddingDistillation(
+            self.model,
+            teacher,
+            model=model,
+            weights=self.args.loss_weights(),
+            kept_heads=self.matched_heads,
+            matched_layers=self.matched_layers,
+            has_own_space=output == "student",
+        )
+
+    @torch.no_grad()
+    def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:
+        """The eigenvectors of Σ z zᵀ over the teacher's vectors z of the first training texts, `(N, D)`."""
+        rows = list(itertools.islice(iter(self.train_dataset), NUM_AXES_TEXTS))
+        products: Any = 0.0
+        for indices in torch.arange(len(rows)).split(self.args.eval_batch_size):
+            batch = self.data_collator([rows[index] for index in indices.tolist()])
+            inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+            vectors = model.behind(pooled_by_teacher(teacher, inputs, model.settings.pooling))
+            vectors = vectors.cpu().double()  # Apple's devices have no float64
+            products = products + vectors.T @ vectors
+        # eigenvalues rise: flipped, the first columns are the principal axes
+        axes_ND = torch.linalg.eigh(products).eigenvectors.flip(1).T[:num_axes]
+        # an eigenvector may come with either sign: its largest channel becomes positive
+        signs_N1 = axes_ND.gather(1, axes_ND.abs().argmax(1, keepdim=True)).sign()
+        return (axes_ND * signs_N1).float().to(self.args.device)
+
+    def start_student(self) -> None:
+        """Score the units; a student of fewer layers, or of given vectors, needs another map from its start on."""
+        if self.matched_layers is not None or self.target is not None:
+            self.fit_map()
+        super().start_student()
+
+    def on_resized(self, masks: UnitTensors) -> None:
+        """Also fit the map into the teacher's space to the channels that are left."""
+        super().on_resized(masks)
+        self.fit_map()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`DistillationTrainer.train`]; the map is fitted once more, to the states that the student ends with."""
+        result = super().train(*args, **kwargs)
+        if self.args.output != "student":
+            self.fit_map()
+        return result
+
+    @torch.no_grad()
+    def fit_map(self) -> None:
+        """Move the map into the teacher's space to that of least squares on the first training texts; collective.
+
+        Ridge regression towards the present map, stronger for fewer texts: with fewer texts than channels plain least
+        squares would overfit. Where the hidden size stays (`plain`), nothing is fitted.
+        """
+        if self.args.plain:
+            return
+        distillation: Any = self.distillation
+        sums: Any = None
+        num_texts = 0
+        self.model.eval()
+        pooling = self.embedding_model.settings.pooling
+        for batch, counts in self.first_batches(num_texts=NUM_FIT_TEXTS):
+            num_texts += int(counts[0])
+            mask_BT = batch.get("attention_mask")
+            forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+            with distillation.autocast():  # student and teacher in the type of their training; float32 takes longer
+                states = type(self.model).forward(self.model, **forward).last_hidden_state
+            target = pooled_by_teacher(distillation.teacher, batch, pooling, exact=False).cpu().double()
+            own = pooled(states, mask_BT, pooling).cpu().double()
+            # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
+            found = torch.cat([own.T @ own, own.T @ target], 1)
+            sums = found if sums is None else sums + found
+        sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
+        products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
+        # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²
+        before = distillation.dense.weight.cpu().double()
+        ridge = max(1e-3, 0.1 * (len(products) / num_texts) ** 2)
+        distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
+        logger.info("the map into the teacher's space is fitted to %d channels", len(products))
+        self.model.train()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
+        if not cast(EmbeddingDistillation, self.distillation).dense.weight.any():  # before the first step
+            self.fit_map()
+        metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
+        spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
+        if not spread >= LEAST_SPREAD:  # of vectors that are no numbers, too
+            raise FloatingPointError(
+                f"the student's vectors have collapsed: similarities between texts vary by {spread:.0%} of the "
+                f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
+            )
+        return metrics
+
+    @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
+    def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
+        """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
+        if format != "standard":
+            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
+        weight = cast(EmbeddingDistillation, self.distillation).dense.weight.detach().cpu()
+        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        dense.load_state_dict({"weight": weight})
+        student: Any = self.dense_student(format=format, allow_partial=allow_partial)
+        teacher, output = self.embedding_model, self.args.output
+        axes = None
+        # in its own space the pooled states are the vectors; else the map leads to the teacher's, or to its axes
+        if output == "student":
+            model = dataclasses.replace(student_model(student, dense, teacher), dense=())
+        elif output == "teacher":
+            model = student_model(student, dense, teacher)
+        else:
+            axes = self.model.get_submodule(PROJECTIONS).get_buffer("axes").detach().cpu()
+            model = student_model(student, dense, reduced(teacher, axes))
+        settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
+        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)
+
+    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
+        """As [`DistillationTrainer.run_facts`]; where vectors are given, there is no teacher to be timed."""
+        facts = super().run_facts(format)
+        return facts if self.target is None else {name: facts[name] for name in facts if name != LATENCY}
+
+
+def check_for_vectors(args: EmbeddingDistilArguments) -> None:
+    """Refuse, by a ValueError, settings that compare more of a teacher than its vectors."""
+    for name in ("hidden_weight", "embedding_weight"):
+        if (value := getattr(args, name)) not in (0.0, type(args).__dataclass_fields__[name].default):
+            raise ValueError(
+                f"{name}={value:g} compares states with the teacher's, but of this teacher there are vectors alone "
+                "(teacher_vectors); leave it out"
+            )
+    if args.plain:
+        raise ValueError(
+            "plain=True makes students without a Dense, but one has to lead to the vectors of teacher_vectors; leave "
+            "it out"
+        )
+
+
+def check_columns_of(**data: Any) -> None:
+    """Refuse, by a ValueError, tables of rows without vectors."""
+    for name, rows in data.items():
+        for table in rows.values() if isinstance(rows, dict) else [rows]:
+            if VECTOR not in (getattr(table, "column_names", None) or [VECTOR]):
+                raise ValueError(
+                    f"{name} has the columns {', '.join(table.column_names)}, but not {VECTOR!r}; make rows by "
+                    "tokenize_vectors"
+                )
+
+
+def check_output(output: str | int, model: EmbeddingModel) -> None:
+    """Refuse, by a ValueError, an `output` that a student of a model can't have."""
+    if output in ("teacher", "student"):
+        return
+    most = model.dimension - 1
+    if isinstance(output, bool) or not isinstance(output, int) or not 1 <= output <= most:
+        raise ValueError(f"output={short_repr(output)}: expected 'teacher', 'student', or a length from 1 to {most}")

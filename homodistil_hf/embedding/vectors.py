@@ -1,0 +1,322 @@
+"""Vectors of a teacher that can't be run here, such as a service's: read from files, checked, looked up by their text.
+
+`run.py` reads them where a run has `teacher_vectors`; `trainer.py` trains a student towards them.
+
+Shapes: N texts, D channels.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from ..files.caches import keep_datasets_here
+from ..files.messages import short_repr
+from ..files.provenance import public_name
+from ..models.architectures import max_tokens
+from ..models.loading import load_encoder
+from ..models.tokenizers import COPY, as_it_was, check_vocabulary, load_tokenizer
+from ..tasks.reading import check_columns, load_rows
+from .model import EmbeddingModel, PoolingSettings
+from .reading import is_embedding_folder, load_embedding_model
+from .similarity import COSINE
+from .texts import VECTOR
+
+logger = logging.getLogger(__name__)
+
+_LENGTH_TOLERANCE = 1e-2
+"""Lengths of vectors that differ from 1 by less are 1: services round, and compute in lower types."""
+_SAME = 0.99
+"""Least cosine of two vectors of one text: services don't give the same one twice."""
+_VECTOR_FILES = (".parquet", ".arrow", ".json", ".jsonl")
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+@dataclass(frozen=True)
+class TeacherVectors:
+    """Texts and their vectors by a teacher; memory: 4 bytes a channel.
+
+    Args:
+        name: of the files.
+        texts: each once.
+        vectors: float32 `(N, D)`.
+        similarity: what they are compared by, of `SIMILARITIES`.
+    """
+
+    name: str
+    texts: list[str] = field(repr=False)
+    vectors: torch.Tensor = field(repr=False)
+    similarity: str = COSINE
+
+    @property
+    def dimension(self) -> int:
+        """Channels of a vector."""
+        return self.vectors.shape[1]
+
+    @cached_property
+    def normalizes(self) -> bool:
+        """Whether all vectors have length 1, but for rounding."""
+        return bool((self.vectors.norm(dim=1) - 1).abs().max() < _LENGTH_TOLERANCE)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of texts and vectors."""
+        digest = hashlib.sha256("\0".join(self.texts).encode("utf-8", "replace"))
+        digest.update(self.vectors.numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {text: row for row, text in enumerate(self.texts)}
+
+    @property
+    def documents(self) -> Dataset:
+        """A table with the columns `text` and `vector`."""
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), self.dimension)
+        return Dataset(pa.table({"text": pa.array(self.texts), VECTOR: vectors}))
+
+    def along(self, axes_ND: torch.Tensor) -> "TeacherVectors":
+        """The vectors along N axes, as a student of `output=N` learns them."""
+        vectors = self.vectors @ axes_ND.T
+        return replace(self, vectors=F.normalize(vectors, dim=-1) if self.normalizes else vectors)
+
+    def encode(
+        self,
+        texts: list[str],
+        *,
+        prompt_name: str | None = None,
+        on_batch: Callable[[int], Any] = lambda num_texts: None,
+    ) -> torch.Tensor:
+        """Look up the vectors of texts, `(len(texts), D)`; prompts have no part in it.
+
+        Raises:
+            ValueError: a text without a vector.
+        """
+        if missing := [text for text in texts if text not in self._rows]:
+            raise ValueError(
+                f"{self.name} has no vectors of {len(missing):,} of {len(texts):,} texts, such as "
+                f"{short_repr(missing[0])}; its model isn't here, so name texts that it has, or add theirs"
+            )
+        on_batch(len(texts))
+        return self.vectors[[self._rows[text] for text in texts]]
+
+
+Encoder: TypeAlias = EmbeddingModel | TeacherVectors
+"""A model, or a table of vectors: `encode` gives the vectors of texts."""
+
+
+@dataclass(frozen=True)
+class Learner(EmbeddingModel):
+    """What a student of given vectors starts from: encoder, tokenizer and pooling of a local model.
+
+    The student's map leads from its pooled states to the vectors, in place of the layers behind the local model's
+    pooling.
+
+    Args:
+        target: the vectors.
+    """
+
+    target: TeacherVectors = field(kw_only=True)
+
+    @property
+    def dimension(self) -> int:
+        """Channels of a vector."""
+        return super().dimension if self.dense else self.target.dimension
+
+
+def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, token: str | None = None) -> Learner:
+    """Make the start of a student of given vectors.
+
+    Args:
+        start: folder or Hub name of sentence-transformers, folder of an encoder, whose states are averaged, or a
+            loaded model.
+        target: the vectors.
+        token: of the Hub.
+
+    Raises:
+        ValueError: no such model, or one that a student can't start from.
+    """
+    model = start if isinstance(start, EmbeddingModel) else _loaded(start, token)
+    if (num_texts := len(target.texts)) < (size := model.encoder.config.hidden_size):
+        logger.warning(
+            "%s has %d texts, fewer than the %d channels of the student's start, so a map to its vectors is a guess; "
+            "name thousands of texts",
+            target.name,
+            num_texts,
+            size,
+        )
+    similarity = target.similarity if target.similarity != COSINE else None
+    settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity)
+    return Learner(model.encoder, model.tokenizer, settings, name=model.name, target=target)
+
+
+def _loaded(start: str | Path, token: str | None) -> EmbeddingModel:
+    name = str(start)
+    if is_embedding_folder(name) or not Path(name).is_dir():
+        return load_embedding_model(name, argument="start", token=token)
+    encoder = load_encoder(name, token=token, argument="start")
+    return EmbeddingModel(
+        getattr(encoder, encoder.base_model_prefix, encoder).eval(),
+        load_tokenizer(name, token=token, argument="start", remedy=COPY),
+        PoolingSettings(max_seq_length=max_tokens(encoder.config)),
+        name=name,
+    )
+
+
+def load_teacher_vectors(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    text_column: str | None = None,
+    split: str = "train",
+    similarity: str = COSINE,
+    argument: str = "teacher_vectors",
+) -> TeacherVectors:
+    """Read the vectors that a teacher gave texts.
+
+    Args:
+        sources: files (.parquet, .jsonl …), folders, globs or Hub data sets, with a column `vector`: lists of numbers
+            of one length.
+        text_column: column with the texts; default: `text`.
+        split: of folders and Hub data sets.
+        similarity: what vectors are compared by, of `SIMILARITIES`.
+        argument: the user's name for them in messages.
+
+    Returns:
+        [`TeacherVectors`]; a text that is there twice counts once.
+
+    Raises:
+        ValueError: a missing column, texts that are empty, vectors that are missing, of different lengths, not finite
+            or 0, or two different ones of one text.
+        OSError: a file can't be read.
+    """
+    names = [str(name) for name in ([sources] if isinstance(sources, str | Path) else sources)]
+    label = f"{argument}={names[0]!r}" if len(names) == 1 else f"{argument}={short_repr(names)}"
+    column = text_column or "text"
+    keep_datasets_here()
+    table = load_rows(names, split=split, argument=argument)
+    remedy = f"a row has a text and its {VECTOR}: rename columns, or name that of the texts (text_column)"
+    check_columns(table.column_names, [column, VECTOR], label, remedy=remedy)
+    texts = _texts(table.data.column(column), f"{label}: column {column!r}")
+    vectors = _vectors(table.data.column(VECTOR), f"{label}: column {VECTOR!r}")
+    kept = _kept(texts, vectors, label)
+    if len(kept) < len(texts):
+        logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
+        texts, vectors = [texts[row] for row in kept], vectors[kept]
+    name = ", ".join(map(public_name, names))
+    # torch takes writable arrays alone; arrow's, which are read-only, are copied
+    return TeacherVectors(name, texts, torch.from_numpy(np.require(vectors, requirements="W")), similarity)
+
+
+def load_teacher(name_or_path: str | Path, *, similarity: str) -> Encoder:
+    """Load a teacher to compare with: a model, or a file of vectors, compared by the student's similarity."""
+    file = Path(name_or_path)
+    if file.suffix.lower() in _VECTOR_FILES and file.is_file():
+        return load_teacher_vectors(file, similarity=similarity, argument="teacher")
+    return load_embedding_model(name_or_path)
+
+
+def _texts(column: pa.ChunkedArray, label: str) -> list[str]:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"{label} holds values of type {column.type}; expected texts")
+    texts: list[str] = column.to_pylist()
+    if (row := next((row for row, text in enumerate(texts) if not (text or "").strip()), None)) is not None:
+        raise ValueError(f"{label} has no text in row {row}; leave such rows out")
+    return texts
+
+
+def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
+    """Check a column; float32 `(N, D)`."""
+    values = column.type.value_type if any(is_kind(column.type) for is_kind in _LISTS) else None
+    if values is None or not (pa.types.is_floating(values) or pa.types.is_integer(values)):
+        raise ValueError(f"{label} holds values of type {column.type}; expected a list of numbers in each row")
+    # a missing list counts as one of length 0
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    size = int(lengths[0])
+    if size == 0 or (lengths != size).any():
+        row = int((lengths != size).argmax())
+        raise ValueError(
+            f"{label} has {size} numbers in row 0 and {int(lengths[row])} in row {row}; expected as many in each, of "
+            "one model"
+        )
+    # all lists have one length, so their numbers, one list behind the other, are a matrix
+    found = pc.cast(pc.list_flatten(column), pa.float32()).combine_chunks()
+    vectors = found.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
+    # missing numbers have become NaN
+    wrong = {"a number that is missing or not finite": ~np.isfinite(vectors).all(1)}
+    wrong["only zeros"] = ~vectors.any(1)
+    for problem, is_wrong in wrong.items():
+        if is_wrong.any():
+            row, others = int(is_wrong.argmax()), int(is_wrong.sum()) - 1
+            also = f", and so have {others:,} others" if others else ""
+            raise ValueError(f"{label} has {problem} in row {row}{also}; encode these texts again, or leave them out")
+    return vectors
+
+
+def _kept(texts: list[str], vectors: np.ndarray, label: str) -> list[int]:
+    """The first row of each text."""
+    first: dict[str, int] = {}
+    for row, text in enumerate(texts):
+        if (earlier := first.setdefault(text, row)) != row:
+            one, other = vectors[earlier].astype(float), vectors[row].astype(float)
+            # cosine below `_SAME`, without a division
+            if one @ other < _SAME * np.linalg.norm(one) * np.linalg.norm(other):
+                raise ValueError(
+                    f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
+                    f"{row}; they are of two models, or of two prompts: keep one kind"
+                )
+    return list(first.values())
+
+
+def tokenize_vectors(
+    documents: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    prepare: Callable[[str], str] = str,
+    num_proc: int | None = None,
+    argument: str = "teacher_vectors",
+) -> Dataset:
+    """Texts with vectors → a row a text; a vector is that of the whole text, so a longer one is cut, and not divided.
+
+    Args:
+        documents: with the columns `text` and `vector`.
+        tokenizer: of the student's start.
+        max_length: tokens at most, special ones included.
+        prepare: applied to each text first (prompts, lower case).
+        num_proc: processes.
+        argument: name of the documents in messages.
+
+    Returns:
+        `Dataset`: `input_ids` and `vector`.
+    """
+    check_vocabulary(tokenizer)
+
+    def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        with as_it_was(tokenizer):
+            found = tokenizer(list(map(prepare, batch["text"])), truncation=True, max_length=max_length)
+        return {"input_ids": found["input_ids"]}
+
+    table = documents.map(rows, batched=True, remove_columns=["text"], num_proc=num_proc, desc="Tokenizing texts")
+    # a row of full length was cut, unless it fits exactly; a few are no reason to warn
+    num_full = sum(len(ids) == max_length for ids in table["input_ids"])
+    if num_full > len(table) // 100:
+        logger.warning(
+            "%s: %d of %d texts are cut at max_seq_length=%d tokens, but their vectors are of the whole; raise it "
+            "where the start reads more",
+            argument,
+            num_full,
+            len(table),
+            max_length,
+        )
+    return table

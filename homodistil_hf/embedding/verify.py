@@ -1,0 +1,185 @@
+"""Checks that sentence-transformers, without this package, gives the vectors in an embedding model's facts."""
+
+import importlib.metadata
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ..export.facts import CARD_FILE, FACTS_FILE
+from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
+from ..files.inside import stays_inside
+from ..files.messages import short_repr
+from ..files.strict_json import fits, read_json_object
+from ..models.equality import relative_difference
+from ..models.loading import MODULES_FILE
+from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, ROUTES, TRANSFORMER_KEYS
+from .reading import TRANSFORMER_FILE, encoder_config, read_modules
+
+_LEAST_VERSION = 6
+"""Of sentence-transformers, as in the extra `embeddings`."""
+VECTOR_TOLERANCE = 1e-4
+"""Largest difference of a channel, as a share of the largest channel or of 1."""
+_SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
+
+_FRESH_PROCESS = """
+import json, sys
+import torch, transformers
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+folder, routes, outputs = sys.argv[1:]
+texts = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"]["texts"]
+missing = []
+load = transformers.PreTrainedModel.from_pretrained.__func__
+def loading(cls, *args, **kwargs):
+    if kwargs.get("output_loading_info"):
+        return load(cls, *args, **kwargs)
+    model, info = load(cls, *args, **kwargs, output_loading_info=True)
+    missing.extend([*info["missing_keys"], *info["unexpected_keys"]])
+    return model
+transformers.PreTrainedModel.from_pretrained = classmethod(loading)
+model = SentenceTransformer(folder, device="cpu", trust_remote_code=False)
+found = {}
+for route in routes.split(","):
+    vectors = model.encode(texts, convert_to_tensor=True, **({"task": route} if "," in routes else {}))
+    found[route] = vectors.float().contiguous()
+save_file(found, outputs)
+settings = {"max_seq_length": model.max_seq_length, "prompts": dict(model.prompts),
+    "default_prompt_name": model.default_prompt_name, "similarity_fn_name": str(model.similarity_fn_name)}
+print(json.dumps({"settings": settings, "missing": sorted(missing)}))
+"""
+
+
+def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], float | None]:
+    """Load an export with sentence-transformers in a fresh process, and compare.
+
+    Args:
+        folder: the export, its files already checked.
+        facts: content of `facts.json`.
+
+    Returns:
+        `(problems, difference)`: a line each; largest relative difference between found and stated vectors, None where
+        no vectors were found.
+    """
+    if problems := list(_shape_problems(facts)):
+        return problems, None
+    if problem := _library_problem():
+        return [problem], None
+    routes = list(facts["probe"]["vectors"])
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = Path(scratch, "vectors.safetensors")
+        try:
+            # the report is the last line, as libraries may print others before it
+            report = json.loads(
+                run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch).splitlines()[-1]
+            )
+            vectors = load_file(outputs)
+        except (ValueError, OSError) as error:
+            return [str(error)], None
+    problems = [f"{name}: missing or unexpected in {folder.name}" for name in report["missing"]]
+    problems += list(_setting_problems(facts, report["settings"]))
+    expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
+    differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
+    problems += difference_problems(differences, VECTOR_TOLERANCE)
+    return problems, max(differences.values())
+
+
+def _library_problem() -> str | None:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return "sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"
+    found = importlib.metadata.version("sentence-transformers")
+    if int(found.partition(".")[0]) < _LEAST_VERSION:
+        # Before, it imported whatever class a folder named.
+        return (
+            f"sentence-transformers {found} is installed, expected {_LEAST_VERSION} or later, which runs no code of a "
+            "folder; pip install 'homodistil-hf[embeddings]'"
+        )
+    return None
+
+
+def module_problems(folder: Path) -> Iterator[str]:
+    """Modules and settings of a folder that no export writes; sentence-transformers would import or read them."""
+    try:
+        modules = read_modules(folder / MODULES_FILE)
+        # a pair is one module, whose own file has the modules of both routes
+        if modules == [(MODULE_TYPE.format("Router"), "")]:
+            routed = read_json_object(folder / ROUTER_FILE, ROUTER_FILE)["types"]
+            modules = [(kind, path) for path, kind in routed.items()]
+        for kind, path in modules:
+            yield from _problems_of_module(folder / path, kind, path or ".")
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:  # a table of another shape
+        yield f"modules: {error}"
+
+
+def _problems_of_module(folder: Path, kind: str, name: str) -> Iterator[str]:
+    known = {MODULE_TYPE.format(name): name for name in MODULE_KINDS}
+    if kind not in known or not (name == "." or stays_inside(name)):
+        yield f"{MODULES_FILE}: expected modules of {', '.join(known)}, found {short_repr(kind)} in {short_repr(name)}"
+    elif known[kind] == "Transformer":
+        encoder_config(folder, name, argument="folder")
+        for file in folder.glob("sentence_*_config.json"):
+            settings = read_json_object(file, file.name)
+            if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
+                yield (
+                    f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}, found {file.name} with "
+                    f"{short_repr(settings)}"
+                )
+    elif known[kind] == "Dense":
+        activation = read_json_object(folder / "config.json", name).get("activation_function")
+        if activation not in ACTIVATION_TYPES.values():
+            yield (
+                f"{name} activation_function: expected one of {', '.join(ACTIVATION_TYPES.values())}, found "
+                f"{short_repr(activation)}"
+            )
+
+
+def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
+    probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
+    texts, routes = (probe.get(name) if isinstance(probe, dict) else None for name in ("texts", "vectors"))
+    if not fits(texts, [str]) or not texts:
+        yield f"{FACTS_FILE} probe: expected texts, found {short_repr(texts)}"
+    elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
+        yield (
+            f"{FACTS_FILE} probe: expected vectors of {ROUTES[0]}, and of {ROUTES[1]} or not, found "
+            f"{short_repr(routes)}"
+        )
+    elif not all(_are_vectors(vectors, len(texts)) for vectors in routes.values()):
+        yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {short_repr(routes)}"
+    if not isinstance(settings, dict) or set(settings) != set(_SHARED):
+        yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
+
+
+def _are_vectors(vectors: Any, num_texts: int) -> bool:
+    if not fits(vectors, [[int | float]]) or len(vectors) != num_texts:
+        return False
+    return len({len(one) for one in vectors}) == 1 and len(vectors[0]) > 0
+
+
+def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    for name, expected in facts["settings_of_vectors"].items():
+        if expected is None and name != "default_prompt_name":
+            continue  # sentence-transformers then has its own default
+        if name == "prompts":  # the library adds empty ones
+            same = {key: text for key, text in found[name].items() if text or key in expected} == expected
+        else:
+            same = found[name] == expected
+        if not same:
+            yield f"{name}: expected {short_repr(expected)}, found {short_repr(found[name])}"
+
+
+def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    """Check an embedding model or a pair: files first, then the vectors in sentence-transformers."""
+    if not isinstance(facts.get("files"), dict):
+        return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
+    if problems := list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
+        return VerifyReport(folder, tuple(problems), compared="vectors")
+    problems = list(code_problems(folder, facts)) or list(module_problems(folder))
+    if problems:
+        return VerifyReport(folder, tuple(problems), compared="vectors")
+    found, difference = vector_problems(folder, facts)
+    return VerifyReport(folder, tuple(found), difference, compared="vectors")

@@ -1,0 +1,131 @@
+"""Stock models with fresh heads around an encoder, and their float32 predictions."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .architectures import architecture_of
+from .tokenizers import padding_multiple
+
+HEAD_DROPOUT = 0.1
+"""Of models with a fresh head, where no other is given."""
+PREDICTION_BATCH_SIZE = 64
+_POOLER = "pooler."
+
+
+def fastest_device() -> torch.device:
+    """The machine's accelerator, or its CPU where it has none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock sequence classifier around a copy of an encoder, without the model's own pooler and head.
+
+    Args:
+        encoder: of a stock class or a student's.
+        num_labels: classes; 1 for a regression.
+        dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
+        seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
+    """
+    problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
+    if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
+        changes["classifier_dropout"] = None  # then it is the dropout of hidden states
+    model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
+    _draw(head_linears(model), model.config.initializer_range, seed)
+    return model
+
+
+def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
+    """The linear layers of a model's head: a pooler's first, the logits' last."""
+    encoder = f"{model.base_model_prefix}."
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and (not name.startswith(encoder) or name.startswith(f"{encoder}{_POOLER}"))
+    ]
+
+
+def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
+    """Let a regression begin with the mean label as its answer, instead of 0.
+
+    An output bias moves by about a learning rate a step. Before the answers are right on average, the error hardly
+    depends on the row; a short fine-tuning of a narrow model may never get beyond that.
+    """
+    head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
+
+
+def fresh_tagger(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock token classifier around a copy of an encoder; arguments as in [`fresh_classifier`]."""
+    model = _around(encoder, AutoModelForTokenClassification, dropout, {"num_labels": num_labels})
+    _draw(head_linears(model), model.config.initializer_range, seed)
+    return model
+
+
+def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
+    """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
+    model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
+    _draw(head_linears(model), model.config.initializer_range, seed)
+    return model
+
+
+def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
+    """A stock model with a head around a copy of an encoder, its pooler excepted."""
+    config = copy.deepcopy(encoder.config)
+    for name, value in {**dict.fromkeys(architecture_of(config).dropouts, dropout), **changes}.items():
+        setattr(config, name, value)
+    model = auto_class.from_config(config, attn_implementation=_attention())
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
+    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
+    if unexpected or any(not name.startswith(_POOLER) for name in missing):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
+        )
+    return model
+
+
+def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _attention() -> str | None:
+    """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
+    return "eager" if fastest_device().type == "cpu" else None
+
+
+@torch.inference_mode()
+def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
+    """Run a model over tokenized rows without labels, in float32 and evaluation mode; its outputs, batch by batch.
+
+    Batches are fastest where rows of like length follow each other.
+    """
+    model.eval()
+    collate = collator_of(tokenizer, model.config)
+    for batch in DataLoader(rows, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
+        # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
+        with torch.autocast(model.device.type, enabled=False):
+            yield type(model).forward(model, **batch.to(model.device))
+
+
+def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> DataCollatorWithPadding:
+    """The collator that pads a batch of tokenized rows for a model."""
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(config))

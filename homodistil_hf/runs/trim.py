@@ -1,0 +1,362 @@
+"""A model, text and a size of vocabulary → the tokens that stay, their cost, and a folder with the smaller model.
+
+`vocabulary/` chooses the tokens and takes the others out of model and tokenizer.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from huggingface_hub import ModelCardData
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.blocks import TextPacker, check_tokenizer
+from ..data.corpus import load_text, local_files
+from ..export.card import fill_card, run_texts
+from ..export.export_folder import check_output, written_aside
+from ..export.facts import CARD_FILE, file_facts
+from ..export.hub import teacher_card
+from ..export.markdown import code_span
+from ..files.caches import keep_datasets_here
+from ..files.messages import short_repr
+from ..files.provenance import public_name, version_facts
+from ..files.strict_json import read_json_object, write_json
+from ..methods.registry import method_for, run_named, run_of
+from ..methods.run import Bundle
+from ..methods.run_arguments import Log, RunConfig
+from ..methods.task_models import TaskRun
+from ..models.cost import planned_facts
+from ..models.loading import load_encoder, load_encoder_config
+from ..models.tokenizers import tokenizer_of_run
+from ..tables import aligned_lines
+from ..tasks.columns import find_columns, listed_columns
+from ..tasks.encoding import check_rows, texts_of
+from ..tasks.kinds import kind_of
+from ..tasks.reading import load_rows
+from ..training.checks import check_free, existing_files
+from ..vocabulary.selection import Vocabulary, count_tokens, select
+from ..vocabulary.tokenizer_file import fallback_of, spare_characters
+from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
+
+TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
+_NUM_SAMPLES = 1000  # documents that are tokenized both ways
+
+
+@dataclass(frozen=True)
+class TrimSource:
+    """The sources of a trimmed model.
+
+    Args:
+        model: folder or Hub name of a model of a known architecture.
+        vocabulary: the size or share to keep, see [`Vocabulary`].
+        text: files, folders or Hub data sets whose tokens are counted.
+        text_column: column with the text.
+        split: of a Hub data set or folder.
+        revision: of the model on the Hub.
+        tokenizer: folder or Hub name; default: the model's.
+        token: of the Hub.
+        method: method of the distillation whose teacher the model is; default: found by the model's folder.
+        is_task: whether the text is that of a task's rows, whose columns follow from the model.
+    """
+
+    model: str
+    vocabulary: str
+    text: Sequence[str]
+    text_column: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    tokenizer: str | None = None
+    token: str | None = None
+    method: str | None = None
+    is_task: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides on the result, for its record: names without this machine's paths, and a digest of all."""
+        values = {"revision": self.revision, "text_column": self.text_column, "split": self.split}
+        values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
+        # of the names as they were given, before they are shortened
+        digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
+        values |= {
+            name: value and public_name(value)
+            for name, value in values.items()
+            if name in ("model", "tokenizer", "vocabulary")
+        }
+        return values | {"text": [public_name(source) for source in self.text], "sha256": digest}
+
+
+@dataclass(frozen=True)
+class TrimPlan:
+    """The tokens that stay and their cost, before any weight is read.
+
+    Args:
+        config: of the model before.
+        tokenizer: of the model before.
+        kept: ids that stay, ascending.
+        facts: `coverage`, share of the text's tokens that stay; `growth`, the text's relative increase in tokens;
+            `before` and `after`: tokens, parameters and bytes; `num_characters`, single characters that go because
+            the text has none of them, and `fallback`, what they become: `bytes` or the unknown token; `sizes`: the
+            same for other sizes, where they were asked for.
+        spare: the single characters that the text doesn't have.
+        bundle: the whole model, with its weights, where it is more than an encoder and its tokenizer.
+    """
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    kept: list[int]
+    facts: dict[str, Any]
+    spare: set[int] = field(default_factory=set)
+    bundle: Bundle | None = None
+
+    @property
+    def trimmed_config(self) -> PreTrainedConfig:
+        """The configuration of the model with the tokens that stay."""
+        return trimmed_config(self.config, self.kept)
+
+
+def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
+    """Count tokens, choose the tokens that stay, and measure how the text changes.
+
+    No weights are read but those of a [`Bundle`].
+
+    Args:
+        source: the sources of the trimmed model.
+        sizes: other vocabularies to describe, such as `coverage=0.99`; those that are out of reach are left out.
+
+    Raises:
+        ValueError: a value of the source can't be used.
+        OSError: a file can't be read.
+    """
+    wanted = Vocabulary.parse(source.vocabulary)
+    if not source.text:
+        raise ValueError("text is not set; name the text whose tokens are counted: files, folders or Hub data sets")
+    config, tokenizer, bundle = _opened(source)
+    check_tokenizer(tokenizer, config)
+    ids, required, needs = candidates(tokenizer, config)
+    if bundle is not None:
+        required |= _prompt_ids(bundle)
+    content = tokenizer_content(tokenizer)
+    # before any text is read all single characters may be spare: the least that has to stay
+    unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
+    always = required - spare_characters(content, ())
+    select(wanted, ids, always, needs, unread)  # refuses an impossible size before any text is read
+    keep_datasets_here()
+    documents = _documents(source, config)
+    if bundle is not None and bundle.is_lower:
+        documents = documents.map(_lowered)
+    counts = count_tokens(documents, tokenizer)
+    # characters that the text has none of need not stay
+    spare = spare_characters(content, np.flatnonzero(counts).tolist())
+    required -= spare
+
+    def described(vocabulary: Vocabulary) -> tuple[list[int], dict[str, Any]]:
+        chosen = select(vocabulary, ids, required, needs, counts)
+        trimmed, kept = trim_tokenizer(tokenizer, config, chosen, spare=spare)
+        after = {"num_tokens": len(kept)} | _costs(trimmed_config(config, kept), config.architectures[0])
+        coverage, growth = float(counts[kept].sum() / counts.sum()), _growth(documents, tokenizer, trimmed)
+        return kept, {"coverage": coverage, "growth": growth, "after": after}
+
+    kept, facts = described(wanted)
+    facts["before"] = {"num_tokens": config.vocab_size} | _costs(config, config.architectures[0])
+    facts |= {"num_characters": len(spare.difference(kept)), "fallback": fallback_of(content) if spare else None}
+    if sizes:
+        facts["sizes"] = _others(sizes, described)
+    return TrimPlan(config, tokenizer, kept, facts, spare, bundle)
+
+
+def _others(sizes: Sequence[str], described: Callable[[Vocabulary], Any]) -> dict[str, dict[str, Any]]:
+    """Vocabulary → what it would leave, without those that leave no room for the tokens that always stay."""
+    found = {}
+    for size in sizes:
+        with suppress(ValueError):
+            found[size] = described(Vocabulary.parse(size))[1]
+    return found
+
+
+def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
+    if not source.is_task:
+        return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
+    rows = load_rows(source.text, split=source.split)
+    texts = listed_columns(source.text_column or None)
+    columns = find_columns(rows, config, kind_of(config), text_columns=texts)
+    check_rows(rows, columns, "train_data")
+    return texts_of(rows, columns)
+
+
+def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Bundle | None]:
+    method = source.method or method_for(source.model)
+    if method is not None and (bundle := run_named(method).bundle(source.model, token=source.token)):
+        for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
+            if value is not None:
+                raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")
+        return bundle.encoder.config, bundle.tokenizer, bundle
+    config = load_encoder_config(source.model, revision=source.revision, token=source.token, argument="model")
+    tokenizer = tokenizer_of_run(source.model, source.tokenizer, revision=source.revision, token=source.token)
+    return config, tokenizer, None
+
+
+def _prompt_ids(bundle: Bundle) -> set[int]:
+    """Tokens of the prompts, which stand before every text."""
+    prompts = [prompt.lower() if bundle.is_lower else prompt for prompt in bundle.prompts]
+    return {token for ids in bundle.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
+
+
+def _lowered(row: dict[str, str | None]) -> dict[str, str]:
+    return {"text": (row["text"] or "").lower()}
+
+
+def _costs(config: PreTrainedConfig, class_name: str) -> dict[str, Any]:
+    facts = planned_facts(config, class_name)
+    return {name: facts[name] for name in ("num_parameters", "size_bytes")}
+
+
+def _growth(documents: Any, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> float:
+    # documents at equal distances; unique, as two may be rounded to one
+    sample: Dataset = documents.select(np.unique(np.linspace(0, len(documents) - 1, _NUM_SAMPLES).astype(int)))
+    texts = sample["text"][:]
+    lengths = [len(TextPacker(tokenizer, 0, "text").encode(texts)) for tokenizer in (before, after)]
+    return lengths[1] / max(lengths[0], 1) - 1
+
+
+def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write a model with fewer tokens, its tokenizer and a card.
+
+    Args:
+        source: the sources of the model.
+        output: folder to write, which `from_pretrained` reads.
+        log: takes lines for the user.
+        overwrite: replace an earlier export there.
+
+    Returns:
+        The content of its `trimming.json`.
+
+    Raises:
+        ValueError: a value of the source can't be used, or the folder isn't free.
+        OSError: a file can't be read or written.
+    """
+    target = check_output(output, overwrite=overwrite, record=RECORD_FILE, argument="output")
+    plan = plan_trimming(source)
+    log(format_trimming(plan.facts))
+    model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)
+    trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept, spare=plan.spare)
+    facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
+    with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
+        if plan.bundle:
+            plan.bundle.write(trimmed, tokenizer, aside)
+        else:
+            trimmed.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+        (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
+        facts["files"] = file_facts(aside)
+        write_json(aside / RECORD_FILE, facts)
+    return facts
+
+
+def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
+    return load_encoder(source.model, config=config, revision=source.revision, token=source.token, argument="model")
+
+
+def format_trimming(facts: Mapping[str, Any]) -> str:
+    """Describe in lines how much of vocabulary, text and model stays."""
+    before, after = facts["before"], facts["after"]
+    saved = before["size_bytes"] - after["size_bytes"]
+    characters = ""
+    if facts.get("num_characters"):
+        characters = (
+            f"\n{facts['num_characters']:,} single characters go that the text never has: in other text they become "
+            f"{facts['fallback']}"
+        )
+    return (
+        f"{after['num_tokens']:,} of {before['num_tokens']:,} tokens stay: {facts['coverage']:.2%} of the text's "
+        f"tokens are among them, and it becomes {facts['growth']:.1%} longer\n"
+        f"{after['num_parameters']:,} of {before['num_parameters']:,} parameters stay, {saved / 1e6:,.1f} MB less"
+        f"{characters}"
+    )
+
+
+def format_sizes(sizes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out what several vocabularies would leave of the teacher and make of the text."""
+    table = [["vocabulary", "tokens", "of the text's tokens", "longer text", "parameters", "MB"]]
+    for name, found in sizes.items():
+        after = found["after"]
+        shares = [f"{found['coverage']:.2%}", f"{found['growth']:+.1%}"]
+        costs = [f"{after['num_parameters']:,}", f"{after['size_bytes'] / 1e6:,.1f}"]
+        table.append([name, f"{after['num_tokens']:,}", *shares, *costs])
+    return "\n".join(aligned_lines(table))
+
+
+def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
+    name = public_name(model)
+    base = model if name == model else None
+    stated = {"name": name, **teacher_card(model)}
+    texts, kind = run_texts({"teacher": stated}), ["vocabulary-trimming"]
+    return fill_card(
+        ModelCardData(library_name="transformers", base_model=base, license=stated["licence"], tags=kind),
+        version_facts(),
+        title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
+        summary=f"`{class_name}`, made from {code_span(name)} by leaving out tokens of its vocabulary; nothing was "
+        "trained. Text made only of kept tokens is tokenized and scored as before.",
+        comparison=f"{format_trimming(facts)}.",
+        limits=texts["limits"],
+        licence=texts["licence"],
+    )
+
+
+def trimmed_teacher(settings: RunConfig, log: Log) -> str:
+    """Trim the teacher of a distillation as its `vocabulary` asks for, in a folder of its own below `output_dir`.
+
+    A student of the trimmed teacher reads and predicts kept tokens alone. The trimmed teacher's probabilities are its
+    softmax over the columns of kept tokens.
+
+    Returns:
+        `str`: the folder.
+
+    Raises:
+        ValueError: settings that can't be used, before anything is trained.
+    """
+    run, training = settings.run, settings.training
+    if run.streaming:
+        raise ValueError(
+            f"vocabulary={short_repr(run.vocabulary)} with streaming=True: tokens are counted before a run; trim the "
+            "teacher first, with homodistil trim, and name its folder as the teacher"
+        )
+    folder = Path(str(training.output_dir), TRIMMED_FOLDER)
+    if not training.resume_from_checkpoint:
+        check_free(training, existing_files(str(training.output_dir)), has_begun=folder.is_dir())
+    is_task = isinstance(run_of(settings), TaskRun)
+    for name in run.eval_data:  # it is read later, by the distillation
+        local_files(name, run.eval_split, f"eval_data={name!r}")
+    source = TrimSource(
+        run.teacher,
+        str(run.vocabulary),
+        run.train_data,
+        run.text_column,
+        run.train_split,
+        run.teacher_revision,
+        run.tokenizer,
+        training.hub_token,
+        run.method,
+        is_task,
+    )
+    with training.main_process_first(desc="trimming the vocabulary"):
+        if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):
+            trim_to_folder(source, folder, log, overwrite=True)
+    return str(folder)
+
+
+def _is_made(folder: Path, source: TrimSource) -> bool:
+    """Whether an interrupted run has trimmed this teacher already; another trimmed teacher is refused."""
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")
+    if made != source.identity():
+        raise ValueError(
+            f"vocabulary={short_repr(source.vocabulary)} of {short_repr(source.model)} is not what the interrupted "
+            f"run began with, {short_repr(made)}; resume with its settings, or take another output_dir"
+        )
+    return True

@@ -1,0 +1,302 @@
+"""The columns that rows of a kind are read from: found by their usual names, or as the user names them."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Dataset, Value
+from transformers import PreTrainedConfig
+
+from ..files.messages import join_some, nearest_name, short_repr
+from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
+
+_PAIRS = (
+    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence")),
+    *(("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair"), ("sentence_a", "sentence_b")),
+    *(
+        ("query", "passage"),
+        ("query", "document"),
+        ("query", "text"),
+        ("question", "passage"),
+        ("question", "context"),
+    ),
+    *(("question", "answer"), ("anchor", "positive"), ("first", "second")),
+)
+RANKED_PAIRS = frozenset(
+    (
+        *(("query", "passage"), ("query", "document"), ("query", "text"), ("question", "passage")),
+        ("anchor", "positive"),
+    )
+)
+"""Pairs of columns that search engines score."""
+_TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "message", "comment", "query", "question")
+_WORDS = ("tokens", "words")
+_CLASS_COLUMNS = (
+    *("label", "labels", "class", "category", "target", "label_name", "gold_label", "sentiment", "emotion"),
+    *("intent", "topic", "rating", "stars", "y"),
+)
+_VALUE_COLUMNS = (
+    *("label", "labels", "score", "scores", "similarity", "similarity_score", "relevance", "target", "value"),
+    *("rating", "y"),
+)
+_TAG_COLUMNS = (*("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),)
+_SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags")
+_LABEL_COLUMNS: dict[str, Sequence[str]] = {
+    CLASSES: _CLASS_COLUMNS,
+    LABELS: _CLASS_COLUMNS,
+    VALUES: _VALUE_COLUMNS,
+    TAGS: _TAG_COLUMNS,
+    ANSWERS: ("answers",),
+}
+_STRINGS = ("string", "large_string")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns that rows of a kind are read from.
+
+    Args:
+        kind: one of those in kinds.py.
+        texts: one text, two of a pair, words of a text, or question and context.
+        labels: one column, or one for each class or value; none for rows without labels.
+    """
+
+    kind: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Name them in words."""
+        names = " and ".join(map(repr, self.texts))
+        texts = f"{'words' if self.are_words else 'text'}{'s' * (len(self.texts) > 1)} in {names}"
+        if not self.labels:
+            return f"{texts}, no labels"
+        shown = join_some(map(repr, self.labels)) if len(self.labels) > 1 else repr(self.labels[0])
+        return f"{texts}, labels in {shown}"
+
+    @property
+    def are_words(self) -> bool:
+        """Whether a text comes in words, each with its tag."""
+        return self.kind == TAGS and self.texts[0].lower() in _WORDS
+
+
+class ReadRows(NamedTuple):
+    """Rows to train or evaluate on, before they are tokenized: with their columns, and their name in messages."""
+
+    rows: Dataset
+    columns: Columns
+    argument: str
+
+
+def described_rows(
+    kind: str, train: Sequence[ReadRows], held_out: Sequence[ReadRows], max_length: int
+) -> dict[str, Any]:
+    """What was understood of the rows of a run, for its results; all sources have the columns of the first."""
+    return {
+        "kind": kind,
+        "text_columns": list(train[0].columns.texts),
+        "label_columns": list(train[0].columns.labels),
+        "max_seq_length": max_length,
+        "num_train_rows": sum(len(part.rows) for part in train),
+        "num_eval_rows": sum(len(part.rows) for part in held_out),
+    }
+
+
+def find_columns(
+    rows: Dataset,
+    config: PreTrainedConfig,
+    kind: str,
+    *,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    argument: str = "train_data",
+) -> Columns:
+    """Find the columns of rows for a model, by their usual names where none are given.
+
+    Args:
+        rows: with all their columns.
+        config: of the model.
+        kind: of the model.
+        text_columns: names of one column, of two for pairs, or of question and context.
+        label_column: name of the column with labels, or of several with commas between them, a value or class each.
+        argument: the user's name for the rows in messages.
+
+    Returns:
+        [`Columns`]; without labels where no column is found.
+
+    Raises:
+        ValueError: a column that isn't there, or none that holds texts.
+    """
+    for name in text_columns:
+        _check_given(rows, name, argument, "text_columns")
+    if len(set(text_columns)) < len(text_columns):
+        raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
+    texts = _checked(tuple(text_columns) or _texts(rows, kind), rows, kind, argument)
+    if label_column is not None:
+        labels = listed_columns(label_column)
+        for name in labels:
+            _check_given(rows, name, argument, "label_column")
+            if name in texts:
+                raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
+        return Columns(kind, texts, labels)
+    found = _labels(rows, config, kind, texts)
+    if not found and kind in (LABELS, VALUES):
+        _refuse_some_of_several(rows, config, texts, argument)
+    return Columns(kind, texts, found if any(_has_labels(rows, name) for name in found) else ())
+
+
+def _has_labels(rows: Dataset, column: str) -> bool:
+    return any(value is not None for value in known_labels(rows, column))
+
+
+def known_labels(rows: Dataset, column: str) -> list[Any]:
+    """Values of a column, None for missing ones; a feature's numbers below 0 stand for none."""
+    has_names = bool(class_names(rows.features[column]))
+    return [
+        None if is_missing(value) or (has_names and isinstance(value, int) and value < 0) else value
+        for value in rows[column][:]
+    ]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no label: null, NaN, or nothing in a file of words."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _refuse_some_of_several(rows: Dataset, config: PreTrainedConfig, texts: tuple[str, ...], argument: str) -> None:
+    known = _by_lower_name(name for name in rows.column_names if name not in texts)
+    is_there = {name: name.lower() in known for name in names_of(config)}
+    if any(is_there.values()):
+        lacking = join_some([repr(name) for name, found in is_there.items() if not found])
+        raise ValueError(
+            f"{argument} has columns of some of the model's labels, but lacks {lacking}; add a column for each, or "
+            "drop all of them for a run without labels"
+        )
+
+
+def listed_columns(names: str | None) -> tuple[str, ...]:
+    """Names of columns with commas between them.
+
+    Example:
+    ```python
+    >>> listed_columns("sentence1, sentence2"), listed_columns(None)
+    (('sentence1', 'sentence2'), ())
+
+    ```
+    """
+    return () if names is None else tuple(name.strip() for name in names.split(","))
+
+
+def _check_given(rows: Dataset, name: str, argument: str, setting: str) -> None:
+    if name not in rows.column_names:
+        raise ValueError(
+            f"{argument} lacks the column {setting}={short_repr(name)}; nearest valid: "
+            f"{nearest_name(name, rows.column_names)!r}, of {', '.join(rows.column_names)}"
+        )
+
+
+def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
+    """Columns of usual names, those with text before others; else the only column of strings."""
+    known = _by_lower_name(rows.column_names)
+    if kind == ANSWERS:
+        return tuple(known[name] for name in ("question", "context") if name in known)
+    # columns of words come first for tags
+    words = [known[name] for name in _WORDS if name in known and _holds_words(rows.features[known[name]])]
+    if kind == TAGS and words:
+        return (words[0],)
+    # then a usual pair of strings, else a single usual column of strings
+    strings = {name: known[name] for name in known if is_string(rows.features[known[name]])}
+    pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
+    if pair is not None:
+        return strings[pair[0]], strings[pair[1]]
+    if kind != TAGS and strings.keys() & set(map(str.lower, named := pair_in(known))) and named[1] != "answer":
+        return known[named[0]], known[named[1]]  # one is of another type, which `check_rows` refuses
+    if single := next((strings[name] for name in _TEXTS if name in strings), None):
+        return (single,)
+    # nothing usual: the only column of strings that isn't named as labels are
+    others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
+    usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
+    return tuple(others) if len(others) == 1 else tuple(usual[:1])
+
+
+def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) -> tuple[str, ...]:
+    shown = ", ".join(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
+    if kind == ANSWERS and len(texts) != 2:
+        raise ValueError(
+            f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "
+            "answer_start) where they are known: rename them, or name two text_columns"
+        )
+    if not texts or len(texts) > 2 or (kind == TAGS and len(texts) != 1):
+        usual, other = ("tokens", "a text with spans") if kind == TAGS else ("text", "two of a pair")
+        raise ValueError(
+            f"{argument} has the columns {shown}, none surely with {usual}, or {other}; name text_columns, or rename "
+            f"the column to {usual}"
+        )
+    return texts
+
+
+def _labels(rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    known = _by_lower_name(name for name in rows.column_names if name not in texts)
+    wanted = [name.lower() for name in names_of(config)]
+    # spans of a text go by other names than tags of words
+    usual = _LABEL_COLUMNS[kind] if kind != TAGS or texts[0].lower() in _WORDS else _SPAN_COLUMNS
+    found = [known[name] for name in usual if name in known]
+    # a column for each of the model's labels
+    if kind in (LABELS, VALUES) and not found and all(name in known for name in wanted):
+        return tuple(known[name] for name in wanted)
+    # of several candidates, the first whose classes are the model's
+    of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]
+    return tuple((of_the_model or found)[:1])
+
+
+def _by_lower_name(names: Iterable[str]) -> Mapping[str, str]:
+    return {name.lower(): name for name in names}
+
+
+def class_names(feature: Any) -> list[str]:
+    """Names of the classes that a feature numbers, itself or in its lists; none where it has none."""
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names) if isinstance(inner, ClassLabel) else []
+
+
+def type_of(feature: Any) -> str:
+    """Name the type of a column's values."""
+    return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
+
+
+def is_string(feature: Any) -> bool:
+    """Whether a column holds a text a row."""
+    return isinstance(feature, Value) and feature.dtype in _STRINGS
+
+
+def _holds_words(feature: Any) -> bool:
+    """Whether a column holds words: some tools have objects beside a text, with each token's place."""
+    return is_string(feature) or is_string(getattr(feature, "feature", None))
+
+
+def ranks_pairs(columns: Collection[str]) -> bool:
+    """Whether rows of these columns are for a model that ranks texts: a usual pair, and nothing that a text is worth.
+
+    Example:
+    ```python
+    >>> ranks_pairs(["query", "passage"]), ranks_pairs(["sentence1", "sentence2", "score"])
+    (True, False)
+
+    ```
+    """
+    pair = pair_in(columns)
+    return bool(pair) and (tuple(map(str.lower, pair)) in RANKED_PAIRS or not has_values(columns))
+
+
+def pair_in(columns: Collection[str]) -> tuple[str, ...]:
+    """The columns of a usual pair of texts; none where there is no such pair."""
+    known = _by_lower_name(columns)
+    pair = next((pair for pair in _PAIRS if known.keys() >= set(pair)), ())
+    return tuple(known[name] for name in pair)
+
+
+def has_values(columns: Collection[str]) -> bool:
+    """Whether one of the columns usually holds a number that a text is worth."""
+    known = _by_lower_name(columns)
+    return any(name in known for name in _VALUE_COLUMNS)

@@ -1,0 +1,232 @@
+"""Rows of a task → tokenized rows for its model, and the length that fits them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..data.masking import UNKNOWN_CLASS
+from ..files.messages import short_repr
+from ..models.architectures import max_tokens
+from ..models.tokenizers import as_it_was
+from .columns import Columns, is_missing, is_string, type_of
+from .kinds import ANSWERS, TAGS
+from .labels import label_numbers, parsed_cell
+from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
+from .tags import TaggedText, entries_of, tagged_texts, tagged_tokens
+
+logger = logging.getLogger(__name__)
+LEAST_ROWS = 8
+_PERCENTILE = 99
+_MEASURED_ROWS = 10_000
+_MULTIPLE = 8
+_SHORTEST = 16
+_QUESTIONS_AT_ONCE = 1000
+_ANSWERS_REMEDY = (
+    "expected the lists text and answer_start, of one length, and each text in its context at its answer_start, in "
+    "characters counted from 0: correct or drop the row"
+)
+
+
+def encode_rows(
+    rows: Dataset,
+    columns: Columns,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    argument: str = "train_data",
+) -> Dataset:
+    """Tokenize rows, unpadded, with the labels that the model's loss takes.
+
+    Args:
+        rows: with the columns.
+        columns: those that [`find_columns`] found.
+        config: of the model.
+        tokenizer: of the model.
+        max_length: tokens of a row at most, special ones included; longer ones are cut, contexts of questions into
+            windows.
+        argument: the user's name for the rows in messages.
+
+    Returns:
+        `Dataset`: the tokenizer's columns, and `labels`, or `start_positions` and `end_positions`; unknown ones count
+        in the comparison with the teacher alone.
+
+    Raises:
+        ValueError: a label that is none of the model's, a row without text, or too few rows.
+    """
+    check_rows(rows, columns, argument)
+    if columns.kind == ANSWERS:
+        return _windows(rows, columns, tokenizer, WindowSizes.within(max_length), argument)
+    if columns.kind == TAGS:
+        texts = tagged_texts(rows, columns, config, argument)
+        table = Dataset.from_list([one._asdict() for one in texts])
+        tokenize = partial(_tagged, tokenizer=tokenizer, max_length=max_length)
+    else:
+        table = rows.select_columns(list(columns.texts))
+        tokenize = partial(_texts, columns=columns, tokenizer=tokenizer, max_length=max_length)
+        labels = label_numbers(rows, columns, config, argument)
+    table = table.map(tokenize, batched=True, remove_columns=table.column_names, desc="Tokenizing rows")
+    return table if columns.kind == TAGS else table.add_column("labels", labels)
+
+
+def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1) -> None:
+    """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
+    check_number(rows, argument, least=least)
+    for name in columns.texts:
+        if not is_string(rows.features[name]) and not columns.are_words:
+            raise ValueError(
+                f"{argument}: column {name!r} holds {type_of(rows.features[name])}; expected a text a row: name "
+                "other text_columns, or make them texts"
+            )
+        values = rows[name][:]
+        empty = [place for place, value in enumerate(values, 1) if _is_empty(value, columns.are_words)]
+        if empty:
+            rows_of = f"{len(empty):,} row{'s' * (len(empty) != 1)}"
+            raise ValueError(f"{argument} has {rows_of} without {name!r}, the first is row {empty[0]:,}; drop them")
+
+
+def _is_empty(value: Any, are_words: bool) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return not value or (are_words and None in [*value])
+
+
+def check_number(rows: Dataset, argument: str, *, least: int) -> None:
+    """Refuse, by a ValueError, fewer than `least` rows."""
+    if len(rows) < least:
+        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
+
+
+def _texts(
+    batch: Mapping[str, list[Any]], columns: Columns, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Any]:
+    with as_it_was(tokenizer):
+        return dict(tokenizer(*(batch[name] for name in columns.texts), truncation=True, max_length=max_length))
+
+
+def _tagged(batch: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
+    texts = [TaggedText(*row) for row in zip(batch["text"], batch["words"], batch["tags"], strict=True)]
+    return tagged_tokens(texts, tokenizer, max_length)
+
+
+def _windows(
+    rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes, argument: str
+) -> Dataset:
+    check_windows(sizes, tokenizer)
+    questions = as_questions(rows, columns, argument)
+    parts = []
+    # so many at once, as the windows of all of them are in memory
+    for first in range(0, len(questions), _QUESTIONS_AT_ONCE):
+        batch = questions[first : first + _QUESTIONS_AT_ONCE]
+        windows = make_windows(batch, tokenizer, sizes)
+        unknown = {"start_positions": UNKNOWN_CLASS, "end_positions": UNKNOWN_CLASS}
+        parts.append(
+            Dataset.from_list(
+                [
+                    {**window.inputs, **unknown}
+                    if batch[window.row]["answers"] is None
+                    else labelled_inputs(window, batch[window.row])
+                    for window in windows
+                ]
+            )
+        )
+    return datasets.concatenate_datasets(parts)
+
+
+def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[str, Any]]:
+    """Rows as SQuAD has them: `id`, `question`, `context`, `answers`, which are None where a row has none to learn.
+
+    Raises:
+        ValueError: an answer that isn't at its place.
+    """
+    question, context = (rows[name][:] for name in columns.texts)
+    answers = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
+    questions = [
+        {"id": str(place), "question": asked, "context": text, "answers": _as_lists(answer)}
+        for place, (asked, text, answer) in enumerate(zip(question, context, answers, strict=True), 1)
+    ]
+    for row in questions:
+        if row["answers"] is not None and not _is_in_place(row["answers"], row["context"]):
+            raise ValueError(
+                f"{argument}: row {row['id']} has answers={short_repr(row['answers'])}; {_ANSWERS_REMEDY}"
+            )
+    return questions
+
+
+def _as_lists(answers: Any) -> Any:
+    """Answers as lists `text` and `answer_start`: from a list of objects, or from a cell of a file of words."""
+    if is_missing(answers):
+        return None
+    if isinstance(answers, str):
+        answers = parsed_cell(answers)
+    if isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers):
+        return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
+    return answers
+
+
+def question_rows(rows: Dataset, columns: Columns, argument: str) -> Dataset | None:
+    """The questions with known answers as a table of SQuAD's columns; None where there are none."""
+    answers = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+    features = Features({**dict.fromkeys(("id", "question", "context"), Value("string")), "answers": answers})
+    known = [row for row in as_questions(rows, columns, argument) if row["answers"] is not None]
+    return Dataset.from_list(known, features=features) if known else None
+
+
+def _is_in_place(answers: Any, context: str) -> bool:
+    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
+        return False
+    texts, starts = answers["text"], answers["answer_start"]
+    if not isinstance(texts, Sequence) or not isinstance(starts, Sequence) or len(texts) != len(starts):
+        return False
+    return all(
+        isinstance(start, int) and isinstance(text, str) and context[start : start + len(text)] == text
+        for text, start in zip(texts, starts, strict=True)
+    )
+
+
+def texts_of(rows: Dataset, columns: Columns) -> Dataset:
+    """All texts of rows as documents: one column, `text`."""
+    return Dataset.from_dict({"text": [text for cells in _cells(rows, columns) for text in cells]})
+
+
+def _cells(rows: Dataset, columns: Columns) -> list[list[str]]:
+    """The texts of each column, words with spaces between them."""
+    cells = [rows[name][:] for name in columns.texts]
+    if not columns.are_words:
+        return cells
+    return [[" ".join(map(str, entries_of(cell))) for cell in cells[0]]]
+
+
+def length_of_rows(
+    rows: Dataset, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Tokens a row that 99 of 100 rows fit into, a multiple of 8; at most what the model and its tokenizer read.
+
+    Rows of questions get 384 tokens at most; longer contexts have several windows.
+    """
+    # rows at equal distances; unique, as two may be rounded to one
+    sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)))
+    cells = _cells(sample, columns)
+    with as_it_was(tokenizer):
+        ids = tokenizer(*cells, truncation=False, verbose=False)["input_ids"]
+    wanted = int(np.ceil(np.percentile(list(map(len, ids)), _PERCENTILE)))
+    most = min(max_tokens(config), tokenizer.model_max_length)
+    if columns.kind == ANSWERS:
+        most = min(most, WindowSizes().row_length)
+    return int(min(most, max(_SHORTEST, -(-wanted // _MULTIPLE) * _MULTIPLE)))
+
+
+def what_fits(length: int, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Say what becomes of rows over a length that [`length_of_rows`] found."""
+    if columns.kind == ANSWERS:
+        return "longer contexts are cut into windows that overlap"
+    most = min(max_tokens(config), tokenizer.model_max_length)
+    if length >= most:
+        return "the model reads no more, longer rows are cut"
+    return f"99 of 100 rows fit, longer ones are cut; {most} are possible"

@@ -1,0 +1,231 @@
+"""Labels as people write them, by name, number or list → numbers, checked against the names of a model's classes."""
+
+import ast
+import json
+import logging
+import re
+from collections.abc import Callable, Hashable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedConfig
+
+from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
+from ..files.messages import nearest_name, short_repr
+from .columns import Columns, class_names, known_labels
+from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
+
+logger = logging.getLogger(__name__)
+_WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
+_MOST = float(np.finfo(np.float32).max)
+_SEPARATORS = re.compile(r"[,;|]")
+_POINT = re.compile(r"(?<=\d)\.0*$")  # of whole numbers, as pandas writes a column with empty cells
+
+
+def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, argument: str) -> list[Any]:
+    """Labels of rows of classes, several labels or values, as the model's loss takes them.
+
+    Args:
+        rows: with `columns.labels`, or without any.
+        columns: those that were found.
+        config: of the model.
+        argument: the user's name for the rows in messages.
+
+    Returns:
+        A class, or a list of numbers, a row; `UNKNOWN_CLASS` and `UNKNOWN_VALUE` where there is no label.
+
+    Raises:
+        ValueError: a label that is none of the model's, or a number that is none.
+    """
+    unknown = UNKNOWN_CLASS if columns.kind == CLASSES else [UNKNOWN_VALUE] * config.num_labels
+    if not columns.labels:
+        return [unknown] * len(rows)
+    where = f"{argument}: column {columns.labels[0]!r}"
+    if len(columns.labels) > 1:
+        if len(columns.labels) != config.num_labels or columns.kind == CLASSES:
+            raise ValueError(
+                f"label_column={','.join(columns.labels)!r} are {len(columns.labels)}, the model has "
+                f"{config.num_labels} labels; name one column, or one for each of {', '.join(names_of(config))}"
+            )
+        # a row of several columns is known where all its cells are
+        parts = [known_labels(rows, name) for name in columns.labels]
+        values: list[Any] = [None if None in row else list(row) for row in zip(*parts, strict=True)]
+    else:
+        values = known_labels(rows, columns.labels[0])
+    # read all known labels at once, then put them back at their places
+    read = {CLASSES: _classes, LABELS: _several, VALUES: _values}[columns.kind]
+    found = iter(read([value for value in values if value is not None], rows, columns, config, where))
+    return [unknown if value is None else next(found) for value in values]
+
+
+Read = Callable[[Sequence[Any], Dataset, Columns, PreTrainedConfig, str], list[Any]]
+
+
+def _classes(
+    values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str
+) -> list[int]:
+    if (lists := next((value for value in values if isinstance(value, list | dict)), None)) is not None:
+        raise ValueError(
+            f"{where} holds {short_repr(lists)}; expected one class a row: for several, set problem_type of the "
+            "model's config.json to multi_label_classification"
+        )
+    return class_numbers(values, config, class_names(rows.features[columns.labels[0]]), where)
+
+
+def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Sequence[str], where: str) -> list[int]:
+    """Classes by name or number → the model's numbers.
+
+    Args:
+        values: of rows that have a label. All of them go by name, or all by number.
+        config: of the model.
+        own_names: of a feature that numbers the values.
+        where: begins messages.
+
+    Raises:
+        ValueError: a class that the model hasn't.
+    """
+    own_numbers = range(len(own_names)) if own_names else None
+    for value in values:
+        is_none_of_its_own = own_numbers is not None and isinstance(value, int) and value not in own_numbers
+        if isinstance(value, list | dict) or is_none_of_its_own:
+            raise ValueError(
+                f"{where} has the label {short_repr(value)}, which is no class: correct or drop such rows"
+            )
+    if own_names and not (has_default_names(config) and len(own_names) <= config.num_labels):
+        values = [own_names[value] if isinstance(value, int) else value for value in values]
+    names = {name.strip().casefold(): number for number, name in enumerate(names_of(config))}
+    found: dict[Hashable, None] = dict.fromkeys(values)
+    by_name = {
+        value: names.get(word := str(value).strip().casefold(), names.get(_POINT.sub("", word))) for value in found
+    }
+    if None not in by_name.values():
+        return [_present(by_name[value]) for value in values]
+    by_number = {value: _whole(value) for value in found}
+    wrong = [value for value, number in by_number.items() if number is None or not 0 <= number < config.num_labels]
+    if wrong:
+        # Among names, what is no name is wrong.
+        unknown = [value for value, number in by_name.items() if number is None]
+        value = (wrong if len(unknown) == len(found) else unknown)[0]
+        raise ValueError(f"{where} has {_first(values, value)}; {_remedy(value, by_number, config)}")
+    return [_present(by_number[value]) for value in values]
+
+
+def _present(number: int | None) -> int:
+    return -1 if number is None else number
+
+
+def _first(values: Sequence[Any], value: Any) -> str:
+    count = sum(each == value for each in values)
+    return f"the label {short_repr(value)} ({count:,} row{'s' * (count != 1)})"
+
+
+def _whole(value: Any) -> int | None:
+    """A number of a class, however it is stored; None for anything else."""
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        number = _POINT.sub("", word)
+        return _WORDS_OF_BOOLEANS.get(word, int(number) if re.fullmatch(r"-?\d{1,9}", number, re.ASCII) else None)
+    if isinstance(value, int | float | Decimal) and value % 1 == 0:
+        return int(value)
+    return None
+
+
+def _remedy(value: Any, numbers: dict[Any, int | None], config: PreTrainedConfig) -> str:
+    names, most = names_of(config), config.num_labels
+    if str(value).lstrip().startswith("["):  # as NumPy writes it: ['a' 'b']
+        return 'a list in a file of words is JSON, such as ["a", "b"]: write it so, or keep the rows as parquet'
+    whole = [number for number in numbers.values() if number is not None]
+    if len(whole) == len(numbers):
+        counts_from_1 = min(whole) == 1 and max(whole) == most
+        remedy = "they count from 1: subtract 1" if counts_from_1 else "correct or drop such rows"
+        return f"the model has the classes 0 … {most - 1}; {remedy}"
+    if has_default_names(config):
+        return (
+            f"the model's classes have no names, only numbers 0 … {most - 1}: number the rows, or set id2label and "
+            "label2id in its config.json"
+        )
+    return (
+        f"the model's classes are {', '.join(names[:10])}{', …' if most > 10 else ''}; nearest valid: "
+        f"{nearest_name(value, names)!r}: correct or drop such rows, or take a teacher of these classes"
+    )
+
+
+def _values(values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str) -> list[Any]:
+    found = []
+    for value in values:
+        parts = as_list(value)
+        numbers = [_number(part) for part in parts]
+        if len(parts) != config.num_labels or None in numbers:
+            expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
+            raise ValueError(
+                f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it"
+            )
+        found.append(numbers)
+    return found
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return number if abs(number) <= _MOST else None
+
+
+def _several(
+    values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str
+) -> list[Any]:
+    """Shares of each class, from one-hot rows of as many numbers as classes, or from lists of names or numbers."""
+    num_labels = config.num_labels
+    lists = [as_list(value) for value in values]
+    numbers = [[_share(part) for part in parts] for parts in lists]
+    # a share of each class in every row
+    if all(len(parts) == num_labels and None not in parts for parts in numbers):
+        return numbers
+    if len(columns.labels) > 1:
+        raise ValueError(f"{where} and others hold no 0 or 1 in all rows; correct or drop such rows")
+    # rows of zeros and ones, but not one a class; numbers of classes would not repeat in a row
+    lengths = {len(parts) for parts in lists}
+    is_repeated = any(len(set(parts)) < len(parts) for parts in numbers)
+    if len(lengths) == 1 and is_repeated and all({*parts} <= {0.0, 1.0} for parts in numbers):
+        raise ValueError(
+            f"{where} has rows of {lengths.pop()} zeros and ones, the model has {num_labels} labels: "
+            f"{', '.join(names_of(config))}; expected a number for each"
+        )
+    # else lists of names or numbers: look all up at once, then deal them out to their rows
+    flat = [part for parts in lists for part in parts]
+    classes = iter(class_numbers(flat, config, class_names(rows.features[columns.labels[0]]), where))
+    chosen = [{next(classes) for _ in parts} for parts in lists]
+    return [[float(number in row) for number in range(num_labels)] for row in chosen]
+
+
+def as_list(value: Any) -> list[Any]:
+    """Entries of a list, of a list written as JSON or by Python, or of words with separators between them."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        return [value]
+    if value.lstrip().startswith("["):
+        parts = parsed_cell(value)
+        return parts if isinstance(parts, list) else [value]
+    return [part.strip() for part in _SEPARATORS.split(value) if part.strip()]
+
+
+def parsed_cell(cell: str) -> Any:
+    """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell."""
+    try:
+        return json.loads(cell)
+    except ValueError:
+        pass
+    try:
+        value = ast.literal_eval(cell)
+    except (MemoryError, RecursionError, SyntaxError, ValueError):
+        return cell
+    return value if repr(value) == cell.strip() else cell  # ['a' 'b'], an array of NumPy, would be ['ab']
+
+
+def _share(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None

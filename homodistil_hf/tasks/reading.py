@@ -1,0 +1,172 @@
+"""Rows with all their columns, from files as people have them, folders and Hub data sets; questions of SQuAD, too.
+
+corpus.py finds the files and reads parquet, Arrow and text; CSV and JSON are read here, as they are written.
+"""
+
+import csv
+import glob
+import itertools
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+from datasets import Dataset, Value
+from datasets.exceptions import DatasetsError
+
+from ..data.corpus import local_files, read_source
+from ..data.csv_files import SEPARATORS, csv_settings, separator_of
+from ..files.messages import first_line, join_some, short_repr
+from ..files.strict_json import read_json_rows
+
+_JSON = (".json", ".jsonl")
+_ANSWER_COLUMNS = ("text", "answer_start")
+
+
+def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "train_data") -> Dataset:
+    """Read rows with all columns.
+
+    Args:
+        sources: files (.parquet, .arrow, .json, .jsonl, .csv, .tsv, .txt), folders, globs or Hub data sets; the rows
+            of one follow those of the one before.
+        split: to take from a folder or a Hub data set.
+        argument: the user's name for them in messages.
+
+    Returns:
+        `Dataset`: columns of CSV files hold words, as they are written.
+
+    Raises:
+        ValueError: an empty or unreadable source, or sources whose columns don't fit.
+        OSError: a file can't be read.
+    """
+    if not sources:
+        raise ValueError(f"{argument} is not set; name files, folders or Hub data sets with rows")
+    parts = [part for name in sources for part in _read(name, split, f"{argument}={name!r}")]
+    if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
+        parts = [_with_large_strings(part) for part in parts]
+    try:
+        return datasets.concatenate_datasets(parts)
+    except (ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{argument}={short_repr(list(sources))} have columns of other types ({first_line(error)[:200]}); make "
+            "them alike"
+        ) from error
+
+
+def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
+    files = local_files(name, split, label)
+    written = [file for file in files if file.suffix.lower() in (*SEPARATORS, *_JSON)]
+    others = [file for file in files if file not in written]
+    if others or not files:
+        yield from read_source(others or name, split=split, streaming=False, label=label)
+    for file in written:
+        yield read_json(file, label) if file.suffix.lower() in _JSON else _as_written(file, label)
+
+
+def _with_large_strings(rows: Dataset) -> Dataset:
+    features = rows.features.copy()
+    for name, feature in features.items():
+        if isinstance(feature, Value) and feature.dtype == "string":
+            features[name] = Value("large_string")
+    return rows.cast(features)
+
+
+def _as_written(file: Path, label: str) -> Dataset:
+    try:
+        return _read_words(file)
+    except (DatasetsError, OSError, ValueError, csv.Error) as error:
+        cause = error.__cause__ or error
+        remedy = f"check what {file.name} holds"
+        if isinstance(cause, UnicodeDecodeError):
+            remedy = "expected UTF-8: convert it, as by `iconv -f ISO-8859-1 -t UTF-8`"
+        raise ValueError(
+            f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); {remedy}"
+        ) from error
+
+
+def _read_words(file: Path) -> Dataset:
+    """A CSV file's rows, all of words."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        names, *others = itertools.islice(csv.reader(opened, delimiter=separator_of(file)), 2)
+    if names and not others:
+        return Dataset.from_dict({name: [] for name in names})
+    return Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
+
+
+def read_json(file: Path, label: str) -> Dataset:
+    """Read the rows of a JSON file: lines, a list, an object with a list `data`, or SQuAD's nested questions.
+
+    A column with values of several types, such as spans `[0, 5, "PER"]`, holds their JSON, or the words themselves.
+    """
+    rows = read_json_rows(file, label)
+    rows = list(flattened_questions(rows, label)) if "paragraphs" in rows[0] else rows
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table: dict[str, pyarrow.Array] = {}
+    for column in columns:
+        try:
+            table |= _json_column(rows, column)
+        except _COLUMN_ERRORS:
+            values = (row.get(column) for row in rows)
+            table[column] = pyarrow.array([None if value is None else _as_word(value) for value in values])
+    return Dataset(pyarrow.table(table))
+
+
+def _as_word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_COLUMN_ERRORS = (pyarrow.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def _json_column(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, pyarrow.Array]:
+    found = {column: pyarrow.array([row.get(column) for row in rows])}
+    Dataset(pyarrow.table(found))  # fails here for types that are nested too deeply
+    return found
+
+
+def check_columns(found: Collection[str], columns: Sequence[str], label: str, *, remedy: str) -> None:
+    """Refuse, by a ValueError with the names that are `found`, rows without one of the columns."""
+    for column in columns:
+        if column not in found:
+            known = join_some(map(short_repr, found))
+            raise ValueError(f"{label} lacks the column {short_repr(column)}; {remedy}; it has {known}")
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], label: str, *, remedy: str) -> pyarrow.Table:
+    """Some columns of rows of JSON.
+
+    Args:
+        rows: of one object each.
+        columns: their names; each is in one row at least.
+        label: begins every message.
+        remedy: what to do where a column is missing.
+
+    Raises:
+        ValueError: a missing column, or one of values of several types, or beyond every type.
+    """
+    check_columns({name for row in rows for name in row}, columns, label, remedy=remedy)
+    table: dict[str, pyarrow.Array] = {}
+    for column in columns:
+        try:
+            table |= _json_column(rows, column)
+        except _COLUMN_ERRORS as error:
+            raise ValueError(
+                f"{label} has values of other types in {short_repr(column)} ({first_line(error)[:200]}); expected one "
+                "type in all rows"
+            ) from error
+    return pyarrow.table(table)
+
+
+def flattened_questions(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
+    """Rows of SQuAD's official files, which nest questions in paragraphs in articles."""
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = {name: [answer[name] for answer in question["answers"]] for name in _ANSWER_COLUMNS}
+                    row = {"id": question["id"], "question": question["question"], "context": paragraph["context"]}
+                    yield row | {"answers": answers}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, answers") from error

@@ -1,0 +1,250 @@
+"""Answers to questions: the best spans over all windows of a context, and their grades, exact match and F1.
+
+The score of a span is the start logit of its first token plus the end logit of its last token. Formulas: Rajpurkar et
+al. 2016, 2018.
+"""
+
+import logging
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..models.heads import forward
+from ..tasks.questions import Window, WindowSettings, WindowSizes, make_windows
+from .raw_rows import RowReader, named_sets
+
+logger = logging.getLogger(__name__)
+
+_QUESTIONS_AT_ONCE = 1000
+_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class RankedAnswers:
+    """Different answers, the likeliest first, with their scores, and the score of "no answer"."""
+
+    texts: tuple[str, ...]
+    scores: tuple[float, ...]
+    null_score: float
+
+    @property
+    def text(self) -> str:
+        """The likeliest answer; empty where no window has a span."""
+        return self.texts[0] if self.texts else ""
+
+    @property
+    def no_answer_probability(self) -> float:
+        """Probability of "no answer" against the likeliest one: 1 / (1 + exp(score - null score)), in [0, 1]."""
+        best = self.scores[0] if self.scores else -np.inf
+        # 1 / (1 + eˣ) = exp(-log(1 + eˣ)), which doesn't overflow
+        return float(np.exp(-np.logaddexp(0.0, best - self.null_score)))
+
+
+def rank_answers(
+    context: str,
+    windows: Sequence[Window],
+    logits: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    max_answer_tokens: int = 30,
+    num_best: int = 20,
+) -> RankedAnswers:
+    """Find the best spans over all windows of one question.
+
+    A text that several windows hold counts with its best score. "No answer" counts with its lowest score, because
+    every window without the answer scores it high; one window with the answer is enough.
+
+    Args:
+        context: the characters that the windows' offsets count.
+        windows: all windows of the question.
+        logits: for each window, float `(T,)` of starts and of ends, T at least the tokens of the window.
+        max_answer_tokens: longest answer, in tokens.
+        num_best: spans of each window that compete, and answers that are returned, at most.
+
+    Example:
+    ```python
+    >>> words = np.array([[0, 3], [4, 7], [8, 11]])
+    >>> window = Window(inputs={}, row=0, cls_index=0, first_token=1, offsets=words)
+    >>> starts, ends = np.array([1.0, 0.0, 5.0, 0.0]), np.array([1.0, 0.0, 0.0, 4.0])
+    >>> ranked = rank_answers("one two six", [window], [(starts, ends)])
+    >>> ranked.text, ranked.scores[0], ranked.null_score
+    ('two six', 9.0, 2.0)
+
+    ```
+    """
+    best: dict[str, float] = {}
+    for window, (starts, ends) in zip(windows, logits, strict=True):
+        for first, last, score in _best_spans(window, starts, ends, max_answer_tokens, num_best):
+            text = context[window.offsets[first, 0] : window.offsets[last, 1]].strip()
+            best[text] = max(score, best.get(text, -np.inf))
+    # a span of white space alone is no answer
+    best.pop("", None)
+    ranked = sorted(best.items(), key=lambda item: -item[1])[:num_best]
+    null_scores = [
+        float(starts[window.cls_index]) + float(ends[window.cls_index])
+        for window, (starts, ends) in zip(windows, logits, strict=True)
+    ]
+    return RankedAnswers(tuple(text for text, _ in ranked), tuple(score for _, score in ranked), min(null_scores))
+
+
+def _best_spans(
+    window: Window, starts: np.ndarray, ends: np.ndarray, max_answer_tokens: int, num_best: int
+) -> list[tuple[int, int, float]]:
+    """First token, last token and score of the best of all spans, not only of those between best starts and ends."""
+    num_tokens = len(window.offsets)
+    if num_tokens == 0:
+        return []
+    tokens = slice(window.first_token, window.first_token + num_tokens)
+    num_lengths = min(max_answer_tokens, num_tokens)
+    # scores[first, extra]: of the span from `first` to `first + extra`; -inf beyond the context.
+    scores = np.full((num_tokens, num_lengths), -np.inf)
+    for extra in range(num_lengths):
+        last = num_tokens - extra
+        scores[:last, extra] = starts[tokens][:last].astype(np.float64) + ends[tokens][extra:]
+    order = np.argsort(-scores, axis=None, kind="stable")[:num_best]
+    firsts, extras = np.unravel_index(order, scores.shape)
+    spans = [(int(f), int(f + e), float(scores[f, e])) for f, e in zip(firsts, extras, strict=True)]
+    return [span for span in spans if span[2] > -np.inf]
+
+
+def answer_grades(
+    model: PreTrainedModel, questions: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, float]:
+    """`f1` and `exact_match` of a model's answers, in percent; of SQuAD 2.0 where a question has none.
+
+    Args:
+        model: answers questions.
+        questions: with answers, in SQuAD's columns.
+        tokenizer: of the model.
+        max_length: tokens of a window.
+    """
+    golds = [[text for text in answers["text"] if normalize_answer(text)] for answers in questions["answers"]]
+    may_be_none = not all(golds)
+    ranked = answer_questions(model, questions, tokenizer, WindowSizes.within(max_length))
+    texts = ["" if may_be_none and one.no_answer_probability > _EVEN else one.text for one in ranked]
+    if may_be_none and not any(texts):
+        logger.warning("none of %d held-out questions gets an answer: this model has learned nothing", len(ranked))
+    rows = [(text, gold or [""]) for text, gold in zip(texts, golds, strict=True)]
+    both_empty = float(may_be_none)
+    return {
+        "f1": 100 * float(np.mean([token_f1(*row, both_empty=both_empty) for row in rows])),
+        "exact_match": 100 * float(np.mean([exact_match(*row) for row in rows])),
+    }
+
+
+def gradings_in(
+    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: RowReader | None
+) -> list[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]]:
+    """Sets of questions with known answers, tokenized, each with the function that grades a model on it.
+
+    Args:
+        data: arguments of a trainer: rows of columns, or several sets of them by name.
+        encoded: the same, tokenized.
+        reader: tokenized them; None where nothing was to tokenize.
+    """
+    if reader is None:
+        return []
+    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
+    found = [(rows, reader.questions(raw, name)) for (name, raw), rows in sets]
+    how: dict[str, Any] = {"tokenizer": reader.tokenizer, "max_length": reader.length}
+    return [(rows, partial(answer_grades, questions=asked, **how)) for rows, asked in found if asked is not None]
+
+
+def answer_questions(
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings, **limits: int
+) -> list[RankedAnswers]:
+    """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
+
+    Memory: the windows and logits of 1,000 questions, 8 bytes of logits a token of a window, on the host.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
+    ranked = []
+    for batch in _batches(rows):
+        windows = make_windows(batch, tokenizer, settings)
+        found = zip(windows, _window_logits(model, windows, tokenizer), strict=True)
+        # the windows of a question follow each other
+        for row, of_row in groupby(found, key=lambda pair: pair[0].row):
+            of_windows, logits = zip(*of_row, strict=True)
+            ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
+    return ranked
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-case a text and remove ASCII punctuation, English articles and superfluous white space, in this order.
+
+    Example:
+    ```python
+    >>> normalize_answer("The  Beyoncé (an artist)!")
+    'beyoncé artist'
+
+    ```
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1 where the normalised prediction is one of the normalised right answers, at least one; else 0."""
+    return float(normalize_answer(prediction) in {normalize_answer(gold) for gold in golds})
+
+
+def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
+    """Harmonic mean of precision and recall of normalised words, in [0, 1]; the best right answer counts.
+
+    `both_empty` is the score where both are empty once normalised: 1 in v2.0, where empty means "no answer"; 0 in
+    v1.1.
+
+    Example:
+    ```python
+    >>> token_f1("the cat sat", ["a dog", "a cat sat down here"])
+    0.66...
+
+    ```
+    """
+    words = normalize_answer(prediction).split()
+    return max(_words_f1(words, normalize_answer(gold).split(), both_empty=both_empty) for gold in golds)
+
+
+def _words_f1(given: list[str], wanted: list[str], *, both_empty: float) -> float:
+    if not given or not wanted:
+        return both_empty if given == wanted else 0.0
+    shared = (Counter(given) & Counter(wanted)).total()
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / len(given), shared / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        yield rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
+
+
+def _window_logits(
+    model: PreTrainedModel, windows: list[Window], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Logits of starts and ends, float32 `(T,)` each, padding included, in the order of the windows."""
+    # windows of like length share a batch
+    order = sorted(range(len(windows)), key=lambda index: len(windows[index].inputs["input_ids"]))
+    logits: list[tuple[np.ndarray, np.ndarray]] = []
+    for outputs in forward(model, [dict(windows[index].inputs) for index in order], tokenizer):
+        starts, ends = (outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits"))
+        if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
+            raise FloatingPointError(
+                f"logits of {type(model).__name__} are not finite: fine-tuning diverged; lower learning_rate, or "
+                "train in dtype=float32"
+            )
+        logits += zip(starts, ends, strict=True)
+    # the argsort of a permutation is its inverse
+    return [logits[place] for place in np.argsort(order)]

@@ -1,0 +1,321 @@
+"""Embedding models measured: formulas, what a folder's rows become, one evaluation from command to card."""
+
+import importlib.util
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from scipy.stats import spearmanr
+from tiny_embeddings import make_sentence_folder
+from tiny_files import own_cache
+from tiny_glue import write_task
+
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.evaluate import evaluate_embedding
+from homodistil_hf.embedding.folder import export_embedding_model
+from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.similarity import SIMILARITIES
+from homodistil_hf.embedding.tasks import load_tasks, pair_score, retrieval_scores
+from homodistil_hf.files.strict_json import read_json_object
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    for task in ("stsb", "qnli", "mrpc"):
+        write_task(folder, task)
+    for split, first in (("train", 0), ("validation", 8)):
+        rows = [
+            {
+                "id": str(number),
+                "context": f"w{10 + number} w{20 + number} w7 and so on, whatever stands here",
+                "question": f"w{10 + number} w9",
+                "answers": {"text": ["w7"] if number % 4 else [], "answer_start": [8] if number % 4 else []},
+            }
+            for number in range(first, first + 8)
+        ]
+        (folder / "squad_v2_part").mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "squad_v2_part" / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A teacher, and an export that is another model with vectors as long."""
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    model = load_embedding_model(make_sentence_folder(tmp_path / "other", pooling="cls"))
+    return teacher, export_embedding_model(model, tmp_path / "small", teacher=load_embedding_model(teacher))
+
+
+def test_the_right_document_first_second_and_eleventh():
+    documents = torch.eye(12)
+    queries = torch.stack([documents[0], documents[0] + 0.5 * documents[1], 12.0 - torch.arange(12.0)])
+    found = retrieval_scores(queries, documents, [0, 1, 10])
+    assert found["mrr_at_10"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert found["ndcg_at_10"] == pytest.approx((1 + 1 / torch.log2(torch.tensor(3.0)).item()) / 3)
+
+
+def test_a_model_that_makes_all_texts_one_finds_nothing():
+    assert retrieval_scores(torch.ones(2, 3), torch.ones(20, 3), [0, 1]) == {"ndcg_at_10": 0.0, "mrr_at_10": 0.0}
+
+
+def test_pairs_are_ranked_by_their_cosine():
+    first = torch.tensor([[1.0, 0.0]]).expand(4, 2)
+    second = torch.tensor([[2.0, 0.0], [1.0, 0.5], [1.0, 1.0], [0.0, 1.0]])
+    assert pair_score("spearman", first, second, [5.0, 4.0, 2.0, 0.0]) == pytest.approx(1.0)
+    assert pair_score("spearman", first, second, [0.0, 2.0, 4.0, 5.0]) == pytest.approx(-1.0)
+    assert pair_score("average_precision", first, second, [1, 0, 1, 0]) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+@pytest.mark.parametrize(("second", "labels"), [(torch.ones(3, 2), [5.0, 4.0, 0.0]), (torch.eye(3)[:, :2], [2.0] * 3)])
+def test_undefined_correlations_are_0(second, labels):
+    assert pair_score("spearman", torch.ones(3, 2), second, labels) == 0.0
+
+
+def test_rows_become_tasks(data_dir):
+    tasks = {task.name: task for task in load_tasks(data_dir, max_queries=6)}
+    assert list(tasks) == ["stsb", "qnli", "squad_part", "mrpc"]
+    assert len(tasks["stsb"].labels) == 12  # graded pairs are all taken
+    assert len(tasks["mrpc"].labels) == 6
+    squad = tasks["squad_part"]
+    assert len(squad.documents) == 12  # of training questions, too; those without an answer aside
+    assert [squad.documents[number].split()[0] for number in squad.answers] == [q.split()[0] for q in squad.queries]
+    qnli = tasks["qnli"]
+    assert len(qnli.documents) == 12 >= len(qnli.queries)
+
+
+def test_questions_that_all_lack_an_answer_are_told(tmp_path):
+    write_task(tmp_path, "qnli")
+    rows = pyarrow.parquet.read_table(tmp_path / "qnli" / "validation.parquet").to_pylist()
+    table = pyarrow.Table.from_pylist([row | {"label": 1} for row in rows])
+    pyarrow.parquet.write_table(table, tmp_path / "qnli" / "validation.parquet")
+    with pytest.raises(ValueError, match="^qnli has no question with an answer among its rows for evaluation"):
+        load_tasks(tmp_path, max_queries=5)
+
+
+def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    text = tmp_path / "held-out.txt"
+    text.write_text("\n".join(f"w{number} w{number % 7} w9 and some more words" for number in range(10, 40)))
+    settings = {"data_dir": str(data_dir), "eval_data": str(text)}
+    found = evaluate_embedding(folders[0], teacher=folders[0], settings=settings, output_dir=tmp_path / "out")
+    assert found["agreement"]["cosine"] == pytest.approx(1)
+    assert found["agreement"]["neighbours"] == pytest.approx(1)
+    for metrics in found["scores"].values():
+        for sides in metrics.values():
+            assert sides["student"] == sides["teacher"] == sides.get("asymmetric", sides["student"])
+
+
+def test_questions_and_documents_have_their_prompts(data_dir, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = make_sentence_folder(tmp_path / "model", prompts={"query": "w7 ", "document": "w8 "})
+    model, stock = load_embedding_model(folder), sentence_transformers.SentenceTransformer(str(folder))
+    texts = ["w9 w10", "w11 w12 w13"]
+    for name, encode in zip(("query", "document"), (stock.encode_query, stock.encode_document), strict=True):
+        assert torch.allclose(model.encode(texts, prompt_name=name), torch.from_numpy(encode(texts)), atol=1e-6)
+    (task,) = (task for task in load_tasks(data_dir, max_queries=9) if task.name == "squad_part")
+    settings = {"data_dir": str(data_dir), "max_queries": 9}
+    told = evaluate_embedding(folder, settings=settings, output_dir=tmp_path / "results")["scores"][task.name]
+    vectors = (
+        torch.from_numpy(vectors)
+        for vectors in (stock.encode_query(task.queries), stock.encode_document(task.documents))
+    )
+    assert {name: sides["student"] for name, sides in told.items()} == retrieval_scores(*vectors, task.answers)
+
+
+def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, capsys):
+    teacher, student = folders
+    words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--max_queries", "6"]
+    table = tmp_path / "table.md"
+    assert main([*words, "--teacher", str(teacher), "--output", str(table)]) == 0
+    told = capsys.readouterr().out
+    assert "| stsb, spearman |" in told
+    assert "student's questions, teacher's documents" in told
+    assert table.read_text() in told
+    results = json.loads((tmp_path / "evaluations" / "small" / "embedding.json").read_text())
+    assert set(results["scores"]["squad_part"]["mrr_at_10"]) == {"student", "teacher", "asymmetric"}
+    assert str(tmp_path) not in json.dumps(results)
+    facts = json.loads((student / "facts.json").read_text())
+    assert facts["benchmarks"]["scores"] == results["scores"]
+    card = (student / "README.md").read_text()
+    assert f"| {100 * results['scores']['stsb']['spearman']['student']:.1f} |" in card
+    assert str(tmp_path) not in card
+    assert main([*words]) == 0  # no run has recorded a teacher: the model alone
+    assert "teacher" not in capsys.readouterr().out.replace("teacher's", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks"),
+        (["--data_dir", "nowhere"], "data_dir='nowhere' is no folder"),
+        (["--data_dir", "."], "has rows of none of stsb, qnli, squad, mrpc, qqp; add some"),
+        (
+            ["--eval_data", "x.txt", "--max_texts", "3"],
+            "max_texts=3 is not a whole number of at least 11",
+        ),
+        (["--data_dir", ".", "--learning_rate", "1"], "--learning_rate is for glue, squad"),
+        (
+            ["--data_dir", ".", "--text_column", "x"],
+            "text_column='x' has no part in this run: it belongs to eval",
+        ),
+        (["--data_dir", ".", "--max_texts", "50"], "max_texts=50 has no part in this run: it belongs to eval_data"),
+        (["--eval_data", "x", "--max_queries", "5"], "max_queries=5 has no part in this run: it belongs to data_dir"),
+        (["--queries", "q.txt"], "queries=('q.txt',), documents=(): queries are looked up in documents; name both"),
+        (
+            ["--data_dir", ".", "--group_columns", "x"],
+            "group_columns=('x',) has no part in this run: it belongs to quer",
+        ),
+        (["--eval_data", "x.txt"], "is compared with a teacher, and none is recorded: name --teacher"),
+        (["--mteb_tasks", "STSBenchmrk"], "mteb_tasks=('STSBenchmrk',): 'STSBenchmrk' not found. Did you mean"),
+        (["stsb", "--data_dir", "."], "task=embedding has a table of its own: name it alone, without stsb"),
+    ],
+)
+def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders[0])
+    assert main(["evaluate", str(folders[0]), "--task", "embedding", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tasks_of_mteb_are_measured(folders, tmp_path, monkeypatch):
+    mteb = pytest.importorskip("mteb", reason="mteb is not installed")
+    metadata = mteb.get_task("STSBenchmark").metadata.model_copy(update={"name": "Own", "eval_splits": ["test"]})
+    texts = {f"sentence{side}": [f"w{10 + side * number} w9 w{30 + number}" for number in range(8)] for side in (1, 2)}
+
+    class Own(type(mteb.get_task("STSBenchmark"))):
+        def load_data(self, *args, **kwargs):
+            self.dataset = DatasetDict(test=Dataset.from_dict(texts | {"score": list(range(8))}))
+            self.data_loaded = True
+
+    Own.metadata = metadata
+    monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [Own()] if tasks == ["Own"] else [])
+    words = ["evaluate", str(folders[1]), "--task", "embedding", "--teacher", str(folders[0]), "--mteb_tasks", "Own"]
+    assert main([*words, "--output_dir", str(tmp_path / "found")]) == 0
+    scores = json.loads((tmp_path / "found" / "embedding.json").read_text())["scores"]["Own"]["cosine_spearman"]
+    for side, folder in zip(("teacher", "student"), folders, strict=True):
+        model = load_embedding_model(folder)
+        vectors = [model.encode(texts[column]) for column in texts]
+        assert scores[side] == pytest.approx(pair_score("spearman", *vectors, list(range(8))), abs=1e-4)
+    assert scores["teacher"] != scores["student"]
+    assert "| Own, cosine spearman |" in (folders[1] / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_collapsed_student_keeps_readable_facts(tmp_path):
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    model = load_embedding_model(make_sentence_folder(tmp_path / "other"))
+    norm = model.encoder.encoder.layer[-1].output.LayerNorm
+    torch.nn.init.zeros_(norm.weight)
+    torch.nn.init.ones_(norm.bias)
+    student = export_embedding_model(model, tmp_path / "small", teacher=load_embedding_model(teacher))
+    write_task(tmp_path / "rows", "stsb")
+    evaluate_embedding(student, teacher=teacher, settings={"data_dir": str(tmp_path / "rows")})
+    scores = read_json_object(student / "facts.json", "facts")["benchmarks"]["scores"]
+    assert scores["stsb"]["spearman"]["student"] == 0.0
+
+
+def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["evaluate", str(folders[0]), "--task", "embedding", "--mteb_tasks", "SciFact"]) == 2
+    assert "mteb_tasks=('SciFact',) needs mteb; pip install 'homodistil-hf[mteb]'" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_told_before_anything_is_encoded(folders, data_dir, monkeypatch, capsys):
+    monkeypatch.setattr("homodistil_hf.embedding.evaluate.missing_packages", lambda: ["scipy"])
+    assert main(["evaluate", str(folders[0]), "--task", "embedding", "--data_dir", str(data_dir)]) == 2
+    assert "has tasks whose metrics need scipy; pip install" in capsys.readouterr().err
+
+
+def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path):
+    settings = {"data_dir": str(data_dir), "max_queries": 4}
+    evaluate_embedding(folders[1], teacher=folders[0], settings=settings)
+    other = make_sentence_folder(tmp_path / "another", pooling="max")
+    (tmp_path / "stsb").mkdir()
+    write_task(tmp_path / "alone", "stsb")
+    evaluate_embedding(folders[1], teacher=other, settings={"data_dir": str(tmp_path / "alone")})
+    told = json.loads((folders[1] / "facts.json").read_text())["benchmarks"]
+    assert told["models"]["teacher"]["name"] == "another"
+    assert set(told["scores"]) == {"stsb"}
+
+
+def test_a_path_to_nothing_is_told(capsys):
+    assert main(["evaluate", "./no/such/model", "--task", "embedding", "--eval_data", "x.txt"]) == 2
+    assert "model='./no/such/model' does not exist" in capsys.readouterr().err
+
+
+def test_other_models_are_refused(folders, tmp_path, capsys):
+    (folders[0] / "modules.json").unlink()
+    words = ["evaluate", str(folders[0]), "--task", "embedding", "--data_dir", str(tmp_path)]
+    (tmp_path / "stsb").mkdir()
+    assert main(words) == 2
+    (tmp_path / "stsb").rmdir()
+    write_task(tmp_path, "stsb")
+    assert main(words) == 2
+    assert "is no folder of sentence-transformers (no modules.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_retrieval_is_by_the_models_own_similarity(data_dir, tmp_path, name):
+    """Vectors without length 1, whose ranks differ by cosine; ranks of sentence-transformers itself."""
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name=name)
+    settings = {"data_dir": str(data_dir)}
+    told = evaluate_embedding(folder, settings=settings, output_dir=tmp_path / "results")["scores"]
+    stock = library.SentenceTransformer(str(folder))
+    qnli, stsb = (
+        next(task for task in load_tasks(data_dir, max_queries=1000) if task.name == name) for name in ("qnli", "stsb")
+    )
+    found = stock.similarity(stock.encode_query(qnli.queries), stock.encode_document(qnli.documents)).double()
+    ranks = torch.stack([(row >= row[answer]).sum() for row, answer in zip(found, qnli.answers, strict=True)])
+    assert told["qnli"]["mrr_at_10"]["student"] == pytest.approx(float(((ranks <= 10) / ranks).mean()))
+    pairs = stock.similarity_pairwise(stock.encode(stsb.first), stock.encode(stsb.second))
+    expected = spearmanr(pairs, stsb.labels).statistic
+    assert told["stsb"]["spearman"]["student"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_measures_differ_by_similarity(data_dir, tmp_path):
+    found = set()
+    for name in SIMILARITIES:
+        folder = make_sentence_folder(tmp_path / name, normalizes=False, similarity_fn_name=name)
+        results = evaluate_embedding(folder, settings={"data_dir": str(data_dir)}, output_dir=tmp_path / f"{name}-out")
+        found.add(results["scores"]["stsb"]["spearman"]["student"])
+    assert len(found) == len(SIMILARITIES)
+
+
+def test_other_students_make_a_table_of_pairings(folders, data_dir, tmp_path, capsys):
+    teacher, student = folders
+    model = load_embedding_model(make_sentence_folder(tmp_path / "third"))
+    other = export_embedding_model(model, tmp_path / "larger", teacher=load_embedding_model(teacher))
+    words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--teacher", str(teacher)]
+    assert main([*words, "--others", str(other)]) == 0
+    told = capsys.readouterr().out
+    assert "| queries by | MB | ms a query | index by teacher | index by student | index by larger |" in told
+    results = json.loads((tmp_path / "evaluations" / "small" / "embedding.json").read_text())
+    pairings = results["space"]["tasks"]["qnli"]
+    scores = results["scores"]["qnli"]["ndcg_at_10"]
+    assert pairings["student"]["teacher"]["ndcg_at_10"] == pytest.approx(scores["asymmetric"])
+    assert pairings["larger"]["larger"] == pairings["teacher"]["teacher"]  # of the same weights
+    assert json.loads((student / "facts.json").read_text())["benchmarks"]["space"] == results["space"]
+    assert "index by larger" in (student / "README.md").read_text()
+    assert main([*words[:4], "--eval_data", "x.txt", "--teacher", str(teacher), "--others", str(other)]) == 2
+    assert "needs queries with documents: rows of qnli" in capsys.readouterr().err
+
+
+def test_other_students_of_other_spaces_or_equal_names_are_refused_first(folders, data_dir, tmp_path, capsys):
+    teacher, student = folders
+    words = ["evaluate", str(student), "--task", "embedding", "--data_dir", str(data_dir), "--teacher", str(teacher)]
+    short = make_sentence_folder(tmp_path / "short", dense=5)
+    named_alike = make_sentence_folder(tmp_path / "named" / "teacher")
+    for others, message in (
+        ([short], "models have vectors of the lengths"),
+        ([named_alike], "would stand in a table as teacher, student, teacher; names must differ"),
+        ([student, student], "would stand in a table as teacher, student, small, small; names must differ"),
+    ):
+        assert main([*words, "--others", *map(str, others)]) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert "stsb, spearman" not in told.err  # nothing was measured before

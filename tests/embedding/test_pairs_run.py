@@ -1,0 +1,216 @@
+"""Rerankers in every way that a run can go, as tests/methods/test_task_kinds.py has it for tasks of one text.
+
+The ways: JSON, flags, Python, without labels, two ranks, resumed, a chain of sizes; and what comes out.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from task_rows import SMALL, assert_goes_on
+from tiny_embeddings import make_reranker
+from tiny_files import assert_same_weights, own_cache
+from transformers import AutoConfig, AutoTokenizer, pipeline
+
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.pairs import RANKING_METRICS, pairs_in
+from homodistil_hf.embedding.reranker import RerankerDistilArguments, RerankerDistilTrainer
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.methods.registry import run_of
+from homodistil_hf.runs.config import run_of as settings_of
+from homodistil_hf.runs.distill import run
+from homodistil_hf.tasks.held_out import keep_aside
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def rows(*, has_labels=True):
+    """Three passages a query, of graded worth."""
+    found = [
+        {"query": f"w{10 + query} w{20 + query}", "passage": "w7 " * worth + f"w{30 + query}", "relevance": worth}
+        for query in range(20)
+        for worth in range(3)
+    ]
+    table = Dataset.from_list(found)
+    return table if has_labels else table.remove_columns("relevance")
+
+
+def write(folder, *, has_labels=True, **settings):
+    """Teacher and rows; the settings of a short run on them."""
+    make_reranker(folder / "teacher")
+    rows(has_labels=has_labels).to_parquet(folder / "rows.parquet")
+    return {
+        "teacher": str(folder / "teacher"),
+        "train_data": [str(folder / "rows.parquet")],
+        "student": SMALL,
+        "output_dir": str(folder / "run"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "num_scoring_batches": 2,
+        "learning_rate": 1e-2,
+        "save_steps": 2,
+        "report_to": "none",
+        "teacher_dtype": "float32",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **settings,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Settings, lines and results of a run with labels."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("labelled")
+        own_cache(monkeypatch, folder / "cache")
+        settings, lines = write(folder), []
+        results = run(settings_of(settings, "settings"), lines.append)
+    return settings, lines, results
+
+
+def test_the_order_is_measured_by_labels_beside_the_teacher(finished):
+    settings, lines, results = finished
+    said = "rows: texts in 'query' and 'passage', labels in 'relevance', which the order is measured by"
+    assert lines[0].endswith(said)
+    count = "6 of 60 rows of train_data are kept aside"
+    assert lines[1] == f"eval_data is not set: {count}, all rows of a 'query' together"
+    assert lines[2] == "max_seq_length=16: 99 of 100 rows fit, longer ones are cut; 32 are possible"
+    assert results["rows"]["label_columns"] == ["relevance"]
+    assert (results["rows"]["num_train_rows"], results["rows"]["num_eval_rows"]) == (54, 6)
+    folder = Path(settings["output_dir"])
+    facts, text = read_facts(folder / "student"), run_of(settings_of(settings, "it")).summary(results, str(folder))
+    assert facts["data"]["max_tokens"] == 16
+    for model, section in zip(results["models"], ("teacher_evaluation", "evaluation"), strict=True):
+        assert all(math.isfinite(model[name]) for name in (*RANKING_METRICS, "correlation"))
+        assert {name: facts[section][name] for name in RANKING_METRICS} == {
+            name: model[name] for name in RANKING_METRICS
+        }
+        assert f"{model['ndcg_at_10']:.3f}" in text
+    assert "nDCG@10" in text
+    for file in (folder / "student" / "README.md", folder / "report.html"):
+        assert "nDCG@10 of the order, by the labels" in file.read_text(encoding="utf-8")
+
+
+def test_a_pipeline_and_a_stock_class_take_the_student(finished):
+    settings, _, _ = finished
+    export = f"{settings['output_dir']}/student"
+    config = AutoConfig.from_pretrained(export)
+    assert (config.architectures, config.hidden_size) == (["BertForSequenceClassification"], 16)
+    scorer = pipeline("text-classification", export, function_to_apply="none", device="cpu")
+    first, second = (scorer({"text": "w10 w20", "text_pair": text}) for text in ("w7 w7 w30", "w40"))
+    assert first != second
+    assert main(["verify", export]) == 0
+
+
+@pytest.mark.slow
+def test_the_closing_lines_run(finished, capsys):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    settings, _, results = finished
+    text = run_of(settings_of(settings, "it")).summary(results, settings["output_dir"])
+    lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
+    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
+    names = {}
+    exec(code.replace("…", "w7 w8"), names)
+    assert type(names["model"]).__name__ == "CrossEncoder"
+    assert len(capsys.readouterr().out.split()) == 1  # a score
+
+
+@pytest.mark.slow
+def test_flags_are_the_json(finished, tmp_path):
+    settings = finished[0] | {"train_data": finished[0]["train_data"][0], "student": json.dumps(SMALL), "use_cpu": ""}
+    settings |= {"disable_tqdm": "", "output_dir": str(tmp_path / "run")}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value)) if word]
+    assert main(["distill", *words]) == 0
+    assert_same_weights(tmp_path / "run" / "student", Path(finished[0]["output_dir"]) / "student")
+
+
+@pytest.mark.slow
+def test_in_python_rows_have_their_columns(finished, tmp_path):
+    """Of pairs the trainer makes the command's rows, and grades held-out ones by their labels."""
+    settings, _, results = finished
+    train, aside, _ = keep_aside(rows(), pairs_in(rows()).columns, together="query")
+    own = {name: value for name, value in settings.items() if name not in ("teacher", "train_data", "output_dir")}
+    trainer = RerankerDistilTrainer(
+        settings["teacher"],
+        RerankerDistilArguments(str(tmp_path / "run"), **own),
+        train_dataset=train,
+        eval_dataset=aside,
+        processing_class=AutoTokenizer.from_pretrained(settings["teacher"]),
+    )
+    assert len(trainer.train_dataset) == 2 * len(train)
+    trainer.train()
+    found = trainer.evaluate()
+    assert {f"eval_{name}" for name in (*RANKING_METRICS, "correlation")} <= found.keys()
+    given = trainer.evaluate(aside)
+    assert {name: given[f"eval_{name}"] for name in RANKING_METRICS} == {
+        name: found[f"eval_{name}"] for name in RANKING_METRICS
+    }
+    teacher = trainer.evaluate_teacher()
+    assert {name: teacher[name] for name in RANKING_METRICS} == {
+        name: results["models"][0][name] for name in RANKING_METRICS
+    }
+
+
+@pytest.mark.slow
+def test_without_labels_only_the_teacher_is_compared(tmp_path):
+    lines = []
+    results = run(settings_of(write(tmp_path, has_labels=False), "settings"), lines.append)
+    assert lines[0].endswith("rows: texts in 'query' and 'passage', no labels")
+    assert -1 <= results["models"][1]["correlation"] <= 1
+    assert not {*RANKING_METRICS} & results["evaluation"].keys()
+
+
+@pytest.mark.slow
+def test_labels_of_any_column_and_of_other_rows(tmp_path):
+    settings = write(tmp_path, max_steps=1, save_strategy="no")
+    other = rows().rename_columns({"relevance": "clicks"}).select(range(0, 30))
+    other.to_csv(tmp_path / "held.csv")
+    rows().rename_columns({"relevance": "clicks"}).to_parquet(tmp_path / "rows.parquet")
+    settings |= {"eval_data": [str(tmp_path / "held.csv")], "max_seq_length": 12}
+    lines = []
+    run(settings_of(settings | {"output_dir": str(tmp_path / "unnamed")}, "it"), lines.append)
+    assert lines[0].endswith("no labels (if there are some in clicks: method=reranker and label_column)")
+    named = {"method": "reranker", "label_column": "clicks"}
+    results = run(settings_of(settings | named, "settings"), lambda line: None)
+    assert results["rows"]["max_seq_length"] == 12
+    assert results["models"][1]["ndcg_at_10"] > 0
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_as_it_did(finished, tmp_path):
+    settings, _, results = finished
+    assert_goes_on(settings, results, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_chain_of_sizes_is_measured_alike(tmp_path):
+    chain = {"student": [SMALL, SMALL | {"intermediate_size": 16}], "save_strategy": "no", "max_steps": 2}
+    results = run(settings_of(write(tmp_path, **chain), "settings"), lambda line: None)
+    assert len(results["models"]) == 3
+    assert all(0 <= one["ndcg_at_10"] <= 1 for one in results["models"])
+
+
+def test_fewer_words_and_streams_are_refused(tmp_path):
+    for setting, value in {"vocabulary": "keep=64", "streaming": True}.items():
+        with pytest.raises(ValueError, match=f"{setting}={value!r}.* method='reranker'.*; leave it out"):
+            run(settings_of(write(tmp_path, **{setting: value}), "settings"), lambda line: None)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_ranks_are_as_one(as_ranks, finished, tmp_path):
+    settings = write(tmp_path, per_device_train_batch_size=4, save_strategy="no")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(settings))
+    done = as_ranks(Path(__file__).parents[2] / "support" / "task_ranks.py", config)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, alone = json.loads((tmp_path / "run" / "results.json").read_text()), finished[2]
+    assert found["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-3, abs=1e-4)
+    for name in RANKING_METRICS:
+        assert found["models"][0][name] == pytest.approx(alone["models"][0][name], rel=1e-5, abs=1e-6)
+    assert found["rows"] == alone["rows"]

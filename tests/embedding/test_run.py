@@ -1,0 +1,511 @@
+"""Runs of embedding models and rerankers: found by their folder, run, described, resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub.errors import LocalEntryNotFoundError
+from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
+from tiny_files import assert_same_weights, own_cache, write_config
+from tiny_models import randomized, tiny_config, tiny_tokenizer
+from transformers import BertForSequenceClassification
+
+from homodistil_hf.cli import main
+from homodistil_hf.embedding import reading, texts, trainer
+from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.reranker_run import RerankerRun
+from homodistil_hf.embedding.run import _held_out_texts
+from homodistil_hf.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
+from homodistil_hf.files import model_files
+from homodistil_hf.methods.registry import method_for, run_named, run_of
+from homodistil_hf.methods.run_arguments import RunArguments
+from homodistil_hf.models import loading
+from homodistil_hf.models.cost import model_facts
+from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.runs.config import help_of, parse_run
+
+SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+    def write(**settings):
+        folder = tmp_path / "embeddings"
+        if not folder.is_dir():
+            make_sentence_folder(folder)
+        given = {"teacher": str(folder), "max_seq_length": 12, "num_scoring_batches": 2}
+        return str(write_config(tmp_path, **given | settings))
+
+    return write
+
+
+def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_path, capsys):
+    assert main(["distill", config(save_steps=6, save_strategy="steps")]) == 0
+    told = capsys.readouterr().out
+    line = "embeddings is an embedding model of 32 channels; rows: paragraphs of text, 12 tokens at most"
+    assert told.splitlines()[0].endswith(line)
+    assert "SentenceTransformer(" in told
+    assert "in the teacher's index" in told
+    student = load_embedding_model(tmp_path / "run" / "student")
+    assert (student.encoder.config.hidden_size, student.dimension) == (16, 32)
+    cuts = [json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("embeddings", "run/student")]
+    assert cuts[0]["truncation"] == cuts[1]["truncation"]
+    assert cuts[0]["padding"] == cuts[1]["padding"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 < results["evaluation"]["cosine"] < 1
+    assert [found["name"] for found in results["models"]] == ["teacher", "student"]
+    assert results["models"][1]["num_parameters"] < results["models"][0]["num_parameters"]
+    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-6")]
+    assert main(["distill", config(save_steps=6, save_strategy="steps"), *resumed]) == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--task", "classes", "--eval_data", "rows.csv"]) == 2
+    assert "is an embedding model without a head; expected task=embedding" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run" / "checkpoint-6"), "--output", str(tmp_path / "early")]) == 2
+    told = capsys.readouterr().err
+    assert "is of an encoder without a head: resume the run, which exports its student at its end" in told
+
+
+@pytest.mark.parametrize("write", [make_sentence_folder, make_reranker])
+def test_a_sweep_refuses_it_before_anything_is_trained(write, tmp_path, capsys):
+    write(tmp_path / "model")
+    base = {"teacher": str(tmp_path / "model"), "train_data": "rows.csv", "max_steps": 1}
+    sweep = {"output_dir": str(tmp_path / "out"), "base": base, "cells": {"small": {"student": "macs=0.5"}}}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    assert main(["sweep", str(tmp_path / "sweep.json")]) == 2
+    assert "no model of masked words; sweeps compare students of masked words" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_space_of_its_own_is_described_without_the_teachers_measures(config, tmp_path, capsys):
+    assert main(["distill", config(output="student", max_steps=2)]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if "parameters" in line)
+    assert "10 nearest" in header
+    assert "index" not in header
+
+
+def test_a_teacher_that_has_changed_is_read_anew(config, tmp_path):
+    run = run_named("embedding")
+    weights = []
+    for factor in (1.0, 2.0):
+        settings = run.read(json.loads(Path(config()).read_text()), "config")
+        changed = load_embedding_model(tmp_path / "embeddings").encoder
+        changed.get_input_embeddings().weight.data.mul_(factor)
+        changed.save_pretrained(tmp_path / "embeddings")
+        assert run.source(settings) is run.source(settings)  # all members of a chain have the same
+        weights.append(run.source(settings).encoder.get_input_embeddings().weight.detach())
+    assert not weights[0].equal(weights[1])
+
+
+def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
+    asked = []
+
+    def download(name, **settings):
+        asked.append(settings["token"])
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(reading, "snapshot_download", download)
+    assert main(["distill", config(teacher="me/vectors", method="embedding", hub_token="hf_abc")]) == 2
+    assert asked == ["hf_abc"]
+    assert "hf_abc" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "asked", "kind"),
+    [
+        (make_sentence_folder, ["config.json", "modules.json"], "embedding"),
+        (make_reranker, ["config.json"], "reranker"),
+        (lambda folder: None, ["config.json"], None),
+    ],
+)
+def test_the_kind_of_a_model_of_the_hub_is_found(tmp_path, monkeypatch, capsys, make, asked, kind):
+    make(tmp_path / "model")
+    requests = []
+
+    def download(repo, name, **settings):
+        requests.append(name)
+        if (file := tmp_path / "model" / name).is_file():
+            return str(file)
+        raise LocalEntryNotFoundError("not in the cache, and no Hub answers")
+
+    monkeypatch.setattr(model_files, "hf_hub_download", download)
+    monkeypatch.setattr(loading, "cached_file", lambda repo, name, **settings: str(tmp_path / "model" / name))
+    model_files._file_on_hub.cache_clear()
+    assert [method_for(f"me/{kind}", {"text_column": "q,d"}) for _ in range(2)] == [kind, kind]
+    assert requests == asked  # once
+    if kind == "embedding":
+        assert main(["plan", "--teacher", f"me/{kind}", "--student", "macs=0.5"]) == 0
+        assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
+    model_files._file_on_hub.cache_clear()
+    requests.clear()
+    help_of(["--teacher", f"me/{kind}"])
+    assert requests == []
+
+
+def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
+    assert main(["distill", config(use_cpu=False, max_steps=1)]) == 0
+    assert not [entry for entry in recwarn if "pin" in str(entry.message)]
+
+
+def test_a_default_length_is_lowered_to_the_positions(config, tmp_path):
+    assert main(["distill", config(max_seq_length=None, max_steps=1)]) == 0
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["max_seq_length"] == 32
+
+
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+def test_weights_of_sources_are_finite(weight):
+    with pytest.raises(ValueError, match=r"^train_weights=\[(inf|nan)\]: expected finite numbers > 0; leave sources"):
+        RunArguments(teacher="folder", train_data=["a.txt"], train_weights=[weight])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"streaming": True, "max_steps": -1}, "a stream has no length, so set max_steps"),
+        ({"train_prompts": ["query", "x"]}, "train_prompts=['query', 'x'] has 2 entries for 1 of train_data"),
+        ({"train_prompts": ["query"]}, "train_prompts has 'query', but the teacher's prompts are none"),
+        ({"output": 99}, "output=99: expected 'teacher', 'student', or a length from 1 to 31"),
+        (
+            {"layers": 1, "student": "latency_ms=5"},
+            "is measured with all of the teacher's layers",
+        ),
+        ({"layers": 2}, "layers=2 is outside [1, 1], the layers of a shallower student"),
+        ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
+        ({"train_weights": [0.0]}, "train_weights=[0.0]: expected finite numbers > 0; leave sources out"),
+        ({"method": "homodistil", "teacher": "./x", "train_weights": [1.0]}, "has no place with method='homodistil'"),
+        ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
+        ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
+        ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
+        ({"further_pretraining": {}}, "further_pretraining={} has no place with method='embedding'; leave it out"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' has no part in"),
+        ({"max_seq_length": 2}, "max_seq_length=2 is not a whole number of at least 8"),
+        ({"layers": "[0,"}, "layers is no JSON"),
+        ({"layers": "1.5"}, "layers=1.5: expected some, not all, of 0 … 1"),
+    ],
+)
+def test_what_has_no_place_is_refused(config, settings, message, capsys):
+    assert main(["distill", config(**settings)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_method_that_needs_another_teacher_says_so(config, tmp_path, capsys):
+    write_config(tmp_path)
+    assert main(["distill", config(teacher=str(tmp_path / "teacher"), method="embedding")]) == 2
+    assert "has no modules.json; name a folder that sentence-transformers has written" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pairs_config(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    torch.manual_seed(1)
+    folder = tmp_path / "reranker"
+    randomized(BertForSequenceClassification(tiny_config(num_labels=1))).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    pairs = {name: [f"w{9 + index} w{start + index}" for index in range(60)] for name, start in (("q", 20), ("d", 30))}
+    Dataset.from_dict(pairs).to_parquet(str(tmp_path / "pairs.parquet"))
+
+    def write(**settings):
+        given = {"teacher": str(folder), "train_data": str(tmp_path / "pairs.parquet"), "max_seq_length": 16}
+        given |= {"text_column": "q,d", "eval_data": [], "pruning_end_fraction": 0.0, "num_scoring_batches": 2}
+        return str(write_config(tmp_path, **given | settings))
+
+    return write
+
+
+def test_a_reranker_is_found_and_narrowed(pairs_config, tmp_path, capsys):
+    assert main(["distill", pairs_config()]) == 0
+    told = capsys.readouterr().out
+    assert "CrossEncoder(" in told
+    assert "correlation of scores" in told
+    line = "reranker scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: texts in "
+    assert told.splitlines()[0].endswith(f"{line}'q' and 'd', no labels")
+    assert "6 of 60 rows of train_data are kept aside, all rows of a 'q' together" in told
+    student = BertForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
+    assert (student.config.hidden_size, student.config.num_labels) == (16, 1)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert -1 <= results["models"][1]["correlation"] < 1
+    assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+@pytest.mark.slow
+def test_pairs_of_a_csv_file_are_those_of_a_table(pairs_config, tmp_path):
+    settings = {"save_strategy": "no", "max_steps": 2}
+    assert main(["distill", pairs_config(**settings)]) == 0
+    Dataset.from_parquet(str(tmp_path / "pairs.parquet")).to_csv(tmp_path / "pairs.csv")
+    other = {"train_data": str(tmp_path / "pairs.csv"), "output_dir": str(tmp_path / "other")}
+    assert main(["distill", pairs_config(**settings | other)]) == 0
+    assert_same_weights(tmp_path / "run" / "student", tmp_path / "other" / "student")
+
+
+def test_a_reranker_needs_two_columns(pairs_config, capsys):
+    assert main(["distill", pairs_config(text_column="q", method="reranker")]) == 2
+    told = capsys.readouterr().err
+    assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "is_reranker"),
+    [
+        (("query", "passage"), {}, True),
+        (("query", "passage", "label"), {}, True),
+        (("sentence1", "sentence2"), {}, True),
+        (("sentence1", "sentence2", "score"), {}, False),
+        (("text", "score"), {}, False),
+        (("text",), {}, False),
+        (("q", "d"), {"text_column": "q,d"}, True),
+        (("q", "d", "score"), {"text_columns": ["q", "d"]}, False),
+        (("q", "d"), {"text_column": "q,"}, False),
+        (("query", "passage", "clicks"), {"label_column": "clicks"}, False),
+        (("query", "passage"), {"method": "homodistil"}, False),
+    ],
+)
+def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_path, columns, given, is_reranker):
+    teacher = json.loads(Path(pairs_config()).read_text())["teacher"]
+    rows = tmp_path / "rows.parquet"
+    Dataset.from_dict({name: ["w9 w10"] for name in columns}).to_parquet(rows)
+    found = method_for(teacher, {"train_data": [str(rows)], **given})
+    assert (found == "reranker") is is_reranker
+
+
+def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
+    Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
+    settings = parse_run([pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))])
+    run = run_of(settings)
+    assert isinstance(run, RerankerRun)
+    assert run.inputs(settings).source.columns == ("Query", "Passage")
+
+
+def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_path, capsys):
+    config()
+    file = tmp_path / "embeddings" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    assert main(["plan", "--teacher", str(tmp_path / "embeddings"), "--student", "macs=0.5"]) == 0
+    assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
+
+
+def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
+    words = ["distill", config(student=[WIDE, SMALLER], output=7)]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "member 2 of 2" in told
+    folders = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    assert f"{folders[1]}/student')" in told
+    models = [load_embedding_model(tmp_path / "run" / folder / "student") for folder in folders]
+    assert [model.encoder.config.hidden_size for model in models] == [16, 8]
+    assert [model.dimension for model in models] == [7, 7]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [found["name"] for found in results["models"]] == ["teacher", *folders]
+    (pairings,) = results["space"]["tasks"].values()
+    assert list(pairings) == list(pairings["teacher"]) == ["teacher", *folders]
+    assert pairings["teacher"]["teacher"]["first_hits"] == 1.0
+    assert f"index by {folders[1]}" in told
+    for file in (tmp_path / "run" / folders[0] / "student" / "README.md", tmp_path / "run" / "report.html"):
+        assert f"index by {folders[1]}" in file.read_text(encoding="utf-8")
+    words = ["export", str(tmp_path / "run" / folders[1]), "--format", "pair", "--output", str(tmp_path / "pair")]
+    assert main([*words, "--teacher", str(tmp_path / "run" / folders[0])]) == 0
+    vectors = json.loads((tmp_path / "pair" / "facts.json").read_text())["probe"]["vectors"]
+    for route, model in zip(("document", "query"), models, strict=True):
+        assert torch.allclose(torch.tensor(vectors[route][0]), model.encode(["The cat sat on the mat."])[0], atol=1e-6)
+    words = ["distill", config(student=[WIDE, SMALLER], output=7)]
+    first, second = ((tmp_path / "run" / folder / "student" / "axes.safetensors").read_bytes() for folder in folders)
+    assert first == second  # one space
+    before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / folders[1] / "results.json").unlink()  # as if killed before its end
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
+    assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
+    assert main(["verify", str(tmp_path / "run" / folders[1] / "student")]) == 0
+
+
+def test_a_familys_queries_are_of_all_sources(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.embedding.run.QUERIES", 2)
+    for name, start in (("a", 10), ("b", 20)):
+        lines = [f"w{start} w{start + 1} text that is long enough {number}" for number in range(1000)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
+    settings = parse_run([config(train_data=[str(tmp_path / f"{name}.txt") for name in "ab"], eval_data=[])])
+    found = _held_out_texts(settings, run_of(settings).source(settings))
+    assert [text.split()[0] for text in found] == ["w10", "w10", "w20", "w20"]
+
+
+def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
+    assert main(["distill", config(student=[WIDE, SMALLER], max_steps=1, learning_rate=1e-12)]) == 0
+    folders = sorted(path for path in (tmp_path / "run").iterdir() if path.is_dir())
+    start = run_named("embedding").load_start(folders[0])
+    teacher = load_embedding_model(tmp_path / "embeddings")
+    state = json.loads((folders[0] / "settings.json").read_text())
+    assert state["student"] == json.dumps(WIDE) or state["student"] == WIDE
+    training = EmbeddingDistilArguments(
+        str(tmp_path / "again"), student=WIDE, report_to="none", use_cpu=True, hidden_weight=1.0
+    )
+    trainer = EmbeddingDistilTrainer(start, training, teacher_model=teacher, train_dataset=make_rows())
+    exported = load_embedding_model(folders[0] / "student")
+    inputs = exported.tokenize(["w7 w8 w9", "w10"])
+    trainer.model.eval()
+    with torch.no_grad():
+        states = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
+        found = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
+    assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
+
+
+def test_a_plain_family_keeps_the_hidden_size_and_has_no_map(config, tmp_path):
+    assert main(["distill", config(student=["macs=0.95", "macs=0.88"], max_steps=2, width_multiple=1), "--plain"]) == 0
+    members = [load_embedding_model(folder / "student") for folder in sorted((tmp_path / "run").glob("?-*"))]
+    assert [(member.encoder.config.hidden_size, member.dense) for member in members] == [(32, ()), (32, ())]
+    ffn_sizes = [member.encoder.config.intermediate_size for member in members]
+    assert 64 > ffn_sizes[0] > ffn_sizes[1]
+
+
+def test_a_family_of_rerankers(pairs_config, tmp_path):
+    assert main(["distill", pairs_config(student=[WIDE, SMALLER])]) == 0
+    (small,) = (tmp_path / "run").glob("2-*")
+    assert BertForSequenceClassification.from_pretrained(small / "student").config.hidden_size == 8
+
+
+def test_a_stream_that_is_all_held_out_is_told(config, capsys):
+    assert main(["distill", config(streaming=True, max_steps=4, eval_data=[])]) == 2
+    assert "has no text to train on beside what is held out; name eval_data" in capsys.readouterr().err
+
+
+def test_held_out_documents_without_text_are_named(config, tmp_path, capsys):
+    rows = [*("w5 w6 w7 w8 w9 w10 w11" for _ in range(19)), None]
+    Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "rows.parquet")
+    assert main(["distill", config(train_data=str(tmp_path / "rows.parquet"), eval_data=[])]) == 2
+    assert "the held-out part of train_data='" in capsys.readouterr().err
+
+
+def test_a_family_of_a_trimmed_teacher_goes_on_where_it_was(config, tmp_path, capsys):
+    words = ["distill", config(vocabulary="keep=64", student=[WIDE, SMALLER])]
+    assert main(words) == 0
+    first, second = sorted(path for path in (tmp_path / "run").iterdir() if path.name[:1] in "12")
+    told = json.loads((first / "settings.json").read_text())
+    assert told["teacher"].endswith("trimmed_teacher")
+    assert "vocabulary" not in told
+    before = (first / "results.json").stat().st_mtime_ns
+    (second / "results.json").unlink()
+    capsys.readouterr()
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
+    assert "member 1 of 2" not in capsys.readouterr().out
+    assert (first / "results.json").stat().st_mtime_ns == before
+
+
+def test_one_json_trims_a_teacher_and_narrows_it(config, tmp_path, capsys):
+    assert main(["distill", config(vocabulary="keep=64")]) == 0
+    assert "64 of 96 tokens stay" in capsys.readouterr().out
+    trimmed = load_embedding_model(tmp_path / "run" / "trimmed_teacher")
+    student = load_embedding_model(tmp_path / "run" / "student")
+    assert trimmed.encoder.config.vocab_size == student.encoder.config.vocab_size == len(student.tokenizer) == 64
+    whole = load_embedding_model(tmp_path / "embeddings")
+    texts = [" ".join(sorted(trimmed.tokenizer.get_vocab(), key=str)[-3:]), ""]
+    assert trimmed.tokenizer.unk_token_id not in trimmed.tokenize(texts)["input_ids"]
+    assert torch.allclose(trimmed.encode(texts), whole.encode(texts), atol=1e-6)
+    assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
+    given = {"query": "w90 ", "document": "w91 "}
+    make_sentence_folder(tmp_path / "prompted", prompts=given, default_prompt_name="document")
+    for name, words in (("a", "w5 w6 w7 w8"), ("b", "w15 w16 w17 w18"), ("c", "w25 w26 w27 w28")):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"{words} w{index} w{index}" for index in range(30, 60)))
+    seen = []
+
+    def by_length(rows, **settings):
+        seen.extend(rows["input_ids"])
+        return texts.by_length(rows, **settings)
+
+    monkeypatch.setattr("homodistil_hf.embedding.text_run.by_length", by_length)
+    sources = [str(tmp_path / f"{name}.txt") for name in "abc"]
+    settings = {"train_prompts": ["query", "document", ""], "train_weights": [2, 1, 0.5]}
+    words = config(teacher=str(tmp_path / "prompted"), train_data=sources, **settings)
+    assert main(["distill", words]) == 0
+    counts = {(ids[1], ids[2]): sum(other[1:3] == ids[1:3] for other in seen) for ids in seen}
+    assert counts == {(90, 5): 60, (91, 15): 30, (25, 26): 15}
+
+
+def test_a_stream_is_read_as_it_comes(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "NUM_FIT_TEXTS", 64)  # a stream goes on until there are so many
+    settings = {"streaming": True, "max_steps": 6, "output": 7}
+    assert main(["distill", config(**settings, save_steps=3, save_strategy="steps")]) == 0
+    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3")]
+    assert main(["distill", config(**settings, save_steps=3, save_strategy="steps"), *resumed]) == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+
+
+def test_an_embedding_model_is_trimmed_alone(tmp_path, monkeypatch, capsys):
+    own_cache(monkeypatch, tmp_path / "cache")
+    folder = make_sentence_folder(tmp_path / "embeddings", dense=5, prompts={"query": "w5 "})
+    (tmp_path / "a.txt").write_text("w10 w11 w12 w13")
+    words = ["trim", str(folder), "--text", str(tmp_path / "a.txt"), "--vocabulary", "min_count=1"]
+    assert main([*words, "--output", str(tmp_path / "trimmed")]) == 0
+    both = [load_embedding_model(each) for each in (folder, tmp_path / "trimmed")]
+    assert both[1].encoder.config.vocab_size < 20
+    assert torch.allclose(*(model.encode(["w10 w13", "w12"]) for model in both), atol=1e-6)
+    assert both[0].settings == both[1].settings
+
+
+def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    folder = make_sentence_folder(tmp_path / "embeddings", prompts={"query": "w70 w71 "}, default_prompt_name="query")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12, "do_lower_case": true}')
+    (tmp_path / "a.txt").write_text("W10 W11 W12 W13")
+    words = ["trim", str(folder), "--text", str(tmp_path / "a.txt"), "--vocabulary", "min_count=1"]
+    assert main([*words, "--output", str(tmp_path / "trimmed")]) == 0
+    vocabulary = load_embedding_model(tmp_path / "trimmed").tokenizer.get_vocab()
+    assert {"w10", "w11", "w12", "w13", "w70", "w71"} <= set(vocabulary)
+    assert len(vocabulary) < 20
+
+
+def test_layers_have_no_place_in_a_family(config, capsys):
+    assert main(["distill", config(student=[WIDE, SMALLER], layers=1)]) == 2
+    assert "layers=1 is not supported for a family" in capsys.readouterr().err
+
+
+def test_prompts_of_a_model_without_any_are_given_as_texts(config, capsys):
+    assert main(["distill", config(train_prompts=["query"])]) == 2
+    error = capsys.readouterr().err
+    assert 'in its config_sentence_transformers.json, such as {"prompts": {"query": "query: "}}' in error
+    assert main(["distill", config(train_prompts=["search: "])]) == 2
+    assert '{"prompts": {"search": "search: "}}, and name \'search\'' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{}, {"output": "student"}])
+def test_one_held_out_text_does_not_fail_the_run(config, tmp_path, capsys, settings):
+    (tmp_path / "one.txt").write_text(" ".join(f"w{i}" for i in range(5, 15)))
+    held_out = {"eval_data": str(tmp_path / "one.txt"), "eval_split": "train", "max_steps": 2}
+    words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    assert main(["distill", config(**held_out), *words]) == 0
+    assert (tmp_path / "run" / "results.json").is_file()
+    assert "SentenceTransformer(" in capsys.readouterr().out
+
+
+def test_a_dash_stands_for_what_was_not_measured():
+    costs = {"num_parameters": 1, "encoder_macs": 2, "size_bytes": None}
+    models = [{"name": name, **costs, "cosine": 0.5, "neighbours": None} for name in ("teacher", "student")]
+    text = run_named("embedding").summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
+    assert "–" in text
+    assert "0.500" in text
+
+
+@pytest.mark.parametrize("make", [make_sentence_folder, make_reranker])
+def test_a_model_of_vectors_or_of_pairs_has_a_plan(tmp_path, make, capsys):
+    teacher = make(tmp_path / "teacher")
+    assert main(["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    loaded = load_embedding_model(teacher).encoder if make is make_sentence_folder else load_encoder(str(teacher))
+    assert costs["teacher"]["architecture"] == type(loaded).__name__
+    assert costs["teacher"]["num_encoder_parameters"] == model_facts(loaded)["num_encoder_parameters"]
+    assert costs["teacher"]["encoder_macs"] == model_facts(loaded)["encoder_macs"]
+
+
+def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("w7 w8 w9 w7 w7")
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]
+    assert main([*words, "--vocabulary", "keep=7", "--text", str(tmp_path / "text.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["vocabulary"]["after"]["num_tokens"] == 7

@@ -1,0 +1,472 @@
+"""Runs of embedding models: they start at 0, end at the plan, stay in the teacher's space, resume, are exported."""
+
+import json
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from run_traces import SaveAt, logs_of
+from safetensors.torch import load_file
+from tiny_architectures import OTHERS, tiny_architecture_config
+from tiny_embeddings import make_rows, make_sentence_folder
+from tiny_models import randomized
+
+from homodistil_hf import verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.texts import tokenize_texts
+from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
+
+TEXTS = ["w7 w8 w9", "w10", ""]
+PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}
+"""Widths with the hidden size of the tiny teacher."""
+
+
+@pytest.fixture
+def make_embedding_trainer(make_trainer, tmp_path):
+    def make(model=None, **settings):
+        model = model or make_sentence_folder(tmp_path / "teacher")
+        data = {"train_dataset": make_rows(), "eval_dataset": make_rows(32, seed=1)}
+        defaults = {"pruning_end_fraction": 0.0, "hidden_weight": 1.0, "learning_rate": 1e-2}
+        return make_trainer(model=model, trainer_class=EmbeddingDistilTrainer, **data | defaults | settings)
+
+    return make
+
+
+def full_plan():
+    return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
+
+
+def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
+    trainer = make_embedding_trainer(learning_rate=None)
+    assert trainer.args.learning_rate == 3e-3  # 1e-3 · 384 / 128, the narrowest that rates were measured with
+
+
+def test_texts_are_read_as_the_command_reads_them(make_embedding_trainer, tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", prompts={"query": "w90 "}, default_prompt_name="query")
+    words = "w7 w8 w9 w10 w11 w12 w13 w14 w15"
+    texts = Dataset.from_dict({"text": [f"w{5 + row} w{6 + row} {words}" for row in range(40)]})
+    trainer = make_embedding_trainer(folder, train_dataset=texts, eval_dataset=texts.select(range(16)))
+    whole = load_embedding_model(folder)
+    expected = tokenize_texts(texts, whole.tokenizer, max_length=12, prepare=whole.prepared)
+    assert trainer.train_dataset["input_ids"][:] == expected["input_ids"][:]
+    assert expected["input_ids"][0][1] == whole.tokenizer.convert_tokens_to_ids("w90")
+    found, again = trainer.evaluate(), trainer.evaluate(texts.select(range(16)))
+    assert found["eval_cosine"] == again["eval_cosine"]
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, student=full_plan(), max_steps=1)
+    found = trainer.evaluate()
+    assert found["eval_loss"] == pytest.approx(0.0, abs=1e-12)
+    assert (found["eval_cosine"], found["eval_neighbours"]) == (pytest.approx(1.0), 1.0)
+    trainer.train()
+    (terms,) = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "hidden", "embedding"):
+        assert terms[f"loss_{name}"] == pytest.approx(0.0, abs=1e-9), name
+
+
+def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=60, eval_strategy="steps", eval_steps=30)
+    trainer.train()
+    assert trainer.kept == trainer.plan
+    assert trainer.distillation.dense.weight.shape == (32, 16)
+    steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    for name in ("vector", "hidden", "embedding"):
+        first, last = (sum(entry[f"loss_{name}"] for entry in part) for part in (steps[:5], steps[-5:]))
+        assert 0 < last < first, name
+    assert {name for name in steps[0] if name.startswith("loss_")} == {
+        f"loss_{name}" for name in ("vector", "hidden", "embedding")
+    }
+    end = trainer.held_out_metrics
+    assert set(end) >= {"cosine", "neighbours", "neighbours_in_index", "spread", "kept_fraction_hidden"}
+
+
+def test_units_are_scored_by_how_far_vectors_move(make_embedding_trainer):
+    trainer = make_embedding_trainer(num_scoring_batches=1)
+    trainer.start_student()
+    parameters = dict(trainer.model.named_parameters())
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.zero_grad()
+    trainer.model.eval()
+    states = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    vectors = trainer.distillation.mapped_and_own(states, batch["attention_mask"])[1]
+    ((vectors * batch["labels"]).sum() / len(vectors)).backward()
+    name = "encoder.layer.1.intermediate.dense.bias"
+    rows = (parameters[name] * parameters[name].grad).abs()
+    products = {
+        key: (parameters[key] * parameters[key].grad).abs()
+        for key in (f"encoder.layer.1.{part}.dense.weight" for part in ("intermediate", "output"))
+    }
+    expected = rows + products["encoder.layer.1.intermediate.dense.weight"].sum(1)
+    expected = expected + products["encoder.layer.1.output.dense.weight"].sum(0)
+    found = trainer.pruner.unit_scores()["ffn.1"]
+    assert float(expected.max()) > 0
+    assert torch.allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
+
+
+def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=1, learning_rate=1e-12)
+    trainer.train()
+    fitted = trainer.evaluate()["eval_cosine"]
+    identity = torch.zeros(32, 16)
+    identity[:16] = torch.eye(16)
+    trainer.distillation.dense.weight.data.copy_(identity)
+    assert fitted > trainer.evaluate()["eval_cosine"]
+
+
+def test_the_map_is_fitted_to_the_last_states_too(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=4, learning_rate=1e-3)
+    fit, weight, moves = trainer.fit_map, lambda: trainer.distillation.dense.weight.detach().clone(), []
+
+    def noted():
+        before = weight()
+        fit()
+        moves.append((trainer.state.global_step, float((weight() - before).norm())))
+
+    trainer.fit_map = noted
+    trainer.train()
+    trainer.fit_map()
+    assert [step for step, _ in moves] == [0, 4, 4]
+    assert moves[2][1] < 0.5 * moves[1][1]  # less is left to fit
+
+
+def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, tmp_path):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", dense=5))
+    trainer = make_embedding_trainer(model)
+    (own,), (given,) = trainer.distillation.model.dense, model.dense
+    assert own.linear is not given.linear  # the run's go to its device, exports take the caller's
+    assert torch.equal(own.linear.weight, given.linear.weight)
+
+
+def test_few_texts_move_the_map_little(make_embedding_trainer):
+    trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
+    trainer.train()
+    dense, held_out = trainer.distillation.dense, trainer.evaluate()["eval_cosine"]
+    trainer.train_dataset = trainer.train_dataset.select(range(8))  # of fewer texts than channels
+    before = dense.weight.clone()
+    trainer.fit_map()
+    assert not torch.equal(before, dense.weight)
+    assert trainer.evaluate()["eval_cosine"] > held_out - 0.02
+
+
+@pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
+def test_every_architecture_can_be_narrowed(make_embedding_trainer, architecture, tmp_path):
+    torch.manual_seed(1)
+    encoder = randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
+    folder = make_sentence_folder(tmp_path / "model", encoder=encoder)
+    trainer = make_embedding_trainer(folder, max_steps=2)
+    trainer.train()
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert type(exported.encoder) is architecture.stock_encoder
+    assert_same_vectors(trainer, exported)
+
+
+def assert_same_vectors(trainer, exported):
+    inputs = exported.tokenize(TEXTS)
+    trainer.model.eval()
+    with torch.no_grad():
+        states = trainer.model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        expected = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
+    assert torch.allclose(exported.encode(TEXTS), expected, atol=1e-5)
+
+
+LOAD_ELSEWHERE = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+assert "homodistil_hf" not in sys.modules
+model = SentenceTransformer(sys.argv[1])
+facts = json.load(open(sys.argv[1] + "/facts.json"))
+vectors = model.encode(facts["probe"]["texts"], convert_to_tensor=True)
+difference = (vectors - vectors.new_tensor(facts["probe"]["vectors"]["query"])).abs().max()
+print(json.dumps({"difference": float(difference),
+    "prompts": model.prompts, "default": model.default_prompt_name, "similarity": model.similarity_fn_name,
+    "max_seq_length": model.max_seq_length, "modules": [type(module).__name__ for module in model]}))
+"""
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_sentence_transformers_reads_an_export(make_embedding_trainer, forked_python, tmp_path, dense):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    prompts = {"query": "w5 ", "document": ""}
+    settings = {"prompts": prompts, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+    trainer = make_embedding_trainer(make_sentence_folder(tmp_path / "model", dense=dense, **settings), max_steps=2)
+    trainer.train()
+    folder = trainer.export(tmp_path / "student")
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(folder)]
+    found = json.loads(forked_python.run(command, check=True, cwd=tmp_path).stdout)
+    assert found.pop("difference") < 1e-5
+    assert found == {
+        "prompts": prompts,
+        "default": "query",
+        "similarity": "dot",
+        "max_seq_length": 12,
+        "modules": ["Transformer", "Pooling", "Dense", "Normalize"],  # with the teacher's own in it
+    }
+
+
+@pytest.mark.parametrize("layers", [1, [1]])
+def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path, layers):
+    trainer = make_embedding_trainer(
+        layers=layers, student="macs=0.5", width_multiple=1, max_steps=1, learning_rate=1e-12
+    )
+    trainer.train()
+    assert len(trainer.model.encoder.layer) == 1
+    teacher = trainer.distillation.teacher.exact
+    assert len(teacher.encoder.layer) == 2
+    kept = 0 if layers == 1 else 1
+    assert torch.equal(
+        trainer.model.encoder.layer[0].intermediate.dense.weight, teacher.encoder.layer[kept].intermediate.dense.weight
+    )
+    assert trainer.matched_layers == (1,)
+    fitted = trainer.evaluate()["eval_cosine"]
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert_same_vectors(trainer, exported)
+    trainer.distillation.dense.weight.data.copy_(torch.eye(32))
+    assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
+
+
+def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
+    trainer = make_embedding_trainer(layers=1, student="macs=0.25", width_multiple=1, max_steps=2)
+    trainer.train()
+    (layer,) = trainer.kept.layers
+    assert layer.intermediate_size < 64
+    assert trainer.kept.hidden_size < 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"), [({}, [0.5, 0.5, 0.5]), ({"layers_end_fraction": 0.5}, [1.0, 0.5625, 0.5])]
+)
+def test_layers_go_by_their_scores_at_once_or_gradually(make_embedding_trainer, tmp_path, settings, shares):
+    trainer = make_embedding_trainer(student="1x16-2x8-32", max_steps=4, logging_steps=1, **settings)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["kept_fraction_layers"] for entry in logs] == [*shares, 0.5]
+    assert logs[0]["kept_fraction_hidden"] == 0.5
+    assert len(trainer.model.encoder.layer) == len(trainer.matched_layers) == 1
+    assert_same_vectors(trainer, load_embedding_model(trainer.export(tmp_path / "student")))
+
+
+def test_milliseconds_say_nothing_of_fewer_layers(make_embedding_trainer):
+    with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
+        make_embedding_trainer(layers=1, student="latency_ms=5")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (2, r"layers=2 is outside \[1, 1\], the layers of a shallower student"),
+        ([1, 0], r"layers=\[1, 0\]: expected some, not all, of 0 … 1, rising, each once"),
+        ([0, 1], "expected some, not all, of 0 … 1"),
+        ([2], "expected some, not all, of 0 … 1"),
+    ],
+)
+def test_impossible_layers_are_refused(make_embedding_trainer, layers, message):
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(layers=layers, student="macs=0.5")
+
+
+def test_layers_are_named_once(make_embedding_trainer):
+    message = r"kept_layers='\[0\]' .*the student begins with the layers that it keeps; leave it out"
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(layers=1, kept_layers=[0], student="macs=0.5", width_multiple=1)
+
+
+@pytest.mark.parametrize("dense", [None, 24])
+def test_vectors_along_principal_axes(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, output=7, max_steps=40)
+    teacher = trainer.embedding_model
+    axes = trainer.model.projections.axes.clone()
+    assert torch.allclose(axes @ axes.T, torch.eye(7), atol=1e-5)
+    trainer.train()
+    steps = [entry["loss_vector"] for entry in logs_of(trainer) if "loss_vector" in entry]
+    assert sum(steps[-5:]) < 0.8 * sum(steps[:5])
+    student = trainer.export(tmp_path / "student")
+    exported = load_embedding_model(student)
+    assert (exported.dimension, len(exported.dense)) == (7, 1 + (dense is not None))
+    assert_same_vectors(trainer, exported)
+    assert torch.equal(load_file(student / "axes.safetensors")["axes"], axes)
+    words = ["export", str(student), "--output", str(tmp_path / "pair"), "--format", "pair", "--teacher", str(folder)]
+    assert main(words) == 0
+    facts = json.loads((tmp_path / "pair" / "facts.json").read_text())
+    expected = torch.nn.functional.normalize(teacher.encode(facts["probe"]["texts"]) @ axes.T, dim=-1)
+    assert torch.allclose(torch.tensor(facts["probe"]["vectors"]["document"]), expected, atol=1e-4)
+
+
+def test_principal_axes_keep_the_most(make_embedding_trainer):
+    trainer = make_embedding_trainer(output=7)
+    vectors = trainer.embedding_model.encode(
+        [" ".join(f"w{i}" for i in row["input_ids"][1:-1]) for row in make_rows()]
+    )
+    axes = trainer.model.projections.axes
+    largest = torch.linalg.svdvals(vectors)[:7].square().sum()
+    assert float((vectors @ axes.T).square().sum()) == pytest.approx(float(largest), rel=1e-3)
+
+
+def test_a_resumed_run_keeps_its_axes(make_embedding_trainer, tmp_path):
+    whole = make_embedding_trainer(output=7, output_dir=str(tmp_path / "whole"), max_steps=6)
+    whole.add_callback(SaveAt(3))
+    whole.train()
+    given = {"output": 7, "output_dir": str(tmp_path / "resumed"), "max_steps": 6}
+    resumed = make_embedding_trainer(tmp_path / "teacher", **given)
+    resumed.model.projections.axes.neg_()  # as another machine's eigenvectors might be
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert logs_of(resumed)[-1] == logs_of(whole)[-1]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(output="student", max_steps=40)
+    trainer.train()
+    steps = [entry for entry in logs_of(trainer) if "loss_vector" in entry]
+    first, last = (sum(entry["loss_vector"] for entry in part) for part in (steps[:5], steps[-5:]))
+    assert 0 < last < first
+    exported = load_embedding_model(trainer.export(tmp_path / "student"))
+    assert (exported.dimension, exported.dense) == (16, ())
+    assert_same_vectors(trainer, exported)
+    found = trainer.evaluate()
+    assert {"eval_neighbours", "eval_spread"} <= set(found)
+    assert "eval_cosine" not in found
+
+
+def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_trainer, tmp_path, capsys):
+    trainer = make_embedding_trainer(output="student", layers=1, student="macs=0.5", width_multiple=1, max_steps=1)
+    trainer.train()
+    assert "eval_cosine" not in trainer.evaluate()
+    folder = trainer.export(tmp_path / "student")
+    assert load_embedding_model(folder).dimension == 32
+    assert "an index of its vectors can stay" not in (folder / "README.md").read_text()
+    words = ["export", str(folder), "--output", str(tmp_path / "pair"), "--format", "pair"]
+    assert main([*words, "--teacher", str(tmp_path / "teacher")]) == 2
+    assert "needs one space, and this student has one of its own" in capsys.readouterr().err
+
+
+def test_no_path_of_this_machine_is_in_an_export(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    drawn = torch.get_rng_state()
+    folder = trainer.export(tmp_path / "student")
+    assert torch.equal(torch.get_rng_state(), drawn)  # a run may go on after an export
+    assert str(tmp_path) not in (folder / "facts.json").read_text() + (folder / "README.md").read_text()
+    assert json.loads((folder / "facts.json").read_text())["settings"]["max_steps"] == 1
+
+
+@pytest.mark.parametrize("output", ["both", 0, 32, True, 1.5])
+def test_impossible_outputs_are_refused(make_embedding_trainer, output):
+    with pytest.raises(ValueError, match="output=.*: expected 'teacher', 'student', or a length from 1 to 31"):
+        make_embedding_trainer(output=output)
+
+
+def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_trainer, tmp_path):
+    first = make_embedding_trainer(max_steps=4)
+    first.train()
+    folder = first.export(tmp_path / "first")
+    plan = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+    second = make_embedding_trainer(folder, student=plan, max_steps=2, output_dir=str(tmp_path / "second"))
+    second.train()
+    exported = load_embedding_model(second.export(tmp_path / "smaller"))
+    assert exported.dimension == 32
+    assert_same_vectors(second, exported)
+
+
+@pytest.mark.parametrize("dense", [None, 5])
+def test_a_plain_student_needs_no_map(make_embedding_trainer, tmp_path, dense):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+    trainer = make_embedding_trainer(folder, student=PLAIN, plain=True, max_steps=4)
+    trainer.train()
+    assert torch.equal(trainer.distillation.dense.weight, torch.eye(32))
+    export = trainer.export(tmp_path / "student")
+    assert verify_export(export).problems == ()
+    kinds = [module["type"].rpartition(".")[2] for module in json.loads((export / "modules.json").read_text())]
+    assert kinds == ["Transformer", "Pooling", *["Dense"] * (dense is not None), "Normalize"]  # as its teacher
+    student, teacher = load_embedding_model(export), load_embedding_model(folder)
+    assert student.encoder.config.hidden_size == teacher.encoder.config.hidden_size == 32
+    for own, one in zip(student.dense, teacher.dense, strict=True):
+        assert torch.equal(own.linear.weight, one.linear.weight)
+    assert student.encode(TEXTS).shape == teacher.encode(TEXTS).shape
+
+
+def test_a_plain_student_of_fewer_layers_has_no_map_either(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(student="macs=0.45", layers=1, plain=True, max_steps=2, width_multiple=1)
+    assert (trainer.plan.hidden_size, len(trainer.plan.layers)) == (32, 1)
+    trainer.train()
+    assert load_embedding_model(trainer.export(tmp_path / "student")).dense == ()
+
+
+def test_plain_students_have_no_shorter_vectors(make_embedding_trainer):
+    with pytest.raises(
+        ValueError, match="plain=True with output=7: shorter vectors need a Dense, which plain students"
+    ):
+        make_embedding_trainer(student=PLAIN, plain=True, output=7)
+
+
+def test_vectors_that_collapse_end_the_run(make_embedding_trainer):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    for module in trainer.model.encoder.layer[1].output.children():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.zero_()  # so that all tokens have its bias
+    with pytest.raises(FloatingPointError, match=r"collapsed: similarities .* vary by 0% of the teacher's; lower"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vector_weight": -1.0}, "vector_weight=-1.0 is outside .0, inf.; the default is 30.0"),
+        (
+            {"pruning_end_fraction": 0.3},
+            "pruning_end_fraction=0.3 has no part in .*: everything is pruned before the",
+        ),
+        (
+            {"attention_weight": 1.0},
+            "attention_weight=1.0 has no part in .*: attention scores are not compared",
+        ),
+        (
+            {"vector_weight": 0.0, "hidden_weight": 0.0, "embedding_weight": 0.0},
+            "hidden_weight, embedding_weight, vector_weight are all 0, so nothing would be learnt",
+        ),
+    ],
+)
+def test_settings_without_sense_are_refused(make_embedding_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_embedding_trainer(**settings)
+
+
+def test_a_compact_export_is_refused(make_embedding_trainer, tmp_path):
+    trainer = make_embedding_trainer(max_steps=1)
+    trainer.train()
+    with pytest.raises(ValueError, match="format='compact': sentence-transformers reads stock modules alone"):
+        trainer.export(tmp_path / "student", "compact")
+
+
+def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
+    sets = {"a": make_rows(16, seed=1), "b": make_rows(16, seed=2)}
+    trainer = make_embedding_trainer(max_steps=1, eval_dataset=sets)
+    trainer.train()
+    assert {"eval_a_spread", "eval_b_spread"} <= set(trainer.evaluate())
+    for module in trainer.model.encoder.layer[1].output.children():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.zero_()
+    with pytest.raises(FloatingPointError, match="collapsed"):
+        trainer.evaluate()
+
+
+def test_vectors_that_are_compared_by_dot_product_are_learnt_with_their_lengths(make_embedding_trainer, tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name="dot")
+    trainer = make_embedding_trainer(folder, max_steps=20)
+    trainer.train()
+    teacher, student = load_embedding_model(folder), load_embedding_model(trainer.export(tmp_path / "student"))
+    assert (student.settings.normalizes, student.similarity) == (False, "dot")
+    rows = [ids[1:-1] for ids in make_rows(32, seed=1)["input_ids"]]
+    texts = [" ".join(teacher.tokenizer.convert_ids_to_tokens(ids)) for ids in rows]
+    found, expected = student.encode(texts), teacher.encode(texts)
+    assert expected.norm(dim=-1).std() > 0.01
+    errors = (found - expected).square().sum(-1) / expected.square().sum(-1)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(float(errors.mean()), rel=1e-4)
+    assert float(errors.mean()) < 0.5

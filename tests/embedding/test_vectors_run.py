@@ -1,0 +1,264 @@
+"""Runs with a teacher's vectors in place of the teacher: targets, students as wide as their start, narrower ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_embeddings import make_sentence_folder
+from tiny_files import own_cache, write_config
+from tiny_models import VOCAB_SIZE
+
+from homodistil_hf import verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
+from homodistil_hf.embedding.vectors import TeacherVectors, load_teacher_vectors, tokenize_vectors
+from homodistil_hf.methods.registry import method_for, run_of
+from homodistil_hf.runs.config import parse_run
+
+SMALLER = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+SMALLEST = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
+DIMENSION = 48
+"""More channels than the start's 32."""
+
+
+def texts_of(num_texts, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(7, VOCAB_SIZE, (num_texts, 6), generator=generator)
+    return [" ".join(f"w{word}" for word in row) for row in words.tolist()]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Texts and vectors that are a function of their words, as a larger model's are."""
+    texts = texts_of(200)
+    ids = torch.tensor([[int(word[1:]) for word in text.split()] for text in texts])
+    table = torch.randn(VOCAB_SIZE, DIMENSION, generator=torch.Generator().manual_seed(1))
+    vectors = torch.nn.functional.normalize(table[ids].mean(1), dim=1)
+    return TeacherVectors("big", texts, vectors)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch, teacher):
+    own_cache(monkeypatch, tmp_path / "cache")
+    make_sentence_folder(tmp_path / "start")
+    teacher.documents.to_parquet(tmp_path / "vectors.parquet")
+
+    def write(**settings):
+        given = {"teacher": None, "train_data": [], "eval_data": [], "num_scoring_batches": 2}
+        given |= {"teacher_vectors": str(tmp_path / "vectors.parquet"), "start": str(tmp_path / "start")}
+        path = write_config(tmp_path, **given | settings)
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in values.items() if value not in (None, [])}))
+        return str(path)
+
+    return write
+
+
+def test_a_narrower_student_learns_given_vectors(config, tmp_path, capsys):
+    assert main(["distill", config(save_steps=6, save_strategy="steps", student=SMALLER)]) == 0
+    told = capsys.readouterr().out
+    assert "10 of 200 documents of teacher_vectors are held out" in told
+    assert "in the teacher's index" in told
+    student = load_embedding_model(tmp_path / "run" / "student")
+    assert (student.encoder.config.hidden_size, student.dimension) == (16, DIMENSION)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    rows = {row["name"]: row for row in results["models"]}
+    assert (rows["teacher"]["num_parameters"], rows["teacher"]["cosine"]) == (None, 1.0)
+    assert 0 < rows["student"]["cosine"] < 1
+    facts = json.loads((tmp_path / "run" / "student" / "facts.json").read_text())
+    assert facts["teacher"]["name"] == "vectors.parquet"
+    assert (facts["teacher"]["num_texts"], facts["teacher"]["dimension"]) == (200, DIMENSION)
+    assert facts["teacher"]["start"]["name"] == "start"
+    assert "latency" not in facts  # there is nothing to be timed beside
+    card = (tmp_path / "run" / "student" / "README.md").read_text()
+    assert "Made from `start` by distilling it towards the vectors of 200 texts in `vectors.parquet`." in card
+    assert "an index of its vectors can stay" in card
+    assert "The student derives from `start`, whose licence" in card
+    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-6")]
+    assert main(["distill", config(save_steps=6, save_strategy="steps", student=SMALLER), *resumed]) == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+
+
+def test_without_a_size_the_student_stays_as_its_start(config, tmp_path):
+    assert main(["distill", config(student=None, max_steps=30, learning_rate=1e-3)]) == 0
+    student = load_embedding_model(tmp_path / "run" / "student")
+    assert (student.encoder.config.hidden_size, student.encoder.config.intermediate_size) == (32, 64)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["evaluation"]["cosine"] > 0.5
+    assert verify_export(tmp_path / "run" / "student").problems == ()
+
+
+def test_flags_say_it_all(config, tmp_path, capsys):
+    path = json.loads(Path(config()).read_text())
+    words = [f"--teacher_vectors={path['teacher_vectors']}", "--start", path["start"], "--use_cpu", "true"]
+    words += ["--output_dir", str(tmp_path / "flags"), "--max_steps", "2", "--report_to", "none"]
+    words += ["--student", "macs=0.5", "--width_multiple", "1", "--per_device_train_batch_size", "8"]
+    assert main(["distill", *words]) == 0
+    assert "SentenceTransformer(" in capsys.readouterr().out
+    assert method_for("", {"teacher_vectors": path["teacher_vectors"]}) == "embedding"
+
+
+def test_targets_are_those_of_a_run_with_the_teacher_itself(make_trainer, tmp_path):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", dense=5))
+    texts = texts_of(64)
+    given = TeacherVectors("its own", texts, model.encode(texts))
+    rows = tokenize_vectors(given.documents, model.tokenizer, max_length=12)
+    settings = {"trainer_class": EmbeddingDistilTrainer, "student": SMALLER, "pruning_end_fraction": 0.0}
+    data = {"train_dataset": rows, "eval_dataset": rows}
+    ordinary = make_trainer(model=model, train_dataset=rows.remove_columns("vector"), eval_dataset=rows, **settings)
+    ours = make_trainer(model=model, teacher_model=given, **data, **settings)
+    batches = [next(iter(trainer.get_train_dataloader())) for trainer in (ordinary, ours)]
+    assert "vector" not in batches[0]
+    assert torch.equal(batches[0]["input_ids"], batches[1]["input_ids"])
+    wanted = [trainer.held_out._vectors(batch)[2] for trainer, batch in zip((ordinary, ours), batches, strict=True)]
+    assert torch.allclose(wanted[0], wanted[1], atol=1e-6, rtol=0)
+    assert torch.equal(*(batch["labels"] for batch in batches))  # units are scored along the same directions
+
+
+def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, teacher, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    start = load_embedding_model(make_sentence_folder(tmp_path / "start"))
+    rows = tokenize_vectors(teacher.documents, start.tokenizer, max_length=12)
+    trainer = make_trainer(
+        model=start,
+        teacher_model=teacher,
+        trainer_class=EmbeddingDistilTrainer,
+        train_dataset=rows,
+        eval_dataset=rows.select(range(16)),
+        student=None,
+    )
+    assert trainer.args.learning_rate == 9e-4  # 3e-4 · 384 / 128, the narrowest that rates were measured with
+    assert "learning_rate=0.0009, as none is given: for a start of 32 channels" in caplog.text
+    assert trainer.evaluate()["eval_cosine"] > 0.5  # the map is fitted before it is used
+    (batch, counts) = next(trainer.first_batches(num_texts=1))
+    trainer.model.eval()
+    with torch.no_grad():
+        terms, _ = trainer.loss_terms(trainer.model, batch, counts)
+    vectors = trainer.held_out._vectors(batch)[0]
+    assert set(terms) == {"vector"}
+    assert float(terms["vector"]) == pytest.approx(
+        float((vectors - batch["vector"]).square().sum(-1).mean()), rel=1e-4
+    )
+
+
+def test_rows_without_vectors_are_refused(make_trainer, tmp_path, teacher):
+    start = load_embedding_model(make_sentence_folder(tmp_path / "start"))
+    rows = tokenize_vectors(teacher.documents, start.tokenizer, max_length=12)
+    with pytest.raises(
+        ValueError, match=r"^eval_dataset has the columns input_ids, but not 'vector'; make rows by tok"
+    ):
+        make_trainer(
+            model=start,
+            teacher_model=teacher,
+            trainer_class=EmbeddingDistilTrainer,
+            train_dataset=rows,
+            eval_dataset=rows.remove_columns("vector"),
+            student=SMALLER,
+        )
+
+
+@pytest.mark.parametrize("output", ["teacher", 7])
+def test_a_family_of_given_vectors_shares_their_space(config, tmp_path, capsys, output):
+    words = ["distill", config(student=[SMALLER, SMALLEST], max_steps=3, output=output)]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    folders = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    models = [load_embedding_model(tmp_path / "run" / folder / "student") for folder in folders]
+    assert [model.dimension for model in models] == [7 if output == 7 else DIMENSION] * 2
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    (pairings,) = results["space"]["tasks"].values()
+    assert list(pairings) == list(pairings["teacher"]) == ["teacher", *folders]
+    assert pairings["teacher"]["teacher"]["first_hits"] == 1.0
+    assert list(results["space"]["models"]) == folders
+    assert f"index by {folders[1]}" in told
+    before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / folders[1] / "results.json").unlink()  # as if killed before its end
+    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
+    assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
+
+
+def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, teacher, capsys):
+    assert main(["distill", config(student=SMALLER, max_steps=3)]) == 0
+    for name, texts in (("queries", teacher.texts[:40]), ("documents", teacher.texts[40:])):
+        Dataset.from_dict({"text": texts}).to_parquet(tmp_path / f"{name}.parquet")
+    run = str(tmp_path / "run")
+    words = ["evaluate", run, "--task", "embedding", "--queries", str(tmp_path / "queries.parquet")]
+    words += ["--documents", str(tmp_path / "documents.parquet")]
+    assert main(words) == 2
+    assert "is compared with a teacher, and none is recorded: name --teacher" in capsys.readouterr().err
+    assert main([*words, "--teacher", str(tmp_path / "vectors.parquet")]) == 0
+    assert "queries: first hits as the teacher's" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "run" / "student" / "facts.json").read_text())
+    assert facts["benchmarks"]["guarantee"]["queries"]["num_rows"] == 40
+    assert main(["verify", f"{run}/student", "--least", "agreement=0.999"]) == 1
+    capsys.readouterr()
+    words = ["cascade", "--model", run, "--queries", str(tmp_path / "queries.parquet")]
+    assert main([*words, "--documents", str(tmp_path / "documents.parquet")]) == 2
+    assert "a cascade asks the teacher's model for queries in doubt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"teacher": "some/model"},
+            "teacher='some/model' has no part in a run with teacher_vectors: teacher_vectors ha",
+        ),
+        (
+            {"train_data": "text.txt"},
+            "train_data=['text.txt'] has no part in a run with teacher_vectors: the texts of",
+        ),
+        ({"start": None}, "start=None is not set; name one in CONFIG or as --start models/all-MiniLM-L6-v2"),
+        ({"start": "nowhere/at/all"}, "start='nowhere/at/all'"),
+        ({"streaming": True}, "streaming=True has no part in a run with teacher_vectors: vectors are read at once"),
+        ({"vocabulary": "keep=50"}, "trim that of start first, by `homodistil trim`"),
+        ({"plain": True}, "plain=True makes students without a Dense, but one has to lead to the vectors"),
+        ({"hidden_weight": 2.0}, "hidden_weight=2 compares states with the teacher's, but of this teacher there are"),
+        ({"per_device_train_batch_size": 4096}, "has 190 rows, fewer than the 4096 of a step"),
+        ({"per_device_train_batch_size": 4096}, "teacher_vectors=['"),
+        ({"output": 48}, "output=48: expected 'teacher', 'student', or a length from 1 to 47"),
+        ({"similarity": "cosinus"}, "similarity"),
+        ({"teacher_vectors": "nowhere.parquet"}, "teacher_vectors='nowhere.parquet' does not exist; expected a file"),
+        ({"text_column": "words"}, "lacks the column 'words'; a row has a text and its vector"),
+        (
+            {"teacher_vectors": None, "teacher": "x", "method": "embedding"},
+            "it belongs to teacher_vectors: the student",
+        ),
+    ],
+)
+def test_what_does_not_go_with_vectors_is_refused(config, tmp_path, settings, message, capsys):
+    if settings.get("teacher_vectors", "") is None:
+        settings = settings | {"train_data": "text.txt"}
+    assert main(["distill", config(**settings)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint-1").exists()
+
+
+def test_one_text_is_too_few(config, tmp_path, capsys):
+    Dataset.from_dict({"text": ["w9"], "vector": [[1.0, 2.0]]}).to_parquet(tmp_path / "one.parquet")
+    assert main(["distill", config(teacher_vectors=str(tmp_path / "one.parquet"))]) == 2
+    told = capsys.readouterr().err
+    assert "one.parquet' has 1 document; expected 2 or more, or documents as eval_data" in told
+
+
+def test_held_out_vectors_are_of_the_same_model(config, tmp_path, capsys):
+    Dataset.from_dict({"text": ["w9", "w8"], "vector": [[1.0], [2.0]]}).to_parquet(tmp_path / "other.parquet")
+    assert main(["distill", config(eval_data=str(tmp_path / "other.parquet"))]) == 2
+    assert "has vectors of 1 channels, teacher_vectors of 48; name vectors of one model" in capsys.readouterr().err
+
+
+def test_held_out_vectors_are_read_from_a_file_of_their_own(config, tmp_path, teacher):
+    part = Dataset.from_dict({"words": teacher.texts[:20], "vector": teacher.vectors[:20].tolist()})
+    part.to_parquet(tmp_path / "held_out.parquet")
+    teacher.documents.rename_column("text", "words").to_parquet(tmp_path / "words.parquet")
+    names = {"teacher_vectors": str(tmp_path / "words.parquet"), "eval_data": str(tmp_path / "held_out.parquet")}
+    settings = parse_run([config(text_column="words", eval_split="train", **names)])
+    run = run_of(settings)
+    inputs = run.inputs(settings)
+    _, held_out = run.rows(settings, inputs, print)
+    assert torch.allclose(torch.tensor(held_out["vector"][:]), teacher.vectors[:20])
+    assert load_teacher_vectors(names["eval_data"], text_column="words").texts == teacher.texts[:20]

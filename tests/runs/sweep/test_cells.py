@@ -1,0 +1,241 @@
+"""A sweep's file becomes cells: axes multiply, mistakes are named, and everything is checked before it is trained."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from methods_here import needs
+from tiny_files import write_teacher
+
+from homodistil_hf.runs.config import setting_names
+from homodistil_hf.runs.sweep.cells import Cell, read_sweep, select_cells
+from homodistil_hf.runs.sweep.training import check_cells, check_evaluations, run_settings
+
+SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
+SETTING_NAMES = setting_names() - {"method"}
+ONE_ARM = {"mine": {"method": "homodistil"}}
+
+
+@pytest.fixture
+def read(tmp_path) -> Any:
+    def read(**content: Any) -> Any:
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps({"cells": ONE_ARM} | content), encoding="utf-8")
+        return read_sweep(path, SETTING_NAMES)
+
+    return read
+
+
+def test_axes_multiply_and_variants_take_turns(read):
+    variants = {"a": {"method": "homodistil"}, "b": {"method": "one_shot", "grid": {"seed": [7]}}}
+    sweep = read(cells=variants, grid={"learning_rate": [1e-3, 1e-4], "seed": [0, 1]}, base={"max_steps": 5})
+    assert [cell.name for cell in sweep.cells] == [
+        "a,learning_rate=0.001,seed=0",
+        "b,learning_rate=0.001,seed=7",
+        "a,learning_rate=0.001,seed=1",
+        "b,learning_rate=0.0001,seed=7",
+        "a,learning_rate=0.0001,seed=0",
+        "a,learning_rate=0.0001,seed=1",
+    ]
+    assert sweep.cells[1] == Cell(
+        "b",
+        {"learning_rate": 1e-3, "seed": 7},
+        "one_shot",
+        {"max_steps": 5, "learning_rate": 1e-3, "seed": 7},
+    )
+    assert sweep.name == "mine"
+    assert sweep.output_dir == "runs/mine"
+
+
+def test_a_cell_has_the_method_of_a_run_that_names_none(read):
+    (cell,) = read(cells={"a": {}}, base={"max_steps": 5}).cells
+    assert (cell.method, cell.settings) == ("homodistil", {"max_steps": 5})
+    (named,) = read(cells={"a": {"method": "homodistil"}}, base={"max_steps": 5}).cells
+    assert cell == named
+    assert cell.digest == named.digest
+
+
+@needs("baselines")
+def test_an_axis_of_objects_sets_several_settings_at_once(read):
+    budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, "num_layers": 4}]
+    variants = {"a": {"method": "shallow", "widths": "16-2x8-32"}}
+    first, second = read(cells=variants, grid={"budget": budgets}, base={"eval_steps": 50}).cells
+    assert (first.name, second.name) == ("a,max_steps=300", "a,max_steps=600")
+    assert first.settings == {"widths": "16-2x8-32", "max_steps": 300, "eval_steps": 75}
+    assert second.settings == {"widths": "16-2x8-32", "max_steps": 600, "eval_steps": 50, "num_layers": 4}
+    assert [first.value(name) for name in ("budget", "variant", "method", "eval_steps", "seed")] == [
+        300,
+        "a",
+        "shallow",
+        75,
+        None,
+    ]
+
+
+def test_students_are_an_axis_and_a_files_name(read):
+    plan = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+    names = [cell.name for cell in read(grid={"student": ["macs=0.25", plan]}).cells]
+    assert names[0] == "mine,student=0.25"
+    assert "/" not in names[1]
+    assert " " not in names[1]
+
+
+def test_a_digest_is_of_what_is_trained():
+    cell = Cell("a", {"seed": 0}, "homodistil", {"seed": 0, "max_steps": 5})
+    same = Cell("b", {}, "homodistil", {"max_steps": 5, "seed": 0})
+    assert cell.digest == same.digest
+    others = (
+        Cell("a", {"seed": 0}, "one_shot", cell.settings),
+        Cell("a", {"seed": 0}, "homodistil", {"seed": 0, "max_steps": 6}),
+        Cell("a", {"seed": 0}, "homodistil", cell.settings | {"mlm_weight": 1}),
+    )
+    assert cell.digest not in {other.digest for other in others}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"bases": {}}, "unknown key 'bases' .*nearest valid: 'base'"),
+        ({"cells": {}}, "has no cells"),
+        ({"cells": {"a/b": {"method": "homodistil"}}}, "'a/b'.* can't be a folder here"),
+        ({"cells": {"results": {"method": "homodistil"}}}, "'results'.* can't be a folder here"),
+        ({"cells": {"a": "homodistil"}}, "'homodistil' is no object"),
+        ({"cells": {"a": {"method": None}}}, "has method=None; expected the name of a method"),
+        ({"base": {"learnin_rate": 1}}, "base has the unknown key 'learnin_rate' .*nearest valid: 'learning_rate'"),
+        ({"base": {"method": "one_shot"}}, "base has the unknown key 'method'"),
+        ({"base": {"output_dir": "x"}}, "output_dir='x', which the sweep gives to each cell"),
+        ({"base": {"hub_token": "hf_x"}}, "base has hub_token, a secret that records would hold; set HF_TOKEN"),
+        ({"cells": {"a": {"method": "homodistil", "sed": 1}}}, "unknown key 'sed' .*nearest valid: 'seed'"),
+        (
+            {"cells": {"a": {"method": "homodistil", "method_settings": {}}}},
+            "has the unknown key 'method_settings' .value {}.; nearest valid: ",
+        ),
+        ({"grid": {"seed": 3}}, r"grid\['seed'\]=3 has no values; expected a list"),
+        ({"grid": {"seeds": [0, 1]}}, "is no setting, and its value 0 is no object.*nearest valid: 'seed'"),
+        ({"grid": {"budget": [{"max_step": 3}]}}, "unknown key 'max_step' .*nearest valid: 'max_steps'"),
+        (
+            {"cells": {"a": {"method": "homodistil", "seed": 1}}, "grid": {"seed": [0]}},
+            "has seed=1, which the axis 'seed' sets; drop one",
+        ),
+        (
+            {"cells": {"a": {"method": "homodistil", "max_steps": 1}}, "grid": {"budget": [{"max_steps": 2}]}},
+            "has max_steps=1, which the axis 'budget' sets",
+        ),
+        ({"grid": {"seed": [0, 0]}}, "two cells of the name 'mine,seed=0'"),
+        ({"grid": {"seed": [0]}, "choose": {"axis": "sed"}}, r"axis='sed'; expected one of the grid's: \['seed'\]"),
+        ({"grid": {"seed": [0]}, "choose": {"axis": "seed", "metric": "bleu"}}, "metric='bleu'; expected one of kl"),
+        (
+            {"grid": {"seed": [0]}, "choose": {"axis": "seed", "within": ["max_step"]}},
+            "within='max_step'.*nearest valid: 'max_steps'",
+        ),
+    ],
+)
+def test_mistakes_in_a_file_are_named(read, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(**content)
+
+
+def test_cells_are_picked_by_name_arm_or_pattern(read):
+    cells = read(cells=ONE_ARM | {"other": {"method": "one_shot"}}, grid={"seed": [0, 1]}).cells
+    assert [cell.name for cell in select_cells(cells, [])] == [cell.name for cell in cells]
+    assert [cell.name for cell in select_cells(cells, ["other"])] == ["other,seed=0", "other,seed=1"]
+    assert [cell.name for cell in select_cells(cells, ["*seed=1", "mine,seed=0"])] == [
+        "mine,seed=0",
+        "mine,seed=1",
+        "other,seed=1",
+    ]
+    with pytest.raises(ValueError, match="only='mime' matches no cell; nearest valid: 'mine'"):
+        select_cells(cells, ["other", "mime"])
+
+
+def test_the_teacher_is_a_cell_where_students_are_evaluated(read):
+    base = {"teacher": "some/teacher"}
+    assert [cell.name for cell in read(base=base).cells] == ["mine"]
+    teacher, _ = read(base=base, evaluate={"glue": {"tasks": ["rte"]}}).cells
+    assert (teacher.name, teacher.method, teacher.settings) == ("teacher", "teacher", {"teacher": "some/teacher"})
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        ({"glu": {"tasks": ["rte"]}}, "unknown key 'glu'; nearest valid: 'glue'"),
+        ({"glue": {}}, "names no tasks"),
+        ({"glue": {"tasks": ["rta"]}}, "task='rta' is unknown; nearest valid: 'rte'"),
+        ({"glue": {"tasks": ["rte"], "batch_sise": 4}}, "unknown key 'batch_sise' .*; nearest valid: 'batch_size'"),
+    ],
+)
+def test_mistakes_in_evaluations_are_named(evaluate, message):
+    with pytest.raises(ValueError, match=message):
+        check_evaluations(evaluate)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    return str(write_teacher(tmp_path_factory.mktemp("teacher") / "tiny"))
+
+
+def checked(teacher: str, method: str = "homodistil", **settings: Any) -> dict[str, str]:
+    values = {"teacher": teacher, "student": "macs=0.25", "train_data": "absent.txt", "max_seq_length": 16}
+    cell = Cell("mine", {}, method, values | {"max_steps": 4, "use_cpu": True} | settings)
+    return check_cells([cell])
+
+
+def test_a_cell_that_can_work_passes_without_text(teacher):
+    assert checked(teacher) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "homodistill"}, "cell 'mine': method='homodistill' is unknown; nearest valid: 'homodistil'"),
+        ({"num_layers": 1}, "cell 'mine' has the unknown key 'num_layers' .value 1.; nearest valid: "),
+        pytest.param(
+            {"method": "embedding"},
+            "cell 'mine' has method='embedding', whose students can't be compared",
+            marks=needs("embedding"),
+        ),
+        ({"learning_rate": "high"}, "cell 'mine' has learning_rate='high', of the JSON type string"),
+        ({"pruning_end_fraction": 1.5}, "cell 'mine': pruning_end_fraction=1.5"),
+        ({"student": "macs=2"}, "cell 'mine': .*macs"),
+        ({"max_seq_length": 64}, "cell 'mine': max_seq_length=64 is over the teacher's"),
+    ],
+)
+def test_a_cell_that_cannot_work_is_named(teacher, change, message):
+    with pytest.raises(ValueError, match=message):
+        checked(teacher, **change)
+
+
+@needs("baselines")
+def test_a_cell_that_cannot_exist_is_told_with_its_reason(teacher):
+    reasons = checked(teacher, method="distilbert")  # a quarter of two layers
+    assert list(reasons) == ["mine"]
+    assert "layer" in reasons["mine"]
+
+
+def example(path: Path) -> Any:
+    """A sweep's file, which needs the baselines where it names another method than HomoDistil."""
+    methods = set(re.findall(r'"method": "(\w+)"', path.read_text(encoding="utf-8")))
+    return pytest.param(path, id=path.stem, marks=[needs("baselines")] if methods - {"homodistil"} else [])
+
+
+@pytest.mark.parametrize("path", [example(path) for path in SWEEPS])
+def test_every_example_is_valid(path):
+    sweep = read_sweep(path, SETTING_NAMES)
+    assert sweep.output_dir.startswith("runs/sweeps/")
+    assert sweep.description
+    for cell in {cell.variant: cell for cell in sweep.cells if cell.method != "teacher"}.values():
+        settings = run_settings(cell, "runs/checked", bf16=False, use_cpu=True)
+        assert settings.training.student is not None
+        assert settings.training.report_to == []
+
+
+def test_the_documented_file_is_valid(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "sweeps.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.json").write_text(text, encoding="utf-8")
+    sweep = read_sweep(tmp_path / "mine.json", SETTING_NAMES)
+    assert len(sweep.cells) == 1 + 2 * 12 + 4
+    assert "`one_shot,max_steps=300,learning_rate=0.0008,seed=0`" in page
+    assert "one_shot,max_steps=300,learning_rate=0.0008,seed=0" in {cell.name for cell in sweep.cells}

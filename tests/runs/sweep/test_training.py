@@ -1,0 +1,324 @@
+"""One cell of a sweep: trained to its end from wherever it is, and everything about it in its record."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from methods_here import needs
+from run_traces import Interrupt
+from tiny_files import own_cache, write_teacher, write_text
+from transformers import BertForMaskedLM
+
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.files.checkpoints import sorted_checkpoints
+from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.runs.config import setting_names
+from homodistil_hf.runs.student import make_trainer
+from homodistil_hf.runs.sweep import training
+from homodistil_hf.runs.sweep.cells import TEACHER, Cell, read_sweep, select_cells
+from homodistil_hf.runs.sweep.folder import (
+    CELL_FILE,
+    SweepFolder,
+    read_record,
+    record_head,
+    state_of,
+    write_record,
+)
+from homodistil_hf.runs.sweep.training import RunClock, check_cells, run_cell, run_settings
+
+PAPER = Path(__file__).parents[3] / "examples" / "sweeps" / "paper"
+NUM_STEPS = 12
+SAME_EVERY_TIME = (
+    "evaluation",
+    "teacher_evaluation",
+    "evaluations",
+    "kept_fractions",
+    "plan",
+    "models",
+    "num_tokens",
+    "digest",
+)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("text and teacher")
+    write_teacher(folder / "teacher")
+    write_text(folder / "other.txt", seed=2)
+    return {
+        "teacher": str(folder / "teacher"),
+        "student": {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
+        "train_data": str(write_text(folder / "train.txt")),
+        "eval_data": [str(write_text(folder / "eval.txt", seed=1)), str(folder / "other.txt")],
+        "max_seq_length": 16,
+        "max_eval_blocks": 16,
+        "max_steps": NUM_STEPS,
+        "per_device_train_batch_size": 8,
+        "logging_steps": 4,
+        "save_steps": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 6,
+        "eval_on_start": True,
+        "report_to": "none",
+        "teacher_dtype": "float32",
+        "use_cpu": True,
+        "seed": 3,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def cell_of(settings: dict[str, Any], method: str = "homodistil", **changes: Any) -> Cell:
+    return Cell("mine", {"seed": 3}, method, settings | changes)
+
+
+def run(cell: Cell, root: Path, evaluate: Any = None) -> dict[str, Any]:
+    folder = SweepFolder(root)
+    run_cell(cell, folder, evaluate or {}, lambda line: None)
+    record = read_record(folder.record(cell))
+    assert record is not None
+    return record
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory) -> tuple[dict[str, Any], Path]:
+    """Record and folder of a cell that nobody interrupted."""
+    root = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        own_cache(monkeypatch, root / "cache")
+        return run(cell_of(settings), root), root
+
+
+@pytest.mark.slow
+def test_a_record_tells_everything(whole, settings):
+    record, root = whole
+    assert record["status"] == "done"
+    assert (record["cell"], record["variant"], record["axes"]) == ("mine,seed=3", "mine", {"seed": 3})
+    assert (record["num_steps"], record["num_tokens"]) == (NUM_STEPS, NUM_STEPS * 8 * 16)
+    assert record["plan"] == settings["student"]
+    assert [row["step"] for row in record["evaluations"]] == [0, 6, 12]
+    assert record["evaluations"][0]["kl"] == 0
+    assert record["evaluations"][-1]["kl"] == pytest.approx(record["evaluation"]["kl"], rel=1e-5)
+    until_4, until_12 = record["kept_fractions"]
+    assert until_4 == {"step": 4, "hidden": 1.0, "attention": 1.0, "ffn": 1.0}
+    assert until_12 == {"step": 12, "hidden": 0.5, "attention": 0.5, "ffn": 0.5}
+    assert record["teacher_evaluation"]["kl"] == 0
+    defaults = {"pruning_end_fraction": 0.3, "mlm_probability": 0.3, "adam_beta2": 0.98, "max_bad_steps": 20}
+    assert defaults.items() <= record["own_settings"].items()
+    assert record["own_settings"]["learning_rate"] > 0  # that of the run, where none is given
+    assert record["own_settings"].keys().isdisjoint({"overwrite_output_dir", "weight_decay"})
+    assert record["seconds"] >= record["evaluation_seconds"] >= 0  # tenths of a second
+    assert record["num_sessions"] == 1
+    assert record["machine"]["versions"]["torch"]
+    student = BertForMaskedLM.from_pretrained(root / "mine,seed=3" / "student")
+    assert record["models"]["student"]["num_parameters"] == student.num_parameters()
+    assert sorted_checkpoints(root / "mine,seed=3") == []
+
+
+@pytest.mark.slow
+def test_a_record_tells_a_students_own_costs_from_those_of_its_padded_export(whole, settings, tmp_path):
+    layers = [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": width} for width in (24, 16)]
+    record = run(cell_of(settings, student=json.dumps({"hidden_size": 16, "layers": layers})), tmp_path)
+    costs = record["models"]
+    assert costs["compact"].keys() == {*costs["student"].keys(), "plan"}
+    assert costs["compact"]["encoder_macs"] < costs["student"]["encoder_macs"] < costs["teacher"]["encoder_macs"]
+    assert "compact" not in whole[0]["models"]  # nothing to pad
+
+
+def test_a_record_is_a_line_a_row(whole):
+    _, root = whole
+    lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()
+    assert max(map(len, lines)) < 3000
+    assert sum('"step": ' in line for line in lines) == 3 + 2  # evaluations, and the two widths
+
+
+def test_a_logged_value_that_is_not_finite_can_be_recorded(tmp_path):
+    row = training._rounded({"step": 3, "grad_norm": float("nan"), "loss": 1.23456789})
+    assert row == {"step": 3, "grad_norm": None, "loss": 1.23457}
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_record(tmp_path / "record.json", {"kl": float("inf")})
+
+
+def test_a_record_tells_up_to_which_step_a_student_was_how_wide():
+    widths = {5: (1.0, 1.0, 1.0), 10: (0.5, 1.0, 2 / 3), 15: (0.5, 1.0, 2 / 3), 20: (0.5, 0.5, 0.25)}
+    names = ("kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn")
+    logged = [{"step": step, "loss": 1.0, **dict(zip(names, kept, strict=True))} for step, kept in widths.items()]
+    assert training._kept_fractions([*logged, {"step": 25, "eval_loss": 1.0}, {"step": 30, "loss": 1.0}]) == [
+        {"step": 5, "hidden": 1.0, "attention": 1.0, "ffn": 1.0},
+        {"step": 15, "hidden": 0.5, "attention": 1.0, "ffn": 0.666667},
+        {"step": 20, "hidden": 0.5, "attention": 0.5, "ffn": 0.25},
+    ]
+
+
+def test_every_source_of_held_out_text_is_evaluated(settings):
+    cell = cell_of(settings)
+    asked = run_settings(cell, "runs/checked")
+    blocks = make_trainer(asked, lambda line: None).eval_dataset
+    ids = blocks["example_id"]
+    assert len(ids) == 16
+    num_blocks = ids[-1] + ids[1] - ids[0]
+    assert sum(number < num_blocks / 2 for number in ids) == pytest.approx(8, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [6, NUM_STEPS])
+def test_a_killed_cell_ends_with_the_same_numbers(whole, settings, tmp_path, monkeypatch, step):
+    def interrupted(*args: Any, **kwargs: Any) -> HomoDistilTrainer:
+        trainer = make_trainer(*args, **kwargs)
+        trainer.add_callback(Interrupt(step))
+        return trainer
+
+    cell, folder = cell_of(settings), SweepFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_trainer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(cell, tmp_path)
+    assert state_of(cell, folder, {}) == "stopped"
+    record = run(cell, tmp_path)
+    assert {name: record[name] for name in SAME_EVERY_TIME} == {name: whole[0][name] for name in SAME_EVERY_TIME}
+    assert record["num_sessions"] == 2
+    assert state_of(cell, folder, {}) == "done"
+
+
+def test_a_finished_cell_is_not_trained_again(whole, settings, monkeypatch):
+    record, root = whole
+    monkeypatch.setattr(training, "train_cell", None)
+    assert run(cell_of(settings), root) == record
+
+
+def test_a_record_that_was_taken_over_has_no_student_to_evaluate(settings, tmp_path, monkeypatch):
+    cell, folder = cell_of(settings), SweepFolder(tmp_path)
+    taken = record_head(cell) | {"status": "done", "taken_from": "other/cell", "evaluate": {}}
+    write_record(folder.record(cell), taken)
+    monkeypatch.setattr(training, "train_cell", lambda cell, run_folder, say: record_head(cell) | {"status": "done"})
+    monkeypatch.setitem(training.EVALUATIONS, "glue", lambda model, settings, output_dir: {"mean": 0.5})
+    run_cell(cell, folder, {}, lambda line: None)
+    assert read_record(folder.record(cell)) == taken
+    run_cell(cell, folder, {"glue": {"tasks": ["rte"]}}, lambda line: None)
+    record = read_record(folder.record(cell))
+    assert "taken_from" not in record
+    assert record["evaluate"]["glue"]["results"] == {"mean": 0.5}
+
+
+def test_a_mark_without_a_digest_is_written_anew(settings, tmp_path):
+    cell, folder = cell_of(settings), SweepFolder(tmp_path)
+    mark = folder.run(cell) / CELL_FILE
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    assert state_of(cell, folder, {}) == "waiting"
+    training._claim(cell, folder.run(cell))
+    assert read_json_object(mark, "mark")["digest"] == cell.digest
+
+
+@pytest.mark.slow
+@needs("baselines")
+def test_other_settings_begin_anew(settings, tmp_path):
+    first = cell_of(settings, max_steps=2, eval_on_start=False)
+    run(first, tmp_path)
+    other = cell_of(settings, "one_shot", max_steps=4, eval_on_start=False)
+    assert state_of(other, SweepFolder(tmp_path), {}) == "changed"
+    record = run(other, tmp_path)
+    assert (record["digest"], record["num_sessions"], record["method"]) == (other.digest, 1, "one_shot")
+    assert {row["step"] for row in record["kept_fractions"]} == {4}  # narrow from the first step on
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "movement")])
+def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, variant):
+    sweep = read_sweep(PAPER / f"{name}.json", setting_names() - {"method"})
+    assert "Not run here" in sweep.description
+    (cell,) = select_cells(sweep.cells, [variant])
+    recipe = run_settings(cell, "runs/checked", bf16=False, use_cpu=True).training
+    assert recipe.max_steps == 28_000
+    assert recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps == 4096
+    assert (recipe.learning_rate, recipe.adam_epsilon, recipe.student) == (6e-4, 1e-6, "homobert-tiny")
+    substitutes = {key: settings[key] for key in ("teacher", "train_data", "eval_data", "max_seq_length", "use_cpu")}
+    substitutes |= {"student": "macs=0.5", "max_steps": 2, "bf16": False, "preprocessing_num_workers": 1}
+    substitutes |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_eval_blocks": 8}
+    substitutes |= {"dataloader_num_workers": 0, "pruning_interval_steps": 1}
+    record = run(dataclasses.replace(cell, settings={**cell.settings, **substitutes}), tmp_path)
+    assert (record["num_steps"], record["num_tokens"]) == (2, 2 * 8 * 16)
+    assert record["models"]["student"]["encoder_macs"] < record["models"]["teacher"]["encoder_macs"]
+
+
+def test_evaluations_are_made_once_and_again_when_their_settings_change(whole, settings, monkeypatch):
+    _, root = whole
+    asked = []
+
+    def score(model: Any, values: Any, output_dir: Path) -> dict[str, Any]:
+        asked.append((Path(model).name, values["tasks"], output_dir.name))
+        return {"mean": 0.5}
+
+    monkeypatch.setattr(training, "EVALUATIONS", {"glue": score})
+    cell, folder = cell_of(settings), SweepFolder(root)
+    first, second = {"glue": {"tasks": ["rte"]}}, {"glue": {"tasks": ["rte", "cola"]}}
+    for evaluate in (first, first, second):
+        record = run(cell, root, evaluate)
+    assert asked == [("student", ["rte"], "evaluations"), ("student", ["rte", "cola"], "evaluations")]
+    assert record["evaluate"] == {"glue": {"settings": second["glue"], "results": {"mean": 0.5}}}
+    assert [state_of(cell, folder, evaluate) for evaluate in (first, second, {})] == ["trained", "done", "done"]
+
+
+def test_the_teachers_cell_is_only_evaluated(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "EVALUATIONS", {"glue": lambda model, *_: {"mean": len(str(model))}})
+    record = run(Cell(TEACHER, {}, TEACHER, {TEACHER: "some/teacher"}), tmp_path, {"glue": {"tasks": ["rte"]}})
+    assert record["evaluate"]["glue"]["results"] == {"mean": len("some/teacher")}
+    assert "num_steps" not in record
+
+
+def test_a_clock_counts_what_was_kept(tmp_path, monkeypatch):
+    """Ten seconds to step 4, lost work after it; a second process goes on at step 4 for five seconds."""
+    now = [100.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+
+    def state(step: int, *evaluation_seconds: float) -> Any:
+        history = [{"step": 1, "eval_runtime": seconds} for seconds in evaluation_seconds]
+        return SimpleNamespace(global_step=step, log_history=history)
+
+    first = RunClock(tmp_path / "clock.json")
+    first.on_train_begin(None, state(0), None)
+    now[0] += 10
+    first.on_save(None, state(4), None)
+    now[0] += 1000
+    second = RunClock(tmp_path / "clock.json")
+    second.on_train_begin(None, state(4), None)
+    now[0] += 5
+    second.on_train_end(None, state(8, 1.5, 2.0), None)
+    assert (second.seconds, second.evaluation_seconds, second.num_sessions) == (15.0, 3.5, 2)
+    assert json.loads((tmp_path / "clock.json").read_text()) == {"num_sessions": 2, "seconds": {"4": 10.0}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_sessions": {}, "seconds": {}},
+        {"num_sessions": 1, "seconds": 3},
+        {"num_sessions": 1, "seconds": {"4": "long"}},
+        {"num_sessions": 1, "seconds": {"four": 1.0}},
+    ],
+)
+def test_a_clock_edited_by_hand_is_told(tmp_path, content):
+    (tmp_path / "clock.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="^clock.json of the run holds .*, which no run wrote; remove '.*clock.json'"):
+        RunClock(tmp_path / "clock.json")
+
+
+def test_a_student_without_a_finite_distance_is_no_result():
+    diverged = SimpleNamespace(
+        held_out_metrics={"mlm_loss": 3.0, "kl": math.inf}, state=SimpleNamespace(log_history=[])
+    )
+    with pytest.raises(FloatingPointError, match="^kl=inf of the student on held-out text; lower learning_rate$"):
+        training._outcome(diverged, None, None, {})
+
+
+def test_a_teacher_of_a_task_is_refused(settings, tmp_path):
+    teacher = write_teacher(tmp_path / "task", task="sequence_classification")
+    with pytest.raises(ValueError, match="^cell 'mine,seed=3' has teacher=.*, no model of masked words; sweeps"):
+        check_cells([cell_of(settings, teacher=str(teacher))])

@@ -1,0 +1,352 @@
+import importlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+import torch
+from methods_here import needs
+from resumed_runs import sigterm_at
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertForMaskedLM, pipeline
+
+from homodistil_hf.cli import main
+from homodistil_hf.evaluation.latency import LatencyGrid
+from homodistil_hf.export import verify
+from homodistil_hf.methods.formats import verify_export
+from homodistil_hf.models.cost import model_facts
+from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.demo import run as demo_run
+from homodistil_hf.runs.demo.run import TEACHER, DemoSettings, claim_folder, next_steps, run_demo, verdict
+from homodistil_hf.runs.demo.text import (
+    english_paragraphs,
+    is_english,
+    is_held_out,
+    read_documents,
+    source_files,
+)
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
+
+pytestmark = needs("baselines")
+
+ROOT = Path(__file__).parents[2]
+MODELS = ["teacher", "student", "at_once", "scratch"]
+ROW_KEYS = ["name", "num_parameters", "encoder_macs", "size_bytes", "latency_ms", "kl", "mlm_accuracy"]
+SENTENCE = "Return the number of bytes that are left in the buffer."
+
+
+def small(folder: Path, seed: int = 0) -> DemoSettings:
+    """A demo of ten steps."""
+    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 8}
+    return DemoSettings(output_dir=str(folder), seed=seed, **settings)
+
+
+@cache
+def some_files() -> dict[str, Path]:
+    """Three of them are held out."""
+    files = dict(list(source_files().items())[:60])
+    return {name: file for number, (name, file) in enumerate(files.items()) if number < 15 or is_held_out(name)}
+
+
+@contextmanager
+def small_parts() -> Iterator[None]:
+    """A part of the standard library, and latencies by one turn of each model."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(demo_run, "source_files", some_files)
+        monkeypatch.setattr(demo_run, "LatencyGrid", partial(LatencyGrid, num_rounds=1))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _processes_are_forked(forked_python):
+    """Those that load the student."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(verify, "subprocess", forked_python)
+        yield
+
+
+def run_small_demo(folder: Path, seed: int = 0) -> None:
+    with small_parts():
+        run_demo(small(folder, seed))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """What a shrunken demo left."""
+    folder = tmp_path_factory.mktemp("demo of a test") / "demo"
+    run_small_demo(folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """The models of two demos that aren't the same to the last bit."""
+    return [name for name in MODELS if not same_weights(one / name, other / name)]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    tensors, others = weights(one), weights(other)
+    return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+# text
+
+
+def test_listings_tables_and_other_languages_are_no_english():
+    assert is_english(SENTENCE)
+    assert not is_english("x : array_like, shape (n, m), dtype=float64, default=None, y : int, z : int")
+    assert not is_english("The buffer.")
+    assert not is_english("Gib die Zahl der Bytes zurück, die noch im Puffer sind, oder null.")
+
+
+def test_strings_and_comments_are_read_and_nothing_runs(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        f'"""{SENTENCE}\n\n>>> is not the text of a doctest, and it is in the module that this is about.\n"""\n'
+        "raise SystemExit('this file was run')\n"
+        "class A:\n"
+        '    """A class that has\n    a docstring of its own and that is to be read."""\n'
+        "    # A comment that goes on\n"
+        "    #\twith a second line and is to be read as one.\n"
+        "    #\n"
+        "    # A paragraph of its own in the comment, as there is a line without words.\n"
+        "    x = 1  # what stands behind code is not to be read, as it is no sentence most of the time\n"
+    )
+    assert english_paragraphs(path) == [
+        SENTENCE,
+        "A class that has a docstring of its own and that is to be read.",
+        "A comment that goes on with a second line and is to be read as one.",
+        "A paragraph of its own in the comment, as there is a line without words.",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"def f(:", b"\xff\xfe\x00", b"x = 1\x00"])
+def test_files_that_can_not_be_parsed_have_no_text(content, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_bytes(content)
+    assert english_paragraphs(path) == []
+
+
+def test_what_is_held_out_is_in_no_training_text(tmp_path):
+    names = [f"{number}.py" for number in range(60)]
+    for name in names:
+        (tmp_path / name).write_text(f'"""{SENTENCE}\n\nThis is the text of module {name} and it is in no other."""')
+    train, held_out = read_documents({name: tmp_path / name for name in names})
+    assert len(train) + len(held_out) == 60
+    assert [SENTENCE in document for document in train] == [True] + [False] * (len(train) - 1)
+    expected = [f"This is the text of module {name} and it is in no other." for name in names if is_held_out(name)]
+    assert held_out == expected != []
+    with pytest.raises(ValueError, match="num_files=0: this Python's standard library has no source text"):
+        read_documents({})
+
+
+def test_the_text_is_the_standard_librarys():
+    files = source_files()
+    assert "asyncio/events.py" in files
+    assert list(files) == sorted(files)
+    assert not [name for name in files if {"test", "site-packages"} & set(name.split("/"))]
+    assert 1 / 32 < sum(map(is_held_out, files)) / len(files) < 1 / 8
+
+
+# the teacher that comes with the package
+
+
+def test_the_teacher_is_small_and_loads_with_stock_transformers():
+    assert sum(path.stat().st_size for path in TEACHER.iterdir()) <= 3_000_000
+    assert {path.suffix for path in TEACHER.iterdir()} == {".json", ".md", ".safetensors"}
+    fill = pipeline("fill-mask", model=str(TEACHER), device="cpu")
+    assert type(fill.model) is BertForMaskedLM
+    assert fill.model.dtype == torch.float32
+    assert len(fill.tokenizer) == fill.model.config.vocab_size
+    texts = ["read at most n bytes from the [MASK].", "This function returns [MASK] if the path is a directory."]
+    assert [guesses[0]["token_str"] for guesses in fill(texts)] == ["bytes", "true"]  # of their context
+
+
+@pytest.mark.slow
+def test_the_script_that_made_the_teacher_makes_it_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    script = importlib.import_module("make_demo_teacher")
+    monkeypatch.setattr(script, "PACKAGES", ("tqdm",))  # all of them take minutes to read
+    monkeypatch.setattr(sys, "argv", ["make_demo_teacher.py", "--output_dir", str(tmp_path), "--num_steps", "2"])
+    script.main()
+    for name in ("config.json", "tokenizer_config.json"):
+        made, shipped = (json.loads((folder / name).read_text()) for folder in (tmp_path, TEACHER))
+        assert made | {"transformers_version": ""} == shipped | {"transformers_version": ""}
+    made, shipped = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in weights(folder).items()}
+        for folder in (tmp_path, TEACHER)
+    )
+    assert made == shipped
+    words = [set(AutoTokenizer.from_pretrained(folder).get_vocab()) for folder in (tmp_path, TEACHER)]
+    assert len(words[0] & words[1]) > 0.6 * len(words[1])  # fewer packages have other words
+
+
+@pytest.mark.slow
+def test_the_vocabulary_is_the_same_in_every_process(forked_package, monkeypatch, capsys, tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
+        "from make_demo_teacher import train_tokenizer\n"
+        "words = [f'{a}{b}{c}ing the {b}{a}' for a in 'abcdefg' for b in 'hijklm' for c in 'nopqrst']\n"
+        "print(sorted(train_tokenizer(words, 120).get_vocab().items()))"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    exec(code, {})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1"}
+    # Its strings have other hashes: it wasn't forked from this process.
+    printed = forked_package.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment).stdout
+    assert printed.strip() == capsys.readouterr().out.strip()
+    assert "('##ing'" in printed
+
+
+# the demo
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_what_it_says(demo):
+    names = {path.name for path in demo.iterdir()}
+    files = {"results.json", "demo.json", "discrepancy.png", "report.html"}
+    assert names == {*MODELS} | files
+    page = (demo / "report.html").read_text()
+    assert "held out: KL" in page
+    assert "of masked-word accuracy." in page
+    assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_rows_state_what_the_models_are(demo):
+    rows = json.loads((demo / "results.json").read_text())
+    assert [row["name"] for row in rows] == MODELS
+    for row in rows:
+        assert list(row) == ROW_KEYS
+        facts = model_facts(BertForMaskedLM.from_pretrained(demo / row["name"]))
+        assert {key: row[key] for key in ROW_KEYS[1:4]} == {key: facts[key] for key in ROW_KEYS[1:4]}
+        assert row["latency_ms"] > 0
+        assert 0 <= row["mlm_accuracy"] <= 1
+    teacher, student, at_once, scratch = rows
+    assert teacher["kl"] == 0.0
+    assert student["kl"] > 0.0
+    assert student["encoder_macs"] == at_once["encoder_macs"] == scratch["encoder_macs"]
+    assert student["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
+
+
+def test_the_verdict_is_of_ratios():
+    teacher = {"size_bytes": 4_000_000, "latency_ms": 30.0, "kl": 0.0, "mlm_accuracy": 0.5}
+    student = {"size_bytes": 1_000_000, "latency_ms": 12.0, "kl": 0.6, "mlm_accuracy": 0.4}
+    assert verdict([teacher, student, student, student | {"kl": 3.0, "mlm_accuracy": 0.1}]) == (
+        "student: 4× smaller, 2.5× faster here, keeps 80 % of masked-word accuracy\n"
+        "the same size from scratch: keeps 20 % of masked-word accuracy"
+    )
+
+
+@pytest.mark.slow
+def test_curves_start_where_they_must(demo):
+    curves = json.loads((demo / "demo.json").read_text())["curves"]
+    assert [[step for step, _ in curve] for curve in curves.values()] == 3 * [list(range(11))]
+    for name in ("student", "at_once"):
+        assert curves[name][0][1] == pytest.approx(0.0, abs=1e-5)
+        assert 1e-4 < curves[name][-1][1] < curves["scratch"][-1][1] < curves["scratch"][0][1]
+
+
+@pytest.mark.slow
+def test_the_students_can_be_verified(demo):
+    for name in ("student", "at_once", "scratch"):
+        assert verify_export(demo / name).problems == ()
+    teacher = weights(demo / "teacher")
+    assert all(torch.equal(teacher[name], tensor.float()) for name, tensor in weights(TEACHER).items())
+
+
+@pytest.mark.slow
+def test_the_next_steps_can_be_taken(demo, capsys):
+    (_, *use), (_, *plan), (_, *distill) = (
+        shlex.split(line.partition(":")[1] + line.partition(":")[2]) for line in next_steps(demo).split("\n")
+    )
+    model = str(demo / "teacher")
+    exec(use[-1])
+    assert main([model if word == "YOUR_MODEL" else word for word in plan[plan.index("plan") :]]) == 0
+    assert "student / teacher" in capsys.readouterr().out
+    settings = parse_run([model if word == "YOUR_MODEL" else word for word in distill[distill.index("distill") + 1 :]])
+    assert settings.given["teacher"] == model
+
+
+@pytest.mark.slow
+def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, caplog):
+    again = tmp_path / "again"
+    for step, saved in ((7, 7), (6, 3), (3, 6), (7, 3)):  # one student, at once twice, from scratch
+        with sigterm_at(DistillationTrainer, step), pytest.raises(SystemExit, match="143"):
+            run_small_demo(again)
+        assert f"checkpoint-{saved} is saved; go on with the same command" in caplog.text
+        caplog.clear()
+    with sigterm_at(DistillationTrainer, None) as seen:
+        run_small_demo(again)
+    assert len(seen) == 30 - (7 + 6 + 3 + 7)
+    assert differing(demo, again) == []
+    curves = [json.loads((folder / "demo.json").read_text())["curves"] for folder in (demo, again)]
+    assert curves[0] == curves[1]
+    assert sorted(os.listdir(demo)) == sorted(os.listdir(again))
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_students_in_a_folder_where_another_was_stopped(demo, tmp_path, capsys):
+    again = tmp_path / "again"
+    with sigterm_at(DistillationTrainer, 13), pytest.raises(SystemExit, match="143"):
+        run_small_demo(again, seed=1)
+    assert not same_weights(demo / "student", again / "student")
+    capsys.readouterr()
+    with sigterm_at(DistillationTrainer, None) as seen:
+        run_small_demo(again)
+    assert len(seen) == 30
+    assert differing(demo, again) == []
+    printed = capsys.readouterr().out
+    assert "MLM accuracy" in printed
+    assert "The default [MASK] is None." in printed
+    assert printed.count("held out: KL") == 3 * (1 + 10)  # before the first step and after each, of three students
+    assert printed.count("× smaller, ") == 1
+    rows = json.loads((again / "results.json").read_text())
+    assert printed.endswith(f"\n\n{verdict(rows)}\n{again / 'report.html'}\n\n{next_steps(again)}\n")
+
+
+def claim(folder):
+    claim_folder(DemoSettings(output_dir=str(folder)))
+
+
+@pytest.mark.slow
+def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
+    claim(tmp_path / "new")
+    claim(tmp_path / "new")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("")
+    assert main(["demo", "--output_dir", str(tmp_path / "foreign")]) == 2
+    assert "is not empty and was not written by homodistil demo; name another folder" in capsys.readouterr().err
+    (tmp_path / "foreign" / "demo.json").write_text('{"made_by": "somebody"}')
+    with pytest.raises(ValueError, match="was not written by homodistil demo"):
+        claim(tmp_path / "foreign")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        claim(tmp_path / "foreign" / "thesis.tex")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"max_steps": 5}, "max_steps=5 is too small; nearest valid: 10"),
+        ({"seed": -1}, "seed=-1 is too small; nearest valid: 0"),
+    ],
+)
+def test_numbers_that_can_not_work(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        DemoSettings(**numbers)
+
+
+def test_the_command_has_the_demos_defaults(monkeypatch):
+    taken = []
+    monkeypatch.setattr(demo_run, "run_demo", taken.append)
+    assert main(["demo"]) == 0
+    assert main(["demo", "--output_dir", "out", "--seed", "3", "--max_steps", "50"]) == 0
+    assert taken == [DemoSettings(), DemoSettings(output_dir="out", seed=3, max_steps=50)]

@@ -1,0 +1,399 @@
+"""A family by a chain of runs: each member from the one before, the same again wherever it was killed, one table."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from methods_here import needs
+from run_traces import Interrupt
+from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_models import make_teacher
+from transformers import BertForMaskedLM
+
+from homodistil_hf.cli import main
+from homodistil_hf.files.folders import remove_folder
+from homodistil_hf.methods.masked_words import MaskedWordsRun
+from homodistil_hf.methods.registry import run_named
+from homodistil_hf.models.architectures.architecture import PROJECTIONS
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.loading import load_encoder_config
+from homodistil_hf.models.widths import widths_of
+from homodistil_hf.plans.resolve import resolve_plan, too_wide
+from homodistil_hf.runs import family
+from homodistil_hf.runs.config import parse_run, run_of
+from homodistil_hf.runs.family import distill_family
+from homodistil_hf.runs.sweep.cells import Cell
+from homodistil_hf.runs.sweep.training import run_settings
+from homodistil_hf.training import pair
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
+NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
+STUDENTS = ["24-4x6-48", "20-2x6-40", NARROWEST]
+FOLDERS = ["1-24-4x6-48", "2-20-2x6-40", "3-16-2x6-24"]
+FIGURES = ("kl", "mlm_loss", "mlm_accuracy", "num_parameters")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        own_cache(patch, tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Teacher, text and config of a family."""
+    folder = tmp_path_factory.mktemp("family")
+    write_config(folder, student=STUDENTS, max_steps=8, disable_tqdm=True, student_dropout=0.1)
+    return folder
+
+
+def distil(folder: Path, run: Path, **settings: Any) -> dict[str, Any]:
+    values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(run)} | settings
+    return distill_family(run_of(values, "the test"), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """`OUTPUT_DIR` of a family that was left alone, and its results."""
+    return folder / "run", distil(folder, folder / "run")
+
+
+def weights_of(run: Path) -> list[bytes]:
+    return [(run / name / "student" / "model.safetensors").read_bytes() for name in FOLDERS]
+
+
+def figures_of(results: dict[str, Any]) -> list[list[float]]:
+    return [[row[name] for name in FIGURES] for row in results["models"]]
+
+
+def test_one_table_tells_of_the_teacher_and_all_members(whole):
+    run, results = whole
+    assert json.loads((run / "results.json").read_text()) == results
+    assert [row["name"] for row in results["models"]] == ["teacher", *FOLDERS]
+    assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 20, 16]
+    assert results["num_steps"] == 3 * 8
+    assert results["settings"]["student"] == [*STUDENTS[:2], json.dumps(NARROWEST)]
+    for name, row in zip(FOLDERS, results["models"][1:], strict=True):
+        student = BertForMaskedLM.from_pretrained(run / name / "student")
+        assert row["num_parameters"] == student.num_parameters()
+        assert json.loads((run / name / "results.json").read_text())["models"][1]["kl"] == row["kl"]
+        facts = json.loads((run / name / "student" / "facts.json").read_text())
+        assert facts["teacher"]["num_parameters"] == results["models"][0]["num_parameters"]
+        assert facts["settings"].get("started_as") == {FOLDERS[1]: FOLDERS[0], FOLDERS[2]: FOLDERS[1]}.get(name)
+
+
+def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
+    students = ["macs=0.5", "macs=0.25"]
+    results = distil(folder, tmp_path / "run", max_seq_length=None, student=students, max_steps=1)
+    places = [tmp_path / "run", *(tmp_path / "run" / member["folder"] for member in results["members"])]
+    for found in (json.loads((place / "settings.json").read_text()) for place in places):
+        assert found["max_seq_length"] == 32
+
+
+def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
+    words = ["--student", STUDENTS[0], "--output_dir", str(tmp_path / "alone")]
+    assert main(["distill", str(folder / "config.json"), *words]) == 0
+    alone = (tmp_path / "alone" / "student" / "model.safetensors").read_bytes()
+    assert alone == weights_of(whole[0])[0]
+
+
+def test_a_member_starts_as_the_one_before_with_its_projections(whole):
+    run, _ = whole
+    settings = parse_run([str(run / "settings.json")])
+    before = run_named("homodistil").load_start(run / FOLDERS[0])
+    trainer = run_named("homodistil").trainer(settings.members[1], lambda line: None, start=before)
+    started, rows = trainer.model.eval(), torch.randint(5, 60, (2, 16))
+    with torch.no_grad():
+        logits = BertForMaskedLM.from_pretrained(run / FOLDERS[0] / "student").eval()(rows).logits
+        torch.testing.assert_close(started(rows).logits, logits, atol=1e-5, rtol=0)
+    own, expected = started.get_submodule(PROJECTIONS), before.get_submodule(PROJECTIONS)
+    assert own.embedding.weight.shape == (32, 24)
+    assert not torch.equal(own.embedding.weight, torch.eye(32, 24))
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(own.state_dict()[name], tensor)
+    assert trainer.distillation.teacher.exact.config.hidden_size == 32
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_in_training(number: int, step: int) -> Any:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        original = MaskedWordsRun.trainer
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            trainer = original(*args, **kwargs)
+            asked.append(trainer)
+            if len(asked) == number:
+                trainer.add_callback(Interrupt(step))
+            return trainer
+
+        monkeypatch.setattr(MaskedWordsRun, "trainer", interrupted)
+
+    return patch
+
+
+def kill_at(name: str, number: int) -> Any:
+    """Fail at the n-th call of a function of the module."""
+
+    return _kill_at(family, name, number)
+
+
+def kill_at_start(number: int) -> Any:
+    """Fail where the n-th member's start is loaded."""
+    return _kill_at(MaskedWordsRun, "load_start", number)
+
+
+def _kill_at(owner: Any, name: str, number: int) -> Any:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        original, calls = getattr(owner, name), []
+
+        def killed(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)
+            if len(calls) == number:
+                raise Killed
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, killed)
+
+    return patch
+
+
+def distil_killed(monkeypatch: pytest.MonkeyPatch, kill: Any, folder: Path, run: Path, **settings: Any) -> None:
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises((Killed, KeyboardInterrupt)):
+            distil(folder, run, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kill", "num_finished"),
+    [
+        (kill_in_training(1, 2), 0),  # before the first checkpoint
+        (kill_in_training(2, 6), 1),  # between two
+        (kill_at("save_projections", 1), 0),
+        (kill_at("write_json", 3), 0),  # all is there, but that it is finished is not said
+        (kill_at("write_json", 4), 1),
+        (kill_at_start(2), 2),
+        (kill_at("_results", 1), 3),
+    ],
+)
+def test_a_family_that_was_killed_goes_on_as_if_it_had_not_been(
+    whole, folder, tmp_path, monkeypatch, kill, num_finished
+):
+    distil_killed(monkeypatch, kill, folder, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS[:num_finished]
+    trained: list[Any] = []
+    original = family._train_member
+    monkeypatch.setattr(family, "_train_member", lambda *args, **kwargs: trained.append(original(*args, **kwargs)))
+    results = distil(folder, tmp_path / "run", resume_from_checkpoint="last")
+    assert len(trained) == 3 - num_finished
+    assert weights_of(tmp_path / "run") == weights_of(whole[0])
+    assert figures_of(results) == figures_of(whole[1])
+
+
+def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    distil(folder, run, max_steps=4)
+    with pytest.raises(ValueError, match="is not empty .*; go on with resume_from_checkpoint=last, set overwrite"):
+        distil(folder, run, max_steps=4)
+    killed = kill_at("_train_member", 1)
+    distil_killed(monkeypatch, killed, folder, run, max_steps=4, overwrite_output_dir=True, seed=1)
+    assert json.loads((run / "family.json").read_text())["finished"] == []
+    assert list(run.glob("*/checkpoint-*")) == []
+
+
+def test_members_that_were_trained_with_other_settings_are_named(folder, tmp_path, caplog):
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2)
+    assert "other settings" not in caplog.text
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2, kl_weight=2.0, resume_from_checkpoint="last")
+    assert f"{FOLDERS[0]}, {FOLDERS[1]} were trained with other settings: kl_weight differ" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path):
+    run = tmp_path / "run"
+    distil(folder, run, save_strategy="no")
+    remove_folder(run / FOLDERS[1] / "student")
+    distil(folder, run, save_strategy="no", resume_from_checkpoint="last")
+    assert weights_of(run) == weights_of(whole[0])
+
+
+def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("measured anew")
+
+    class Measured:
+        plan = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher")))
+
+    monkeypatch.setattr(pair, "plan_within", lambda *_, **__: Measured)
+    students = ["latency_ms=5", "16-2x6-24"]
+    distil_killed(monkeypatch, kill_at("_train_member", 1), folder, tmp_path / "run", student=students)
+    monkeypatch.setattr(pair, "plan_within", refuse)
+    results = distil(folder, tmp_path / "run", student=students, max_steps=2, resume_from_checkpoint="last")
+    assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 16]
+    assert [member["folder"] for member in results["members"]] == ["1-latency_ms-5", "2-16-2x6-24"]
+
+
+def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
+    budgets = ["macs=0.5", "macs=0.25", "macs=0.125"]
+    values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(tmp_path), "student": budgets}
+    settings = run_of(values | {"width_multiple": 2}, "the test")
+    config = settings.members[0].run.teacher
+    alone = [resolve_plan(budget, load_encoder_config(config), multiple=2) for budget in budgets]
+    assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
+    plans = [source.plan for source in family._check_members(settings, None)]
+    assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
+    assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.06)
+
+
+# What is refused, before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(
+            {"method": "one_shot"},
+            "method='one_shot' is not supported for a family .*; name one student, or use",
+            marks=needs("baselines"),
+        ),
+        (
+            {"push_to_hub": True, "hub_strategy": "checkpoint"},
+            "hub_strategy='checkpoint' is not supported for a family",
+        ),
+        ({"resume_from_checkpoint": "last"}, "finds no family.json in output_dir=.*; start without it"),
+        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family .*: use 'last'"),
+        (
+            {"attention_weight": 1.0},
+            "attention_weight=1.0 needs members with the teacher's heads .4 a layer., but for",
+        ),
+        ({"student": STUDENTS[::-1]}, "student '20-2x6-40' hidden_size=20 is wider than that of"),
+        ({"student": []}, r"student=\[\] is no list of students; expected such as"),
+        ({"student": ["macs=0.5", 3]}, "student='macs=3' is out of this teacher's reach"),
+    ],
+)
+def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, message):
+    monkeypatch.setattr(family, "_train_member", None)
+    with pytest.raises(ValueError, match=message):
+        distil(folder, tmp_path / "run", **settings)
+
+
+def test_another_family_is_not_gone_on_with(whole, folder):
+    with pytest.raises(
+        ValueError, match="students=.* is not what the run in .* began with, .*; resume with that, or name another"
+    ):
+        distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
+
+
+def test_a_cell_of_a_sweep_is_one_student():
+    settings = {"teacher": "t", "train_data": ["t.txt"], "student": ["macs=0.5", "macs=0.25"]}
+    cell = Cell(variant="mine", axes={}, method="homodistil", settings=settings)
+    with pytest.raises(ValueError, match="cell 'mine' has the list student=.*; name one student"):
+        run_settings(cell, "runs/checked")
+
+
+# The command line, the Hub, several processes
+
+
+def test_a_list_is_given_in_every_way(folder):
+    flags = ["--student", '["macs=0.6", {"hidden_size": 8}]', "--output_dir", "out"]
+    members = parse_run([str(folder / "config.json"), *flags]).members
+    assert [member.training.student for member in members] == ["macs=0.6", '{"hidden_size": 8}']
+    assert [member.training.output_dir for member in members] == ["out/1-macs-0.6", members[1].given["output_dir"]]
+    assert members[1].given["student"] == '{"hidden_size": 8}'
+    assert parse_run([str(folder / "config.json"), "--student", "macs=0.6"]).members == ()
+
+
+@pytest.mark.slow
+def test_the_example_tells_of_its_family(tmp_path, capsys):
+    write_teacher(tmp_path / "teacher", hidden_size=128, num_attention_heads=2, intermediate_size=512)
+    substitutes = {
+        "teacher": tmp_path / "teacher",
+        "train_data": write_text(tmp_path / "train.txt"),
+        "eval_data": write_text(tmp_path / "eval.txt", seed=1),
+        "output_dir": tmp_path / "run",
+        "max_seq_length": 16,
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+    }
+    words = [word for name, value in substitutes.items() for word in (f"--{name}", str(value))]
+    assert main(["distill", str(EXAMPLE), *words, "--use_cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "member 2 of 3: macs=0.5, from macs=0.75" in printed
+    assert f"from_pretrained('{tmp_path}/run/3-macs-0.25/student')" in printed
+    assert "\nThe others, loaded alike:\n" in printed
+    for name in ("1-macs-0.75", "2-macs-0.5"):
+        assert f"\n{name} " in printed
+        assert f"\n  {tmp_path}/run/{name}/student\n" in printed
+
+
+def test_each_student_is_pushed_to_a_repository_of_its_own(folder, tmp_path, monkeypatch):
+    made, pushed = [], []
+    monkeypatch.setattr(family, "ensure_repo", lambda name, **_: made.append(name) or f"me/{name}")
+    monkeypatch.setattr(family, "push_export", lambda source, repo, **_: pushed.append((source.parent.name, repo)))
+    settings = {"push_to_hub": True, "hub_model_id": "words", "max_steps": 2, "student": STUDENTS[:2]}
+    distil(folder, tmp_path / "run", **settings)
+    assert made[:2] == [f"words-{name}" for name in FOLDERS[:2]]  # before anything is trained
+    assert pushed == [(name, f"me/words-{name}") for name in FOLDERS[:2]]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_make_a_family_and_go_on_with_it(as_ranks, folder, tmp_path):
+    words = ["-m", "homodistil_hf", "distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run")]
+    for others in ([], ["--resume_from_checkpoint", "last"]):
+        done = as_ranks(*words, *others)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("The others, loaded alike:") == 1
+    assert done.stdout.count("\nmember ") == 0
+    assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
+
+
+def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, tmp_path):
+    teacher, student = make_teacher(), make_teacher()
+    for number, plan in enumerate(STUDENTS[1:]):
+        trainer = make_trainer(
+            model=student, teacher_model=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
+        )
+        if number:
+            assert widths_of(trainer.model.config).hidden_size == 20
+            learned = student.get_submodule(PROJECTIONS).state_dict()
+            own = trainer.model.get_submodule(PROJECTIONS).state_dict()
+            assert all(torch.equal(own[name], learned[name]) for name in learned)
+        trainer.train()
+        student = trainer.model
+    assert widths_of(student.config).to_dict() == NARROWEST
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("family.json", {"plans": True}, "^family.json in output_dir=.* holds plans=True"),
+        ("family.json", {"plans": []}, "expected a plan of each of 3 students"),
+        ("family.json", {"finished": 1.5}, "holds plans=.* and finished=1.5"),
+        (
+            f"{FOLDERS[0]}/results.json",
+            {"models": []},
+            "^results.json in .* has models=.*, which no run wrote",
+        ),
+        (f"{FOLDERS[1]}/results.json", {"num_steps": "many"}, "has num_steps='many', which no run wrote"),
+    ],
+)
+def test_files_edited_by_hand_are_told_before_training(whole, folder, monkeypatch, file, change, message):
+    run, _ = whole
+    before = (run / file).read_text()
+    monkeypatch.setattr(family, "_train_member", lambda *args, **kwargs: pytest.fail("training has started"))
+    (run / file).write_text(json.dumps(json.loads(before) | change))
+    try:
+        with pytest.raises(ValueError, match=message):
+            distil(folder, run, resume_from_checkpoint="last")
+    finally:
+        (run / file).write_text(before)

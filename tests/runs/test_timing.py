@@ -1,0 +1,244 @@
+"""A planned run is timed by a few of its own steps, and leaves nothing."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from methods_here import needs
+from task_rows import write_kind
+from tiny_files import own_cache, write_config
+
+from homodistil_hf.cli import main
+from homodistil_hf.models.loading import load_encoder_config
+from homodistil_hf.models.widths import widths_of
+from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.pruning.pruner import Pruner
+from homodistil_hf.runs import timing as timing_module
+from homodistil_hf.runs.timing import NUM_STEPS, StepClock, format_timing, peak_bytes, time_run
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def values(tmp_path):
+    found = json.loads(write_config(tmp_path).read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name != "output_dir"}
+
+
+def test_the_whole_run_is_counted_and_a_few_steps_are_taken(values, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    timing = time_run(values | {"max_steps": 5000}, lambda line: None, num_steps=4)
+    assert timing["num_steps"] == 5000
+    assert timing["num_tokens"] == 5000 * 8 * 16
+    assert timing["time_s"] == timing["setup_s"] + 5000 * timing["seconds_per_step"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_passes_are_counted_as_the_run_counts_them(values):
+    del values["max_steps"]
+    timing = time_run(values | {"num_train_epochs": 40}, lambda line: None, num_steps=3)
+    assert timing["num_steps"] % 40 == 0
+    assert timing["num_steps"] > NUM_STEPS
+
+
+def test_the_student_narrows_as_in_the_whole_run(values, monkeypatch):
+    widths = []
+    see = StepClock.on_step_end
+
+    def on_step_end(self, *args, model, **kwargs):
+        widths.append(model.config.hidden_size)
+        see(self, *args, **kwargs)
+
+    monkeypatch.setattr(StepClock, "on_step_end", on_step_end)
+    time_run(values | {"max_steps": 1000, "pruning_end_fraction": 0.5}, lambda line: None, num_steps=10)
+    assert len(widths) == 10
+    assert widths[-1] == 16 < widths[0]
+    assert widths.index(16) <= 5
+
+
+def test_the_first_step_is_not_counted():
+    assert StepClock([5.0, 6.0, 9.0]).seconds_per_step() == 2.0
+
+
+def test_choices_of_masks_count_as_often_as_the_whole_run_makes_them(values, monkeypatch):
+    now = [0.0]
+    end_step, choose = StepClock.on_step_end, Pruner.step
+
+    def on_step_end(self, *args, **kwargs):
+        now[0] += 1.0
+        end_step(self, *args, **kwargs)
+
+    def step(self, step, schedule, **kwargs):
+        now[0] += 10.0 * (step <= schedule.end_step and schedule.is_due(step))
+        return choose(self, step, schedule, **kwargs)
+
+    monkeypatch.setattr(timing_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(StepClock, "on_step_end", on_step_end)
+    monkeypatch.setattr(Pruner, "step", step)
+    run = {"max_steps": 1000, "pruning_end_fraction": 0.5, "pruning_interval_steps": 10}
+    found = time_run(values | run, lambda line: None, num_steps=10)
+    assert found["seconds_per_step"] == pytest.approx(1.0 + 10.0 * 50 / 1000)
+
+
+def test_what_cannot_be_timed_is_refused(values):
+    with pytest.raises(ValueError, match=r"is several students; time one of them"):
+        time_run(values | {"student": ["macs=0.75", "macs=0.5"]}, lambda line: None)
+    with pytest.raises(ValueError, match="max_steps=2 is too short a run to be timed; expected at least 3"):
+        time_run(values | {"max_steps": 2}, lambda line: None)
+
+
+def test_memory_is_that_of_the_process():
+    assert peak_bytes(torch.device("cpu")) > 50e6
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(89, "89 seconds"), (600, "10 minutes"), (9000, "2.5 hours")])
+def test_times_are_told_in_words(seconds, words):
+    timing = {"device": "cpu", "num_steps": 1000, "rows_per_step": 16, "time_s": seconds, "setup_s": 4.0}
+    timing |= {"seconds_per_step": 0.125, "peak_bytes": None}
+    assert format_timing(timing) == (
+        f"on this machine (cpu), by some steps of the run:\n  1,000 steps of 16 rows take {words}, without "
+        "evaluations: 0.12 s a step and 4 s before the first"
+    )
+
+
+# homodistil plan --time
+
+
+def test_the_command_says_minutes_memory_and_what_was_measured(values, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(values | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.25", "--time"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    told = capsys.readouterr().out
+    assert "3 steps of 8 rows take " in told
+    assert "memory peak " in told
+    assert "advice for 0.000384 M tokens" in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "multiple", "is_plain"),
+    [
+        ([], {"width_multiple": 3}, 3, False),
+        (["--width_multiple", "5"], {"width_multiple": 3}, 5, False),
+        ([], {"plain": True}, 8, True),
+        (["--plain"], {"plain": False}, 8, True),
+    ],
+)
+def test_the_timed_student_is_that_of_the_plan(
+    values, tmp_path, capsys, monkeypatch, flags, given, multiple, is_plain
+):
+    trained = []
+
+    def note(self, args, state, control, model, **kwargs):
+        trained.append(widths_of(model.config))
+
+    monkeypatch.setattr(StepClock, "on_train_end", note)
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3} | given
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = [
+        "plan",
+        "--teacher",
+        values["teacher"],
+        "--student",
+        "macs=0.85" if is_plain else "macs=0.4,layers=2",
+        "--time",
+        "--json",
+        *flags,
+    ]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    plan = json.loads(capsys.readouterr().out)["student"]["plan"]
+    assert [widths.to_dict() for widths in trained] == [plan]
+    assert (plan["hidden_size"] == 32) == is_plain
+    assert plan["intermediate_size"] % multiple == 0
+
+
+def test_the_student_of_the_settings_is_planned_where_no_flag_names_one(values, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps(values | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--time", "--config", str(tmp_path / "settings.json")]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    planned = resolve_plan(values["student"], load_encoder_config(values["teacher"]))
+    assert found["student"]["plan"] == planned.to_dict()
+    (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
+    assert main(words) == 2
+    assert "settings.json names neither student nor start; name one" in capsys.readouterr().err
+    (tmp_path / "settings.json").write_text('{"student": "latency_ms=5"}', encoding="utf-8")
+    assert main(words) == 2
+    assert "--time times a run of a known student" in capsys.readouterr().err
+
+
+def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, capsys):
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3}
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.4", "--time", "--json"]
+    assert main([*words, "--num_tokens", "12800", "--config", str(tmp_path / "settings.json")]) == 0
+    timing = json.loads(capsys.readouterr().out)["timing"]
+    assert (timing["num_steps"], timing["num_tokens"]) == (12800 // (8 * 16), 12800)
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_layers", "is_explained"),
+    [
+        ({}, 1, True),
+        ({"importance_metric": "magnitude"}, 2, False),
+        ({"num_scoring_batches": 0}, 2, False),
+        ({"recipe": "paper"}, 2, False),
+        pytest.param({"method": "one_shot"}, 1, True, marks=needs("baselines")),
+        pytest.param({"method": "pruned_first"}, 2, False, marks=needs("baselines")),
+        pytest.param({"method": "shallow"}, 1, False, marks=needs("baselines")),
+    ],
+)
+def test_the_planned_student_is_that_of_the_run(values, tmp_path, capsys, settings, num_layers, is_explained):
+    own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3} | settings
+    (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.25", "--time"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    told = capsys.readouterr().out
+    assert f"student: BertForMaskedLM, {num_layers} layers" in told
+    assert ("'macs=0.25,layers=2' keeps all" in told) == is_explained
+
+
+def test_of_a_task_no_advice_is_given(tmp_path, capsys):
+    values = write_kind(tmp_path, "classes")
+    settings = {name: value for name, value in values.items() if name not in ("teacher", "student", "output_dir")}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"num_scoring_batches": 1}), encoding="utf-8")
+    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.5", "--time", "--json"]
+    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["timing"]["num_steps"] == 4
+    assert "advice" not in found
+
+
+@needs("embedding")
+def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
+    from tiny_embeddings import make_sentence_folder
+
+    folder = make_sentence_folder(tmp_path / "embedding")
+    settings = {name: values[name] for name in ("train_data", "per_device_train_batch_size", "use_cpu")}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"max_steps": 3}), encoding="utf-8")
+    words = ["plan", "--teacher", str(folder), "--student", "macs=0.5", "--json"]
+    assert main([*words, "--time", "--config", str(tmp_path / "settings.json")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["timing"]["num_steps"] == 3
+    assert "advice" not in found
+    assert main([*words, "--num_tokens", "2e6"]) == 2
+    assert "runs on masked words were measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--time"], "give --time with --train_data or --config"),
+        (["--time", "--config", "x", "--student", "latency_ms=5"], "name it by --student, without latency_ms"),
+        (["--train_data", "x"], "give --time with --train_data or --config"),
+        (["--time", "--config", "x", "--vocabulary", "keep=9", "--text", "y"], "trim first"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(words, message, capsys):
+    assert main(["plan", "--teacher", "x", "--student", "macs=0.5", *words]) == 2
+    assert message in capsys.readouterr().err

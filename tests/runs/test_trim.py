@@ -1,0 +1,274 @@
+"""`homodistil trim`, and distillations that begin with it."""
+
+import json
+
+import huggingface_hub
+import pytest
+from methods_here import needs
+from tiny_architectures import tiny_architecture_config
+from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_models import make_teacher
+from tiny_tokenizers import paragraphs, trained_tokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from homodistil_hf.cli import main
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.runs import trim
+from homodistil_hf.runs.config import parse_run, run_of
+from homodistil_hf.runs.distill import distill as distill_settings
+from homodistil_hf.runs.student import make_trainer
+from homodistil_hf.runs.trim import TrimSource, plan_trimming
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    own_cache(monkeypatch, tmp_path / "cache")
+
+
+def trimmed(tmp_path, *words):
+    teacher, text = tmp_path / "teacher", tmp_path / "train.txt"
+    if not teacher.is_dir():
+        write_teacher(teacher)
+        write_text(text)
+    return main(["trim", str(teacher), "--text", str(text), *words])
+
+
+def test_a_model_is_trimmed_to_a_folder(tmp_path, capsys):
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small")) == 0
+    told = capsys.readouterr()
+    assert "40 of 96 tokens stay" in told.err
+    assert f"written to {tmp_path / 'small'}" in told.out
+    model, tokenizer = (kind.from_pretrained(tmp_path / "small") for kind in (AutoModelForMaskedLM, AutoTokenizer))
+    assert model.config.vocab_size == len(tokenizer) == 40
+    facts = json.loads((tmp_path / "small" / "trimming.json").read_text())
+    assert facts["source"]["vocabulary"] == "keep=40"
+    assert str(tmp_path) not in json.dumps(facts)  # the folder may go to the Hub
+    assert facts["trimming"]["after"] == {"num_tokens": 40, **facts["trimming"]["after"]}
+    before, after = (facts["trimming"][when]["num_parameters"] for when in ("before", "after"))
+    assert before - after == (96 - 40) * (32 + 1)
+    assert trimmed(tmp_path, "--vocabulary", "keep=48", "--output", str(tmp_path / "small")) == 2
+    assert "holds an export already; set overwrite to replace it" in capsys.readouterr().err
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small"), "--overwrite") == 0
+    (tmp_path / "small" / "mine.txt").touch()
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small"), "--overwrite") == 2
+    assert "files that no export wrote (mine.txt)" in capsys.readouterr().err
+    assert "40 tokens" in (tmp_path / "small" / "README.md").read_text()
+    assert str(tmp_path) not in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_without_a_folder_it_is_only_told(tmp_path, capsys):
+    assert trimmed(tmp_path, "--json") == 0  # min_count=5
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["coverage"] == 1
+    assert facts["growth"] == 0
+    assert facts["after"]["num_tokens"] == 96
+    assert {path.name for path in tmp_path.iterdir()} == {"teacher", "train.txt", "cache"} & {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_coverage_is_the_share_of_the_text(tmp_path):
+    write_teacher(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text(" ".join(["w20"] * 60 + ["w21"] * 30 + ["w22"] * 10))
+    source = TrimSource(str(tmp_path / "teacher"), "keep=7", [str(tmp_path / "text.txt")])
+    plan = plan_trimming(source)
+    assert plan.facts["coverage"] == pytest.approx(91 / 101)  # the separator behind the document is among them
+    assert plan.kept[5:] == [20, 21]
+    assert plan.trimmed_config.vocab_size == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vocabulary", "keep=4"], "vocabulary='keep=4' is out of reach, as 5 always stay; nearest valid: keep=5"),
+        (["--vocabulary", "half"], "vocabulary='half' is no vocabulary; expected keep=16384"),
+        (["--text", "nowhere.txt"], "text='nowhere.txt'"),
+        (["--output", "."], "folder='.' is not empty and holds no export"),
+        (["--tokenizer", "nowhere"], "tokenizer='nowhere' can't be loaded"),
+    ],
+)
+def test_what_can_not_work_is_told(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert trimmed(tmp_path, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_can_not_be_met_is_told_before_text_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trim, "load_text", None)
+    assert trimmed(tmp_path, "--vocabulary", "keep=97") == 2
+    assert "out of reach, as there are no more; nearest valid: keep=96" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_special_tokens_alone_is_refused(tmp_path, capsys):
+    teacher = write_teacher(tmp_path / "teacher")
+    (teacher / "tokenizer.json").unlink()
+    (teacher / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    write_text(tmp_path / "train.txt")
+    assert main(["trim", str(teacher), "--text", str(tmp_path / "train.txt")]) == 2
+    assert "has no vocabulary beside special tokens" in capsys.readouterr().err
+
+
+def distill(path, *words):
+    return main(["distill", str(path), "--disable_tqdm", "true", *words])
+
+
+def test_text_to_evaluate_on_is_looked_for_before_the_teacher_is_trimmed(tmp_path, capsys):
+    assert distill(write_config(tmp_path, vocabulary="keep=40", eval_data="nowhere.txt")) == 2
+    assert "eval_data='nowhere.txt' does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
+    assert distill(write_config(tmp_path, vocabulary="keep=40")) == 0
+    run = tmp_path / "run"
+    assert "40 of 96 tokens stay" in capsys.readouterr().out
+    student, tokenizer = (kind.from_pretrained(run / "student") for kind in (AutoModelForMaskedLM, AutoTokenizer))
+    assert student.config.vocab_size == len(tokenizer) == 40
+    results = json.loads((run / "results.json").read_text())
+    assert results["settings"]["teacher"] == str(run / "trimmed_teacher")
+    alone = {"teacher": str(run / "trimmed_teacher"), "output_dir": str(tmp_path / "alone")}
+    assert distill(write_config(tmp_path, **alone)) == 0
+    ours, theirs = ((folder / "student" / "model.safetensors").read_bytes() for folder in (run, tmp_path / "alone"))
+    assert ours == theirs
+    assert main(["verify", str(run / "student")]) == 0
+
+
+@needs("self_distillation")
+def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
+    rounds = {"max_steps": 4, "per_device_train_batch_size": 8}
+    assert distill(write_config(tmp_path, vocabulary="keep=40", further_pretraining=rounds)) == 0
+    source = json.loads((tmp_path / "run" / "trimmed_teacher" / "trimming.json").read_text())["source"]
+    assert source["model"] == "further_pretraining"
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.vocab_size == 40
+
+
+def test_a_plan_tells_what_a_smaller_vocabulary_brings(tmp_path, capsys):
+    teacher, text = str(write_teacher(tmp_path / "teacher")), str(write_text(tmp_path / "train.txt"))
+    words = ["plan", "--teacher", teacher, "--student", "macs=0.5"]
+    assert main([*words, "--json"]) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert main([*words, "--vocabulary", "keep=40", "--text", text, "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert costs["teacher"] == without["teacher"]
+    hidden_size = costs["student"]["plan"]["hidden_size"]
+    saved = without["student"]["num_parameters"] - costs["student"]["num_parameters"]
+    assert saved == (96 - 40) * (hidden_size + 1)
+    assert costs["student"]["encoder_macs"] == without["student"]["encoder_macs"]
+    assert costs["vocabulary"]["after"]["num_tokens"] == 40
+    assert main([*words, "--vocabulary", "keep=40", "--text", text]) == 0
+    assert "40 of 96 tokens stay" in capsys.readouterr().out
+    assert main([*words, "--vocabulary", "keep=40"]) == 2
+    assert "--vocabulary is chosen by the tokens of a text; give --text with it" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, monkeypatch):
+    path = write_config(tmp_path, vocabulary="keep=40")
+    assert distill(path) == 0
+    whole = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
+    for step in (8, 12):
+        for file in (tmp_path / "run" / f"checkpoint-{step}").iterdir():
+            file.unlink()
+        (tmp_path / "run" / f"checkpoint-{step}").rmdir()
+    monkeypatch.setattr(trim, "trim_to_folder", None)
+    assert distill(path, "--resume_from_checkpoint", "last") == 0
+    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
+    with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
+        distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
+        (checkpoint / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match="checkpoint-12' can't be used: optimizer.pt is damaged"
+    ):  # as without trimming
+        distill_settings(parse_run([str(path), "--resume_from_checkpoint", "last"]), print)
+
+
+def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
+    path = write_config(tmp_path, vocabulary="keep=40", student=["macs=0.8", "macs=0.5"])
+    assert distill(path) == 0
+    for student in sorted((tmp_path / "run").glob("*/student")):
+        assert AutoModelForMaskedLM.from_pretrained(student).config.vocab_size == 40
+
+
+def test_sweeps_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
+    values = json.loads(write_config(tmp_path, vocabulary="keep=40").read_text())
+    with pytest.raises(ValueError, match="vocabulary='keep=40' goes before a run of `homodistil distill` alone"):
+        make_trainer(run_of(values, "cell"), print)
+    with pytest.raises(ValueError, match="vocabulary='keep=40' with streaming=True: tokens are counted before a run"):
+        distill_settings(run_of(values | {"streaming": True}, "cell"), print)
+
+
+@needs("self_distillation")
+def test_a_method_that_distils_no_teacher_has_no_vocabulary_to_trim(tmp_path):
+    values = json.loads(write_config(tmp_path, vocabulary="keep=40").read_text())
+    known = {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")}
+    with pytest.raises(ValueError, match="vocabulary='keep=40' has no place with method='self_distillation'"):
+        run_of(known | {"method": "self_distillation"}, "cell")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+def test_costs_of_every_architecture_are_told_before_weights_are_read(architecture, tmp_path):
+    config = tiny_architecture_config(architecture)
+    config.architectures = [architecture.heads[0].stock_name]
+    write_teacher(tmp_path / "words")
+    config.save_pretrained(tmp_path / "model")
+    write_text(tmp_path / "train.txt")
+    source = TrimSource(
+        str(tmp_path / "model"), "keep=48", [str(tmp_path / "train.txt")], tokenizer=str(tmp_path / "words")
+    )
+    facts = plan_trimming(source).facts
+    assert facts["after"]["num_tokens"] == 48
+    assert facts["after"]["size_bytes"] < facts["before"]["size_bytes"]
+
+
+def test_a_teacher_with_inf_is_not_trimmed(tmp_path, capsys):
+    model = AutoModelForMaskedLM.from_pretrained(write_teacher(tmp_path / "teacher"))
+    write_text(tmp_path / "train.txt")
+    model.bert.encoder.layer[0].attention.self.query.weight.data[0, 0] = float("inf")
+    model.save_pretrained(tmp_path / "teacher")
+    assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small")) == 2
+    assert "has 1 × Inf among the 1,024 values of bert.encoder.layer.0.attention" in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()
+
+
+def write_unigram_teacher(folder):
+    tokenizer = trained_tokenizer("Unigram")
+    make_teacher(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_unigram_vocabulary_is_trimmed_by_coverage_without_characters_of_other_text(tmp_path, capsys):
+    teacher = write_unigram_teacher(tmp_path / "teacher")
+    texts = ["the teacher of a layer and the student of a layer"] * 20 + ["heads"]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts))
+    words = ["trim", str(teacher), "--text", str(tmp_path / "text.txt"), "--vocabulary", "coverage=0.99"]
+    assert main([*words, "--output", str(tmp_path / "small")]) == 0
+    told = capsys.readouterr()
+    facts = json.loads((tmp_path / "small" / "trimming.json").read_text())["trimming"]
+    assert facts["coverage"] >= 0.99
+    assert facts["num_characters"] > 0
+    assert facts["fallback"] == "<unk>"
+    assert f"{facts['num_characters']} single characters go that the text never has" in told.out + told.err
+    small, whole = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "small", teacher))
+    assert len(small) == facts["after"]["num_tokens"] < 64
+    assert small.tokenize(texts[0]) == whole.tokenize(texts[0])
+    assert small.unk_token_id not in small("heads")["input_ids"]  # in its characters, if not whole
+    assert small.unk_token_id in small("Quiz")["input_ids"]
+
+
+def test_a_plan_compares_several_sizes(tmp_path, capsys):
+    teacher = write_unigram_teacher(tmp_path / "teacher")
+    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs()))
+    words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--text", str(tmp_path / "text.txt")]
+    assert main([*words, "--vocabulary", "keep=500", "--json"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["vocabulary"]["sizes"]
+    assert list(sizes) == ["coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1"]
+    tokens = [found["after"]["num_tokens"] for found in sizes.values()]
+    assert tokens == sorted(tokens)
+    assert tokens[0] < tokens[-1]
+    for name, found in sizes.items():
+        assert found["coverage"] >= float(name.partition("=")[2])
+    assert sizes["coverage=1"]["growth"] == 0 < sizes["coverage=0.98"]["growth"]
+    assert main([*words, "--vocabulary", "keep=500"]) == 0
+    assert "vocabulary      tokens  of the text's tokens  longer text  parameters   MB" in capsys.readouterr().out

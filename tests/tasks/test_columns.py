@@ -1,0 +1,115 @@
+"""The kind of a model by its head, and the columns of its rows by their names."""
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+from tiny_models import tiny_config
+
+from homodistil_hf.tasks.columns import Columns, find_columns
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, kind_of
+
+SEQUENCES = "BertForSequenceClassification"
+ONE = ["a b"]
+WORDS = [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "settings", "kind"),
+    [
+        ("BertForMaskedLM", {}, MASKED_WORDS),
+        ("BertModel", {}, MASKED_WORDS),
+        (SEQUENCES, {}, CLASSES),
+        (SEQUENCES, {"num_labels": 1}, VALUES),
+        (SEQUENCES, {"num_labels": 3, "problem_type": "regression"}, VALUES),
+        (SEQUENCES, {"num_labels": 3, "problem_type": "multi_label_classification"}, LABELS),
+        ("HomoBertForSequenceClassification", {}, CLASSES),
+        ("BertForTokenClassification", {}, TAGS),
+        ("BertForQuestionAnswering", {}, ANSWERS),
+    ],
+)
+def test_the_head_tells_the_kind(class_name, settings, kind):
+    assert kind_of(tiny_config(**settings), class_name) == kind
+    assert kind_of(tiny_config(architectures=[class_name], **settings)) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "texts", "labels"),
+    [
+        (CLASSES, {"text": ONE, "label": [1]}, ("text",), ("label",)),
+        (CLASSES, {"Sentence": ONE, "Label": [1], "idx": [0]}, ("Sentence",), ("Label",)),
+        (CLASSES, {"premise": ONE, "hypothesis": ONE, "label": [1]}, ("premise", "hypothesis"), ("label",)),
+        (CLASSES, {"question": ONE, "sentence": ONE, "label": [1]}, ("question", "sentence"), ("label",)),
+        (CLASSES, {"headline": ONE, "category": ONE}, ("headline",), ("category",)),
+        (CLASSES, {"text": ONE}, ("text",), ()),
+        (VALUES, {"sentence1": ONE, "sentence2": ONE, "score": [0.5]}, ("sentence1", "sentence2"), ("score",)),
+        (VALUES, {"text": ONE, "bad": [0.5], "good": [1.0]}, ("text",), ("bad", "good")),
+        (LABELS, {"text": ONE, "Good": [1], "bad": [0]}, ("text",), ("bad", "Good")),
+        (TAGS, {"tokens": WORDS, "ner_tags": [[0, 1]]}, ("tokens",), ("ner_tags",)),
+        (TAGS, {"words": WORDS, "pos": ONE}, ("words",), ()),
+        (TAGS, {"text": ONE, "entities": [[[0, 1]]]}, ("text",), ("entities",)),
+        (TAGS, {"text": ONE, "tokens": [[{"text": "a"}]], "spans": [[{"end": 1}]]}, ("text",), ("spans",)),
+        (ANSWERS, {"context": ONE, "question": ONE, "answers": ONE}, ("question", "context"), ("answers",)),
+    ],
+)
+def test_usual_names_are_found(kind, rows, texts, labels):
+    config = tiny_config(id2label={0: "bad", 1: "good"})
+    assert find_columns(Dataset.from_dict(rows), config, kind) == Columns(kind, texts, labels)
+
+
+def test_of_several_tag_columns_the_one_with_the_models_names_is_taken():
+    features = Features(
+        {
+            "tokens": List(Value("string")),
+            "pos_tags": List(ClassLabel(names=["NOUN", "VERB"])),
+            "ner_tags": List(ClassLabel(names=["O", "B-PER"])),
+        }
+    )
+    rows = Dataset.from_dict({"tokens": WORDS, "pos_tags": [[0, 1]], "ner_tags": [[0, 1]]}, features=features)
+    config = tiny_config(id2label={0: "NOUN", 1: "VERB"})
+    assert find_columns(rows, config, TAGS).labels == ("pos_tags",)
+
+
+def test_columns_are_named():
+    rows = Dataset.from_dict({"a": ONE, "b": ONE, "c": [1]})
+    given = {"text_columns": ["a", "b"], "label_column": "c"}
+    assert find_columns(rows, tiny_config(), CLASSES, **given) == Columns(CLASSES, ("a", "b"), ("c",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "given", "message"),
+    [
+        (
+            CLASSES,
+            {"a": ONE, "b": ONE},
+            {},
+            r"has the columns a \(string\), b \(string\), none surely with text, or two",
+        ),
+        (
+            CLASSES,
+            {"text": ONE},
+            {"label_column": "lbael"},
+            "lacks the column label_column='lbael'; nearest valid: 't",
+        ),
+        (CLASSES, {"text": ONE}, {"text_columns": ["txt"]}, "lacks the column text_columns='txt'; nearest valid: 'te"),
+        (CLASSES, {"a": ONE, "b": ONE, "c": ONE}, {"text_columns": ["a", "b", "c"]}, "two of a pair"),
+        (TAGS, {"a": [1]}, {}, "none surely with tokens, or a text with spans"),
+        (ANSWERS, {"question": ONE}, {}, "expected question and context"),
+    ],
+)
+def test_columns_that_are_not_there(kind, rows, given, message):
+    with pytest.raises(ValueError, match=message):
+        find_columns(Dataset.from_dict(rows), tiny_config(), kind, **given)
+
+
+@pytest.mark.parametrize("labels", [[None] * 3, [""] * 3, [float("nan")] * 3])
+def test_a_column_without_a_label_is_none(labels):
+    rows = Dataset.from_dict({"text": ["a"] * 3, "label": labels})
+    assert find_columns(rows, tiny_config(num_labels=3), CLASSES).labels == ()
+    of_classes = Dataset.from_dict({"text": ["a"], "label": [-1]}).cast_column("label", ClassLabel(names=["x", "y"]))
+    assert find_columns(of_classes, tiny_config(num_labels=2), CLASSES).labels == ()
+
+
+def test_a_pair_with_a_side_of_another_type_stays_a_pair():
+    rows = Dataset.from_dict({"sentence1": ["a"], "sentence2": [7], "label": [0]})
+    assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("sentence1", "sentence2")
+    rows = Dataset.from_dict({"question": ["a"], "answer": [0]})
+    assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("question",)

@@ -1,0 +1,58 @@
+"""Rows kept aside: a tenth, of every label, and always the same."""
+
+from collections import Counter
+
+from datasets import Dataset
+
+from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.held_out import keep_aside
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
+
+
+def test_each_label_gives_its_tenth_and_a_single_row_stays():
+    rows = Dataset.from_dict({"text": ["a"] * 111, "label": ["x"] * 80 + ["y"] * 30 + ["z"]})
+    columns = Columns(CLASSES, ("text",), ("label",))
+    train, aside, how = keep_aside(rows, columns)
+    assert (Counter(aside["label"]), how) == ({"x": 8, "y": 3}, "drawn label by label")
+    assert len(train) == 100
+    assert keep_aside(rows, columns)[1].to_dict() == aside.to_dict()
+
+
+def test_values_are_spread():
+    rows = Dataset.from_dict({"text": ["a"] * 100, "score": [float(n * 37 % 100) for n in range(100)]})
+    _, aside, _ = keep_aside(rows, Columns(VALUES, ("text",), ("score",)))
+    assert sorted(aside["score"]) == [5.0, 15.0, 25.0, 35.0, 45.0, 55.0, 65.0, 75.0, 85.0, 95.0]
+
+
+def test_a_contexts_questions_stay_together():
+    rows = Dataset.from_dict({"question": list(map(str, range(60))), "context": [str(n // 6) for n in range(60)]})
+    train, aside, _ = keep_aside(rows, Columns(ANSWERS, ("question", "context")))
+    assert len(aside) == 6
+    assert not set(train["context"]) & set(aside["context"])
+
+
+def test_no_more_than_about_a_thousand():
+    rows = Dataset.from_dict({"tokens": [["a"]] * 30_000})
+    train, aside, how = keep_aside(rows, Columns(TAGS, ("tokens",)))
+    assert (len(train), len(aside), how) == (29_000, 1000, "drawn at random")
+
+
+def test_several_labels_are_spread_over_what_rows_have():
+    sets = [["joy"]] * 50 + [["joy", "fear"]] * 30 + [[]] * 20
+    rows = Dataset.from_dict({"text": ["a"] * 100, "labels": sets[::2] + sets[1::2]})
+    _, aside, how = keep_aside(rows, Columns(LABELS, ("text",), ("labels",)))
+    assert Counter(map(len, aside["labels"])) == {1: 5, 2: 3, 0: 2}
+    assert how == "spread over their labels"
+    columns = {name: [int(name in row) for row in sets] for name in ("joy", "fear")}
+    _, aside, _ = keep_aside(
+        Dataset.from_dict({"text": ["a"] * 100} | columns), Columns(LABELS, ("text",), ("joy", "fear"))
+    )
+    assert (sum(aside["joy"]), sum(aside["fear"]), len(aside)) == (8, 3, 10)
+
+
+def test_a_querys_passages_stay_together():
+    rows = Dataset.from_dict({"query": [str(n // 5) for n in range(100)], "passage": list(map(str, range(100)))})
+    columns = Columns(VALUES, ("query", "passage"))
+    train, aside, how = keep_aside(rows, columns, together="query")
+    assert (len(aside), how) == (10, "all rows of a 'query' together")
+    assert not set(train["query"]) & set(aside["query"])

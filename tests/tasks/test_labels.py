@@ -1,0 +1,126 @@
+"""Labels by name, number or list → the model's numbers."""
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, List
+from tiny_models import tiny_config
+
+from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
+from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.kinds import CLASSES, LABELS, VALUES
+from homodistil_hf.tasks.labels import label_numbers
+
+NAMES = {0: "bad", 1: "fair", 2: "good"}
+NAMED = tiny_config(id2label=NAMES)
+NUMBERED = tiny_config(num_labels=3)
+STARS = tiny_config(id2label={0: "1", 1: "2", 2: "3"})
+
+
+def numbers(kind, labels, config, names=("label",)):
+    rows = Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
+    return label_numbers(rows, Columns(kind, ("text",), names), config, "rows")
+
+
+@pytest.mark.parametrize(
+    ("labels", "config", "expected"),
+    [
+        (["good", "bad"], NAMED, [2, 0]),
+        (["Good ", "BAD"], NAMED, [2, 0]),
+        ([2, 0], NAMED, [2, 0]),
+        ([2.0, 0.0], NAMED, [2, 0]),
+        (["2", "0"], NAMED, [2, 0]),
+        (["2.0", "", "0."], NAMED, [2, UNKNOWN_CLASS, 0]),
+        ([True, False], NAMED, [1, 0]),
+        (["true", "false"], NUMBERED, [1, 0]),
+        (["LABEL_2", "LABEL_0"], NUMBERED, [2, 0]),
+        ([1, 3], STARS, [0, 2]),
+        ([0, 2], STARS, [0, 2]),
+        ([1.0, 2.0], STARS, [0, 1]),
+        (["1.0", "2.0"], STARS, [0, 1]),
+        (["good", None, ""], NAMED, [2, UNKNOWN_CLASS, UNKNOWN_CLASS]),
+    ],
+)
+def test_classes(labels, config, expected):
+    assert numbers(CLASSES, labels, config) == expected
+
+
+def test_a_features_own_names_are_brought_into_the_models_order():
+    rows = Dataset.from_dict({"label": [0, 2, -1]}).cast_column("label", ClassLabel(names=["good", "fair", "bad"]))
+    columns = Columns(CLASSES, ("text",), ("label",))
+    assert label_numbers(rows, columns, NAMED, "rows") == [2, 0, UNKNOWN_CLASS]
+    assert label_numbers(rows, columns, NUMBERED, "rows") == [0, 2, UNKNOWN_CLASS]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([["good"], ["bad", "fair"], []], [[0, 0, 1], [1, 1, 0], [0, 0, 0]]),
+        ([[2], [0, 1]], [[0, 0, 1], [1, 1, 0]]),
+        ([[1, 0, 1], [0, 0, 0]], [[1, 0, 1], [0, 0, 0]]),
+        ([[0.5, 0.0, 1.0]], [[0.5, 0, 1]]),
+        (["good", "bad;fair", None], [[0, 0, 1], [1, 1, 0], [UNKNOWN_VALUE] * 3]),
+        (['["good"]', "[]"], [[0, 0, 1], [0, 0, 0]]),
+        (["['good']", "['bad', 'fair']"], [[0, 0, 1], [1, 1, 0]]),
+    ],
+)
+def test_several_labels(labels, expected):
+    assert numbers(LABELS, labels, NAMED) == expected
+
+
+def test_a_column_for_each_label():
+    rows = Dataset.from_dict({"bad": ["1", "0"], "fair": ["0", "1"], "good": ["0", ""]})
+    columns = Columns(LABELS, ("text",), ("bad", "fair", "good"))
+    assert label_numbers(rows, columns, NAMED, "rows") == [[1, 0, 0], [UNKNOWN_VALUE] * 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_labels", "expected"),
+    [
+        ([1, 2.5], 1, [[1], [2.5]]),
+        (["1", "-2.5", ""], 1, [[1], [-2.5], [UNKNOWN_VALUE]]),
+        ([[1.0, 2.0], None], 2, [[1, 2], [UNKNOWN_VALUE] * 2]),
+        ([float("nan"), 1.0], 1, [[UNKNOWN_VALUE], [1]]),
+    ],
+)
+def test_values(labels, num_labels, expected):
+    assert numbers(VALUES, labels, tiny_config(num_labels=num_labels)) == expected
+
+
+def test_without_a_column_all_are_unknown():
+    rows = Dataset.from_dict({"text": ["a", "b"]})
+    assert label_numbers(rows, Columns(CLASSES, ("text",)), NAMED, "rows") == [UNKNOWN_CLASS] * 2
+    assert label_numbers(rows, Columns(LABELS, ("text",)), NAMED, "rows") == [[UNKNOWN_VALUE] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "config", "message"),
+    [
+        (CLASSES, ["goood"], NAMED, r"has the label 'goood' \(1 row\).*are bad, fair, good; nearest valid: 'good'"),
+        (CLASSES, ["x", "y"], NUMBERED, "classes have no names, only numbers 0 … 2: number the rows, or set id2label"),
+        (CLASSES, [1, 2, 3], NAMED, "has the label 3 .*classes 0 … 2; they count from 1: subtract 1"),
+        (CLASSES, [0, 7], NAMED, "has the label 7 .*classes 0 … 2; correct or drop such rows"),
+        (CLASSES, [1.5], NAMED, "has the label 1.5"),
+        (CLASSES, [["good"]], NAMED, "expected one class a row: for several, set problem_type"),
+        (CLASSES, [[]], NAMED, r"holds \[\]; expected one class a row"),
+        (LABELS, [["sad"]], NAMED, "has the label 'sad'"),
+        (LABELS, [[{"name": "good"}]], NAMED, "has the label {'name': 'good'}, which is no class"),
+        (LABELS, [[3]], NAMED, "has the label 3"),
+        (LABELS, ["['good' 'bad']"], NAMED, "has the label .*; a list in a file of words is JSON, .*: write it so"),
+        (VALUES, ["much"], tiny_config(num_labels=1), "has the label 'much'; expected a finite number a row"),
+        (VALUES, [[1.0]], tiny_config(num_labels=2), "expected 2 finite numbers a row"),
+    ],
+)
+def test_labels_that_are_none_of_the_models(kind, labels, config, message):
+    with pytest.raises(ValueError, match=message):
+        numbers(kind, labels, config)
+
+
+def test_a_number_below_the_classes_is_not_the_last_one():
+    feature = List(ClassLabel(names=["good", "bad", "fair"]))
+    rows = Dataset.from_dict({"label": [[0], [-1]]}, features=Features({"label": feature}))
+    with pytest.raises(ValueError, match="has the label -1, which is no class: correct or drop such rows"):
+        label_numbers(rows, Columns(LABELS, ("text",), ("label",)), NAMED, "rows")
+
+
+def test_columns_that_are_not_one_for_each_label():
+    with pytest.raises(ValueError, match="label_column='a,b' are 2, the model has 3 labels"):
+        numbers(LABELS, ["x"], NAMED, names=("a", "b"))

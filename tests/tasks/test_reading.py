@@ -1,0 +1,78 @@
+"""Rows of files as people have them: every format gives the same rows."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from homodistil_hf.tasks.reading import load_rows
+
+ROWS = {"text": ["one, two", "three"], "label": ["null", "007"]}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Format → file of `ROWS`."""
+    tmp_path = tmp_path / "rows"
+    tmp_path.mkdir()
+    rows = Dataset.from_dict(ROWS)
+    lines = list(rows)
+    rows.to_csv(tmp_path / "a.csv")
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + "\n".join(f"{row['text']}\t{row['label']}" for row in lines))
+    rows.to_parquet(tmp_path / "a.parquet")
+    rows.to_json(tmp_path / "a.jsonl")
+    (tmp_path / "a.json").write_text(json.dumps({"data": lines}))
+    (tmp_path / "list.json").write_text(json.dumps(lines))
+    rows.save_to_disk(tmp_path / "saved")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet", "a.jsonl", "a.json", "list.json", "saved"])
+def test_every_format_gives_the_same_rows(written, name):
+    assert load_rows([str(written / name)]).to_dict() == ROWS
+    written.rename(written.parent / "rows[1]")  # a file that is there is no glob
+    assert load_rows([str(written.parent / "rows[1]" / name)]).to_dict() == ROWS
+
+
+def test_sources_follow_each_other(written):
+    rows = load_rows([str(written / "a.csv"), str(written / "a.jsonl")])
+    assert rows["text"][:] == ROWS["text"] * 2
+
+
+def test_values_of_several_types_are_their_json(tmp_path):
+    lines = [{"text": "a", "label": [[0, 1, "X"]]}, {"text": "b", "label": None}, {"text": "c", "label": "word"}]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert load_rows([str(tmp_path / "mixed.jsonl")])["label"][:] == ['[[0, 1, "X"]]', None, "word"]
+
+
+def test_columns_of_other_types_are_refused(tmp_path):
+    Dataset.from_dict({"label": [1]}).to_parquet(tmp_path / "a.parquet")
+    Dataset.from_dict({"label": ["x"]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="have columns of other types"):
+        load_rows([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")])
+
+
+def test_no_source_is_told():
+    with pytest.raises(ValueError, match="eval_data is not set"):
+        load_rows([], argument="eval_data")
+
+
+def test_a_csv_that_is_none(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"a,b\n\xff\xff,1\n")
+    with pytest.raises(ValueError, match=r"a\.csv' is unreadable .*; expected UTF-8: convert it, as by `iconv -f ISO"):
+        load_rows([str(tmp_path / "a.csv")])
+
+
+def test_a_spreadsheets_semicolons_are_no_words(tmp_path):
+    (tmp_path / "a.csv").write_text('text;label\n"one; two, three";a\n')
+    (tmp_path / "b.csv").write_text("text\tlabel\nfour, five\tb\n")
+    (tmp_path / "c.csv").write_text("text\nsix; seven\n")
+    rows = [load_rows([str(tmp_path / f"{name}.csv")]).to_list() for name in "abc"]
+    assert rows[:2] == [[{"text": "one; two, three", "label": "a"}], [{"text": "four, five", "label": "b"}]]
+    assert rows[2] == [{"text": "six; seven"}]
+
+
+def test_a_csv_without_rows_has_none(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n")
+    rows = load_rows([str(tmp_path / "a.csv")])
+    assert (rows.column_names, len(rows)) == (["text", "label"], 0)
