@@ -18,7 +18,7 @@ One optimizer step, in order:
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,14 +26,12 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import broadcast
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .export.card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
-from .files.provenance import public_name
 from .files.tensors import load_tensors
 from .homodistil_args import (
     LAYER_SETTINGS,
@@ -45,7 +43,6 @@ from .homodistil_args import (
 )
 from .models.architectures import architecture_of
 from .models.compiling import MOST_COMPILED_WIDTHS
-from .models.resizing import evenly_matched
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import FEWER_LAYERS_BELOW, depth_reason
 from .plans.resolve import resolve_plan
@@ -54,12 +51,10 @@ from .pruning.masks import full_masks
 from .pruning.pruner import Pruner, PruningSettings, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
-from .training.answers import gradings_in
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit, Start, resolve_student
 from .training.ranks import check_same_masks
-from .training.raw_rows import RowReader, is_raw
-from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher, started_pair
+from .training.small_start import NUM_FITTING_BATCHES, StartedPair, fit_to_teacher, started_pair
 from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
@@ -68,21 +63,6 @@ _NUM_ROTATION_TOKENS = 8192
 _FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
-LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
-
-
-def _card_of_start(model: str, began: str) -> MethodCard:
-    return MethodCard(
-        student="Task student",
-        made=f"fine-tuned beside its teacher {{teacher}}, starting from a smaller {model}",
-        how=f"The student began as {began}. It learned from its teacher's predictions and hidden states, and from the "
-        "labels of rows that have some.",
-        paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
-    )
-
-
-_FROM_GENERAL = _card_of_start("general model", "a general model, narrower than its teacher, with a fresh head")
-_FROM_TASK = _card_of_start("model of the same task", "a smaller model that was fine-tuned for the task already")
 
 
 class HomoDistilTrainer(DistillationTrainer):
@@ -140,10 +120,8 @@ class HomoDistilTrainer(DistillationTrainer):
     )
     schedule: PruningSchedule
 
-    starts_small = False
-    """Whether the student started from a small model, beside a fine-tuned teacher."""
-    has_fresh_head = False
-    """Whether that model was general, so that the student has an untrained head."""
+    small_start: StartedPair | None = None
+    """The small model that the student starts from, beside a fine-tuned teacher."""
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
@@ -153,48 +131,17 @@ class HomoDistilTrainer(DistillationTrainer):
         # a given plan prunes, unless a loaded model has its widths already
         if plan is not None:
             is_pruned = not isinstance(model, PreTrainedModel) or plan != widths_of(model.config)
-        how = {"token": self.args.hub_token, "seed": self.args.seed, "is_pruned": is_pruned}
-        pair = started_pair(model, teacher_model, **how)
-        if pair is not None:
-            self.starts_small, self.has_fresh_head = True, pair.has_fresh_head
-            self.card = _FROM_GENERAL if pair.has_fresh_head else _FROM_TASK
-            model, teacher_model = pair.student, pair.teacher
-            numbers = [each.config.num_hidden_layers for each in (pair.student, pair.teacher)]
-            if numbers[0] < numbers[1]:
-                self.matched_layers = evenly_matched(*numbers)
-            self.started_as = public_name(model.name_or_path) or None
-            if not is_pruned:
-                remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
-                refuse_without_part(self.args, remedies, run="a run that keeps the widths of model")
-                plan = widths_of(pair.student.config)
-        return super().start_from(model, teacher_model, plan)
-
-    gradings: Sequence[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]] = ()
-    """Held-out sets whose rows are graded as wholes, such as questions, and what grades a model on them."""
-
-    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
-        """Also keep what grades whole rows, such as answers to held-out questions."""
-        found = super().tokenized(data, tokenizer, model)
-        raw, rows = ({"eval_dataset": sets.get("eval_dataset")} for sets in (data, found))
-        self.gradings = self.gradings_in(raw, rows)
-        return found
-
-    def gradings_in(self, data: Mapping[str, Any], encoded: Mapping[str, Any]) -> Sequence[tuple[Any, Any]]:
-        """Held-out sets that whole rows are graded on, and what grades a model; arguments as [`gradings_in`]."""
-        return gradings_in(data, encoded, self.row_reader) if isinstance(self.row_reader, RowReader) else ()
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As Trainer's, also of rows of columns; from now on these are graded."""
-        gradings = self.gradings
-        if is_raw(eval_dataset):
-            given = {"eval_dataset": eval_dataset}
-            found = super().tokenized(given, self.processing_class, self.model)
-            gradings, eval_dataset = self.gradings_in(given, found), found["eval_dataset"]
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
-        # by identity: a grading belongs to the very rows that it was made for
-        self.held_out.whole_row_scores = next((grade for known, grade in gradings if known is rows), None)
-        return super().get_eval_dataloader(eval_dataset)
+        pair = self.small_start = started_pair(
+            model, teacher_model, token=self.args.hub_token, seed=self.args.seed, is_pruned=is_pruned
+        )
+        if pair is None:
+            return super().start_from(model, teacher_model, plan)
+        self.card, self.started_as, self.matched_layers = pair.card, pair.name, pair.matched_layers
+        if not is_pruned:
+            remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
+            refuse_without_part(self.args, remedies, run="a run that keeps the widths of model")
+            plan = widths_of(pair.student.config)
+        return super().start_from(pair.student, pair.teacher, plan)
 
     @classmethod
     def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
@@ -309,13 +256,13 @@ class HomoDistilTrainer(DistillationTrainer):
 
         Before that, fit the projections of a small start.
         """
-        if self.starts_small:
-            self._fit_to_teacher()
+        if self.small_start is not None:
+            self._fit_to_teacher(has_fresh_head=self.small_start.has_fresh_head)
         _rotate_student(self)
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
-    def _fit_to_teacher(self) -> None:
+    def _fit_to_teacher(self, *, has_fresh_head: bool) -> None:
         """Let the student's projections start with what fits best over the first batches of all ranks."""
         fit_to_teacher(
             self.model,
@@ -323,7 +270,7 @@ class HomoDistilTrainer(DistillationTrainer):
             task=self.distillation.task,
             batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
             reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
-            has_fresh_head=self.has_fresh_head,
+            has_fresh_head=has_fresh_head,
             matched_layers=self.matched_layers,
         )
 

@@ -1,7 +1,7 @@
 """Rows of a reranker, as people have them: two columns of text, and maybe labels, which its order is measured by."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
 from ..data.masking import UNKNOWN_VALUE
 from ..distillation.tasks import task_of
@@ -18,14 +19,13 @@ from ..tasks.columns import ReadRows, find_columns
 from ..tasks.encoding import check_rows, length_of_rows
 from ..tasks.kinds import VALUES
 from ..tasks.labels import label_numbers
-from ..training.raw_rows import first_raw, is_raw, named_sets
+from ..training.raw_rows import Grading, RawReader, first_raw, is_raw
 from .tasks import ranking_scores
 from .texts import tokenize_pairs
 
 logger = logging.getLogger(__name__)
 RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
 """What labels measure of an order; the first two of queries whose passages have different labels."""
-Grading = Callable[[PreTrainedModel], dict[str, float]]
 
 
 def pairs_in(
@@ -68,8 +68,8 @@ def check_one_score(model: PreTrainedModel, label: str = "model") -> None:
 
 
 @dataclass(frozen=True)
-class PairReader:
-    """How pairs are read for a reranker.
+class PairReader(RawReader):
+    """Reads pairs for a reranker.
 
     Args:
         config: of the model.
@@ -83,8 +83,8 @@ class PairReader:
     length: int
     num_proc: int | None = None
 
+    @override
     def encoded(self, rows: Any, argument: str) -> Any:
-        """Tokenize rows of columns; everything else is as it was. `argument` names the rows in messages."""
         return self.tokenized(pairs_in(rows, argument=argument)) if is_raw(rows) else rows
 
     def tokenized(self, pairs: ReadRows) -> Dataset:
@@ -94,8 +94,12 @@ class PairReader:
         how: dict[str, Any] = {"max_length": self.length, "num_proc": self.num_proc, "argument": pairs.argument}
         return tokenize_pairs(table, self.tokenizer, **how)
 
-    def grading(self, parts: Sequence[ReadRows]) -> Grading | None:
-        """What measures a model's order of pairs by their labels, see [`ranking_scores`].
+    @override
+    def grading(self, rows: Any, argument: str) -> Grading | None:
+        return self.grading_of([pairs_in(rows, argument=argument)])
+
+    def grading_of(self, parts: Sequence[ReadRows]) -> Grading | None:
+        """Measures a model's order of pairs by their labels, see [`ranking_scores`].
 
         None where all labels are missing, or alike.
         """
@@ -143,14 +147,3 @@ def pair_reader(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel)
     length = length_of_rows(rows, columns, model.config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
     return PairReader(model.config, own, length)
-
-
-def gradings_of_pairs(
-    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: PairReader | None
-) -> list[tuple[Any, Grading]]:
-    """Sets of labelled pairs, tokenized, each with what grades a model on it; arguments as [`gradings_in`]."""
-    if reader is None:
-        return []
-    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
-    found = [(rows, reader.grading([pairs_in(raw, argument=name)])) for (name, raw), rows in sets if is_raw(raw)]
-    return [(rows, grading) for rows, grading in found if grading is not None]

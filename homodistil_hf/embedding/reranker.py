@@ -7,7 +7,7 @@ probe, Σ_b v_b·s_b, with a random sign v_b for each pair: it measures how far 
 Shapes: M pairs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from ..models.widths import WidthPlan
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.pair import Start
-from .pairs import RANKING_METRICS, check_one_score, gradings_of_pairs, pair_reader
+from .pairs import RANKING_METRICS, check_one_score, pair_reader
 from .reading import default_activation
 from .texts import TextCollator
 
@@ -127,10 +127,6 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
         """How pairs of columns are read; arguments as [`DistillationMethod.reader_of`]."""
         return pair_reader(data, tokenizer, model)
-
-    def gradings_in(self, data: Mapping[str, Any], encoded: Mapping[str, Any]) -> Sequence[tuple[Any, Any]]:
-        """What measures the order of labelled pairs; arguments as [`HomoDistilTrainer.gradings_in`]."""
-        return gradings_of_pairs(data, encoded, self.row_reader)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""

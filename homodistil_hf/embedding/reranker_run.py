@@ -16,7 +16,8 @@ from ..tasks.columns import ReadRows, described_rows, has_values, pair_in, ranks
 from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
-from .pairs import Grading, PairReader, pairs_in
+from ..training.raw_rows import Grading
+from .pairs import PairReader, pairs_in
 from .reading import kind_of_texts
 from .sources import Source, reranking_source
 from .text_run import TextInputs, TextRun
@@ -76,7 +77,7 @@ class RerankerRun(TextRun):
             length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
             log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
             run = replace(run, max_seq_length=length)
-        self.grading = PairReader(inputs.config, inputs.tokenizer, run.row_length).grading(held_out)
+        self.grading = PairReader(inputs.config, inputs.tokenizer, run.row_length).grading_of(held_out)
         self.described = described_rows("scores of pairs", train, held_out, run.row_length)
         encoded = [[source.rows([part], run, None, part.argument) for part in parts] for parts in (train, held_out)]
         return self.in_batches(settings, source, *encoded)

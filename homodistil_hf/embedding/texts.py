@@ -15,11 +15,12 @@ import datasets
 import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
 from ..data.blocks import some_blocks
 from ..data.corpus import is_running_text, only_text
 from ..models.tokenizers import as_it_was, check_padding, check_vocabulary, rows_of_texts
-from ..training.raw_rows import is_raw
+from ..training.raw_rows import RawReader, is_raw
 
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
@@ -122,8 +123,8 @@ def tokenize_texts(
 
 
 @dataclass(frozen=True)
-class TextReader:
-    """How texts in a column are read for an embedding model.
+class TextReader(RawReader):
+    """Reads texts in a column for an embedding model.
 
     Args:
         tokenizer: of the encoder.
@@ -135,8 +136,8 @@ class TextReader:
     length: int
     prepare: Callable[[str], str]
 
+    @override
     def encoded(self, rows: Any, argument: str) -> Any:
-        """Tokenize the paragraphs of a table's texts; everything else is as it was."""
         if not is_raw(rows) or not len(rows):
             return rows
         how: dict[str, Any] = {"max_length": self.length, "prepare": self.prepare, "argument": argument}

@@ -8,9 +8,8 @@ import logging
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +19,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.heads import forward
 from ..tasks.questions import Window, WindowSettings, WindowSizes, make_windows
-from .raw_rows import RowReader, named_sets
 
 logger = logging.getLogger(__name__)
 
@@ -140,24 +138,6 @@ def answer_grades(
         "f1": 100 * float(np.mean([token_f1(*row, both_empty=both_empty) for row in rows])),
         "exact_match": 100 * float(np.mean([exact_match(*row) for row in rows])),
     }
-
-
-def gradings_in(
-    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: RowReader | None
-) -> list[tuple[Any, Callable[[PreTrainedModel], dict[str, float]]]]:
-    """Sets of questions with known answers, tokenized, each with the function that grades a model on it.
-
-    Args:
-        data: arguments of a trainer: rows of columns, or several sets of them by name.
-        encoded: the same, tokenized.
-        reader: tokenized them; None where nothing was to tokenize.
-    """
-    if reader is None:
-        return []
-    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
-    found = [(rows, reader.questions(raw, name)) for (name, raw), rows in sets]
-    how: dict[str, Any] = {"tokenizer": reader.tokenizer, "max_length": reader.length}
-    return [(rows, partial(answer_grades, questions=asked, **how)) for rows, asked in found if asked is not None]
 
 
 def answer_questions(

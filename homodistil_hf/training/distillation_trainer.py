@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
@@ -52,6 +53,7 @@ from .progress import say
 from .publishing import checkpoint_pushes, create_repo, naming_the_export, push_aside, student_push
 from .rank_watch import naming_lost_ranks
 from .ranks import check_launch, wrap_again
+from .raw_rows import gradings_of, is_raw
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -143,6 +145,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if data_collator is None:
             data = self.tokenized(data, processing_class, parts.student)
+            raw, encoded = {"eval_dataset": eval_dataset}, {"eval_dataset": data["eval_dataset"]}
+            self.gradings = gradings_of(raw, encoded, self.row_reader)
         train_dataset, eval_dataset = data.values()
         check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
@@ -375,6 +379,19 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """
         self.teacher_evaluation = metrics_of_teacher(self)
         return self.teacher_evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Like Trainer's, but tokenizes raw rows; the evaluation that follows grades these rows."""
+        gradings = self.gradings
+        if is_raw(eval_dataset):
+            raw = {"eval_dataset": eval_dataset}
+            encoded = self.tokenized(raw, self.processing_class, self.model)
+            gradings, eval_dataset = gradings_of(raw, encoded, self.row_reader), encoded["eval_dataset"]
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        # by identity: a grading belongs to the very rows that it was made for
+        self.held_out.whole_row_scores = next((grade for graded, grade in gradings if graded is rows), None)
+        return super().get_eval_dataloader(eval_dataset)
 
     @naming_lost_ranks()
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 `distillation/discrepancy.py` computes the metrics from the rows that this file finds.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
 from ..export.outcome import TIMINGS
 from .ranks import first_rows, num_own_rows
+from .raw_rows import Grading
 
 _PREFIX = "eval_"
 
@@ -33,8 +34,8 @@ class HeldOutEvaluation:
     """
 
     meter_class: type[DiscrepancyMeter] = DiscrepancyMeter
-    whole_row_scores: Callable[[Any], dict[str, float]] | None = None
-    """Model → metrics that batches can't give, such as those of answers that several windows hold."""
+    whole_row_scores: Grading | None = None
+    """Grades a model on the whole rows of the present evaluation."""
 
     def __init__(self, student: PreTrainedModel, teacher: FrozenTeacher, task: Task, accelerator: Accelerator):
         self.student: Any = student

@@ -34,8 +34,10 @@ class DistillationMethod:
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
     """Whether encoders without a head are refused."""
-    row_reader: Any = None
-    """How rows of columns are read, once there were some."""
+    row_reader: raw_rows.RawReader | None = None
+    """Reader of raw rows; None until raw rows were given."""
+    gradings: Sequence[tuple[Any, raw_rows.Grading]] = ()
+    """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
     drops_layers: ClassVar[bool] = False
@@ -73,15 +75,14 @@ class DistillationMethod:
         return processing_class
 
     def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
-        """Tokenize rows of columns; see [`raw_rows.tokenized`]."""
-        if self.row_reader is None:
-            self.row_reader = self.reader_of(data, tokenizer, model)
-            if isinstance(self.row_reader, raw_rows.RowReader):
-                self.rows_facts = self.row_reader.described
+        """Tokenize raw rows; see [`raw_rows.tokenized`]."""
+        if self.row_reader is None and (reader := self.reader_of(data, tokenizer, model)) is not None:
+            self.row_reader = reader
+            self.rows_facts = reader.described or self.rows_facts
         return raw_rows.tokenized(data, self.row_reader)
 
-    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
-        """How rows of columns are read; arguments and errors as [`raw_rows.reader_of`]."""
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> raw_rows.RawReader | None:
+        """The reader of raw rows; arguments and errors as [`raw_rows.reader_of`]."""
         return raw_rows.reader_of(data, tokenizer, model)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:

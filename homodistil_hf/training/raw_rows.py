@@ -1,12 +1,14 @@
-"""Rows of columns that a trainer is given → tokenized rows, as `homodistil distill` makes them."""
+"""Raw rows that a trainer gets → tokenized rows, as `homodistil distill` makes them, and grades of whole rows."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
 from ..data.blocks import tokenize_to_blocks
 from ..data.corpus import only_text
@@ -15,13 +17,33 @@ from ..models.tokenizers import fitted_length, without_unused_segments
 from ..tasks.columns import find_columns
 from ..tasks.encoding import encode_rows, length_of_rows, question_rows
 from ..tasks.kinds import ANSWERS, MASKED_WORDS, kind_of
+from .answers import answer_grades
 
 logger = logging.getLogger(__name__)
 
+Grading: TypeAlias = Callable[[PreTrainedModel], dict[str, float]]
+"""Model → metrics that batches can't give, such as those of answers that several windows hold."""
+
+
+class RawReader:
+    """Reads raw rows for a model."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The kind of a task's rows and their columns of text; nothing of plain text."""
+        return {}
+
+    def encoded(self, rows: Any, argument: str) -> Any:
+        """Tokenize raw rows; everything else stays as it is. `argument` names the rows in messages."""
+        raise NotImplementedError
+
+    def grading(self, rows: Any, argument: str) -> Grading | None:
+        """Grades a model on raw rows as wholes; None where batches measure all."""
+
 
 @dataclass(frozen=True)
-class RowReader:
-    """How rows of columns are read for a model.
+class RowReader(RawReader):
+    """Reads raw rows for a model with a head.
 
     Args:
         kind: of the model.
@@ -38,12 +60,12 @@ class RowReader:
     texts: tuple[str, ...] = ()
 
     @property
+    @override
     def described(self) -> dict[str, Any]:
-        """What was understood of a task's rows; nothing of plain text."""
         return {"kind": self.kind, "text_columns": list(self.texts)} if self.texts else {}
 
+    @override
     def encoded(self, rows: Any, argument: str) -> Any:
-        """Tokenize rows of columns; everything else is as it was. `argument` names the rows in messages."""
         if not is_raw(rows):
             return rows
         if self.kind != MASKED_WORDS:
@@ -55,11 +77,14 @@ class RowReader:
         most = max_tokens(self.config)
         return tokenize_to_blocks(text, self.tokenizer, max_seq_length=self.length, max_positions=most)
 
-    def questions(self, rows: Any, argument: str) -> Dataset | None:
-        """Return the questions of rows of columns whose answers are known; None without any."""
-        if self.kind != ANSWERS or not is_raw(rows):
+    @override
+    def grading(self, rows: Any, argument: str) -> Grading | None:
+        if self.kind != ANSWERS:
             return None
-        return question_rows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
+        questions = question_rows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
+        if questions is None:
+            return None
+        return partial(answer_grades, questions=questions, tokenizer=self.tokenizer, max_length=self.length)
 
 
 def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> RowReader | None:
@@ -88,7 +113,7 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     return RowReader(kind, config, own, length, columns.texts)
 
 
-def tokenized(data: Mapping[str, Any], reader: RowReader | None) -> dict[str, Any]:
+def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> dict[str, Any]:
     """Tokenize the tables without `input_ids`; arguments and errors as [`reader_of`]."""
     if reader is None:
         return dict(data)
@@ -98,6 +123,23 @@ def tokenized(data: Mapping[str, Any], reader: RowReader | None) -> dict[str, An
         name: {part: found[f"{name}[{part!r}]"] for part in value} if isinstance(value, dict) else found[name]
         for name, value in data.items()
     }
+
+
+def gradings_of(
+    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: RawReader | None
+) -> list[tuple[Any, Grading]]:
+    """Raw sets that are graded by whole rows: each tokenized, with its grading.
+
+    Args:
+        data: arguments of a trainer: rows, or several sets of them by name.
+        encoded: the same, tokenized.
+        reader: tokenized them; None where nothing was to tokenize.
+    """
+    if reader is None:
+        return []
+    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
+    gradings = [(rows, reader.grading(raw, name)) for (name, raw), rows in sets if is_raw(raw)]
+    return [(rows, grading) for rows, grading in gradings if grading is not None]
 
 
 def named_sets(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,19 +10,37 @@ from transformers import PreTrainedModel
 
 from ..distillation.projections import LeastSquares
 from ..distillation.tasks import Inputs, Task
+from ..export.card import MethodCard
 from ..export.export_folder import load_export
 from ..export.student_in_folder import student_in
+from ..files.provenance import public_name
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.heads import HEAD_DROPOUT, fresh_answerer, fresh_classifier, fresh_tagger, head_linears
 from ..models.loading import load_encoder, load_encoder_config
+from ..models.resizing import evenly_matched
 from ..tasks.kinds import VALUES, kind_of
 
 _TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
 NUM_FITTING_BATCHES = 16
 """Batches for [`fit_to_teacher`], on each rank."""
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
 _OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")
+
+
+def _card(model: str, began: str) -> MethodCard:
+    return MethodCard(
+        student="Task student",
+        made=f"fine-tuned beside its teacher {{teacher}}, starting from a smaller {model}",
+        how=f"The student began as {began}. It learned from its teacher's predictions and hidden states, and from the "
+        "labels of rows that have some.",
+        paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
+    )
+
+
+_FROM_GENERAL = _card("general model", "a general model, narrower than its teacher, with a fresh head")
+_FROM_TASK = _card("model of the same task", "a smaller model that was fine-tuned for the task already")
 
 
 def is_of_a_task(class_name: str) -> bool:
@@ -51,6 +69,22 @@ class StartedPair(NamedTuple):
     student: PreTrainedModel
     teacher: PreTrainedModel
     has_fresh_head: bool
+
+    @property
+    def card(self) -> MethodCard:
+        """The run's part of the model card."""
+        return _FROM_GENERAL if self.has_fresh_head else _FROM_TASK
+
+    @property
+    def name(self) -> str | None:
+        """Folder name or Hub name of the model that the student started as."""
+        return public_name(self.student.name_or_path) or None
+
+    @property
+    def matched_layers(self) -> Sequence[int] | None:
+        """The teacher's layer for each of the student's; None where the student has as many."""
+        numbers = [model.config.num_hidden_layers for model in (self.student, self.teacher)]
+        return evenly_matched(*numbers) if numbers[0] < numbers[1] else None
 
 
 def started_pair(

@@ -54,7 +54,7 @@ def test_labels_below_0_are_raised():
 
 def test_a_model_is_graded_by_known_labels_alone(tmp_path):
     model, pairs = reader(tmp_path / "model")
-    grade = pairs.grading([pairs_in(Dataset.from_dict(ROWS))])
+    grade = pairs.grading_of([pairs_in(Dataset.from_dict(ROWS))])
     with torch.no_grad():
         inputs = tiny_tokenizer()(ROWS["query"], ROWS["passage"], return_tensors="pt", padding=True)
         scores = model.eval()(**inputs).logits[:, 0].numpy()
@@ -62,15 +62,15 @@ def test_a_model_is_graded_by_known_labels_alone(tmp_path):
     more = {"query": ["w7 w7 w7"], "passage": ["w9 w9"], "label": [None]}
     rows = Dataset.from_dict({name: more[name] + values for name, values in ROWS.items()})
     other = Dataset.from_dict({"question": ["w9"], "passage": ["w11"], "score": [0.5]})
-    assert pairs.grading([pairs_in(rows)])(model) == pytest.approx(grade(model))
-    assert pairs.grading([pairs_in(rows), pairs_in(other)])(model) != grade(model)
+    assert pairs.grading_of([pairs_in(rows)])(model) == pytest.approx(grade(model))
+    assert pairs.grading_of([pairs_in(rows), pairs_in(other)])(model) != grade(model)
 
 
 @pytest.mark.parametrize("labels", [[1] * 4, [None] * 4])
 def test_labels_that_are_all_alike_measure_nothing(tmp_path, caplog, labels):
     rows = Dataset.from_dict(ROWS | {"label": labels})
     with caplog.at_level(logging.WARNING):
-        assert reader(tmp_path / "model")[1].grading([pairs_in(rows)]) is None
+        assert reader(tmp_path / "model")[1].grading_of([pairs_in(rows)]) is None
     assert ("train_data: all labels are alike" in caplog.text) == (labels[0] == 1)
 
 
@@ -104,4 +104,4 @@ def test_other_rows_are_refused(columns, message):
 def test_a_label_that_is_no_number_is_refused(tmp_path):
     rows = Dataset.from_dict(ROWS | {"label": ["yes", "no", "no", "yes"]})
     with pytest.raises(ValueError, match="train_data: column 'label' has the label 'yes'; expected a finite number"):
-        reader(tmp_path / "model")[1].grading([pairs_in(rows)])
+        reader(tmp_path / "model")[1].grading_of([pairs_in(rows)])

@@ -17,7 +17,7 @@ from homodistil_hf.deploy.transformers_js import PACKAGE
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 
-PAGE = (Path(__file__).parents[3] / "docs" / "guides" / "run.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "run.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^## ([^\n]+)\n\n<!-- run: (\w+) -->\n```(\w+)\n(.*?)^```", PAGE, re.M | re.S)
 STUDENT = Path("runs/my-student/student")
 pytestmark = [needs_onnx, pytest.mark.slow]

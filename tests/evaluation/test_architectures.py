@@ -8,10 +8,9 @@ from students import logits_of, make_batch
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import make_teacher, tiny_tokenizer
 from torch import nn
-from transformers import TrainingArguments
 
-from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
-from homodistil_hf.evaluation.task_trainer import TaskDistillTrainer
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.evaluation.fine_tuning import BESIDE_A_TEACHER, FineTuningSettings, fine_tune
 from homodistil_hf.models.heads import forward, fresh_answerer, fresh_classifier, head_linears, start_at_mean
 
 of_every_architecture = pytest.mark.parametrize(
@@ -55,14 +54,21 @@ def test_a_fresh_answerer_marks_starts_and_ends(architecture):
 @of_every_architecture
 def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, tmp_path):
     model, teacher = (fresh_classifier(encoder_of(architecture), 2, dropout=0.0, seed=0) for _ in range(2))
-    arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, per_device_train_batch_size=4)
-    trainer = TaskDistillTrainer(teacher, model=model, args=arguments, train_dataset=ROWS, data_collator=stacked)
-    batch = stacked(ROWS)
+    how = {"report_to": "none", "use_cpu": True, "per_device_train_batch_size": 4, **BESIDE_A_TEACHER}
+    trainer = HomoDistilTrainer(
+        model,
+        HomoDistilTrainingArguments(str(tmp_path), **how),
+        teacher_model=teacher,
+        train_dataset=ROWS,
+        data_collator=stacked,
+    )
+    trainer.start_student()
+    batch = trainer.distillation.task.with_positions(stacked(ROWS))
     with torch.no_grad():
         alone = nn.functional.cross_entropy(
             teacher(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits, batch["labels"]
         )
-        torch.testing.assert_close(trainer.compute_loss(model, batch), alone, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), alone, rtol=1e-3, atol=1e-3)
 
 
 @of_every_architecture
@@ -78,9 +84,9 @@ def test_a_training_that_sigterm_stopped_ends_in_the_same_weights(architecture, 
         return fine_tune(model, rows, tiny_tokenizer(), **given).model.state_dict()
 
     whole = trained("whole")
-    with sigterm_at(TaskDistillTrainer, 5), pytest.raises(SystemExit, match="143"):
+    with sigterm_at(HomoDistilTrainer, 5), pytest.raises(SystemExit, match="143"):
         trained("stopped")
-    with sigterm_at(TaskDistillTrainer, None) as seen:
+    with sigterm_at(HomoDistilTrainer, None) as seen:
         resumed = trained("stopped")
     assert (seen, resumed.keys()) == ([5], whole.keys())
     assert [name for name, tensor in resumed.items() if not torch.equal(tensor, whole[name])] == []

@@ -19,11 +19,8 @@ from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.squad import (
     SquadSettings,
     answer_metrics,
-    check_windows,
     evaluate_squad,
     grade,
-    labelled_inputs,
-    make_windows,
     training_windows,
 )
 from homodistil_hf.evaluation.task_data import TaskData, load_squad
@@ -31,6 +28,8 @@ from homodistil_hf.evaluation.task_runs import training_rows, with_held_out, wit
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 from homodistil_hf.models.heads import fresh_answerer
+from homodistil_hf.tasks.questions import check_windows, labelled_inputs, make_windows
+from homodistil_hf.training import answers
 from homodistil_hf.training.answers import RankedAnswers, answer_questions, rank_answers
 
 TOKENIZER = tiny_tokenizer()
@@ -129,7 +128,7 @@ def test_the_first_version_says_something_to_every_question(evaluated):
     assert set(result["metrics"]) == {"exact_match", "f1"}
     answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0)
     ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY)
-    assert all(answers.text for answers in ranked)
+    assert all(one.text for one in ranked)
 
 
 def test_a_fresh_head_stands_on_the_models_encoder(evaluated):
@@ -148,7 +147,7 @@ def test_a_fresh_head_stands_on_the_models_encoder(evaluated):
 def test_answers_come_from_the_models_logits_window_by_window(evaluated):
     answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0).eval()
     rows = tiny_data().dev["validation"]
-    ranked = answer_questions(answerer, rows, TOKENIZER, TINY)
+    ranked = answer_questions(answerer, rows, TOKENIZER, TINY, max_answer_tokens=3, num_best=20)
     for index, row in enumerate(rows.to_list()[:12]):
         windows = make_windows([row], TOKENIZER, TINY)
         logits = []
@@ -192,8 +191,8 @@ def test_no_answer_is_said_where_its_score_is_higher():
 def test_a_model_that_never_answers_is_told(monkeypatch, caplog, best, is_told):
     """Where half of the questions have no answer it scores 50 %, which looks like something."""
     ranked = [answered("w11", best), answered("w90 w91", -0.1), answered("w90 w91", -0.3)]
-    monkeypatch.setattr(squad, "answer_questions", lambda *words: ranked)
-    squad.answer_grades(None, Dataset.from_list(list(questions(3, seed=0))), None, 32)
+    monkeypatch.setattr(answers, "answer_questions", lambda *words: ranked)
+    answers.answer_grades(None, Dataset.from_list(list(questions(3, seed=0))), None, 32)
     assert ("none of 3 held-out questions gets an answer: this model has learned nothing" in caplog.text) == is_told
 
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.evaluation.squad import SquadSettings, Window, labelled_inputs, make_windows
+from homodistil_hf.evaluation.squad import SquadSettings
 from homodistil_hf.evaluation.task_data import check_answers
+from homodistil_hf.tasks.questions import Window, labelled_inputs, make_windows
 from homodistil_hf.training.answers import RankedAnswers, rank_answers
 
 TOKENIZER = tiny_tokenizer()

@@ -227,8 +227,7 @@ def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
     how = {"teacher_model": settings["teacher"], "train_dataset": rows, **KEEPS_WIDTHS}
     trainer = make_trainer(model=str(tmp_path / "pruned" / "student"), max_steps=1, **how)
     trainer.train()
-    assert trainer.starts_small
-    assert not trainer.has_fresh_head
+    assert not trainer.small_start.has_fresh_head
     assert trainer.dense_student().config.hidden_size == 16
 
 

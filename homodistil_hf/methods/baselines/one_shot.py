@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 from ...export.card import MethodCard
 from ...files.field_checks import setting
 from ...homodistil_args import PAPER, AtOnceArguments
-from ...trainer import LOSSES_ALONE, UNITS, HomoDistilTrainer
+from ...trainer import UNITS, HomoDistilTrainer
+from ...training.small_start import LOSSES_ALONE
 
 _THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
 
