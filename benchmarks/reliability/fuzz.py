@@ -142,7 +142,7 @@ def is_own(error: BaseException) -> bool:
     ):
         return False
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-    ours = str(frame.f_globals.get("__name__")).startswith("homodistil_hf.")
+    ours = str(frame.f_globals.get("__name__")).startswith(("homodistil_hf.", "benchmarks.sweep."))
     raised = linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise ")
     return (ours and raised) or (isinstance(error, OSError) and bool(error.filename))
 

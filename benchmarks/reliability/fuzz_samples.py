@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
 
+from benchmarks.sweep.cells import Cell
+from benchmarks.sweep.folder import record_head
 from homodistil_hf import export_student
 from homodistil_hf.evaluation.squad import SquadSettings
 from homodistil_hf.export.facts import read_facts
@@ -20,8 +22,6 @@ from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
-from homodistil_hf.runs.sweep.cells import Cell
-from homodistil_hf.runs.sweep.folder import record_head
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}

@@ -23,6 +23,10 @@ from transformers import BertConfig, TrainerState
 
 from benchmarks.reliability import fuzz_mutations as damage
 from benchmarks.reliability import fuzz_samples as samples
+from benchmarks.sweep.cells import Choice, Sweep
+from benchmarks.sweep.folder import SweepFolder
+from benchmarks.sweep.running import SweepRun, write_table
+from benchmarks.sweep.training import RunClock
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker, check_tokenizer
@@ -44,10 +48,6 @@ from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
-from homodistil_hf.runs.sweep.cells import Choice, Sweep
-from homodistil_hf.runs.sweep.folder import SweepFolder
-from homodistil_hf.runs.sweep.running import SweepRun, write_table
-from homodistil_hf.runs.sweep.training import RunClock
 from homodistil_hf.training.checks import own_settings
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer

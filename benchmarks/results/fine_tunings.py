@@ -1,6 +1,6 @@
 """The scores of fine-tuned students on GLUE beside their teacher's: plainly, and taught by the fine-tuned teacher.
 
-    homodistil sweep examples/sweeps/sizes.json
+    python -m benchmarks.sweep examples/sweeps/sizes.json
     python -m benchmarks.results.fine_tunings runs/sweeps/sizes --variants half quarter eighth --run_seeds 0
 
 The teacher is fine-tuned first, then each student twice: as `homodistil finetune` does it with the fine-tuned teacher,
@@ -21,6 +21,7 @@ from typing import Any
 from datasets import Dataset
 
 from benchmarks.results.sweep_models import Model, models_of
+from benchmarks.sweep.cells import TEACHER
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
 from homodistil_hf.evaluation.glue import classification_metrics
@@ -31,7 +32,6 @@ from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.runs.sweep.cells import TEACHER
 
 TASKS = ("cola", "sst2", "mrpc", "rte", "stsb")
 PLAIN, BY_TEACHER = "plain", "by the teacher"

@@ -1,6 +1,6 @@
 """Students of a sweep on all held-out text, with masks of another seed.
 
-    homodistil sweep examples/sweeps/sizes.json
+    python -m benchmarks.sweep examples/sweeps/sizes.json
     python -m benchmarks.results.held_out runs/sweeps/sizes --variants half quarter eighth
 
 The sweeps evaluate on a sample of the held-out text, on which learning rates, shapes and the end of pruning were
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results.sweep_models import Model, models_of
+from benchmarks.sweep.folder import SweepFolder, read_records, trained
 from homodistil_hf.evaluation import evaluate_discrepancy
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
-from homodistil_hf.runs.sweep.folder import SweepFolder, read_records, trained
 
 EVERY_BLOCK = {"max_eval_blocks": 1_000_000, "pseudo_perplexity_blocks": 0}
 MEASURED = ("kl", "agreement", "mlm_accuracy", "mlm_loss", "num_blocks", "num_masked_tokens")

@@ -1,6 +1,6 @@
 """Write docs/results.md, its plot and the planner's advice from the records in docs/results/.
 
-    homodistil sweep examples/sweeps/ablations.json
+    python -m benchmarks.sweep examples/sweeps/ablations.json
     python -m benchmarks.results.page --collect runs/sweeps
 
 The page's words stand in page.md; every figure comes from a record, or reads "not run yet".
@@ -21,12 +21,12 @@ from benchmarks.results.advice import advice_points
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
 from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, PRUNED_FIRST, SCRATCH, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
+from benchmarks.sweep.cells import TEACHER
+from benchmarks.sweep.folder import read_records, trained, write_records
+from benchmarks.sweep.tables import Record, in_order
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
 from homodistil_hf.runs.plots import draw
-from homodistil_hf.runs.sweep.cells import TEACHER
-from homodistil_hf.runs.sweep.folder import read_records, trained, write_records
-from homodistil_hf.runs.sweep.tables import Record, in_order
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")

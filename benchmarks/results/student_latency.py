@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.results.students import DEFAULTS, Results, plan_of, shape_of
 from benchmarks.speed.latency import one_core_of
+from benchmarks.sweep.folder import trained
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
-from homodistil_hf.runs.sweep.folder import trained
 
 TEACHER = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 NUM_LAYERS = 6

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from homodistil_hf.runs.sweep.cells import TEACHER
-from homodistil_hf.runs.sweep.folder import SweepFolder, as_cell, read_records, trained
-from homodistil_hf.runs.sweep.tables import SEED, Record, seed_of
+from benchmarks.sweep.cells import TEACHER
+from benchmarks.sweep.folder import SweepFolder, as_cell, read_records, trained
+from benchmarks.sweep.tables import SEED, Record, seed_of
 
 
 @dataclass(frozen=True)

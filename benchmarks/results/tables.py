@@ -28,10 +28,10 @@ from benchmarks.results.students import (
 )
 from benchmarks.speed.bench import SHIPPED
 from benchmarks.speed.whole_run import ONE_SHOT
+from benchmarks.sweep.cells import TEACHER, Cell
+from benchmarks.sweep.folder import as_cell, trained
 from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.strict_json import read_json_rows
-from homodistil_hf.runs.sweep.cells import TEACHER, Cell
-from homodistil_hf.runs.sweep.folder import as_cell, trained
 from homodistil_hf.tables import markdown_table
 
 NOT_RUN = "not run yet"

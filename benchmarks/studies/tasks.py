@@ -1,6 +1,6 @@
 """Ways to a small model of a task: prune its teacher while it trains, or before, or start from a general student.
 
-    homodistil sweep examples/sweeps/sizes.json --only "gradual_*,seed=0"     the general students, by size
+    python -m benchmarks.sweep examples/sweeps/sizes.json --only "gradual_*,seed=0"     the general students, by size
     python -m benchmarks.studies.tasks --tasks sst2 stsb --sizes 1/4 --rows 3000 --ways pruned general
 
 A teacher is fine-tuned on all rows of its task, once, from the masked-LM teacher in --data_dir. A student sees some of

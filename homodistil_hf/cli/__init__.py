@@ -23,7 +23,6 @@ from .latency import Latency
 from .plan import Plan
 from .prune import Prune
 from .report import Report
-from .sweep import Sweep
 from .trim import Trim
 
 COMMANDS: dict[str, type[Command]] = {
@@ -40,7 +39,6 @@ COMMANDS: dict[str, type[Command]] = {
     "prune": Prune,
     "cascade": CascadeCommand,
     "latency": Latency,
-    "sweep": Sweep,
     "demo": Demo,
     "cache": Cache,
 }
@@ -59,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, of the words after `homodistil`; default: those of this process.
 
     Returns:
-        `int`: exit status. 0: done; 1: `verify` found problems, or cells of `sweep` failed; 2: an error, printed
-            on standard error; 130: interrupted. SIGTERM ends the process with 143. Training saves a checkpoint first;
-            a second interrupt ends it at once.
+        `int`: exit status. 0: done; 1: `verify` found problems; 2: an error, printed on standard error; 130:
+            interrupted. SIGTERM ends the process with 143. Training saves a checkpoint first; a second interrupt ends
+            it at once.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
@@ -130,6 +128,11 @@ def _replace_unknown_characters() -> None:
 
 
 def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["sweep"]:
+        raise ValueError(
+            "sweep is no command any more; in a checkout use python -m benchmarks.sweep FILE.json, or let "
+            "Trainer.hyperparameter_search try settings (docs/guides/search.md)"
+        )
     name = _parser().parse_args(words[:1] or ["--help"]).name
     return COMMANDS[name].main(name, words[1:])
 

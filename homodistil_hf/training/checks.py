@@ -114,7 +114,7 @@ def refuse_replacements(*, model_init: Any, compute_loss_func: Any) -> None:
     if model_init is not None:
         raise ValueError(
             f"model_init={model_init!r} would replace the student, which starts from model; leave it out, and try "
-            "settings with homodistil sweep"
+            "settings with homodistil distill"
         )
 
 
@@ -141,7 +141,7 @@ def refuse_search(*args: Any, **kwargs: Any) -> NoReturn:
     """Refuse Trainer's search, which makes a model for each trial, where this package's students start from one."""
     raise ValueError(
         "hyperparameter_search would make a new model for each trial, but a student starts from the trainer's; try "
-        'settings with homodistil sweep, whose "grid" lists values and whose "choose" takes the best'
+        "settings with homodistil distill"
     )
 
 

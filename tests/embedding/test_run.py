@@ -72,17 +72,6 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert "is of an encoder without a head: resume the run, which exports its student at its end" in told
 
 
-@pytest.mark.parametrize("write", [make_sentence_folder, make_reranker])
-def test_a_sweep_refuses_it_before_anything_is_trained(write, tmp_path, capsys):
-    write(tmp_path / "model")
-    base = {"teacher": str(tmp_path / "model"), "train_data": "rows.csv", "max_steps": 1}
-    sweep = {"output_dir": str(tmp_path / "out"), "base": base, "cells": {"small": {"student": "macs=0.5"}}}
-    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
-    assert main(["sweep", str(tmp_path / "sweep.json")]) == 2
-    assert "no model of masked words; sweeps compare students of masked words" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_space_of_its_own_is_described_without_the_teachers_measures(config, tmp_path, capsys):
     assert main(["distill", config(output="student", max_steps=2)]) == 0
     header = next(line for line in capsys.readouterr().out.splitlines() if "parameters" in line)

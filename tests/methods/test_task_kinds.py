@@ -22,7 +22,6 @@ from homodistil_hf.methods.task_models import REPORTED
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.runs.sweep.running import prepare_sweep
 from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
 from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
@@ -200,18 +199,7 @@ def _evaluated(finished, folder, ranks):
     assert main([*words, "discrepancy"]) == 2
 
 
-def _in_a_sweep(finished, folder, ranks):
-    """Refused before anything is trained."""
-    base = {key: value for key, value in finished[1].items() if key not in ("output_dir", "student")}
-    cells = {"small": {"method": "homodistil", "student": SMALL}}
-    file = folder / "sweep.json"
-    file.write_text(json.dumps({"output_dir": str(folder / "sweep"), "base": base, "cells": cells}))
-    with pytest.raises(ValueError, match="no model of masked words; sweeps compare students of masked words: start"):
-        prepare_sweep(str(file))
-    assert not (folder / "sweep").exists()
-
-
-_QUICK = {"json": _by_json, "sweep": _in_a_sweep, "stock class": _to_a_stock_class, "pipeline": _to_a_pipeline}
+_QUICK = {"json": _by_json, "stock class": _to_a_stock_class, "pipeline": _to_a_pipeline}
 _SLOW = {
     "flags": _by_flags,
     "python": _in_python,

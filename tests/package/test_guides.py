@@ -37,8 +37,8 @@ OF_METHODS = {
 }
 """Page → the methods that its commands use."""
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(GUIDES.glob("*.md"))]
-ELSEWHERE = {"run", "sweeps"}
-"""Guides whose scripts other tests run: test_run_page.py, test_cells.py."""
+ELSEWHERE = {"run"}
+"""Guides whose scripts other tests run: test_run_page.py."""
 DISTILLED = "--max_steps 2 --use_cpu --per_device_train_batch_size 4"
 FINE_TUNED = "--max_train_steps 2 --batch_size 4 --learning_rate 1e-3"
 REPLACED = {
@@ -107,7 +107,7 @@ def commands(code):
 
 def is_run(words):
     """Whether a command can run here: no network, no other runtime or tracker, minutes at most."""
-    if words[0] != "homodistil" or words[1] in ("deploy", "demo", "sweep", "latency"):
+    if words[0] != "homodistil" or words[1] in ("deploy", "demo", "latency"):
         return False
     if "tensorboard" in words and importlib.util.find_spec("tensorboard") is None:
         return False

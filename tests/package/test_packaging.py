@@ -123,7 +123,7 @@ def test_source_archive_builds_the_same_wheel(source_archive, wheel, tmp_path):
 def test_source_archive_has_the_pages_without_the_records(source_archive):
     with tarfile.open(source_archive) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
-    assert {"docs/results.md", "docs/guides/sweeps.md"} <= set(names)
+    assert {"docs/results.md", "docs/guides/run.md"} <= set(names)
     assert [name for name in names if name.startswith("docs/results/")] == []
 
 

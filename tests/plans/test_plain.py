@@ -12,8 +12,6 @@ from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import plan_for_budget, plan_for_latency
 from homodistil_hf.plans.resolve import check_plan, resolve_plan, too_wide
-from homodistil_hf.runs.sweep.cells import Cell
-from homodistil_hf.runs.sweep.training import check_cells
 
 SIX = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 TEACHERS = {
@@ -135,14 +133,3 @@ def test_the_command_plans_them(tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)["student"]["plan"]
     assert plan == resolve_plan("macs=0.9", tiny_config(), plain=True).to_dict()
     assert plan["hidden_size"] == 32
-
-
-def test_a_sweep_plans_them(tmp_path, tokenizer):
-    make_teacher().save_pretrained(tmp_path / "teacher")
-    tokenizer.save_pretrained(tmp_path / "teacher")
-    settings = {"teacher": str(tmp_path / "teacher"), "train_data": [__file__], "student": "macs=0.1", "plain": True}
-    cell = Cell("small", {}, "homodistil", settings | {"max_steps": 1, "max_seq_length": 16})
-    with pytest.raises(
-        ValueError, match=r"^cell 'small': student='macs=0.1' is out .*as plain students keep the hidden"
-    ):
-        check_cells([cell])

@@ -25,8 +25,6 @@ from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.family import distill_family
-from homodistil_hf.runs.sweep.cells import Cell
-from homodistil_hf.runs.sweep.training import run_settings
 from homodistil_hf.training import pair
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
@@ -291,13 +289,6 @@ def test_another_family_is_not_gone_on_with(whole, folder):
         ValueError, match="students=.* is not what the run in .* began with, .*; resume with that, or name another"
     ):
         distil(folder, whole[0], student=STUDENTS[:2], resume_from_checkpoint="last")
-
-
-def test_a_cell_of_a_sweep_is_one_student():
-    settings = {"teacher": "t", "train_data": ["t.txt"], "student": ["macs=0.5", "macs=0.25"]}
-    cell = Cell(variant="mine", axes={}, method="homodistil", settings=settings)
-    with pytest.raises(ValueError, match="cell 'mine' has the list student=.*; name one student"):
-        run_settings(cell, "runs/checked")
 
 
 # The command line, the Hub, several processes

@@ -190,7 +190,7 @@ def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
         assert AutoModelForMaskedLM.from_pretrained(student).config.vocab_size == 40
 
 
-def test_sweeps_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
+def test_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
     values = json.loads(write_config(tmp_path, vocabulary="keep=40").read_text())
     with pytest.raises(ValueError, match="vocabulary='keep=40' goes before a run of `homodistil distill` alone"):
         make_trainer(run_of(values, "cell"), print)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from homodistil_hf.runs.sweep.cells import TEACHER, Cell, Sweep
-from homodistil_hf.runs.sweep.folder import read_records, record_head, write_records
+from benchmarks.sweep.cells import TEACHER, Cell, Sweep
+from benchmarks.sweep.folder import read_records, record_head, write_records
 
 MACHINE = {"processor": "a processor", "num_cores": 2, "num_threads": 1, "system": "x", "versions": {"torch": "2.0"}}
 

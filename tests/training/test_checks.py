@@ -459,10 +459,10 @@ def test_what_is_no_model_is_called_what_it_is(make_trainer, model):
         make_trainer(model=model)
 
 
-def test_searches_are_for_sweeps(make_trainer):
-    with pytest.raises(ValueError, match="^model_init=.* try settings with homodistil sweep"):
+def test_searches_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="^model_init=.* try settings with homodistil distill"):
         make_trainer(model_init=make_teacher)
-    with pytest.raises(ValueError, match="^hyperparameter_search would make a new model .* homodistil sweep"):
+    with pytest.raises(ValueError, match="^hyperparameter_search would make a new model .* try settings"):
         make_trainer().hyperparameter_search()
 
 

@@ -13,10 +13,10 @@ from tiny_files import write_teacher
 from tiny_glue import write_task
 
 from benchmarks.results import fine_tunings
+from benchmarks.sweep.cells import Cell
+from benchmarks.sweep.folder import record_head, write_record
 from homodistil_hf.evaluation.metrics import constant_score
 from homodistil_hf.evaluation.task_data import load_glue
-from homodistil_hf.runs.sweep.cells import Cell
-from homodistil_hf.runs.sweep.folder import record_head, write_record
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 

@@ -10,8 +10,8 @@ from sweep_records import FIGURES
 from tiny_files import write_teacher, write_text
 
 from benchmarks.results.sweep_models import models_of
-from homodistil_hf.runs.sweep.cells import Cell
-from homodistil_hf.runs.sweep.folder import record_head, write_record
+from benchmarks.sweep.cells import Cell
+from benchmarks.sweep.folder import record_head, write_record
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 

@@ -1,5 +1,6 @@
 """The page of results and the planner's advice: those in the repository, and those by hand."""
 
+import importlib.util
 import json
 import re
 import sys
@@ -24,8 +25,8 @@ from benchmarks.results.advice import advice_points
 from benchmarks.results.changes import SIZES, VARIANTS
 from benchmarks.results.students import GRADUAL_AND_WHOLE, Results, setting_of
 from benchmarks.results.tables import Tables
+from benchmarks.sweep.folder import trained, write_record
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
-from homodistil_hf.runs.sweep.folder import trained, write_record
 from homodistil_hf.training.learning_rate import default_learning_rate
 
 pytestmark = needs("baselines")  # the page is of sweeps with baselines
@@ -64,7 +65,7 @@ def test_the_page_names_only_files_and_headings_that_are_there(text):
     drawn = {file.name for file in (CHECKOUT / page.FOLDER).glob("*.png")}
     assert pictures == {name for name in drawn if not name.startswith("speed-")}
     modules = {part.split()[0] for part in text.split("python -m ")[1:]}
-    assert all((CHECKOUT / f"{name.strip('`').replace('.', '/')}.py").is_file() for name in modules)
+    assert all(importlib.util.find_spec(name.strip("`")) for name in modules)
     headings = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
     anchors = {re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

@@ -20,7 +20,7 @@ from sweep_records import (
 from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.students import Results
 from benchmarks.results.tables import Tables
-from homodistil_hf.runs.sweep.cells import Choice
+from benchmarks.sweep.cells import Choice
 
 NOWHERE = Path("nowhere")
 FLOOR = {"cola": 0.0, "sst2": 0.5, "mrpc": 0.5, "rte": 0.5, "stsb": 0.0}

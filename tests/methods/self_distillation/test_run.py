@@ -18,8 +18,6 @@ from homodistil_hf.runs.config import help_of, parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.student import make_trainer
-from homodistil_hf.runs.sweep.cells import Cell
-from homodistil_hf.runs.sweep.training import run_settings
 
 ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}
 
@@ -180,15 +178,13 @@ def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, m
         distill_settings(settings, print)
 
 
-def test_sweeps_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
+def test_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
     values = json.loads(write_config(tmp_path, further_pretraining=ROUNDS).read_text())
     with pytest.raises(ValueError, match=r"goes before a run of `homodistil distill` alone"):
         make_trainer(run_of(values, "cell"), print)
     rounds_of = run_of({"teacher": "x", "train_data": "x", "output_dir": "x", "method": "self_distillation"}, "cell")
     with pytest.raises(ValueError, match=r"method='self_distillation' makes no student"):
         make_trainer(rounds_of, print)
-    with pytest.raises(ValueError, match=r"cell 'a' has method='self_distillation', whose students can't be compared"):
-        run_settings(Cell("a", {}, "self_distillation", {}), "out")
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...files.locks import held
-from .cells import Cell
-from .folder import SweepFolder, as_cell, record_head
+from benchmarks.sweep.cells import Cell
+from benchmarks.sweep.folder import SweepFolder, as_cell, record_head
+from homodistil_hf.files.locks import held
 
 TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""
@@ -35,7 +35,9 @@ def main(text: str) -> int:
     with held(folder.lock(cell)) as is_ours:
         if not is_ours:
             return TAKEN_STATUS
-        from .training import run_cell  # seconds of imports: other processes should see the lock at once
+        from benchmarks.sweep.training import (
+            run_cell,  # seconds of imports: other processes should see the lock at once
+        )
 
         run_cell(cell, folder, task["evaluate"], logger.info)
     return 0

@@ -2,33 +2,28 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from methods_here import needs
 from run_traces import Interrupt
 from tiny_files import own_cache, write_teacher, write_text
 from transformers import BertForMaskedLM
 
-from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.files.checkpoints import sorted_checkpoints
-from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.runs.config import setting_names
-from homodistil_hf.runs.student import make_trainer
-from homodistil_hf.runs.sweep import training
-from homodistil_hf.runs.sweep.cells import TEACHER, Cell, read_sweep, select_cells
-from homodistil_hf.runs.sweep.folder import (
-    CELL_FILE,
+from benchmarks.sweep import training
+from benchmarks.sweep.cells import TEACHER, Cell, read_sweep, select_cells
+from benchmarks.sweep.folder import (
     SweepFolder,
     read_record,
-    record_head,
     state_of,
     write_record,
 )
-from homodistil_hf.runs.sweep.training import RunClock, check_cells, run_cell, run_settings
+from benchmarks.sweep.training import RunClock, run_cell, run_settings
+from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.files.checkpoints import sorted_checkpoints
+from homodistil_hf.runs.config import setting_names
+from homodistil_hf.runs.student import make_trainer
 
 PAPER = Path(__file__).parents[3] / "examples" / "sweeps" / "paper"
 NUM_STEPS = 12
@@ -193,32 +188,7 @@ def test_a_finished_cell_is_not_trained_again(whole, settings, monkeypatch):
     assert run(cell_of(settings), root) == record
 
 
-def test_a_record_that_was_taken_over_has_no_student_to_evaluate(settings, tmp_path, monkeypatch):
-    cell, folder = cell_of(settings), SweepFolder(tmp_path)
-    taken = record_head(cell) | {"status": "done", "taken_from": "other/cell", "evaluate": {}}
-    write_record(folder.record(cell), taken)
-    monkeypatch.setattr(training, "train_cell", lambda cell, run_folder, say: record_head(cell) | {"status": "done"})
-    monkeypatch.setitem(training.EVALUATIONS, "glue", lambda model, settings, output_dir: {"mean": 0.5})
-    run_cell(cell, folder, {}, lambda line: None)
-    assert read_record(folder.record(cell)) == taken
-    run_cell(cell, folder, {"glue": {"tasks": ["rte"]}}, lambda line: None)
-    record = read_record(folder.record(cell))
-    assert "taken_from" not in record
-    assert record["evaluate"]["glue"]["results"] == {"mean": 0.5}
-
-
-def test_a_mark_without_a_digest_is_written_anew(settings, tmp_path):
-    cell, folder = cell_of(settings), SweepFolder(tmp_path)
-    mark = folder.run(cell) / CELL_FILE
-    mark.parent.mkdir(parents=True)
-    mark.write_text("{}")
-    assert state_of(cell, folder, {}) == "waiting"
-    training._claim(cell, folder.run(cell))
-    assert read_json_object(mark, "mark")["digest"] == cell.digest
-
-
 @pytest.mark.slow
-@needs("baselines")
 def test_other_settings_begin_anew(settings, tmp_path):
     first = cell_of(settings, max_steps=2, eval_on_start=False)
     run(first, tmp_path)
@@ -293,32 +263,3 @@ def test_a_clock_counts_what_was_kept(tmp_path, monkeypatch):
     second.on_train_end(None, state(8, 1.5, 2.0), None)
     assert (second.seconds, second.evaluation_seconds, second.num_sessions) == (15.0, 3.5, 2)
     assert json.loads((tmp_path / "clock.json").read_text()) == {"num_sessions": 2, "seconds": {"4": 10.0}}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"num_sessions": {}, "seconds": {}},
-        {"num_sessions": 1, "seconds": 3},
-        {"num_sessions": 1, "seconds": {"4": "long"}},
-        {"num_sessions": 1, "seconds": {"four": 1.0}},
-    ],
-)
-def test_a_clock_edited_by_hand_is_told(tmp_path, content):
-    (tmp_path / "clock.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="^clock.json of the run holds .*, which no run wrote; remove '.*clock.json'"):
-        RunClock(tmp_path / "clock.json")
-
-
-def test_a_student_without_a_finite_distance_is_no_result():
-    diverged = SimpleNamespace(
-        held_out_metrics={"mlm_loss": 3.0, "kl": math.inf}, state=SimpleNamespace(log_history=[])
-    )
-    with pytest.raises(FloatingPointError, match="^kl=inf of the student on held-out text; lower learning_rate$"):
-        training._outcome(diverged, None, None, {})
-
-
-def test_a_teacher_of_a_task_is_refused(settings, tmp_path):
-    teacher = write_teacher(tmp_path / "task", task="sequence_classification")
-    with pytest.raises(ValueError, match="^cell 'mine,seed=3' has teacher=.*, no model of masked words; sweeps"):
-        check_cells([cell_of(settings, teacher=str(teacher))])

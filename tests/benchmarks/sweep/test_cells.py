@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from methods_here import needs
 from tiny_files import write_teacher
 
+from benchmarks.sweep.cells import Cell, read_sweep, select_cells
+from benchmarks.sweep.training import check_cells, check_evaluations, run_settings
 from homodistil_hf.runs.config import setting_names
-from homodistil_hf.runs.sweep.cells import Cell, read_sweep, select_cells
-from homodistil_hf.runs.sweep.training import check_cells, check_evaluations, run_settings
 
 SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
 SETTING_NAMES = setting_names() - {"method"}
@@ -57,7 +56,6 @@ def test_a_cell_has_the_method_of_a_run_that_names_none(read):
     assert cell.digest == named.digest
 
 
-@needs("baselines")
 def test_an_axis_of_objects_sets_several_settings_at_once(read):
     budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, "num_layers": 4}]
     variants = {"a": {"method": "shallow", "widths": "16-2x8-32"}}
@@ -72,14 +70,6 @@ def test_an_axis_of_objects_sets_several_settings_at_once(read):
         75,
         None,
     ]
-
-
-def test_students_are_an_axis_and_a_files_name(read):
-    plan = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-    names = [cell.name for cell in read(grid={"student": ["macs=0.25", plan]}).cells]
-    assert names[0] == "mine,student=0.25"
-    assert "/" not in names[1]
-    assert " " not in names[1]
 
 
 def test_a_digest_is_of_what_is_trained():
@@ -191,11 +181,8 @@ def test_a_cell_that_can_work_passes_without_text(teacher):
     [
         ({"method": "homodistill"}, "cell 'mine': method='homodistill' is unknown; nearest valid: 'homodistil'"),
         ({"num_layers": 1}, "cell 'mine' has the unknown key 'num_layers' .value 1.; nearest valid: "),
-        pytest.param(
-            {"method": "embedding"},
-            "cell 'mine' has method='embedding', whose students can't be compared",
-            marks=needs("embedding"),
-        ),
+        ({"method": "embedding"}, "cell 'mine' has method='embedding', whose students can't be compared"),
+        ({"student": ["macs=0.5", "macs=0.25"]}, "cell 'mine' has the list student=.*; name one student"),
         ({"learning_rate": "high"}, "cell 'mine' has learning_rate='high', of the JSON type string"),
         ({"pruning_end_fraction": 1.5}, "cell 'mine': pruning_end_fraction=1.5"),
         ({"student": "macs=2"}, "cell 'mine': .*macs"),
@@ -207,20 +194,13 @@ def test_a_cell_that_cannot_work_is_named(teacher, change, message):
         checked(teacher, **change)
 
 
-@needs("baselines")
 def test_a_cell_that_cannot_exist_is_told_with_its_reason(teacher):
     reasons = checked(teacher, method="distilbert")  # a quarter of two layers
     assert list(reasons) == ["mine"]
     assert "layer" in reasons["mine"]
 
 
-def example(path: Path) -> Any:
-    """A sweep's file, which needs the baselines where it names another method than HomoDistil."""
-    methods = set(re.findall(r'"method": "(\w+)"', path.read_text(encoding="utf-8")))
-    return pytest.param(path, id=path.stem, marks=[needs("baselines")] if methods - {"homodistil"} else [])
-
-
-@pytest.mark.parametrize("path", [example(path) for path in SWEEPS])
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_example_is_valid(path):
     sweep = read_sweep(path, SETTING_NAMES)
     assert sweep.output_dir.startswith("runs/sweeps/")
@@ -232,7 +212,7 @@ def test_every_example_is_valid(path):
 
 
 def test_the_documented_file_is_valid(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "guides" / "sweeps.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "benchmarks" / "sweep" / "README.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "mine.json").write_text(text, encoding="utf-8")
     sweep = read_sweep(tmp_path / "mine.json", SETTING_NAMES)

@@ -16,15 +16,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from ...files.folders import write_text
-from ...files.locks import holder
-from ...methods.run_arguments import Log
-from ...training.sigterm import EXIT_STATUS, StopRequest
-from ..config import setting_names
-from ..plots import can_plot, plot_sweep
-from . import worker
-from .cells import TEACHER, Cell, Sweep, read_sweep, select_cells
-from .folder import (
+from benchmarks.sweep import worker
+from benchmarks.sweep.cells import TEACHER, Cell, Sweep, read_sweep, select_cells
+from benchmarks.sweep.folder import (
     DONE,
     ERROR,
     FAILED,
@@ -39,8 +33,15 @@ from .folder import (
     write_record,
     write_records,
 )
-from .tables import in_order, sweep_table
-from .training import check_cells, check_evaluations
+from benchmarks.sweep.plots import plot_sweep
+from benchmarks.sweep.tables import in_order, sweep_table
+from benchmarks.sweep.training import check_cells, check_evaluations
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.locks import holder
+from homodistil_hf.methods.run_arguments import Log
+from homodistil_hf.runs.config import setting_names
+from homodistil_hf.runs.plots import can_plot
+from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest
 
 _POLL_SECONDS = 1.0
 _NO_PLOTS = "No plots: they need `pip install 'homodistil-hf[report]'`.\n"

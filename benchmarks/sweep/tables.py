@@ -5,11 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ...evaluation.records import Spread
-from ...files.strict_json import is_number
-from ...tables import markdown_table
-from .cells import METRICS, TEACHER, Cell, Choice, Sweep
-from .folder import DONE, ERROR, EVALUATE, FAILED, IMPOSSIBLE, SEED, as_cell, missing_evaluations, trained
+from benchmarks.sweep.cells import METRICS, TEACHER, Cell, Choice, Sweep
+from benchmarks.sweep.folder import (
+    DONE,
+    ERROR,
+    EVALUATE,
+    FAILED,
+    IMPOSSIBLE,
+    SEED,
+    as_cell,
+    missing_evaluations,
+    trained,
+)
+from homodistil_hf.evaluation.records import Spread
+from homodistil_hf.files.strict_json import is_number
+from homodistil_hf.tables import markdown_table
 
 Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]

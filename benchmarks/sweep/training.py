@@ -13,30 +13,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ...evaluation.fine_tuning import GlueSettings, settings_from
-from ...evaluation.glue import evaluate_glue
-from ...evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
-from ...export.facts import read_facts
-from ...files.checkpoints import last_verified, sorted_checkpoints
-from ...files.folders import remove_folder, write_text
-from ...files.messages import nearest_name, short_repr
-from ...files.provenance import machine_facts
-from ...files.run_names import STUDENT_FOLDER
-from ...files.strict_json import fits, is_int, read_json_object
-from ...homodistil_args import PRUNING_KINDS
-from ...methods.masked_words import MaskedWordsRun
-from ...methods.registry import METHODS, RUNS, run_named
-from ...methods.run import SETTINGS_OF_ONE_CALL, RunInputs
-from ...methods.run_arguments import Log, RunConfig
-from ...methods.task_models import TaskRun
-from ...models.cost import COSTS
-from ...models.widths import DEPTH_KEY, widths_of
-from ...training.checks import own_settings
-from ...training.distillation_trainer import DistillationTrainer
-from ..config import run_of
-from ..student import make_trainer, student_run
-from .cells import TEACHER, Cell
-from .folder import (
+from benchmarks.sweep.cells import TEACHER, Cell
+from benchmarks.sweep.folder import (
     CELL_FILE,
     DONE,
     ERROR,
@@ -47,6 +25,28 @@ from .folder import (
     record_head,
     write_record,
 )
+from homodistil_hf.evaluation.fine_tuning import GlueSettings, settings_from
+from homodistil_hf.evaluation.glue import evaluate_glue
+from homodistil_hf.evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.files.checkpoints import last_verified, sorted_checkpoints
+from homodistil_hf.files.folders import remove_folder, write_text
+from homodistil_hf.files.messages import nearest_name, short_repr
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.files.run_names import STUDENT_FOLDER
+from homodistil_hf.files.strict_json import fits, is_int, read_json_object
+from homodistil_hf.homodistil_args import PRUNING_KINDS
+from homodistil_hf.methods.masked_words import MaskedWordsRun
+from homodistil_hf.methods.registry import METHODS, RUNS, run_named
+from homodistil_hf.methods.run import SETTINGS_OF_ONE_CALL, RunInputs
+from homodistil_hf.methods.run_arguments import Log, RunConfig
+from homodistil_hf.methods.task_models import TaskRun
+from homodistil_hf.models.cost import COSTS
+from homodistil_hf.models.widths import DEPTH_KEY, widths_of
+from homodistil_hf.runs.config import run_of
+from homodistil_hf.runs.student import make_trainer, student_run
+from homodistil_hf.training.checks import own_settings
+from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 _DECIDES_SOURCES = (
     *("teacher", "teacher_revision", "tokenizer", "streaming", "max_seq_length"),

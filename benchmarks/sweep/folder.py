@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files.checkpoints import sorted_checkpoints
-from ...files.folders import write_text
-from ...files.locks import holder
-from ...files.messages import short_repr
-from ...files.strict_json import fits, is_int, parse_json, read_json_object
-from .cells import METRICS, TEACHER, Cell
+from benchmarks.sweep.cells import METRICS, TEACHER, Cell
+from homodistil_hf.files.checkpoints import sorted_checkpoints
+from homodistil_hf.files.folders import write_text
+from homodistil_hf.files.locks import holder
+from homodistil_hf.files.messages import short_repr
+from homodistil_hf.files.strict_json import fits, is_int, parse_json, read_json_object
 
 FORMAT = 1
 DONE, FAILED, IMPOSSIBLE = "done", "failed", "impossible"
