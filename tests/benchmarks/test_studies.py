@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from rows import each
 
 from benchmarks.studies import first_screen
 from benchmarks.studies.page import STUDIES, study_named
 from homodistil_hf.files.strict_json import read_json_rows
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@each("name", STUDIES)
 def test_the_page_has_the_tables_of_the_record(name, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     study = study_named(name)

@@ -41,14 +41,12 @@ _SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
 OTHERS = [architecture for architecture in ARCHITECTURES.values() if architecture.model_type != "bert"]
 """All but the one that has tests of its own."""
-CASES = [(architecture, head, {}) for architecture in OTHERS for head in architecture.heads]
-CASES += [
-    (ARCHITECTURES[name], head, config) for name, config in VARIANTS.values() for head in ARCHITECTURES[name].heads[:2]
-]
-IDS = [head.stock_name for architecture in OTHERS for head in architecture.heads]
-IDS += [
-    f"{variant}-{head.kind.name}" for variant, (name, _) in VARIANTS.items() for head in ARCHITECTURES[name].heads[:2]
-]
+FAMILIES = {architecture.model_type: (architecture, architecture.heads, {}) for architecture in OTHERS}
+FAMILIES |= {
+    variant: (ARCHITECTURES[name], ARCHITECTURES[name].heads[:2], config)
+    for variant, (name, config) in VARIANTS.items()
+}
+"""Name → an architecture, the heads that are tested with it, and its configuration."""
 
 
 def tiny_architecture_config(architecture: Architecture, **overrides: Any) -> Any:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from rows import each
 from run_traces import logs_of
 from students import logits_of, make_batch
-from tiny_architectures import CASES, IDS, OTHERS, tiny_architecture_teacher
+from tiny_architectures import FAMILIES, OTHERS, tiny_architecture_teacher
 from tiny_models import GRADUAL
 from transformers import AutoModelForMaskedLM
 
@@ -15,7 +16,6 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
 )
-of_every_case = pytest.mark.parametrize(("architecture", "head", "config"), CASES, ids=IDS)
 
 
 def all_terms(architecture):
@@ -58,13 +58,11 @@ def test_rotated_heads_change_nothing(make_trainer, architecture):
 
 
 @of_every_architecture
-@pytest.mark.parametrize("format", ["standard", "compact"])
-def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, architecture, format, tmp_path):
+def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, architecture, tmp_path):
     trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=4)
     trainer.train()
-    folder = export_student(trainer.model, tmp_path / "student", format)
-    report = verify_export(folder)
-    assert report.problems == ()
+    for format in ("standard", "compact"):
+        assert verify_export(export_student(trainer.model, tmp_path / format, format)).problems == (), format
 
 
 @of_every_architecture
@@ -91,7 +89,8 @@ def test_a_modernbert_of_smaller_heads_is_exported(make_trainer, tmp_path):
     assert narrow.num_parameters() < padded.num_parameters()
 
 
-@of_every_case
+@pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
+@each("head", "heads")
 def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, architecture, head, config):
     kind = head.kind.name
     batch = make_batch(kind, num_rows=8)

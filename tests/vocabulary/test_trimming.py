@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_architectures import CASES, IDS, tiny_architecture_teacher
+from rows import each
+from tiny_architectures import FAMILIES, tiny_architecture_teacher
 from tiny_models import make_teacher
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AddedToken, AutoModelForMaskedLM, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
@@ -36,7 +37,8 @@ def outputs_of(model, tokenizer, texts=TEXTS):
         return model(**encoded, output_hidden_states=True), encoded
 
 
-@pytest.mark.parametrize(("architecture", "head", "config"), CASES, ids=IDS)
+@pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
+@each("head", "heads")
 def test_outputs_are_those_of_the_tokens_that_stay(architecture, head, config):
     model = teacher_of(architecture, head, **config)
     trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, wanted_ids())
@@ -52,7 +54,7 @@ def test_outputs_are_those_of_the_tokens_that_stay(architecture, head, config):
     assert model.config.vocab_size == len(TOKENIZER)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+@each("architecture", ARCHITECTURES.values())
 def test_pad_ids_that_address_positions_stay(architecture):
     model = teacher_of(architecture, architecture.heads[1])
     trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, wanted_ids())

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rows import each
 
 from benchmarks import marked_pages
 from benchmarks.reliability import page as write_reliability
@@ -17,7 +18,7 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("name", ["way", *write_reliability.SECTIONS])
+@each("name", ["way", *write_reliability.SECTIONS])
 def test_the_page_tells_what_was_measured(name):
     page = write_reliability.PAGE.read_text(encoding="utf-8")
     text = write_reliability.on_the_way() if name == "way" else write_reliability.text_of(name)

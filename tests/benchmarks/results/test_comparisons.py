@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rows import each
 
 from benchmarks.results.comparisons import Difference, Noise, noise_of, paired, pooled
 
@@ -53,7 +54,7 @@ def test_three_seeds_decide_by_their_own_spread_fewer_borrow_one():
     assert [noise.sign(values) for values in found] == [-1, 0, 1, 0]
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "noise", "words", "sign"),
     [
         ([0.1], Noise(0.01, 4), "+0.100, **worse**", 1),

@@ -9,7 +9,6 @@ import pytest
 from sweep_records import FIGURES
 from tiny_files import write_teacher, write_text
 
-from benchmarks.results.sweep_models import models_of
 from benchmarks.sweep.cells import Cell
 from benchmarks.sweep.folder import record_head, write_record
 
@@ -45,17 +44,3 @@ def test_every_student_is_measured_on_all_blocks_with_the_same_masks(monkeypatch
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--mask_seed", "5"])
     with pytest.raises(ValueError, match="sizes.json is of {'mask_seed': 1234}, not of .*; name another file"):
         runpy.run_path(str(BENCHMARKS / "results" / "held_out.py"))["main"]()
-
-
-def test_a_student_is_distinguished_by_the_other_axes_of_its_cell(tmp_path):
-    cell = Cell(
-        "homodistil",
-        {"budget": {"max_steps": 7, "eval_steps": 1}, "seed": 3},
-        "homodistil",
-        {"teacher": "t", "seed": 3},
-    )
-    write_record(tmp_path / "results" / f"{cell.name}.json", record_head(cell) | FIGURES)
-    student = tmp_path / cell.name / "student"
-    student.mkdir(parents=True)
-    _, found = models_of(tmp_path, ["homodistil"])
-    assert (found.folder, found.axes, found.seed) == (student, "max_steps=7", 3)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from page_results import results_of, rows_of, tables_of
 from sweep_records import (
     fine_tuned,
@@ -17,7 +16,6 @@ from sweep_records import (
     write_short_runs,
 )
 
-from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.students import Results
 from benchmarks.results.tables import Tables
 from benchmarks.sweep.cells import Choice
@@ -69,45 +67,6 @@ def test_a_share_is_of_the_teacher_that_was_fine_tuned_on_the_same_gpu(tmp_path)
     assert rows["| 1", "–", "teacher"] == rows["| 1", "–", "teacher, theirs"] == ["100.0%", "100.0% |"]
     assert rows["| 1/4", "1.00 M", "by the teacher"] == ["75.0%", "50.0% |"]
     assert rows["| 1/8", "1.00 M", "by the teacher, theirs"] == ["83.3%", "66.7% |"]
-
-
-def test_minutes_are_of_a_processor(tmp_path):
-    sizes = [default("gradual_quarter", 0.2, seed=seed) for seed in range(2)]
-    sizes[1] |= {"machine": sizes[1]["machine"] | {"gpu": "theirs"}, "seconds": 60.0}
-    minutes = rows_of(tables_of(tmp_path, sizes=sizes).what_you_get())[2].split(" | ")[4]
-    assert minutes == rows_of(tables_of(tmp_path, sizes=sizes[:1]).what_you_get())[2].split(" | ")[4]
-    assert rows_of(tables_of(tmp_path, sizes=sizes[1:]).what_you_get())[2].split(" | ")[4] == "–"
-
-
-def test_levers_stand_beside_the_default_and_sizes_beside_pruning_at_once(tmp_path):
-    write_short_runs(tmp_path)
-    (tmp_path / "studies").mkdir()
-    rows = [short_run("averaged", 0.5), short_run("default", 0.6), short_run("averaged", 0.5, seed=1)]
-    (tmp_path / "studies" / "levers.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    sizes = [default("gradual_eighth", 0.4), record("eighth", 0.5)]
-    tables = tables_of(tmp_path, sizes=sizes)
-    assert tables.levers() == "`averaged` -0.100, **better**"
-    assert (tables.size_gap("1/8"), tables.size_gap("1/4")) == ("-0.100, **better**", "not run yet")
-    assert tables_of(NOWHERE).levers() == "not run yet"
-
-
-def test_a_share_is_of_the_teacher_in_the_same_file(tmp_path):
-    tuned(tmp_path)
-    (tmp_path / "more").mkdir()
-    student = fine_tuned("gradual_eighth", "by the teacher", cola=0.4)
-    write_fine_tunings(tmp_path / "more", fine_tuned("teacher", cola=0.5), student, **FLOOR)
-    (tmp_path / "more" / "fine_tunings.json").rename(tmp_path / "fine_tunings_more.json")
-    found = tables_of(tmp_path, sizes=[default("gradual_eighth", 0.4), record("quarter", 0.5)]).results.fine_tuned
-    kept = found.set_index(["variant", "way"])["kept"]
-    assert kept["gradual_eighth", "by the teacher"] == pytest.approx(0.48 / 0.5)
-    assert kept["quarter", "by the teacher"] == pytest.approx(0.45 / 0.6)
-
-
-def test_a_long_run_is_told_by_its_tokens(tmp_path):
-    run = {"num_steps": 2000, "settings": {"per_device_train_batch_size": 16, "max_seq_length": 100}}
-    (tmp_path / "long_run.json").write_text(json.dumps(run | {"evaluation": {"kl": 0.15}}))
-    assert tables_of(tmp_path).long_run() == "3.2 million tokens end at 0.150 nats"
-    assert tables_of(NOWHERE).long_run() == "not run yet"
 
 
 def test_both_ways_stand_beside_each_other_by_tokens_and_by_seconds(tmp_path):
@@ -172,12 +131,6 @@ def test_short_runs_stand_beside_the_defaults(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("size", SHORT_SIZES)
-def test_as_much_computation_is_more_steps_of_a_narrow_student(size):
-    more = int(tables_of(NOWHERE).more_steps(size).removesuffix(" %"))
-    assert 2 < more < 20
-
-
 def test_rates_are_means_over_seeds_with_the_best_in_bold():
     kls = {(0.1, 0): 0.5, (0.1, 1): 0.7, (0.2, 0): 0.4}
     runs = [record("homodistil", kl, seed=seed, axes={"learning_rate": rate}) for (rate, seed), kl in kls.items()]
@@ -190,10 +143,3 @@ def test_rates_are_means_over_seeds_with_the_best_in_bold():
         "| `rates` | 192-8x24-704 | 1.00 M | 100,000 | 0.600 ± 0.141 (2) | **0.400** |",
         "| `rates`: `scratch` | 192-8x24-704 | 1.00 M | 100,000 | 3.000 | – |",
     ]
-
-
-def test_what_there_is_no_record_of_is_not_run_yet():
-    tables = tables_of(NOWHERE)
-    for name in ("tokens", "shapes", "glue", "short_runs", "rates", "family", "on_all_text", "baselines"):
-        assert getattr(tables, name)() == ["Not run yet."], name
-    assert tables.noise() == tables.short_gap("500", "1/4", "gradual") == "not run yet"

@@ -1,11 +1,9 @@
 """Trainers that go on one step at a time, each in its turn."""
 
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_models import GRADUAL
 from transformers import TrainerCallback
 
 from benchmarks.speed.interleaved import GatedRun, interleave
@@ -66,35 +64,3 @@ def test_a_turn_is_one_step_of_one_trainer(runs):
     assert {thread.split("_")[0] for _, _, thread, _ in log} == {"one", "other"}
     assert {threads for _, _, _, threads in log} == {torch.get_num_threads()}
     assert min(durations) > 0
-
-
-def test_what_a_step_runs_within_is_entered_in_its_thread(runs):
-    seen = []
-
-    @contextmanager
-    def within():
-        seen.append(threading.current_thread().name)
-        yield
-        seen.append("left")
-
-    run = runs("profiled")
-    run.advance(within())
-    run.advance()
-    assert [name.split("_")[0] for name in seen] == ["profiled", "left"]
-
-
-def test_a_training_that_is_over_says_so(runs):
-    run = runs("short")
-    for _ in range(3):
-        run.advance()
-    with pytest.raises(RuntimeError, match="short ended after 4 steps; give it more data"):
-        run.advance()
-
-
-def test_errors_of_the_training_reach_the_main_thread(runs):
-    run = runs("failing", **GRADUAL)
-    run.advance()
-    run.trainer.data_collator = None
-    run.trainer.pruner.scores = None
-    with pytest.raises(AttributeError, match="update"):
-        run.advance()

@@ -2,10 +2,7 @@
 
 from collections import Counter
 
-import pytest
-import torch
-
-from benchmarks.speed.limits import LimitProbe, Product, StepShape
+from benchmarks.speed.limits import Product, StepShape
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
@@ -35,12 +32,3 @@ def test_products_are_all_linear_layers():
             Product(6, 8, 50): 1,
         }
     )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_probe_measures_a_rate_a_turn(dtype):
-    probe = LimitProbe(SHAPE, dtype=dtype, device=torch.device("cpu"))
-    seconds = [probe.advance() for _ in range(3)]
-    flops = sum(3 * n * p.flops for p, n in SHAPE.forward_products().items())
-    flops += sum(n * p.flops for p, n in SHAPE.teacher_products().items())
-    assert probe.flops_per_second == pytest.approx([flops / value for value in seconds])

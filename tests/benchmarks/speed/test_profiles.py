@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import each
 from tiny_models import GRADUAL
 from torch.profiler import ProfilerActivity, profile
 
@@ -14,14 +15,13 @@ from benchmarks.speed.profiles import (
     gradients_recorded,
     part_seconds,
     peak_above,
-    peak_bytes,
 )
 from homodistil_hf.distillation.teacher import FrozenTeacher
 
 MB = 1_000_000
 
 
-@pytest.mark.parametrize(
+@each(
     ("allocations", "gradients", "expected"),
     [
         ([], [], 0),
@@ -85,11 +85,3 @@ def test_parts_add_up_to_a_step_and_leave_no_trace(run):
     assert min(parts.values()) >= 0
     assert {part for part, seconds in parts.items() if seconds > 0} == set(PARTS)
     assert (set(vars(run.trainer)), FrozenTeacher.__call__, run.trainer.model.forward) == methods
-
-
-def test_a_step_has_a_peak_of_its_own(run):
-    run.trainer.pruner.plan_reached = True  # all steps alike
-    peak = peak_bytes(run)
-    assert 0 < peak < 50 * MB
-    assert peak == pytest.approx(peak_bytes(run), rel=0.1)
-    assert not any(parameter._post_accumulate_grad_hooks for parameter in run.trainer.model.parameters())

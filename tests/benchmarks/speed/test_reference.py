@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from bench_shapes import SHAPE
-from methods_here import needs
 
 from benchmarks.speed import variants
 from benchmarks.speed.settings import BenchSettings, make_workload
@@ -81,42 +80,3 @@ def test_a_held_trainer_keeps_its_widths_and_its_work(place, tmp_path):
     assert trainer.state.global_step == 10
     scored = [not torch.equal(scores, before[name]) for name, scores in trainer.pruner.scores.state.items()]
     assert all(scored) == any(scored) == (plan != own.target)  # nobody scores units once the plan is reached
-
-
-def test_teachers_share_their_memory(tmp_path):
-    own = settings(dtype="bfloat16")
-    work = make_workload(own, num_steps=2)
-    place = Stretch(1, own.full)
-    one, other = (variants.our_trainer(own, work, place, tmp_path / name) for name in ("one", "other"))
-    expected = one.distillation.teacher(input_ids=torch.ones(1, 4, dtype=torch.long)).logits
-    variants.share_teacher(one, other)
-    theirs = {
-        p.data_ptr() for form in ("exact", "fast") for p in getattr(other.distillation.teacher, form).parameters()
-    }
-    for form in ("exact", "fast"):
-        assert {p.data_ptr() for p in getattr(one.distillation.teacher, form).parameters()} <= theirs
-    assert torch.equal(one.distillation.teacher(input_ids=torch.ones(1, 4, dtype=torch.long)).logits, expected)
-
-
-def test_the_strong_loop_does_no_more_than_it_must(tmp_path):
-    own = settings(dtype="bfloat16", student="macs=0.3")
-    trainer = variants.strong_loop(own, make_workload(own, num_steps=12), tmp_path)
-    batch = next(iter(trainer.get_train_dataloader()))
-    predicted = batch["labels"] != -100
-    logits, states = trainer.teach({"input_ids": batch["input_ids"]}, predicted)
-    assert len(logits) == int(predicted.sum())
-    assert {state.dtype for state in states} == {logits.dtype} == {torch.bfloat16}
-    assert logits.is_inference()
-    assert trainer.student.config._attn_implementation == trainer.teacher.config._attn_implementation == "eager"
-    trainer.prune_to(own.target)
-    trainer.train()
-    assert not any(scores.any() for scores in trainer.unit_scores.values())
-
-
-@needs("baselines")
-def test_one_shot_is_as_narrow_as_the_plan_and_its_scoring_is_timed(tmp_path):
-    own = settings(max_steps=2)
-    trainer = variants.one_shot_trainer(own, make_workload(own, num_steps=12), tmp_path)
-    trainer.train()
-    assert trainer.kept == own.target
-    assert trainer.start_seconds > 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import each
 from tiny_models import make_teacher
 
 from benchmarks.speed.whole_run import Stretch, chosen_points, course, macs_and_steps, mean_cost, total_seconds
@@ -38,7 +39,7 @@ def test_a_student_as_wide_as_its_teacher_has_one_stretch():
     assert course(FULL, FULL, schedule()) == [Stretch(60, FULL)]
 
 
-@pytest.mark.parametrize(("num_points", "expected"), [(2, [64, 4]), (3, [64, 16, 4]), (4, [64, 24, 10, 4])])
+@each(("num_points", "expected"), [(2, [64, 4]), (3, [64, 16, 4]), (4, [64, 24, 10, 4])])
 def test_points_are_spread_from_first_to_last_by_the_logarithm_of_macs(monkeypatch, num_points, expected):
     monkeypatch.setattr("benchmarks.speed.whole_run.encoder_macs", lambda plan, _: plan.layers[0].intermediate_size)
     places = [Stretch(1, WidthPlan.uniform(32, 2, LayerWidths(4, 8, size))) for size in (64, 48, 24, 16, 10, 6, 4)]
