@@ -8,8 +8,8 @@ from .embedding.cascade import Cascade as Cascade
 from .embedding.reading import load_embedding_model as load_embedding_model
 from .embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
+from .embedding.reranker import tokenize_pairs as tokenize_pairs
 from .embedding.texts import by_length as by_length
-from .embedding.texts import tokenize_pairs as tokenize_pairs
 from .embedding.texts import tokenize_texts as tokenize_texts
 from .embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer

@@ -1,22 +1,37 @@
 """A cascade: a small student encodes each query, and where its first two hits are close, the teacher encodes it again.
 
-Both look up in one index, the teacher's, so nothing but the query is encoded twice. `cascade_curve.py` measures which
-share of queries has to go to the teacher for a wanted agreement.
+Both look up in one index, the teacher's, so nothing but the query is encoded twice. [`measure_cascade`] finds
+the margin for a wanted agreement, on held-out queries: it is chosen on every second one, and judged on the others.
 
 Shapes: N queries, M documents, D channels.
 """
 
+import logging
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from ..evaluation.guarantee import guarantee
+from ..export.card import percent_below
+from ..export.student_in_folder import members_hint, student_in
+from ..files.caches import keep_datasets_here
+from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
+from ..files.folders import check_writable
+from ..files.messages import short_repr
+from ..files.provenance import public_name, version_facts
+from ..files.strict_json import write_json
+from ..models.cost import model_facts
+from ..tables import aligned_lines
+from .deployable import query_ms
+from .folder import has_own_space, read_embedding_facts
+from .metrics import best, gains
 from .model import EmbeddingModel
 from .reading import load_embedding_model
-from .similarity import similarities
-
-_ROWS = 256
+from .tasks import RetrievalTask, load_queries, load_tasks
 
 
 class Hits(NamedTuple):
@@ -92,9 +107,231 @@ class Cascade:
         return self.teacher.similarity
 
 
-def best(
-    queries_ND: torch.Tensor, documents_MD: torch.Tensor, k: int, similarity: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Similarities and rows of the k best documents of each query, `(N, k)` both; in blocks of queries."""
-    found = [similarities(part, documents_MD, similarity).topk(k) for part in queries_ND.split(_ROWS)]
-    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "cascade.json"
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class CascadeSettings:
+    """Settings of [`measure_cascade`].
+
+    Raises:
+        ValueError: no queries are named, or a value is out of range.
+    """
+
+    model: str = setting("", "Student: run, export or Hub name.", text="a name")
+    teacher: str | None = setting(None, "Folder or Hub name; default: as the run recorded it.")
+    agreement: float = setting(0.99, "Wanted share of first hits as the teacher's, in (0, 1).", range="(0, 1)")
+    data_dir: str | None = setting(None, "Folder with qnli/, qnli_part/ or squad_v2/ …: questions with answers.")
+    queries: tuple[str, ...] = setting((), "Held-out questions of your own: a row each, any files.")
+    documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
+    query_column: str | None = setting(None, "Column with the queries; default: text.")
+    document_column: str | None = setting(None, "Column with the documents; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_queries: int = setting(1000, "Questions of a task at most, ≥ 20.", least=20)
+    output_dir: str | None = setting(None, "Folder for cascade.json; default: none is written.")
+
+    def __post_init__(self) -> None:
+        make_tuples(self)
+        if not self.model:
+            raise ValueError("model is not set; name a student, such as runs/embeddings")
+        if bool(self.queries) != bool(self.documents) or bool(self.queries) == bool(self.data_dir):
+            raise ValueError(
+                f"queries={short_repr(self.queries)}, documents={short_repr(self.documents)}, data_dir="
+                f"{short_repr(self.data_dir)}: name queries and their documents, or rows of tasks (--data_dir glue)"
+            )
+        check_fields(self)
+        if not self.queries:
+            own = ("query_column", "document_column", "eval_split")
+            refuse_without_part(self, dict.fromkeys(own, "it belongs to queries; leave it out"))
+
+
+class Encoded(NamedTuple):
+    """Held-out queries of one source, looked up in the teacher's index by both models.
+
+    Args:
+        margins: `(N,)`, by how much the student's first hit is ahead of its second.
+        same: `(N,)` bool, whether its first hit is the teacher's.
+        gains: by the student and by the teacher, each `(N,)`, whose mean is nDCG@10; None without answers.
+    """
+
+    margins: torch.Tensor
+    same: torch.Tensor
+    gains: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logger.info) -> dict[str, Any]:
+    """Draw the curve of a cascade, and choose a margin.
+
+    Args:
+        settings: [`CascadeSettings`].
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: `ms`, milliseconds of a query by `student` and `teacher` in `runtime`; `curves`: source → rows of
+        [`curve`]; `choices`: source → [`choose_margin`], and `macs`, the mean share of the teacher's MACs.
+
+    Raises:
+        ValueError: no teacher, a student of another space, or queries that can't be used.
+        OSError: a file or the Hub can't be read, or the results can't be written.
+    """
+    if settings.output_dir is not None:
+        check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
+    student, teacher = _models(settings)
+    tasks = _tasks(settings)
+    macs = [model_facts(model.encoder)["encoder_macs"] for model in (student, teacher)]
+    runtime, ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
+    results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name)}
+    results |= {"ms": ms, "runtime": runtime, "wanted": settings.agreement, "curves": {}, "choices": {}}
+    results["versions"] = version_facts()
+    for task in tasks:
+        say(f"{task.name}: {len(task.queries):,} queries in an index of {len(task.documents):,}")
+        found = _encoded(task, student, teacher)
+        results["curves"][task.name] = curve(found, ms)
+        choice = choose_margin(found, settings.agreement, ms)
+        # every query costs the student's MACs, and those that are asked again the teacher's as well
+        results["choices"][task.name] = choice | {"macs": macs[0] / macs[1] + choice["share"]}
+    if settings.output_dir is not None:
+        folder = Path(settings.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def curve(found: Encoded, ms: Mapping[str, float]) -> list[dict[str, float]]:
+    """What a cascade brings for each share of queries that go to the teacher, those of least margin first.
+
+    Returns:
+        A row for each of `SHARES`: `share`, `agreement` of first hits with the teacher's, mean `ms` a query, and
+        `ndcg_at_10` where answers are known.
+    """
+    # one order for all shares: the first ones go to the teacher
+    order = found.margins.argsort(stable=True)
+    rows = []
+    for share in SHARES:
+        asked = torch.zeros(len(order), dtype=torch.bool)
+        asked[order[: round(share * len(order))]] = True
+        # the teacher's answer is its own first hit, so a query that is asked always agrees
+        row = {"share": share, "agreement": float((found.same | asked).double().mean()), "ms": _mean_ms(ms, share)}
+        if found.gains is not None:
+            own, theirs = found.gains
+            row["ndcg_at_10"] = float(torch.where(asked, theirs, own).mean())
+        rows.append(row)
+    return rows
+
+
+def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dict[str, Any]:
+    """The least margin that reaches a wanted agreement on every second query, judged on the other queries.
+
+    Args:
+        found: held-out queries.
+        wanted: share of first hits as the teacher's.
+        ms: milliseconds of a query by `student` and `teacher`.
+
+    Returns:
+        `margin` for [`Cascade`]; on the other queries the `share` that goes to the teacher, [`guarantee`] of the
+        agreement, mean `ms` a query, and `cost`, its share of the teacher's.
+    """
+    margins, same = found.margins[0::2], found.same[0::2]
+    order = margins.argsort(stable=True)
+    # Behind the last of the changed hits that has to be caught; none may be beyond what the wanted share leaves.
+    num_left = math.floor((1 - wanted) * len(order) + 1e-9)
+    changed = (~same[order]).nonzero().flatten().tolist()
+    caught = changed[: len(changed) - num_left] if len(changed) > num_left else []
+    margin = _behind(margins[order], caught[-1]) if caught else 0.0
+    # judged on the queries that had no part in the choice
+    others = slice(1, None, 2)
+    asked = found.margins[others] < margin
+    share = float(asked.double().mean())
+    bound = guarantee((~(found.same[others] | asked)).tolist())
+    mean_ms = _mean_ms(ms, share)
+    return {"margin": margin, "share": share, "ms": mean_ms, "cost": mean_ms / ms["teacher"], "guarantee": bound}
+
+
+def _behind(margins: torch.Tensor, place: int) -> float:
+    """The middle between a sorted margin and the next larger one, so that rounding decides nothing."""
+    later = margins[margins > margins[place]]
+    return float((margins[place] + later[0]) / 2) if len(later) else math.inf
+
+
+def _mean_ms(ms: Mapping[str, float], share: float) -> float:
+    return ms["student"] + share * ms["teacher"]
+
+
+def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
+    found = student_in(settings.model)
+    named = settings.teacher or found.settings.get("teacher")
+    if named is None and (vectors := found.settings.get("teacher_vectors")):
+        raise ValueError(
+            f"model={settings.model!r} learnt from teacher_vectors={short_repr(vectors)}: a cascade asks the "
+            "teacher's model for queries in doubt, and vectors of known texts can't answer; name that model with "
+            "--teacher, if it is here"
+        )
+    if named is None:
+        hint = members_hint(settings.model)
+        raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher{hint}")
+    student, teacher = load_embedding_model(found.folder, argument="model"), load_embedding_model(str(named))
+    if has_own_space(read_embedding_facts(found.folder)) or student.dimension != teacher.dimension:
+        raise ValueError(
+            f"model={settings.model!r} has vectors of another space than the teacher's, so they share no index; "
+            "distil one of output='teacher'"
+        )
+    return student, teacher
+
+
+def _tasks(settings: CascadeSettings) -> list[RetrievalTask]:
+    if settings.data_dir is not None:
+        tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries)
+        found = [task for task in tasks if isinstance(task, RetrievalTask)]
+        if not found:
+            raise ValueError(f"data_dir={settings.data_dir!r} has no questions, of qnli or squad; name others")
+    else:
+        keep_datasets_here()
+        columns = {name: getattr(settings, name) for name in ("query_column", "document_column")}
+        split, most = settings.eval_split, settings.max_queries
+        found = [load_queries(settings.queries, settings.documents, split=split, most=most, **columns)]
+    for task in found:
+        if len(task.queries) < 4 or len(task.documents) < 2:
+            raise ValueError(
+                f"{task.name} has {len(task.queries)} queries and {len(task.documents)} documents; expected four and "
+                "two, or more"
+            )
+    return found
+
+
+def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingModel) -> Encoded:
+    index = teacher.encode(task.documents, prompt_name="document")
+    vectors = [model.encode(task.queries, prompt_name="query") for model in (student, teacher)]
+    # both look up two hits in the teacher's index: the margin is between the student's
+    (found, rows), (_, wanted) = (best(one, index, 2, teacher.similarity) for one in vectors)
+    scored = None
+    if task.answers is not None:
+        own, theirs = (gains(one, index, task.answers, similarity=teacher.similarity) for one in vectors)
+        scored = own, theirs
+    return Encoded(found[:, 0] - found[:, 1], rows[:, 0] == wanted[:, 0], scored)
+
+
+def format_cascade(results: Mapping[str, Any]) -> str:
+    """Lay out results of [`measure_cascade`]: the curve of each source, and the margin that was chosen."""
+    parts = []
+    for source, rows in results["curves"].items():
+        has_answers = "ndcg_at_10" in rows[0]
+        headings = ["to the teacher, %", "first hits as the teacher's, %", *["nDCG@10"] * has_answers]
+        table = [[*headings, f"ms a query, {results['runtime']}"]]
+        for row in rows:
+            scores = [f"{100 * row['ndcg_at_10']:.1f}"] if has_answers else []
+            table.append([f"{100 * row['share']:.0f}", f"{100 * row['agreement']:.1f}", *scores, f"{row['ms']:.1f}"])
+        choice, bound = results["choices"][source], results["choices"][source]["guarantee"]
+        least, confidence = percent_below(bound["at_least"]), f"{bound['confidence']:.0%}"
+        chosen = (
+            f"margin {choice['margin']:.4g} for {results['wanted']:.1%}, chosen on every second query; on the others "
+            f"{choice['share']:.1%} go to the teacher,\n{bound['agreement']:.1%} of first hits are the teacher's (at "
+            f"least {least}% with {confidence} confidence), at {choice['cost']:.0%} of its time and "
+            f"{choice['macs']:.0%} of its MACs"
+        )
+        if choice["cost"] >= 1:
+            chosen += ";\nthe teacher alone takes no longer"
+        parts.append("\n".join([source, *aligned_lines(table), "", chosen]))
+    return "\n\n".join(parts)

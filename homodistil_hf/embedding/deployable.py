@@ -1,4 +1,4 @@
-"""Embedding models for other runtimes: the linear map stands in the graph, on every token.
+"""Embedding models in other runtimes: the linear map stands in the graph, on every token; and the time of a query.
 
 Runtimes pool the states of tokens and normalise the result; they skip a layer behind the pooling, or refuse it. A
 pooling that is linear in the tokens gives the same vector when the map comes before it: `W Σ a_t h_t + b =
@@ -7,6 +7,11 @@ pooling that is linear in the tokens gives the same vector when the map comes be
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
+import copy
+import logging
+import statistics
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +25,11 @@ from ..deploy.comparison import compare_vectors
 from ..deploy.deployable import Deployable, Outputs
 from ..deploy.folder import Deployment
 from ..deploy.gguf_file import gguf_problem, write_gguf
+from ..deploy.graphs import write_graph
+from ..files.messages import first_line
 from ..files.provenance import public_name
+from ..models.onnx_graphs import onnx_session
+from ..plans.latency.timing import missing_reason
 from .card import embedding_card
 from .model import EmbeddingModel, folded, pooled
 from .reading import load_embedding_model
@@ -133,3 +142,61 @@ def _gguf(model: EmbeddingModel) -> Callable[[Path], None]:
 
 
 EMBEDDING = Deployment(embedding_deployable, embedding_card)
+
+
+logger = logging.getLogger(__name__)
+
+ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"
+_NUM_TIMED = 40
+Encode = Callable[[str], object]
+
+
+def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[str, dict[str, float]]:
+    """Time models on one query at once, in turns; looking it up isn't in the times, its tokenizer is.
+
+    Args:
+        models: name → model.
+        queries: the first ones are timed.
+
+    Returns:
+        `(runtime, ms)`: `ONNX_RUNTIME`, or `TORCH` where the `[onnx]` extra is missing; name → median milliseconds.
+    """
+    if missing_reason("onnxruntime") is None:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                passes = {name: _by_graph(model, Path(folder)) for name, model in models.items()}
+                return ONNX_RUNTIME, _medians(passes, queries)
+        except Exception as error:  # noqa: BLE001 - exporters raise errors of many kinds, and a run has ended here
+            logger.warning("models can't be timed in ONNX Runtime, so torch is: %s", first_line(error))
+    return TORCH, _medians({name: _by_torch(model) for name, model in models.items()}, queries)
+
+
+def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:
+    durations_ms: dict[str, list[float]] = {name: [] for name in passes}
+    for encode in passes.values():
+        encode(queries[0])  # the first pass sets memory up
+    # a slow moment of the machine hits all models alike, if they take turns
+    for query in queries[:_NUM_TIMED]:
+        for name, encode in passes.items():
+            since = time.perf_counter()
+            encode(query)
+            durations_ms[name].append(1000 * (time.perf_counter() - since))
+    return {name: round(statistics.median(taken), 3) for name, taken in durations_ms.items()}
+
+
+def _by_torch(model: EmbeddingModel) -> Encode:
+    return lambda query: model.encode([query], prompt_name="query")
+
+
+def _by_graph(model: EmbeddingModel, folder: Path) -> Encode:
+    encoder = model.encoder if model.encoder.device.type == "cpu" else copy.deepcopy(model.encoder).cpu()
+    ready = deployable_of(replace(model, encoder=encoder))
+    path = Path(tempfile.mkdtemp(dir=folder), "model.onnx")
+    write_graph(ready, path)
+    session = onnx_session(path, num_threads=1)
+
+    def encode(query: str) -> object:
+        inputs = model.tokenize([query], "query")
+        return session.run(None, {name: inputs[name].numpy() for name in ready.input_names})
+
+    return encode

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.equality import weights_digest
 from ..models.tokenizers import as_it_was, check_ids, check_padding, without_unused_segments
-from .similarity import COSINE
+from .metrics import COSINE
 
 POOLINGS = {
     "cls": "pooling_mode_cls_token",

@@ -16,14 +16,11 @@ from ..distillation.objective import DistillationLoss, Terms
 from ..distillation.tasks import Inputs
 from ..distillation.teacher import FrozenTeacher
 from ..training.evaluation_loop import HeldOutEvaluation
+from .metrics import agreement, compared
 from .model import EmbeddingModel, pooled
-from .similarity import COSINE, compared, pair_similarities, similarities
 from .texts import VECTOR
 
-NUM_NEIGHBOURS = 10
-_ROWS = 256
 _LEAST_SQUARE = 1e-12
-_LEAST_DEVIATION = 1e-6  # below it, similarities differ by rounding alone
 
 
 def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
@@ -159,73 +156,6 @@ def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float
     # normal equations of the ridge regression: (PᵀP + λI) Wᵀ = PᵀT
     shrinkage = ridge * products_HH.diagonal().mean() * torch.eye(len(products_HH), dtype=torch.float64)
     return torch.linalg.solve(products_HH + shrinkage, cross_HD).T
-
-
-def agreement(
-    student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False, similarity: str = COSINE
-) -> dict[str, float]:
-    """Compare the vectors of the same texts.
-
-    Args:
-        student_ND: float, any length.
-        teacher_ND: as many vectors; their channels may differ only if the student has a space of its own.
-        has_own_space: whether the student's vectors are in another space.
-        similarity: what neighbours are nearest by, of `SIMILARITIES`.
-
-    Returns:
-        `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
-        have, each in its own index. `neighbours_in_index`: the same with the student's vector looked up in the
-        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's, 0 for
-        collapsed vectors. It is left out where all the teacher's similarities are equal, as with two texts. The result
-        is empty for fewer than two texts, and has `neighbours` and `spread` alone for two spaces.
-
-    Example:
-    ```python
-    >>> vectors = torch.eye(4)
-    >>> found = agreement(vectors, vectors)
-    >>> found["cosine"], found["neighbours"]
-    (1.0, 1.0)
-
-    ```
-    """
-    if len(student_ND) < 2:
-        return {}
-    student, teacher = (compared(vectors.double(), similarity) for vectors in (student_ND, teacher_ND))
-    num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
-    is_one_space = student.shape == teacher.shape and not has_own_space
-    # In blocks of rows, so that N × N similarities are never held at once; sums are exact as counts and float64.
-    shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
-    for start in range(0, len(student), _ROWS):
-        rows = slice(start, start + _ROWS)
-        # who asks in which index; the student asks in the teacher's where they share a space
-        pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
-        found = [similarities(queries[rows], index, similarity) for queries, index in pairs]
-        # a text is no neighbour of itself: row i of this block is text start + i
-        others = torch.ones_like(found[0], dtype=torch.bool)
-        others[torch.arange(len(others)), start + torch.arange(len(others))] = False
-        # count, Σ s and Σ s² of the similarities, the teacher's and the student's
-        for side in range(2):
-            values = found[side][others]
-            moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
-        # neighbours in the teacher's own index, and how many of them the others have
-        of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in found)
-        shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, nearest, strict=True)]
-    # √(E s² − (E s)²) of both
-    means = moments[:, 1:] / moments[:, :1]
-    deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
-    shares = [count / (num_neighbours * len(student)) for count in shared]
-    found_in_own = {"neighbours": shares[0]}
-    if deviations[0] > _LEAST_DEVIATION:
-        found_in_own["spread"] = float(deviations[1] / deviations[0])
-    if not is_one_space:
-        return found_in_own
-    cosine = float(pair_similarities(student, teacher).mean())
-    return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | found_in_own
-
-
-def _num_shared(found: torch.Tensor, expected: torch.Tensor) -> int:
-    # (rows, k, 1) == (rows, 1, k): indices of a row differ, so a neighbour that both have is equal once
-    return int((found[:, :, None] == expected[:, None, :]).sum())
 
 
 class VectorEvaluation(HeldOutEvaluation):

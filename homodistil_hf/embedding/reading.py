@@ -23,8 +23,8 @@ from ..models.cost import count_parameters
 from ..models.loading import MODULES_FILE, checked_config, config_values, load_weights, refuse_config
 from ..models.tokenizers import COPY, load_tokenizer
 from ..models.widths import widths_of
+from .metrics import SIMILARITIES
 from .model import ACTIVATIONS, POOLINGS, Dense, EmbeddingModel, PoolingSettings
-from .similarity import SIMILARITIES
 
 TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
 _TRANSFORMER_FILES = tuple(

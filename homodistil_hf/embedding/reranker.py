@@ -7,25 +7,38 @@ probe, Σ_b v_b·s_b, with a random sign v_b for each pair: it measures how far 
 Shapes: M pairs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
+from ..data.masking import UNKNOWN_VALUE
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.objective import DistillationLoss
-from ..distillation.tasks import Task
+from ..distillation.tasks import Task, task_of
 from ..distillation.teacher import FrozenTeacher
+from ..evaluation.fine_tuning import predict
 from ..export.card import MethodCard
 from ..homodistil_args import AtOnceArguments
-from ..models.tokenizers import padding_multiple
+from ..models.tokenizers import as_it_was, padding_multiple, without_unused_segments
 from ..models.widths import WidthPlan
+from ..tasks.columns import ReadRows, find_columns
+from ..tasks.encoding import check_rows, length_of_rows
+from ..tasks.kinds import VALUES
+from ..tasks.labels import label_numbers
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.pair import Start
-from .pairs import RANKING_METRICS, check_one_score, pair_reader
+from ..training.raw_rows import Grading, RawReader, first_raw, is_raw
+from .metrics import ranking_scores
 from .reading import default_activation
 from .texts import TextCollator
 
@@ -111,7 +124,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     method = "reranker"
     arguments_class = RerankerDistilArguments
-    reported_metrics = ("correlation", *RANKING_METRICS)
+    reported_metrics = ("correlation", "ndcg_at_10", "mrr_at_10", "spearman")
     card = MethodCard(
         student="pruned reranker",
         made="pruned from {teacher} and distilled",
@@ -166,3 +179,188 @@ class ScoreEvaluation(HeldOutEvaluation):
         """The metrics of a perfect student; by labels the teacher is measured as a student."""
         perfect = {"probe_loss": 0.0, "correlation": 1.0, "loss": 0.0}
         return perfect | self._whole_row_scores(self.teacher.exact)
+
+
+logger = logging.getLogger(__name__)
+
+
+def pairs_in(
+    rows: Dataset,
+    *,
+    texts: Sequence[str] = (),
+    label_column: str | None = None,
+    argument: str = "train_data",
+    least: int = 1,
+) -> ReadRows:
+    """Find the two columns of text, and that of labels, as those of a regression; rows that lack a text are left out.
+
+    Raises:
+        ValueError: one column of text, a column that isn't there, or fewer pairs than `least`.
+    """
+    config = PreTrainedConfig(num_labels=1)
+    columns = find_columns(rows, config, VALUES, text_columns=texts, label_column=label_column, argument=argument)
+    if len(columns.texts) != 2:
+        raise ValueError(
+            f"{argument} has the columns {', '.join(rows.column_names)}; a reranker reads pairs of texts: rename two "
+            "to query and passage"
+        )
+    pairs = zip(*(rows[name][:] for name in columns.texts), strict=True)
+    places = [place for place, pair in enumerate(pairs) if all(pair)]
+    if len(rows) and not places:
+        raise ValueError(f"{argument}: no pair of two texts; name other text_columns or other data")
+    whole = rows if len(places) == len(rows) else rows.select(places)
+    check_rows(whole, columns, argument, least=least)
+    return ReadRows(whole, columns, argument)
+
+
+def check_one_score(model: PreTrainedModel, label: str = "model") -> None:
+    """Raise ValueError for a model that gives a pair of texts anything but one score; `label` names it."""
+    task, num_labels = task_of(model), model.config.num_labels
+    if task.name != "task" or task.has_classes or num_labels != 1:
+        raise ValueError(
+            f"{label} is a {type(model).__name__} of {num_labels} labels; a reranker has one logit a pair of texts: "
+            "name such a model, or use method=homodistil, in Python HomoDistilTrainer"
+        )
+
+
+@dataclass(frozen=True)
+class PairReader(RawReader):
+    """Reads pairs for a reranker.
+
+    Args:
+        config: of the model.
+        tokenizer: of the model.
+        length: tokens of a row at most.
+        num_proc: processes that tokenize.
+    """
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    num_proc: int | None = None
+
+    @override
+    def encoded(self, rows: Any, argument: str) -> Any:
+        return self.tokenized(pairs_in(rows, argument=argument)) if is_raw(rows) else rows
+
+    def tokenized(self, pairs: ReadRows) -> Dataset:
+        """Rows as [`tokenize_pairs`] makes them."""
+        names = dict(zip(pairs.columns.texts, ("first", "second"), strict=True))
+        table = pairs.rows.select_columns(list(names)).rename_columns(names)
+        how: dict[str, Any] = {"max_length": self.length, "num_proc": self.num_proc, "argument": pairs.argument}
+        return tokenize_pairs(table, self.tokenizer, **how)
+
+    @override
+    def grading(self, rows: Any, argument: str) -> Grading | None:
+        return self.grading_of([pairs_in(rows, argument=argument)])
+
+    def grading_of(self, parts: Sequence[ReadRows]) -> Grading | None:
+        """Measures a model's order of pairs by their labels, see [`ranking_scores`].
+
+        None where all labels are missing, or alike.
+        """
+        labels: list[float] = []
+        texts: list[tuple[str, ...]] = []
+        for rows, columns, argument in parts:
+            # rows whose label is known, with their texts beside it
+            own = np.array(label_numbers(rows, columns, self.config, argument), dtype=np.float64)[:, 0]
+            known = np.flatnonzero(own != UNKNOWN_VALUE).tolist()
+            labels += own[known].tolist()
+            texts += zip(*(rows.select(known)[name][:] for name in columns.texts), strict=True)
+        if len(set(labels)) < 2:
+            if labels:
+                logger.warning("%s: all labels are alike, so no order is measured by them", parts[0].argument)
+            return None
+        first, second = map(list, zip(*texts, strict=True))
+        with as_it_was(self.tokenizer):
+            encoded = dict(self.tokenizer(first, second, truncation=True, max_length=self.length))
+        # row numbers stand in the column of labels: `predict` sorts by length, and gives them back beside the logits
+        places = {"length": list(map(len, encoded["input_ids"])), "labels": list(range(len(labels)))}
+        table = Dataset.from_dict(encoded | places)
+        return partial(_graded, pairs=table, tokenizer=self.tokenizer, labels_R=np.array(labels), queries=first)
+
+
+def _graded(
+    model: PreTrainedModel,
+    *,
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    labels_R: np.ndarray,
+    queries: list[str],
+) -> dict[str, float]:
+    logits_R1, places_R = predict(model, pairs, tokenizer)  # in order of length
+    # argsort of a permutation is its inverse: logits in the order of the rows
+    return ranking_scores(logits_R1[np.argsort(places_R), 0], labels_R, queries)
+
+
+def pair_reader(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> PairReader | None:
+    """Return the reader of tables without `input_ids`; arguments, return and errors as [`reader_of`]."""
+    argument, first = first_raw(data)
+    if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
+    rows, columns, _ = pairs_in(first, argument=argument)
+    own = without_unused_segments(tokenizer, model.config)
+    length = length_of_rows(rows, columns, model.config, own)
+    logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
+    return PairReader(model.config, own, length)
+
+
+def tokenize_pairs(
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    num_others: int = 1,
+    seed: int = 0,
+    num_proc: int | None = None,
+    argument: str = "the data",
+) -> Dataset:
+    """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
+
+    A reranker mostly scores documents that don't answer the question, so a student learns their scores as well.
+
+    Args:
+        pairs: with columns `first` and `second`.
+        tokenizer: of the model.
+        max_length: tokens of a pair at most, special ones included; the longer text is cut first.
+        num_others: rows with a second text of another pair, for each pair.
+        seed: of the choice of other pairs.
+        num_proc: processes.
+        argument: name of the pairs in messages.
+
+    Returns:
+        `Dataset`: `input_ids`, and `token_type_ids` where the tokenizer makes them; lists of different lengths.
+
+    Raises:
+        ValueError: no pair of two texts.
+    """
+
+    def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+        found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]
+        # a generator for each batch, whichever process tokenizes it
+        draw = random.Random(f"{seed} {indices[0]}")
+        # each first text beside its own second text, then beside those of other pairs in the batch
+        wanted = [(one, text) for one, own in found for text in (own, *_others(found, own, num_others, draw))]
+        if not wanted:
+            return {"input_ids": []}
+        first, second = map(list, zip(*wanted, strict=True))
+        with as_it_was(tokenizer):
+            encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)
+        return dict(encoded)
+
+    table = pairs.map(
+        rows,
+        batched=True,
+        with_indices=True,
+        remove_columns=pairs.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing pairs",
+    )
+    if not len(table):
+        raise ValueError(f"{argument}: no pair of two texts; name other columns (text_column) or other data")
+    return table
+
+
+def _others(pairs: list[tuple[str, str]], own: str, num_others: int, draw: random.Random) -> list[str]:
+    choices = [second for _, second in pairs if second != own]
+    return [draw.choice(choices) for _ in range(num_others)] if choices else []

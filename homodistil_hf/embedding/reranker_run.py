@@ -17,8 +17,8 @@ from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
 from ..training.raw_rows import Grading
-from .pairs import PairReader, pairs_in
 from .reading import kind_of_texts
+from .reranker import PairReader, pairs_in
 from .sources import Source, reranking_source
 from .text_run import TextInputs, TextRun
 

@@ -18,12 +18,11 @@ from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunArguments, RunConfig
 from ..models.architectures import architecture_of
 from .card import SPACE, STUDENT, TEACHER, space_tables
-from .evaluate import costs_of
+from .evaluate import QUERIES, costs_of, space_matrix, task_of_texts
 from .folder import AXES_FILE, axes_in, publish_scores, write_model
 from .model import reduced
 from .reading import MODULES_FILE, encoder_config, kind_of_texts, load_embedding_model, read_modules
 from .sources import EmbeddingRunArguments, Source, embedding_source, vectors_source
-from .space import QUERIES, space_matrix, task_of_texts
 from .text_run import TextInputs, TextRun
 from .trainer import check_for_vectors
 from .vectors import TeacherVectors

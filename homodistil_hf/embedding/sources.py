@@ -17,8 +17,8 @@ from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ..tasks.reading import load_rows
 from .model import EmbeddingModel
-from .pairs import PairReader, check_one_score
 from .reading import SETTINGS_FILE, load_embedding_model
+from .reranker import PairReader, check_one_score
 from .texts import some_paragraphs, tokenize_texts
 from .vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 

@@ -1,12 +1,11 @@
-"""Tasks for vectors: rows of GLUE and SQuAD as pairs and questions, tasks of MTEB by name; and their scores.
+"""Tasks for vectors: rows of GLUE and SQuAD as pairs and questions, queries of your own, tasks of MTEB by name.
 
-`evaluate.py` measures embedding models on them, `pairs.py` rerankers by one of the scores.
+`evaluate.py` measures embedding models on them, `metrics.py` has the scores.
 
-Shapes: N pairs or questions, M documents, D channels.
+Shapes: N pairs or questions.
 """
 
 import importlib.util
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..data.corpus import is_running_text, load_text
 from ..data.samples import drawn
-from ..distillation.task_scores import correlations
+from ..evaluation.guarantee import WORDS, guarantee, length_groups
 from ..evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ..files.messages import short_repr
-from .similarity import COSINE, pair_similarities, similarities
-
-NUM_BEST = 10
+from .metrics import defined
 
 
 @dataclass(frozen=True)
@@ -183,127 +181,85 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
             SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
         )
         for task, result in zip(tasks, results.task_results, strict=True):
-            found[task.metadata.name][task.metadata.main_score][side] = _defined(float(result.get_score()))
+            found[task.metadata.name][task.metadata.main_score][side] = defined(float(result.get_score()))
     return found
 
 
-def pair_score(
-    metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, labels: list[float], *, similarity: str = COSINE
-) -> float:
-    """Score the similarities of pairs by labels.
+def load_queries(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    *,
+    query_column: str | None = None,
+    document_column: str | None = None,
+    group_columns: Sequence[str] = (),
+    split: str = "validation",
+    most: int = 1000,
+) -> RetrievalTask:
+    """Read queries and the documents that they are looked up in; which document answers a query isn't needed.
 
     Args:
-        metric: `spearman`: rank correlation with the labels, in [-1, 1]; 0 where all pairs are equally similar, or all
-            labels equal. `average_precision`: average precision of the pairs labelled 1 when all pairs are ordered
-            from most to least similar, in [0, 1].
-        first_ND: float.
-        second_ND: of the same shape.
-        labels: one a pair.
-        similarity: of `SIMILARITIES`.
+        queries: files, folders, globs or Hub data sets; a row a query, a line of text files.
+        documents: the same, for documents.
+        query_column: with the queries.
+        document_column: with the documents.
+        group_columns: of the queries, such as their language or source.
+        split: of folders and data sets.
+        most: queries at most, evenly spread over all.
 
     Raises:
-        ImportError: scikit-learn and SciPy are missing: `pip install 'homodistil-hf[evaluation]'`.
-
-    Example:
-    ```python
-    >>> vectors = torch.eye(3)
-    >>> pair_score("spearman", vectors, vectors[[0, 1, 0]] + 0.1 * vectors[[0, 2, 2]], [5, 4, 0])
-    1.0
-
-    ```
+        ValueError: unreadable files, a missing column, or fewer than two documents.
     """
-    from scipy.stats import spearmanr
-    from sklearn.metrics import average_precision_score
+    texts = _texts(queries, "query_column", query_column, split)
+    groups = {
+        name: [value for one in queries for value in _column(one, "group_columns", name, split)["text"][:]]
+        for name in group_columns
+    }
+    # places of the queries that stay, for texts and groups alike: those with text, `most` of them evenly spread
+    rows = [row for row in range(len(texts)) if texts[row]]
+    rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
+    index = list(dict.fromkeys(filter(None, _texts(documents, "document_column", document_column, split))))
+    if not rows or len(index) < 2:
+        raise ValueError(
+            f"queries={short_repr(list(queries))} and documents={short_repr(list(documents))} have {len(rows)} and "
+            f"{len(index)} texts; expected a query and two documents, or more"
+        )
+    chosen = {name: [values[row] or "none" for row in rows] for name, values in groups.items()}
+    return RetrievalTask("queries", [texts[row] for row in rows], index, None, chosen)
 
-    found = pair_similarities(first_ND.double(), second_ND.double(), similarity).numpy()
-    if metric == "spearman":
-        return _defined(float(spearmanr(found, labels).statistic))
-    return float(average_precision_score(labels, found))
+
+def _texts(source: Sequence[str], setting: str, column: str | None, split: str) -> list[str]:
+    found: list[str] = []
+    for one in source:
+        rows = _column(one, setting, column, split)
+        texts = [text or "" for text in rows["text"][:]]
+        # a paragraph of a text file may have several lines, a query each; rows of tables stay whole
+        found += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
+    return [text.strip() for text in found]
 
 
-def retrieval_scores(
-    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], *, similarity: str = COSINE
-) -> dict[str, float]:
-    """Look each question's one document up among all.
+def _column(source: str, setting: str, column: str | None, split: str) -> Any:
+    argument = "documents" if setting == "document_column" else "queries"
+    try:
+        return load_text(source, text_column=column, split=split, argument=argument)
+    except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
+        raise ValueError(str(error).replace("text_column", setting)) from error
+
+
+def guarantee_of_hits(
+    student_N: torch.Tensor,
+    teacher_N: torch.Tensor,
+    queries: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Bound the share of queries whose first hit is the teacher's, over all, by length, and by groups.
 
     Args:
-        queries_ND: float.
-        documents_MD: float.
-        answers: each question's row in `documents_MD`.
-        similarity: of `SIMILARITIES`.
+        student_N: rows of the documents that [`first_hits`] finds by the student's vectors.
+        teacher_N: by the teacher's.
+        queries: the texts.
+        groups: column → its value in each row.
 
     Returns:
-        `ndcg_at_10`: mean of 1 / log2(1 + rank), and `mrr_at_10`: mean of 1 / rank. Ranks count from 1; ranks below
-        the tenth count 0. All documents as similar as the right one stand before it.
-
-    Example:
-    ```python
-    >>> retrieval_scores(torch.eye(2), torch.eye(2).flip(0), [1, 1])
-    {'ndcg_at_10': 0.8154648767857288, 'mrr_at_10': 0.75}
-
-    ```
+        As [`guarantee`].
     """
-    ranks = _ranks(queries_ND, documents_MD, answers, similarity)
-    return {"ndcg_at_10": float(_gains(ranks).mean()), "mrr_at_10": float(((ranks <= NUM_BEST) / ranks).mean())}
-
-
-def gains(
-    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], *, similarity: str = COSINE
-) -> torch.Tensor:
-    """Each question's part of nDCG@10, `(N,)` float64; arguments as [`retrieval_scores`]."""
-    return _gains(_ranks(queries_ND, documents_MD, answers, similarity))
-
-
-def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence[str]) -> dict[str, float]:
-    """Score the order that scores give the passages of queries, by labels.
-
-    Args:
-        scores_R: of each pair of a query and a passage.
-        labels_R: the worth of the passage, 0 and 1 or graded; all are raised where one is below 0.
-        queries: of each pair, its query.
-
-    Returns:
-        `spearman`, over all pairs; and over queries with passages of different labels `ndcg_at_10`, with the labels as
-        gains, and `mrr_at_10`, of the first passage with the query's highest label. Of equal scores the passage of
-        the least label stands first.
-
-    Example:
-    ```python
-    >>> found = ranking_scores(np.array([0.1, 0.7, 0.9]), np.array([0, 2, 1]), ["q", "q", "q"])
-    >>> {name: round(value, 3) for name, value in found.items()}
-    {'ndcg_at_10': 0.86, 'mrr_at_10': 0.5, 'spearman': 0.5}
-
-    ```
-    """
-    # nDCG is of gains ≥ 0
-    gains_R = labels_R - min(0.0, labels_R.min())
-    rows_of: dict[str, list[int]] = {}
-    for row, query in enumerate(queries):
-        rows_of.setdefault(query, []).append(row)
-    found = []
-    for rows in rows_of.values():
-        # lexsort's last key comes first: by falling score, of equal ones the least gain first
-        gains, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
-        if np.ptp(gains) > 0:
-            # Σ gain / log₂(1 + rank) over ten ranks, by that of the best order; rank of the first best passage
-            parts = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
-            rank = int(np.argmax(gains[order] == gains.max())) + 1
-            found.append((gains[order] @ parts / (np.sort(gains)[::-1] @ parts), (rank <= NUM_BEST) / rank))
-    means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(found, 0).tolist(), strict=True)) if found else {}
-    return means | {"spearman": correlations(scores_R[:, None], labels_R[:, None])["spearman"]}
-
-
-def _gains(ranks: torch.Tensor) -> torch.Tensor:
-    return (ranks <= NUM_BEST) / torch.log2(1 + ranks)
-
-
-def _ranks(queries: torch.Tensor, documents: torch.Tensor, answers: list[int], similarity: str) -> torch.Tensor:
-    similarities_NM = similarities(queries.double(), documents.double(), similarity)
-    # as many documents as are at least as similar, the right one among them, are its rank
-    right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
-    return (similarities_NM >= right_N1).sum(1).double()
-
-
-def _defined(score: float) -> float:
-    """Return 0 for an undefined score, as `evaluation/metrics.py` does: JSON has no NaN, and facts would be lost."""
-    return 0.0 if math.isnan(score) else score
+    return guarantee((student_N != teacher_N).tolist(), {WORDS: length_groups(queries)} | dict(groups or {}))

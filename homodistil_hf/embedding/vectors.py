@@ -28,9 +28,9 @@ from ..models.architectures import max_tokens
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_it_was, check_vocabulary, load_tokenizer
 from ..tasks.reading import check_columns, load_rows
+from .metrics import COSINE
 from .model import EmbeddingModel, PoolingSettings
 from .reading import is_embedding_folder, load_embedding_model
-from .similarity import COSINE
 from .texts import VECTOR
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """A guarantee in place of an average: how often a student answers as its teacher, at least, by held-out rows.
 
 An answer is a row's class, or the first hit of a query; the code that compares answers is elsewhere:
-`changed_classes.py` for classifiers, `embedding/first_hits.py` for vectors. The bound is exact (Clopper and
+`changed_classes.py` for classifiers, `embedding/tasks.py` for vectors. The bound is exact (Clopper and
 Pearson, 1934) for rows that are drawn as those in use are, independently of each other.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..embedding.cascade_curve import CascadeSettings, format_cascade, measure_cascade
+from ..embedding.cascade import CascadeSettings, format_cascade, measure_cascade
 from ..embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
 from ..embedding.reranker import RerankerDistilTrainer
 from ..embedding.reranker_run import RerankerRun

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from homodistil_hf.embedding import query_times
+from homodistil_hf.embedding import deployable
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,5 +12,5 @@ def _queries_are_timed_in_torch(request: pytest.FixtureRequest) -> Iterator[None
     """But in the tests of their times: a graph of each model takes 3 to 4 s."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         if request.path.stem != "test_query_times":
-            monkeypatch.setattr(query_times, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
+            monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
         yield

@@ -8,7 +8,7 @@ from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.cascade_curve import SHARES, Encoded, choose_margin, curve, format_cascade
+from homodistil_hf.embedding.cascade import SHARES, Encoded, choose_margin, curve, format_cascade
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.embedding.reading import load_embedding_model
 

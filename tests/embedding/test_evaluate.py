@@ -16,9 +16,9 @@ from tiny_glue import write_task
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.evaluate import evaluate_embedding
 from homodistil_hf.embedding.folder import export_embedding_model
+from homodistil_hf.embedding.metrics import SIMILARITIES, pair_score, retrieval_scores
 from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.embedding.similarity import SIMILARITIES
-from homodistil_hf.embedding.tasks import load_tasks, pair_score, retrieval_scores
+from homodistil_hf.embedding.tasks import load_tasks
 from homodistil_hf.files.strict_json import read_json_object
 
 

@@ -9,9 +9,10 @@ from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.first_hits import first_hits, load_queries
 from homodistil_hf.embedding.folder import export_embedding_model
+from homodistil_hf.embedding.metrics import first_hits
 from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.tasks import load_queries
 from homodistil_hf.evaluation.guarantee import largest_share
 from homodistil_hf.export.verify import VerifyReport
 

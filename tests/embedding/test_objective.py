@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from homodistil_hf.embedding.objective import agreement, fit_dense, vector_error
-from homodistil_hf.embedding.similarity import SIMILARITIES, similarities
+from homodistil_hf.embedding.metrics import SIMILARITIES, agreement, similarities
+from homodistil_hf.embedding.objective import fit_dense, vector_error
 
 
 def unit_vectors(num_rows=6, size=4, seed=0):

@@ -10,8 +10,8 @@ from tiny_embeddings import make_reranker
 from tiny_models import tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from homodistil_hf.embedding.pairs import PairReader, pairs_in
-from homodistil_hf.embedding.tasks import ranking_scores, retrieval_scores
+from homodistil_hf.embedding.metrics import ranking_scores, retrieval_scores
+from homodistil_hf.embedding.reranker import PairReader, pairs_in
 
 ROWS = {"query": ["w5", "w5", "w6", "w6"], "passage": ["w7", "w8", "w9", "w10"], "label": [1, 0, 0, 1]}
 

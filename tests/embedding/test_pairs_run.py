@@ -15,13 +15,14 @@ from tiny_files import assert_same_weights, own_cache
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.pairs import RANKING_METRICS, pairs_in
-from homodistil_hf.embedding.reranker import RerankerDistilArguments, RerankerDistilTrainer
+from homodistil_hf.embedding.reranker import RerankerDistilArguments, RerankerDistilTrainer, pairs_in
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.registry import run_of
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
 from homodistil_hf.tasks.held_out import keep_aside
+
+RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from tiny_embeddings import make_sentence_folder
 from tiny_models import randomized, tiny_config
 from transformers import BertModel
 
-from homodistil_hf.embedding import query_times
-from homodistil_hf.embedding.query_times import ONNX_RUNTIME, TORCH, query_ms
+from homodistil_hf.embedding import deployable
+from homodistil_hf.embedding.deployable import ONNX_RUNTIME, TORCH, query_ms
 from homodistil_hf.embedding.reading import load_embedding_model
 
 QUERIES = ["w10 w11", "w12 w13 w14 w15"]
@@ -26,7 +26,7 @@ def models(tmp_path):
 
 @needs_onnx
 def test_graphs_get_each_query_behind_its_prompt_and_give_its_vector(models, monkeypatch):
-    make, found = query_times.onnx_session, []
+    make, found = deployable.onnx_session, []
 
     class Session:
         def __init__(self, path, *, num_threads):
@@ -36,7 +36,7 @@ def test_graphs_get_each_query_behind_its_prompt_and_give_its_vector(models, mon
         def run(self, names, inputs):
             found.append((inputs["input_ids"].tolist(), self.session.run(names, inputs)[-1]))
 
-    monkeypatch.setattr(query_times, "onnx_session", Session)
+    monkeypatch.setattr(deployable, "onnx_session", Session)
     runtime, ms = query_ms(models, QUERIES)
     assert runtime == ONNX_RUNTIME
     assert list(ms) == ["a", "b"]
@@ -49,7 +49,7 @@ def test_graphs_get_each_query_behind_its_prompt_and_give_its_vector(models, mon
 
 
 def test_without_the_extra_torch_is_timed(models, monkeypatch):
-    monkeypatch.setattr(query_times, "missing_reason", lambda backend: f"{backend} is missing")
+    monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} is missing")
     runtime, ms = query_ms(models, QUERIES)
     assert runtime == TORCH
     assert list(ms) == ["a", "b"]
@@ -61,7 +61,7 @@ def test_a_model_that_has_no_graph_is_timed_in_torch_with_a_warning(models, monk
     def fail(*given):
         raise RuntimeError("no such operator\nmore")
 
-    monkeypatch.setattr(query_times, "write_graph", fail)
+    monkeypatch.setattr(deployable, "write_graph", fail)
     with caplog.at_level(logging.WARNING):
         runtime, ms = query_ms(models, QUERIES)
     assert runtime == TORCH

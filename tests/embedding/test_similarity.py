@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from homodistil_hf.embedding.similarity import SIMILARITIES, pair_similarities, similarities
+from homodistil_hf.embedding.metrics import SIMILARITIES, pair_similarities, similarities
 
 FIRST, SECOND = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

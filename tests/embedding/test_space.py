@@ -7,9 +7,10 @@ import torch
 from tiny_embeddings import make_sentence_folder
 
 from homodistil_hf.embedding.card import space_tables
+from homodistil_hf.embedding.evaluate import space_matrix, task_of_texts
+from homodistil_hf.embedding.metrics import retrieval_scores
 from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.embedding.space import space_matrix, task_of_texts
-from homodistil_hf.embedding.tasks import RetrievalTask, retrieval_scores
+from homodistil_hf.embedding.tasks import RetrievalTask
 
 DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
 QUERIES = [f"w{number} w{number + 2}" for number in range(10, 40)]

@@ -9,7 +9,8 @@ from tiny_tokenizers import python_tokenizer
 from transformers import BertTokenizer
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.embedding.texts import TextCollator, by_length, mixed, tokenize_pairs, tokenize_texts
+from homodistil_hf.embedding.reranker import tokenize_pairs
+from homodistil_hf.embedding.texts import TextCollator, by_length, mixed, tokenize_texts
 from homodistil_hf.models.tokenizers import padding_multiple, rows_of_texts
 
 PAIRS = Dataset.from_dict({"first": [f"w{i}" for i in range(10, 20)], "second": [f"w{i} w7" for i in range(30, 40)]})

@@ -192,9 +192,9 @@ def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeyp
     if page.stem in ("evaluate", "hub", "troubleshooting"):
         shutil.copytree(request.getfixturevalue("finished_runs"), tmp_path, dirs_exist_ok=True)
     if page.stem == "sizes":  # its family of embedding models has three graphs more than the page on these has
-        from homodistil_hf.embedding import query_times
+        from homodistil_hf.embedding import deployable
 
-        monkeypatch.setattr(query_times, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
+        monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
     for language, code in blocks(page, "bash", "python"):
         run_block(language, code)
 

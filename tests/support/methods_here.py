@@ -1,7 +1,8 @@
 """Which methods the checkout has, and what the tests of each add to shared tables.
 
 A method is a folder of homodistil_hf/methods; tests/methods has a folder of the same name. Its `cases.py` holds what
-tests of all methods take from it. Without both folders, the rest of the suite passes.
+tests of all methods take from it. Without both folders, the rest of the suite passes. Embedding models have their
+folders beside those of methods.
 """
 
 import importlib.util
@@ -15,12 +16,13 @@ import pytest
 
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
 """Widths of a student with the heads of the tiny teacher, which every method but a few can make."""
-_TESTS = Path(__file__).parents[1] / "methods"
+_TESTS = Path(__file__).parents[1]
 
 
 def has(folder: str) -> bool:
     """Whether the checkout has a method, by the name of its folder."""
-    return importlib.util.find_spec(f"homodistil_hf.methods.{folder}") is not None
+    places = ("homodistil_hf", "homodistil_hf.methods")
+    return any(importlib.util.find_spec(f"{place}.{folder}") is not None for place in places)
 
 
 def needs(folder: str) -> pytest.MarkDecorator:
@@ -45,7 +47,8 @@ def student_of(method: str) -> dict[str, int]:
 
 @cache
 def _modules() -> list[ModuleType]:
-    return [_imported(file) for file in sorted(_TESTS.glob("*/cases.py"))]
+    files = [*_TESTS.glob("methods/*/cases.py"), _TESTS / "embedding" / "cases.py"]
+    return [_imported(file) for file in sorted(files, key=lambda file: file.parent.name)]
 
 
 def _imported(file: Path) -> ModuleType:

@@ -11,7 +11,7 @@ from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
 
 from homodistil_hf.embedding.model import POOLINGS
-from homodistil_hf.embedding.texts import tokenize_pairs
+from homodistil_hf.embedding.reranker import tokenize_pairs
 
 OLD = "sentence_transformers.models.{}"
 NEW = {

@@ -1,0 +1,268 @@
+"""How alike vectors are, and the scores of what they find: agreement with a teacher, first hits, nDCG@10, MRR@10.
+
+Pure functions of tensors. The functions of similarity are those of sentence-transformers.
+
+Shapes: N and M vectors of D channels, R rows of scores.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..distillation.task_scores import correlations
+
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+"""Names in the settings of a model; distances are negative, so that more is always more alike."""
+COSINE = SIMILARITIES[0]
+"""The library's own, where a model names none."""
+NUM_NEIGHBOURS = 10
+"""Of a text, in [`agreement`]."""
+NUM_BEST = 10
+"""Ranks that count in nDCG@10 and MRR@10."""
+_ROWS = 256
+_LEAST_DEVIATION = 1e-6  # below it, similarities differ by rounding alone
+_NORMS = {"euclidean": 2.0, "manhattan": 1.0}
+
+
+def compared(vectors_ND: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:
+    """Vectors as they are compared: brought to length 1 for cosines, as they are for all others."""
+    return F.normalize(vectors_ND, dim=-1) if similarity == COSINE else vectors_ND
+
+
+def similarities(first_ND: torch.Tensor, second_MD: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:
+    """Compare each of the first vectors with each of the second.
+
+    Args:
+        first_ND: float.
+        second_MD: float.
+        similarity: of `SIMILARITIES`.
+
+    Returns:
+        `torch.Tensor`: `(N, M)`.
+
+    Example:
+    ```python
+    >>> vectors = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    >>> [similarities(vectors, vectors, name)[0, 1].item() for name in ("dot", "euclidean", "manhattan")]
+    [8.0, -3.605551242828369, -5.0]
+
+    ```
+    """
+    if similarity in _NORMS:
+        # Exact, not by products of matrices, which round distances of near vectors away.
+        return -torch.cdist(first_ND, second_MD, _NORMS[similarity], "donot_use_mm_for_euclid_dist")
+    return compared(first_ND, similarity) @ compared(second_MD, similarity).T
+
+
+def pair_similarities(first_ND: torch.Tensor, second_ND: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:
+    """Compare each of the first vectors with the second one in the same row; `(N,)`."""
+    if similarity in _NORMS:
+        return -torch.linalg.vector_norm(first_ND - second_ND, _NORMS[similarity], dim=-1)
+    return (compared(first_ND, similarity) * compared(second_ND, similarity)).sum(-1)
+
+
+def agreement(
+    student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False, similarity: str = COSINE
+) -> dict[str, float]:
+    """Compare the vectors of the same texts.
+
+    Args:
+        student_ND: float, any length.
+        teacher_ND: as many vectors; their channels may differ only if the student has a space of its own.
+        has_own_space: whether the student's vectors are in another space.
+        similarity: what neighbours are nearest by, of `SIMILARITIES`.
+
+    Returns:
+        `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
+        have, each in its own index. `neighbours_in_index`: the same with the student's vector looked up in the
+        teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's, 0 for
+        collapsed vectors. It is left out where all the teacher's similarities are equal, as with two texts. The result
+        is empty for fewer than two texts, and has `neighbours` and `spread` alone for two spaces.
+
+    Example:
+    ```python
+    >>> vectors = torch.eye(4)
+    >>> found = agreement(vectors, vectors)
+    >>> found["cosine"], found["neighbours"]
+    (1.0, 1.0)
+
+    ```
+    """
+    if len(student_ND) < 2:
+        return {}
+    student, teacher = (compared(vectors.double(), similarity) for vectors in (student_ND, teacher_ND))
+    num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
+    is_one_space = student.shape == teacher.shape and not has_own_space
+    # In blocks of rows, so that N × N similarities are never held at once; sums are exact as counts and float64.
+    shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
+    for start in range(0, len(student), _ROWS):
+        rows = slice(start, start + _ROWS)
+        # who asks in which index; the student asks in the teacher's where they share a space
+        pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
+        found = [similarities(queries[rows], index, similarity) for queries, index in pairs]
+        # a text is no neighbour of itself: row i of this block is text start + i
+        others = torch.ones_like(found[0], dtype=torch.bool)
+        others[torch.arange(len(others)), start + torch.arange(len(others))] = False
+        # count, Σ s and Σ s² of the similarities, the teacher's and the student's
+        for side in range(2):
+            values = found[side][others]
+            moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
+        # neighbours in the teacher's own index, and how many of them the others have
+        of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in found)
+        shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, nearest, strict=True)]
+    # √(E s² − (E s)²) of both
+    means = moments[:, 1:] / moments[:, :1]
+    deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
+    shares = [count / (num_neighbours * len(student)) for count in shared]
+    found_in_own = {"neighbours": shares[0]}
+    if deviations[0] > _LEAST_DEVIATION:
+        found_in_own["spread"] = float(deviations[1] / deviations[0])
+    if not is_one_space:
+        return found_in_own
+    cosine = float(pair_similarities(student, teacher).mean())
+    return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | found_in_own
+
+
+def _num_shared(found: torch.Tensor, expected: torch.Tensor) -> int:
+    # (rows, k, 1) == (rows, 1, k): indices of a row differ, so a neighbour that both have is equal once
+    return int((found[:, :, None] == expected[:, None, :]).sum())
+
+
+def first_hits(queries_ND: torch.Tensor, documents_MD: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:
+    """The row of each query's most similar document, `(N,)` int64."""
+    # float64, so that rounding seldom decides which hit is first; in blocks, as N × M numbers are many
+    queries, documents = queries_ND.double(), documents_MD.double()
+    return torch.cat([similarities(part, documents, similarity).argmax(1) for part in queries.split(_ROWS)])
+
+
+def best(
+    queries_ND: torch.Tensor, documents_MD: torch.Tensor, k: int, similarity: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities and rows of the k best documents of each query, `(N, k)` both; in blocks of queries."""
+    found = [similarities(part, documents_MD, similarity).topk(k) for part in queries_ND.split(_ROWS)]
+    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+
+
+def retrieval_scores(
+    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], *, similarity: str = COSINE
+) -> dict[str, float]:
+    """Look each question's one document up among all.
+
+    Args:
+        queries_ND: float.
+        documents_MD: float.
+        answers: each question's row in `documents_MD`.
+        similarity: of `SIMILARITIES`.
+
+    Returns:
+        `ndcg_at_10`: mean of 1 / log2(1 + rank), and `mrr_at_10`: mean of 1 / rank. Ranks count from 1; ranks below
+        the tenth count 0. All documents as similar as the right one stand before it.
+
+    Example:
+    ```python
+    >>> retrieval_scores(torch.eye(2), torch.eye(2).flip(0), [1, 1])
+    {'ndcg_at_10': 0.8154648767857288, 'mrr_at_10': 0.75}
+
+    ```
+    """
+    ranks = _ranks(queries_ND, documents_MD, answers, similarity)
+    return {"ndcg_at_10": float(_gains(ranks).mean()), "mrr_at_10": float(((ranks <= NUM_BEST) / ranks).mean())}
+
+
+def gains(
+    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], *, similarity: str = COSINE
+) -> torch.Tensor:
+    """Each question's part of nDCG@10, `(N,)` float64; arguments as [`retrieval_scores`]."""
+    return _gains(_ranks(queries_ND, documents_MD, answers, similarity))
+
+
+def _ranks(queries: torch.Tensor, documents: torch.Tensor, answers: list[int], similarity: str) -> torch.Tensor:
+    similarities_NM = similarities(queries.double(), documents.double(), similarity)
+    # as many documents as are at least as similar, the right one among them, are its rank
+    right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
+    return (similarities_NM >= right_N1).sum(1).double()
+
+
+def _gains(ranks: torch.Tensor) -> torch.Tensor:
+    return (ranks <= NUM_BEST) / torch.log2(1 + ranks)
+
+
+def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence[str]) -> dict[str, float]:
+    """Score the order that scores give the passages of queries, by labels.
+
+    Args:
+        scores_R: of each pair of a query and a passage.
+        labels_R: the worth of the passage, 0 and 1 or graded; all are raised where one is below 0.
+        queries: of each pair, its query.
+
+    Returns:
+        `spearman`, over all pairs; and over queries with passages of different labels `ndcg_at_10`, with the labels as
+        gains, and `mrr_at_10`, of the first passage with the query's highest label. Of equal scores the passage of
+        the least label stands first.
+
+    Example:
+    ```python
+    >>> found = ranking_scores(np.array([0.1, 0.7, 0.9]), np.array([0, 2, 1]), ["q", "q", "q"])
+    >>> {name: round(value, 3) for name, value in found.items()}
+    {'ndcg_at_10': 0.86, 'mrr_at_10': 0.5, 'spearman': 0.5}
+
+    ```
+    """
+    # nDCG is of gains ≥ 0
+    gains_R = labels_R - min(0.0, labels_R.min())
+    rows_of: dict[str, list[int]] = {}
+    for row, query in enumerate(queries):
+        rows_of.setdefault(query, []).append(row)
+    found = []
+    for rows in rows_of.values():
+        # lexsort's last key comes first: by falling score, of equal ones the least gain first
+        gains, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
+        if np.ptp(gains) > 0:
+            # Σ gain / log₂(1 + rank) over ten ranks, by that of the best order; rank of the first best passage
+            parts = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
+            rank = int(np.argmax(gains[order] == gains.max())) + 1
+            found.append((gains[order] @ parts / (np.sort(gains)[::-1] @ parts), (rank <= NUM_BEST) / rank))
+    means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(found, 0).tolist(), strict=True)) if found else {}
+    return means | {"spearman": correlations(scores_R[:, None], labels_R[:, None])["spearman"]}
+
+
+def pair_score(
+    metric: str, first_ND: torch.Tensor, second_ND: torch.Tensor, labels: list[float], *, similarity: str = COSINE
+) -> float:
+    """Score the similarities of pairs by labels.
+
+    Args:
+        metric: `spearman`: rank correlation with the labels, in [-1, 1]; 0 where all pairs are equally similar, or all
+            labels equal. `average_precision`: average precision of the pairs labelled 1 when all pairs are ordered
+            from most to least similar, in [0, 1].
+        first_ND: float.
+        second_ND: of the same shape.
+        labels: one a pair.
+        similarity: of `SIMILARITIES`.
+
+    Raises:
+        ImportError: scikit-learn and SciPy are missing: `pip install 'homodistil-hf[evaluation]'`.
+
+    Example:
+    ```python
+    >>> vectors = torch.eye(3)
+    >>> pair_score("spearman", vectors, vectors[[0, 1, 0]] + 0.1 * vectors[[0, 2, 2]], [5, 4, 0])
+    1.0
+
+    ```
+    """
+    from scipy.stats import spearmanr
+    from sklearn.metrics import average_precision_score
+
+    found = pair_similarities(first_ND.double(), second_ND.double(), similarity).numpy()
+    if metric == "spearman":
+        return defined(float(spearmanr(found, labels).statistic))
+    return float(average_precision_score(labels, found))
+
+
+def defined(score: float) -> float:
+    """Return 0 for an undefined score, which JSON has no number for."""
+    return 0.0 if math.isnan(score) else score
