@@ -12,7 +12,7 @@ from ..export.outcome import COST_LABELS, METRIC_LABELS
 from ..models.cost import COSTS
 
 SPACE = "space"
-"""Of an export's benchmarks: which first hits and scores each pairing of models has, see `space_matrix` in evaluate.py."""
+"""Of an export's benchmarks: first hits and scores of each pairing of models, see `space_matrix` in evaluate.py."""
 START = "start"
 """Section of a teacher's facts, where it is known by its vectors alone: the model that the student started from."""
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
