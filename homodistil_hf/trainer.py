@@ -28,7 +28,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .export.card import MethodCard
+from .export.method_card import MethodCard
 from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part

@@ -54,6 +54,19 @@ _REMEDIES = {
     "ddp_static_graph": "leave it out: the student's graph changes as it is pruned",
 }
 _EPOCHS = "num_train_epochs"
+_OF_TRAINER = (
+    *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", _EPOCHS),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "train_sampling_strategy", "optim", "optim_args"),
+    *("learning_rate", "warmup_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
+)
+"""Settings of Trainer that change the steps to come; `torch_compile` makes masks be chosen at fewer moments."""
+_LOADING = (
+    ("use_seedable_sampler", False, "every rank must draw its rows in a seeded order"),
+    ("dispatch_batches", True, "every rank must make its own batches"),
+    ("even_batches", False, "the last batches of a pass would be those of some ranks only, which then drift apart"),
+    ("split_batches", True, "the rows of a step would depend on the number of ranks"),
+)
+"""Setting of data loading, the value that is refused, and why."""
 # Settings of TrainingArguments, which checks few of them: others would stop the run late, or change it silently.
 _AT_LEAST_0 = (
     *("adam_epsilon", "weight_decay", "max_grad_norm", "warmup_steps"),
@@ -79,6 +92,7 @@ _LAUNCHES_THAT_SPLIT = (
 )
 
 _Arguments = TypeVar("_Arguments", bound=TrainingArguments)
+_Exact = TypeVar("_Exact", bound="ExactArguments")
 
 
 def with_settings(args: _Arguments, **values: Any) -> _Arguments:
@@ -87,6 +101,27 @@ def with_settings(args: _Arguments, **values: Any) -> _Arguments:
     for name, value in values.items():
         setattr(changed, name, value)
     return changed
+
+
+def own_arguments(args: Any, arguments_class: type[_Exact]) -> _Exact:
+    """The run's own copy of its settings, as nothing is written into the caller's object.
+
+    Args:
+        args: what the trainer was given.
+        arguments_class: of the method.
+
+    Raises:
+        ValueError: settings of another class, or one that only shows to be impossible here.
+    """
+    if not isinstance(args, arguments_class):
+        raise ValueError(
+            f"args is a {type(args).__name__}, which hasn't all settings of this method; make it a "
+            f"{arguments_class.__name__}"
+        )
+    for name in ("fp16_full_eval", "bf16_full_eval"):
+        if getattr(args, name):
+            raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
+    return with_settings(args, accelerator_config=copy.copy(args.accelerator_config))
 
 
 @dataclass
@@ -158,6 +193,54 @@ class ExactArguments(TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """As Trainer's, without settings that have no part in the run."""
         return {name: value for name, value in super().to_dict().items() if name not in self.no_part}
+
+    def own_settings(self) -> dict[str, Any]:
+        """The settings that this package's classes declare, of all that have a part in the run: name → JSON value."""
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, ExactArguments)]
+        names = {name for kind in kinds for name in vars(kind).get("__annotations__", ())}
+        return {name: value for name, value in sorted(self.to_dict().items()) if name in names}
+
+    def settings_that_matter(self, *, is_stream: bool = False) -> dict[str, Any]:
+        """What a run has to be resumed with, to go on as if it had not been interrupted: name → JSON value.
+
+        Args:
+            is_stream: whether the rows are a stream; then each worker shuffles the shards of its own.
+        """
+        values, unread = self.to_dict(), _EPOCHS if self.max_steps > 0 else None
+        # own settings and those of Trainer that count, less those that later steps don't read
+        names = {*self.own_settings(), *_OF_TRAINER} - self.without_later_effect - {unread}
+        names |= {"dataloader_num_workers"} if is_stream else set()
+        return {name: values[name] for name in sorted(names & values.keys())}
+
+    def pin_data_order(self) -> None:
+        """Make the rows of a step a function of the settings alone, on any number of ranks; changes them in place.
+
+        Raises:
+            ValueError: a setting by which rows would depend on a global state or on the number of ranks.
+        """
+        loading = self.accelerator_config
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} draws from the global random state, so a "
+                "resumed run would see other batches; use 'random' or 'sequential'"
+            )
+        if not getattr(self, "dataloader_in_order", True):  # which transformers 5.14 doesn't have
+            raise ValueError(
+                "dataloader_in_order=False hands out batches in the order in which workers finish, so a resumed run "
+                "would see others; leave it out"
+            )
+        for name, refused, reason in _LOADING:
+            if bool(getattr(loading, name)) is refused:
+                raise ValueError(f"accelerator_config has {name}={refused}; {reason}: leave it out")
+        loading.dispatch_batches = False
+        # A transfer from pinned memory to a GPU need not hold up the host.
+        loading.non_blocking = loading.non_blocking or (self.dataloader_pin_memory and self.device.type == "cuda")
+        self.data_seed: int | None = self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def rows_per_step(self) -> int:
+        """The global batch: rows an optimizer step, over all micro-batches and ranks."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
     @property
     def follows_pruning(self) -> bool:

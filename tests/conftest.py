@@ -21,7 +21,7 @@ from transformers import BertTokenizer, PreTrainedModel
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export import verify
 from homodistil_hf.files import model_files
-from homodistil_hf.training import outcome
+from homodistil_hf.training import run_facts
 
 gc.disable()  # until all tests are collected: what they import is no garbage, and looking through it took seconds
 
@@ -53,7 +53,7 @@ def _imports_are_no_garbage() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _students_are_timed_once() -> None:
     """Each run times its student for its card; what it takes on this machine is no matter of tests."""
-    outcome._TURNS.update(num_rounds=1, num_warmup=0)
+    run_facts._TURNS.update(num_rounds=1, num_warmup=0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,8 @@ from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, Wid
 from homodistil_hf.distillation.objective import LOSS_TERMS
 from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.training.exact_trainer import warn_of_other_settings
 from homodistil_hf.training_args import _GRAPH_MODES, SLICEABLE_OPTIMIZERS, DistillationArguments, ExactArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
@@ -434,3 +436,88 @@ def test_no_arguments_class_holds_a_setting_without_effect(trainer):
         with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {method}: |is not one of)"):
             kind(output_dir="out", report_to="none", use_cpu=True, **{name: other})
         assert remedy.endswith(("leave it out", "_weight"))
+
+
+# The order of the data
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"even_batches": False}, "even_batches=False; the last batches of a pass would be those of some ranks only"),
+        ({"split_batches": True}, "split_batches=True; the rows of a step would depend on the number of ranks: leave"),
+        ({"dispatch_batches": True}, "dispatch_batches=True; every rank must make its own batches: leave it out"),
+        ({"use_seedable_sampler": False}, "use_seedable_sampler=False; every rank must draw its rows in a seeded ord"),
+    ],
+)
+def test_other_ways_to_share_rows_are_refused(config, message):
+    with pytest.raises(ValueError, match=f"^accelerator_config has {message}"):
+        make_args(accelerator_config=config).pin_data_order()
+
+
+def test_batches_in_whatever_order_are_refused():
+    args = make_args()
+    args.dataloader_in_order = False  # no setting of the oldest transformers
+    with pytest.raises(
+        ValueError, match="^dataloader_in_order=False hands out batches .* workers finish, .*; leave it"
+    ):
+        args.pin_data_order()
+
+
+def test_the_order_of_the_data_follows_the_seed():
+    args = make_args(seed=7)
+    args.pin_data_order()
+    assert (args.data_seed, args.accelerator_config.dispatch_batches) == (7, False)
+    args = make_args(seed=7, data_seed=8)
+    args.pin_data_order()
+    assert args.data_seed == 8
+
+
+# What a run has to be resumed with
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kl_weight", 0.5),
+        ("mlm_probability", 0.15),
+        ("pruning_end_fraction", 0.7),
+        ("ffn_end_fraction", 0.9),
+        ("pruning_interval_steps", 5),
+        ("learning_rate", 1e-4),
+        ("learning_rate_hold_fraction", 0.9),
+        ("warmup_steps", 7),
+        ("weight_decay", 0.1),
+        ("adam_beta2", 0.999),
+        ("max_grad_norm", 3.0),
+        ("optim", "sgd"),
+        ("student_dropout", None),
+        ("seed", 1),
+        ("data_seed", 9),
+        ("max_steps", 30),
+        ("num_train_epochs", 5.0),
+        ("bf16", True),
+        ("dataloader_drop_last", False),
+        pytest.param("torch_compile", True, marks=pytest.mark.skipif(bool(compiling_problem()), reason="old torch")),
+    ],
+)
+def test_each_setting_that_differs_is_warned_of(name, value, caplog):
+    gradual = {"pruning_end_fraction": 0.3}
+    now, saved = (make_args(**gradual | own).settings_that_matter() for own in ({name: value}, {}))
+    caplog.clear()  # what TrainingArguments has to say of a CPU
+    warn_of_other_settings(now, json.loads(json.dumps(saved)))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"resumed with {name}={value!r}, the checkpoint has {saved[name]!r}: the run will differ from an "
+        "uninterrupted one; set it as it was to go on exactly"
+    ]
+
+
+def test_the_same_settings_are_resumed_without_a_word(caplog):
+    for settings in ({}, {"max_steps": 30, "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}}):
+        args = make_args(**settings)
+        warn_of_other_settings(args.settings_that_matter(), json.loads(json.dumps(args.settings_that_matter())))
+    by_steps = make_args(max_steps=30).settings_that_matter()
+    warn_of_other_settings(by_steps, make_args(max_steps=30, num_train_epochs=9).settings_that_matter())
+    warn_of_other_settings(by_steps, {"of_another_version": 1})
+    warn_of_other_settings(by_steps, make_args(max_steps=30, logging_steps=1, output_dir="b").settings_that_matter())
+    assert caplog.records == []

@@ -29,7 +29,7 @@ from benchmarks.sweep.running import SweepRun, write_table
 from benchmarks.sweep.training import RunClock
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
-from homodistil_hf.data.blocks import TextPacker, check_tokenizer
+from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.own_labels import rows_of
@@ -43,12 +43,11 @@ from homodistil_hf.files import checkpoints
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.models.cost import planned_facts
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
-from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
+from homodistil_hf.models.tokenizers import check_tokenizer, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
-from homodistil_hf.training.checks import own_settings
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer
 
@@ -124,7 +123,7 @@ STOCK += ("logging_nan_inf_filter",)
 def arguments(folder: Path, draw: Random) -> None:
     """This package's own settings, given from Python."""
     make = partial(HomoDistilTrainingArguments, output_dir=str(folder / "run"), report_to="none", use_cpu=True)
-    own = sorted(own_settings(make()).keys() - STOCK)
+    own = sorted(make().own_settings().keys() - STOCK)
     make(**{name: damage.hostile_value(draw) for name in draw.sample(own, draw.choice((1, 1, 2, 3)))})
 
 

@@ -45,7 +45,6 @@ from homodistil_hf.models.cost import COSTS
 from homodistil_hf.models.widths import DEPTH_KEY, widths_of
 from homodistil_hf.runs.config import run_of
 from homodistil_hf.runs.student import make_trainer, student_run
-from homodistil_hf.training.checks import own_settings
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 _DECIDES_SOURCES = (
@@ -239,7 +238,7 @@ def _outcome(
         "num_sessions": clock.num_sessions,
         "machine": machine_facts(),
         # Defaults included, because a later version may have others; the learning rate is the run's.
-        "own_settings": _kept(own_settings(trainer.args)),
+        "own_settings": _kept(trainer.args.own_settings()),
         "evaluations": [_rounded({"step": step, **values}) for step, values in trainer.evaluations.items()],
         "kept_fractions": _kept_fractions(history),
     }

@@ -59,8 +59,7 @@ class Distill(Command):
         from ..export.report import closing_line
         from ..methods.registry import run_of
         from ..runs.distill import run
-        from ..training.rank_watch import naming_lost_ranks, watch_ranks
-        from ..training.ranks import leave_process_group
+        from ..training.ranks import leave_process_group, naming_lost_ranks, watch_ranks
 
         settings = parse_run(words)
         show_logs(settings.is_main)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute
 from datasets import Dataset, Features, IterableDataset, Sequence, Value
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..files.messages import short_repr
-from ..models.tokenizers import check_vocabulary, check_words_of_model
+from ..models.tokenizers import check_vocabulary
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
@@ -29,7 +29,6 @@ _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
 logger = logging.getLogger(__name__)
 
 _MIN_SEQ_LENGTH = 8
-_VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks; the last, incomplete one is lost
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
 
@@ -152,32 +151,6 @@ def _groups(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool
             group, num_chars = [], 0
     if group:
         yield group
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Check that the teacher has every id of the tokenizer, for the same word, and that both have one padding id."""
-    num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
-    remedy = "use the tokenizer that was saved with the teacher"
-    if num_tokens > config.vocab_size:
-        raise ValueError(
-            f"tokenizer has {num_tokens} tokens, but the teacher's vocab_size={config.vocab_size}; {remedy}, "
-            f"or enlarge the teacher first: teacher.resize_token_embeddings({num_tokens})"
-        )
-    padding_ids = (tokenizer.pad_token_id, config.pad_token_id)
-    if None not in padding_ids and padding_ids[0] != padding_ids[1]:
-        raise ValueError(
-            f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
-            "or make them equal in the teacher's configuration"
-        )
-    check_vocabulary(tokenizer)
-    check_words_of_model(tokenizer, config)
-    if config.vocab_size - num_tokens >= _VOCABULARY_PADDING:
-        logger.warning(
-            "tokenizer has %d tokens, but the teacher's vocab_size=%d: are they made for each other? If not, %s",
-            num_tokens,
-            config.vocab_size,
-            remedy,
-        )
 
 
 def tokenize_to_blocks(

@@ -26,7 +26,7 @@ from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..evaluation.fine_tuning import predict
-from ..export.card import MethodCard
+from ..export.method_card import MethodCard
 from ..homodistil_args import AtOnceArguments
 from ..models.tokenizers import as_it_was, padding_multiple, without_unused_segments
 from ..models.widths import WidthPlan
@@ -132,17 +132,17 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     )
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
-        """Remember where the teacher comes from; arguments and return as [`DistillationMethod.start_from`]."""
+        """Remember where the teacher comes from; arguments and return as [`DistillationTrainer.start_from`]."""
         whole = teacher_model or model
         self.teacher_source = whole
         return Start(model, teacher_model, plan)
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
-        """How pairs of columns are read; arguments as [`DistillationMethod.reader_of`]."""
+        """How pairs of columns are read; arguments as [`DistillationTrainer.reader_of`]."""
         return pair_reader(data, tokenizer, model)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
-        """Pads pairs; arguments as [`DistillationMethod.default_collator`]."""
+        """Pads pairs; arguments as [`DistillationTrainer.default_collator`]."""
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
                 f"processing_class={tokenizer!r} is no tokenizer, so pairs can't be padded; pass the teacher's"
@@ -162,7 +162,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         return ScoreEvaluation(self.model, self.distillation.teacher, RERANKING, self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """Scores and states; arguments and return as [`DistillationMethod.make_distillation`]."""
+        """Scores and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
         check_one_score(self.model)
         found = super().make_distillation(teacher)
         found.task = RERANKING

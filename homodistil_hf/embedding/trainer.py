@@ -22,8 +22,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from ..export.card import MethodCard
 from ..export.facts import LATENCY
+from ..export.method_card import MethodCard
 from ..files.field_checks import ROW_LENGTH, setting
 from ..files.messages import short_repr
 from ..files.strict_json import parse_json
@@ -158,7 +158,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
         """Take the encoder out of the embedding model, and leave out layers if the settings do.
 
-        Arguments and return as [`DistillationMethod.start_from`].
+        Arguments and return as [`DistillationTrainer.start_from`].
         """
         args = self.args
         # of given vectors there is no teacher to run: `model` is what the student starts from, and has the target
@@ -205,7 +205,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return self.embedding_model.tokenizer if processing_class is None else processing_class
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> TextReader | None:
-        """How texts are read; given vectors have rows of their own. As [`DistillationMethod.reader_of`]."""
+        """How texts are read; given vectors have rows of their own. As [`DistillationTrainer.reader_of`]."""
         if self.target is not None:
             return None
         whole = self.embedding_model
@@ -213,14 +213,14 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return TextReader(whole.tokenizer, length, whole.prepared)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
-        """Pads texts; arguments as [`DistillationMethod.default_collator`]."""
+        """Pads texts; arguments as [`DistillationTrainer.default_collator`]."""
         output = self.args.output
         dimension = self.embedding_model.dimension if isinstance(output, str) else output
         seed, multiple = self.args.seed, padding_multiple(config)
         return TextCollator(self.embedding_model.tokenizer, dimension=dimension, seed=seed, multiple=multiple)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
-        """Of the rates that were measured for vectors; arguments as [`DistillationMethod.default_learning_rate`]."""
+        """Of the rates that were measured for vectors; arguments as [`DistillationTrainer.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
         model, measured = ("teacher", LEARNING_RATE) if self.target is None else ("start", VECTORS_LEARNING_RATE)
         rate = float(f"{rate_for_width(measured, hidden_size):.2g}")
@@ -242,7 +242,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
-        """Vectors and states; arguments and return as [`DistillationMethod.make_distillation`]."""
+        """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
         # the map (D, H), from the student's pooled states to the teacher's or to the given vectors
         projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
         wanted = teacher.exact.config.hidden_size if self.target is None else self.target.dimension

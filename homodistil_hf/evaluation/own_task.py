@@ -32,9 +32,8 @@ from ..models.loading import load_encoder
 from ..tables import figures_line
 from ..tasks.encoding import length_of_rows
 from ..tasks.reading import load_rows
-from ..training.checks import check_same_start, existing_files
 from ..training.ranks import refuse_ranks
-from ..training.run_folder import folder_claimed
+from ..training.run_folder import check_same_start, existing_files, folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
 from .fine_tuning import FineTuned, FineTuningSettings, predict
 from .glue import fine_tuned_classifier

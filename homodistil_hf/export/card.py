@@ -7,7 +7,6 @@ import math
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..models.cost import COSTS
 from .charts import widths_picture
 from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY
 from .markdown import card_table, cell, code_span, one_line, plain_text
+from .method_card import NAMESAKE, MethodCard
 from .outcome import (
     COST_LABELS,
     METRIC_LABELS,
@@ -41,9 +41,6 @@ PICTURE_FILE = "widths.svg"
 THIS_FOLDER = 'name = "."  # this folder'
 """The line of the snippet in which a push puts the name of the repository."""
 
-_NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
-"""Begins the sentence on the paper in cards of students that may have nothing of it."""
-
 _SELDOM = ("num_bad", "num_skipped")
 """Counts that a card leaves out where they are 0."""
 _WIDTH_LABELS = {
@@ -57,25 +54,6 @@ _EXAMPLES = {
     TOKEN_CLASSIFICATION.name: ("Ada Lovelace lived in London.",),
 }
 """Head → texts that a card shows its use with, the second of pairs."""
-
-
-@dataclass(frozen=True)
-class MethodCard:
-    """The texts on a training method; exports carry them in their facts.
-
-    Args:
-        student: name of such a student, in front of "of" and the teacher's name.
-        made: ends the sentence "a BERT of 6 layers that was …"; `{teacher}` is the teacher's place.
-        how: the paragraph on how it was made.
-        paper: how HomoDistil's paper relates to it, in front of the citation.
-        tags: words for the card's header.
-    """
-
-    student: str
-    made: str
-    how: str
-    paper: str = f"This student was trained by another method; {_NAMESAKE}"
-    tags: tuple[str, ...] = ("distillation",)
 
 
 def render_card(facts: Mapping[str, Any]) -> str:
@@ -464,7 +442,7 @@ def _licence(facts: Mapping[str, Any]) -> str:
 def paper_words(facts: Mapping[str, Any]) -> str:
     """How HomoDistil's paper relates to the model, in front of its citation."""
     method = _words_of_method(facts)
-    return f"{method.paper if method else _NAMESAKE}:"
+    return f"{method.paper if method else NAMESAKE}:"
 
 
 def _words(name: str) -> str:

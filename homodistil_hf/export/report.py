@@ -13,12 +13,13 @@ from typing import Any
 
 from ..files.folders import write_text
 from ..files.provenance import public_name
+from ..files.run_names import REPORT_FILE
 from ..files.strict_json import fits, is_int, is_number
 from ..models.cost import kept_macs
 from .charts import Line, line_chart, width_charts
 from .outcome import held_out_metrics, is_share, measured_on, metric_label, outcome_line, outcome_rows, shown
 from .report_page import code, folded, grid, html_table, page, paragraph, section
-from .run_records import REPORT_FILE, TABLES, RunRecords, read_records
+from .run_records import TABLES, RunRecords, read_records
 from .runtimes import runtime_cells, runtime_rows
 
 logger = logging.getLogger(__name__)

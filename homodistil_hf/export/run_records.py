@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ..files.checkpoints import sorted_checkpoints
-from ..files.run_names import MODEL_FOLDERS, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER, run_of_model
+from ..files.run_names import (
+    MODEL_FOLDERS,
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    STATE_OF_TRAINER,
+    STUDENT_FOLDER,
+    run_of_model,
+)
 from ..files.strict_json import fits, is_int, is_number, read_json, read_json_object
 from .charts import Line
 from .facts import CARD_FILE, DATA, FACTS_FILE
 
-REPORT_FILE = "report.html"
-STATE_OF_TRAINER = "trainer_state.json"
-"""Trainer's file of logs."""
 TABLES = "tables"
 """Of results: further tables for the report, each with `title`, `headings` and `rows` of words."""
-LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
-"""What a run leaves in its folder even if it saves nothing."""
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 
 

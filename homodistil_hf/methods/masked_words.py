@@ -8,12 +8,12 @@ from typing import Any, ClassVar, TypeAlias
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..data.blocks import check_tokenizer, repeat_stream, some_blocks, tokenize_to_blocks
+from ..data.blocks import repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import hold_out, load_text
 from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import fitted_length, tokenizer_of_run
+from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run
 from ..tables import format_table
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer

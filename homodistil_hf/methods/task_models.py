@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from ..data.blocks import check_tokenizer, some_blocks
+from ..data.blocks import some_blocks
 from ..export.usage import pipeline_call
 from ..files.hub_errors import HubError
 from ..files.messages import join_some
 from ..models.architectures import HEADS
 from ..models.loading import load_encoder_config
-from ..models.tokenizers import fitted_length, tokenizer_of_run, without_unused_segments
+from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run, without_unused_segments
 from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns
 from ..tasks.encoding import (
     LEAST_ROWS,

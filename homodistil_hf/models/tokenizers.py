@@ -41,6 +41,7 @@ COPY = "copy it again from the teacher"
 """What to do about the tokenizer in a folder."""
 _MAX_ID = 1 << 24
 _MULTIPLE = 8
+_VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
 _LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰: no limit
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
@@ -267,6 +268,32 @@ def rows_of_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_leng
         for start in range(0, len(ids) or 1, content)
     ]
     return {name: [piece[name] for piece in pieces] for name in tokenizer.model_input_names if name in pieces[0]}
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Check that the teacher has every id of the tokenizer, for the same word, and that both have one padding id."""
+    num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+    remedy = "use the tokenizer that was saved with the teacher"
+    if num_tokens > config.vocab_size:
+        raise ValueError(
+            f"tokenizer has {num_tokens} tokens, but the teacher's vocab_size={config.vocab_size}; {remedy}, "
+            f"or enlarge the teacher first: teacher.resize_token_embeddings({num_tokens})"
+        )
+    padding_ids = (tokenizer.pad_token_id, config.pad_token_id)
+    if None not in padding_ids and padding_ids[0] != padding_ids[1]:
+        raise ValueError(
+            f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
+            "or make them equal in the teacher's configuration"
+        )
+    check_vocabulary(tokenizer)
+    check_words_of_model(tokenizer, config)
+    if config.vocab_size - num_tokens >= _VOCABULARY_PADDING:
+        logger.warning(
+            "tokenizer has %d tokens, but the teacher's vocab_size=%d: are they made for each other? If not, %s",
+            num_tokens,
+            config.vocab_size,
+            remedy,
+        )
 
 
 def check_tokenizer_files(folder: Path, label: str) -> None:

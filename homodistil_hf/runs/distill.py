@@ -14,8 +14,7 @@ from ..files.run_names import STUDENT_FOLDER
 from ..methods.registry import TEACHER_RUNS, run_of
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
-from ..training.checks import check_free, existing_files
-from ..training.run_folder import folder_claimed
+from ..training.run_folder import check_free, existing_files, folder_claimed
 from ..training_args import with_settings
 from .family import FAMILY_FILE, distill_family
 from .student import student_run, train_student

@@ -33,8 +33,8 @@ from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
 from ..plans.resolve import check_family, resolve_plan
-from ..training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ..training.ranks import on_every_rank
+from ..training.run_folder import check_free, check_output_dir, check_same_start, existing_files
 from ..training_args import with_settings
 from .student import student_run, train_to_the_end
 

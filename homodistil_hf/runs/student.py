@@ -16,11 +16,16 @@ from ..methods.registry import run_of
 from ..methods.run import StudentRun
 from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import MODEL_COSTS
-from ..training.checks import check_free, check_output_dir, existing_files
 from ..training.distillation_trainer import DistillationTrainer
-from ..training.outcome import data_of
-from ..training.publishing import check_address, is_hub_address
-from ..training.run_folder import Requested, verified_checkpoint
+from ..training.publishing import check_address
+from ..training.run_folder import (
+    Requested,
+    check_free,
+    check_output_dir,
+    existing_files,
+    is_hub_address,
+    verified_checkpoint,
+)
 from ..training_args import with_settings
 
 logger = logging.getLogger(__name__)
@@ -83,7 +88,7 @@ def _data(trainer: DistillationTrainer, run: Any) -> dict[str, Any]:
     names = {"train": run.train_data, "held_out": run.eval_data or run.train_data}
     public = {name: list(map(public_name, found)) for name, found in names.items()}
     max_tokens = trainer.rows_facts.get("max_seq_length", run.row_length)
-    return data_of(trainer) | public | {"max_tokens": max_tokens}
+    return trainer.data_facts() | public | {"max_tokens": max_tokens}
 
 
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.blocks import TextPacker, check_tokenizer
+from ..data.blocks import TextPacker
 from ..data.corpus import load_text, local_files
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
@@ -33,13 +33,13 @@ from ..methods.run_arguments import Log, RunConfig
 from ..methods.task_models import TaskRun
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import tokenizer_of_run
+from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import find_columns, listed_columns
 from ..tasks.encoding import check_rows, texts_of
 from ..tasks.kinds import kind_of
 from ..tasks.reading import load_rows
-from ..training.checks import check_free, existing_files
+from ..training.run_folder import check_free, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.tokenizer_file import fallback_of, spare_characters
 from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config

@@ -1,59 +1,57 @@
 """An `ExactTrainer` whose model is a student beside its frozen teacher; subclasses decide how the student shrinks.
 
 This file holds the student, the loss, the held-out evaluation, exports and the Hub. `exact_trainer.py` holds the loop,
-the logs and the checkpoints; pruning is in `trainer.py` of the package.
+the logs and the checkpoints; pruning is in `trainer.py` of the package. What an export needs (cards, facts, report,
+Hub, clocks) is imported where a run writes one, so that training loads none of it.
 """
 
 import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import HfApi
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from tqdm.auto import tqdm
+from transformers import (
+    DataCollatorForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
-from ..distillation.objective import Terms
-from ..distillation.tasks import task_of
-from ..export.export_folder import export_student
-from ..export.student_in_folder import check_finished, dense_copy
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator, masking_collator
+from ..distillation.objective import DistillationLoss, Terms, check_weights
+from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
+from ..distillation.teacher import FrozenTeacher
+from ..export.method_card import MethodCard
 from ..files.checkpoints import STATE_FILE
+from ..files.field_checks import refuse_without_part
+from ..files.strict_json import is_number
+from ..models.architectures.architecture import PROJECTIONS
 from ..models.compiling import allow_recompiling
+from ..models.conversion import to_stock
 from ..models.loading import plain_name
 from ..models.saved_student import load_student, read_state, save_projections
 from ..models.tokenizers import check_words_of_model
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
-from ..training_args import DistillationArguments
-from .checks import (
-    check_data,
-    check_label_rows,
-    check_labels,
-    checked_batch,
-    own_arguments,
-    pin_data_order,
-    refuse_replacements,
-    refuse_settings_without_part,
-)
-from .evaluation_loop import evaluations_in, one_or_all
+from ..training_args import DistillationArguments, own_arguments
+from . import raw_rows
+from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
-from .learning_rate import learning_rate_curve
-from .method import DistillationMethod
-from .outcome import facts_of_run, metrics_of_teacher, report_run, times_smaller
-from .pair import adopt_optimizer, prepare
-from .progress import say
-from .publishing import checkpoint_pushes, create_repo, naming_the_export, push_aside, student_push
-from .rank_watch import naming_lost_ranks
-from .ranks import check_launch, wrap_again
-from .raw_rows import gradings_of, is_raw
+from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
+from .pair import ProjectionInit, Start, adopt_optimizer, prepare, resolve_student
+from .progress import ShortProgress
+from .ranks import check_launch, naming_lost_ranks, wrap_again
+from .row_checks import check_data, check_label_rows, check_labels, checked_batch
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -63,12 +61,12 @@ EXAMPLE_ID = "example_id"
 _PREPARED = "_is_accelerate_prepared"
 
 
-class DistillationTrainer(DistillationMethod, ExactTrainer):
+class DistillationTrainer(ExactTrainer):
     """Trains a student beside its frozen teacher; else it behaves as `transformers.Trainer`.
 
-    A resumed run is the uninterrupted one, bit for bit. A subclass sets its `method`, and may override the hooks of
-    [`DistillationMethod`] and, of `ExactTrainer`, `start_student` (how the student starts) and `begin_step` (how it
-    changes). The constructor is the same for all methods.
+    A resumed run is the uninterrupted one, bit for bit. A subclass sets `method` and `card`, and may override what
+    stands below under "What a method decides", and of `ExactTrainer` `start_student` (how the student starts) and
+    `begin_step` (how it changes). The constructor is the same for all methods.
 
     Args:
         model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
@@ -95,15 +93,140 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             tokenizer, empty data, unwritable output folder.
     """
 
+    # What a method decides
+
+    method: ClassVar[str]
+    """Name by which configs choose it."""
+    card: MethodCard
+    """The method's part of the model card."""
+    learning_rate_share = 1.0
+    """Factor of the default learning rate, for methods that need less."""
+    needs_head = True
+    """Whether encoders without a head are refused."""
+    row_reader: raw_rows.RawReader | None = None
+    """Reader of raw rows; None until raw rows were given."""
+    gradings: Sequence[tuple[Any, raw_rows.Grading]] = ()
+    """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
+    has_all_layers = True
+    """Whether the student has as many layers as its teacher."""
+    drops_layers: ClassVar[bool] = False
+    """Whether the student's layers can become fewer than those that it starts with."""
+    arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
+    """Class of the method's settings."""
+    matched_layers: Sequence[int] | None = None
+    """The teacher's layer for each of the student's, where the teacher has more."""
+    reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
+    """Held-out metrics of student and teacher that a run's results report."""
+
+    started_as: str | None = None
+    """Folder name of the student that this one started as, in a family; for the card."""
+    rows_facts: Mapping[str, Any] = {}
+    """What a run understood of the rows of a task, for its results."""
     state_file = STATE_FILE
     args: DistillationArguments
+    distillation: DistillationLoss
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
     about: Mapping[str, Mapping[str, Any]] = {}
     """Sections of facts that its caller knows better: names of data, settings as they were given."""
     latency: tuple[Any, dict[str, Any]] | None = None
+    """Format and widths of the student whose passes were timed, and the times."""
     push_in_progress: PushInProgress | None = None
-    save_model = naming_the_export(ExactTrainer.save_model)
+
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """What the student starts from, who it learns from and its plan; a method may leave out layers here.
+
+        `self.args` is the run's own copy of the settings by then. Arguments as in the constructor.
+        """
+        return Start(model, teacher_model, plan)
+
+    def tokenizer_of(self, processing_class: Any) -> Any:
+        """The tokenizer of the run, where the model brings one."""
+        return processing_class
+
+    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
+        """Tokenize raw rows; see [`raw_rows.tokenized`]."""
+        if self.row_reader is None and (reader := self.reader_of(data, tokenizer, model)) is not None:
+            self.row_reader = reader
+            self.rows_facts = reader.described or self.rows_facts
+        return raw_rows.tokenized(data, self.row_reader)
+
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> raw_rows.RawReader | None:
+        """The reader of raw rows; arguments and errors as [`raw_rows.reader_of`]."""
+        return raw_rows.reader_of(data, tokenizer, model)
+
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
+        """Where the user gives no collator: one that masks words, or pads labels of tokens; else None, Trainer's."""
+        if not task.is_pretraining:
+            pads_labels = task.num_values == ONE_A_TOKEN and isinstance(tokenizer, PreTrainedTokenizerBase)
+            return DataCollatorForTokenClassification(tokenizer) if pads_labels else None
+        collator = ReplacedTokensCollator if task.has_one_logit else MaskedLMCollator
+        return masking_collator(collator, tokenizer, mlm_probability=self.args.mlm_probability, seed=self.args.seed)
+
+    def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
+        """The peak rate where none is given, of masked words by the measured rule, of tasks a fixed one; logs it."""
+        hidden_size = teacher_config.hidden_size
+        if not task.is_pretraining:
+            return default_task_rate(hidden_size)
+        return measured_learning_rate(
+            self.args,
+            row_length=row_length_of(train_dataset),
+            hidden_size=hidden_size,
+            share=self.learning_rate_share,
+        )
+
+    @property
+    def projection_init(self) -> ProjectionInit:
+        """Start of the projections student → teacher; random for students that don't start as their teacher."""
+        return "random"
+
+    def set_up_student(self) -> None:
+        """What a method adds to the student once model, loss and settings are there; nothing by default."""
+
+    def plan_step(self, num_training_steps: int) -> float:
+        """The step at which the student has its plan's widths; 0 if it has them from the start on."""
+        return 0.0
+
+    @classmethod
+    def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
+        """Resolve what `args.student` names; collective for a latency budget.
+
+        Raises:
+            ValueError: no such student, or none that the method could make.
+        """
+        return resolve_student(args, config, has_all_layers=cls.has_all_layers)
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """The reason why the method can't make a student of such a plan from a teacher, or None; sweeps skip it."""
+        if cls.drops_layers or len(plan.layers) == len(teacher.layers):
+            return None
+        return (
+            f"the plan has {len(plan.layers)} layers, but this method keeps the teacher's {len(teacher.layers)}; "
+            "leave their number out, or take a method that removes layers, such as homodistil"
+        )
+
+    @classmethod
+    def check_possible(cls, plan: WidthPlan, teacher: WidthPlan) -> None:
+        """Refuse a student that the method can't make; arguments as [`DistillationTrainer.impossible_reason`]."""
+        if (reason := cls.impossible_reason(plan, teacher)) is not None:
+            raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
+
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
+        """The terms of the loss, HomoDistil's by default; refuses weights if no term of the student counts."""
+        weights = self.args.loss_weights()
+        check_weights(weights, self.model)
+        return DistillationLoss(
+            self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
+        )
+
+    def make_evaluation(self) -> HeldOutEvaluation:
+        """The measurement of held-out batches; subclasses with another kind of prediction return their own."""
+        return HeldOutEvaluation(self.model, self.distillation.teacher, self.distillation.task, self.accelerator)
+
+    # The parts of a run
 
     @naming_lost_ranks()
     def __init__(
@@ -125,14 +248,25 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         compute_loss_func: None = None,
         plan: WidthPlan | None = None,
     ):
-        refuse_replacements(model_init=model_init, compute_loss_func=compute_loss_func)
+        if compute_loss_func is not None:
+            raise ValueError(
+                f"compute_loss_func={compute_loss_func!r} would replace the distillation loss; leave it out, "
+                "and weight the loss's terms with the settings that end in _weight"
+            )
+        if model_init is not None:
+            raise ValueError(
+                f"model_init={model_init!r} would replace the student, which starts from model; leave it out, and "
+                "try settings with homodistil distill"
+            )
+        # settings, ranks and folder first: what they refuse costs no time
         self.args = args = own_arguments(args, self.arguments_class)
         check_launch(args)
-        pin_data_order(args)
+        args.pin_data_order()
         self.run_folder = RunFolder(args)
+        # student and teacher, and the plan between them
         start = self.start_from(plain_name(model), plain_name(teacher_model), plan)
         resolved = start.plan
-        parts = prepare(
+        pair = prepare(
             start.model,
             args,
             teacher=start.teacher_model,
@@ -141,32 +275,35 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             needs_head=self.needs_head,
             projection_init=self.projection_init,
         )
+        # the rows, which the student must be able to read
         processing_class = self.tokenizer_of(processing_class)
         data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if data_collator is None:
-            data = self.tokenized(data, processing_class, parts.student)
+            data = self.tokenized(data, processing_class, pair.student)
             raw, encoded = {"eval_dataset": eval_dataset}, {"eval_dataset": data["eval_dataset"]}
-            self.gradings = gradings_of(raw, encoded, self.row_reader)
+            self.gradings = raw_rows.gradings_of(raw, encoded, self.row_reader)
         train_dataset, eval_dataset = data.values()
-        check_data(data, processing_class, parts.student.config, removes_columns=args.remove_unused_columns)
+        check_data(data, processing_class, pair.student.config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
-            check_words_of_model(processing_class, parts.teacher.exact.config)
-        task = task_of(parts.student)
-        refuse_settings_without_part(args, task, masks_words=data_collator is None)
+            check_words_of_model(processing_class, pair.teacher.exact.config)
+        # settings that follow from the student's task
+        task = task_of(pair.student)
+        self._refuse_settings_without_part(task, masks_words=data_collator is None)
         if args.learning_rate is None:
-            args.learning_rate = self.default_learning_rate(task, parts.teacher.exact.config, train_dataset)
-        self.plan, self.full = parts.plan, widths_of(parts.student.config)
+            args.learning_rate = self.default_learning_rate(task, pair.teacher.exact.config, train_dataset)
+        self.plan, self.full = pair.plan, widths_of(pair.student.config)
         if len(self.plan.layers) < len(self.full.layers):
             self.check_possible(self.plan, self.full)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
-            data_collator = self.default_collator(task, processing_class, parts.student.config)
-        classes = [word for _, word in sorted(parts.student.config.id2label.items())]
+            data_collator = self.default_collator(task, processing_class, pair.student.config)
+        # labels are looked at before training: a wrong one far behind would stop it late
+        classes = [word for _, word in sorted(pair.student.config.id2label.items())]
         evaluates = args.eval_strategy != "no"
         check_label_rows(data, task, data_collator, class_names=classes, evaluates=evaluates)
         super().__init__(
-            model=parts.student,
+            model=pair.student,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
@@ -180,7 +317,8 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         )
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
-        self.distillation = self.make_distillation(parts.teacher.to(args.device))
+        # Trainer has made device and accelerator, which teacher and loss need
+        self.distillation = self.make_distillation(pair.teacher.to(args.device))
         self.distillation.autocast = self.accelerator.autocast
         self.held_out = self.make_evaluation()
         if args.torch_compile:
@@ -190,6 +328,18 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
+
+    def _refuse_settings_without_part(self, task: Task, *, masks_words: bool) -> None:
+        """Refuse settings that change nothing for a model of this task, unless they have their default."""
+        if task.name == "mlm":
+            remedies = {"task_weight": "masked words are its task, whose factor is mlm_weight"}
+        else:
+            remedies = {"mlm_weight": "its own loss has the factor task_weight"}
+        if not task.is_pretraining:
+            remedies["mlm_probability"] = "no words are masked; leave it out"
+        elif not masks_words:
+            remedies["mlm_probability"] = "the given data_collator masks words; set it there"
+        refuse_without_part(self.args, remedies)
 
     def _look_at_collator(self) -> None:
         if isinstance(self.data_collator, MaskedLMCollator):
@@ -217,11 +367,15 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             format: `"standard"` or `"compact"`; it decides which widths are possible before the plan is reached.
             allow_partial: also copy a student that has not reached its plan, at the nearest possible widths.
         """
+        from ..export.student_in_folder import dense_copy
+
         self.check_finished(allow_partial=allow_partial)
         return dense_copy(self.model)
 
     def check_finished(self, *, allow_partial: bool) -> None:
         """Refuse a student that has not reached its plan; see [`check_finished`]."""
+        from ..export.student_in_folder import check_finished
+
         check_finished(self.is_finished, kept=self.kept, target=self.plan, allow_partial=allow_partial)
 
     def status(self) -> dict[str, float]:
@@ -230,8 +384,14 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
 
     @property
     def size_in_words(self) -> str:
-        """How many times the teacher has the student's parameters."""
-        return times_smaller(self.model, self.distillation.teacher.exact)
+        """How many times the teacher has the student's parameters, such as `3.6× smaller`; empty where no more."""
+        from ..export.outcome import times
+
+        # projections to the teacher don't count: no export has them
+        named = self.model.named_parameters()
+        own = sum(tensor.numel() for name, tensor in named if not name.startswith(PROJECTIONS))
+        full = sum(tensor.numel() for tensor in self.distillation.teacher.exact.parameters())
+        return f"{times(full, own)} smaller" if own < full else ""
 
     @property
     def kept(self) -> WidthPlan:
@@ -327,6 +487,12 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         """Skipped steps, and the student's size."""
         return self.step_log.skipped() | self.status()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As [`ExactTrainer.save_model`]; where a user calls it, a line of the log names what writes an export."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call:
+            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
+
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Also the projections, which the student's own weights leave out."""
         save_projections(folder, self.model)
@@ -377,16 +543,43 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         With `compute_metrics` its metrics are among them. With several evaluation sets each metric has the name of
         its set in front.
         """
-        self.teacher_evaluation = metrics_of_teacher(self)
-        return self.teacher_evaluation
+        sets: Any = self.eval_dataset
+        metrics: dict[str, float] = {}
+        for name in sets if isinstance(sets, dict) else [None]:
+            if self.compute_metrics is None:
+                loader, config = self.get_eval_dataloader(name), self.model.config
+                batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
+                of_set = self.held_out.of_teacher(batches)
+            else:
+                of_set = self._teacher_metrics_of_the_user(name)
+            metrics |= of_set if name is None else {f"{name}_{key}": value for key, value in of_set.items()}
+        self.teacher_evaluation = metrics
+        return metrics
+
+    def _teacher_metrics_of_the_user(self, name: str | None) -> dict[str, float]:
+        """The teacher's metrics, and the results of `compute_metrics` for its logits, by Trainer's own loop."""
+        from ..export.outcome import TIMINGS
+
+        # the loop calls the trainer's own prediction step, which measures `held_out.student`
+        student, self.held_out.student = self.held_out.student, self.distillation.teacher.exact
+        try:
+            loader = self.get_eval_dataloader(name)
+            metrics = self.evaluation_loop(loader, "teacher", False, metric_key_prefix="teacher").metrics or {}
+        finally:
+            self.held_out.student = student
+        self.callback_handler.on_predict(self.args, self.state, self.control, metrics)  # ends the bar
+        numbers = {key.removeprefix("teacher_"): value for key, value in metrics.items() if is_number(value)}
+        # the names that `of_teacher` gives, and the user's own
+        shown = (key for key in numbers if key != "loss" and "kept_fraction" not in key and not key.endswith(TIMINGS))
+        return {key: numbers[key] for key in shown}
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Like Trainer's, but tokenizes raw rows; the evaluation that follows grades these rows."""
         gradings = self.gradings
-        if is_raw(eval_dataset):
+        if raw_rows.is_raw(eval_dataset):
             raw = {"eval_dataset": eval_dataset}
             encoded = self.tokenized(raw, self.processing_class, self.model)
-            gradings, eval_dataset = gradings_of(raw, encoded, self.row_reader), encoded["eval_dataset"]
+            gradings, eval_dataset = raw_rows.gradings_of(raw, encoded, self.row_reader), encoded["eval_dataset"]
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         # by identity: a grading belongs to the very rows that it was made for
@@ -432,7 +625,7 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
 
-        Call it on all ranks; the main process writes.
+        Call it on all ranks; the main process writes, also logs and `report.html` of the run.
 
         Args:
             folder: where to; an earlier export there is replaced.
@@ -445,13 +638,27 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         self.check_finished(allow_partial=allow_partial)  # on all ranks, or some would wait for ever
         if self.is_world_process_zero():
             self.write_export(Path(folder), format, allow_partial)
-            say(self, report_run(self, Path(folder)))
+            self._report(Path(folder))
         self.accelerator.wait_for_everyone()
         return Path(folder)
+
+    def _report(self, student: Path) -> None:
+        """Write logs and `report.html` to the folder of the run, and its last line for the user of a script."""
+        from ..export.report import closing_line, try_report
+
+        folder = str(self.args.output_dir)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.save_state()
+        try_report(folder, student)
+        line = closing_line(folder, student)
+        if line and any(isinstance(callback, ShortProgress) for callback in self.callback_handler.callbacks):
+            tqdm.write(line)
 
     @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write the student to a folder, on the main process; arguments as [`DistillationTrainer.export`]."""
+        from ..export.export_folder import export_student
+
         tokenizer = self.processing_class
         export_student(
             self.dense_student(format=format, allow_partial=allow_partial),
@@ -464,11 +671,50 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
         )
 
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
-        """The run's part of the facts of an export in a format; see [`facts_of_run`]."""
-        return facts_of_run(self, format=format)
+        """The run's part of the facts of an export in a format: settings, data, held-out metrics, times, card."""
+        from ..export.facts import CARD_SECTION, CHANGED, DATA, LATENCY
+        from .run_facts import changed_settings
+
+        start = {} if self.started_as is None else {"started_as": self.started_as}
+        return {
+            "settings": self.args.to_sanitized_dict() | start,
+            CHANGED: changed_settings(self.args),
+            "training": {
+                "method": self.method,
+                "num_steps": self.state.global_step,
+                "num_epochs": self.state.epoch,
+                **self.extra_logs(),
+            },
+            DATA: self.data_facts(),
+            "evaluation": self.held_out_metrics,
+            "teacher_evaluation": dict(self.teacher_evaluation),
+            LATENCY: self._latency_once(format),
+            CARD_SECTION: dataclasses.asdict(self.card),
+            **self.about,
+        }
+
+    def data_facts(self) -> dict[str, Any]:
+        """Names and numbers of rows, as far as data sets have them; of a task's, kind and columns of text."""
+        from .run_facts import facts_of_rows
+
+        task = {name: self.rows_facts[name] for name in ("kind", "text_columns") if name in self.rows_facts}
+        return facts_of_rows(self.train_dataset, self.eval_dataset) | task
+
+    def _latency_once(self, format: str) -> dict[str, Any]:
+        """The latency of the student at its present widths; pushes during training measure it once."""
+        from .run_facts import measured_latency
+
+        key = (format, self.kept)
+        if self.latency is None or self.latency[0] != key:
+            student = self.dense_student(format=format, allow_partial=True)
+            exported = to_stock(student) if format == "standard" else student
+            self.latency = key, measured_latency(self.distillation.teacher.exact, exported)
+        return self.latency[1]
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository of the run, on the main process."""
+        from .publishing import create_repo
+
         if self.is_world_process_zero():
             self.hub_model_id = create_repo(self.args, token=token, private=private)
 
@@ -494,24 +740,28 @@ class DistillationTrainer(DistillationMethod, ExactTrainer):
             return None
         # an earlier push may still read the folder that is written next
         self._finish_current_push()
-        where = {"token": token, "revision": revision, "private": private}
-        push = self._student_push(commit_message=commit_message or "End of training", tags=tags, **where)
+        push = self._student_push(
+            commit_message or "End of training", token=token, revision=revision, private=private, tags=tags
+        )
         return push() if blocking else HfApi().run_as_future(push)
 
-    def _student_push(self, **settings: Any) -> Callable[[], Any]:
+    def _student_push(self, commit_message: str, **settings: Any) -> Callable[[], Any]:
         """Write the export that is to be pushed, and return the push; settings as [`student_push`]."""
+        from .publishing import student_push
+
         folder = Path(self.args.output_dir) / "student"
         self.write_export(folder, "standard", False)
-        return student_push(folder, self.hub_model_id, self.args, **settings)
+        return student_push(folder, self.hub_model_id, self.args, commit_message=commit_message, **settings)
 
     def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a complete checkpoint, and the student in it once it is finished, while training goes on."""
-        if self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
-            pushes, waits = partial(self._pushes_of, checkpoint), self.args.hub_always_push
-            self.push_in_progress = push_aside(pushes, self.push_in_progress, waits=waits)
+        from .publishing import checkpoint_pushes, push_aside
 
-    def _pushes_of(self, checkpoint: Path) -> list[Callable[[], Any]]:
-        pushes = checkpoint_pushes(checkpoint, self.hub_model_id, self.args)
-        if self.is_finished:
-            pushes.append(self._student_push(commit_message=f"Training in progress, step {self.state.global_step}"))
-        return pushes
+        def make_pushes() -> list[Callable[[], Any]]:
+            pushes = checkpoint_pushes(checkpoint, self.hub_model_id, self.args)
+            if self.is_finished:
+                pushes.append(self._student_push(f"Training in progress, step {self.state.global_step}"))
+            return pushes
+
+        if self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
+            self.push_in_progress = push_aside(make_pushes, self.push_in_progress, waits=self.args.hub_always_push)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from accelerate.data_loader import DataLoaderAdapter
@@ -24,22 +24,28 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..data.masking import SeededMasks
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
+from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
 from ..training_args import ExactArguments
-from . import checks
 from .evaluation_loop import gathered
-from .moments import Moments
-from .progress import show_short_progress
-from .rank_watch import naming_lost_ranks
-from .ranks import WholeBatches, check_evaluation_stream, check_has_steps, check_took_steps, lay_out_buckets
+from .progress import ShortProgress
+from .ranks import (
+    WholeBatches,
+    check_evaluation_stream,
+    check_has_steps,
+    check_took_steps,
+    lay_out_buckets,
+    naming_lost_ranks,
+)
+from .row_checks import check_source, checked_batch
 from .run_folder import (
     Requested,
     RunFolder,
@@ -85,7 +91,6 @@ class ExactTrainer(Trainer):
     epoch_number = 0
 
     evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
-    hyperparameter_search = checks.refuse_search
 
     def __init__(self, model: Any, args: Any, **kwargs: Any):
         # Trainer makes the folder; a run that is refused after that should leave none.
@@ -95,8 +100,10 @@ class ExactTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
         # First in line, so that users' callbacks see the step as it ends.
-        self.callback_handler.callbacks.insert(0, Moments(self))
-        show_short_progress(self)
+        self.callback_handler.callbacks.insert(0, _Moments(self))
+        for kind in (ProgressCallback, PrinterCallback):
+            self.remove_callback(kind)
+        self.add_callback(ShortProgress(lambda: self.size_in_words))
 
     # What a subclass decides
 
@@ -115,7 +122,7 @@ class ExactTrainer(Trainer):
 
     def prepare_batch(self, batch: Any) -> Any:
         """Check one micro-batch and return it as `count` and `compute_loss` take it."""
-        return checks.checked_batch(batch, self.model.config)
+        return checked_batch(batch, self.model.config)
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the terms of the loss are averaged over, in one batch: int64 of shape `(n,)`, e.g. rows and tokens.
@@ -152,7 +159,7 @@ class ExactTrainer(Trainer):
     @property
     def rows_per_step(self) -> int:
         """The global batch: rows an optimizer step, over all micro-batches and ranks."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.args.rows_per_step
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Fetch the micro-batches of one step, and sum what they count over all of them and all ranks.
@@ -241,6 +248,13 @@ class ExactTrainer(Trainer):
         return self.optimizer.optimizer if isinstance(self.optimizer, AcceleratedOptimizer) else self.optimizer
 
     # A run from its first step to its last
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: Trainer's search makes a model for each trial, but this package's students start from one."""
+        raise ValueError(
+            "hyperparameter_search would make a new model for each trial, but a student starts from the trainer's; "
+            "try settings with homodistil distill"
+        )
 
     @naming_lost_ranks()
     def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
@@ -357,7 +371,7 @@ class ExactTrainer(Trainer):
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
         is_training = kwargs.get("is_training")
-        checks.check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers)
+        check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers)
         if not is_training:
             check_evaluation_stream(dataset, self.args.world_size)
             kept = self.data_collator, self.args.dataloader_drop_last
@@ -378,7 +392,10 @@ class ExactTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
         # the answer also decides whether to save, and SIGTERM asks for a checkpoint.
-        checks.check_best_metric(self.args, metrics)
+        wanted, names = self.args.metric_for_best_model, [name.removeprefix("eval_") for name in metrics]
+        if wanted is not None and str(wanted).removeprefix("eval_") not in names:
+            nearest = nearest_name(str(wanted), names)
+            raise ValueError(f"metric_for_best_model={wanted!r} is in no evaluation; nearest valid: {nearest!r}")
         return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
 
     # Logs
@@ -461,7 +478,7 @@ class ExactTrainer(Trainer):
 
     def state_to_save(self) -> dict[str, Any]:
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
-        settings = checks.settings_that_matter(self.args, is_stream=not has_length(self.train_dataset))
+        settings = self.args.settings_that_matter(is_stream=not has_length(self.train_dataset))
         return {"method": self.method, "settings": settings | {"rows_per_step": self.rows_per_step}}
 
     def read_state(self, folder: Path) -> dict[str, Any]:
@@ -484,7 +501,7 @@ class ExactTrainer(Trainer):
         """Refuse a checkpoint of another run by a ValueError, and warn of other settings; `state` is its content."""
         own = self.state_to_save()
         check_same_run(state, own, folder)
-        checks.warn_of_other_settings(own["settings"], state["settings"])
+        warn_of_other_settings(own["settings"], state["settings"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a model of other widths. The optimizer doesn't exist yet.
@@ -497,3 +514,38 @@ class ExactTrainer(Trainer):
         # The best model may have other widths than the last one, and its files may have been damaged since.
         check_manifest(self.state.best_model_checkpoint)
         self.read_state(Path(self.state.best_model_checkpoint))
+
+
+class _Moments(TrainerCallback):
+    """Calls the trainer's methods at the moments that Trainer offers to callbacks only."""
+
+    def __init__(self, trainer: ExactTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_epoch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_epoch()
+
+
+def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Warn of each setting whose value differs from the checkpoint's; names of one side only are let pass."""
+    for name in now:
+        if name in saved and now[name] != saved[name]:
+            logger.warning(
+                "resumed with %s=%s, the checkpoint has %s: the run will differ from an uninterrupted one; set it as "
+                "it was to go on exactly",
+                name,
+                short_repr(now[name]),
+                short_repr(saved[name]),
+            )

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from ..distillation.tasks import Task
 from ..pruning.schedule import LEARNING_RATE_HOLD_FRACTION, pruning_learning_rate
 from ..training_args import DistillationArguments
 
@@ -68,7 +67,7 @@ def measured_learning_rate(
         hidden_size: the teacher's.
         share: of that rate, for students that need less.
     """
-    tokens = args.train_batch_size * args.gradient_accumulation_steps * args.world_size * row_length
+    tokens = args.rows_per_step * row_length
     rate = float(f"{share * default_learning_rate(tokens, hidden_size):.2g}")
     logger.info(
         "learning_rate=%g, as none is given: the measured rule for %s tokens a step and a teacher of %d channels",
@@ -77,24 +76,6 @@ def measured_learning_rate(
         hidden_size,
     )
     return rate
-
-
-def default_learning_rate_of(
-    args: DistillationArguments, task: Task, *, hidden_size: int, train_dataset: Any, share: float
-) -> float:
-    """The peak rate where none is given, of masked words by the measured rule, of tasks a fixed one; logs it.
-
-    Args:
-        args: the run's settings, for the rows of a step.
-        task: of the student.
-        hidden_size: the teacher's.
-        train_dataset: its first row gives the tokens of a row.
-        share: of the measured rate, for students that need less.
-    """
-    if task.is_pretraining:
-        row_length = row_length_of(train_dataset)
-        return measured_learning_rate(args, row_length=row_length, hidden_size=hidden_size, share=share)
-    return default_task_rate(hidden_size)
 
 
 def default_task_rate(hidden_size: int) -> float:

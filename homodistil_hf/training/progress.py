@@ -1,7 +1,7 @@
 """Progress for people: a bar, and one short line a log; trackers get every number, and so does `--verbose`."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -24,19 +24,19 @@ class ShortProgress(ProgressCallback, PrinterCallback):
     It is a `ProgressCallback` and a `PrinterCallback`, so that removing either of these removes it.
 
     Args:
-        trainer: an `ExactTrainer`, which has the rows of a step and its student's size in words.
+        size_in_words: returns how much smaller the student has become; empty where it has not.
     """
 
-    def __init__(self, trainer: Any):
+    def __init__(self, size_in_words: Callable[[], str]):
         super().__init__()
-        self.trainer = trainer
+        self.size_in_words = size_in_words
         self.first_step, self.start = 0, time.monotonic()
         self.last_line = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what was chosen, and make the bar."""
         self.first_step, self.start = state.global_step, time.monotonic()
-        rate, rows = f"{args.learning_rate:g}", f"{self.trainer.rows_per_step:,}"
+        rate, rows = f"{args.learning_rate:g}", f"{args.rows_per_step:,}"
         if state.is_world_process_zero and not args.verbose:
             tqdm.write(f"{state.max_steps - state.global_step:,} steps of {rows} rows, learning rate {rate}")
         if not args.disable_tqdm:
@@ -60,9 +60,8 @@ class ShortProgress(ProgressCallback, PrinterCallback):
             kind.on_log(self, args, state, control, logs=logs, **kwargs)
         elif state.is_world_process_zero and (words := list(log_words(logs))):
             if "train_runtime" not in logs:
-                left = self._left(state)
-                size = self.trainer.size_in_words
-                words = [f"step {state.global_step:,}/{state.max_steps:,}", *words, *filter(None, [size, left])]
+                ends = filter(None, [self.size_in_words(), self._time_left(state)])
+                words = [f"step {state.global_step:,}/{state.max_steps:,}", *words, *ends]
             if (line := "  ".join(words)) != self.last_line:  # an evaluation after the last step may repeat it
                 tqdm.write(line)
             if "train_runtime" not in logs:
@@ -73,25 +72,11 @@ class ShortProgress(ProgressCallback, PrinterCallback):
         if self.training_bar is not None:
             super().on_train_end(args, state, control, **kwargs)
 
-    def _left(self, state: Any) -> str:
+    def _time_left(self, state: Any) -> str:
         done, left = state.global_step - self.first_step, state.max_steps - state.global_step
         if done <= 0 or left <= 0:
             return ""
         return f"eta {in_minutes((time.monotonic() - self.start) / done * left)}"
-
-
-def show_short_progress(trainer: Any) -> None:
-    """Put [`ShortProgress`] in the place of an `ExactTrainer`'s own callback for the terminal."""
-    for kind in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(kind)
-    trainer.add_callback(ShortProgress(trainer))
-
-
-def say(trainer: Any, line: str) -> None:
-    """Write a line for the user of a script, on the main process, unless its progress was removed."""
-    shown = any(isinstance(one, ShortProgress) for one in trainer.callback_handler.callbacks)
-    if line and shown and trainer.is_world_process_zero():
-        tqdm.write(line)
 
 
 def log_words(logs: Mapping[str, Any]) -> Iterator[str]:

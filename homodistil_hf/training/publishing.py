@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -44,22 +44,9 @@ _WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 LAST_CHECKPOINT = "last-checkpoint"
 """Folder of the repository for the newest checkpoint; `transformers.Trainer` uses the same name."""
 
-_SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
 # It holds settings and folders of the other machine; no resumed run reads it.
 _LEFT_BEHIND = "training_args.bin"
-
-
-def naming_the_export(save_model: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a trainer's `save_model`: where a user calls it, a line of the log names what writes an export."""
-
-    @wraps(save_model)
-    def save(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        save_model(self, output_dir, _internal_call)
-        if not _internal_call:
-            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
-
-    return save
 
 
 def create_repo(args: TrainingArguments, *, token: str | None, private: bool | None) -> str:
@@ -156,11 +143,6 @@ class HubAddress(NamedTuple):
     repo_id: str
     revision: str | None
     folder: str
-
-
-def is_hub_address(value: Any) -> bool:
-    """Whether `resume_from_checkpoint` names a checkpoint on the Hub (`hf://…`) instead of a folder."""
-    return isinstance(value, str) and value.startswith(_SCHEME)
 
 
 def parse_address(address: str) -> HubAddress:

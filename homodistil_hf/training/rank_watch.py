@@ -12,8 +12,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -114,15 +112,13 @@ class RankWatch(threading.Thread):
         return [self.store.get(key).decode() if self.store.check([key]) else "" for key in keys]
 
 
-def watch_ranks(args: TrainingArguments) -> None:
-    """Let calls wait for `ddp_timeout` of the newest run, and write signs of life, where there are several ranks."""
-    if args.world_size == 1 or not distributed.is_initialized():
-        return
+def watch(args: TrainingArguments) -> None:
+    """Let calls wait for `ddp_timeout` of the newest run, and write signs of life; there are several ranks."""
     # transformers hands the timeout over to the first run of a process only, and not at all with use_cpu.
     distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=args.ddp_timeout))
-    watch = RankWatch.current
-    if watch is not None and watch.group is distributed.group.WORLD and watch.is_alive():
-        watch.args = args
+    current = RankWatch.current
+    if current is not None and current.group is distributed.group.WORLD and current.is_alive():
+        current.args = args
         return
     end_watch()
     if "MASTER_PORT" not in os.environ:
@@ -130,10 +126,10 @@ def watch_ranks(args: TrainingArguments) -> None:
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a launcher keeps its store when it starts again
     store = distributed.PrefixStore(f"rank_watch/{attempt}", distributed.TCPStore(*address, wait_for_workers=False))
-    watch = RankWatch.current = RankWatch(args, store)
-    watch.write()
-    watch.start()
-    atexit.register(watch.end)
+    current = RankWatch.current = RankWatch(args, store)
+    current.write()
+    current.start()
+    atexit.register(current.end)
 
 
 def end_watch() -> None:
@@ -143,30 +139,21 @@ def end_watch() -> None:
     RankWatch.current = None
 
 
-@contextmanager
-def naming_lost_ranks() -> Iterator[None]:
-    """Turn torch's errors of broken connections into a `ConnectionError` that names the ranks at fault.
-
-    Raises:
-        ConnectionError: a rank is dead, or was not there for `ddp_timeout` seconds; raised on every other rank.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        watch = RankWatch.current
-        # errors of connections alone; gloo's have no class of their own
-        if watch is None or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
-            raise
-        with StopRequest():  # a launcher sends SIGTERM as soon as one rank has died
-            lost = watch.agreed() or f"rank {watch.rank} joined the others too late, or the network failed"
-            good = last_checkpoint(str(watch.args.output_dir))
-            if watch.rank == 0:  # without a launcher's own, the store ends with this process
-                time.sleep(_NUM_PERIODS * watch.period_s)
-        remedy = "go on with resume_from_checkpoint=last" if good else "start again"
-        raise ConnectionError(
-            f"{lost} (ddp_timeout={watch.args.ddp_timeout:g} s; raise it if that rank was only slow). Last good "
-            f"checkpoint: {good}; read that rank's log, then {remedy}"
-        ) from error
+def lost_ranks_error() -> ConnectionError | None:
+    """The error of a broken connection, which names the ranks at fault; None where no ranks are watched."""
+    watch = RankWatch.current
+    if watch is None:
+        return None
+    with StopRequest():  # a launcher sends SIGTERM as soon as one rank has died
+        lost = watch.agreed() or f"rank {watch.rank} joined the others too late, or the network failed"
+        good = last_checkpoint(str(watch.args.output_dir))
+        if watch.rank == 0:  # without a launcher's own, the store ends with this process
+            time.sleep(_NUM_PERIODS * watch.period_s)
+    remedy = "go on with resume_from_checkpoint=last" if good else "start again"
+    return ConnectionError(
+        f"{lost} (ddp_timeout={watch.args.ddp_timeout:g} s; raise it if that rank was only slow). Last good "
+        f"checkpoint: {good}; read that rank's log, then {remedy}"
+    )
 
 
 def _named(ranks: list[int]) -> str:

@@ -9,12 +9,13 @@ ranks would change the order, and it would repeat rows at the stream's end. `Who
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, gather_object, is_compiled_module
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
@@ -22,7 +23,6 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..files.checkpoints import last_checkpoint
-from .rank_watch import end_watch, naming_lost_ranks, watch_ranks
 
 T = TypeVar("T")
 
@@ -51,13 +51,36 @@ def on_every_rank(check: Callable[[], T]) -> T:
     return result
 
 
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Turn torch's errors of broken connections into a `ConnectionError` that names the ranks at fault.
+
+    Raises:
+        ConnectionError: a rank is dead, or was not there for `ddp_timeout` seconds; raised on every other rank.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # errors of connections alone; gloo's have no class of their own
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        from .rank_watch import lost_ranks_error  # a run of one process has no ranks to watch
+
+        if (explained := lost_ranks_error()) is None:
+            raise
+        raise explained from error
+
+
 def leave_process_group() -> None:
     """End the process group of this process and its threads; without a group nothing happens.
 
     Wrapped models hold the group in reference cycles, so it outlives `destroy_process_group` until those are
     collected. A thread of it that is still there when the interpreter ends may abort the process.
     """
-    end_watch()
+    if distributed.is_initialized():
+        from .rank_watch import end_watch
+
+        end_watch()
     PartialState().destroy_process_group()
     gc.collect()
 
@@ -76,6 +99,14 @@ def check_launch(args: TrainingArguments) -> None:
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
     watch_ranks(args)
+
+
+def watch_ranks(args: TrainingArguments) -> None:
+    """Write signs of life, and let calls wait for `ddp_timeout` of the newest run, where there are several ranks."""
+    if args.world_size > 1 and distributed.is_initialized():
+        from .rank_watch import watch
+
+        watch(args)
 
 
 def refuse_ranks() -> None:

@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
-from ..export.run_records import LOG_FILES
 from ..files.checkpoints import (
     STAGING_NAME,
     VerifiedCheckpoint,
@@ -25,12 +24,11 @@ from ..files.checkpoints import (
     sorted_checkpoints,
     write_manifest,
 )
-from ..files.folders import check_archives, naming_the_file, publish, remove_folder
-from ..files.locks import claimed, lock_in
+from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publish, remove_folder
+from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
+from ..files.run_names import LOG_FILES
 from ..models.conversion import as_stock_reads_it
-from .checks import FolderSettings, check_free, check_output_dir, existing_files
-from .publishing import fetch_checkpoint, is_hub_address
 from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
@@ -86,6 +84,19 @@ def leaving_no_empty_folder(output_dir: str, *, is_main: bool) -> Iterator[None]
         for folder in new_folders if is_main else ():
             with suppress(OSError):  # not empty, or not made
                 folder.rmdir()
+
+
+class FolderSettings(Protocol):
+    """The settings of a run's folder, which `TrainingArguments` has."""
+
+    output_dir: Any
+    overwrite_output_dir: bool
+    save_total_limit: int | None
+    hub_token: str | None
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes."""
 
 
 class RunFolder:
@@ -189,14 +200,17 @@ class RunFolder:
             return None
         if is_hub_address(requested):
             requested = self._fetched(str(requested))
-        return on_every_rank(lambda: self._verified(requested))
 
-    def _verified(self, requested: Requested) -> str:
-        if not isinstance(requested, VerifiedCheckpoint):
-            requested = verified_checkpoint(requested, self.args.output_dir)
-        return str(requested.folder)
+        def verified() -> str:
+            if isinstance(requested, VerifiedCheckpoint):
+                return str(requested.folder)
+            return str(verified_checkpoint(requested, self.args.output_dir).folder)
+
+        return on_every_rank(verified)
 
     def _fetched(self, address: str) -> str:
+        from .publishing import fetch_checkpoint  # few runs go on from the Hub
+
         def fetch() -> str | None:
             if not self.args.should_save:
                 return None
@@ -205,6 +219,61 @@ class RunFolder:
         folder: list[Any] = [on_every_rank(fetch)]
         broadcast_object_list(folder)
         return folder[0]
+
+
+def is_hub_address(value: Any) -> bool:
+    """Whether `resume_from_checkpoint` names a checkpoint on the Hub (`hf://…`) instead of a folder."""
+    return isinstance(value, str) and value.startswith("hf://")
+
+
+def check_output_dir(output_dir: str) -> None:
+    """Create the folder of a run, and refuse one that can't be created or written."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+        writable = os.access(output_dir, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise ValueError(
+            f"output_dir={output_dir!r} can't be created ({error.strerror}); name a folder that you may write"
+        ) from error
+    if not writable:
+        raise ValueError(f"output_dir={output_dir!r} can't be written; change its permissions or name another folder")
+
+
+def existing_files(output_dir: str) -> list[str]:
+    """Sorted names in an output folder, without what killed processes leave and other ranks try to write there.
+
+    Logs and report of an earlier run are none of them: the next run writes its own.
+    """
+    names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
+    names = [name for name in names if not name.endswith(TRIAL_SUFFIX) and name not in LOG_FILES]
+    return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))
+
+
+def check_free(args: FolderSettings, earlier_files: Sequence[str], *, has_begun: bool = False) -> None:
+    """Refuse to mix a new run with an older one's files, unless it may overwrite them.
+
+    Args:
+        args: settings of the new run.
+        earlier_files: names in its folder.
+        has_begun: whether the older run can go on though it has no checkpoint.
+    """
+    if earlier_files and not args.overwrite_output_dir:
+        goes_on = has_begun or sorted_checkpoints(args.output_dir)
+        remedy = "go on with resume_from_checkpoint=last, " if goes_on else ""
+        raise ValueError(
+            f"output_dir={args.output_dir!r} is not empty ({', '.join(earlier_files[:3])}); {remedy}set "
+            "overwrite_output_dir, or name another folder"
+        )
+
+
+def check_same_start(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, to go on with a run that began with other values; both are name → JSON value."""
+    for name, value in now.items():
+        if recorded.get(name) != value:
+            raise ValueError(
+                f"{name}={short_repr(value)} is not what the run in output_dir={output_dir!r} began with, "
+                f"{short_repr(recorded.get(name))}; resume with that, or name another folder"
+            )
 
 
 def verified_checkpoint(requested: str | bool | None, output_dir: str) -> VerifiedCheckpoint:

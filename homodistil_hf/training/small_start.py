@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from ..distillation.projections import LeastSquares
 from ..distillation.tasks import Inputs, Task
-from ..export.card import MethodCard
 from ..export.export_folder import load_export
+from ..export.method_card import MethodCard
 from ..export.student_in_folder import student_in
 from ..files.provenance import public_name
 from ..models.architectures import HEADS

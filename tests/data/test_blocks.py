@@ -16,9 +16,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from homodistil_hf.data import blocks as data
-from homodistil_hf.data.blocks import TextPacker, check_tokenizer, repeat_stream, tokenize_to_blocks
+from homodistil_hf.data.blocks import TextPacker, repeat_stream, tokenize_to_blocks
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.models.tokenizers import check_tokenizer
 
 REAL_TEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpora" / "wikipedia" / "validation.parquet"
 SENTENCES = [

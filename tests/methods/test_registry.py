@@ -16,7 +16,6 @@ from homodistil_hf.methods.registry import METHODS, RUNS, run_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.student import make_trainer as make_configured
-from homodistil_hf.training.checks import own_settings
 
 STUDENTS = sorted(METHODS.keys() - RUNS.keys())  # of masked words
 TAKE_SCORES = ("homodistil", "one_shot", "shallow")  # from batches before the first step, that come again
@@ -51,7 +50,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
         torch.testing.assert_close(stock(inputs).logits, trainer.model.eval()(inputs).logits, rtol=0, atol=1e-5)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     assert facts["training"]["method"] == method
-    assert own_settings(trainer.args).keys() <= facts["settings"].keys()
+    assert trainer.args.own_settings().keys() <= facts["settings"].keys()
     assert not METHODS[method].arguments_class.no_part.keys() & facts["settings"].keys()
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 

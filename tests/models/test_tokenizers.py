@@ -11,11 +11,17 @@ from tokenizers import normalizers
 from transformers import BertTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.data.blocks import check_tokenizer, tokenize_to_blocks
+from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
-from homodistil_hf.models.tokenizers import load_tokenizer, rows_of_texts, stored_tokenizer, tokenizer_of_run
+from homodistil_hf.models.tokenizers import (
+    check_tokenizer,
+    load_tokenizer,
+    rows_of_texts,
+    stored_tokenizer,
+    tokenizer_of_run,
+)
 
 WORDS = tiny_tokenizer().convert_ids_to_tokens(range(VOCAB_SIZE))
 

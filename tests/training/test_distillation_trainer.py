@@ -10,10 +10,9 @@ from transformers import Trainer
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.methods.registry import METHODS
-from homodistil_hf.training import distillation_trainer, exact_trainer, method
+from homodistil_hf.training import distillation_trainer, exact_trainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.exact_trainer import ExactTrainer
-from homodistil_hf.training.method import DistillationMethod
 
 PRIVATE = [
     "_determine_best_metric",
@@ -52,7 +51,7 @@ def test_the_reason_stands_in_the_first_line_of_each():
 def test_two_classes_stand_between_homodistil_and_trainer():
     trainers = [base for base in HomoDistilTrainer.__mro__ if issubclass(base, Trainer)]
     assert trainers == [HomoDistilTrainer, DistillationTrainer, ExactTrainer, Trainer]
-    assert DistillationTrainer.__bases__ == (DistillationMethod, ExactTrainer)
+    assert DistillationTrainer.__bases__ == (ExactTrainer,)
 
 
 def test_an_export_draws_nothing_from_a_run_that_goes_on(make_trainer, tmp_path):
@@ -67,7 +66,7 @@ def test_an_export_draws_nothing_from_a_run_that_goes_on(make_trainer, tmp_path)
 
 
 def test_the_bases_know_nothing_of_pruning():
-    for base in (distillation_trainer, exact_trainer, method):
+    for base in (distillation_trainer, exact_trainer):
         assert [name for name in vars(base) if "prun" in name.lower()] == []
         assert "pruner" not in inspect.getsource(base)
 

@@ -12,10 +12,10 @@ from homodistil_hf.training.publishing import (
     HubAddress,
     check_address,
     fetch_checkpoint,
-    is_hub_address,
     parse_address,
     push_checkpoint,
 )
+from homodistil_hf.training.run_folder import is_hub_address
 
 CONTENT = {
     "config.json": b"{}",

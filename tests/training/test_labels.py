@@ -8,7 +8,7 @@ from datasets import Dataset
 from tiny_models import make_teacher
 
 from homodistil_hf.distillation.tasks import task_of
-from homodistil_hf.training.checks import check_label_rows
+from homodistil_hf.training.row_checks import check_label_rows
 
 SEVERAL = {"problem_type": "multi_label_classification", "num_labels": 3}
 

@@ -8,9 +8,11 @@ from datasets import Dataset
 from run_traces import SaveAt
 from tiny_models import make_blocks, make_teacher
 from torch import nn
-from transformers import default_data_collator
+from transformers import TrainingArguments, default_data_collator
 
-from homodistil_hf import HomoDistilTrainer
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.training import pair as preparation
+from homodistil_hf.training_args import own_arguments
 
 # Output folders
 
@@ -127,4 +129,63 @@ def test_batches_without_labels_are_refused_by_name(make_trainer):
     rows = Dataset.from_dict({"input_ids": make_blocks(8)["input_ids"]})
     trainer = make_trainer(train_dataset=rows, data_collator=default_data_collator)
     with pytest.raises(ValueError, match="a training batch has input_ids, but not labels; check the columns"):
+        trainer.train()
+
+
+def test_stock_settings_are_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(preparation, "load_encoder_config", lambda *args, **kwargs: pytest.fail("a config was read"))
+    stock = TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
+    message = "^args is a TrainingArguments, which hasn't all settings of this method; make it a HomoDistilTrainingArg"
+    with pytest.raises(ValueError, match=message):
+        HomoDistilTrainer("no/such-teacher", stock)
+    with pytest.raises(ValueError, match="^args is a NoneType, "):
+        own_arguments(None, HomoDistilTrainingArguments)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        (
+            "masked_lm",
+            {"task_weight": 2.0},
+            "task_weight=2.0 has no part in this run: masked words are its task",
+        ),
+        (
+            "sequence_classification",
+            {"mlm_weight": 0.5},
+            "mlm_weight=0.5 has no part in this run: its own loss has",
+        ),
+        (
+            "sequence_classification",
+            {"mlm_probability": 0.2},
+            "mlm_probability=0.2 has no part .*: no words are",
+        ),
+        (
+            "masked_lm",
+            {"mlm_probability": 0.2, "data_collator": print},
+            "mlm_probability=0.2 has no part .*: the given data_collator masks words; set it there",
+        ),
+    ],
+)
+def test_settings_without_a_part_for_a_task_are_refused(make_trainer, task, settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make_trainer(model=make_teacher(task), **settings)
+
+
+def test_functions_that_would_replace_the_students_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="^model_init=.* would replace the student, .* homodistil distill"):
+        make_trainer(model_init=make_teacher)
+    with pytest.raises(ValueError, match="^compute_loss_func=.* would replace the distillation loss; leave it"):
+        make_trainer(compute_loss_func=print)
+
+
+def test_searches_are_for_sweeps(make_trainer):
+    with pytest.raises(ValueError, match="^hyperparameter_search would make a new model .* homodistil distill"):
+        make_trainer().hyperparameter_search()
+
+
+def test_a_metric_that_no_evaluation_has_is_refused(make_trainer):
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    trainer = make_trainer(metric_for_best_model="kll", eval_steps=1, save_steps=1, max_steps=2, **settings)
+    with pytest.raises(ValueError, match="^metric_for_best_model='kll' is in no evaluation; nearest valid: 'kl'"):
         trainer.train()

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from transformers import AutoModelForMaskedLM, TrainerCallback
 from transformers.optimization import Adafactor
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.files import folders
 from homodistil_hf.files.checkpoints import (
     PROJECTIONS_FILE,
     SCORES_FILE,
@@ -43,7 +46,7 @@ from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.exact_trainer import ExactTrainer
 from homodistil_hf.training.ranks import on_every_rank
-from homodistil_hf.training.run_folder import check_moments
+from homodistil_hf.training.run_folder import check_moments, check_output_dir, existing_files
 
 
 def checkpoint(tmp_path: Path, step: int) -> str:
@@ -491,3 +494,59 @@ def test_earlier_files_are_those_before_any_rank_goes_on(make_trainer, tmp_path,
 
     monkeypatch.setattr(run_folder_module, "on_every_rank", then_write)
     assert make_trainer().run_folder.earlier_files == []
+
+
+# Where a run may write
+
+
+def test_an_output_folder_is_made(tmp_path):
+    folder = tmp_path / "a" / "b"
+    assert existing_files(str(folder)) == []
+    check_output_dir(str(folder))
+    check_output_dir(str(folder))
+    for name in ("b.txt", "a.txt"):
+        (folder / name).touch()
+    assert existing_files(str(folder)) == ["a.txt", "b.txt"]
+
+
+def test_what_another_rank_tries_to_write_is_no_earlier_file(tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(TemporaryDirectory):
+        def __enter__(self) -> str:
+            seen.append((os.listdir(tmp_path), existing_files(str(tmp_path))))
+            return super().__enter__()
+
+    monkeypatch.setattr(folders, "TemporaryDirectory", Watched)
+    folders.check_writable(tmp_path / "student", "output_dir")
+    ((names, earlier_files),) = seen
+    assert (len(names), earlier_files) == (1, [])
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "below"):
+        with pytest.raises(
+            ValueError, match=rf"^output_dir='{re.escape(str(path))}' can't be created \(.*\); name a folder"
+        ):
+            check_output_dir(str(path))
+    assert existing_files(str(file)) == []
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(ValueError, match="^output_dir='.*' can't be written; change its permissions or name another"):
+        check_output_dir(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_permissions_of_the_system_are_respected(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ValueError, match="can't be written"):
+            check_output_dir(str(tmp_path))
+        with pytest.raises(ValueError, match="can't be created"):
+            check_output_dir(str(tmp_path / "below"))
+    finally:
+        tmp_path.chmod(0o700)

@@ -20,7 +20,7 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
-from ...export.card import MethodCard
+from ...export.method_card import MethodCard
 from ...files.field_checks import setting
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
@@ -70,7 +70,7 @@ class DistilBertTrainer(DistillationTrainer):
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Keep whole layers; arguments and return as [`DistillationMethod.start_from`]."""
+        """Keep whole layers; arguments and return as [`DistillationTrainer.start_from`]."""
         args = self.args
         if isinstance(model, str):
             model = load_encoder(model, token=args.hub_token, argument="model")
@@ -104,7 +104,7 @@ class DistilBertTrainer(DistillationTrainer):
         )
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """DistilBERT's three terms; arguments and return as [`DistillationMethod.make_distillation`]."""
+        """DistilBERT's three terms; arguments and return as [`DistillationTrainer.make_distillation`]."""
         distillation = SoftDistillation(
             self.model, teacher, weights=self.args.loss_weights(), kept_heads=self.matched_heads
         )

@@ -23,7 +23,7 @@ from ...distillation.losses import exact_dtype
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
-from ...export.card import MethodCard
+from ...export.method_card import MethodCard
 from ...files.field_checks import setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_int
@@ -78,7 +78,7 @@ class RelationTrainer(FreshTrainer, ABC):
         """What is compared, checked against the widths of both models."""
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """Relations and masked words; arguments and return as [`DistillationMethod.make_distillation`]."""
+        """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
         args: Any = self.args
         relations = self.relations()
         weights = {"mlm": args.mlm_weight} | dict.fromkeys(relations.sides, args.relation_weight)

@@ -9,7 +9,7 @@ Cutting by weight magnitudes needs no data but the first batches, which rotate t
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...export.card import MethodCard
+from ...export.method_card import MethodCard
 from ...files.field_checks import setting
 from ...homodistil_args import PAPER, AtOnceArguments
 from ...trainer import UNITS, HomoDistilTrainer

@@ -11,7 +11,7 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
-from ...export.card import MethodCard
+from ...export.method_card import MethodCard
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.widths import WidthPlan, widths_of
@@ -52,7 +52,7 @@ class ScratchTrainer(FreshTrainer):
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Leave out as many layers as the plan lacks; arguments and return as [`DistillationMethod.start_from`]."""
+        """Leave out as many layers as the plan lacks; arguments and return as [`DistillationTrainer.start_from`]."""
         if isinstance(model, str):
             model = load_encoder(model, token=self.args.hub_token, argument="model")
         plan = plan or self.plan_of(self.args, model.config)
@@ -63,7 +63,7 @@ class ScratchTrainer(FreshTrainer):
         return Start(found.student, teacher_model or found.whole, found.plan)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The masked-LM loss alone; arguments and return as [`DistillationMethod.make_distillation`]."""
+        """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
         matched: Any = {"kept_heads": self.matched_heads, "matched_layers": self.matched_layers}
         return OwnLoss(self.model, teacher, weights={"mlm": 1.0}, **matched)
 

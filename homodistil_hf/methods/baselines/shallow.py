@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
-from ...export.card import MethodCard
+from ...export.method_card import MethodCard
 from ...files.field_checks import setting
 from ...homodistil_args import LAYER_SETTINGS, HomoDistilTrainingArguments
 from ...models.conversion import to_student
@@ -69,7 +69,7 @@ class ShallowTrainer(HomoDistilTrainer):
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Leave layers out; arguments and return as [`DistillationMethod.start_from`]."""
+        """Leave layers out; arguments and return as [`DistillationTrainer.start_from`]."""
         args: Any = self.args
         if isinstance(model, str):
             model = load_encoder(model, token=args.hub_token, argument="model")

@@ -9,7 +9,7 @@ the hidden states of all layers; here each layer has its own, as in HomoDistil.
 
 from dataclasses import dataclass
 
-from ...export.card import MethodCard
+from ...export.method_card import MethodCard
 from ...files.field_checks import setting
 from ...models.widths import WidthPlan
 from ...training_args import refuse_reentrant_checkpointing

@@ -38,9 +38,8 @@ from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryB
 from ...models.heads import collator_of
 from ...tasks.questions import check_windows
 from ...training.answers import answer_questions
-from ...training.checks import existing_files
 from ...training.ranks import refuse_ranks
-from ...training.run_folder import folder_claimed
+from ...training.run_folder import existing_files, folder_claimed
 from ..run import Run
 from ..run_arguments import Log, RunConfig
 from .binarizing import to_binary

@@ -16,9 +16,9 @@ from ...distillation.losses import hidden_error, prediction_terms
 from ...distillation.tasks import sequence_task
 from ...evaluation.task_trainer import FineTuningArguments
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
-from ...training.checks import own_arguments
 from ...training.exact_trainer import ExactTrainer
 from ...training.run_folder import RunFolder
+from ...training_args import own_arguments
 from .binarizing import calibrate
 
 

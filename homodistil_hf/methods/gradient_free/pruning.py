@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ...distillation.teacher import resolve_teacher_dtype
-from ...export.card import MethodCard
 from ...export.facts import CARD_SECTION
+from ...export.method_card import MethodCard
 from ...files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_number

@@ -38,9 +38,8 @@ from ...models.loading import (
     plain_name,
 )
 from ...tables import aligned_lines, cell
-from ...training.checks import check_free, check_output_dir, check_same_start, existing_files
 from ...training.ranks import on_every_rank
-from ...training.run_folder import folder_claimed
+from ...training.run_folder import check_free, check_output_dir, check_same_start, existing_files, folder_claimed
 from ...training_args import with_settings
 from ..masked_words import load_blocks, masked_lm_inputs
 from ..run import Run

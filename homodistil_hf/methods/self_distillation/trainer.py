@@ -18,15 +18,14 @@ from datasets import IterableDataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
 
-from ...data.masking import MaskedLMCollator, SeededMasks
+from ...data.masking import MaskedLMCollator, SeededMasks, masking_collator
 from ...files.field_checks import refuse_without_part, setting
 from ...files.messages import short_repr
-from ...training.checks import check_data, own_arguments, pin_data_order
 from ...training.exact_trainer import ExactTrainer
-from ...training.method import masking_collator
 from ...training.ranks import check_launch
+from ...training.row_checks import check_data
 from ...training.run_folder import RunFolder
-from ...training_args import ExactArguments
+from ...training_args import ExactArguments, own_arguments
 from .masked_models import MaskedImageCollator, MaskedPatches, modality_of, state_error
 
 _NO_COMPILING = "leave it off: half of each step is outside what would be compiled"
@@ -134,7 +133,7 @@ class SelfDistillTrainer(ExactTrainer):
     ):
         args = own_arguments(args, SelfDistillationArguments)
         check_launch(args)
-        pin_data_order(args)
+        args.pin_data_order()
         self.modality = modality_of(model)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         check_corpus(data, processing_class, model.config, args)

@@ -27,11 +27,10 @@ from ...export.export_folder import check_output
 from ...export.facts import LATENCY
 from ...export.outcome import outcome_line
 from ...export.report import write_report
-from ...export.run_records import REPORT_FILE
 from ...files.checkpoints import last_verified
 from ...files.folders import check_writable, remove_folder
 from ...files.provenance import version_facts
-from ...files.run_names import RESULTS_FILE
+from ...files.run_names import REPORT_FILE, RESULTS_FILE
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
 from ...methods.registry import METHODS
@@ -43,10 +42,9 @@ from ...plans.advice import FEWER_LAYERS_BELOW, depth_reason
 from ...plans.resolve import resolve_plan
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
-from ...training.checks import existing_files
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.progress import ShortProgress
-from ...training.run_folder import folder_claimed
+from ...training.run_folder import existing_files, folder_claimed
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
 

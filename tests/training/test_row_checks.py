@@ -1,10 +1,8 @@
-import json
-import os
-import re
+"""What a trainer refuses of rows, segments, token ids and batches; `test_labels.py` has the labels."""
+
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,129 +11,10 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from students import make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
-from transformers import BatchEncoding, BertConfig, BertTokenizer, TrainingArguments, default_data_collator
+from transformers import BatchEncoding, BertConfig, BertTokenizer, default_data_collator
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.files import folders
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.compiling import compiling_problem
-from homodistil_hf.training import pair as preparation
-from homodistil_hf.training.checks import (
-    check_data,
-    check_output_dir,
-    checked_batch,
-    existing_files,
-    own_arguments,
-    pin_data_order,
-    settings_that_matter,
-    warn_of_other_settings,
-)
-
-
-def make_args(**settings: Any) -> HomoDistilTrainingArguments:
-    return HomoDistilTrainingArguments(**{"output_dir": "out", "report_to": "none", "use_cpu": True} | settings)
-
-
-# Settings and arguments
-
-
-def test_stock_settings_are_refused_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(preparation, "load_encoder_config", lambda *args, **kwargs: pytest.fail("a config was read"))
-    stock = TrainingArguments(output_dir="out", report_to="none", use_cpu=True)
-    message = "^args is a TrainingArguments, which hasn't all settings of this method; make it a HomoDistilTrainingArg"
-    with pytest.raises(ValueError, match=message):
-        HomoDistilTrainer("no/such-teacher", stock)
-    with pytest.raises(ValueError, match="^args is a NoneType, "):
-        own_arguments(None, HomoDistilTrainingArguments)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"even_batches": False}, "even_batches=False; the last batches of a pass would be those of some ranks only"),
-        ({"split_batches": True}, "split_batches=True; the rows of a step would depend on the number of ranks: leave"),
-        ({"dispatch_batches": True}, "dispatch_batches=True; every rank must make its own batches: leave it out"),
-        ({"use_seedable_sampler": False}, "use_seedable_sampler=False; every rank must draw its rows in a seeded ord"),
-    ],
-)
-def test_other_ways_to_share_rows_are_refused(config, message):
-    with pytest.raises(ValueError, match=f"^accelerator_config has {message}"):
-        pin_data_order(make_args(accelerator_config=config))
-
-
-def test_batches_in_whatever_order_are_refused():
-    args = make_args()
-    args.dataloader_in_order = False  # no setting of the oldest transformers
-    with pytest.raises(
-        ValueError, match="^dataloader_in_order=False hands out batches .* workers finish, .*; leave it"
-    ):
-        pin_data_order(args)
-
-
-def test_the_order_of_the_data_follows_the_seed():
-    args = make_args(seed=7)
-    pin_data_order(args)
-    assert (args.data_seed, args.accelerator_config.dispatch_batches) == (7, False)
-    args = make_args(seed=7, data_seed=8)
-    pin_data_order(args)
-    assert args.data_seed == 8
-
-
-# Where to
-
-
-def test_an_output_folder_is_made(tmp_path):
-    folder = tmp_path / "a" / "b"
-    assert existing_files(str(folder)) == []
-    check_output_dir(str(folder))
-    check_output_dir(str(folder))
-    for name in ("b.txt", "a.txt"):
-        (folder / name).touch()
-    assert existing_files(str(folder)) == ["a.txt", "b.txt"]
-
-
-def test_what_another_rank_tries_to_write_is_no_earlier_file(tmp_path, monkeypatch):
-    seen = []
-
-    class Watched(TemporaryDirectory):
-        def __enter__(self) -> str:
-            seen.append((os.listdir(tmp_path), existing_files(str(tmp_path))))
-            return super().__enter__()
-
-    monkeypatch.setattr(folders, "TemporaryDirectory", Watched)
-    folders.check_writable(tmp_path / "student", "output_dir")
-    ((names, earlier_files),) = seen
-    assert (len(names), earlier_files) == (1, [])
-
-
-def test_a_file_is_no_output_folder(tmp_path):
-    file = tmp_path / "file"
-    file.touch()
-    for path in (file, file / "below"):
-        with pytest.raises(
-            ValueError, match=rf"^output_dir='{re.escape(str(path))}' can't be created \(.*\); name a folder"
-        ):
-            check_output_dir(str(path))
-    assert existing_files(str(file)) == []
-
-
-def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(ValueError, match="^output_dir='.*' can't be written; change its permissions or name another"):
-        check_output_dir(str(tmp_path))
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_permissions_of_the_system_are_respected(tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(ValueError, match="can't be written"):
-            check_output_dir(str(tmp_path))
-        with pytest.raises(ValueError, match="can't be created"):
-            check_output_dir(str(tmp_path / "below"))
-    finally:
-        tmp_path.chmod(0o700)
-
+from homodistil_hf.training.row_checks import check_data, checked_batch
 
 # The data
 
@@ -261,93 +140,6 @@ def test_a_trainer_refuses_bad_data_when_it_is_made(make_trainer):
         make_trainer(output_dir=str(Path(__file__) / "below"))
 
 
-# Resuming
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("kl_weight", 0.5),
-        ("mlm_probability", 0.15),
-        ("pruning_end_fraction", 0.7),
-        ("ffn_end_fraction", 0.9),
-        ("pruning_interval_steps", 5),
-        ("learning_rate", 1e-4),
-        ("learning_rate_hold_fraction", 0.9),
-        ("warmup_steps", 7),
-        ("weight_decay", 0.1),
-        ("adam_beta2", 0.999),
-        ("max_grad_norm", 3.0),
-        ("optim", "sgd"),
-        ("student_dropout", None),
-        ("seed", 1),
-        ("data_seed", 9),
-        ("max_steps", 30),
-        ("num_train_epochs", 5.0),
-        ("bf16", True),
-        ("dataloader_drop_last", False),
-        pytest.param("torch_compile", True, marks=pytest.mark.skipif(bool(compiling_problem()), reason="old torch")),
-    ],
-)
-def test_each_setting_that_differs_is_warned_of(name, value, caplog):
-    gradual = {"pruning_end_fraction": 0.3}
-    now, saved = (settings_that_matter(make_args(**gradual | own)) for own in ({name: value}, {}))
-    caplog.clear()  # what TrainingArguments has to say of a CPU
-    warn_of_other_settings(now, json.loads(json.dumps(saved)))
-    assert [record.getMessage() for record in caplog.records] == [
-        f"resumed with {name}={value!r}, the checkpoint has {saved[name]!r}: the run will differ from an "
-        "uninterrupted one; set it as it was to go on exactly"
-    ]
-
-
-def test_the_same_settings_are_resumed_without_a_word(caplog):
-    for settings in ({}, {"max_steps": 30, "lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}}):
-        args = make_args(**settings)
-        warn_of_other_settings(settings_that_matter(args), json.loads(json.dumps(settings_that_matter(args))))
-    by_steps = settings_that_matter(make_args(max_steps=30))
-    warn_of_other_settings(by_steps, settings_that_matter(make_args(max_steps=30, num_train_epochs=9)))
-    warn_of_other_settings(by_steps, {"of_another_version": 1})
-    warn_of_other_settings(by_steps, settings_that_matter(make_args(max_steps=30, logging_steps=1, output_dir="b")))
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize(
-    ("task", "settings", "message"),
-    [
-        (
-            "masked_lm",
-            {"task_weight": 2.0},
-            "task_weight=2.0 has no part in this run: masked words are its task",
-        ),
-        (
-            "sequence_classification",
-            {"mlm_weight": 0.5},
-            "mlm_weight=0.5 has no part in this run: its own loss has",
-        ),
-        (
-            "sequence_classification",
-            {"mlm_probability": 0.2},
-            "mlm_probability=0.2 has no part .*: no words are",
-        ),
-        (
-            "masked_lm",
-            {"mlm_probability": 0.2, "data_collator": print},
-            "mlm_probability=0.2 has no part .*: the given data_collator masks words; set it there",
-        ),
-    ],
-)
-def test_settings_without_a_part_for_a_task_are_refused(make_trainer, task, settings, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        make_trainer(model=make_teacher(task), **settings)
-
-
-def test_functions_that_would_replace_the_students_are_refused(make_trainer):
-    with pytest.raises(ValueError, match="^model_init=.* would replace the student, .*; leave it out, and try"):
-        make_trainer(model_init=make_teacher)
-    with pytest.raises(ValueError, match="^compute_loss_func=.* would replace the distillation loss; leave it"):
-        make_trainer(compute_loss_func=print)
-
-
 # Segments and token ids
 
 
@@ -457,17 +249,3 @@ def test_what_is_no_model_is_called_what_it_is(make_trainer, model):
         ValueError, match=f"^model is a {type(model).__name__}; expected a folder, a name on the Hub, or"
     ):
         make_trainer(model=model)
-
-
-def test_searches_are_refused(make_trainer):
-    with pytest.raises(ValueError, match="^model_init=.* try settings with homodistil distill"):
-        make_trainer(model_init=make_teacher)
-    with pytest.raises(ValueError, match="^hyperparameter_search would make a new model .* try settings"):
-        make_trainer().hyperparameter_search()
-
-
-def test_a_metric_that_no_evaluation_has_is_refused(make_trainer):
-    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
-    trainer = make_trainer(metric_for_best_model="kll", eval_steps=1, save_steps=1, max_steps=2, **settings)
-    with pytest.raises(ValueError, match="^metric_for_best_model='kll' is in no evaluation; nearest valid: 'kl'"):
-        trainer.train()
