@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from ..data.corpus import load_text
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
-from ..evaluation.metrics import missing_packages
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE
 from ..export.markdown import card_table
@@ -39,7 +38,6 @@ from .model import EmbeddingModel
 from .reading import is_embedding_folder, load_embedding_model
 from .tasks import (
     EmbeddingTask,
-    PairTask,
     RetrievalTask,
     guarantee_of_hits,
     load_queries,
@@ -284,11 +282,6 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
         raise ValueError(
             f"others={short_repr(settings.others)} needs queries with documents: rows of qnli or squad in --data_dir, "
             "or --queries"
-        )
-    if any(isinstance(task, PairTask) for task in tasks) and (missing := missing_packages()):
-        raise ValueError(
-            f"data_dir={short_repr(settings.data_dir)} has tasks whose metrics need {', '.join(missing)}; "
-            "pip install 'homodistil-hf[evaluation]'"
         )
 
 

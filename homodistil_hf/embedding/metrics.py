@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..distillation.task_scores import correlations
+from ..tasks.metrics import average_precision, spearman
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """Names in the settings of a model; distances are negative, so that more is always more alike."""
@@ -226,7 +226,7 @@ def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence
             rank = int(np.argmax(gains[order] == gains.max())) + 1
             found.append((gains[order] @ parts / (np.sort(gains)[::-1] @ parts), (rank <= NUM_BEST) / rank))
     means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(found, 0).tolist(), strict=True)) if found else {}
-    return means | {"spearman": correlations(scores_R[:, None], labels_R[:, None])["spearman"]}
+    return means | {"spearman": spearman(scores_R, labels_R)}
 
 
 def pair_score(
@@ -243,9 +243,6 @@ def pair_score(
         labels: one a pair.
         similarity: of `SIMILARITIES`.
 
-    Raises:
-        ImportError: scikit-learn and SciPy are missing: `pip install 'homodistil-hf[evaluation]'`.
-
     Example:
     ```python
     >>> vectors = torch.eye(3)
@@ -254,13 +251,9 @@ def pair_score(
 
     ```
     """
-    from scipy.stats import spearmanr
-    from sklearn.metrics import average_precision_score
-
     found = pair_similarities(first_ND.double(), second_ND.double(), similarity).numpy()
-    if metric == "spearman":
-        return defined(float(spearmanr(found, labels).statistic))
-    return float(average_precision_score(labels, found))
+    score = spearman(found, np.array(labels)) if metric == "spearman" else average_precision(found, np.array(labels))
+    return defined(score)
 
 
 def defined(score: float) -> float:

@@ -61,7 +61,6 @@ def evaluate_glue(
     """
     names, settings = check_tasks(tasks), settings_from(GlueSettings, settings)
     for name in names:
-        load_metric(name)  # a missing package is found before anything is trained
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
     with results_claimed(model, output_dir):

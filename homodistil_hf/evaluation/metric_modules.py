@@ -1,23 +1,37 @@
 """The official metrics of GLUE and SQuAD, as modules of `evaluate` that need no download.
 
-GLUE's formulas are scikit-learn's and SciPy's, the `[evaluation]` extra, imported when they are needed. SQuAD's
-formulas follow the published definition (Rajpurkar et al. 2016, 2018). Their inputs and names of results are those of
-the Hub's `squad` and `squad_v2` metrics, all in percent. metrics.py imports this file when a metric is asked for.
+`tasks/metrics.py` has the formulas. Inputs and results are named as those of the Hub's `glue`, `squad` and `squad_v2`.
+`metrics.py` imports this file when a metric is asked for.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-from ..training.answers import exact_match, normalize_answer, token_f1
+from ..tasks.metrics import (
+    accuracy,
+    best_threshold,
+    class_f1,
+    exact_match,
+    matthews_correlation,
+    normalize_answer,
+    pearson,
+    spearman,
+    token_f1,
+)
 from .task_data import GLUE_TASKS
 
+_GLUE_FORMULAS = {
+    "accuracy": accuracy,
+    "f1": class_f1,
+    "matthews_correlation": matthews_correlation,
+    "pearson": pearson,
+    "spearmanr": spearman,
+}
 Rows = Sequence[Mapping[str, Any]]
 _REFERENCES = {"id": Value("string"), "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))}}
 _CITATION = "Rajpurkar et al., SQuAD, EMNLP 2016, arXiv 1606.05250; v2.0: ACL 2018, arXiv 1806.03822"
@@ -62,59 +76,7 @@ class GlueMetric(evaluate.Metric):
             if not np.isfinite(values).all():
                 bad = values[~np.isfinite(values)][0]
                 raise ValueError(f"{name} of {self.config_name} hold {bad}; expected finite numbers: has it diverged?")
-        formulas = _formulas()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A single label was found")
-            return {name: float(formulas[name](wanted, given)) for name in GLUE_TASKS[self.config_name].metrics}
-
-
-def _formulas() -> dict[str, Callable[[np.ndarray, np.ndarray], Any]]:
-    """Name of a metric → formula of (references, predictions)."""
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    return {
-        "accuracy": accuracy_score,
-        "f1": partial(f1_score, zero_division=0.0),
-        "matthews_correlation": matthews_corrcoef,
-        "pearson": partial(_correlation, pearsonr),
-        "spearmanr": partial(_correlation, spearmanr),
-    }
-
-
-def _correlation(formula: Callable[..., Any], wanted: np.ndarray, given: np.ndarray) -> float:
-    # SciPy returns NaN for constants; JSON has none, and it would spread to every average.
-    if np.ptp(given) == 0 or np.ptp(wanted) == 0:
-        return 0.0
-    return formula(given, wanted).statistic
-
-
-def best_threshold(
-    scores: np.ndarray, no_answer_probabilities: np.ndarray, *, has_answer: np.ndarray, is_answered: np.ndarray
-) -> tuple[float, float]:
-    """Find the best probability above which "no answer" is predicted, by a sweep over all probabilities.
-
-    The sweep starts with no question answered. It answers questions by rising probability of no answer, equal ones in
-    the order given. Then a question that has an answer adds its score. A question that has none loses its point if
-    the model's answer isn't empty.
-
-    Args:
-        scores: float `(N,)`, each question's score if the model's answer is given, in [0, 1].
-        no_answer_probabilities: float `(N,)`, the model's belief that there is no answer, in [0, 1].
-        has_answer: bool `(N,)`, whether there is one.
-        is_answered: bool `(N,)`, whether the model's answer is not empty.
-
-    Returns:
-        `tuple[float, float]`: the best mean score, in [0, 1], and the first threshold that reaches this score; 0 where
-        it is best to answer nothing.
-    """
-    # totals[n]: score with the first n questions of the order answered; all questions without an answer count at 0.
-    order = np.argsort(no_answer_probabilities, kind="stable")
-    gains = np.where(has_answer, scores, -np.asarray(is_answered, dtype=np.float64))[order]
-    totals = np.cumsum([np.count_nonzero(~has_answer), *gains])
-    best = int(np.argmax(totals))
-    threshold = 0.0 if best == 0 else float(no_answer_probabilities[order[best - 1]])
-    return float(totals[best]) / len(scores), threshold
+        return {name: _GLUE_FORMULAS[name](given, wanted) for name in GLUE_TASKS[self.config_name].metrics}
 
 
 class SquadMetric(evaluate.Metric):

@@ -3,7 +3,6 @@
 metric_modules.py has the metrics, task_data.py names those of each task.
 """
 
-import importlib.util
 import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,22 +14,16 @@ from .task_data import GLUE_TASKS, TaskData
 if TYPE_CHECKING:
     import evaluate
 
-_REQUIRED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 SQUAD_TASKS = ("squad", "squad_v2")
 METRIC_TASKS = (*GLUE_TASKS, *SQUAD_TASKS)
 """Tasks that have a metric."""
-
-
-def missing_packages() -> list[str]:
-    """Names of the packages of the `[evaluation]` extra that are not installed."""
-    return [package for module, package in _REQUIRED.items() if importlib.util.find_spec(module) is None]
 
 
 def load_metric(task: str) -> "evaluate.Metric":
     """Load the official metric of a task; nothing is downloaded. GLUE's values are in [-1, 1], SQuAD's in percent.
 
     Raises:
-        ValueError: `task` is unknown, or the `[evaluation]` extra is missing where it is needed.
+        ValueError: `task` is unknown.
 
     Example:
     ```python
@@ -44,10 +37,6 @@ def load_metric(task: str) -> "evaluate.Metric":
 
     if task in SQUAD_TASKS:
         return {"squad": SquadMetric, "squad_v2": SquadV2Metric}[task](keep_in_memory=True)
-    if missing := missing_packages():
-        raise ValueError(
-            f"task={task!r} needs {' and '.join(missing)}; install with pip install 'homodistil-hf[evaluation]'"
-        )
     return GlueMetric(task, keep_in_memory=True)
 
 

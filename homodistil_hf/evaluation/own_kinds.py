@@ -14,18 +14,19 @@ from datasets import Dataset, List
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..distillation.task_scores import TaskMeter, class_scores
+from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import task_of
 from ..files.messages import join_some, short_repr
 from ..models.heads import PREDICTION_BATCH_SIZE, fresh_answerer, fresh_classifier, fresh_tagger
+from ..tasks.answers import answer_grades
 from ..tasks.columns import Columns, ReadRows, class_names, find_columns, is_missing
 from ..tasks.encoding import LEAST_ROWS, check_rows, encode_rows, question_rows
 from ..tasks.held_out import apart
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 from ..tasks.labels import as_list
+from ..tasks.metrics import class_scores
 from ..tasks.reading import load_rows
 from ..tasks.tags import entries_of, span_parts
-from ..training.answers import answer_grades
 from .evaluated_model import EvaluatedModel
 from .fine_tuning import (
     FineTuned,

@@ -17,7 +17,6 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..distillation.task_scores import class_scores
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
@@ -31,6 +30,7 @@ from ..models.cost import model_facts
 from ..models.loading import load_encoder
 from ..tables import figures_line
 from ..tasks.encoding import length_of_rows
+from ..tasks.metrics import class_scores, pearson
 from ..tasks.reading import load_rows
 from ..training.ranks import refuse_ranks
 from ..training.run_folder import check_same_start, existing_files, folder_claimed
@@ -280,5 +280,4 @@ def task_metrics(
         if np.ptp(given_R) == 0 < np.ptp(labels_R):
             logger.warning("all %d rows get one class; lower learning_rate, or train for more steps", len(given_R))
         return class_scores(given_R, labels_R)
-    is_constant = np.ptp(logits_RC) == 0 or np.ptp(labels_R) == 0
-    return {"pearson": 0.0 if is_constant else float(np.corrcoef(logits_RC[:, 0], labels_R)[0, 1])}
+    return {"pearson": pearson(logits_RC[:, 0], labels_R)}

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..files.field_checks import describe_settings, setting
 from ..models.heads import fresh_answerer
+from ..tasks.answers import _EVEN, RankedAnswers, _batches, answer_questions
 from ..tasks.questions import check_windows, labelled_inputs, make_windows
-from ..training.answers import _EVEN, RankedAnswers, _batches, answer_questions
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import FineTuned, GlueSettings, fine_tune, settings_from
 from .metrics import load_metric

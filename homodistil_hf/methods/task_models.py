@@ -20,6 +20,7 @@ from ..files.messages import join_some
 from ..models.architectures import HEADS
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run, without_unused_segments
+from ..tasks.answers import answer_grades
 from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns
 from ..tasks.encoding import (
     LEAST_ROWS,
@@ -33,7 +34,6 @@ from ..tasks.encoding import (
 from ..tasks.held_out import apart
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, describe_kind, kind_of
 from ..tasks.reading import load_rows
-from ..training.answers import answer_grades
 from ..training.learning_rate import default_task_rate
 from ..training.small_start import load_small_start
 from ..training_args import with_settings

@@ -14,10 +14,10 @@ from ..data.blocks import tokenize_to_blocks
 from ..data.corpus import only_text
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
+from ..tasks.answers import answer_grades
 from ..tasks.columns import find_columns
 from ..tasks.encoding import encode_rows, length_of_rows, question_rows
 from ..tasks.kinds import ANSWERS, MASKED_WORDS, kind_of
-from .answers import answer_grades
 
 logger = logging.getLogger(__name__)
 

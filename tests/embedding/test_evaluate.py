@@ -224,12 +224,6 @@ def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):
     assert "mteb_tasks=('SciFact',) needs mteb; pip install 'homodistil-hf[mteb]'" in capsys.readouterr().err
 
 
-def test_a_missing_library_is_told_before_anything_is_encoded(folders, data_dir, monkeypatch, capsys):
-    monkeypatch.setattr("homodistil_hf.embedding.evaluate.missing_packages", lambda: ["scipy"])
-    assert main(["evaluate", str(folders[0]), "--task", "embedding", "--data_dir", str(data_dir)]) == 2
-    assert "has tasks whose metrics need scipy; pip install" in capsys.readouterr().err
-
-
 def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path):
     settings = {"data_dir": str(data_dir), "max_queries": 4}
     evaluate_embedding(folders[1], teacher=folders[0], settings=settings)

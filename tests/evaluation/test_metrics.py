@@ -1,27 +1,18 @@
-"""The metrics of GLUE against scikit-learn and SciPy, those of SQuAD by hand, and how a task's metric is found."""
+"""The official metrics as modules of `evaluate`: GLUE's against scikit-learn and SciPy, SQuAD's against its script."""
 
-import ast
-import importlib.util
 import json
 import random
-import string
-from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from homodistil_hf.evaluation import metric_modules
-from homodistil_hf.evaluation import metrics as task_metrics
-from homodistil_hf.evaluation.metric_modules import GlueMetric, best_threshold
+from homodistil_hf.evaluation.metric_modules import GlueMetric
 from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
 from homodistil_hf.evaluation.task_data import GLUE_TASKS, TaskData
-from homodistil_hf.training.answers import exact_match, normalize_answer, token_f1
 
 GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
@@ -142,34 +133,6 @@ def test_unknown_tasks_are_named():
         GlueMetric()
 
 
-def test_a_missing_extra_is_named(monkeypatch):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        task_metrics.importlib.util, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
-    )
-    with pytest.raises(ValueError, match=r"task='cola' needs scikit-learn; install .*'homodistil-hf\[evaluation\]'"):
-        load_metric("cola")
-    assert load_metric("squad").name == "squad_metric"
-
-
-def test_the_extra_is_imported_only_where_it_is_needed():
-    names, modules = (imported_at_the_top(module) for module in (task_metrics, metric_modules))
-    assert not {"sklearn", "scipy", "evaluate"} & names
-    assert not {"sklearn", "scipy"} & modules
-    assert "evaluate" in modules
-
-
-def imported_at_the_top(module):
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    return {name.split(".")[0] for node in tree.body for name in imported_names(node)}
-
-
-def imported_names(node):
-    if isinstance(node, ast.ImportFrom):
-        return {node.module or ""}
-    return {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
-
-
 def test_the_score_of_a_task_is_the_mean_of_its_main_metrics():
     assert main_metrics("stsb") == ("pearson", "spearmanr")
     assert main_metrics("squad_v2") == ("f1",)
@@ -196,53 +159,6 @@ def reference(identity, *texts):
 def prediction(identity, text, probability=None):
     row = {"id": identity, "prediction_text": text}
     return row if probability is None else row | {"no_answer_probability": probability}
-
-
-@pytest.mark.parametrize(
-    ("text", "normalized"),
-    [
-        ("The Cat", "cat"),
-        ("theatre an-thology a.b", "theatre anthology ab"),
-        ("  two\t words\n", "two words"),
-        ("U.S.A.", "usa"),
-        ("$1,000.50", "100050"),
-        ("A. the, an!", ""),
-        ("Beyoncé — “the” queen", "beyoncé — “ ” queen"),
-        ("ÉCOLE", "école"),
-        ("a1 an_the", "a1 anthe"),
-        ("東京 the 都", "東京 都"),
-        ("non\u00a0breaking", "non breaking"),
-        ("", ""),
-    ],
-)
-def test_normalisation_by_hand(text, normalized):
-    assert normalize_answer(text) == normalized
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(alphabet=st.sampled_from("aAnthe .,-!é\t\n1"), max_size=20))
-def test_normalised_texts_hold_neither_punctuation_nor_articles(text):
-    normalized = normalize_answer(text)
-    assert not set(normalized) & set(string.punctuation)
-    assert not set(normalized.split(" ")) & {"a", "an", "the"}
-    assert normalized == " ".join(normalized.split()) == normalized.lower()
-
-
-@pytest.mark.parametrize(
-    ("text", "golds", "exact", "f1"),
-    [
-        ("the Norman dynasty", ["Norman Dynasty."], 1, 1),
-        ("in the 10th century", ["10th century"], 0, 4 / 5),
-        ("10th and 11th", ["10th and 11th centuries", "in the 10th and 11th centuries", "10th"], 0, 6 / 7),
-        ("to be to be", ["to be"], 0, 2 / 3),  # words count as often as they occur
-        ("France", ["Denmark", "Iceland"], 0, 0),
-        ("", ["France"], 0, 0),
-        ("the", ["France"], 0, 0),
-    ],
-)
-def test_scores_by_hand(text, golds, exact, f1):
-    assert exact_match(text, golds) == exact
-    assert token_f1(text, golds) == pytest.approx(f1)
 
 
 def test_several_questions_of_the_first_version():
@@ -317,47 +233,6 @@ def test_an_empty_gold_counts_only_if_both_are_empty():
     wanted = reference("a", "")
     for text, score in (("", 100), ("cat", 0), ("the", 100)):
         assert second_version([(prediction("a", text, 0.0), wanted)])["f1"] == score
-
-
-def mean_at(threshold, scores, probabilities, has_answer, is_answered):
-    """The mean score if answers above a threshold are withheld, question by question."""
-    total = 0.0
-    for score, probability, answer, answered in zip(scores, probabilities, has_answer, is_answered, strict=True):
-        if answer:
-            total += score if probability <= threshold else 0.0
-        else:
-            total += 1.0 if probability > threshold or not answered else 0.0
-    return total / len(scores)
-
-
-questions = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans(), st.booleans()), min_size=1, max_size=12
-)
-
-
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None)
-@given(questions, st.randoms(use_true_random=False))
-def test_the_best_threshold_is_the_slow_loops(rows, random):
-    probabilities = [(index + 1) / 16 for index in range(len(rows))]
-    random.shuffle(probabilities)
-    has_answer = np.array([answer for _, answer, _ in rows])
-    is_answered = np.array([answered for _, _, answered in rows])
-    scores = np.array([score if answered else 0.0 for score, _, answered in rows])
-    best, threshold = best_threshold(scores, np.array(probabilities), has_answer=has_answer, is_answered=is_answered)
-    means = {t: mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *sorted(probabilities))}
-    assert best == pytest.approx(max(means.values()))
-    assert threshold == min(t for t, mean in means.items() if mean == pytest.approx(max(means.values())))
-
-
-def test_a_long_list_of_thresholds_equals_the_slow_loop():
-    generator = np.random.default_rng(0)
-    probabilities, scores = generator.random(200), generator.random(200)
-    has_answer, is_answered = generator.random((2, 200)) < np.array([[0.5], [0.9]])
-    best, threshold = best_threshold(scores, probabilities, has_answer=has_answer, is_answered=is_answered)
-    means = [mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *probabilities)]
-    assert best == pytest.approx(max(means))
-    assert mean_at(threshold, scores, probabilities, has_answer, is_answered) == pytest.approx(best)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from homodistil_hf.evaluation.task_runs import training_rows, with_held_out, wit
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 from homodistil_hf.models.heads import fresh_answerer
+from homodistil_hf.tasks import answers
+from homodistil_hf.tasks.answers import RankedAnswers, answer_questions, rank_answers
 from homodistil_hf.tasks.questions import check_windows, labelled_inputs, make_windows
-from homodistil_hf.training import answers
-from homodistil_hf.training.answers import RankedAnswers, answer_questions, rank_answers
 
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(

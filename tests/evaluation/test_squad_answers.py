@@ -8,8 +8,8 @@ from tiny_models import tiny_tokenizer
 
 from homodistil_hf.evaluation.squad import SquadSettings
 from homodistil_hf.evaluation.task_data import check_answers
+from homodistil_hf.tasks.answers import RankedAnswers, rank_answers
 from homodistil_hf.tasks.questions import Window, labelled_inputs, make_windows
-from homodistil_hf.training.answers import RankedAnswers, rank_answers
 
 TOKENIZER = tiny_tokenizer()
 SHORT = SquadSettings(max_length=12, stride=2, max_question_tokens=3)

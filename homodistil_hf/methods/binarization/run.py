@@ -36,8 +36,8 @@ from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 from ...models.heads import collator_of
+from ...tasks.answers import answer_questions
 from ...tasks.questions import check_windows
-from ...training.answers import answer_questions
 from ...training.ranks import refuse_ranks
 from ...training.run_folder import existing_files, folder_claimed
 from ..run import Run

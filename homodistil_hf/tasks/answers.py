@@ -5,9 +5,6 @@ al. 2016, 2018.
 """
 
 import logging
-import re
-import string
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,14 +15,13 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.heads import forward
-from ..tasks.questions import Window, WindowSettings, WindowSizes, make_windows
+from .metrics import exact_match, normalize_answer, token_f1
+from .questions import Window, WindowSettings, WindowSizes, make_windows
 
 logger = logging.getLogger(__name__)
 
 _QUESTIONS_AT_ONCE = 1000
 _EVEN = 0.5  # at this probability "no answer" and the best span have the same score
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
@@ -159,51 +155,6 @@ def answer_questions(
             of_windows, logits = zip(*of_row, strict=True)
             ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
     return ranked
-
-
-def normalize_answer(text: str) -> str:
-    """Lower-case a text and remove ASCII punctuation, English articles and superfluous white space, in this order.
-
-    Example:
-    ```python
-    >>> normalize_answer("The  Beyoncé (an artist)!")
-    'beyoncé artist'
-
-    ```
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
-
-
-def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """1 where the normalised prediction is one of the normalised right answers, at least one; else 0."""
-    return float(normalize_answer(prediction) in {normalize_answer(gold) for gold in golds})
-
-
-def token_f1(prediction: str, golds: Sequence[str], *, both_empty: float = 1.0) -> float:
-    """Harmonic mean of precision and recall of normalised words, in [0, 1]; the best right answer counts.
-
-    `both_empty` is the score where both are empty once normalised: 1 in v2.0, where empty means "no answer"; 0 in
-    v1.1.
-
-    Example:
-    ```python
-    >>> token_f1("the cat sat", ["a dog", "a cat sat down here"])
-    0.66...
-
-    ```
-    """
-    words = normalize_answer(prediction).split()
-    return max(_words_f1(words, normalize_answer(gold).split(), both_empty=both_empty) for gold in golds)
-
-
-def _words_f1(given: list[str], wanted: list[str], *, both_empty: float) -> float:
-    if not given or not wanted:
-        return both_empty if given == wanted else 0.0
-    shared = (Counter(given) & Counter(wanted)).total()
-    if shared == 0:
-        return 0.0
-    precision, recall = shared / len(given), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
 
 
 def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
