@@ -6,15 +6,12 @@ blocks.py tokenizes and cuts the documents. Code that comes with a data set is n
 import codecs
 import csv
 import glob
-import itertools
 import json
 import logging
 import math
-import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +25,6 @@ from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
-from datasets.table import table_cast
 from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
@@ -83,9 +79,6 @@ _OTHER_FILE_SUFFIXES = {".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".
 _OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
 _HIDDEN_FOLDERS = {"__MACOSX", "__pycache__"}
 _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
-_UNPACKED_BYTES, _UNPACKED_TIMES = 1 << 30, 1000
-_COUNTED_BYTES, _COUNTED_ROWS = 1 << 28, 1000  # at once
-_LONGEST_LINE_BYTES = 1 << 30
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _REPLACED = "\ufffd"
 _SHARD = re.compile(r"([-_.](\d+|of|[0-9a-f]{8,}))+$|\d+$")  # train-00000-of-00002
@@ -341,10 +334,8 @@ def _readable(files: list[Path], label: str) -> list[Path]:
         # The readers would unpack an archive, of any size and to any place.
         if kind := Extractor.infer_extractor_format(file):
             raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
-        check_unpacked_size(file, label)
         if file.suffix.lower() not in (".parquet", ".arrow"):
             check_encoding(file, label)
-            _check_lines(file, label)
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in them")
@@ -361,57 +352,6 @@ def check_encoding(file: Path, label: str) -> None:
             f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
             "`iconv -f UTF-16 -t UTF-8`"
         )
-
-
-def _check_lines(file: Path, label: str) -> None:
-    """Refuse, by a ValueError, a file of text with a line that is too long to be held several times in memory."""
-    if file.stat().st_size <= _LONGEST_LINE_BYTES or file.suffix.lower() == ".json":
-        return
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        start = 0
-        while len(content) - start > _LONGEST_LINE_BYTES:
-            # leap to the last line end within reach, so that few lines are looked at
-            end = content.rfind(b"\n", start, start + _LONGEST_LINE_BYTES)
-            if end < 0:
-                raise ValueError(
-                    f"{label}: {file.name} has a line of more than {_LONGEST_LINE_BYTES:,} bytes behind byte "
-                    f"{start:,}; end documents by an empty line (.txt) or a line each (.jsonl), and cut longer ones"
-                )
-            start = end + 1
-
-
-def check_unpacked_size(file: Path, label: str) -> None:
-    """Refuse, by a ValueError, a parquet file that unpacks to more than 1 GB and a thousand times its own size."""
-    if file.suffix.lower() != ".parquet":
-        return
-    most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * file.stat().st_size)
-    try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            groups = (opened.metadata.row_group(index) for index in range(opened.num_row_groups))
-            unpacked = sum(group.total_byte_size for group in groups)
-            # A value that all rows share is stored once, so the first row counts as often as there are rows …
-            row_bytes = next(_sizes(opened, num_rows=1), 0)
-            repeated = row_bytes * opened.metadata.num_rows
-            # … unless it is much longer than the others.
-            if repeated > most >= unpacked:
-                totals = itertools.accumulate(_sizes(opened, num_rows=_COUNTED_BYTES // row_bytes))
-                unpacked = repeated if any(total > most for total in totals) else unpacked
-    except (OSError, pyarrow.ArrowException):
-        return  # its reader says what is wrong
-    if unpacked > most:
-        raise ValueError(
-            f"{label}: {file.name} of {file.stat().st_size:,} bytes would unpack to some {unpacked:,}; expected at "
-            f"most {_UNPACKED_TIMES:,} times as many: it repeats itself, or was made to fill memory and disk"
-        )
-
-
-def _sizes(file: pyarrow.parquet.ParquetFile, *, num_rows: int) -> Iterator[int]:
-    """Bytes of so many rows at once, as `datasets` unpacks them: without dictionaries."""
-    schema = file.schema_arrow.remove_metadata()
-    with suppress(ValueError):  # a type that the reader refuses by name
-        schema = Features.from_arrow_schema(schema).arrow_schema
-    for batch in file.iter_batches(batch_size=min(max(num_rows, 1), _COUNTED_ROWS)):
-        yield table_cast(pyarrow.Table.from_batches([batch]), schema).nbytes
 
 
 def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:

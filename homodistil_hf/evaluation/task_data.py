@@ -20,7 +20,6 @@ from datasets import Dataset, Features, List, Value
 from datasets.table import table_cast
 from transformers import PreTrainedTokenizerBase
 
-from ..data.corpus import check_unpacked_size
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, nearest_name, short_repr
 from ..files.strict_json import fits, read_json_rows
@@ -186,7 +185,6 @@ def _glue_in_folder(folder: Path) -> tuple[dict[str, Dataset], str]:
 
 
 def _read_rows(path: Path) -> Dataset:
-    check_unpacked_size(path, f"file={str(path)!r}")
     try:
         return Dataset(pyarrow.parquet.read_table(path))
     except (OSError, ValueError) as error:
@@ -298,7 +296,6 @@ def read_questions(path: str | Path, *, argument: str) -> Dataset:
 
 def _read_questions(path: Path) -> Dataset:
     label = f"file={str(path)!r}"
-    check_unpacked_size(path, label)
     try:
         table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else _json_table(path, label)
     except (OSError, pyarrow.ArrowException) as error:

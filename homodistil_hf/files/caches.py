@@ -10,7 +10,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,7 +20,6 @@ from .folders import check_writable, remove_folder
 KINDS = ("datasets", "latency", "code")
 _LOCKS = "locks"
 _OLD_SECONDS = 24 * 3600
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_folder() -> Path:
@@ -69,18 +67,9 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     try:
         build(aside)
         write_manifest(aside)
-        _close(aside)
         os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _close(folder: Path) -> None:
-    """Take back the right to write that `umask` gave others in a folder of ours, as code is loaded from it."""
-    for path in folder.rglob("*"):
-        if (mode := path.stat().st_mode) & _OTHERS_WRITE:
-            with suppress(OSError):  # some network file systems have no modes
-                path.chmod(mode & ~_OTHERS_WRITE)
 
 
 def _sweep(folder: Path) -> None:
@@ -94,44 +83,9 @@ def _sweep(folder: Path) -> None:
 
 
 def is_ours_alone(folder: Path) -> bool:
-    """Whether this user and root own a folder, what is in it and above it, and nobody else can write there.
-
-    What doesn't exist yet is not looked at. A folder above may be one in which everybody has files of their own, as
-    `/tmp`. A group may write whose only member is this user. On Windows, whose permissions are others, the answer is
-    yes.
-    """
-    if os.name == "nt":
-        return True
-    folder = folder.resolve()
-    # above, all may write where the sticky bit keeps them from renaming others' files
-    above = ((path, stat.S_ISVTX) for path in folder.parents)
-    inside = ((path, 0) for path in (folder, *folder.rglob("*")))
-    return all(_is_safe(path, shared) for path, shared in (*above, *inside))
-
-
-def _is_safe(path: Path, shared: int) -> bool:
-    """Whether only we or root can change a path; a folder with the bit `shared` set may be written by everybody."""
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    # bits that let others write; the group's do no harm where the user is its only member
-    others = found.st_mode & (stat.S_IWOTH if _is_of_user_alone(found.st_gid) else _OTHERS_WRITE)
-    # a link's own mode says nothing: it is open to all
-    is_written = not stat.S_ISLNK(found.st_mode) and others
-    return found.st_uid in (0, os.geteuid()) and not (is_written and not found.st_mode & shared)
-
-
-def _is_of_user_alone(group: int) -> bool:
-    """Whether a group is this user's primary one, with its name and nobody else, as many systems make for each."""
-    import grp  # absent on Windows
-    import pwd
-
-    try:
-        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
-    except KeyError:  # a number without an account, as in containers
-        return False
-    return user.pw_gid == group and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
+    """Whether a cached folder belongs to this user and nobody else may write to it; on Windows always."""
+    status = folder.lstat()
+    return os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def check_cache(folder: Path) -> None:
@@ -141,14 +95,7 @@ def check_cache(folder: Path) -> None:
         check_writable(folder, f"cache={str(folder)!r}", remedy=remedy)
     except ValueError as error:
         raise OSError(str(error)) from error
-    _make(folder)
-
-
-def _make(folder: Path) -> None:
-    """Make a folder and those above it, in which only this user can write, whatever `umask` says."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def keep_datasets_here() -> None:
@@ -156,15 +103,13 @@ def keep_datasets_here() -> None:
     if "HF_DATASETS_CACHE" not in os.environ:
         import datasets  # half a second, which most commands needn't wait for
 
-        with suppress(OSError):  # check_cache tells; `datasets` would make it as `umask` says
-            _make(cache_folder())
         datasets.config.HF_DATASETS_CACHE = cache_folder() / "datasets"
 
 
 def cache_sizes() -> dict[str, int]:
     """Return the bytes on disk of each kind of cache."""
-    files = {kind: (cache_folder() / kind).rglob("*") for kind in KINDS}
-    return {kind: sum(path.stat().st_size for path in found if path.is_file()) for kind, found in files.items()}
+    paths = {kind: (cache_folder() / kind).rglob("*") for kind in KINDS}
+    return {kind: sum(path.stat().st_size for path in of_kind if path.is_file()) for kind, of_kind in paths.items()}
 
 
 def clear_caches() -> int:

@@ -28,18 +28,19 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
             well; `text`: what a string that isn't empty names. They hold for each entry of a tuple. `None` is allowed
             where the hint has it; other names are notes.
     """
-    return field(default=default, metadata={"help": _Help(help, limits)})
+    return field(default=default, metadata=_Metadata(help=help, limits=limits))
 
 
-class _Help(str):
-    """A help text with its field's limits; HfArgumentParser hands all entries of a field's metadata to argparse."""
+class _Metadata(dict[str, Any]):
+    """Help and limits of a field; a copy has the help alone: HfArgumentParser hands one to argparse."""
 
-    def __new__(cls, text: str, limits: Mapping[str, Any]) -> "_Help":
-        found = super().__new__(cls, text)
-        found.limits = limits
-        return found
+    def copy(self) -> dict[str, Any]:
+        """As transformers 5.14 copies."""
+        return {"help": self["help"]}
 
-    limits: Mapping[str, Any]
+    def keys(self) -> Any:
+        """As later ones do, by `dict(metadata)`."""
+        return self.copy().keys()
 
 
 def describe_settings(kind: type[_Kind], *, without: Collection[str] = ()) -> type[_Kind]:
@@ -84,7 +85,7 @@ def _own_settings(kind: type) -> dict[str, Field[Any]]:
     # the class's own settings in their order, then the inherited ones
     own = {name: found[name] for name in (*vars(kind), *found)}
     entries = {name: entry for name, entry in own.items() if isinstance(entry, Field)}
-    return {name: entry for name, entry in entries.items() if isinstance(entry.metadata.get("help"), _Help)}
+    return {name: entry for name, entry in entries.items() if "limits" in entry.metadata}
 
 
 def _argument_lines(name: str, entry: Field[Any]) -> list[str]:
@@ -100,8 +101,8 @@ def help_of(entry: Field[Any]) -> str:
 
 def limits_of(entry: Field) -> Mapping[str, Any]:
     """The limits of a field that [`setting`] made; none of another."""
-    text = entry.metadata.get("help")
-    return text.limits if isinstance(text, _Help) else {}
+    limits: Mapping[str, Any] = entry.metadata.get("limits", {})
+    return limits
 
 
 def make_tuples(settings: Any) -> None:

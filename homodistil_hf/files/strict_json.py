@@ -1,8 +1,7 @@
-"""JSON files: written as a whole; read within bounds or refused, because anybody may have written them."""
+"""JSON files: written as a whole; read strictly, because anybody may have written them."""
 
 import json
 import math
-import re
 import stat
 from collections import Counter
 from collections.abc import Mapping
@@ -12,24 +11,19 @@ from typing import Any, TypeGuard
 from .folders import write_text
 from .messages import short_repr
 
-MAX_SIZE_BYTES = 64 << 20
-"""Largest file that is read: far beyond any config or state, far below the memory of any machine."""
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
 
 def read_json(path: str | Path, label: str) -> Any:
-    """Read a JSON file: finite numbers, strings that are Unicode text, no key twice.
+    """Read a JSON file: finite numbers, no key twice.
 
     Args:
-        path: a regular file of at most `MAX_SIZE_BYTES`.
+        path: a regular file.
         label: first words of every message: argument and value.
 
     Raises:
-        ValueError: no regular file, too large, no UTF-8, or other JSON.
+        ValueError: no regular file, no UTF-8, or other JSON.
         OSError: the file can't be read.
     """
-    return parse_json(_read_text(Path(path), label, most_bytes=MAX_SIZE_BYTES), label)
+    return parse_json(_read_text(Path(path), label), label)
 
 
 def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
@@ -41,11 +35,11 @@ def read_json_object(path: str | Path, label: str) -> dict[str, Any]:
 
 
 def read_json_rows(path: str | Path, label: str) -> list[dict[str, Any]]:
-    """Read the rows of a JSON file of any size: an object a line, a list of objects, or an object with one, `data`.
+    """Read the rows of a JSON file: an object a line, a list of objects, or an object with one, `data`.
 
     Arguments and errors are those of [`read_json`].
     """
-    text = _read_text(Path(path), label, most_bytes=None)
+    text = _read_text(Path(path), label)
     try:
         values = parse_json(text, label)
     except ValueError as error:
@@ -81,7 +75,7 @@ def parse_json(text: str, label: str) -> Any:
     ```
     """
     try:
-        values = json.loads(
+        return json.loads(
             text,
             object_pairs_hook=lambda pairs: _without_repeats(pairs, label),
             parse_constant=lambda text: _finite(text, float, label),
@@ -94,10 +88,6 @@ def parse_json(text: str, label: str) -> Any:
         ) from error
     except RecursionError as error:
         raise ValueError(f"{label} is nested too deeply (recursion); expected a flat JSON object") from error
-    # `loads` lets half a pair pass, which no UTF-8 text can hold
-    if _SURROGATE.search(text):
-        _refuse_surrogates(values, label)
-    return values
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -149,9 +139,13 @@ def _or_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read_text(path: Path, label: str, *, most_bytes: int | None) -> str:
+def _read_text(path: Path, label: str) -> str:
     try:
-        _refuse_unreadable(path, label, most_bytes)
+        if "\0" in str(path):
+            raise ValueError(f"{label} has a NUL in its path; name a JSON file")
+        # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{label} is a folder or device; name a JSON file")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
@@ -159,16 +153,6 @@ def _read_text(path: Path, label: str, *, most_bytes: int | None) -> str:
         raise OSError(f"{label} can't be read ({getattr(error, 'strerror', error)}); name a JSON file") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"{label} is no UTF-8 text ({error.reason}); expected a JSON file") from error
-
-
-def _refuse_unreadable(path: Path, label: str, most_bytes: int | None) -> None:
-    if "\0" in str(path):
-        raise ValueError(f"{label} has a NUL in its path; name a JSON file")
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{label} is a folder or device; name a JSON file")
-    if most_bytes is not None and status.st_size > most_bytes:
-        raise ValueError(f"{label} has {status.st_size:,} bytes; expected JSON of at most {most_bytes:,}")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]], label: str) -> dict[str, Any]:
@@ -185,12 +169,3 @@ def _finite(text: str, kind: type[float], label: str) -> float:
             f"{label} holds {text[:40]}, which is no JSON or beyond every float; expected a finite number"
         )
     return kind(text)
-
-
-def _refuse_surrogates(values: Any, label: str) -> None:
-    try:
-        json.dumps(values, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{label} holds half a character, {error.object[error.start]!a}; write it as one \\u pair or plainly"
-        ) from error

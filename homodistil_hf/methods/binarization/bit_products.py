@@ -157,10 +157,10 @@ def entry_folder() -> Path:
 def _from_cache() -> ctypes.CDLL | None:
     folder = entry_folder()
     try:
-        # asked twice: before anything is read or built there, and of what is there afterwards
-        if is_ours_alone(folder) and is_ours_alone(cached("code", folder.name, _compile)):
+        # the folder of an entry is made with the mode 0700: another one was put there or opened by somebody
+        if is_ours_alone(cached("code", folder.name, _compile)):
             return _loaded_or_removed(folder)
-        problem = "others can write there (chmod go-w, of the folders above as well)"
+        problem = "others can write there; remove it"
     except _NotCompiled:
         # compiling aside would fail in the same way
         raise
@@ -173,8 +173,6 @@ def _from_cache() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def _aside() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:  # a library stays loaded without its file
-        if not is_ours_alone(Path(folder)):
-            raise _NotCompiled(f"others can write to {folder!r}; name another folder with TMPDIR")
         _compile(Path(folder))
         return _loaded(Path(folder))
 
