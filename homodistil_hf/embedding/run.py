@@ -10,10 +10,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.corpus import hold_out
 from ..evaluation.evaluated_model import model_name
-from ..export.run_records import TABLES
 from ..files.messages import short_repr
 from ..files.model_files import model_file
-from ..files.run_names import STUDENT_FOLDER
+from ..files.run_names import STUDENT_FOLDER, TABLES
 from ..methods.run import Bundle
 from ..methods.run_arguments import Log, RunArguments, RunConfig
 from ..models.architectures import architecture_of

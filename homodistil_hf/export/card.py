@@ -79,14 +79,21 @@ def render_card(facts: Mapping[str, Any]) -> str:
 
 def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """The texts that cards of all kinds share, by place: from what was won to the licence."""
+    won, changed, settings = outcome_line(facts, place=""), facts.get(CHANGED), facts.get("settings")
+    changed_text = "" if settings else "No settings came with this export."
+    if changed:
+        changed_text = "These differ from their defaults:\n\n" + _settings_table(changed)
     return {
-        "won": _won(facts),
+        "won": f"**{won[0].upper()}{won[1:]}.**" if won else "",
         "comparison": _comparison(facts),
         "picture": f"![Widths by layer]({PICTURE_FILE})" if PICTURE_FILE in facts.get("files", {}) else "",
         "widths": _widths(facts),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
-        "changed": _changed(facts),
-        "settings": _settings(facts),
+        "changed": changed_text,
+        "settings": f"<details>\n<summary>All {len(settings)} settings</summary>\n\n{_settings_table(settings)}\n\n"
+        "</details>"
+        if settings
+        else "",
         "limits": _limits(facts),
         "licence": _licence(facts),
     }
@@ -207,21 +214,21 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
 
 def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
     results = []
-    for name, found in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
-        is_squad = found["task"].startswith("squad")
-        about = f"{name}, mean of {len(found['seeds'])} fine-tunings"
+    for name, task in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
+        is_squad = task["task"].startswith("squad")
+        about = f"{name}, mean of {len(task['seeds'])} fine-tunings"
         results += [
             EvalResult(
                 task_type="question-answering" if is_squad else "text-classification",
-                dataset_type=f"rajpurkar/{found['task']}" if is_squad else "nyu-mll/glue",
-                dataset_config=None if is_squad else found["task"],
+                dataset_type=f"rajpurkar/{task['task']}" if is_squad else "nyu-mll/glue",
+                dataset_config=None if is_squad else task["task"],
                 dataset_name=name,
                 dataset_split="validation",
                 metric_type=metric,
                 metric_name=f"{_words(metric)} ({about})",
                 metric_value=values["mean"],
             )
-            for metric, values in found["metrics"].items()
+            for metric, values in task["metrics"].items()
         ]
     return results
 
@@ -229,11 +236,6 @@ def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
 def _title(facts: Mapping[str, Any]) -> str:
     method = _words_of_method(facts)
     return result_title(facts, method.student if method else "Student")
-
-
-def _won(facts: Mapping[str, Any]) -> str:
-    won = outcome_line(facts, place="")
-    return f"**{won[0].upper()}{won[1:]}.**" if won else ""
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
@@ -267,9 +269,9 @@ def _comparison(facts: Mapping[str, Any]) -> str:
 
 def _benchmarks(facts: Mapping[str, Any]) -> str:
     """Results of `homodistil evaluate`: a table of tasks, and one of the discrepancy."""
-    found = facts.get(BENCHMARKS, {})
+    benchmarks = facts.get(BENCHMARKS, {})
     tables = []
-    if tasks := found.get("tasks"):
+    if tasks := benchmarks.get("tasks"):
         rows = [
             (name, _words(metric), values["mean"], values["std"], len(task["seeds"]), task["num_train_rows"])
             for name, task in tasks.items()
@@ -279,26 +281,26 @@ def _benchmarks(facts: Mapping[str, Any]) -> str:
         tables.append(card_table(header, rows))
         if any(name.endswith("_part") for name in tasks):
             tables.append("Names that end in `_part` stand for a part of a task's rows.")
-    if discrepancy := found.get("discrepancy"):
+    if discrepancy := benchmarks.get("discrepancy"):
         measured = [(label, discrepancy[name]) for name, label in METRIC_LABELS.items() if name in discrepancy]
         tables.append(card_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
-    return "\n\n".join(filter(None, [*tables, guarantee_text(found.get(GUARANTEE, {}))]))
+    return "\n\n".join(filter(None, [*tables, guarantee_text(benchmarks.get(GUARANTEE, {}))]))
 
 
-def guarantee_text(found: Mapping[str, Any]) -> str:
+def guarantee_text(guarantees: Mapping[str, Any]) -> str:
     """A table of guarantees and the words that it needs; empty without one.
 
     Args:
-        found: source of the rows → how often the student answers as its teacher: over all rows, and by groups.
+        guarantees: source of the rows → how often the student answers as its teacher: over all rows, and by groups.
     """
-    if not found:
+    if not guarantees:
         return ""
     rows = []
-    for source, one in found.items():
+    for source, one in guarantees.items():
         rows.append(_guarantee_row(source, one))
         for column, values in one["groups"].items():
             rows += [_guarantee_row(f"{source}, {column}: {value}", part) for value, part in values.items()]
-    confidence = min(one["confidence"] for one in found.values())
+    confidence = min(one["confidence"] for one in guarantees.values())
     return card_table(("answers as the teacher's", "rows", "changed", "agreement, %", "at least, %"), rows) + (
         f"\n\nAt least: exact bounds (Clopper–Pearson) that hold with {confidence:.0%} confidence for rows drawn as "
         "these were, those of the groups of one kind all together."
@@ -337,15 +339,11 @@ def _widths(facts: Mapping[str, Any]) -> str:
 def _usage(facts: Mapping[str, Any]) -> str:
     head, data = _head(facts), facts.get(DATA, {})
     question = head.question
-    if has_pipeline(data.get("kind")) and (texts := _EXAMPLES.get(head.name, ())[: len(data["text_columns"])]):
+    if has_pipeline(data.get("kind")) and (texts := _EXAMPLES.get(head.name, ())[: len(data.get("text_columns", ()))]):
         question = f"print({pipeline_call(data['kind'], 'model, tokenizer=tokenizer', texts)})"
     imports = ["pipeline"] if "pipeline(" in question else []
     lines = loading_lines(head.auto_class, *imports, remote_code=facts["format"] == "compact")
     return f"{lines}\n{question}"
-
-
-def _code_files(facts: Mapping[str, Any]) -> str:
-    return " and ".join(code_span(name) for name in sorted(facts["files"]) if name.endswith(".py"))
 
 
 def _format_note(facts: Mapping[str, Any]) -> str:
@@ -355,9 +353,10 @@ def _format_note(facts: Mapping[str, Any]) -> str:
         if forms:
             note += " No stock class has the student's widths; zeros fill the rest, which changes no logit."
     else:
+        files = " and ".join(code_span(name) for name in sorted(facts["files"]) if name.endswith(".py"))
         note = (
             f"It needs transformers {plain_text(facts['requires']['transformers'])}. `trust_remote_code=True` runs "
-            f"{_code_files(facts)} from this folder, which import torch and transformers only; after "
+            f"{files} from this folder, which import torch and transformers only; after "
             f"`import homodistil_hf` it is not needed."
         )
     if not forms:
@@ -387,28 +386,14 @@ def _training(facts: Mapping[str, Any]) -> str:
         words.append(f"{passes:.2g} passes over {f'{rows:,}' if is_int(rows) else 'the'} rows")
     if names := ", ".join(map(str, data.get("train", ()))):
         words.append(f"{'of' if len(words) > 1 else 'It was trained on'} {plain_text(names)}")
-    kept = {
-        name: value
+    lines = "\n".join(
+        f"- {plain_text(_words(name))}: {cell(value)}"
         for name, value in training.items()
-        if name not in ("num_steps", "num_epochs") and not (name.startswith(_SELDOM) and not value)
-    }
-    kept = {name: value for name, value in kept.items() if not name.startswith("kept_fraction") and name != "method"}
-    lines = "\n".join(f"- {plain_text(_words(name))}: {cell(value)}" for name, value in kept.items())
+        if name not in ("num_steps", "num_epochs", "method") and not name.startswith("kept_fraction")
+        if value or not name.startswith(_SELDOM)
+    )
     sentence = ", ".join(words[:2]) + "".join(f" {word}" for word in words[2:])
     return "\n\n".join(filter(None, (f"{sentence}." if words else "", lines)))
-
-
-def _changed(facts: Mapping[str, Any]) -> str:
-    if facts.get(CHANGED):
-        return "These differ from their defaults:\n\n" + _settings_table(facts[CHANGED])
-    return "" if facts.get("settings") else "No settings came with this export."
-
-
-def _settings(facts: Mapping[str, Any]) -> str:
-    if not (settings := facts.get("settings")):
-        return ""
-    summary = f"<details>\n<summary>All {len(settings)} settings</summary>"
-    return f"{summary}\n\n{_settings_table(settings)}\n\n</details>"
 
 
 def _settings_table(settings: Mapping[str, Any]) -> str:

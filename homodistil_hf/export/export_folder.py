@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..files.checkpoints import STATE_FILE, last_checkpoint
 from ..files.folders import check_replaceable, check_writable, written_whole
+from ..files.inside import files_inside, links_out
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
@@ -93,9 +94,11 @@ def export_student(
     target = check_target(folder, overwrite=overwrite)
     run = run_facts(facts)
     student = to_student(model, argument="model").cpu().eval()
-    exported = to_stock(student) if format == "standard" else _with_auto_map(student)
+    exported = to_stock(student) if format == "standard" else student
+    if format == "compact":  # `save_pretrained` would name the class of this instance only
+        student.config.auto_map = architecture_of(student.config).auto_map
     teacher_section, costs = _teacher_section(teacher), model_facts(exported)
-    known = {
+    contents = {
         "facts_version": FACTS_VERSION,
         "format": format,
         "requires": {"transformers": "≥ 5.14"} if format == "compact" else {},
@@ -115,11 +118,11 @@ def export_student(
                 shutil.copy(file, aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
-        write_picture(aside, known)
+        write_picture(aside, contents)
         # digests when all files but facts and card are there
-        known["files"] = file_facts(aside)
-        write_json(aside / FACTS_FILE, known)
-        (aside / CARD_FILE).write_text(render_card(known), encoding="utf-8")
+        contents["files"] = file_facts(aside)
+        write_json(aside / FACTS_FILE, contents)
+        (aside / CARD_FILE).write_text(render_card(contents), encoding="utf-8")
     return target
 
 
@@ -222,8 +225,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
             f"{label} has files={short_repr(files)}, which no export has; choose another folder or empty it"
         )
     written = {*files, record, CARD_FILE}
-    present = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    if foreign := sorted(present - written):
+    if foreign := sorted({*files_inside(target), *links_out(target)} - written):
         raise ValueError(
             f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite "
             "would delete; move them away or choose another folder"
@@ -233,20 +235,14 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
 
 def _refuse_inside_another(target: Path, records: Sequence[str]) -> None:
     for file in (parent / name for parent in target.parents for name in records):
-        if file.is_file() and _is_record(file):
+        values = None
+        with suppress(OSError, ValueError):  # somebody else's file of that name
+            values = read_json_object(file, file.name) if file.is_file() else None
+        if values is not None and fits(values, _SIGNS.get(file.name, {"files": dict})):
             raise ValueError(
                 f"folder={str(target)!r} lies in {str(file.parent)!r}, whose {file.name} says what belongs there; "
                 "name a folder beside that one"
             )
-
-
-def _is_record(file: Path) -> bool:
-    """Whether a file that bears the name of a record is one of this package, not somebody else's facts."""
-    try:
-        values = read_json_object(file, file.name)
-    except (OSError, ValueError):
-        return False
-    return fits(values, _SIGNS.get(file.name, {"files": dict}))
 
 
 @contextmanager
@@ -255,16 +251,17 @@ def written_aside(target: Path, *, overwrite: bool, record: str = FACTS_FILE) ->
 
     The target is of [`check_target`], whose other arguments these are: it is checked again, as time has passed.
     """
-    with written_whole(target, lambda: _what_remains(target)) as aside:
+
+    def what_remains() -> str:
+        earlier = ", the earlier one there is as it was" if target.is_dir() else ""
+        checkpoint = last_checkpoint(target.parent)
+        source = f"; the last good checkpoint, {checkpoint}, can be exported too" if checkpoint else ""
+        remedy = "Make room or choose another folder, then export again"
+        return f"no export was written to {target}{earlier}. {remedy}{source}"
+
+    with written_whole(target, what_remains) as aside:
         check_target(target, overwrite=overwrite, record=record)
         yield aside
-
-
-def _what_remains(target: Path) -> str:
-    earlier = ", the earlier one there is as it was" if target.is_dir() else ""
-    checkpoint = last_checkpoint(target.parent)
-    source = f"; the last good checkpoint, {checkpoint}, can be exported too" if checkpoint else ""
-    return f"no export was written to {target}{earlier}. Make room or choose another folder, then export again{source}"
 
 
 @contextmanager
@@ -282,15 +279,9 @@ def plain_classes(*classes: Any) -> Iterator[None]:
             marked._auto_class = mark
 
 
-def _with_auto_map(student: LayerwiseModel) -> LayerwiseModel:
-    # `save_pretrained` would name the class of this instance only.
-    student.config.auto_map = architecture_of(student.config).auto_map
-    return student
-
-
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     if teacher is None or isinstance(teacher, Mapping):
-        return None if teacher is None else dict(teacher)
+        return teacher and dict(teacher)
     config: PreTrainedConfig
     if isinstance(teacher, str | Path):
         config = load_encoder_config(str(teacher))

@@ -8,6 +8,7 @@ import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..files.strict_json import fits, is_int, read_json
 from ..models.architectures import HEADS, max_tokens
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import widths_of
+from .method_card import MethodCard
 
 FACTS_FILE = "facts.json"
 CARD_FILE = "README.md"
@@ -47,7 +49,6 @@ of its rows, and what those of a task predict; held-out metrics of the student a
 machine of the run; the card's texts on the training method; later results of `homodistil evaluate`: `tasks`,
 `discrepancy`, `guarantee`."""
 
-_CARD = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
 _SPREAD = {"mean": int | float, "std": int | float | None}
 _TASK: dict[str, Any] = {
     "task": str,
@@ -60,6 +61,16 @@ _TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _BOUNDED = {"num_rows": int, "num_changed": int, "agreement": int | float, "at_least": int | float}
 _GUARANTEE = _BOUNDED | {"confidence": int | float, "groups": {...: {...: _BOUNDED}}}
+_SHAPES: dict[str, Any] = {
+    **dict.fromkeys((*FACTS_SECTIONS, *RUN_SECTIONS), dict),
+    DATA: {"train?": [str], "held_out?": [str], "kind?": str, "text_columns?": [str]},
+    BENCHMARKS: {
+        "tasks?": {...: _TASK},
+        "discrepancy?": {"eval_data?": [str]},
+        f"{GUARANTEE}?": {...: _GUARANTEE},
+    },
+}
+"""Section → what cards, checks and tables of models read of it."""
 
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
@@ -141,9 +152,16 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     sections = {name: _plain(section) for name, section in sections.items() if section}
     if not _is_card(card := sections.get(CARD_SECTION, {})):
         raise ValueError(
-            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: {', '.join(_CARD)}"
+            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: "
+            f"{', '.join(entry.name for entry in fields(MethodCard))}"
         )
     return sections
+
+
+def section_of(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of facts, or of results; empty where it is missing or no object."""
+    section = facts.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def file_facts(folder: Path) -> dict[str, Any]:
@@ -181,18 +199,14 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
         ValueError: see [`read_facts`]; also a section that is missing or of another type.
     """
     facts = read_facts(folder)
-    forms = facts.get("forms")
-    expected = {name: isinstance(facts.get(name), dict) for name in FACTS_SECTIONS}
-    expected |= {name: isinstance(facts.get(name, {}), dict) for name in RUN_SECTIONS}
-    expected[CARD_SECTION] = expected[CARD_SECTION] and _is_card(facts.get(CARD_SECTION, {}))
-    expected[BENCHMARKS] = expected[BENCHMARKS] and _are_benchmarks(facts.get(BENCHMARKS, {}))
-    expected[DATA] = expected[DATA] and _is_data(facts.get(DATA, {}))
-    expected["forms"] = expected["forms"] and (not forms or fits(forms, {"compact": {"plan": dict}}))
-    if wrong := [name for name, is_right in expected.items() if not is_right]:
-        raise ValueError(
-            f"{FACTS_FILE} in folder={str(folder)!r} has {wrong[0]}={short_repr(facts.get(wrong[0]))}, which no "
-            "export has; export again"
-        )
+    shapes = _SHAPES | ({"forms": {"compact": {"plan": dict}}} if facts.get("forms") else {})
+    for name, shape in shapes.items():
+        section = facts.get(name, {} if name in RUN_SECTIONS else None)
+        if not fits(section, shape) or (name == CARD_SECTION and not _is_card(section)):
+            raise ValueError(
+                f"{FACTS_FILE} in folder={str(folder)!r} has {name}={short_repr(section)}, which no export has; "
+                "export again"
+            )
     return facts
 
 
@@ -212,14 +226,8 @@ def has_costs(section: Mapping[str, Any]) -> bool:
 
 def _is_card(section: Any) -> bool:
     """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
-    return not section or (fits(section, _CARD) and section.keys() == _CARD.keys())
-
-
-def _are_benchmarks(section: Mapping[str, Any]) -> bool:
-    """Whether tasks and discrepancy have all that cards and tables of models read of them."""
-    tasks, discrepancy = section.get("tasks", {}), section.get("discrepancy", {})
-    is_measured = fits(discrepancy, {}) and fits(discrepancy.get("eval_data", []), [str])
-    return is_measured and fits(tasks, {...: _TASK}) and is_guarantee(section.get(GUARANTEE, {}))
+    shape = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
+    return not section or (fits(section, shape) and section.keys() == shape.keys())
 
 
 def is_guarantee(section: Any) -> bool:
@@ -227,41 +235,22 @@ def is_guarantee(section: Any) -> bool:
     return fits(section, {...: _GUARANTEE})
 
 
-def _are_names(section: Mapping[str, Any], *lists: str) -> bool:
-    """Whether these lists of a section, where it has them, hold texts alone, which cards join."""
-    return all(fits(section.get(name, []), [str]) for name in lists)
-
-
-def _is_data(section: Mapping[str, Any]) -> bool:
-    """Whether what cards read of the rows is there: names of files, and of columns where a kind is named."""
-    if "kind" in section and not fits(section, {"kind": str, "text_columns": [str]}):
-        return False
-    return _are_names(section, "train", "held_out")
-
-
 def _is_teacher(section: Any) -> bool:
-    if not fits(section, {"name": str, "licence": str}) or not has_costs(section):
-        return False
-    if not _are_names(section, "language"):
-        return False
-    hub_id = section.get("hub_id")
-    return hub_id is None or (isinstance(hub_id, str) and _is_hub_id(hub_id))
+    shape = {"name": str, "licence": str, "language?": [str], "hub_id?": str | None}
+    return fits(section, shape) and has_costs(section) and _is_hub_id(section.get("hub_id") or "a/name")
 
 
 def _without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_folders(item) for item in value]
-    if isinstance(value, str) and any(separator in value for separator in "/\\") and _is_local(value):
-        return Path(value).name
-    return value
-
-
-def _is_local(value: str) -> bool:
+    if not isinstance(value, str) or not {*value} & {*"/\\"}:
+        return value
     path = Path(os.path.expanduser(value))
     try:
-        return path.is_absolute() or value.startswith((".", "~")) or path.exists()
+        is_local = path.is_absolute() or value.startswith((".", "~")) or path.exists()
     except (OSError, ValueError):  # too long, or with a NUL: no path
-        return False
+        is_local = False
+    return path.name if is_local else value
 
 
 def _is_hub_id(name: str) -> bool:

@@ -3,7 +3,6 @@
 `training/publishing.py` uploads checkpoints.
 """
 
-import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,26 +153,20 @@ def tag_commit(repo_id: str, tag: str, *, revision: str) -> None:
 
 def _header_of(card: Path) -> dict[str, Any]:
     # Regular expressions instead of a parser: a broken header then has no licence and raises no error.
-    header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else []
-    if not header:
-        return {}
-    licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header[0], re.MULTILINE)
-    return {"license": licence.group(1) if licence else None, "language": _languages(header[0].splitlines())}
-
-
-def _languages(header: Sequence[str]) -> list[str]:
-    """The codes behind `language:`, on its line or as the list below it."""
-    start = next((index for index, line in enumerate(header) if line.startswith("language:")), None)
-    if start is None:
-        return []
-    below = itertools.takewhile(lambda line: line.lstrip().startswith("- "), header[start + 1 :])
-    return re.findall(r"[A-Za-z][\w-]*", " ".join([header[start].partition(":")[2], *below]))
+    header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else [""]
+    licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", "".join(header), re.MULTILINE)
+    # codes of languages stand on the same line, or as a list below it
+    languages = re.search(r"^language:(.*(?:\n[ \t]*- .*)*)", "".join(header), re.MULTILINE)
+    return {
+        "license": licence[1] if licence else None,
+        "language": re.findall(r"[A-Za-z][\w-]*", languages[1]) if languages else [],
+    }
 
 
 def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
-    languages = header.get("language") or []
-    known = [languages] if isinstance(languages, str) else list(map(str, languages))
-    return {"licence": header.get("license") or UNKNOWN_LICENCE} | ({"language": known} if known else {})
+    stated = header.get("language") or []
+    languages = [stated] if isinstance(stated, str) else list(map(str, stated))
+    return {"licence": header.get("license") or UNKNOWN_LICENCE} | ({"language": languages} if languages else {})
 
 
 def _listed_files(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..files.strict_json import is_int, is_number
-from .facts import BENCHMARKS, DATA, LATENCY
+from .facts import BENCHMARKS, DATA, LATENCY, section_of
 
 COST_LABELS = {
     "num_parameters": "parameters",
@@ -58,18 +58,8 @@ _IN_WORDS = {
     "agreement": "the teacher's top predictions",
 }
 _HIGHER_IS_BETTER = (
-    *(
-        "accuracy",
-        "f1",
-        "precision",
-        "recall",
-        "exact",
-        "exact_rows",
-        "exact_match",
-        "pearson",
-        "spearman",
-        "spearmanr",
-    ),
+    *("accuracy", "f1", "precision", "recall", "exact", "exact_rows", "exact_match", "pearson", "spearman"),
+    "spearmanr",
     *("correlation", "matthews_correlation", "auc", "roc_auc", "agreement", "neighbours", "neighbours_in_index"),
     *("cosine", "ndcg", "mrr", "map", "ndcg_at_10", "mrr_at_10"),
 )
@@ -110,23 +100,19 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     `place` stands behind the times, which are of the machine of the run.
     """
     rows = {row.name: row for row in outcome_rows(facts)}
-    found = ((rows[name].kept, where) for name, where in (("size_bytes", ""), (LATENCY, place)) if name in rows)
-    words = [kept + where for kept, where in found if kept]
+    costs = (("size_bytes", ""), (LATENCY, place))
+    words = [rows[name].kept + where for name, where in costs if name in rows and rows[name].kept]
+    # one metric is named: no second-best one if possible, then by the order of the words
+    order = {name: index for index, name in enumerate(_IN_WORDS)}
     shares = [row for row in rows.values() if row.kept.endswith("%")]
-    if shares:
-        # one metric is named: no second-best one if possible, then by the order of the words
-        order = [*_IN_WORDS]
-        kept = min(
-            shares,
-            key=lambda row: (row.name in _SECOND_BEST, order.index(row.name) if row.name in order else len(order)),
-        )
-        words.append(f"keeps {kept.kept} of {_IN_WORDS.get(kept.name, kept.label)}")
+    shares.sort(key=lambda row: (row.name in _SECOND_BEST, order.get(row.name, len(order))))
+    words += [f"keeps {row.kept} of {_IN_WORDS.get(row.name, row.label)}" for row in shares[:1]]
     return ", ".join(words)
 
 
 def measured_on(facts: Mapping[str, Any]) -> str:
     """The held-out rows in words, such as `1,024 held-out rows of dev.parquet`."""
-    data = _section(facts, DATA)
+    data = section_of(facts, DATA)
     if not is_int(data.get("num_held_out_rows")):
         return "the run's held-out rows"
     held_out = data.get("held_out")
@@ -157,19 +143,15 @@ def times(more: float, less: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.2g}×"
 
 
-def held_out_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+def held_out_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of an evaluation, without sizes, times and a loss that is there under another name."""
-    kept = {name: value for name, value in found.items() if is_number(value) and "kept_fraction" not in name}
-    return {
-        name: value
-        for name, value in kept.items()
-        if not name.endswith(TIMINGS)
-        and not (name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept))
-    }
+    kept = {name: value for name, value in values.items() if is_number(value) and "kept_fraction" not in name}
+    doubled = [name for name in kept if name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept)]
+    return {name: value for name, value in kept.items() if not name.endswith(TIMINGS) and name not in doubled}
 
 
 def _costs(facts: Mapping[str, Any]) -> Iterator[Row]:
-    teacher, student = _section(facts, "teacher"), _section(facts, "student")
+    teacher, student = section_of(facts, "teacher"), section_of(facts, "student")
     for name in ("size_bytes", "num_parameters", "encoder_macs", "dimension"):
         if (own := student.get(name)) is None:
             continue
@@ -182,17 +164,18 @@ def _costs(facts: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _latency(facts: Mapping[str, Any]) -> Iterator[Row]:
-    found = _section(facts, LATENCY)
-    full, own = found.get("teacher_ms"), found.get("student_ms")
+    times_ms = section_of(facts, LATENCY)
+    full, own = times_ms.get("teacher_ms"), times_ms.get("student_ms")
     if is_number(full) and is_number(own) and min(full, own) > 0:
-        label = f"ms for {found.get('batch_size')} texts of {found.get('length')} tokens, on {found.get('device')}"
+        size, length, device = (times_ms.get(name) for name in ("batch_size", "length", "device"))
+        label = f"ms for {size} texts of {length} tokens, on {device}"
         kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
         yield Row(LATENCY, label, shown(float(full)), shown(float(own)), kept)
 
 
 def _metrics(facts: Mapping[str, Any]) -> Iterator[Row]:
-    teacher = held_out_metrics(_section(facts, "teacher_evaluation"))
-    student = held_out_metrics(_section(facts, BENCHMARKS).get("agreement") or _section(facts, "evaluation"))
+    teacher = held_out_metrics(section_of(facts, "teacher_evaluation"))
+    student = held_out_metrics(section_of(facts, BENCHMARKS).get("agreement") or section_of(facts, "evaluation"))
     for name in sorted(dict.fromkeys([*student, *teacher]), key=lambda name: not is_share(name)):
         full, own = teacher.get(name), student.get(name)
         if full is None and name.rpartition("/")[2] in _OF_ONE_AT_MOST:
@@ -204,10 +187,5 @@ def _metrics(facts: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric is one of which more is better, of 1 at most."""
+    """Whether higher is better and 1 is the maximum of a metric."""
     return any(name == end or name.endswith(f"_{end}") for end in _HIGHER_IS_BETTER)
-
-
-def _section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = facts.get(name)
-    return section if isinstance(section, Mapping) else {}

@@ -1,25 +1,41 @@
 """`report.html` of a run: one file without scripts, fonts or pictures from elsewhere, made of the run's records.
 
-`run_records.py` reads the records, `outcome.py` makes the first table, `charts.py` draws; `report_page.py` has the
-page around them.
+A run writes settings, results, logs and the facts of its student into its folder; nothing is loaded here. A chain of
+sizes, rounds and stages have a folder each in that of the run. Records of older runs may lack some. `outcome.py` makes
+the first table, `charts.py` draws.
 """
 
+from __future__ import annotations
+
+import json
 import logging
+import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..files.checkpoints import sorted_checkpoints
 from ..files.folders import write_text
 from ..files.provenance import public_name
-from ..files.run_names import REPORT_FILE
-from ..files.strict_json import fits, is_int, is_number
+from ..files.run_names import (
+    MODEL_FOLDERS,
+    REPORT_FILE,
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    STATE_OF_TRAINER,
+    STUDENT_FOLDER,
+    TABLES,
+    run_of_model,
+)
+from ..files.strict_json import fits, is_int, is_number, read_json, read_json_object
 from ..models.cost import kept_macs
-from .charts import Line, line_chart, width_charts
+from .charts import STYLE, Line, line_chart, width_charts
+from .facts import CARD_FILE, DATA, FACTS_FILE, section_of
 from .outcome import held_out_metrics, is_share, measured_on, metric_label, outcome_line, outcome_rows, shown
-from .report_page import code, folded, grid, html_table, page, paragraph, section
-from .run_records import TABLES, RunRecords, read_records
 from .runtimes import runtime_cells, runtime_rows
 
 logger = logging.getLogger(__name__)
@@ -35,6 +51,29 @@ _MAIN_TERMS = {
     "loss_vectors": "training: distance of vectors",
     "loss_masked": "training: masked loss",
 }
+_PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
+_CODE = re.compile(r"(`+) ?(.+?) ?\1")
+_PAGE_STYLE = """
+:root{color-scheme:light dark;--text:#1f2328;--soft:#57606a;--back:#fff;--box:#f6f8fa;--rule:#d0d7de;--good:#1a7f37}
+@media(prefers-color-scheme:dark){:root{--text:#e6edf3;--soft:#9198a1;--back:#0d1117;--box:#151b23;--rule:#30363d;
+--good:#3fb950}}
+*{box-sizing:border-box}body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:64rem;background:var(--back);
+color:var(--text);font:16px/1.5 system-ui,sans-serif}h1{font-size:1.6rem;line-height:1.25;margin:0 0 .5rem;
+overflow-wrap:anywhere}h2{font-size:1.2rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.2rem 0 .4rem}
+p{margin:.5rem 0;max-width:48rem;overflow-wrap:anywhere}.note{color:var(--soft);font-size:.85rem}
+.won{font-size:1.15rem;font-weight:600;color:var(--good)}.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem}th,td{padding:.3rem .8rem .3rem 0;text-align:right;
+border-bottom:1px solid var(--rule);font-variant-numeric:tabular-nums;white-space:nowrap}
+th{font-weight:600;white-space:normal;vertical-align:bottom}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:7rem}
+table.words td,table.words th{text-align:left;white-space:normal;overflow-wrap:anywhere}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1.2rem 2rem}
+.grid svg{width:100%}
+pre{background:var(--box);padding:.8rem;border-radius:6px;overflow-x:auto;font-size:.85rem}
+code{background:var(--box);padding:.1em .3em;border-radius:4px;font-size:.9em}pre code{padding:0}
+@media(max-width:36rem){body{padding:1rem .8rem 3rem}td,th{white-space:normal!important;padding-right:.5rem}}
+details{margin:1rem 0}summary{cursor:pointer}
+"""
 
 
 def write_report(folder: str | Path, student: str | Path | None = None, *, output: str | Path | None = None) -> Path:
@@ -59,7 +98,7 @@ def write_report(folder: str | Path, student: str | Path | None = None, *, outpu
 
 
 def try_report(folder: str | Path, student: str | Path | None = None) -> None:
-    """As [`write_report`], at the end of a run that has ended well: a page that can't be written is only warned of."""
+    """Like [`write_report`], at the end of a run: a page that can't be written is only warned of."""
     try:
         write_report(folder, student)
     except (OSError, ValueError) as error:
@@ -85,66 +124,57 @@ def _file_of(records: RunRecords, output: str | Path | None) -> Path:
 
 def report_of(records: RunRecords) -> str:
     """The text of the page."""
-    title, summary = _title(records)
+    # title and first paragraph of the student's card; else the name of the folder
+    title, _, rest = records.card.partition("\n# ")[2].partition("\n")
+    summary = rest.strip().partition("\n\n")[0].replace("\n", " ")
     won = outcome_line(records.facts)
-    body = "".join(
-        filter(
-            None,
-            (
-                paragraph(summary),
-                paragraph(won[:1].upper() + won[1:] + ".", look="won") if won else "",
-                _first_table(records),
-                _parts_table(records),
-                *_further_tables(records),
-                _runtimes(records.facts),
-                section("Training", _curves(records)),
-                section("Shape", _shape(records.facts)),
-                section("How it was made", _how(records)),
-                section("Next", _next(records)),
-            ),
-        )
-    )
-    return page(title, body)
-
-
-def _title(records: RunRecords) -> tuple[str, str]:
-    """Title and first paragraph of the student's card; else the name of the folder."""
-    text = records.card.partition("\n# ")[2]
-    title, _, rest = text.partition("\n")
-    return (title or records.folder.resolve().name), rest.strip().partition("\n\n")[0].replace("\n", " ")
+    tables = records.results.get(TABLES)
+    runtimes = runtime_rows(records.facts)
+    curves = _grid(_charts(records))
+    parts = [
+        _paragraph(summary),
+        _paragraph(f"{won[0].upper()}{won[1:]}.", look="won") if won else "",
+        _first_table(records),
+        _parts_table(records),
+        # those that a method has left in the results, such as the pairings of a space
+        *(
+            _section(table["title"], _html_table(table["headings"], table["rows"]))
+            for table in (tables if isinstance(tables, list) else ())
+            if fits(table, {"title": str, "headings": [str], "rows": [[str]]})
+        ),
+        # what `homodistil deploy` has measured
+        _section("Runtimes", _html_table(*runtime_cells(runtimes))) if runtimes else "",
+        _section("Training", curves + _paragraph("Dashed: the teacher." * ('class="level"' in curves), look="note")),
+        _section("Shape", _shape(records.facts)),
+        _section("How it was made", _how(records)),
+        _section("Next", _next(records)),
+    ]
+    return _page(title or records.folder.resolve().name, "".join(parts))
 
 
 def _first_table(records: RunRecords) -> str:
     rows = outcome_rows(records.facts)
     if not rows:
         return ""
-    own = "student" if "teacher" in records.facts else "model"
+    made = "student" if "teacher" in records.facts else "model"
     # transposed twice, to leave out columns without any figure
-    columns = zip(("", "teacher", own, "kept"), *(row[1:] for row in rows), strict=True)
+    columns = zip(("", "teacher", made, "kept"), *(row[1:] for row in rows), strict=True)
     header, *cells = zip(*(column for column in columns if any(column[1:])), strict=True)
-    table = html_table(header, cells)
+    table = _html_table(header, cells)
     notes = [f"Quality: {measured_on(records.facts)}."]
-    if machine := _mapping(records.facts, "latency").get("machine"):
+    if machine := section_of(records.facts, "latency").get("machine"):
         notes.append(f"Times: {machine}.")
-    return section("What was won", table + paragraph(" ".join(notes), look="note"))
+    return _section("What was won", table + _paragraph(" ".join(notes), look="note"))
 
 
 def _parts_table(records: RunRecords) -> str:
     """Sizes of a chain, rounds or stages: a row each, with the figures that are recorded of them."""
-    found = {name: held_out_metrics(values) for name, values in _results_by_part(records).items()}
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    if len(found) < 2 or not names:
+    metrics = {part: held_out_metrics(values) for part, values in _results_by_part(records).items()}
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    if len(metrics) < 2 or not names:
         return ""
-    rows = [[part, *(shown(values.get(name), name) for name in names)] for part, values in found.items()]
-    return section("Step by step", html_table(["", *map(metric_label, names)], rows))
-
-
-def _further_tables(records: RunRecords) -> Iterator[str]:
-    """Those that a method has left in the results, such as the pairings of a space."""
-    tables = records.results.get(TABLES)
-    for table in tables if isinstance(tables, list) else ():
-        if fits(table, {"title": str, "headings": [str], "rows": [[str]]}):
-            yield section(table["title"], html_table(table["headings"], table["rows"]))
+    rows = [[part, *(shown(values.get(name), name) for name in names)] for part, values in metrics.items()]
+    return _section("Step by step", _html_table(["", *map(metric_label, names)], rows))
 
 
 def _results_by_part(records: RunRecords) -> dict[str, Mapping[str, Any]]:
@@ -160,51 +190,40 @@ def _results_by_part(records: RunRecords) -> dict[str, Mapping[str, Any]]:
     return {name: values for name, values in results.items() if name == "float" or re.fullmatch(r"stage-\d+", name)}
 
 
-def _runtimes(facts: Mapping[str, Any]) -> str:
-    """What `homodistil deploy` has measured."""
-    rows = runtime_rows(facts)
-    return section("Runtimes", html_table(*runtime_cells(rows))) if rows else ""
-
-
-def _curves(records: RunRecords) -> str:
-    pictures = grid(_charts(records))
-    has_level = 'class="level"' in pictures
-    return pictures + (paragraph("Dashed: the teacher.", look="note") if has_level else "")
-
-
 def _charts(records: RunRecords) -> list[str]:
     """Curves of the loss, of what is kept and of held-out metrics, of all parts of a run."""
     # a run with logs of its own is one line, else each of its parts is one
     runs = {part.folder.name: part for part in records.parts if part.logs} if not records.logs else {"": records}
     names = list(dict.fromkeys(name for run in runs.values() for name in run.names()))
-    teacher = _mapping(records.facts, "teacher_evaluation")
+    teacher = section_of(records.facts, "teacher_evaluation")
     terms = {"loss": "training loss"} | {name: label for name, label in _MAIN_TERMS.items() if name in names}
     loss = [line_chart(label, _lines(runs, name)) for name, label in terms.items()]
     kept = _kept(records) if records.logs else {part: _kept(run).get(_MACS, ()) for part, run in runs.items()}
     title = "kept of what it started from" if records.logs else f"kept {_MACS}, of each start"
-    found = [*loss[:1], line_chart(title, kept, is_share=True, top=1.0), *loss[1:]]
+    charts = [*loss[:1], line_chart(title, kept, is_share=True, top=1.0), *loss[1:]]
     held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if name.startswith(_EVAL)})
     for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
         # no level for KL, of which the teacher has 0
         level = teacher.get(name) if name != "kl" else None
-        settings: dict[str, Any] = {"level": level if is_number(level) else None, "is_share": is_share(name)}
-        found.append(line_chart(f"held out: {metric_label(name)}", _lines(runs, _EVAL + name), **settings))
-    return list(filter(None, found))[:_MOST_CHARTS]
+        lines = _lines(runs, _EVAL + name)
+        level = level if is_number(level) else None
+        charts.append(line_chart(f"held out: {metric_label(name)}", lines, level=level, is_share=is_share(name)))
+    return list(filter(None, charts))[:_MOST_CHARTS]
 
 
 def _kept(run: RunRecords) -> dict[str, Line]:
     """Shares of the teacher's widths and multiply–accumulates along a run."""
     kinds = [name.removeprefix(_KEPT) for name in run.names() if name.startswith(_KEPT)]
-    found = {kind: run.line(_KEPT + kind) for kind in kinds}
-    teacher = _mapping(run.facts, "teacher")
-    if {"hidden", "attention", "ffn"} <= found.keys() and fits(teacher, {"encoder_macs": int, "plan": dict}):
+    lines = {kind: run.line(_KEPT + kind) for kind in kinds}
+    teacher = section_of(run.facts, "teacher")
+    if {"hidden", "attention", "ffn"} <= lines.keys() and fits(teacher, {"encoder_macs": int, "plan": dict}):
         # each log has all three, so their points are of the same steps
-        shares = zip(*(found[kind] for kind in ("hidden", "attention", "ffn")), strict=False)
-        found[_MACS] = [
+        shares = zip(*(lines[kind] for kind in ("hidden", "attention", "ffn")), strict=False)
+        lines[_MACS] = [
             (hidden[0], kept_macs(teacher, hidden=hidden[1], attention=attention[1], ffn=ffn[1]))
             for hidden, attention, ffn in shares
         ]
-    return found
+    return lines
 
 
 def _lines(runs: Mapping[str, RunRecords], name: str) -> dict[str, Line]:
@@ -212,39 +231,39 @@ def _lines(runs: Mapping[str, RunRecords], name: str) -> dict[str, Line]:
 
 
 def _shape(facts: Mapping[str, Any]) -> str:
-    student, teacher = _mapping(facts, "student"), _mapping(facts, "teacher")
-    sizes = [_mapping(section, "plan").get("hidden_size") for section in (student, teacher)]
+    student, teacher = section_of(facts, "student"), section_of(facts, "teacher")
+    sizes = [section_of(model, "plan").get("hidden_size") for model in (student, teacher)]
     words = " of ".join(f"{size:,}" for size in sizes if is_int(size))
-    pictures = grid(width_charts(student, teacher))
+    pictures = _grid(width_charts(student, teacher))
     note = f"Hidden channels: {words}." + (" Grey: the teacher." if teacher else "")
-    return pictures + paragraph(note, look="note") if pictures else ""
+    return pictures + _paragraph(note, look="note") if pictures else ""
 
 
 def _how(records: RunRecords) -> str:
     facts = records.facts
-    changed = _mapping(facts, "changed_settings") or records.settings
-    training = _mapping(facts, "training")
+    changed = section_of(facts, "changed_settings") or records.settings
+    training = section_of(facts, "training")
     parts = []
-    if how := _mapping(facts, "card").get("how"):
-        parts.append(paragraph(str(how)))
+    if how := section_of(facts, "card").get("how"):
+        parts.append(_paragraph(str(how)))
     steps = training.get("num_steps") or records.results.get("num_steps")
     spent = records.results.get("time_s")
     figures = [f"{steps:,} optimizer steps" if is_number(steps) else "", f"{spent:,.0f} s" if is_number(spent) else ""]
     if any(figures):
-        parts.append(paragraph(", ".join(filter(None, figures)) + "."))
+        parts.append(_paragraph(", ".join(filter(None, figures)) + "."))
     if changed:
-        parts.append(section("Settings that differ from their defaults", _settings_table(changed), level=3))
-    if every := _mapping(facts, "settings") or _mapping(records.results, "settings"):
-        parts.append(folded(f"All {len(every)} settings", _settings_table(every)))
-    versions = _mapping(facts, "versions") or _mapping(records.results, "versions")
+        parts.append(_section("Settings that differ from their defaults", _settings_table(changed), level=3))
+    if every := section_of(facts, "settings") or section_of(records.results, "settings"):
+        parts.append(_folded(f"All {len(every)} settings", _settings_table(every)))
+    versions = section_of(facts, "versions") or section_of(records.results, "versions")
     if versions:
-        parts.append(paragraph("Written by " + ", ".join(f"{name} {of}" for name, of in versions.items()) + "."))
+        parts.append(_paragraph("Written by " + ", ".join(f"{name} {of}" for name, of in versions.items()) + "."))
     return "".join(parts)
 
 
 def _settings_table(settings: Mapping[str, Any]) -> str:
     rows = [(name, _value(value)) for name, value in settings.items() if name not in _NOT_SHOWN]
-    return html_table(["setting", "value"], rows)
+    return _html_table(["setting", "value"], rows)
 
 
 def _value(value: Any) -> str:
@@ -261,9 +280,9 @@ def _next(records: RunRecords) -> str:
     if records.student is None:
         return ""
     folder = str(records.student)
-    found = _SNIPPET.search(records.card)
-    use = code(_HERE.sub(f"name = {folder!r}", found.group(1))) if found else ""
-    return use + code("\n".join(_commands(shlex.quote(folder), records)))
+    snippet = _SNIPPET.search(records.card)
+    use = _code(_HERE.sub(f"name = {folder!r}", snippet[1])) if snippet else ""
+    return use + _code("\n".join(_commands(shlex.quote(folder), records)))
 
 
 def _commands(folder: str, records: RunRecords) -> Iterator[str]:
@@ -277,6 +296,176 @@ def _commands(folder: str, records: RunRecords) -> Iterator[str]:
         yield f"homodistil distill --teacher {folder} --student macs=0.25 --train_data TEXT --output_dir OUTPUT"
 
 
-def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = values.get(name)
-    return found if isinstance(found, Mapping) else {}
+# Records
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of one run.
+
+    Args:
+        folder: of the run.
+        student: folder of what it has made; None where there is none.
+        settings: as they were given.
+        results: content of `results.json`.
+        facts: of the student.
+        logs: Trainer's, entry by entry.
+        parts: of the members of a chain, of rounds or stages, in order.
+    """
+
+    folder: Path
+    student: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    logs: tuple[Mapping[str, Any], ...] = ()
+    parts: tuple[RunRecords, ...] = ()
+
+    @property
+    def card(self) -> str:
+        """Text of the student's card; empty where there is none."""
+        file = None if self.student is None else self.student / CARD_FILE
+        return file.read_text(encoding="utf-8", errors="replace") if file and file.is_file() else ""
+
+    def line(self, name: str) -> Line:
+        """The values of a log by step, without those that are no finite numbers."""
+        values = {entry["step"]: entry[name] for entry in self.logs if is_int(entry.get("step")) and name in entry}
+        return sorted(
+            (step, float(value)) for step, value in values.items() if is_number(value) and abs(value) < math.inf
+        )
+
+    def names(self) -> list[str]:
+        """The names of all values in the logs, each once."""
+        return list(dict.fromkeys(name for entry in self.logs for name in entry))
+
+
+def read_records(folder: str | Path, student: str | Path | None = None) -> RunRecords:
+    """Read the records of a run.
+
+    Args:
+        folder: of the run.
+        student: the export that it made; default: the one inside.
+
+    Raises:
+        ValueError: no such folder, no records in it, or a file of settings, results or facts that is no JSON object.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise ValueError(f"folder={str(folder)!r} does not exist; name the output_dir of a run")
+    # an export inside a run stands for the run
+    if (place / FACTS_FILE).is_file():
+        place = run_of_model(place) or place
+    records = _read(place, None if student is None else Path(student))
+    if not (records.results or records.facts or records.logs or any(part.logs for part in records.parts)):
+        raise ValueError(
+            f"folder={str(folder)!r} holds no records of a run ({RESULTS_FILE}, {STUDENT_FOLDER}/{FACTS_FILE}, "
+            f"{STATE_OF_TRAINER}); name the output_dir of a run that has ended"
+        )
+    return records
+
+
+def _read(folder: Path, student: Path | None = None) -> RunRecords:
+    names = [path.name for path in folder.iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
+    # by their number: 2-… before 10-…, round-2 before round-10
+    parts = (_read(folder / name) for name in sorted(names, key=lambda name: int(re.findall(r"\d+", name)[0])))
+    parts_with_records = tuple(part for part in parts if part.logs or part.facts)
+    if student is None:
+        student = next((folder / name for name in MODEL_FOLDERS if (folder / name).is_dir()), None)
+    if student is None and parts_with_records:
+        student = parts_with_records[-1].student
+    file = folder / RESULTS_FILE
+    # the results of `homodistil demo` are a list of three models
+    is_list = file.is_file() and isinstance(read_json(file, str(file)), list)
+    results = {} if is_list else _object(file)
+    facts = {} if student is None else _object(student / FACTS_FILE)
+    return RunRecords(
+        folder,
+        student,
+        settings=_object(folder / SETTINGS_FILE),
+        results=results,
+        facts=facts or _facts_of_fine_tuning(results),
+        logs=_logs(folder),
+        parts=parts_with_records,
+    )
+
+
+def _facts_of_fine_tuning(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What `homodistil finetune` has measured, in the sections that an export's facts have; nothing of other runs."""
+    if not fits(results, {"metrics": dict, "model": dict, "settings": dict, "num_eval_rows": int}):
+        return {}
+    rows = Path(str(results["settings"].get("eval_data"))).name
+    sections = {
+        "evaluation": results["metrics"],
+        "teacher_evaluation": results.get("teacher_metrics"),
+        "student": results["model"],
+        "teacher": results.get("teacher"),
+        DATA: {"num_held_out_rows": results["num_eval_rows"], "held_out": [rows]},
+    }
+    return {name: section for name, section in sections.items() if section is not None}
+
+
+def _object(file: Path) -> dict[str, Any]:
+    return read_json_object(file, str(file)) if file.is_file() else {}
+
+
+def _logs(folder: Path) -> tuple[Mapping[str, Any], ...]:
+    """The newest of the states that Trainer has saved; an older run has them in checkpoints alone."""
+    places = [folder, *sorted_checkpoints(folder)[:1]]
+    files = [place / STATE_OF_TRAINER for place in places if (place / STATE_OF_TRAINER).is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            # Leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped.
+            history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
+            return tuple(entry for entry in history if isinstance(entry, dict))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return ()
+
+
+# The page around a report: plain HTML, light and dark, for screens of any width; texts are escaped
+
+
+def _page(title: str, body: str) -> str:
+    """A whole document of a title and of HTML."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_PAGE_STYLE}{STYLE}</style>\n</head>\n"
+        f"<body>\n<h1>{escape(title)}</h1>\n{body}</body>\n</html>\n"
+    )
+
+
+def _section(heading: str, body: str, *, level: int = 2) -> str:
+    """HTML below a heading; nothing where there is no HTML."""
+    return f"<h{level}>{escape(heading)}</h{level}>\n{body}\n" if body else ""
+
+
+def _paragraph(text: str, *, look: str = "") -> str:
+    """A paragraph of text, whose words in backticks are shown as code."""
+    # Cards escape what Markdown would take for HTML.
+    words = _CODE.sub(r"<code>\2</code>", escape(text.replace("&lt;", "<"), quote=False))
+    return f"<p{f' class={look}' if look else ''}>{words}</p>\n" if text else ""
+
+
+def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls inside itself; the first column is on the left, numbers are on the right."""
+    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>\n" for row in rows)
+    look = ' class="words"' if len(header) == 2 else ""
+    return f'<div class="wide"><table{look}>\n<tr>{head}</tr>\n{body}</table></div>\n'
+
+
+def _grid(pictures: Iterable[str]) -> str:
+    """Pictures beside each other, as many as the screen has room for; nothing where there are none."""
+    cells = "".join(f"<div>{picture}</div>\n" for picture in pictures)
+    return f'<div class="grid">\n{cells}</div>' if cells else ""
+
+
+def _folded(summary: str, body: str) -> str:
+    """HTML that a click unfolds."""
+    return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
+
+
+def _code(text: str) -> str:
+    """Lines to be typed."""
+    return f"<pre><code>{escape(text.strip())}</code></pre>\n" if text.strip() else ""

@@ -35,14 +35,15 @@ def runtime_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
     """Header and cells: a file and runtime each, its likeness to the student, and times beside the teacher's."""
     sides = [side for side in ("student", "teacher") if any(side in row["latency_ms"] for row in rows)]
     times = [(side, size) for size in BATCH_SIZES for side in sides]
-    header = [*_HEADER, *(f"ms, {_texts(size)}, {side}" for side, size in times)]
+    header = [*_HEADER, *(f"ms, {size} text{'s' * (size > 1)}, {side}" for side, size in times)]
     cells = []
     for row in rows:
-        found = row["figures"]
         file = row["file"] if row["is_written"] else f"{row['file']}, not written"
-        spent = [_ms(row["latency_ms"].get(side, {}).get(str(size))) for side, size in times]
-        difference = f"{found['largest_difference']:.1e}" if is_number(found.get("largest_difference")) else ""
-        cells.append([file, row["runtime"], f"{row['size_bytes'] / 1e6:.1f}", _likeness(row), difference, *spent])
+        spent = [row["latency_ms"].get(side, {}).get(str(size)) for side, size in times]
+        largest = row["figures"].get("largest_difference")
+        difference = f"{largest:.1e}" if is_number(largest) else ""
+        cells.append([file, row["runtime"], f"{row['size_bytes'] / 1e6:.1f}", _likeness(row), difference])
+        cells[-1] += ["" if ms is None else f"{ms:.1f}" for ms in spent]
     return header, cells
 
 
@@ -64,21 +65,13 @@ def runtimes_text(facts: Mapping[str, Any]) -> str:
 
 
 def _likeness(row: Mapping[str, Any]) -> str:
-    found = row["figures"]
-    if "fidelity" not in found:
+    if "fidelity" not in row["figures"]:
         return f"not run: {row['not_run']}"
     words = {"fidelity": row["fidelity_name"], "lowest_cosine": "lowest", "neighbours": "neighbours kept"}
-    return ", ".join(f"{word} {_share(found[name])}" for name, word in words.items() if name in found)
-
-
-def _texts(size: int) -> str:
-    return "1 text" if size == 1 else f"{size} texts"
-
-
-def _share(value: float) -> str:
-    """Rounded down, so that 1 means 1."""
-    return "1" if value >= 1 - 1e-6 else f"{int(value * 1e4) / 1e4:.4f}".removeprefix("0")
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    figures = {word: row["figures"][name] for name, word in words.items() if name in row["figures"]}
+    # rounded down, so that 1 means 1
+    shares = {
+        word: "1" if value >= 1 - 1e-6 else f"{int(value * 1e4) / 1e4:.4f}".removeprefix("0")
+        for word, value in figures.items()
+    }
+    return ", ".join(f"{word} {share}" for word, share in shares.items())

@@ -3,16 +3,18 @@
 from pathlib import Path
 
 RESULTS_FILE = "results.json"
+TABLES = "tables"
+"""Of results: further tables for the report, each with `title`, `headings` and `rows` of words."""
 SETTINGS_FILE = "settings.json"
-STUDENT_FOLDER = "student"
-"""Of the export of a distillation."""
-MODEL_FOLDER = "model"
-"""Of the model of a fine-tuning, a binarization or a round."""
 REPORT_FILE = "report.html"
 STATE_OF_TRAINER = "trainer_state.json"
 """Trainer's file of logs."""
 LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
 """What a run leaves in its folder even if it saves nothing."""
+STUDENT_FOLDER = "student"
+"""Of the export of a distillation."""
+MODEL_FOLDER = "model"
+"""Of the model of a fine-tuning, a binarization or a round."""
 MODEL_FOLDERS = (STUDENT_FOLDER, MODEL_FOLDER)
 
 

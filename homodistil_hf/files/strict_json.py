@@ -101,13 +101,14 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit; `...` names all.
+    """Whether a JSON value is of a type, a list whose entries fit, or an object whose values fit.
 
-    True and false fit `bool` only: no number is a boolean in JSON.
+    `...` stands for all names of an object, `"name?"` for one that may be missing. True and false fit `bool` only: no
+    number is a boolean in JSON.
 
     Example:
     ```python
-    >>> fits({"a": [1, 2]}, {"a": [int]}), fits({"a": "x", "b": 1}, {...: str}), fits([True], [int])
+    >>> fits({"a": [1, 2]}, {"a": [int], "b?": int}), fits({"a": "x", "b": 1}, {...: str}), fits([True], [int])
     (True, False, False)
 
     ```
@@ -118,8 +119,12 @@ def fits(value: Any, shape: Any) -> bool:
         return shape is bool if isinstance(value, bool) else isinstance(value, shape)
     if not isinstance(value, dict):
         return False
-    named = dict.fromkeys(value, shape[...]) if ... in shape else shape
-    return all(name in value and fits(value[name], part) for name, part in named.items())
+    if ... in shape:
+        return all(fits(entry, shape[...]) for entry in value.values())
+    return all(
+        fits(value[key], part) if (key := name.removesuffix("?")) in value else name.endswith("?")
+        for name, part in shape.items()
+    )
 
 
 def write_json(path: Path, values: Any, *, sort_keys: bool = False) -> None:

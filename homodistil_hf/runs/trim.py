@@ -17,7 +17,8 @@ from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import TextPacker
-from ..data.corpus import load_text, local_files
+from ..data.corpus import load_text
+from ..data.sources import local_files
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts

@@ -1,6 +1,6 @@
 """Rows with all their columns, from files as people have them, folders and Hub data sets; questions of SQuAD, too.
 
-corpus.py finds the files and reads parquet, Arrow and text; CSV and JSON are read here, as they are written.
+data/sources.py finds the files and reads parquet, Arrow and text; CSV and JSON are read here, as they are written.
 """
 
 import csv
@@ -16,8 +16,7 @@ import pyarrow
 from datasets import Dataset, Value
 from datasets.exceptions import DatasetsError
 
-from ..data.corpus import local_files, read_source
-from ..data.csv_files import SEPARATORS, csv_settings, separator_of
+from ..data.sources import SEPARATORS, csv_settings, local_files, read_source, separator_of
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
 

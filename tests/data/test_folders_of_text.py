@@ -107,7 +107,7 @@ def test_what_is_hidden_is_named_in_one_line(tmp_path, caplog, pattern):
         write(tmp_path / "x" / name, "no")
     write(tmp_path / "x" / ".git" / "HEAD", "no text at all")
     write(tmp_path / "x" / "a.txt", "one")
-    with caplog.at_level("INFO", logger="homodistil_hf.data.corpus"):
+    with caplog.at_level("INFO", logger="homodistil_hf.data.sources"):
         assert texts(f"{tmp_path}/x{pattern}") == ["one"]
     (line,) = caplog.messages
     assert line.startswith(f"train_data='{tmp_path}/x{pattern}': ")

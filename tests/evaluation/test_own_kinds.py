@@ -181,6 +181,6 @@ def test_rows_come_from_the_hub_too(tmp_path, monkeypatch):
     given = write(tmp_path, "tags")
     expected, _ = run(given)
     rows = load_rows([given.pop("train_data")])
-    monkeypatch.setattr("homodistil_hf.data.corpus.datasets.load_dataset", lambda name, *words, **how: rows)
+    monkeypatch.setattr("homodistil_hf.data.sources.datasets.load_dataset", lambda name, *words, **how: rows)
     found, _ = run(given, train_data="somebody/rows", output_dir=str(tmp_path / "again"))
     assert found["metrics"] == expected["metrics"]

@@ -21,7 +21,7 @@ from homodistil_hf.evaluation.task_data import GlueTask
 from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.outcome import outcome_rows
-from homodistil_hf.export.run_records import read_records
+from homodistil_hf.export.report import read_records
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM

@@ -39,7 +39,6 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
     [
         ("data", {"held_out": 3}),
         ("data", {"train": [1]}),
-        ("data", {"kind": "classes"}),
         ("data", {"kind": ["classes"]}),
         ("teacher", {"language": 5}),
     ],

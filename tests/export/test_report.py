@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from homodistil_hf.cli import main
-from homodistil_hf.export.report import closing_line, report_of, try_report, write_report
-from homodistil_hf.export.run_records import read_records
+from homodistil_hf.export.report import closing_line, read_records, report_of, try_report, write_report
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 

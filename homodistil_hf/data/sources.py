@@ -1,0 +1,297 @@
+"""Files and Hub data sets → data sets with all their columns: the files of a source are found, refused or read.
+
+corpus.py takes texts from them, tasks/reading.py rows. Code that comes with a data set is never run.
+"""
+
+import codecs
+import csv
+import glob
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+from datasets import Features, Value
+from datasets.exceptions import DatasetsError
+from datasets.io.csv import CsvDatasetReader
+from datasets.io.json import JsonDatasetReader
+from datasets.io.parquet import ParquetDatasetReader
+from datasets.io.text import TextDatasetReader
+from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.utils.extract import Extractor
+
+from ..files.caches import check_cache
+from ..files.messages import join_some
+
+logger = logging.getLogger(__name__)
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Endings of files of words, and what stands between these."""
+
+
+class _ArrowDatasetReader(ParquetDatasetReader):
+    """Reads files of `save_to_disk` as others are: by a copy in the cache, so that nothing is written beside them."""
+
+    def __init__(self, path_or_paths: Any, **kwargs: Any):
+        super().__init__(path_or_paths, **kwargs)
+        self.builder = Arrow(cache_dir=self.cache_dir, data_files=path_or_paths, hash="arrow")
+
+
+# The readers behind `datasets.load_dataset`, which would itself report every use to a server, also of local files.
+_READERS: dict[str, Any] = {
+    ".parquet": ParquetDatasetReader,
+    ".arrow": _ArrowDatasetReader,
+    ".json": JsonDatasetReader,
+    ".jsonl": JsonDatasetReader,
+    **dict.fromkeys(SEPARATORS, CsvDatasetReader),
+    ".txt": TextDatasetReader,
+}
+_READER_SETTINGS: dict[Any, dict[str, Any]] = {
+    ParquetDatasetReader: {},
+    _ArrowDatasetReader: {},
+    # Not "utf-8": under its usual spelling the reader passes bytes on undecoded, errors included.
+    JsonDatasetReader: {"encoding": "utf_8", "encoding_errors": "replace"},
+    CsvDatasetReader: {"encoding_errors": "replace"},
+    TextDatasetReader: {
+        "sample_by": "paragraph",
+        "encoding": "utf_8_sig",  # a byte order mark is no text
+        "encoding_errors": "replace",
+        "features": Features({"text": Value("string")}),
+    },
+}
+_EXPECTED = ".parquet, .arrow, .json, .jsonl, .csv, .tsv or .txt"
+_FILES_PROBLEM = (
+    f"is empty or unreadable; expected {_EXPECTED} whose contents match the extension, with columns of the same types "
+    "in all files of one folder or glob (others can be listed)"
+)
+_HUB_PROBLEM = (
+    "is no local file and could not be loaded from the Hub; expected an existing path, or owner/name or "
+    "owner/name:configuration of a data set, and a connection"
+)
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.+-]+)?")
+_OTHER_FILE_SUFFIXES = {".gz", ".zip", ".zst", ".xz", ".bz2", ".md", ".html", ".xml", ".pdf"}
+_OF_SAVED_SETS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # beside the data of `save_to_disk`
+_HIDDEN_FOLDERS = {"__MACOSX", "__pycache__"}
+_HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_SHARD = re.compile(r"([-_.](\d+|of|[0-9a-f]{8,}))+$|\d+$")  # train-00000-of-00002
+_SPLIT_WORDS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing", "eval", "evaluation"},
+}
+
+
+def local_files(source: str, split: str, label: str) -> list[Path]:
+    """Return the files of a `source`; none if it is the name of a Hub data set."""
+    if not source.strip():
+        raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
+    if "\0" in source:
+        raise ValueError(f"{label} has a NUL in its path; expected a file, folder, glob or Hub data set")
+    path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
+    if path.is_dir():
+        return _folder_files(path, split, label)
+    files = [path] if path.is_file() else _globbed(path, label)
+    files = [file for file in files if file.is_file()]
+    if not files and _is_hub_name(source):
+        return []
+    if not files:
+        raise FileNotFoundError(
+            f"{label} does not exist; expected a file, folder or glob of {_EXPECTED}, or a Hub data set such as "
+            "Salesforce/wikitext:wikitext-103-raw-v1"
+        )
+    for file in files:
+        if file.suffix.lower() not in _READERS:
+            raise ValueError(
+                f"{label}: {file.name} has the unknown extension {file.suffix!r}; convert it to {_EXPECTED}"
+            )
+    return _readable(files, label)
+
+
+def _globbed(pattern: Path, label: str) -> list[Path]:
+    """Return the files that match, each once; below `**`, links to folders are not followed: they may be circular."""
+    parts = pattern.parts
+    start = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    root, rest = Path(*parts[:start]), parts[start:]
+    if "**" in rest:
+        files = list(root.glob("/".join(rest if rest[-1] != "**" else (*rest, "*"))))
+    else:
+        files = [Path(name) for name in glob.glob(str(pattern))]
+    return sorted(files) if _is_hidden(rest) else _shown(files, root, label)
+
+
+def _shown(files: list[Path], root: Path, label: str) -> list[Path]:
+    """Leave out the hidden ones of files below a folder, and name those of text in one line."""
+    hidden = {file: file.relative_to(root) for file in files if _is_hidden(file.relative_to(root).parts)}
+    if names := [str(name) for name in hidden.values() if name.suffix.lower() in _READERS]:
+        logger.info("%s: hidden files are left out: %s", label, join_some(names))
+    return sorted(file for file in files if file not in hidden)
+
+
+def _is_hidden(parts: Iterable[str]) -> bool:
+    """Whether a part of a path hides what is below it: `.git`, `.ipynb_checkpoints`, `__MACOSX`."""
+    return any(part.startswith(".") or part in _HIDDEN_FOLDERS for part in parts)
+
+
+def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
+    """Return all readable files below a folder; those of one split, if any file is named after a split."""
+    files = _shown([file for file in folder.rglob("*") if _is_text(file) and file.is_file()], folder, label)
+    if not files:
+        raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
+    split_of = _splits(files, folder)
+    named = {name for name in split_of.values() if name}
+    wanted = split.partition("[")[0]  # "train[:10%]" is a part of train
+    if named and wanted not in named:
+        raise ValueError(
+            f"{label} has files for the splits {sorted(named)}, not for split={wanted!r}; name another one "
+            f"(train_split, eval_split), files, or rename {join_some({file.name for file in files if split_of[file]})}"
+        )
+    if named and (others := [file.name for file in files if split_of[file] is None]):
+        logger.warning(
+            "%s: files named after no split are left out, as others are: %s", label, join_some(sorted(set(others)))
+        )
+    return _readable([file for file in files if not named or split_of[file] == wanted], label)
+
+
+def _is_text(file: Path) -> bool:
+    if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
+        return False
+    return not (file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")))  # left by `map`
+
+
+def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
+    """Return the split that each file is named after.
+
+    A split's word among others (`wiki_validation.txt`) counts, so that texts to evaluate on are never trained on.
+    Words of training alone (`train_data.jsonl`) count if all files have one: a text may be about training.
+    """
+    paths = {file: file.relative_to(folder).with_suffix("") for file in files}
+    among_others = {file: _split_of(re.split(r"[^a-z]+", str(path).lower())) for file, path in paths.items()}
+    splits = set(among_others.values())
+    if splits - {None, "train"} or None not in splits:
+        return among_others
+    alone = {file: [_SHARD.sub("", part.lower()) for part in path.parts] for file, path in paths.items()}
+    return {file: _split_of(words) for file, words in alone.items()}
+
+
+def _split_of(words: Iterable[str]) -> str | None:
+    """Return the split that one of the words names."""
+    present = set(words)
+    return next((split for split, names in _SPLIT_WORDS.items() if present & names), None)
+
+
+def _is_hub_name(source: str) -> bool:
+    is_path = source.startswith((".", "~", "/")) or Path(source).suffix.lower() in _OTHER_FILE_SUFFIXES | set(_READERS)
+    return not is_path and _HUB_NAME.fullmatch(source) is not None
+
+
+def _readable(files: list[Path], label: str) -> list[Path]:
+    """Refuse files that no reader should open, and leave out empty ones."""
+    for file in files:
+        # The readers would unpack an archive, of any size and to any place.
+        if kind := Extractor.infer_extractor_format(file):
+            raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
+        if file.suffix.lower() not in (".parquet", ".arrow"):
+            _check_encoding(file, label)
+    filled = [file for file in files if file.stat().st_size > 0]
+    if not filled:
+        raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in them")
+    return filled
+
+
+def _check_encoding(file: Path, label: str) -> None:
+    """Refuse, by a ValueError, a file of text in UTF-16 or UTF-32, whose bytes would be read as letters and NULs."""
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
+    # wide characters begin with a mark, or more than one byte in four is NUL
+    if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
+        raise ValueError(
+            f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
+            "`iconv -f UTF-16 -t UTF-8`"
+        )
+
+
+def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
+    """Return data sets with all columns, one for each kind of file, each with at least one row."""
+    check_cache(Path(datasets.config.HF_DATASETS_CACHE))
+    try:
+        if isinstance(origin, str):
+            name, _, config = origin.partition(":")
+            parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
+        else:
+            parts = _read_files(origin, split, streaming)
+        # a stream raises its errors only when a row is read
+        parts = [part for part in parts if any(True for _ in part.take(1))]
+    except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
+        reason = error.__cause__ or error
+        problem = _HUB_PROBLEM if isinstance(origin, str) else _FILES_PROBLEM
+        raise ValueError(f"{label} {problem} ({type(reason).__name__}: {reason})") from error
+    if not parts:
+        raise ValueError(f"{label} is an empty data set (0 rows); expected at least one document")
+    return parts
+
+
+def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
+    parts = []
+    for reader, settings in _READER_SETTINGS.items():
+        # `datasets` asks for the same columns in all files of a reader, and one reader a file would be slow
+        groups: dict[Any, list[Path]] = {}
+        for file in (file.resolve() for file in files if _READERS[file.suffix.lower()] is reader):
+            groups.setdefault(_columns_of(file), []).append(file)
+        for group in groups.values():
+            # the readers take names for patterns
+            paths = [glob.escape(str(file)) for file in group]
+            names_of_splits = {split.partition("[")[0]: paths}
+            options = {"split": split, "streaming": streaming, **settings, **csv_settings(group[0])}
+            parts.append(reader(names_of_splits, **options).read())
+    return parts
+
+
+def _columns_of(file: Path) -> Any:
+    """Return the columns of a file, for comparison; None where its reader finds them."""
+    if file.suffix.lower() == ".parquet":
+        return pyarrow.parquet.read_schema(file).remove_metadata()
+    if file.suffix.lower() in SEPARATORS:
+        return separator_of(file), header_of(file)
+    if _READERS[file.suffix.lower()] is JsonDatasetReader:
+        with file.open("rb") as opened:
+            first = opened.readline(_LINE_BYTES)
+        try:
+            row = json.loads(first.decode("utf-8-sig", "replace"))
+        except ValueError:  # no JSON, or JSON of several lines
+            return None
+        row = row[0] if row and isinstance(row, list) else row
+        return frozenset(row) if isinstance(row, dict) else None
+    return None
+
+
+# CSV and TSV as they are written, all of words: pandas would take "null" for a missing value, 007 for a number.
+
+
+def separator_of(file: Path) -> str:
+    """Return what stands between words: the ending's separator, or another one where only that is in the first line.
+
+    Spreadsheets write semicolons in countries with decimal commas.
+    """
+    usual = SEPARATORS[file.suffix.lower()]
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
+        line = opened.readline()
+    return usual if usual in line else next((other for other in ",;\t" if other in line), usual)
+
+
+def header_of(file: Path) -> tuple[str, ...]:
+    """Return the names of a file's columns, from its first line."""
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
+        return tuple(next(csv.reader(opened, delimiter=separator_of(file)), ()))
+
+
+def csv_settings(file: Path) -> dict[str, Any]:
+    """Return the settings by which the reader of `datasets` takes every cell as a word; none for other files."""
+    if file.suffix.lower() not in SEPARATORS:
+        return {}
+    return {"sep": separator_of(file), "converters": dict.fromkeys(header_of(file), str), "keep_default_na": False}
