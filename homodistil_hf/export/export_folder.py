@@ -281,7 +281,7 @@ def plain_classes(*classes: Any) -> Iterator[None]:
 
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     if teacher is None or isinstance(teacher, Mapping):
-        return teacher and dict(teacher)
+        return None if teacher is None else dict(teacher)
     config: PreTrainedConfig
     if isinstance(teacher, str | Path):
         config = load_encoder_config(str(teacher))

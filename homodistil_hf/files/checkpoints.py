@@ -102,7 +102,8 @@ def last_checkpoint(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> Path | None:
     """Return the newest complete checkpoint of a run other than `skip`, of a step below `before_step`."""
-    return next((found for found, problem in _examined(output_dir, skip, before_step) if problem is None), None)
+    examined = _examined(output_dir, skip, before_step)
+    return next((checkpoint for checkpoint, problem in examined if problem is None), None)
 
 
 def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
@@ -161,10 +162,10 @@ def sorted_checkpoints(output_dir: str | Path) -> list[Path]:
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
         return []
-    found = [path for path in output_dir.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    folders = [path for path in output_dir.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
     # checkpoint-N under its temporary name counts only where checkpoint-N isn't there
-    replaced = {outdated_name(path) for path in found}
-    return sorted((path for path in found if path not in replaced), key=_step_of, reverse=True)
+    replaced = {outdated_name(path) for path in folders}
+    return sorted((path for path in folders if path not in replaced), key=_step_of, reverse=True)
 
 
 def _step_of(checkpoint: Path) -> int:

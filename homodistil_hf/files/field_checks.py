@@ -69,8 +69,11 @@ def describe_settings(kind: type[_Kind], *, without: Collection[str] = ()) -> ty
     """
     if kind.__doc__ is None:
         return kind
-    found = {name: entry for name, entry in _own_settings(kind).items() if name not in without}
-    lines = [line for name, entry in found.items() for line in _argument_lines(name, entry)]
+    lines: list[str] = []
+    for name, entry in _own_settings(kind).items():
+        default = "" if entry.default is None else f" Default: `{entry.default!r}`."
+        text = f"{name}: {help_of(entry)}{default}"
+        lines += wrap(text, 119, initial_indent=" " * 8, subsequent_indent=" " * 12) if name not in without else []
     before, heading, after = kind.__doc__.partition("\n    Raises:")
     kind.__doc__ = "\n".join([before.rstrip(), "", "    Args:", *lines]) + (f"\n{heading}{after}" if heading else "")
     return kind
@@ -78,19 +81,13 @@ def describe_settings(kind: type[_Kind], *, without: Collection[str] = ()) -> ty
 
 def _own_settings(kind: type) -> dict[str, Field[Any]]:
     """Name → field of each setting that [`setting`] made, in a class that `dataclass` may not have seen yet."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     # the nearest class wins; a dataclass keeps its fields apart from its attributes
     for base in kind.__mro__:
-        found = {**vars(base), **vars(base).get("__dataclass_fields__", {}), **found}
+        attributes = {**vars(base), **vars(base).get("__dataclass_fields__", {}), **attributes}
     # the class's own settings in their order, then the inherited ones
-    own = {name: found[name] for name in (*vars(kind), *found)}
-    entries = {name: entry for name, entry in own.items() if isinstance(entry, Field)}
-    return {name: entry for name, entry in entries.items() if "limits" in entry.metadata}
-
-
-def _argument_lines(name: str, entry: Field[Any]) -> list[str]:
-    default = "" if entry.default is None else f" Default: `{entry.default!r}`."
-    return wrap(f"{name}: {help_of(entry)}{default}", 119, initial_indent=" " * 8, subsequent_indent=" " * 12)
+    entries = {name: attributes[name] for name in (*vars(kind), *attributes)}
+    return {name: one for name, one in entries.items() if isinstance(one, Field) and "limits" in one.metadata}
 
 
 def help_of(entry: Field[Any]) -> str:
@@ -108,9 +105,9 @@ def limits_of(entry: Field) -> Mapping[str, Any]:
 def make_tuples(settings: Any) -> None:
     """Replace lists and single values by tuples, in fields of a frozen dataclass whose default is a tuple."""
     for entry in fields(settings):
-        given = getattr(settings, entry.name)
+        value = getattr(settings, entry.name)
         if isinstance(entry.default, tuple):
-            object.__setattr__(settings, entry.name, tuple(given) if isinstance(given, list | tuple) else (given,))
+            object.__setattr__(settings, entry.name, tuple(value) if isinstance(value, list | tuple) else (value,))
 
 
 def refuse_without_part(settings: Any, remedies: Mapping[str, str], *, run: str = "this run") -> None:
@@ -124,9 +121,9 @@ def refuse_without_part(settings: Any, remedies: Mapping[str, str], *, run: str 
     Raises:
         ValueError: names the setting, its value and the remedy.
     """
-    known = type(settings).__dataclass_fields__
+    entries = type(settings).__dataclass_fields__
     for name, remedy in remedies.items():
-        if name in known and (value := getattr(settings, name)) != known[name].default:
+        if name in entries and (value := getattr(settings, name)) != entries[name].default:
             raise ValueError(f"{name}={short_repr(value)} has no part in {run}: {remedy}")
 
 
@@ -158,11 +155,14 @@ def check_fields(settings: Any, inherited: Mapping[str, Mapping[str, Any]] = _NO
         if value is None and type(None) in get_args(hint):
             continue
         choices = get_args(hint) if get_origin(hint) is Literal else ()
-        for given in value if isinstance(value, tuple) else (value,):
+        remedy = f"the default is {entry.default}"
+        if entry.default is None or entry.default is MISSING:
+            remedy = "left out, it follows from the others"
+        for item in value if isinstance(value, tuple) else (value,):
             # the field's own limits win over inherited ones, and these over the hint's choices
             limits = {"choices": choices, **inherited.get(entry.name, {}), **limits_of(entry)}
-            if problem := _problem(given, limits, _remedy(entry)):
-                raise ValueError(f"{entry.name}={short_repr(given)} {problem}")
+            if problem := _problem(item, limits, remedy):
+                raise ValueError(f"{entry.name}={short_repr(item)} {problem}")
 
 
 def _problem(value: Any, limits: Mapping[str, Any], remedy: str) -> str | None:
@@ -186,9 +186,3 @@ def _is_inside(value: Any, interval: str) -> bool:
     if not is_number(value) or abs(value) > sys.float_info.max or math.isnan(value) or not low <= value <= high:
         return False
     return not (value == low and interval[0] == "(") and not (value == high and interval[-1] == ")")
-
-
-def _remedy(entry: Field) -> str:
-    if entry.default is None or entry.default is MISSING:
-        return "left out, it follows from the others"
-    return f"the default is {entry.default}"

@@ -73,7 +73,11 @@ def publish(staged: Path, final: Path) -> None:
 
     A process that stops between the two renames leaves the older folder as `outdated_name(final)`; see [`recover`].
     """
-    _share_weights(staged)
+    # users who may read the folder may read the weights: safetensors 0.8 writes files for their owner alone
+    mode = staged.stat().st_mode & 0o666
+    for path in staged.rglob("*.safetensors"):
+        with suppress(OSError):  # some network file systems have no modes
+            path.chmod(mode)
     sync_folder(staged)
     if final.exists():
         # what an earlier stop has left under that name isn't needed: the final folder is there
@@ -91,14 +95,6 @@ def publish(staged: Path, final: Path) -> None:
         os.rename(staged, final)
     # the renames themselves are written into the parent
     _sync(final.parent)
-
-
-def _share_weights(folder: Path) -> None:
-    """Let the users read weights that may read the folder: safetensors 0.8 writes files for their owner alone."""
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*.safetensors"):
-        with suppress(OSError):  # some network file systems have no modes
-            os.chmod(path, mode)
 
 
 def recover(final: Path) -> None:
@@ -262,9 +258,15 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tokenizers raise nothing more special
-        if not _says_too_little(error):
+        match = _ERRNO.search(str(error))
+        if isinstance(error, OSError):
+            if error.filename is not None or error.errno is None:
+                raise
+            number = error.errno
+        elif not _FAILED_TO_WRITE.search(str(error)):
             raise
-        number = _error_number(error, folder)
+        else:
+            number = int(match[1]) if match else _unspoken_number(folder, said=str(error))
         written = folder / (file or _file_being_written(error, folder))
         raise OSError(number, os.strerror(number), str(written)) from error
 
@@ -278,20 +280,6 @@ def check_archives(folder: Path) -> None:
         if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):
             number = _unspoken_number(folder)
             raise OSError(number, os.strerror(number), str(path))
-
-
-def _says_too_little(error: Exception) -> bool:
-    """Whether an error is a failure to write that doesn't name the file."""
-    if isinstance(error, OSError):
-        return error.filename is None and error.errno is not None
-    return _FAILED_TO_WRITE.search(str(error)) is not None
-
-
-def _error_number(error: Exception, folder: Path) -> int:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    found = _ERRNO.search(str(error))
-    return int(found.group(1)) if found else _unspoken_number(folder, said=str(error))
 
 
 def _unspoken_number(folder: Path, *, said: str = "") -> int:

@@ -32,9 +32,9 @@ def is_inside(folder: Path, name: str) -> bool:
     """
     if not stays_inside(name):
         return False
-    own, real = Path(os.path.realpath(folder)), Path(os.path.realpath(folder / name))
-    is_blob = own.parent.name == _SNAPSHOTS and real.is_relative_to(own.parent.parent / _BLOBS)
-    return is_blob or real.is_relative_to(own)
+    root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(folder / name))
+    is_blob = root.parent.name == _SNAPSHOTS and real.is_relative_to(root.parent.parent / _BLOBS)
+    return is_blob or real.is_relative_to(root)
 
 
 def files_inside(folder: Path) -> dict[str, Path]:

@@ -45,7 +45,9 @@ def held(lock_file: Path) -> Iterator[bool]:
         yield is_locked is None
         return
     try:
-        _say_who(lock_file)
+        with suppress(OSError):  # a full disk; the lock is held all the same
+            who = f"{os.getpid()} {socket.gethostname()}\n"
+            lock_file.with_suffix(HOLDER_SUFFIX).write_text(who, encoding="utf-8")
         yield True
     finally:
         # Before the lock is free: a process that waits with the removed file sees that, and makes another one.
@@ -124,11 +126,6 @@ def _lock(lock: BaseFileLock, lock_file: Path) -> bool | None:
         )
         return None
     return True
-
-
-def _say_who(lock_file: Path) -> None:
-    with suppress(OSError):  # a full disk; the lock is held all the same
-        lock_file.with_suffix(HOLDER_SUFFIX).write_text(f"{os.getpid()} {socket.gethostname()}\n", encoding="utf-8")
 
 
 def _holder_in(lock_file: Path) -> Holder:

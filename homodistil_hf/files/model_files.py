@@ -26,9 +26,9 @@ def model_file(source: str, name: str, *, token: str | None = None, is_cached: b
 @cache  # a Hub that can't be reached is waited for once
 def _file_on_hub(source: str, name: str, token: str | None, is_cached: bool) -> Path | None:
     try:
-        known = try_to_load_from_cache(source, name)
-        if known is None:
-            known = hf_hub_download(source, name, token=token, local_files_only=is_cached)
+        file = try_to_load_from_cache(source, name)
+        if file is None:
+            file = hf_hub_download(source, name, token=token, local_files_only=is_cached)
     except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
         return None
-    return Path(known) if isinstance(known, str) else None  # the cache knows of files that aren't there, too
+    return Path(file) if isinstance(file, str) else None  # the cache knows of files that aren't there, too

@@ -41,9 +41,7 @@ def _register(modeling: ModuleType) -> None:
     """Register the classes of a modelling file with transformers' Auto classes."""
     import transformers
 
-    from .architectures import ARCHITECTURES
-
-    for architecture in ARCHITECTURES.values():
+    for architecture in _architectures():
         if architecture.modeling == modeling.__name__:
             config_class = architecture.student_config
             transformers.AutoConfig.register(architecture.student_type, config_class, exist_ok=True)
@@ -62,18 +60,18 @@ def _ask_here_first(auto_configs: ModuleType) -> None:
         def ask(self: Any, model_type: Any, *, look_up: Callable[..., Any] = look_up) -> Any:
             if isinstance(model_type, str) and model_type.startswith(_STUDENTS):
                 # the import registers the type in the table that is asked next
-                _import_modeling(model_type)
+                for architecture in _architectures():
+                    if architecture.student_type == model_type:
+                        import_module(architecture.modeling)
             return look_up(self, model_type)
 
         setattr(mapping, method, ask)
 
 
-def _import_modeling(student_type: str) -> None:
+def _architectures() -> Any:
     from .architectures import ARCHITECTURES
 
-    for architecture in ARCHITECTURES.values():
-        if architecture.student_type == student_type:
-            import_module(architecture.modeling)
+    return ARCHITECTURES.values()
 
 
 # in front, or the usual finders would answer first

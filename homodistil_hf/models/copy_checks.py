@@ -70,22 +70,16 @@ def refuse_other_parameters(
         ValueError: names the parameters and the likely reason.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
-    given = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
-    if given == wanted:
+    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
+    if shapes == wanted:
         return
-    surplus, missing = given.keys() - wanted.keys(), wanted.keys() - given.keys()
-    reshaped = [
-        f"{name} {given[name]} for {wanted[name]}"
-        for name in given.keys() & wanted.keys()
-        if given[name] != wanted[name]
-    ]
-    found = [
-        f"{what} {join_some(names)}"
-        for what, names in (("further parameters", surplus), ("no", missing), ("other shapes:", reshaped))
-        if names
-    ]
+    surplus, missing = shapes.keys() - wanted.keys(), wanted.keys() - shapes.keys()
+    common = shapes.keys() & wanted.keys()
+    reshaped = [f"{name} {shapes[name]} for {wanted[name]}" for name in common if shapes[name] != wanted[name]]
+    kinds = (("further parameters", surplus), ("no", missing), ("other shapes:", reshaped))
+    differences = "; ".join(f"{kind} {join_some(names)}" for kind, names in kinds if names)
     raise ValueError(
-        f"{argument}={type(model).__name__} is not as its config describes it: it has {'; '.join(found)}. "
+        f"{argument}={type(model).__name__} is not as its config describes it: it has {differences}. "
         f"{_likely_remedy(model, student, [*surplus, *missing])}"
     )
 
@@ -93,17 +87,14 @@ def refuse_other_parameters(
 def _likely_remedy(model: nn.Module, student: PreTrainedModel, names: list[str]) -> str:
     if any("lora_" in name or ".base_layer." in name or "modules_to_save" in name for name in names):
         return f"It has adapters inside; {_MERGE}"
-    if foreign := {type(module).__module__ for module in model.modules() if _is_quantized(module)}:
+    packages = {type(module).__module__ for module in model.modules()}
+    # torchao, bitsandbytes, and modules of torch and transformers such as torch.ao.nn.quantized
+    if foreign := {one for one in packages if "quant" in one or one.startswith(("bitsandbytes", "torchao"))}:
         return f"It has quantized modules ({join_some(foreign)}); load it without quantization"
     layers = f"{architecture_of(student.config).layers}."
     if names and all(layers in name for name in names):
         return "Set config.num_hidden_layers to the number of its layers, as keep_layers and from_pretrained do"
     return "Load it with the stock class's from_pretrained, and give the class its own head and its own config"
-
-
-def _is_quantized(module: nn.Module) -> bool:
-    kind = type(module)
-    return "quant" in kind.__module__ or kind.__module__.partition(".")[0] in ("bitsandbytes", "torchao")
 
 
 @torch.no_grad()
@@ -176,11 +167,7 @@ def _answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list
     finally:
         for module, mode in modes.items():
             module.training = mode
-    padding = inputs["attention_mask"] == 0
-    found = [outputs[name] for name in _ANSWERS if name in outputs]
-    return [_without_padding(answer, padding) for answer in found]
-
-
-def _without_padding(answer: torch.Tensor, padding_BT: torch.Tensor) -> torch.Tensor:
-    # Attention kernels differ in what they give padded tokens.
-    return answer[~padding_BT] if answer.shape[:2] == padding_BT.shape else answer
+    is_token_BT = inputs["attention_mask"] != 0
+    answers = [outputs[name] for name in _ANSWERS if name in outputs]
+    # attention kernels differ in what they give padded tokens
+    return [answer[is_token_BT] if answer.shape[:2] == is_token_BT.shape else answer for answer in answers]

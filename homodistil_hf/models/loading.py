@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from ..files.folders import refuse_missing
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
-from ..files.strict_json import is_int, is_number, read_json_object
+from ..files.strict_json import fits, is_int, is_number, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
 from .copy_checks import refuse_nonfinite
@@ -139,10 +139,10 @@ def config_values(
             path = path / CONFIG_NAME
         elif not path.is_file():
             with hub_errors(f"{label} can't be read", token=token):
-                found = cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
-            if found is None:
+                file = cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
+            if file is None:
                 raise FileNotFoundError(f"there is no {CONFIG_NAME}; name the repository of a model")
-            path = Path(found)
+            path = Path(file)
     except HubError:
         raise
     except (OSError, ValueError) as error:
@@ -171,20 +171,20 @@ def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: 
     try:
         config = kind.from_dict({name: value for name, value in values.items() if name not in OUTPUT_KEYS})
         if kind.model_type in MODEL_TYPES:
-            _check_text_config(config)
+            widths_of(config)
+            if max_tokens(config) < 1:
+                raise ValueError(
+                    f"max_position_embeddings={config.max_position_embeddings} leaves no token a position"
+                )
+            if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
+                raise ValueError(
+                    f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens"
+                )
     except Exception as error:  # transformers raises errors of many kinds for unexpected content
         raise ValueError(
             f"{label} can't be used ({type(error).__name__}: {' '.join(str(error).split())[:_SHOWN_CHARS]}); mend it"
         ) from error
     return config
-
-
-def _check_text_config(config: PreTrainedConfig) -> None:
-    widths_of(config)
-    if max_tokens(config) < 1:
-        raise ValueError(f"max_position_embeddings={config.max_position_embeddings} leaves no token a position")
-    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
-        raise ValueError(f"pad_token_id={config.pad_token_id} is none of vocab_size={config.vocab_size} tokens")
 
 
 def load_encoder(
@@ -389,6 +389,14 @@ def refuse_config(config: PreTrainedConfig, argument: str = "teacher") -> None:
         )
 
 
+def _is_activation(value: Any) -> bool:
+    if value == "gelu":  # almost always; the import takes a second
+        return True
+    from transformers.activations import ACT2FN
+
+    return isinstance(value, str) and value in ACT2FN
+
+
 # Setting → a check, and words for the values that pass it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
@@ -396,13 +404,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
     "torch_dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
     "architectures": (
-        lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
+        lambda value: value is None or fits(value, [str]),
         "a list of class names",
     ),
     "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
     **dict.fromkeys(
         (architecture.named("hidden_act") for architecture in ARCHITECTURES.values()),
-        (lambda value: _is_activation(value), "an activation of transformers, such as gelu or relu"),
+        (_is_activation, "an activation of transformers, such as gelu or relu"),
     ),
     "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
     "per_layer_config": (
@@ -410,7 +418,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"an object: layer number → an object of some of {', '.join(sorted(_LAYER_NAMES))}",
     ),
     "rotary_pairs": (
-        lambda value: value is None or (isinstance(value, dict) and all(map(_are_rising, value.values()))),
+        lambda value: (
+            value is None
+            or (fits(value, {...: [int]}) and all(pairs == sorted(set(pairs)) for pairs in value.values()))
+        ),
         "an object: type of layer → rising whole numbers",
     ),
     **dict.fromkeys(_SHARES, (lambda value: not is_number(value) or 0 <= value <= 1, "a number from 0 to 1")),
@@ -436,12 +447,15 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
     """
     for name, value in values.items():
         # every key becomes an attribute, which would hide a method or a table, or meet a property without a setter
-        found = getattr(config_class, name, None)
-        if callable(found) or isinstance(found, dict) or (isinstance(found, property) and found.fset is None):
+        attribute = getattr(config_class, name, None)
+        is_fixed = isinstance(attribute, property) and attribute.fset is None
+        if callable(attribute) or isinstance(attribute, dict) or is_fixed:
             raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
         if not _is_in_bounds(name, value):
-            expected = f"a whole number from {_least(name)} to {_LARGEST[name]}"
-            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {expected}")
+            raise ValueError(
+                f"{label} has {name}={short_repr(value)}; expected a whole number from {_least(name)} to "
+                f"{_LARGEST[name]}"
+            )
         if name in _RULES and not _RULES[name][0](value):
             raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")
 
@@ -455,18 +469,6 @@ def _is_in_bounds(name: str, value: Any) -> bool:
 
 def _least(name: str) -> int:
     return 0 if name == "type_vocab_size" else 1  # an architecture may have no segments
-
-
-def _is_activation(value: Any) -> bool:
-    if value == "gelu":  # almost always; the import takes a second
-        return True
-    from transformers.activations import ACT2FN
-
-    return isinstance(value, str) and value in ACT2FN
-
-
-def _are_rising(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_int, value)) and value == sorted(set(value))
 
 
 def _is_per_layer(value: Any) -> bool:

@@ -54,7 +54,8 @@ def export_onnx(
     """
     if missing := missing_packages():
         raise ValueError(f"{', '.join(missing)} not installed; install with pip install 'homodistil-hf[onnx]'")
-    examples = tuple(_example(tensor, num_tokens) for tensor in inputs)
+    short = [tensor[:1, :num_tokens] for tensor in inputs]
+    examples = tuple(tensor.expand(_EXAMPLE_SIZE, *tensor.shape[1:]).contiguous() for tensor in short)
     with torch.no_grad(), _quietly(), _plain_attention(module):
         program = torch.onnx.export(
             module,
@@ -106,11 +107,6 @@ def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | 
     return onnxruntime.InferenceSession(
         path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
     )
-
-
-def _example(tensor: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    short = tensor[:1, :num_tokens]
-    return short.expand(_EXAMPLE_SIZE, *short.shape[1:]).contiguous()
 
 
 @contextlib.contextmanager

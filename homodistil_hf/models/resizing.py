@@ -112,7 +112,10 @@ def remove_layers(
     stack = encoder_layers(model)
     kept = [stack[index] for index in layers]
     # a kept layer is compared with the state behind the removed ones, by that state's projection
-    _keep_projections(model, matched_layers(layers, len(stack)))
+    projections = getattr(model, PROJECTIONS, None)
+    if projections is not None and len(projections.hidden):
+        matched = matched_layers(layers, len(stack))
+        projections.hidden = nn.ModuleList([projections.hidden[layer] for layer in matched])
     model.base_model.set_submodule(model.layers_path, nn.ModuleList(kept))
     config.num_hidden_layers = len(layers)
     if types := getattr(config, "layer_types", None):
@@ -123,7 +126,12 @@ def remove_layers(
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", position)  # noqa: B010 (some modules have it)
-    _forget(optimizer, before - set(model.parameters()))
+    removed = before - set(model.parameters())
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["params"][:] = [parameter for parameter in group["params"] if parameter not in removed]
+        for parameter in removed:
+            optimizer.state.pop(parameter, None)
 
 
 def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -155,19 +163,3 @@ def evenly_matched(num_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
     ```
     """
     return tuple((layer + 1) * num_teacher_layers // num_layers - 1 for layer in range(num_layers))
-
-
-def _keep_projections(model: nn.Module, layers: Sequence[int]) -> None:
-    """Keep the projections of some layers' hidden states, if there are any."""
-    projections = getattr(model, PROJECTIONS, None)
-    if projections is not None and len(projections.hidden):
-        projections.hidden = nn.ModuleList([projections.hidden[layer] for layer in layers])
-
-
-def _forget(optimizer: torch.optim.Optimizer | None, parameters: set[nn.Parameter]) -> None:
-    if optimizer is None:
-        return
-    for group in optimizer.param_groups:
-        group["params"][:] = [parameter for parameter in group["params"] if parameter not in parameters]
-    for parameter in parameters:
-        optimizer.state.pop(parameter, None)

@@ -199,8 +199,8 @@ def _check_words(tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBas
 def _of_its_file_alone(folder: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer.json by its own rules: the model's usual class would put its rules in their place."""
     backend = Tokenizer.from_file(str(folder / _FAST_FILE))
-    known = backend.get_vocab()
-    found = {name: next((token for token in tokens if token in known), None) for name, tokens in _USUAL_TOKENS.items()}
+    vocabulary = backend.get_vocab()
+    special = {name: [token for token in tokens if token in vocabulary] for name, tokens in _USUAL_TOKENS.items()}
     inputs = ["input_ids", "attention_mask"]
     config = folder / CONFIG_NAME
     # segments only where the model has rows for them
@@ -210,7 +210,7 @@ def _of_its_file_alone(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer_object=backend,
         name_or_path=str(folder),
         model_input_names=inputs,
-        **{name: token for name, token in found.items() if token is not None},
+        **{name: tokens[0] for name, tokens in special.items() if tokens},
     )
 
 
@@ -313,7 +313,10 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
                 "it"
             )
     # a template's name becomes a file's when the tokenizer is saved
-    for name in _template_names(config.get("chat_template")):
+    templates = config.get("chat_template")
+    if isinstance(templates, list):
+        templates = [entry.get("name") for entry in templates if isinstance(entry, dict)]
+    for name in templates if isinstance(templates, dict | list) else ():
         if not isinstance(name, str) or not stays_inside(name) or len(Path(name).parts) != 1 or "\\" in name:
             raise ValueError(
                 f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {short_repr(name)}; expected a plain "
@@ -335,14 +338,6 @@ def _refuse_huge_ids(values: Any, label: str) -> None:
             raise ValueError(
                 f"{label} has {short_repr(name)}={short_repr(value)}; expected token ids of at most {_MAX_ID}"
             )
-
-
-def _template_names(templates: Any) -> list[Any]:
-    if isinstance(templates, dict):
-        return list(templates)
-    if isinstance(templates, list):
-        return [entry.get("name") for entry in templates if isinstance(entry, dict)]
-    return []
 
 
 @contextmanager

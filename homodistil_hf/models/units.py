@@ -239,26 +239,19 @@ def kept_indices(
     places = {place: tuple((name, id(units)) for name, units in sources) for place, sources in divided.items()}
     wanted: dict[_Source, _Maps] = {((name, _SAME),): [(name, None)] for name in smaller}
     wanted |= {places[place]: sources for place, sources in divided.items()}
-    found = _moved({source: _kept_by_all(masks, wanted[source]) for source in wanted}, device)
+    kept: dict[_Source, torch.Tensor] = {}
+    for source, maps in wanted.items():
+        agreed = (masks[name] if units is None else units.kept(masks[name]) for name, units in maps)
+        kept[source] = functools.reduce(torch.logical_and, agreed).nonzero().flatten()
+    # in one copy: every copy would wait for the device
+    if device is not None and device.type != "cpu" and kept:
+        sizes = [len(tensor) for tensor in kept.values()]
+        kept = dict(zip(kept, torch.cat(list(kept.values())).to(device).split(sizes), strict=True))
     # Hand the results out to all dimensions that are divided alike.
     indices: dict[str, dict[int, torch.Tensor]] = {}
     for (parameter, dim), source in places.items():
-        indices.setdefault(parameter, {})[dim] = found[source]
-    return {name: found[((name, _SAME),)] for name in groups if name in smaller}, indices
-
-
-def _kept_by_all(masks: UnitTensors, sources: _Maps) -> torch.Tensor:
-    """Return the indices of a dimension that all groups which divide it keep."""
-    kept = (masks[name] if units is None else units.kept(masks[name]) for name, units in sources)
-    return functools.reduce(torch.logical_and, kept).nonzero().flatten()
-
-
-def _moved(tensors: dict[_Source, torch.Tensor], device: torch.device | None) -> dict[_Source, torch.Tensor]:
-    """Move all tensors in one copy: every copy would wait for the device."""
-    if device is None or device.type == "cpu" or not tensors:
-        return tensors
-    sizes = [len(tensor) for tensor in tensors.values()]
-    return dict(zip(tensors, torch.cat(list(tensors.values())).to(device).split(sizes), strict=True))
+        indices.setdefault(parameter, {})[dim] = kept[source]
+    return {name: kept[((name, _SAME),)] for name in groups if name in smaller}, indices
 
 
 def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:

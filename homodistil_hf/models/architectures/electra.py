@@ -19,10 +19,6 @@ _DISCRIMINATOR = Head(
 )
 
 
-def _absent(config: ElectraConfig) -> tuple[str, ...]:
-    return tuple(_PROJECTION) if config.embedding_size == config.hidden_size else ()
-
-
 ELECTRA = Architecture(
     name="ELECTRA",
     model_type="electra",
@@ -52,6 +48,6 @@ ELECTRA = Architecture(
     refused={
         "ElectraForCausalLM": "it is a decoder; take a masked-LM encoder",
     },
-    absent=_absent,
+    absent=lambda config: tuple(_PROJECTION) if config.embedding_size == config.hidden_size else (),
     sizes={_ONE: lambda config: 1},
 )
