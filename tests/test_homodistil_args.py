@@ -2,6 +2,7 @@
 
 import pytest
 from methods_here import needs
+from rows import each
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS, AtOnceArguments
@@ -76,7 +77,7 @@ def test_at_once_needs_scores_unless_it_takes_magnitudes():
     assert {args.pruning_window(kind) for kind in PRUNING_KINDS} == {(0.0, 0.0)}
 
 
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if hasattr(kind.arguments_class, "student")])
+@each("name", [name for name, kind in METHODS.items() if hasattr(kind.arguments_class, "student")])
 def test_homodistil_prunes_while_it_distils_on_fewer_layers_too(name):
     kind = METHODS[name].arguments_class
     assert issubclass(kind, DistillationArguments)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from methods_here import needs
+from rows import each
 
 import homodistil_hf
 from homodistil_hf import HomoDistilTrainingArguments
@@ -14,7 +15,7 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
     return HomoDistilTrainingArguments(**{"output_dir": "out", "report_to": "none", "use_cpu": True} | settings)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value", "expected"),
     [
         ("adam_beta1", 2.0, r"is outside \[0, 1\)"),
@@ -32,7 +33,7 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
         ("dataloader_num_workers", -1, "is not a whole number of at least 0"),
     ],
 )
-@pytest.mark.parametrize(
+@each(
     "kind",
     [
         "HomoDistilTrainingArguments",

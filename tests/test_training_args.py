@@ -6,6 +6,7 @@ import accelerate
 import pytest
 import torch
 import torch._inductor
+from rows import each
 from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
 from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
@@ -30,7 +31,7 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
     return HomoDistilTrainingArguments(**{"output_dir": "out", "report_to": "none", "use_cpu": True} | settings)
 
 
-@pytest.mark.parametrize(
+@each(
     ("metric", "given", "greater"),
     [
         ("kl", None, False),
@@ -83,9 +84,7 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, (_, _, bad) in NUMBERS.items() for value in (*bad, *NO_NUMBERS)]
-)
+@each(("name", "value"), [(name, value) for name, (_, _, bad) in NUMBERS.items() for value in (*bad, *NO_NUMBERS)])
 def test_numbers_out_of_range_are_refused(name, value):
     limits, default, _ = NUMBERS[name]
     remedy = "left out, it follows from the others" if default is None else f"the default is {default}"
@@ -94,8 +93,8 @@ def test_numbers_out_of_range_are_refused(name, value):
         make_args(**{name: value})
 
 
-@pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("value", [0, -1, 2.0, 1.5, True, "3", None])
+@each("name", COUNTS)
+@each("value", [0, -1, 2.0, 1.5, True, "3", None])
 def test_counts_are_whole_numbers_from_one_on(name, value):
     message = rf"^{name}={value!r} is not a whole number of at least 1; the default is {COUNTS[name]}$"
     with pytest.raises(ValueError, match=message):
@@ -108,14 +107,14 @@ def test_scoring_batches_are_a_whole_number_or_none(value):
         make_args(num_scoring_batches=value)
 
 
-@pytest.mark.parametrize("name", CHOICES)
-@pytest.mark.parametrize("value", ["", "nonsense", None, 1])
+@each("name", CHOICES)
+@each("value", ["", "nonsense", None, 1])
 def test_unknown_choices_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name}={value!r} is not one of {CHOICES[name]}$"):
         make_args(**{name: value})
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         (
@@ -225,7 +224,7 @@ def test_parallelism_within_a_model_is_refused(sizes, message):
         make_args(parallelism_config=accelerate.ParallelismConfig(**sizes))
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [
         "ACCELERATE_USE_FSDP",
@@ -234,7 +233,7 @@ def test_parallelism_within_a_model_is_refused(sizes, message):
         "ACCELERATE_USE_PARALLELISM_CONFIG",
     ],
 )
-@pytest.mark.parametrize("value", ["true", "1"])
+@each("value", ["true", "1"])
 def test_launches_that_split_parameters_are_refused(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"^{name}={value} is not supported by this package's trainers; use DDP"):
@@ -265,7 +264,7 @@ def test_modes_of_compiling_that_record_graphs_are_refused():
 # What is accepted
 
 
-@pytest.mark.parametrize(
+@each(
     "settings",
     [
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
@@ -285,14 +284,13 @@ def test_modes_of_compiling_that_record_graphs_are_refused():
         {"gradient_checkpointing_kwargs": {"use_reentrant": True}, "attention_weight": 1.0},
         *({"optim": name} for name in ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")),
     ],
-    ids=str,
 )
 def test_the_ends_of_ranges_are_accepted(settings):
     args = make_args(**settings)
     assert {name: getattr(args, name) for name in settings} == settings
 
 
-@pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused", "adagrad", "rmsprop", "sgd"])
+@each("name", ["adamw_torch", "adamw_torch_fused", "adagrad", "rmsprop", "sgd"])
 def test_accepted_optimizers_keep_state_of_their_parameters_shape(name):
     assert name in SLICEABLE_OPTIMIZERS
     classes = {"adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD}
@@ -320,7 +318,7 @@ def test_windows_of_kinds_fall_back_on_the_common_ones():
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "expected"),
     [
         ({}, True),
@@ -425,7 +423,7 @@ def test_settings_without_a_part_in_the_run_are_refused(settings, message):
         make_args(**settings)
 
 
-@pytest.mark.parametrize("trainer", METHODS.values())
+@each("trainer", METHODS.values())
 def test_no_arguments_class_holds_a_setting_without_effect(trainer):
     kind = trainer.arguments_class
     method = kind.__name__.removesuffix("Arguments")

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from commands import error_of
+from rows import each
 from tiny_files import assert_same_weights, write_config, write_teacher
 from transformers import BertForMaskedLM
 
@@ -42,8 +43,8 @@ def test_help_fits_a_screen_and_shows_an_example(command, capsys, monkeypatch):
     assert len(text.splitlines()) <= LINES_OF_A_SCREEN
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-@pytest.mark.parametrize("words", [["evaluate", "--help"], ["distill", "--help_all"]])
+@each("encoding", ["ascii", "cp1252"])
+@each("words", [["evaluate", "--help"], ["distill", "--help_all"]])
 def test_help_is_printed_where_a_terminal_lacks_its_characters(encoding, words, monkeypatch):
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding, write_through=True))
@@ -92,7 +93,7 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
     assert "--help" in error_of(capsys, *words)
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (
@@ -179,7 +180,7 @@ def test_settings_are_a_config_of_the_same_run(folder, tmp_path):
     assert second.training.kl_weight == 0.5
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "message"),
     [
         ("{", "is no JSON: .* line 1, column 2"),

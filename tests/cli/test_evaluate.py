@@ -9,6 +9,7 @@ from dataclasses import fields
 import pytest
 import torch
 from methods_here import needs
+from rows import each
 from tiny_files import write_teacher, write_text
 from tiny_glue import FakeMeasure, write_task
 from tiny_models import GRADUAL, make_teacher, random_student, tiny_tokenizer
@@ -203,7 +204,7 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
     assert json.loads((folder / "evaluations" / "teacher" / "summary.json").read_text())["tasks"].keys() == {"rte"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (["x"], "MODEL='x', --task=[]: name both, or --compare MODEL …"),
@@ -256,7 +257,7 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
 OF_METHODS = [evaluation.settings for evaluation in EVALUATIONS.values()]
 
 
-@pytest.mark.parametrize("settings", (ClassesSettings, DiscrepancySettings, GlueSettings, SquadSettings, *OF_METHODS))
+@each("settings", (ClassesSettings, DiscrepancySettings, GlueSettings, SquadSettings, *OF_METHODS))
 def test_every_setting_is_described(settings, capsys):
     assert main(["evaluate", "--help_all"]) == 0
     text = capsys.readouterr().out

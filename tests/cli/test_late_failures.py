@@ -5,13 +5,14 @@ import json
 import pytest
 from commands import error_of
 from methods_here import has, needs
+from rows import each
 from small_disk import read_only, small_disk
 
 from homodistil_hf.cli import main
 
 
-@pytest.mark.parametrize("place", ["file/new", "/proc/new"])
-@pytest.mark.parametrize(
+@each("place", ["file/new", "/proc/new"])
+@each(
     ("words", "argument"),
     [
         (("trim", "TEACHER", "--text", "TEXT", "--output"), "output"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rows import each
 
 from homodistil_hf.files.checkpoints import (
     MANIFEST_NAME,
@@ -63,7 +64,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@each("damage", DAMAGES)
 def test_damage_is_named_with_the_last_good_checkpoint(tmp_path, damage):
     make_checkpoint(tmp_path, 5)
     good, bad = make_checkpoint(tmp_path, 10), make_checkpoint(tmp_path, 20)
@@ -154,7 +155,7 @@ def test_the_last_checkpoint_before_a_step(tmp_path):
     assert names == ["checkpoint-12", "checkpoint-8", "checkpoint-4", None]
 
 
-@pytest.mark.parametrize(
+@each(
     ("limit", "kept", "left"),
     [
         (None, [12], [4, 8, 12, 16]),

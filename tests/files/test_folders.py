@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rows import each
 from safetensors.torch import save_file
 from small_disk import limited_file_size, read_only, room_for, small_disk
 
@@ -297,7 +298,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
             check_writable_file(name, f"output={str(name)!r}")
 
 
-@pytest.mark.parametrize(
+@each(
     ("place", "reason"),
     [
         ("x" * 256, "File name too long"),
@@ -310,7 +311,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
         ("gone/a.md", "No such file or directory"),
     ],
 )
-@pytest.mark.parametrize("check", [check_writable, check_writable_file])
+@each("check", [check_writable, check_writable_file])
 def test_a_name_that_nothing_can_have_is_refused(tmp_path, check, place, reason):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")

@@ -1,4 +1,5 @@
 import pytest
+from rows import each
 
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.files.settings import SettingsParser
@@ -7,7 +8,7 @@ from homodistil_hf.runs.config import parse_run
 GIVEN = ("--teacher", "a", "--train_data", "b", "--output_dir", "c")
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "rotates", "uses_bf16"),
     [
         ((), True, False),
@@ -50,7 +51,7 @@ def test_a_home_folder_is_written_out(monkeypatch, tmp_path):
     assert (found.training.output_dir, found.training.hub_model_id) == ("/home/ada/runs/1", "ada/~x")
 
 
-@pytest.mark.parametrize("word", ["~", "~root", "~ query: ", "~5 words/line", "a~/b"])
+@each("word", ["~", "~root", "~ query: ", "~5 words/line", "a~/b"])
 def test_what_is_no_path_stays_as_it_is(monkeypatch, word):
     monkeypatch.setenv("HOME", "/home/ada")
     found = parse_run([*GIVEN, f"--text_column={word}", "--eval_split", word])

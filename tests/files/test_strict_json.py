@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from rows import each
 
 from homodistil_hf.files import folders
 from homodistil_hf.files.strict_json import fits, is_int, is_number, read_json, write_json
@@ -35,7 +36,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     assert read_json(tmp_path / "x.json", "file") == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "whole", "number"),
     [(3, True, True), (-1, True, True), (2.0, False, True), (True, False, False), ("3", False, False)],
 )

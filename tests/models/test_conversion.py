@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from safetensors.torch import load_file, save_file
 from students import assert_same_logits, logits_of, make_inputs
 from tiny_models import NUM_LAYERS, UNEVEN, UNIFORM, make_teacher, random_student, randomized, tiny_config
@@ -56,8 +57,8 @@ def padded_weights(stock, plan):
 # Teacher → student
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("teacher_class", TEACHER_CLASSES)
+@each("dtype", DTYPES)
+@each("teacher_class", TEACHER_CLASSES)
 def test_a_student_starts_as_its_teacher(teacher_class, dtype):
     teacher = make_teacher(teacher_class)
     student = to_student(teacher).to(dtype)
@@ -116,8 +117,8 @@ def test_a_student_of_a_student_is_a_copy_without_projections():
     assert not any(name.startswith("projections") for name in copy.state_dict())
 
 
-@pytest.mark.parametrize("convert", (to_student, lambda model: to_stock(to_student(model))))
-@pytest.mark.parametrize("is_stated", (True, False))
+@each("convert", (to_student, lambda model: to_stock(to_student(model))))
+@each("is_stated", (True, False))
 def test_a_decoder_of_its_own_stays_its_own(is_stated, convert):
     teacher = make_teacher(BertForMaskedLM, tie_word_embeddings=False)
     # transformers leaves a decoder untied that is stored with other values, whatever the configuration says.
@@ -146,7 +147,7 @@ def test_any_widths_give_the_same_logits_as_stock_bert(layers, student_class, dt
     assert_same_logits(logits_of(stock), logits_of(student))
 
 
-@pytest.mark.parametrize("hidden_act", ("gelu", "relu", "gelu_new", "silu"))
+@each("hidden_act", ("gelu", "relu", "gelu_new", "silu"))
 def test_padding_is_silent_under_any_activation(hidden_act):
     student = random_student(HomoBertForMaskedLM, hidden_act=hidden_act).double()
     assert_same_logits(logits_of(to_stock(student)), logits_of(student))
@@ -206,7 +207,7 @@ def test_padding_stays_zero_when_the_stock_model_is_trained_on():
     assert all(bool((stock.state_dict()[name][mask] == 0).all()) for name, mask in padding.items())
 
 
-@pytest.mark.parametrize("student_class", STUDENTS.values())
+@each("student_class", STUDENTS.values())
 def test_removing_padding_brings_the_student_back(student_class):
     student = random_student(student_class)
     back = to_student(to_stock(student))
@@ -282,7 +283,7 @@ def saved(model, folder, **config_values):
     return str(folder)
 
 
-@pytest.mark.parametrize("teacher_class", [cls for cls in TEACHER_CLASSES if cls is not BertForPreTraining])
+@each("teacher_class", [cls for cls in TEACHER_CLASSES if cls is not BertForPreTraining])
 def test_a_teacher_is_loaded_as_the_class_it_was_saved_as(tmp_path, teacher_class):
     teacher = make_teacher(teacher_class)
     loaded = load_encoder(saved(teacher, tmp_path))
@@ -340,7 +341,7 @@ def test_a_student_configuration_is_read_with_its_widths(tmp_path):
     assert widths_of(config) == UNEVEN
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"architectures": ["BertModel"]}, "teacher class BertModel is not supported"),

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from methods_here import needs
+from rows import each
 from students import logits_of, make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher
@@ -219,7 +220,7 @@ def test_modes_of_modules_stay_as_they_were():
     assert not model.bert.embeddings.training
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@each("name", ARCHITECTURES)
 def test_every_architecture_is_the_function_of_its_name(name):
     architecture = ARCHITECTURES[name]
     for head in architecture.heads:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rows import each
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BertConfig,
@@ -53,19 +54,19 @@ def tiny_model(**changes: int) -> BertModel:
 # Formulas
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("head", HEADS)
+@each("config", CONFIGS.values())
+@each("head", HEADS)
 def test_parameters_equal_those_of_the_stock_model(config, head):
     assert count_parameters(widths_of(config), config, head=head) == num_model_parameters(HEADS[head], config)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@each("config", CONFIGS.values())
 def test_without_a_head_there_is_no_pooler_either(config):
     expected = num_model_parameters(BertModel, config, add_pooling_layer=False)
     assert count_parameters(widths_of(config), config) == expected
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@each("preset", PRESETS)
 def test_parameters_of_the_presets_equal_those_of_stock_models(preset):
     plan = PRESETS[preset]
     layer = plan.layers[0]
@@ -77,7 +78,7 @@ def test_parameters_of_the_presets_equal_those_of_stock_models(preset):
     assert count_parameters(plan, BertConfig(), head="masked_lm") == num_model_parameters(BertForMaskedLM, student)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@each("head", HEADS)
 def test_parameters_of_uneven_widths_equal_those_of_the_compact_model(head):
     plan = WidthPlan(20, (LayerWidths(3, 4, 40), LayerWidths(1, 7, 9)))
     layers = plan.to_dict()["layers"]
@@ -88,7 +89,7 @@ def test_parameters_of_uneven_widths_equal_those_of_the_compact_model(head):
     assert count_parameters(plan, TINY, head=head) == num_model_parameters(model_class, config)
 
 
-@pytest.mark.parametrize(
+@each(
     ("preset", "million_parameters", "speed_up"),
     [
         ("homobert-base", 65.7, 1.8),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rows import each
 from safetensors.torch import load_file, save_file
 from tiny_models import make_teacher
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
@@ -60,7 +61,7 @@ def test_a_decoder_is_refused_by_the_name_that_the_user_gave_it(tmp_path):
         load_encoder_config(str(tmp_path), argument="folder")
 
 
-@pytest.mark.parametrize(
+@each(
     ("layers", "message"),
     [
         ({"0": {"head_dim": "8"}}, "expected an object: layer number"),
@@ -77,7 +78,7 @@ def test_widths_of_layers_are_checked_before_they_are_used(layers, message, tmp_
         load_encoder_config(str(tmp_path))
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value", "message"),
     [
         ("problem_type", "ranking", r"has problem_type='ranking'; expected one of regression, single_label_classif"),
@@ -113,7 +114,7 @@ def test_no_more_weights_are_described_than_there_are_bytes(folder, monkeypatch)
         load_encoder(str(folder))
 
 
-@pytest.mark.parametrize(
+@each(
     ("model_type", "name", "value", "message"),
     [
         ("roberta", "pad_token_id", None, "pad_token_id is null, but positions begin behind it: set it"),
@@ -129,7 +130,7 @@ def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, v
         load_encoder_config(str(tmp_path))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
+@each("architecture", ARCHITECTURES.values())
 def test_a_bare_encoder_of_any_architecture_is_told_which_class_to_take(architecture):
     with pytest.raises(
         ValueError,
@@ -194,7 +195,7 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("changes", "message"), MISFITS.values(), ids=MISFITS)
+@each(("changes", "message"), MISFITS.values())
 def test_weights_that_do_not_fit_are_named(changes, message, tmp_path, caplog):
     with pytest.raises(ValueError, match=message) as raised:
         load_encoder(rewritten(tmp_path, **changes))

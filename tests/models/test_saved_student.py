@@ -1,9 +1,12 @@
 """What a checkpoint holds of the student comes back exactly, into a student of any other widths."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from rows import each
 from safetensors.torch import load_file, save_file
 from students import FULL, UNEVEN, UNIFORM, make_student, sliced, write_checkpoint
 
@@ -125,7 +128,7 @@ def test_a_folder_without_state_is_no_checkpoint(tmp_path):
 PRUNER = {"settings": {}, "plan_reached": True}
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message"),
     [
         ({"method": None}, "has method=None; expected a value of type str"),
@@ -146,11 +149,11 @@ PRUNER = {"settings": {}, "plan_reached": True}
         ({"full": {"hidden_size": 8, "layers": 3}}, "layers=3; expected a list"),
     ],
 )
-def test_a_state_that_no_run_writes_is_refused(pruned, changes, message):
-    path = pruned[0] / STATE_FILE
+def test_a_state_that_no_run_writes_is_refused(pruned, changes, message, tmp_path):
+    path = Path(shutil.copy(pruned[0] / STATE_FILE, tmp_path))
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(ValueError, match=message):
-        read_state(pruned[0])
+        read_state(tmp_path)
 
 
 def test_a_missing_value_is_named(pruned):

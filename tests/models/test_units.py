@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rows import each
 from torch import nn
 
 from homodistil_hf.distillation.projections import Projections
@@ -63,8 +64,8 @@ def as_told(piece: Slice) -> tuple[str, int, tuple[int, ...] | None]:
     return piece.parameter, piece.dim, None if units is None else tuple(units.unit_of_index.tolist())
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("student_class", CLASSES, ids=lambda found: found.__name__)
+@each("tied", [True, False])
+@each("student_class", CLASSES)
 def test_every_dimension_belongs_to_the_group_of_its_width(student_class, tied):
     model = make_model(student_class, tie_word_embeddings=tied)
     groups = encoder_groups(model)

@@ -3,6 +3,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from transformers import BertConfig
 
 from homodistil_hf.files.messages import nearest_name, short_repr
@@ -128,7 +129,7 @@ BAD_PLANS = {
 }
 
 
-@pytest.mark.parametrize(("values", "message"), BAD_PLANS.values(), ids=BAD_PLANS)
+@each(("values", "message"), BAD_PLANS.values())
 def test_wrong_forms_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         WidthPlan.from_dict(values, num_hidden_layers=2)
@@ -144,7 +145,7 @@ def test_a_wrong_number_of_layers_is_cut_or_continued():
 # Padding to stock BERT
 
 
-@pytest.mark.parametrize(
+@each(
     ("plan", "num_heads", "head_dim", "intermediate_size"),
     [
         (uneven_plan(64, (4, 16, 128), (2, 12, 200)), 4, 16, 200),  # heads of the first, FFN of the second layer

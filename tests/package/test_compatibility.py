@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from rows import each
 
 ROOT = Path(__file__).parents[2]
 DEPRECATIONS = [DeprecationWarning, PendingDeprecationWarning, FutureWarning]
@@ -38,8 +39,8 @@ def deprecated(category: type[Warning]) -> str:
     return "done"
 
 
-@pytest.mark.parametrize("category", DEPRECATIONS)
-@pytest.mark.parametrize("module", OUR_MODULES)
+@each("category", DEPRECATIONS)
+@each("module", OUR_MODULES)
 def test_a_deprecated_call_in_our_own_code_is_an_error(module, category):
     with pytest.raises(category, match="use another"):
         caller_in(module)(deprecated, category)
@@ -77,7 +78,7 @@ def oldest_pins():
     return {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
 
 
-@pytest.mark.parametrize("requirement", requirements("report", "test", "onnx"), ids=str)
+@each("requirement", requirements("report", "test", "onnx"))
 def test_the_oldest_run_takes_each_range_at_its_lower_end(requirement, oldest_pins):
     (lowest,) = [bound.version for bound in requirement.specifier if bound.operator == ">="]
     release = [*lowest.split("."), "0", "0"][:3]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from methods_here import needs
+from rows import each
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,8 +38,7 @@ def imported_names(tree):
     return found
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_imports_resolve_and_calls_bind(block):
+def bind_calls(block):
     tree = ast.parse(block)
     names = imported_names(tree)
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
@@ -47,10 +47,13 @@ def test_imports_resolve_and_calls_bind(block):
             inspect.signature(names[call.func.id]).bind(*call.args, **keywords)
 
 
+@each("block", BLOCKS)
+def test_imports_resolve_and_calls_bind(block):
+    bind_calls(block)
+
+
 def test_a_wrong_import_or_keyword_is_seen():
     with pytest.raises(AttributeError, match="no_such_name"):
-        test_imports_resolve_and_calls_bind("from homodistil_hf import no_such_name")
+        bind_calls("from homodistil_hf import no_such_name")
     with pytest.raises(TypeError, match="colour"):
-        test_imports_resolve_and_calls_bind(
-            "from homodistil_hf import resolve_plan\nresolve_plan('macs=0.5', None, colour=1)"
-        )
+        bind_calls("from homodistil_hf import resolve_plan\nresolve_plan('macs=0.5', None, colour=1)")

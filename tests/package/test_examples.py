@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from methods_here import needs
+from rows import each
 from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import tiny_tokenizer
@@ -48,7 +49,7 @@ def test_there_is_a_config_of_each_preset_and_one_to_try():
     assert set(PRESETS) | {"smoke"} <= names
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@each("path", CONFIGS)
 def test_every_config_is_valid(path, tmp_path):
     settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
     assert settings.training.output_dir == f"runs/{path.stem}"
@@ -63,7 +64,7 @@ def test_the_config_of_a_fine_tuning_is_valid_and_that_of_the_docs():
     assert FINE_TUNING.read_text(encoding="utf-8") in docs
 
 
-@pytest.mark.parametrize("path", PAPER_CONFIGS, ids=lambda path: path.stem)
+@each("path", PAPER_CONFIGS)
 def test_paper_configs_are_the_papers_recipe(path):
     training = parse_run([str(path), "--bf16", "false", "--use_cpu"]).training
     assert resolve_plan(training.student, BertConfig()) == PRESETS[path.stem]
@@ -237,7 +238,7 @@ def test_distill_reranker_script(tmp_path, monkeypatch, capsys):
     assert (student.num_labels, student.num_hidden_layers) == (1, 1)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("distill_*.py")), ids=lambda path: path.stem)
+@each("path", sorted(EXAMPLES.glob("distill_*.py")))
 def test_a_script_of_a_kind_is_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
 
@@ -276,7 +277,7 @@ def test_the_readme_is_short_and_its_blocks_too():
     assert max(len(block.splitlines()) for block in blocks) <= MAX_BLOCK_LINES
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@each("name", PRESETS)
 def test_the_table_of_presets_is_what_the_formulas_give(name):
     plan = PRESETS[name]
     row = next(line for line in PAGES["docs/guides/sizes.md"].splitlines() if line.startswith(f"| `{name}` |"))

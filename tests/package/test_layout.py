@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from rows import each
 
 PACKAGE = Path(__file__).parents[2] / "homodistil_hf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -30,14 +30,14 @@ def test_every_way_to_import_is_seen():
     assert set(imports_of(source)) == {("a.b", ""), ("c", "d"), ("..e", "g")}
 
 
-@pytest.mark.parametrize("file", TRAVELLING, ids=lambda file: file.stem)
+@each("file", TRAVELLING)
 def test_travelling_files_import_each_other_alone(file):
     modules = {module for module, _ in imports_of(file.read_text(encoding="utf-8"))}
     beside = {f".{other.stem}" for other in TRAVELLING}
     assert {module.split(".")[0] for module in modules - beside} <= {"torch", "transformers", *STANDARD}
 
 
-@pytest.mark.parametrize("folder", STAGES)
+@each("folder", STAGES)
 def test_stages_know_nothing_of_trainer(folder):
     for path in (PACKAGE / folder).rglob("*.py"):
         for module, name in imports_of(path.read_text(encoding="utf-8")):

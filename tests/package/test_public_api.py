@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 from methods_here import cases
+from rows import each
 
 import homodistil_hf
 import homodistil_hf.evaluation
@@ -93,7 +94,7 @@ def test_public_names_are_frozen():
     assert sorted(homodistil_hf.__all__) == sorted(PUBLIC_NAMES)
 
 
-@pytest.mark.parametrize("name", PUBLIC_NAMES)
+@each("name", PUBLIC_NAMES)
 def test_every_public_name_resolves(name):
     assert getattr(homodistil_hf, name) is not None
 
@@ -107,7 +108,7 @@ def test_names_of_evaluation_are_frozen():
     assert set(EVALUATION_NAMES) <= set(dir(homodistil_hf.evaluation))
 
 
-@pytest.mark.parametrize("name", EVALUATION_NAMES)
+@each("name", EVALUATION_NAMES)
 def test_every_name_of_evaluation_is_documented(name):
     assert re.match(r"\S.*\.", getattr(homodistil_hf.evaluation, name).__doc__)
 
@@ -119,7 +120,7 @@ def test_an_unknown_name_is_an_attribute_error():
         homodistil_hf.evaluation.no_such_name  # noqa: B018
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC_NAMES if name not in ("PRESETS", "__version__")])
+@each("name", [name for name in PUBLIC_NAMES if name not in ("PRESETS", "__version__")])
 def test_every_public_object_is_documented(name):
     assert re.match(r"\S.*\.", getattr(homodistil_hf, name).__doc__)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from methods_here import has, needs
+from rows import each
 
 import homodistil_hf
 import homodistil_hf.evaluation
@@ -47,7 +48,7 @@ def test_every_method_has_a_section(sections):
 
 @needs("embedding")  # commands of their own take their settings
 @needs("gradient_free")
-@pytest.mark.parametrize("method", METHODS)
+@each("method", METHODS)
 def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
     shown = "".join(sections[name] for name in ("distill", "Training: homodistil", f"Training: {method}"))
     for kind in run_named(method).kinds:
@@ -67,7 +68,7 @@ SETTINGS = {kind for kind in PUBLIC if isinstance(kind, type) and kind.__name__.
 SETTINGS |= {trainer.arguments_class for trainer in METHODS.values()}
 
 
-@pytest.mark.parametrize("kind", sorted(SETTINGS, key=lambda kind: kind.__name__))
+@each("kind", sorted(SETTINGS, key=lambda kind: kind.__name__))
 def test_docstrings_tell_what_help_tells(kind):
     told = " ".join(kind.__doc__.split())
     for entry in fields(kind):

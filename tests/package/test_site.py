@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rows import each
 
 from tests.support.page_widths import find_browser, problems_of_pages
 
@@ -58,7 +59,7 @@ def test_the_parts_are_those_of_a_reader():
     assert list(parts()) == ["Start", "Guides", "Concepts", "Reference", "Studies"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@each("page", PAGES)
 def test_no_link_is_dead(page):
     for target in LINK.findall(prose(page.read_text(encoding="utf-8"))):
         name, _, anchor = html.unescape(target).partition("#")
@@ -78,13 +79,13 @@ def test_a_dead_anchor_is_seen():
     }
 
 
-@pytest.mark.parametrize("name", [*parts()["Start"], *parts()["Guides"]])
+@each("name", [*parts()["Start"], *parts()["Guides"]])
 def test_tables_of_guides_are_short(name):
     tables = re.findall(r"(?:^\|.*\n)+", (DOCS / name).read_text(encoding="utf-8"), re.M)
     assert [table for table in tables if len(table.splitlines()) - 2 > MAX_ROWS] == []
 
 
-@pytest.mark.parametrize("name", parts()["Guides"])
+@each("name", parts()["Guides"])
 def test_a_guide_begins_with_its_command(name):
     text = (DOCS / name).read_text(encoding="utf-8")
     assert re.match(r"# [^\n]+\n\n(<!--[^\n]*-->\n)?```bash\n", text)

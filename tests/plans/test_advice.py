@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from rows import each
 from tiny_models import make_teacher
 from transformers import BertConfig
 
@@ -86,7 +87,7 @@ def test_a_size_that_was_not_measured_has_no_advice():
     assert advise(0.1, 1e6, measured=[], teacher="x").endswith("(measured: nothing yet)")
 
 
-@pytest.mark.parametrize("num_tokens", [0.0, -1.0, float("nan"), float("inf")])
+@each("num_tokens", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_budget_that_is_none_is_refused(num_tokens):
     with pytest.raises(
         ValueError, match=f"num_tokens={num_tokens} is not a positive number; give what you will train"

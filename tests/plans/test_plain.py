@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from rows import each
 from tiny_models import make_teacher, tiny_config
 from transformers import BertConfig
 
@@ -20,7 +21,7 @@ TEACHERS = {
     "one head": BertConfig(hidden_size=64, num_attention_heads=1, num_hidden_layers=1, intermediate_size=256),
     "odd widths": BertConfig(hidden_size=100, num_attention_heads=4, num_hidden_layers=2, intermediate_size=350),
 }
-of_teachers = pytest.mark.parametrize("config", TEACHERS.values(), ids=TEACHERS)
+of_teachers = each("config", TEACHERS.values())
 
 
 def share_of(plan: WidthPlan, config: BertConfig) -> float:
@@ -28,7 +29,7 @@ def share_of(plan: WidthPlan, config: BertConfig) -> float:
 
 
 @of_teachers
-@pytest.mark.parametrize("share", [1.0, 0.9, 0.7, 0.55])
+@each("share", [1.0, 0.9, 0.7, 0.55])
 def test_macs_of_a_stock_class_are_met_by_ffns_alone(config, share):
     plan, teacher = resolve_plan(f"macs={share}", config, plain=True), widths_of(config)
     assert plan.hidden_size == teacher.hidden_size
@@ -40,7 +41,7 @@ def test_macs_of_a_stock_class_are_met_by_ffns_alone(config, share):
 
 
 @of_teachers
-@pytest.mark.parametrize("share", [1.0, 0.75, 0.5, 0.25])
+@each("share", [1.0, 0.75, 0.5, 0.25])
 def test_macs_of_the_compact_form_are_met_by_heads_and_ffns(config, share):
     plan, teacher = resolve_plan(f"compact_macs={share}", config, plain=True), widths_of(config)
     check_plan(plan, teacher)
@@ -63,7 +64,7 @@ def test_parameters_of_embeddings_stay():
 
 
 @of_teachers
-@pytest.mark.parametrize("kind", ["macs", "compact_macs", "params"])
+@each("kind", ["macs", "compact_macs", "params"])
 def test_a_budget_that_is_too_small_names_the_smallest(config, kind):
     with pytest.raises(
         ValueError, match="as plain students keep the hidden size; leave plain out for smaller"
@@ -93,7 +94,7 @@ def test_milliseconds_are_met_by_ffns_alone():
     assert milliseconds(plan_for_latency(4.1657, SIX, predict=milliseconds, plain=True)) <= 4.1657
 
 
-@pytest.mark.parametrize(
+@each(
     ("student", "message"),
     [
         (
@@ -115,7 +116,7 @@ def test_a_written_plan_and_a_preset_of_that_hidden_size_are_taken():
     assert resolve_plan("homobert-base", narrow, plain=True).hidden_size == 576
 
 
-@pytest.mark.parametrize("kind", ["macs", "compact_macs"])
+@each("kind", ["macs", "compact_macs"])
 def test_a_family_is_planned_member_within_member(kind):
     earlier = widths_of(SIX)
     for share in (0.8, 0.6, 0.45):

@@ -4,6 +4,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from transformers import BertConfig, ModernBertConfig
 
 from homodistil_hf.models.cost import encoder_macs
@@ -32,7 +33,7 @@ def nearest_plan(message: str) -> dict:
 # What a student may be called
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@each("preset", PRESETS)
 def test_presets_fit_bert_base_and_need_no_padding(preset):
     plan = resolve_plan(preset, BASE)
     assert plan == PRESETS[preset]
@@ -56,7 +57,7 @@ def test_a_share_over_one_is_refused_as_a_budget(share):
         resolve_plan(share, BASE)
 
 
-@pytest.mark.parametrize("share", [0.25, ".25", "25%", "25 %", "1/4", "2/8", " 1 / 4 "])
+@each("share", [0.25, ".25", "25%", "25 %", "1/4", "2/8", " 1 / 4 "])
 def test_a_bare_share_is_one_of_macs(share):
     assert resolve_plan(share, BASE) == resolve_plan("macs=0.25", BASE)
 
@@ -95,7 +96,7 @@ def test_the_teachers_own_widths_are_a_plan():
     assert resolve_plan(widths_of(SMALL).to_dict(), SMALL) == widths_of(SMALL)
 
 
-@pytest.mark.parametrize(
+@each(
     ("student", "message"),
     [
         ("homobert-tny", "^student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'; a student is a preset"),
@@ -132,7 +133,7 @@ def test_a_misspelt_file_names_the_nearest_one(tmp_path):
         resolve_plan(str(tmp_path / "quater.json"), SMALL)
 
 
-@pytest.mark.parametrize("content", [b"", b"not json", b"\xff\xfe\x00", b"[1, 2]", b'"homobert-tiny"', b"3"])
+@each("content", [b"", b"not json", b"\xff\xfe\x00", b"[1, 2]", b'"homobert-tiny"', b"3"])
 def test_a_file_that_holds_no_plan_is_refused(content, tmp_path):
     file = tmp_path / "plan.json"
     file.write_bytes(content)
@@ -145,8 +146,8 @@ def test_a_file_that_holds_no_plan_is_refused(content, tmp_path):
 # What a teacher allows
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
+@each("preset", PRESETS)
+@each(
     "config",
     [
         SMALL,
@@ -156,7 +157,6 @@ def test_a_file_that_holds_no_plan_is_refused(content, tmp_path):
         BertConfig(num_attention_heads=6),
         BertConfig(intermediate_size=512),
     ],
-    ids=["two layers", "six layers", "large", "narrow", "few heads", "narrow FFN"],
 )
 def test_a_preset_that_does_not_fit_names_a_budget_that_does(preset, config):
     if config.num_attention_heads == 6 and preset == "homobert-base":
@@ -169,7 +169,7 @@ def test_a_preset_that_does_not_fit_names_a_budget_that_does(preset, config):
     assert encoder_macs(plan) / encoder_macs(widths_of(config)) == pytest.approx(same_fraction, rel=0.04)
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message", "nearest"),
     [
         (
@@ -215,7 +215,7 @@ def test_more_layers_than_the_teachers_are_refused():
         check_plan(WidthPlan.uniform(32, 3, LayerWidths(4, 8, 96)), widths_of(SMALL))
 
 
-@pytest.mark.parametrize(
+@each(
     "student",
     [
         "1x32-2x16-96",
@@ -223,7 +223,6 @@ def test_more_layers_than_the_teachers_are_refused():
         {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 1},
         {"hidden_size": 32, "layers": [{"num_attention_heads": 2, "head_dim": 16, "intermediate_size": 96}]},
     ],
-    ids=str,
 )
 def test_fewer_layers_than_the_teachers_are_a_plan(student):
     assert resolve_plan(student, SMALL) == WidthPlan.uniform(32, 1, LayerWidths(2, 16, 96))
@@ -340,7 +339,7 @@ def test_families_that_can_be_made(students):
     check(*students)
 
 
-@pytest.mark.parametrize(
+@each(
     ("students", "message"),
     [
         (["macs=1.0"], "^student 'macs=1.0' has the widths of the teacher before it; drop one of them$"),
@@ -384,7 +383,7 @@ def test_the_plan_that_is_named_as_valid_is(first, second):
         assert too_wide(second, limit) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("student", "name"),
     [
         (" macs=0.25,num_attention_heads=8 ", "2-macs-0.25-num_attention_heads-8"),

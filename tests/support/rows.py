@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 Test = Callable[..., None]
+_Param = type(pytest.param())
 
 
 def each(names: str | tuple[str, ...], rows: str | Iterable[Any]) -> Callable[[Test], Test]:
@@ -18,7 +19,7 @@ def each(names: str | tuple[str, ...], rows: str | Iterable[Any]) -> Callable[[T
     may be the name of a fixture or parameter that holds them.
     """
     keys = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
-    table = rows if isinstance(rows, str) else list(rows)
+    table = rows if isinstance(rows, str) else [_values_of(row, len(keys)) for row in rows if not _is_skipped(row)]
     assert table, "an empty table tests nothing"
 
     def decorate(test: Test) -> Test:
@@ -26,9 +27,8 @@ def each(names: str | tuple[str, ...], rows: str | Iterable[Any]) -> Callable[[T
 
         @functools.wraps(test)
         def all_rows(**fixtures: Any) -> None:
-            values = fixtures.pop(rows) if isinstance(rows, str) else table
-            # One name takes each row as it is.
-            _run_all(test, fixtures, [dict(zip(keys, [v] if len(keys) == 1 else v, strict=True)) for v in values])
+            values = [_values_of(row, len(keys)) for row in fixtures.pop(rows)] if isinstance(rows, str) else table
+            _run_all(test, fixtures, [dict(zip(keys, row, strict=True)) for row in values])
 
         kept = [value for name, value in signature.parameters.items() if name not in keys]
         if isinstance(rows, str):
@@ -37,6 +37,16 @@ def each(names: str | tuple[str, ...], rows: str | Iterable[Any]) -> Callable[[T
         return all_rows
 
     return decorate
+
+
+def _values_of(row: Any, num_names: int) -> Sequence[Any]:
+    if isinstance(row, _Param):
+        return row.values
+    return row if num_names > 1 else [row]  # one name takes a row as it is
+
+
+def _is_skipped(row: Any) -> bool:
+    return isinstance(row, _Param) and any(one.name == "skipif" and one.args[0] for one in row.marks)
 
 
 def _run_all(test: Test, fixtures: dict[str, Any], rows: list[dict[str, Any]]) -> None:

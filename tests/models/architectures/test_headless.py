@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import each
 from students import assert_same_logits, make_batch, masked, zeroed_copy
 from tiny_architectures import UNEVEN, UNIFORM, plan_of, tiny_architecture_config
 from tiny_models import randomized
@@ -19,8 +20,8 @@ def states_of(model, inputs):
     return states[inputs["attention_mask"].bool()]
 
 
-@pytest.mark.parametrize("plan", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+@each("plan", [UNIFORM, UNEVEN])
 def test_masked_compacted_saved_and_stock_give_the_same_states(architecture, plan, tmp_path):
     torch.manual_seed(1)
     teacher = randomized(architecture.stock_encoder(tiny_architecture_config(architecture))).double().eval()

@@ -3,6 +3,7 @@ import inspect
 
 import pytest
 import torch
+from rows import each
 from students import (
     TASKS,
     UNEVEN,
@@ -30,7 +31,7 @@ from homodistil_hf.models.widths import WidthPlan
 # Stock BERT's forward passes
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_a_full_student_is_stock_bert_bit_for_bit(task):
     teacher, inputs = make_teacher(task), make_batch(task)
     student = to_student(teacher)
@@ -137,7 +138,7 @@ def test_head_sizes_and_layers_are_read_off_configurations():
         assert (view.num_attention_heads, layer_head_dim(view), view.intermediate_size) == dataclasses.astuple(widths)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_an_uneven_student_saves_and_loads(task, tmp_path):
     student, inputs = make_student(task), make_batch(task)
     sliced(student, UNEVEN)
@@ -149,8 +150,8 @@ def test_an_uneven_student_saves_and_loads(task, tmp_path):
         assert type(AutoModelForMaskedLM.from_pretrained(tmp_path)) is HomoBertForMaskedLM
 
 
-@pytest.mark.parametrize(("classifier", "hidden", "expected"), [(None, 0.3, 0.3), (0.2, 0.3, 0.2), (0.0, 0.3, 0.0)])
-@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
+@each(("classifier", "hidden", "expected"), [(None, 0.3, 0.3), (0.2, 0.3, 0.2), (0.0, 0.3, 0.0)])
+@each("task", ["sequence_classification", "token_classification"])
 def test_the_classifiers_dropout_is_stock_berts(task, classifier, hidden, expected):
     settings = WITHOUT_DROPOUT | {"classifier_dropout": classifier, "hidden_dropout_prob": hidden}
     teacher = make_teacher(task, **settings)

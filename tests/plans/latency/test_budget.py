@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from rows import each
 from tiny_models import make_teacher, tiny_config
 from transformers import BertConfig
 
@@ -185,7 +186,7 @@ def test_a_table_is_measured_once_for_its_conditions_and_threads(monkeypatch, tm
         latency_table(config, Conditions(length=64))
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"batch_size": 0}, "batch_size=0 is too small; nearest valid: 1"),
@@ -208,7 +209,7 @@ def test_conditions_need_their_backend_installed(monkeypatch):
 # The search
 
 
-@pytest.mark.parametrize("limit_ms", [5.0, 12.0, 40.0, 100.0])
+@each("limit_ms", [5.0, 12.0, 40.0, 100.0])
 def test_the_largest_plan_within_the_budget_is_found(limit_ms):
     plan = plan_for_latency(limit_ms, BertConfig(), predict=formula_ms)
     assert 0.9 * limit_ms < formula_ms(plan) <= limit_ms
@@ -259,7 +260,7 @@ def test_budgets_are_read(text, budget):
     assert LatencyBudget.parse(text) == budget
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ("latency_ms=fast", "is no latency budget; expected for example 'latency_ms=5,"),
@@ -277,7 +278,7 @@ def test_what_is_no_budget_is_refused(text, message):
         LatencyBudget.parse(text)
 
 
-@pytest.mark.parametrize("student", ["macs=0.25", "homobert-tiny", '{"latency_ms": 5}', "latency_ms", None, {}])
+@each("student", ["macs=0.25", "homobert-tiny", '{"latency_ms": 5}', "latency_ms", None, {}])
 def test_other_students_are_no_latency_budgets(student):
     assert not is_latency_budget(student)
 

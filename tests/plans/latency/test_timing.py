@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from rows import each
 from tiny_models import make_teacher, randomized, tiny_config
 from torch import nn
 from transformers import BertModel
@@ -358,7 +359,7 @@ def test_the_table_by_hand():
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message"),
     [
         ({"batch_sizes": ()}, r"batch_sizes=\[\] needs numbers, each at least 1"),
