@@ -18,7 +18,6 @@ import torch
 from ..evaluation.guarantee import guarantee
 from ..export.card import percent_below
 from ..export.student_in_folder import members_hint, student_in
-from ..files.caches import keep_datasets_here
 from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
 from ..files.folders import check_writable
 from ..files.messages import short_repr
@@ -31,7 +30,7 @@ from .folder import has_own_space, read_embedding_facts
 from .metrics import best, gains
 from .model import EmbeddingModel
 from .reading import load_embedding_model
-from .tasks import RetrievalTask, load_queries, load_tasks
+from .tasks import RetrievalTask, retrieval_tasks, tasks_of
 
 
 class Hits(NamedTuple):
@@ -282,23 +281,16 @@ def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
 
 
 def _tasks(settings: CascadeSettings) -> list[RetrievalTask]:
-    if settings.data_dir is not None:
-        tasks = load_tasks(settings.data_dir, max_queries=settings.max_queries)
-        found = [task for task in tasks if isinstance(task, RetrievalTask)]
-        if not found:
-            raise ValueError(f"data_dir={settings.data_dir!r} has no questions, of qnli or squad; name others")
-    else:
-        keep_datasets_here()
-        columns = {name: getattr(settings, name) for name in ("query_column", "document_column")}
-        split, most = settings.eval_split, settings.max_queries
-        found = [load_queries(settings.queries, settings.documents, split=split, most=most, **columns)]
-    for task in found:
+    tasks = retrieval_tasks(tasks_of(settings))
+    if not tasks:
+        raise ValueError(f"data_dir={settings.data_dir!r} has no questions, of qnli or squad; name others")
+    for task in tasks:
         if len(task.queries) < 4 or len(task.documents) < 2:
             raise ValueError(
                 f"{task.name} has {len(task.queries)} queries and {len(task.documents)} documents; expected four and "
                 "two, or more"
             )
-    return found
+    return tasks
 
 
 def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingModel) -> Encoded:

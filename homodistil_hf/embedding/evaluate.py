@@ -1,7 +1,6 @@
 """`evaluate_embedding`: an embedding model, beside its teacher, on the same texts, pairs and questions.
 
-Rows of GLUE and SQuAD become tasks for vectors here; tasks of MTEB are run by `mteb`. `objective.py` compares the
-vectors of student and teacher.
+`tasks.py` reads what is measured on, `metrics.py` has the scores. [`space_matrix`] compares models of one space.
 
 Shapes: N texts, pairs or questions, M documents, D channels.
 """
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from ..data.corpus import load_text
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
+from ..evaluation.guarantee import WORDS, guarantee, length_groups
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE
 from ..export.markdown import card_table
@@ -38,12 +38,12 @@ from .model import EmbeddingModel
 from .reading import is_embedding_folder, load_embedding_model
 from .tasks import (
     EmbeddingTask,
+    PairTask,
     RetrievalTask,
-    guarantee_of_hits,
-    load_queries,
-    load_tasks,
     mteb_scores,
     named_tasks,
+    retrieval_tasks,
+    tasks_of,
 )
 from .texts import some_paragraphs
 from .vectors import Encoder, TeacherVectors, load_teacher
@@ -51,7 +51,8 @@ from .vectors import Encoder, TeacherVectors, load_teacher
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "embedding.json"
-
+QUERIES = 400
+"""Texts at most that a run looks up among as many others."""
 _PLACES = ("data_dir", "eval_data", "queries", "documents")
 _PUBLISHED = ("models", "agreement", "scores", GUARANTEE, SPACE)
 
@@ -137,9 +138,9 @@ def evaluate_embedding(
     since = time.perf_counter()
     settings = settings_from(EmbeddingEvaluationSettings, settings)
     # rows and names of tasks are refused before any model is loaded
-    tasks = _tasks(settings)
+    tasks = tasks_of(settings)
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
-    folder, recorded = _found(model)
+    folder, recorded = _folder_and_teacher(model)
     with results_claimed(model, output_dir) as target:
         named = teacher or recorded
         _check(settings, tasks, named)
@@ -149,7 +150,7 @@ def evaluate_embedding(
             models[TEACHER] = load_teacher(named, similarity=student.similarity)
         results: dict[str, Any] = {
             "models": costs_of(models, model_name(model)),
-            "settings": asdict(settings) | {name: _named(getattr(settings, name)) for name in _PLACES},
+            "settings": {name: _public(name, value) for name, value in asdict(settings).items()},
         }
         is_apart = has_own_space(read_embedding_facts(folder))
         if settings.others:  # first, as it refuses other spaces
@@ -161,18 +162,6 @@ def evaluate_embedding(
         return results
 
 
-def _tasks(settings: EmbeddingEvaluationSettings) -> list[EmbeddingTask]:
-    tasks: list[EmbeddingTask] = []
-    if settings.data_dir:
-        tasks += load_tasks(settings.data_dir, max_queries=settings.max_queries)
-    if settings.queries:
-        keep_datasets_here()
-        own = {name: getattr(settings, name) for name in ("query_column", "document_column", "group_columns")}
-        split, most = settings.eval_split, settings.max_queries
-        tasks.append(load_queries(settings.queries, settings.documents, split=split, most=most, **own))
-    return tasks
-
-
 def _measured(
     models: Mapping[str, Encoder],
     settings: EmbeddingEvaluationSettings,
@@ -182,26 +171,33 @@ def _measured(
     is_apart: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """`agreement`, where there is text for it and a teacher, and `scores`."""
+    """`agreement`, where there is text for it and a teacher, `scores` and guarantees."""
     results: dict[str, Any] = {}
     if settings.eval_data and TEACHER in models:
         results["agreement"] = _agreement(models, settings, is_apart=is_apart)
         say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
     results["scores"], results[GUARANTEE] = {}, {}
+
+    def add_scores(task: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        results["scores"][task] = metrics
+        for metric, of_sides in metrics.items():
+            say(f"{task}, {metric}: {figures_line(of_sides)}")
+
     for task in tasks:
-        scores, found = _measured_on(task, models, is_apart=is_apart)
-        if scores:
-            results["scores"][task.name] = scores
-            _say_scores(task.name, scores, say)
-        if found:
-            results[GUARANTEE][task.name] = found
-            shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
-            say(f"{task.name}: first hits as the teacher's {shown}%, at least {bound}%")
+        if isinstance(task, PairTask):
+            add_scores(task.name, _pair_scores(task, models))
+            continue
+        metrics, bound = _retrieval(task, models, is_apart=is_apart)
+        if metrics:
+            add_scores(task.name, metrics)
+        if bound:
+            results[GUARANTEE][task.name] = bound
+            shown, least = percent_below(bound["agreement"]), percent_below(bound["at_least"])
+            say(f"{task.name}: first hits as the teacher's {shown}%, at least {least}%")
     if of_mteb:
-        names = {side: found.name for side, found in models.items() if isinstance(found, EmbeddingModel)}
+        names = {side: model.name for side, model in models.items() if isinstance(model, EmbeddingModel)}
         for name, metrics in mteb_scores(of_mteb, names).items():
-            results["scores"][name] = metrics
-            _say_scores(name, metrics, say)
+            add_scores(name, metrics)
     return results
 
 
@@ -213,7 +209,6 @@ def _space(
     is_apart: bool,
 ) -> dict[str, Any]:
     """All pairings of the model, its teacher and the others."""
-    found = [task for task in tasks if isinstance(task, RetrievalTask)]
     if is_apart:
         raise ValueError(
             f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
@@ -226,12 +221,9 @@ def _space(
             "rename folders"
         )
     members = [load_embedding_model(student_in(name).folder, argument="others") for name in settings.others]
-    return space_matrix(dict(zip(names, [models[TEACHER], models[STUDENT], *members], strict=True)), found)
-
-
-def _say_scores(task: str, metrics: Mapping[str, Mapping[str, float]], say: Callable[[str], None]) -> None:
-    for metric, of_sides in metrics.items():
-        say(f"{task}, {metric}: {figures_line(of_sides)}")
+    return space_matrix(
+        dict(zip(names, [models[TEACHER], models[STUDENT], *members], strict=True)), retrieval_tasks(tasks)
+    )
 
 
 def format_scores(results: Mapping[str, Any]) -> str:
@@ -241,7 +233,7 @@ def format_scores(results: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, [table, guarantee_text(results.get(GUARANTEE, {})), *pairings]))
 
 
-def _found(model: str | Path) -> tuple[str, str | None]:
+def _folder_and_teacher(model: str | Path) -> tuple[str, str | None]:
     """The folder or Hub name to load, and the teacher that a run recorded."""
     source = str(model)
     if model_in(source) is None:  # a name on the Hub
@@ -256,18 +248,21 @@ def _found(model: str | Path) -> tuple[str, str | None]:
     return str(found.folder), recorded if isinstance(recorded, str) else None
 
 
+def _public(name: str, value: Any) -> Any:
+    """The value of a setting without folders of this machine."""
+    if name not in _PLACES or not value:
+        return value
+    return public_name(value) if isinstance(value, str) else [public_name(place) for place in value]
+
+
 def costs_of(models: Mapping[str, Encoder], name: str) -> dict[str, dict[str, Any]]:
     """Side → name, costs and dimension of a student of a name and of its teacher; vectors alone have no costs."""
-    found = {}
+    named = {}
     for side, model in models.items():
         counted = {} if isinstance(model, TeacherVectors) else model_facts(model.encoder)
         costs = {cost: counted[cost] for cost in COSTS if counted} | {"dimension": model.dimension}
-        found[side] = {"name": name if side == STUDENT else public_name(model.name)} | costs
-    return found
-
-
-def _named(values: str | tuple[str, ...] | None) -> Any:
-    return [public_name(value) for value in values] if isinstance(values, tuple) else values and public_name(values)
+        named[side] = {"name": name if side == STUDENT else public_name(model.name)} | costs
+    return named
 
 
 def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
@@ -278,7 +273,7 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
                 f"{name}={short_repr(given)} is compared with a teacher, and none is recorded: name --teacher, "
                 "a model or a file of its vectors"
             )
-    if settings.others and not any(isinstance(task, RetrievalTask) for task in tasks):
+    if settings.others and not retrieval_tasks(tasks):
         raise ValueError(
             f"others={short_repr(settings.others)} needs queries with documents: rows of qnli or squad in --data_dir, "
             "or --queries"
@@ -302,25 +297,20 @@ def _agreement(
     return agreement(student, teacher, has_own_space=is_apart, similarity=models[TEACHER].similarity)
 
 
-def _measured_on(
-    task: EmbeddingTask, models: Mapping[str, Encoder], *, is_apart: bool
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
-    if isinstance(task, RetrievalTask):
-        return _retrieval(task, models, is_apart=is_apart)
-    # first and second texts in one call, and cut apart again
-    both = {side: _encoded(model, [*task.first, *task.second]) for side, model in models.items()}
-    num = len(task.first)
-    scores = {
-        side: pair_score(task.metric, vectors[:num], vectors[num:], task.labels, similarity=models[side].similarity)
-        for side, vectors in both.items()
-    }
-    return {task.metric: scores}, {}
+def _pair_scores(task: PairTask, models: Mapping[str, Encoder]) -> dict[str, dict[str, float]]:
+    """Metric → side → score."""
+    scores, num = {}, len(task.first)
+    for side, model in models.items():
+        # first and second texts in one call, and cut apart again
+        both = _encoded(model, [*task.first, *task.second])
+        scores[side] = pair_score(task.metric, both[:num], both[num:], task.labels, similarity=model.similarity)
+    return {task.metric: scores}
 
 
 def _retrieval(
     task: RetrievalTask, models: Mapping[str, Encoder], *, is_apart: bool
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
     # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
     queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
     documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
@@ -330,18 +320,17 @@ def _retrieval(
         compared[ASYMMETRIC] = queries[STUDENT], documents[TEACHER]
     # side → function; `asymmetric` is no model, and compares as the student
     by = {side: models.get(side, models[STUDENT]).similarity for side in compared}
-    found = {}
+    bound = {}
     if TEACHER in models:
-        own = ASYMMETRIC if ASYMMETRIC in compared else STUDENT
-        student, teacher = (first_hits(*compared[side], by[side]) for side in (own, TEACHER))
-        found = guarantee_of_hits(student, teacher, task.queries, task.groups)
-    if task.answers is None:
-        return {}, found
-    scores = {
-        side: retrieval_scores(*vectors, task.answers, similarity=by[side]) for side, vectors in compared.items()
-    }
-    # side → metric → score becomes metric → side → score
-    return {metric: {side: one[metric] for side, one in scores.items()} for metric in scores[STUDENT]}, found
+        asking = ASYMMETRIC if ASYMMETRIC in compared else STUDENT
+        student, teacher = (first_hits(*compared[side], by[side]) for side in (asking, TEACHER))
+        bound = guarantee((student != teacher).tolist(), {WORDS: length_groups(task.queries), **task.groups})
+    scores: dict[str, dict[str, float]] = {}
+    if task.answers is not None:
+        for side, vectors in compared.items():
+            for metric, score in retrieval_scores(*vectors, task.answers, similarity=by[side]).items():
+                scores.setdefault(metric, {})[side] = score
+    return scores, bound
 
 
 def _encoded(model: Encoder, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
@@ -351,10 +340,6 @@ def _encoded(model: Encoder, texts: list[str], prompt_name: str | None = None) -
         vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)
     rows = {text: number for number, text in enumerate(unique)}
     return vectors[[rows[text] for text in texts]]
-
-
-QUERIES = 400
-"""Texts at most that a run looks up among as many others."""
 
 
 def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) -> dict[str, Any]:
@@ -378,32 +363,34 @@ def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) 
         raise ValueError(f"models have vectors of the lengths {lengths}; expected one space, of one length")
     here = {name: model for name, model in models.items() if isinstance(model, EmbeddingModel)}
     runtime, ms = query_ms(here, tasks[0].queries)
-    costs = {
-        name: {"size_bytes": model_facts(model.encoder)["size_bytes"], "ms": ms[name]} for name, model in here.items()
+    sizes = {name: model_facts(model.encoder)["size_bytes"] for name, model in here.items()}
+    return {
+        "models": {name: {"size_bytes": sizes[name], "ms": ms[name]} for name in here},
+        "runtime": runtime,
+        "sizes": {task.name: [len(task.queries), len(task.documents)] for task in tasks},
+        "tasks": {task.name: _pairings(models, task) for task in tasks},
     }
-    sizes = {task.name: [len(task.queries), len(task.documents)] for task in tasks}
-    found = {task.name: _pairings(models, task) for task in tasks}
-    return {"models": costs, "runtime": runtime, "sizes": sizes, "tasks": found}
 
 
 def _pairings(models: Mapping[str, Encoder], task: RetrievalTask) -> dict[str, dict[str, dict[str, float]]]:
-    teacher = next(iter(models.values()))
-    similarity = teacher.similarity
+    teacher, similarity = next((name, model.similarity) for name, model in models.items())
     queries = {name: model.encode(task.queries, prompt_name="query") for name, model in models.items()}
     index = {name: model.encode(task.documents, prompt_name="document") for name, model in models.items()}
-    # the first model is the teacher: its first hits in its own index are those wanted of all pairings
-    wanted = first_hits(next(iter(queries.values())), next(iter(index.values())), similarity)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for asking, vectors in queries.items():
-        found[asking] = {}
-        for answering, documents in index.items():
-            same = first_hits(vectors, documents, similarity) == wanted
-            cell = {"first_hits": float(same.double().mean())}
-            if task.answers is not None:
-                scores = retrieval_scores(vectors, documents, task.answers, similarity=similarity)
-                cell["ndcg_at_10"] = scores["ndcg_at_10"]
-            found[asking][answering] = cell
-    return found
+    # the teacher's first hits in its own index are those wanted of all pairings
+    wanted = first_hits(queries[teacher], index[teacher], similarity)
+
+    def cell(vectors: torch.Tensor, documents: torch.Tensor) -> dict[str, float]:
+        is_same = first_hits(vectors, documents, similarity) == wanted
+        measured = {"first_hits": float(is_same.double().mean())}
+        if task.answers is not None:
+            scores = retrieval_scores(vectors, documents, task.answers, similarity=similarity)
+            measured["ndcg_at_10"] = scores["ndcg_at_10"]
+        return measured
+
+    return {
+        asking: {answering: cell(vectors, documents) for answering, documents in index.items()}
+        for asking, vectors in queries.items()
+    }
 
 
 def task_of_texts(texts: Sequence[str]) -> RetrievalTask | None:

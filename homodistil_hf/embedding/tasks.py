@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from ..data.corpus import is_running_text, load_text
 from ..data.samples import drawn
-from ..evaluation.guarantee import WORDS, guarantee, length_groups
 from ..evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
+from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from .metrics import defined
 
@@ -62,6 +61,31 @@ class RetrievalTask:
 
 
 EmbeddingTask = PairTask | RetrievalTask
+
+
+def tasks_of(settings: Any) -> list[EmbeddingTask]:
+    """Load the tasks of settings that name rows of tasks (`data_dir`), or queries and documents, or both."""
+    tasks: list[EmbeddingTask] = []
+    if settings.data_dir:
+        tasks += load_tasks(settings.data_dir, max_queries=settings.max_queries)
+    if settings.queries:
+        keep_datasets_here()
+        queries = load_queries(
+            settings.queries,
+            settings.documents,
+            query_column=settings.query_column,
+            document_column=settings.document_column,
+            group_columns=getattr(settings, "group_columns", ()),
+            split=settings.eval_split,
+            most=settings.max_queries,
+        )
+        tasks.append(queries)
+    return tasks
+
+
+def retrieval_tasks(tasks: Sequence[EmbeddingTask]) -> list[RetrievalTask]:
+    """Those of tasks that have queries and documents."""
+    return [task for task in tasks if isinstance(task, RetrievalTask)]
 
 
 def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]:
@@ -243,23 +267,3 @@ def _column(source: str, setting: str, column: str | None, split: str) -> Any:
         return load_text(source, text_column=column, split=split, argument=argument)
     except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
         raise ValueError(str(error).replace("text_column", setting)) from error
-
-
-def guarantee_of_hits(
-    student_N: torch.Tensor,
-    teacher_N: torch.Tensor,
-    queries: Sequence[str],
-    groups: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Any]:
-    """Bound the share of queries whose first hit is the teacher's, over all, by length, and by groups.
-
-    Args:
-        student_N: rows of the documents that [`first_hits`] finds by the student's vectors.
-        teacher_N: by the teacher's.
-        queries: the texts.
-        groups: column → its value in each row.
-
-    Returns:
-        As [`guarantee`].
-    """
-    return guarantee((student_N != teacher_N).tolist(), {WORDS: length_groups(queries)} | dict(groups or {}))

@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from typing_extensions import override
 
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
@@ -143,10 +144,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     """
 
     train_dataset: Any
+    distillation: EmbeddingDistillation
+    args: EmbeddingDistilArguments
     method = "embedding"
     arguments_class = EmbeddingDistilArguments
     fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
-    args: EmbeddingDistilArguments
+    measured_rate = ("teacher", LEARNING_RATE)
+    """Model whose hidden size the default learning rate depends on, and the rate that was measured."""
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
     card = MethodCard(
@@ -155,59 +159,47 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
     )
 
+    def __new__(cls, model: Any = None, *args: Any, teacher_model: Any = None, **kwargs: Any) -> Any:
+        """Make a [`VectorsDistilTrainer`], a subclass, where vectors are given in place of a teacher."""
+        are_given = any(isinstance(each, TeacherVectors | Learner) for each in (model, teacher_model))
+        return super().__new__(VectorsDistilTrainer if are_given and cls is EmbeddingDistilTrainer else cls)
+
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
         """Take the encoder out of the embedding model, and leave out layers if the settings do.
 
         Arguments and return as [`DistillationTrainer.start_from`].
         """
         args = self.args
-        # of given vectors there is no teacher to run: `model` is what the student starts from, and has the target
-        if isinstance(teacher_model, TeacherVectors):
-            model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
         # beside a teacher, `model` is an earlier student of it; else it is the teacher itself
-        self.start: Any = None if teacher_model is None else model
+        self.earlier_student: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
         self.embedding_model = (
             whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole, token=args.hub_token)
         )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
-        if (target := self.target) is not None:
-            check_for_vectors(args)
-            args.hidden_weight = args.embedding_weight = 0.0
-            args.remove_unused_columns = False  # the model's forward takes no vector
-            self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {target.name}", how=_HOW)
-            if args.student is None and args.layers is None:
-                plan = widths_of(encoder.config)
         # three starts: an earlier student, the encoder with all layers, the encoder with some
-        if self.start is not None:
+        if self.earlier_student is not None:
             if args.layers is not None:
                 raise ValueError(
                     f"layers={short_repr(args.layers)}: a student that starts as another one has that one's; leave "
                     "it out"
                 )
-            return Start(self.start, encoder, plan)
+            return Start(self.earlier_student, encoder, plan)
         if args.layers is None:
             return Start(encoder, None, plan)
-        found = start_shallow(
+        shallow = start_shallow(
             to_student(encoder, needs_head=False), args, layers=Layers(cast(Any, args.layers)), plan=plan
         )
-        self.matched_layers, args.student = found.matched_layers, found.plan.to_json()
-        return Start(found.student, found.whole, found.plan)
-
-    @property
-    def target(self) -> TeacherVectors | None:
-        """The vectors to be learnt, where they are given."""
-        return self.embedding_model.target if isinstance(self.embedding_model, Learner) else None
+        self.matched_layers, args.student = shallow.matched_layers, shallow.plan.to_json()
+        return Start(shallow.student, shallow.whole, shallow.plan)
 
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The embedding model's own, if no other is given."""
         return self.embedding_model.tokenizer if processing_class is None else processing_class
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> TextReader | None:
-        """How texts are read; given vectors have rows of their own. As [`DistillationTrainer.reader_of`]."""
-        if self.target is not None:
-            return None
+        """Reads texts; arguments as [`DistillationTrainer.reader_of`]."""
         whole = self.embedding_model
         length = min(ROW_LENGTH, whole.settings.max_seq_length, max_tokens(whole.encoder.config))
         return TextReader(whole.tokenizer, length, whole.prepared)
@@ -222,7 +214,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationTrainer.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
-        model, measured = ("teacher", LEARNING_RATE) if self.target is None else ("start", VECTORS_LEARNING_RATE)
+        model, measured = self.measured_rate
         rate = float(f"{rate_for_width(measured, hidden_size):.2g}")
         logger.info("learning_rate=%g, as none is given: for a %s of %d channels", rate, model, hidden_size)
         return rate
@@ -230,26 +222,20 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def set_up_student(self) -> None:
         """Also freeze the pooler: no vector passes it, and DDP would wait for its gradient."""
         super().set_up_student()
-        if self.target is not None:
-            check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
 
     def make_evaluation(self) -> VectorEvaluation:
         """The measurement of vectors."""
-        distillation: Any = self.distillation
-        return VectorEvaluation(distillation, student=self.model, accelerator=self.accelerator)
+        return VectorEvaluation(self.distillation, student=self.model, accelerator=self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
-        # the map (D, H), from the student's pooled states to the teacher's or to the given vectors
-        projections, size = self.model.get_submodule(PROJECTIONS), self.full.hidden_size
-        wanted = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
-        dense = nn.Linear(size, wanted, bias=False, device=self.args.device)
-        nn.init.eye_(dense.weight) if self.target is None else nn.init.zeros_(dense.weight)  # fitted before any use
-        if self.start is not None:
-            dense.load_state_dict({"weight": self.start.get_submodule(PROJECTIONS).get_buffer("dense_weight")})
+        projections, dense = self.model.get_submodule(PROJECTIONS), self.first_map(teacher)
+        if self.earlier_student is not None:
+            weight = self.earlier_student.get_submodule(PROJECTIONS).get_buffer("dense_weight")
+            dense.load_state_dict({"weight": weight})
         dense.requires_grad_(not self.args.plain)  # it stays the identity, and exports leave it out
         # with the projections it is trained, cut with the hidden channels, and kept beside the weights
         projections.add_module("dense", dense)
@@ -277,6 +263,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             has_own_space=output == "student",
         )
 
+    def first_map(self, teacher: FrozenTeacher) -> nn.Linear:
+        """The map (D, H) from the student's pooled states to the teacher's: the identity."""
+        dense = nn.Linear(self.full.hidden_size, teacher.exact.config.hidden_size, bias=False, device=self.args.device)
+        nn.init.eye_(dense.weight)
+        return dense
+
     @torch.no_grad()
     def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:
         """The eigenvectors of Σ z zᵀ over the teacher's vectors z of the first training texts, `(N, D)`."""
@@ -295,8 +287,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return (axes_ND * signs_N1).float().to(self.args.device)
 
     def start_student(self) -> None:
-        """Score the units; a student of fewer layers, or of given vectors, needs another map from its start on."""
-        if self.matched_layers is not None or self.target is not None:
+        """Score the units; a student of fewer layers needs another map from its start on."""
+        if self.matched_layers is not None:
             self.fit_map()
         super().start_student()
 
@@ -321,7 +313,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """
         if self.args.plain:
             return
-        distillation: Any = self.distillation
+        distillation = self.distillation
         sums: Any = None
         num_texts = 0
         self.model.eval()
@@ -348,8 +340,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
-        if not cast(EmbeddingDistillation, self.distillation).dense.weight.any():  # before the first step
-            self.fit_map()
         metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
         spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
         if not spread >= LEAST_SPREAD:  # of vectors that are no numbers, too
@@ -364,27 +354,88 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
         if format != "standard":
             raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
-        weight = cast(EmbeddingDistillation, self.distillation).dense.weight.detach().cpu()
+        weight = self.distillation.dense.weight.detach().cpu()
         dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         dense.load_state_dict({"weight": weight})
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         teacher, output = self.embedding_model, self.args.output
-        axes = None
-        # in its own space the pooled states are the vectors; else the map leads to the teacher's, or to its axes
-        if output == "student":
-            model = dataclasses.replace(student_model(student, dense, teacher), dense=())
-        elif output == "teacher":
-            model = student_model(student, dense, teacher)
-        else:
-            axes = self.model.get_submodule(PROJECTIONS).get_buffer("axes").detach().cpu()
-            model = student_model(student, dense, reduced(teacher, axes))
-        settings: Any = {"has_own_space": output == "student", "axes": axes, "overwrite": True}
-        export_embedding_model(model, folder, teacher=teacher, facts=self.run_facts(), **settings)
+        axes = None if isinstance(output, str) else self.model.get_submodule(PROJECTIONS).get_buffer("axes").cpu()
+        model = student_model(student, dense, teacher if axes is None else reduced(teacher, axes))
+        if output == "student":  # its pooled states are the vectors
+            model = dataclasses.replace(model, dense=())
+        export_embedding_model(
+            model,
+            folder,
+            teacher=teacher,
+            facts=self.run_facts(),
+            has_own_space=output == "student",
+            axes=axes,
+            overwrite=True,
+        )
 
+
+class VectorsDistilTrainer(EmbeddingDistilTrainer):
+    """Trains a student towards given vectors, of a teacher that can't be run here.
+
+    Args:
+        model: what the student starts from, see [`learner_of`]; or a [`Learner`], or its earlier student.
+        args: the run's settings.
+        teacher_model: [`TeacherVectors`], or beside an earlier student the [`Learner`].
+        train_dataset: rows as [`tokenize_vectors`] makes them; all other arguments as [`EmbeddingDistilTrainer`].
+
+    Raises:
+        ValueError: as [`EmbeddingDistilTrainer`]; a setting that compares states with a teacher's, or rows without
+            vectors.
+    """
+
+    measured_rate = ("start", VECTORS_LEARNING_RATE)
+
+    @override
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+        args = self.args
+        if isinstance(teacher_model, TeacherVectors):
+            model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
+        learner: Learner = model if teacher_model is None else teacher_model
+        self.target = learner.target
+        check_for_vectors(args)
+        args.hidden_weight = args.embedding_weight = 0.0
+        args.remove_unused_columns = False  # the model's forward takes no vector
+        self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {self.target.name}", how=_HOW)
+        if args.student is None and args.layers is None:
+            plan = widths_of(learner.encoder.config)
+        return super().start_from(model, teacher_model, plan)
+
+    @override
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> None:
+        return None
+
+    @override
+    def set_up_student(self) -> None:
+        super().set_up_student()
+        check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
+
+    @override
+    def first_map(self, teacher: FrozenTeacher) -> nn.Linear:
+        dense = nn.Linear(self.full.hidden_size, self.target.dimension, bias=False, device=self.args.device)
+        nn.init.zeros_(dense.weight)  # fitted before any use
+        return dense
+
+    @override
+    def start_student(self) -> None:
+        if self.matched_layers is None:  # else the base class fits it
+            self.fit_map()
+        super().start_student()
+
+    @override
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.distillation.dense.weight.any():  # before the first step
+            self.fit_map()
+        return super().evaluate(*args, **kwargs)
+
+    @override
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
-        """As [`DistillationTrainer.run_facts`]; where vectors are given, there is no teacher to be timed."""
-        facts = super().run_facts(format)
-        return facts if self.target is None else {name: facts[name] for name in facts if name != LATENCY}
+        # there is no teacher to be timed
+        return {name: section for name, section in super().run_facts(format).items() if name != LATENCY}
 
 
 def check_for_vectors(args: EmbeddingDistilArguments) -> None:

@@ -1,14 +1,12 @@
 """Inference that multiplies bits: the C file beside this one, compiled when it is first asked for.
 
 A product of whole numbers is exact either way, so what comes out is bit for bit what [`PackedLinear`] computes in
-float32 without it. Where there is no C compiler, models stay as they are. What is compiled is kept, and loaded from
-there only where nobody else can have written it.
+float32 without it. Where there is no C compiler, models stay as they are.
 
 Shapes: R rows, I inputs, O outputs, W words of 64 bits, ⌈I / 64⌉, K bits of an input.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
 import shlex
@@ -25,14 +23,12 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...files.caches import cache_folder, cached, is_ours_alone
 from ...models.architectures.modeling_binarybert import PackedLinear, unpack
 
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")
 _TILE = 16  # outputs beside each other, as in the C file
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
-_LIBRARY = "bit_products.so"
 _COMPILERS = ("cc", "gcc", "clang")
 _FUNCTIONS = ("pack_values", "multiply_bits")
 _COMPILER_SECONDS = 60
@@ -71,8 +67,10 @@ class BitProduct:
         self.library = library
         signs_OI = unpack(layer.packed.cpu(), layer.in_features)
         self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
-        # bit 1 for +1 and 0 for −1, 64 inputs a word
-        words_OW = _words(signs_OI > 0)
+        # bit 1 for +1 and 0 for −1, 64 inputs a word: (O, I) → (O, W, 64), with zeros behind the last input
+        bits_OW64 = F.pad((signs_OI > 0).long(), (0, -self.num_inputs % 64)).unflatten(1, (-1, 64))
+        # bit i of word w is input 64w + i; bits don't overlap, so their sum, negative with bit 63, is their union
+        words_OW = (bits_OW64 << torch.arange(64)).sum(-1)
         # (O, W) → (⌈O / 16⌉, 16, W) → (⌈O / 16⌉, W, 16): the same word of 16 outputs lies together
         tiles = F.pad(words_OW, (0, 0, 0, -self.num_outputs % _TILE)).unflatten(0, (-1, _TILE))
         self.weights = tiles.transpose(1, 2).contiguous()
@@ -131,89 +129,37 @@ def _restored(state: dict[str, Any]) -> BitProduct | None:
     return product
 
 
-class _NotCompiled(OSError):
-    """No compiler makes the library."""
-
-
 def compiled() -> ctypes.CDLL | None:
-    """Compile the C file for this machine unless that is done, and load it; None where no compiler does it.
-
-    Where others can write to the cache, where it can't be written, or what it holds does not load, the library is
-    compiled for this process alone.
-    """
+    """Compile the C file for this machine, once a process, and load it; None where no compiler does it."""
     try:
-        return _from_cache() or _aside()
+        return _library()
     except OSError as error:
         logger.warning("%s was not compiled, or does not load: %s", SOURCE.name, error)
         return None
 
 
-def entry_folder() -> Path:
-    """Return the folder of the cache that the library is kept in."""
-    content = SOURCE.read_bytes() + " ".join(_FLAGS).encode() + _processor()
-    return cache_folder() / "code" / hashlib.sha256(content).hexdigest()[:16]
-
-
-def _from_cache() -> ctypes.CDLL | None:
-    folder = entry_folder()
-    try:
-        # the folder of an entry is made with the mode 0700: another one was put there or opened by somebody
-        if is_ours_alone(cached("code", folder.name, _compile)):
-            return _loaded_or_removed(folder)
-        problem = "others can write there; remove it"
-    except _NotCompiled:
-        # compiling aside would fail in the same way
-        raise
-    except OSError as error:
-        problem = str(error)
-    logger.warning("%s is not taken from cache=%r: %s", SOURCE.name, str(folder), problem)
-    return None
-
-
 @lru_cache(maxsize=1)
-def _aside() -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory() as folder:  # a library stays loaded without its file
-        _compile(Path(folder))
-        return _loaded(Path(folder))
-
-
-def _loaded_or_removed(folder: Path) -> ctypes.CDLL:
-    try:
-        return _loaded(folder)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)  # else it would stand in the way for good
-        raise
-
-
-def _loaded(folder: Path) -> ctypes.CDLL:
-    path = folder.resolve() / _LIBRARY
-    library = ctypes.CDLL(str(path))
-    if lacking := [name for name in _FUNCTIONS if not hasattr(library, name)]:
-        raise OSError(f"{path} lacks {', '.join(lacking)}")
-    return library
-
-
-def _compile(folder: Path) -> None:
-    """Write the library into a folder, by the first compiler whose library loads.
-
-    Raises:
-        _NotCompiled: no compiler wrote one.
-        OSError: those that were written don't load.
-    """
-    error: OSError = _NotCompiled(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
+def _library() -> ctypes.CDLL:
+    problem = OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
     # with threads first; a time-out rules out the compiler, another error these flags alone
     for compiler in _compilers():
         for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
-            try:
-                _run([*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(folder / _LIBRARY)])
-                _loaded(folder)
-                return
-            except subprocess.TimeoutExpired:
-                error = _NotCompiled(f"{shlex.join(compiler)} is not done after {_COMPILER_SECONDS} seconds")
-                break
-            except OSError as problem:
-                error = problem
-    raise error
+            with tempfile.TemporaryDirectory() as folder:  # a library stays loaded without its file
+                path = Path(folder, "bit_products.so")
+                try:
+                    _run([*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(path)])
+                    library = ctypes.CDLL(str(path))
+                except subprocess.TimeoutExpired:
+                    problem = OSError(f"{shlex.join(compiler)} is not done after {_COMPILER_SECONDS} seconds")
+                    break
+                except OSError as error:
+                    problem = error
+                    continue
+            lacking = [name for name in _FUNCTIONS if not hasattr(library, name)]
+            if not lacking:
+                return library
+            problem = OSError(f"{path} lacks {', '.join(lacking)}")
+    raise problem
 
 
 def _compilers() -> list[list[str]]:
@@ -221,7 +167,7 @@ def _compilers() -> list[list[str]]:
     try:
         named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
     except ValueError as error:
-        raise _NotCompiled(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
+        raise OSError(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
     return [words for words in named if words and shutil.which(words[0])]
 
 
@@ -230,18 +176,11 @@ def _run(words: Sequence[str]) -> None:
 
     Raises:
         subprocess.TimeoutExpired: it was not done.
-        _NotCompiled: it failed, or wrote nothing.
+        OSError: it can't be started, failed, or did not write its last word, the library.
     """
-    # the last word is the output: that of an earlier attempt must not pass for this one's
-    Path(words[-1]).unlink(missing_ok=True)
     # Not into a pipe: children that a killed compiler leaves behind would hold its end open.
     with tempfile.TemporaryFile("w+", errors="replace") as said:
-        try:
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-            )
-        except OSError as error:
-            raise _NotCompiled(str(error)) from error
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
         try:
             status = process.wait(_COMPILER_SECONDS)
         finally:
@@ -249,7 +188,7 @@ def _run(words: Sequence[str]) -> None:
         said.seek(0)
         if status != 0 or not Path(words[-1]).is_file():
             problem = said.read()[-500:].strip()
-            raise _NotCompiled(problem or f"{words[0]} ended with status {status} and wrote nothing")
+            raise OSError(problem or f"{words[0]} ended with status {status} and wrote nothing")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -261,24 +200,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-
-
-def _processor() -> bytes:
-    """What `-march=native` depends on: a cache may lie on a disk that machines share."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return b""
-    # x86 has a line `flags`, Arm `Features`; that of the first core stands for all
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "").encode()
-
-
-def _words(bits_OI: torch.Tensor) -> torch.Tensor:
-    """`(O, I)` bool → `(O, W)` int64."""
-    # (O, I) → (O, W, 64), with zeros behind the last input
-    padded = F.pad(bits_OI.long(), (0, -bits_OI.shape[1] % 64)).unflatten(1, (-1, 64))
-    # bit i of word w is input 64w + i; bits don't overlap, so their sum, negative with bit 63, is their union
-    return (padded << torch.arange(64)).sum(-1)
 
 
 def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
