@@ -141,11 +141,11 @@ def write_model(model: EmbeddingModel, folder: Path) -> None:
     kinds = module_kinds(model)
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
     write_modules(model, [folder / path for path in paths])
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": MODULE_TYPE.format(kind)}
-        for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
-    ]
-    write_json(folder / MODULES_FILE, modules)
+    modules = enumerate(zip(kinds, paths, strict=True))
+    write_json(
+        folder / MODULES_FILE,
+        [{"idx": at, "name": str(at), "path": path, "type": MODULE_TYPE.format(kind)} for at, (kind, path) in modules],
+    )
     write_json(folder / SETTINGS_FILE, shared_file(model))
 
 
@@ -166,7 +166,7 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
         measured = {}
     # tasks of this evaluation join those of earlier ones; everything else is replaced
     merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
-    facts[BENCHMARKS] = measured | scores | {name: found for name, found in merged.items() if found}
+    facts[BENCHMARKS] = measured | scores | {name: tasks for name, tasks in merged.items() if tasks}
     write_json(Path(folder) / FACTS_FILE, facts)
     write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
 
@@ -202,15 +202,9 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """A model's section of facts: name, costs, dimension, length and digest."""
-    return (
-        _name_facts(model)
-        | model_facts(model.encoder)
-        | {
-            "dimension": model.dimension,
-            "max_seq_length": model.settings.max_seq_length,
-            "sha256": model.sha256,
-        }
-    )
+    length = model.settings.max_seq_length
+    read = {"dimension": model.dimension, "max_seq_length": length, "sha256": model.sha256}
+    return _name_facts(model) | model_facts(model.encoder) | read
 
 
 def _name_facts(model: EmbeddingModel) -> dict[str, Any]:
@@ -225,8 +219,8 @@ def _teacher_facts(teacher: EmbeddingModel) -> dict[str, Any]:
         return facts_of(teacher) | teacher_card(teacher.name)
     target = teacher.target
     start = _name_facts(teacher) | model_facts(teacher.encoder) | teacher_card(teacher.name)
-    found = {"name": target.name, "num_texts": len(target.texts), "dimension": target.dimension}
-    return found | {"sha256": target.sha256, START: start}
+    vectors = {"name": target.name, "num_texts": len(target.texts), "dimension": target.dimension}
+    return vectors | {"sha256": target.sha256, START: start}
 
 
 def module_kinds(model: EmbeddingModel) -> list[str]:
@@ -242,13 +236,20 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
     with plain_classes(type(encoder), type(encoder.config)):
         encoder.save_pretrained(folders[0])
     model.tokenizer.save_pretrained(folders[0])
-    own = (model.settings.max_seq_length, model.settings.lowers)
-    write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, own, strict=True)))
+    read = (model.settings.max_seq_length, model.settings.lowers)
+    write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, read, strict=True)))
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
     write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
     # A folder is left for `Normalize`, which has no files.
     for layer, folder in zip(model.dense, folders[2:], strict=False):
-        _write_dense(layer, folder)
+        linear, activation = layer.linear, ACTIVATION_TYPES[layer.activation]
+        sizes = {"in_features": linear.in_features, "out_features": linear.out_features}
+        values = sizes | {"bias": linear.bias is not None, "activation_function": activation}
+        write_json(folder / "config.json", values)
+        tensors = linear.state_dict().items()
+        save_file(
+            {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors}, folder / WEIGHTS_FILE
+        )
 
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
@@ -256,14 +257,6 @@ def shared_file(model: EmbeddingModel) -> dict[str, Any]:
     kept = ("prompts", "default_prompt_name", *["similarity_fn_name"] * (model.settings.similarity is not None))
     shared = shared_settings(model)
     return {"__version__": {}} | {name: shared[name] for name in kept}
-
-
-def _write_dense(layer: Dense, folder: Path) -> None:
-    linear = layer.linear
-    values = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
-    write_json(folder / "config.json", values | {"activation_function": ACTIVATION_TYPES[layer.activation]})
-    tensors = {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in linear.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
 
 
 def export_embedding_from(
@@ -288,29 +281,33 @@ def export_embedding_from(
         )
     if format == "pair" and teacher is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
-    facts = read_embedding_facts(folder)
+    facts, axes = read_embedding_facts(folder), axes_in(folder / AXES_FILE)
     is_apart = has_own_space(facts)
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     student = load_embedding_model(folder, argument="folder")
-    axes = axes_in(folder / AXES_FILE)
-    if format == "pair":
-        beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
-        whole = load_embedding_model(beside)
-        recorded = (facts.get(TEACHER) or {}).get("sha256")
-        # beside another student of the same teacher, or beside the teacher, whose digest the facts may hold
-        if _is_of_one_space(folder, Path(beside)):
-            return export_pair(student, whole, output, overwrite=overwrite)
-        if recorded not in (None, whole.sha256):
+    if format == "standard":
+        return export_embedding_model(
+            student,
+            output,
+            teacher=facts.get(TEACHER),
+            facts={name: facts[name] for name in RUN_SECTIONS if name in facts},
+            has_own_space=is_apart,
+            axes=axes,
+            overwrite=overwrite,
+        )
+    beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
+    document = load_embedding_model(beside)
+    # beside another student of the same teacher, or beside the teacher, whose digest the facts may hold
+    if not _is_of_one_space(folder, Path(beside)):
+        if (facts.get(TEACHER) or {}).get("sha256") not in (None, document.sha256):
             raise ValueError(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with, or another student of it"
             )
         # along axes the student's vectors are shorter, so the teacher's are made as short
-        return export_pair(student, whole if axes is None else reduced(whole, axes), output, overwrite=overwrite)
-    kept: dict[str, Any] = {name: facts[name] for name in RUN_SECTIONS if name in facts}
-    settings: dict[str, Any] = {"axes": axes, "has_own_space": is_apart, "overwrite": overwrite}
-    return export_embedding_model(student, output, teacher=facts.get(TEACHER), facts=kept, **settings)
+        document = document if axes is None else reduced(document, axes)
+    return export_pair(student, document, output, overwrite=overwrite)
 
 
 def _is_of_one_space(folder: Path, other: Path) -> bool:
@@ -320,10 +317,8 @@ def _is_of_one_space(folder: Path, other: Path) -> bool:
     if teachers[0] is None or teachers[0] != teachers[1] or any(map(has_own_space, facts)):
         return False
     # the same axes, or none: then both have the teacher's whole space
-    axes = [axes_in(one / AXES_FILE) for one in (folder, other)]
-    if axes[0] is None or axes[1] is None:
-        return axes[0] is axes[1]
-    return torch.equal(axes[0], axes[1])
+    first, second = (axes_in(one / AXES_FILE) for one in (folder, other))
+    return first is second if first is None or second is None else torch.equal(first, second)
 
 
 def axes_in(file: Path) -> torch.Tensor | None:
@@ -370,10 +365,10 @@ def export_pair(
     routes: dict[str, list[str]] = {}
     with written_aside(target, overwrite=overwrite) as aside:
         for route, model in zip(ROUTES, (query, document), strict=True):
-            names = [f"{route}_{index}_{kind}" for index, kind in enumerate(module_kinds(model))]
-            write_modules(model, [aside / name for name in names])
-            types |= {name: MODULE_TYPE.format(kind) for name, kind in zip(names, module_kinds(model), strict=True)}
-            routes[route] = names
+            kinds = {f"{route}_{index}_{kind}": kind for index, kind in enumerate(module_kinds(model))}
+            write_modules(model, [aside / name for name in kinds])
+            types |= {name: MODULE_TYPE.format(kind) for name, kind in kinds.items()}
+            routes[route] = list(kinds)
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
         write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
         write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])

@@ -36,19 +36,14 @@ _PICKLED_FILE = "pytorch_model.bin"
 _READ = ("*.json", "*.safetensors", "*.txt", "*.model", f"*/{_PICKLED_FILE}")
 _LIBRARY = "sentence_transformers."
 
-_SETTINGS: dict[str, Any] = {
-    "prompts": {...: str | None},
-    "default_prompt_name": str,
-    "similarity_fn_name": str,
-    "max_seq_length": int,
-    "do_lower_case": bool,
+_SETTINGS: dict[str, tuple[Any, str]] = {
+    "prompts": ({...: str | None}, "an object: name → text or null"),
+    "default_prompt_name": (str, "a name"),
+    "similarity_fn_name": (str, "a name"),
+    "max_seq_length": (int, "a whole number"),
+    "do_lower_case": (bool, "true or false"),
 }
-_EXPECTED = {
-    "prompts": "an object: name → text or null",
-    **dict.fromkeys(("default_prompt_name", "similarity_fn_name"), "a name"),
-    "max_seq_length": "a whole number",
-    "do_lower_case": "true or false",
-}
+"""Setting → its form in JSON, and the words for it."""
 
 
 def is_embedding_folder(name_or_path: str | Path) -> bool:
@@ -72,7 +67,7 @@ def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
     return "embedding" if model_file(name, MODULES_FILE, token=token) else None
 
 
-def default_activation(model: str | PreTrainedModel, *, token: str | None = None) -> str | None:
+def default_activation(model: Any, *, token: str | None = None) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 
     Args:
@@ -80,23 +75,21 @@ def default_activation(model: str | PreTrainedModel, *, token: str | None = None
             the name that it was loaded by may be that of a folder which is no more.
         token: of the Hub.
     """
-    is_loaded, name_or_path, found = False, model, {}
-    if isinstance(model, PreTrainedModel):
-        is_loaded, name_or_path, found = True, model.name_or_path, {"config.json": model.config.to_dict()}
+    is_loaded = isinstance(model, PreTrainedModel)
+    name_or_path = str(model.name_or_path if is_loaded else model)
     places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
     # the first place that names one counts; keys lead into nested objects
     for name, keys in places.items():
-        values: Any = found.get(name) or _settings_of(str(name_or_path), name, token=token, is_cached=is_loaded)
+        if is_loaded and name == "config.json":
+            values: Any = model.config.to_dict()
+        else:
+            file = model_file(name_or_path, name, token=token, is_cached=is_loaded)
+            values = read_json_object(file, str(file)) if file else {}
         for key in keys:
             values = values.get(key) if isinstance(values, dict) else None
         if isinstance(values, str):
             return values
     return None
-
-
-def _settings_of(source: str, name: str, *, token: str | None, is_cached: bool) -> dict[str, Any]:
-    file = model_file(source, name, token=token, is_cached=is_cached)
-    return read_json_object(file, str(file)) if file else {}
 
 
 def load_embedding_model(
@@ -126,18 +119,15 @@ def load_embedding_model(
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
-    modules = _modules(folder, label)
     # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
-    encoder, tokenizer = _encoder(modules[0][1], label, argument)
-    settings = _settings(folder, modules[0][1], encoder, tokenizer)
-    settings |= {
-        "pooling": _pooling(modules[1][1] / "config.json", label),
-        "normalizes": modules[-1][0] == "Normalize",
-    }
-    dense = tuple(_dense(path, label) for kind, path in modules if kind == "Dense")
+    (_, first), (_, second), *others = modules = _modules(folder, label)
+    encoder, tokenizer = _encoder(first, label, argument)
+    pooling, normalizes = _pooling(second / "config.json", label), modules[-1][0] == "Normalize"
+    settings = PoolingSettings(pooling, normalizes, **_settings(folder, first, encoder, tokenizer))
+    dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
     for layer in dense:
         refuse_nonfinite(layer.linear, label)
-    return EmbeddingModel(encoder, tokenizer, PoolingSettings(**settings), dense, name=str(name_or_path))
+    return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
 
 
 def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
@@ -171,16 +161,16 @@ def _encoder(folder: Path, label: str, argument: str) -> tuple[PreTrainedModel, 
 
 def read_modules(file: Path) -> list[tuple[str, str]]:
     """Read `modules.json`: the type of each module, and its folder below that of the model."""
-    found = read_json(file, str(file))
-    if not isinstance(found, list) or not all(
-        isinstance(each, dict) and isinstance(each.get("type"), str) and isinstance(each.get("path"), str)
-        for each in found
+    modules = read_json(file, str(file))
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
+        for module in modules
     ):
-        raise ValueError(f"{file} is {short_repr(found)}; expected a list of modules, each with type and path")
-    for each in found:
-        if Path(each["path"]).is_absolute() or ".." in Path(each["path"]).parts:
-            raise ValueError(f"{file} has path={short_repr(each['path'])}; expected a folder beside it")
-    return [(each["type"], each["path"]) for each in found]
+        raise ValueError(f"{file} is {short_repr(modules)}; expected a list of modules, each with type and path")
+    for module in modules:
+        if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
+            raise ValueError(f"{file} has path={short_repr(module['path'])}; expected a folder beside it")
+    return [(module["type"], module["path"]) for module in modules]
 
 
 def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:
@@ -210,23 +200,23 @@ def _pad_alike(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, lab
 
     The row of the named token learns nothing. Where positions begin behind it, both must be the same.
     """
-    own, named = tokenizer.pad_token_id, config.pad_token_id
-    if own is None or own == named:
+    pads_with, named = tokenizer.pad_token_id, config.pad_token_id
+    if pads_with is None or pads_with == named:
         return
     if architecture_of(config).first_position(config):
         raise ValueError(
-            f"{label} has pad_token_id={named} in its config.json, but its tokenizer pads with {own}, and positions "
-            "begin behind it; mend the one that is wrong"
+            f"{label} has pad_token_id={named} in its config.json, but its tokenizer pads with {pads_with}, and "
+            "positions begin behind it; mend the one that is wrong"
         )
-    config.pad_token_id = own
+    config.pad_token_id = pads_with
 
 
 def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
     def read(file: Path) -> dict[str, Any]:
         values = read_json_object(file, str(file)) if file.is_file() else {}
-        for name, shape in _SETTINGS.items():
-            if values.get(name) is not None and not fits(values[name], shape):
-                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {_EXPECTED[name]}")
+        for name, (form, words) in _SETTINGS.items():
+            if values.get(name) is not None and not fits(values[name], form):
+                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {words}")
         return values
 
     file = next(
@@ -255,13 +245,13 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
 
 def _pooling(file: Path, label: str) -> str:
     values = read_json_object(file, str(file))
-    given = values.get("pooling_mode")
-    found = [given] if isinstance(given, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
-    if len(found) != 1 or found[0] not in POOLINGS:
-        raise ValueError(f"{label} pools by {short_repr(given or found)}; expected one of {', '.join(POOLINGS)}")
+    mode = values.get("pooling_mode")
+    poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
+    if len(poolings) != 1 or poolings[0] not in POOLINGS:
+        raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
     if values.get("include_prompt") is False:
         raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
-    return found[0]
+    return poolings[0]
 
 
 def _dense(folder: Path, label: str) -> Dense:
