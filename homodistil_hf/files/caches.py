@@ -1,12 +1,11 @@
 """The package's own caches, which it can fill again, and how to clear them; the Hub's cache is not touched.
 
 `datasets` holds texts that `homodistil distill` has converted and tokenized; `latency` holds tables measured on this
-machine; `code` holds code compiled for this machine.
+machine.
 """
 
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from filelock import FileLock
 from .checkpoints import manifest_problem, write_manifest
 from .folders import check_writable, remove_folder
 
-KINDS = ("datasets", "latency", "code")
+KINDS = ("datasets", "latency")
 _LOCKS = "locks"
 _OLD_SECONDS = 24 * 3600
 
@@ -80,12 +79,6 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
         except FileNotFoundError:
             continue
-
-
-def is_ours_alone(folder: Path) -> bool:
-    """Whether a cached folder belongs to this user and nobody else may write to it; on Windows always."""
-    status = folder.lstat()
-    return os.name == "nt" or (status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def check_cache(folder: Path) -> None:

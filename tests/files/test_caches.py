@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_files import own_cache
 
-from homodistil_hf.files.caches import cache_folder, cached, clear_caches, is_ours_alone
+from homodistil_hf.files.caches import cache_folder, cached, clear_caches
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def build(folder):
     folder.joinpath("file").write_text("right")
     folder.joinpath("other").write_text("right" * 1000)
 for line in sys.stdin:
-    folder = cached("code", "key" + line.strip(), build)
+    folder = cached("latency", "key" + line.strip(), build)
     print(folder.joinpath("file").read_text() + folder.joinpath("other").read_text()[:5], flush=True)
 """
 
@@ -92,7 +92,7 @@ for line in sys.stdin:
 def test_processes_that_meet_at_a_damaged_entry_all_get_a_whole_one():
     num_rounds, num_processes = 60, 4
     for number in range(num_rounds):
-        folder = cached("code", f"key{number}", lambda folder: (folder / "file").write_text("right"))
+        folder = cached("latency", f"key{number}", lambda folder: (folder / "file").write_text("right"))
         (folder / "file").write_text("wrong")
     command = [sys.executable, "-c", _READERS]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -117,27 +117,3 @@ def test_what_killed_builds_have_left_is_swept():
     (kind / "key" / "manifest.json").write_text("damaged")
     cached("latency", "key", lambda folder: None)
     assert sorted(path.name for path in kind.iterdir()) == [".other.abc", "key"]  # the other one may be in the making
-
-
-# Who can write
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o002, 0])
-def test_no_umask_lets_others_write_to_an_entry(umask):
-    earlier = os.umask(umask)
-    try:
-        folder = cached("code", "key", lambda folder: (folder / "file").write_text("content"))
-    finally:
-        os.umask(earlier)
-    assert is_ours_alone(folder)
-    folder.chmod(0o770)
-    assert not is_ours_alone(folder)
-
-
-def test_a_folder_of_somebody_elses_or_a_link_is_not_ours(tmp_path, monkeypatch):
-    (tmp_path / "folder").mkdir(0o700)
-    (tmp_path / "link").symlink_to(tmp_path / "folder")
-    assert is_ours_alone(tmp_path / "folder")
-    assert not is_ours_alone(tmp_path / "link")
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    assert not is_ours_alone(tmp_path / "folder")
