@@ -13,7 +13,7 @@ class Deploy(Command):
 
     example: ClassVar[str] = "homodistil deploy runs/my-student --to onnx onnx-int8 transformers.js"
     folder: str = flag("export, or finished run", positional=True, metavar="FOLDER")
-    to: list[str] = flag("onnx onnx-int8 onnx-fp16 openvino transformers.js gguf", metavar="TARGET")
+    to: list[str] = flag("onnx onnx-int8 onnx-fp16 openvino transformers.js", metavar="TARGET")
     least: float = flag("cosine, or share of equal answers, below which a file is not written", default=0.98)
     teacher: str | None = flag("folder or Hub name, timed beside it; default: as the run recorded it", default=None)
     texts: str | None = flag("file of your own texts, one a line, a tabulator inside a pair", default=None)

@@ -19,9 +19,9 @@ from ..export.export_folder import load_export
 from ..export.facts import FACTS_FILE
 from ..models.architectures import HEADS, has_segments, max_tokens
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
+from ..models.equality import relative_difference
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import as_it_was, check_padding, load_tokenizer, without_unused_segments
-from .comparison import compare_answers, some_positions
 
 Row = tuple[str, str | None]
 """A text, and the second one of a pair or None."""
@@ -50,8 +50,6 @@ class Deployable:
         fidelity_name: words for `fidelity` in a table.
         takes_pairs: whether a row is a pair of texts.
         javascript: what the script of transformers.js needs to run it; None: that runtime has no class for it.
-        gguf: writes a GGUF file; None: llama.cpp couldn't give the same results.
-        gguf_problem: the reason for None.
         prepare: a text → as the tokenizer gets it.
         note: a sentence on what a graph leaves out, for the card; empty where it leaves out nothing.
     """
@@ -66,8 +64,6 @@ class Deployable:
     fidelity_name: str = "first answers equal"
     takes_pairs: bool = False
     javascript: Mapping[str, Any] | None = None
-    gguf: Callable[[Path], None] | None = None
-    gguf_problem: str = "llama.cpp gives vectors of texts, and this model has a head"
     prepare: Callable[[str], str] = str
     note: str = ""
 
@@ -188,3 +184,108 @@ def _of_row(tensor: torch.Tensor, ids_T: torch.Tensor, mask_T: torch.Tensor, ski
         return tensor[mask_T.bool()]
     own = tensor[mask_T.bool() & ~torch.isin(ids_T, torch.tensor(skipped, dtype=ids_T.dtype))]
     return own[some_positions(*own.shape)]
+
+
+_MANY_CLASSES = 1000
+_MOST_POSITIONS = 8
+
+
+def some_positions(num_tokens: int, num_classes: int) -> list[int]:
+    """Positions of a row that are compared: all, or 8 spread evenly where each has the logits of a vocabulary.
+
+    Example:
+    ```python
+    >>> some_positions(3, 9), some_positions(15, 30522)
+    ([0, 1, 2], [0, 2, 4, 6, 8, 10, 12, 14])
+
+    ```
+    """
+    if num_classes <= _MANY_CLASSES or num_tokens <= _MOST_POSITIONS:
+        return list(range(num_tokens))
+    # both ends are among them
+    return [index * (num_tokens - 1) // (_MOST_POSITIONS - 1) for index in range(_MOST_POSITIONS)]
+
+
+def compare_answers(
+    expected: Sequence[Mapping[str, torch.Tensor]], found: Sequence[Mapping[str, torch.Tensor]], rule: str
+) -> dict[str, float]:
+    """Compare logits.
+
+    Args:
+        expected: the model's own, of each row: name → `(…, classes)`.
+        found: the runtime's.
+        rule: how answers are equal. `first`: the highest logit is that of the same class, token or position; `each`:
+            every logit has the same sign; `order`: two rows of one logit are in the same order.
+
+    Returns:
+        `fidelity`: share of equal answers. `largest_difference`: of logits, as a share of the largest one or of 1.
+        `distance`: length of all differences, as a share of the length of all logits.
+
+    Example:
+    ```python
+    >>> rows = [{"logits": torch.tensor([1.0, 3.0])}, {"logits": torch.tensor([2.0, 0.0])}]
+    >>> others = [{"logits": torch.tensor([1.0, 3.0])}, {"logits": torch.tensor([-1.0, 0.0])}]
+    >>> compare_answers(rows, others, "first")["fidelity"]
+    0.5
+
+    ```
+    """
+    names = expected[0]
+    pairs = [
+        (one[name].float(), other[name].float()) for one, other in zip(expected, found, strict=True) for name in names
+    ]
+    if rule == "order":
+        # the one logit of each row: (R,) of the model and of the runtime
+        first, second = (torch.stack([pair[side].flatten()[0] for pair in pairs]) for side in (0, 1))
+        # each pair of rows once
+        rows = torch.triu_indices(len(first), len(first), 1)
+        equal = (first[rows[0]] < first[rows[1]]) == (second[rows[0]] < second[rows[1]])
+    elif rule == "each":
+        equal = torch.cat([((one > 0) == (other > 0)).flatten() for one, other in pairs])
+    else:
+        equal = torch.cat([(one.argmax(-1) == other.argmax(-1)).flatten() for one, other in pairs])
+    return {"fidelity": float(equal.double().mean()), **differences(pairs)}
+
+
+def differences(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    """`largest_difference` and `distance` of pairs of tensors, the expected one first; see [`compare_answers`]."""
+    one, other = (torch.cat([pair[side].flatten() for pair in pairs]) for side in (0, 1))
+    distance = float((other - one).norm() / one.norm().clamp(min=1e-30))
+    return {"largest_difference": relative_difference(other, one), "distance": distance}
+
+
+def compare_vectors(
+    expected: Sequence[Mapping[str, torch.Tensor]], found: Sequence[Mapping[str, torch.Tensor]]
+) -> dict[str, float]:
+    """Compare vectors of texts, under each name that both have; the worst counts.
+
+    Returns:
+        `fidelity`: mean cosine. `lowest_cosine`. `neighbours`: share of the three nearest other texts that are kept.
+        `largest_difference` and `distance` as in [`compare_answers`].
+    """
+    figures = []
+    for name in (name for name in expected[0] if name in found[0]):
+        one, other = (torch.stack([row[name].float().flatten() for row in rows]) for rows in (expected, found))
+        cosines = torch.cosine_similarity(one, other, dim=-1)
+        figures.append(
+            {
+                "fidelity": float(cosines.mean()),
+                "lowest_cosine": float(cosines.min()),
+                "neighbours": _shared_neighbours(one, other),
+                **differences([(one, other)]),
+            }
+        )
+    return min(figures, key=lambda row: row["fidelity"])
+
+
+def _shared_neighbours(one: torch.Tensor, other: torch.Tensor, num_nearest: int = 3) -> float:
+    num_nearest = min(num_nearest, len(one) - 1)
+    if num_nearest < 1:
+        return 1.0
+    nearest = []
+    for vectors in (one, other):
+        # no text is its own neighbour: -2 is below every cosine
+        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        nearest.append((unit @ unit.T).fill_diagonal_(-2).topk(num_nearest).indices)
+    # (R, k, 1) against (R, 1, k): which neighbours are among the other side's
+    return float((nearest[0][:, :, None] == nearest[1][:, None]).any(-1).double().mean())

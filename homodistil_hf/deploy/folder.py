@@ -17,10 +17,8 @@ from ..files.messages import first_line
 from ..files.provenance import machine_facts
 from ..files.strict_json import write_json
 from .deployable import Deployable, model_with_head
-from .proof import GRAPHS, prove
+from .proof import GRAPHS, Workshop, limit_length, own_rows, prove, rows_of_file
 from .targets import TARGETS, check_targets, row_problems
-from .texts import own_rows, rows_of_file
-from .workshop import Workshop, limit_length
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +70,6 @@ def deploy_folder(
     if problems := list(row_problems(earlier)):
         raise ValueError(f"folder={str(folder)!r} can't be deployed: {problems[0]}; export again")
     student = deployment.ready(folder)
-    if "gguf" in names and student.gguf is None:
-        raise ValueError(f"to='gguf' is impossible for folder={str(folder)!r}: {student.gguf_problem}")
     # transformers.js runs a graph, so one is made where the export has none
     if "transformers.js" in names and not any(row["target"] == "onnx" and row["is_written"] for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
@@ -126,7 +122,9 @@ def _merged(earlier: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[
     refused = {row["file"] for row in rows if not row["is_written"]}
     for row in rows:
         row["is_written"] = row["file"] not in refused
-    return sorted(rows, key=lambda row: list(TARGETS).index(row["target"]) if row["target"] in TARGETS else 0)
+    return sorted(
+        rows, key=lambda row: list(TARGETS).index(row["target"]) if row["target"] in TARGETS else len(TARGETS)
+    )
 
 
 def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: Deployment) -> None:

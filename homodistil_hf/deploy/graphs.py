@@ -1,14 +1,19 @@
-"""ONNX graphs of a model, in float32 and float16; quantization.py has those of int8."""
+"""ONNX graphs of a model, in float32, float16 and int8.
+
+Which weights of an int8 graph stay float is chosen by what it costs in bytes and brings in likeness. Activations are
+quantized while the graph runs, so no data are needed. Weights have a scale a channel, and 7 of 8 bits: processors
+without instructions for int8 products add two of them in 16 bits, which overflow with 8.
+"""
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..models.onnx_graphs import export_onnx
-from .deployable import Deployable
+from .deployable import Deployable, Fidelity
 
 AXES = ("batch", "sequence")
 """Names of the two free dimensions of all inputs."""
@@ -90,3 +95,145 @@ def quietly() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.handlers[:] = handlers
+
+
+_PRODUCT, _TABLE = "MatMul", "Gather"
+_LEAST_DISTANCE = 1e-4
+_WIDEST = 8
+"""Outputs an input of the widest product of an encoder's layer; a wider one is a decoder to words."""
+
+
+class Quantized(NamedTuple):
+    """One way to quantize a graph.
+
+    Args:
+        kept_float: names of the parts that stay float.
+        size_bytes: of the file.
+        figures: comparison of its results with the model's own.
+    """
+
+    kept_float: tuple[str, ...]
+    size_bytes: int
+    figures: Fidelity
+
+    @property
+    def cost(self) -> float:
+        """Bytes times distance: a part is kept float if the distance falls by more than the bytes grow."""
+        return self.size_bytes * max(self.figures["distance"], _LEAST_DISTANCE)
+
+
+def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, least: float) -> list[Quantized]:
+    """Write the int8 graph of least `cost` among those of fidelity `least` or more.
+
+    First all products and tables become int8, then each part alone stays float. If none of these reaches the bar,
+    parts are added up, the most helpful first.
+
+    Args:
+        source: a float32 graph.
+        path: file to write; where no way reaches the bar, it holds the way of highest fidelity.
+        compare: a graph's file → figures.
+        least: the bar.
+
+    Returns:
+        All ways that were tried, the written one first.
+    """
+    import onnx
+
+    graph = onnx.load(source)
+    _unshare_transposed(graph)
+    parts = _parts(graph)
+    tried: list[Quantized] = []
+
+    def attempt(kept: tuple[str, ...]) -> None:
+        _write(graph, path, {name for part in kept for name in parts[part]})
+        tried.append(Quantized(kept, path.stat().st_size, compare(path)))
+
+    for kept in [(), *((part,) for part in parts)]:
+        attempt(kept)
+    # tried[1:] keep one part each: the one that leaves the least distance comes first
+    helpful = [one.kept_float[0] for one in sorted(tried[1:], key=lambda one: one.figures["distance"])]
+    for count in range(2, len(helpful) + 1):
+        if all(one.figures["fidelity"] < least for one in tried):
+            attempt(tuple(helpful[:count]))
+    # a way that another one beats in size and fidelity is out, whatever its cost
+    good = [one for one in tried if one.figures["fidelity"] >= least and not any(_beats(by, one) for by in tried)]
+    chosen = min(good, key=lambda one: one.cost) if good else max(tried, key=lambda one: one.figures["fidelity"])
+    # the file holds the last attempt, so the chosen one is written again
+    _write(graph, path, {name for part in chosen.kept_float for name in parts[part]})
+    return [chosen, *(one for one in tried if one is not chosen)]
+
+
+def write_int8(source: Path, path: Path, kept_float: Sequence[str]) -> None:
+    """Write an int8 graph without a search; arguments as [`quantize`], `kept_float` are names of parts."""
+    import onnx
+
+    graph = onnx.load(source)
+    _unshare_transposed(graph)
+    parts = _parts(graph)
+    _write(graph, path, {name for part in kept_float for name in parts.get(part, ())})
+
+
+def _beats(one: Quantized, other: Quantized) -> bool:
+    return one.size_bytes < other.size_bytes and one.figures["fidelity"] > other.figures["fidelity"]
+
+
+def _parts(graph: Any) -> dict[str, list[str]]:
+    """Part that may stay float → names of its nodes."""
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
+    tables = [
+        node.name for node in graph.graph.node if node.op_type == _TABLE and len(sizes.get(node.input[0], ())) == 2
+    ]
+    products = [node for node in graph.graph.node if node.op_type == _PRODUCT and node.input[1] in sizes]
+    # (inputs, outputs): a decoder has a vocabulary of outputs
+    decoders = [node.name for node in products if sizes[node.input[1]][-1] > _WIDEST * sizes[node.input[1]][0]]
+    products = [node for node in products if node.name not in decoders]
+    names = [node.name for node in products]
+    quarter = max(1, len(names) // 4)
+    narrowing = [node.name for node in products if sizes[node.input[1]][0] > sizes[node.input[1]][-1]]
+    found = {
+        "tables": tables,
+        "decoder": decoders,
+        "first quarter of the products": names[:quarter],
+        "last quarter of the products": names[-quarter:],
+        "products that narrow": narrowing,
+    }
+    return {part: nodes for part, nodes in found.items() if nodes}
+
+
+def _unshare_transposed(graph: Any) -> None:
+    """Store a table that is also a decoder a second time, transposed: else its product would stay float."""
+    import onnx
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for node in [node for node in graph.graph.node if node.op_type == "Transpose" and node.input[0] in tensors]:
+        table = numpy_helper.to_array(tensors[node.input[0]])
+        order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+        # the transposed table is a constant under the name that the node's output had
+        graph.graph.initializer.append(numpy_helper.from_array(table.transpose(order).copy(), node.output[0]))
+        graph.graph.node.remove(node)
+    # a table that only such nodes have read goes
+    used = {name for node in graph.graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in used]:
+        graph.graph.initializer.remove(tensor)
+    onnx.checker.check_model(graph)
+
+
+def _write(graph: Any, path: Path, kept: set[str]) -> None:
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    with quietly():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(
+            copy,
+            path,
+            op_types_to_quantize=[_PRODUCT, _TABLE],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(kept),
+            extra_options={"MatMulConstBOnly": True},
+        )

@@ -1,23 +1,140 @@
-"""Runs the files of a deployment in their runtimes: likeness to the student, and times beside the teacher's."""
+"""Makes the files of a model, runs them on texts, and measures likeness to the student and times beside the teacher's.
 
+`verify` runs the files of an export again.
+"""
+
+import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
-from ..export.runtimes import BATCH_SIZES
+from ..export.runtimes import BATCH_SIZES, runtime_rows
+from ..files.folders import refuse_missing
+from ..files.messages import first_line, short_repr
 from ..files.provenance import version_of
-from ..plans.latency.timing import figures, time_in_turns
-from . import llama_cpp, transformers_js
-from .deployable import Deployable, Fidelity, Row
-from .graphs import signature
-from .llama_cpp import LlamaCpp
-from .node import Node, RuntimeProblem
-from .runtimes import OnnxRuntime, OpenVino
+from ..files.strict_json import is_int, is_number, read_json_object, write_json
+from ..models.onnx_graphs import missing_packages
+from ..plans.latency.timing import Pass, figures, time_in_turns
+from .deployable import Deployable, Fidelity, Outputs, Row
+from .graphs import Quantized, quantize, signature, write_graph, write_half, write_int8
+from .runtimes import (
+    DTYPES,
+    Node,
+    OnnxRuntime,
+    OpenVino,
+    RuntimeProblem,
+    TransformersJs,
+    node_problem,
+    write_openvino,
+)
 from .targets import TARGETS
-from .texts import own_rows
-from .transformers_js import DTYPES, TransformersJs
-from .workshop import Running, Workshop, size_of
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+class Running(Protocol):
+    """A model in a runtime: see [`Runtime`]."""
+
+    def results(self, rows: Sequence[Row]) -> list[Outputs]:
+        """Results of rows."""
+
+    def timed(self, rows: Sequence[Row]) -> Pass:
+        """One pass over rows."""
+
+
+class Workshop:
+    """The files of one model for all runtimes, made on demand.
+
+    Args:
+        deployable: the model.
+        folder: where to; transformers.js loads it.
+        rows: what the files are compared on.
+    """
+
+    def __init__(self, deployable: Deployable, folder: Path, rows: Sequence[Row]):
+        self.deployable, self.folder, self.rows = deployable, folder, rows
+        self.ways: list[Quantized] = []
+        folder.mkdir(parents=True)
+
+    @cached_property
+    def expected(self) -> list[Outputs]:
+        """The model's own results of all rows."""
+        return self.deployable.results(self.rows)
+
+    def compare(self, running: Running, *, only: Callable[[Row], bool] = lambda row: True) -> Fidelity:
+        """Compare a runtime's results with the model's own, on the rows that `only` lets through.
+
+        Raises:
+            RuntimeProblem: those are fewer than two.
+        """
+        kept = [index for index, row in enumerate(self.rows) if only(row)]
+        if len(kept) < 2:
+            raise RuntimeProblem(f"{len(kept)} of {len(self.rows)} texts fit in whole; expected at least 2 to compare")
+        found = running.results([self.rows[index] for index in kept])
+        return self.deployable.compare([self.expected[index] for index in kept], found)
+
+    def path(self, target: str) -> Path:
+        """Place of a target's file."""
+        return self.folder / TARGETS[target].file
+
+    def make(self, target: str, *, least: float = 0.0, kept_float: Sequence[str] | None = None) -> Path:
+        """The file of a target; written, with those that it is made from, unless it is there already.
+
+        Args:
+            target: a name of `TARGETS`.
+            least: bar of the search for an int8 graph.
+            kept_float: parts that stay float in an int8 graph; None: they are searched.
+        """
+        path = self.path(target)
+        if path.exists():
+            return path
+        path.parent.mkdir(exist_ok=True)
+        if target == "onnx":
+            write_graph(self.deployable, path)
+            return path
+        source = self.make("onnx")
+        if target == "onnx-fp16":
+            write_half(source, path)
+        elif target == "openvino":
+            write_openvino(source, path)
+        elif kept_float is not None:
+            write_int8(source, path, kept_float)
+        else:
+            self.ways = quantize(source, path, self._compare_graph, least=least)
+        return path
+
+    def _compare_graph(self, path: Path) -> Fidelity:
+        return self.compare(OnnxRuntime(self.deployable, path))
+
+    def add_tokenizer(self) -> Path:
+        """Write configuration and tokenizer beside the graphs, where transformers.js reads them; return the folder."""
+        if not (self.folder / _TOKENIZER_CONFIG).exists():
+            self.deployable.config.save_pretrained(self.folder)
+            self.deployable.tokenizer.save_pretrained(self.folder)
+            limit_length(self.folder, self.deployable.max_length)
+        return self.folder
+
+
+def limit_length(folder: Path, max_length: int) -> None:
+    """Let the tokenizer of a folder cut texts where the model does: transformers.js reads no other limit."""
+    path = folder / _TOKENIZER_CONFIG
+    if not path.is_file():
+        return
+    values = read_json_object(path, _TOKENIZER_CONFIG)
+    length = values.get("model_max_length")
+    if not is_int(length) or length > max_length:
+        write_json(path, {**values, "model_max_length": max_length})
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, with those of the weights that OpenVINO has in a file beside it."""
+    beside = path.with_suffix(".bin")
+    return os.path.getsize(path) + (os.path.getsize(beside) if beside.is_file() else 0)
+
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +167,6 @@ def prove(
     if target == "transformers.js":
         return _prove_javascript(student, teacher, graphs=graphs, num_rounds=num_rounds)
     logger.info("%s: writing and comparing", target)
-    if target == "gguf":
-        return [_prove_gguf(student, teacher, least=least, num_rounds=num_rounds)]
     kind = runtime_of(target)
     running = kind(student.deployable, student.make(target, least=least))
     found = student.compare(running)
@@ -124,12 +239,12 @@ def _row(target: str, student: Workshop, found: Fidelity, latency: Mapping[str, 
 def _prove_javascript(
     student: Workshop, teacher: Workshop | None, *, graphs: Sequence[str], num_rounds: int
 ) -> list[dict[str, Any]]:
-    problem = transformers_js.missing_reason()
+    problem = node_problem()
     if student.deployable.javascript is None:
         problem = f"transformers.js can't make its results. {student.deployable.note}".strip()
     rows = []
     with ExitStack() as stack:
-        node = None if problem else stack.enter_context(Node(transformers_js.SCRIPT, transformers_js.PACKAGE))
+        node = None if problem else stack.enter_context(Node())
         for graph in graphs:
             student.make(graph)
             row = _row(graph, student, {}, {}) | {"not_run": problem or ""}
@@ -159,20 +274,129 @@ def _run_javascript(
         row["not_run"] = f"transformers.js: {error}"
 
 
-def _prove_gguf(student: Workshop, teacher: Workshop | None, *, least: float, num_rounds: int) -> dict[str, Any]:
-    path, problem = student.make("gguf"), llama_cpp.missing_reason()
-    row = _row("gguf", student, {}, {}) | {"not_run": problem or ""}
-    if problem:
-        return row
-    with Node(llama_cpp.SCRIPT, llama_cpp.PACKAGE) as node:
+_SLACK = 2.0
+"""How far the distance of an int8 graph may be above the stated one: processors round otherwise."""
+
+
+def graph_problems(folder: Path, facts: Mapping[str, Any], deployable: Deployable) -> Iterator[str]:
+    """Graphs whose results are farther from the model's than `facts.json` says.
+
+    Args:
+        folder: an export that has no other problems.
+        facts: content of its `facts.json`.
+        deployable: the model in it.
+    """
+    for row in rows_to_run(facts):
+        name, file, stated = row["target"], row["file"], row.get("probe_distance")
+        if TARGETS[name].file != file or not (folder / file).is_file() or not is_number(stated):
+            yield f"{file}: expected the file of {name} and its distance, found {short_repr(stated)}"
+            continue
+        if not can_run(name):
+            continue
         try:
-            running = LlamaCpp(node, student.deployable, path)
-            row["figures"] = student.compare(running, only=running.can_read)
-            row["is_written"] = row["figures"]["fidelity"] >= least
-            beside = None
-            if teacher is not None and num_rounds and teacher.deployable.gguf is not None:
-                beside = LlamaCpp(node, teacher.deployable, teacher.make("gguf"))
-            row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
-        except RuntimeProblem as error:
-            row["not_run"] = f"llama.cpp: {error}"
-    return row
+            found = probe_distance(deployable, runtime_of(name)(deployable, folder / file))
+        except Exception as error:  # noqa: BLE001 - runtimes raise errors of their own kinds
+            yield f"{file}: can't be run by {TARGETS[name].runtime}: {first_line(error)}"
+            continue
+        limit = max(_SLACK * stated, EXACT)
+        # written so that NaN is a problem, too
+        if not found <= limit:
+            yield f"{file}: expected results within {limit:.1e} of the model's, found a distance of {found:.3g}"
+
+
+def skipped_graphs(facts: Mapping[str, Any]) -> list[str]:
+    """Files that can't be checked here, with the reason."""
+    return [
+        f"{row['file']}: not run, {TARGETS[row['target']].runtime} is not installed: "
+        f"pip install 'homodistil-hf[{TARGETS[row['target']].extra}]'"
+        for row in rows_to_run(facts)
+        if not can_run(row["target"])
+    ]
+
+
+def can_run(target: str) -> bool:
+    """Whether the runtime of a target is installed."""
+    if target == "openvino":
+        return importlib.util.find_spec("openvino") is not None
+    return not missing_packages()
+
+
+def rows_to_run(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of facts whose files runtimes in this process can run; empty for an export that is not deployed."""
+    return [row for row in runtime_rows(facts) if row["target"] in PROBED and row["is_written"]]
+
+
+_SENTENCES = (
+    "The cat sat on the mat.",
+    "Stock markets fell on Tuesday after the central bank's announcement.",
+    "How do I reset my password?",
+    "She opened the letter with trembling hands and read it twice.",
+    "Water boils at 100 degrees Celsius at sea level.",
+    "The committee rejected the proposal by a narrow margin.",
+    "I would not recommend this restaurant to anyone.",
+    "A wonderful film, warm and funny from beginning to end.",
+    "The enzyme catalyses the first step of the reaction.",
+    "Trains to the coast are delayed by up to forty minutes.",
+    "In 1969 two people walked on the moon for the first time.",
+    "Please send the signed contract by Friday.",
+    "The children built a castle of sand near the pier.",
+    "Rust prevents data races at compile time.",
+    "My back has been hurting since I moved the piano.",
+    "The orchestra played the second movement far too fast.",
+    "What is the capital of Australia?",
+    "Heavy rain is expected in the north tonight.",
+    "The battery lasts about nine hours under normal use.",
+    "He never apologised for what he had said that evening.",
+    "Mix the flour, the eggs and a pinch of salt.",
+    "The court ruled that the law was unconstitutional.",
+    "Two goals in the last five minutes turned the match.",
+    "Whales are mammals, although they live in the sea.",
+)
+_OTHERS = (
+    "",
+    "ok",
+    "!!! ??? ...",
+    "Straßenbahn, café, naïve, Ærø",
+    "Москва — столица России.",
+    "北京是中国的首都。",
+    "東京は日本の首都です。",
+    "القاهرة عاصمة مصر.",
+    "दिल्ली भारत की राजधानी है।",
+    "for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; }",
+    "www.example.com/a?b=1&c=%20d",
+    "C1=CC=C(C=C1)C(=O)O",
+)
+_LONG = "More than any model reads. " * 600
+
+
+def own_rows() -> list[Row]:
+    """The package's own texts, pairs of neighbours: 24 sentences, each with its neighbour, other kinds, long ones."""
+    joined = [f"{one} {other}" for one, other in zip(_SENTENCES, (*_SENTENCES[1:], _SENTENCES[0]), strict=True)]
+    paragraphs = [" ".join(_SENTENCES[start : start + 6]) for start in range(0, len(_SENTENCES), 6)]
+    return _paired([*_SENTENCES, *joined, *_OTHERS, *paragraphs, _LONG])
+
+
+def rows_of_file(file: str | Path) -> list[Row]:
+    """Lines of a text file as rows; a tabulator divides a pair.
+
+    Raises:
+        ValueError: no such file, no UTF-8, or fewer than two lines.
+    """
+    label = f"texts={str(file)!r}"
+    refuse_missing(str(file), label)
+    if not Path(file).is_file():
+        raise ValueError(f"{label} is no file; name a text file with one text a line")
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{label} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise ValueError(f"{label} has {len(lines)} texts; expected at least 2, one a line")
+    pairs = [line.partition("\t") for line in lines]
+    neighbours = _paired([first for first, _, _ in pairs])
+    return [(first, second) if tab else row for (first, tab, second), row in zip(pairs, neighbours, strict=True)]
+
+
+def _paired(texts: list[str]) -> list[Row]:
+    return list(zip(texts, [*texts[1:], texts[0]], strict=True))

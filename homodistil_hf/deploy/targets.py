@@ -33,8 +33,9 @@ TARGETS = {
     "onnx-fp16": Target("onnx/model_fp16.onnx", "float16", "ONNX Runtime"),
     "openvino": Target("openvino/openvino_model.xml", "float16", "OpenVINO", "openvino"),
     "transformers.js": Target("onnx/model.onnx", "float32", "transformers.js"),
-    "gguf": Target("gguf/model.gguf", "float16", "llama.cpp", "gguf"),
 }
+_EARLIER = {"gguf": "gguf/model.gguf"}
+"""Targets that older versions wrote → their file; exports may have them still."""
 
 
 def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -43,7 +44,8 @@ def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         name, file = row["target"], row["file"]
         # transformers.js runs the graphs of other targets
-        files = graphs if name == "transformers.js" else {TARGETS[name].file} if name in TARGETS else set()
+        own = TARGETS[name].file if name in TARGETS else _EARLIER.get(name)
+        files = graphs if name == "transformers.js" else {own}
         if file not in files:
             found = f"{short_repr(name)}: {short_repr(file)}"
             yield f"{FACTS_FILE} runtimes: expected a target and its file, found {found}"
@@ -59,18 +61,19 @@ def check_targets(to: str | Iterable[str]) -> list[str]:
     if not names:
         raise ValueError(f"to=[] names no target; expected some of {', '.join(TARGETS)}")
     for name in names:
+        if name == "gguf":
+            raise ValueError(
+                "to='gguf' is written by llama.cpp's own converter, from a student that was made with plain: see "
+                "docs/guides/run.md"
+            )
         if name not in TARGETS:
             raise ValueError(
                 f"to={name!r} is unknown; expected some of {', '.join(TARGETS)}; nearest valid: "
                 f"{nearest_name(name, TARGETS)!r}"
             )
-        extra = TARGETS[name].extra
-        if missing := _missing(extra):
+        extra, missing = TARGETS[name].extra, missing_packages()
+        if extra != "onnx" and importlib.util.find_spec(extra) is None:
+            missing = [*missing, extra]
+        if missing:
             raise ValueError(f"to={name!r} needs {', '.join(missing)}; pip install 'homodistil-hf[{extra}]'")
     return [name for name in TARGETS if name in names]
-
-
-def _missing(extra: str) -> list[str]:
-    graphs = missing_packages() if extra in ("onnx", "openvino") else []
-    own = [extra] if extra != "onnx" and importlib.util.find_spec(extra) is None else []
-    return graphs + own

@@ -1,4 +1,4 @@
-// Runs models in transformers.js for transformers_js.py: a JSON command a line on stdin, a JSON answer a line on stdout.
+// Runs models in transformers.js for runtimes.py: a JSON command a line on stdin, a JSON answer a line on stdout.
 import { writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import * as library from "@huggingface/transformers";
@@ -28,7 +28,7 @@ function tokenized({ tokenizer }, rows) {
   return tokenizer(rows.map((row) => row[0]), { ...pair, padding: true, truncation: true });
 }
 
-// As `some_positions` in comparison.py.
+// As `some_positions` in deployable.py.
 function positions(numTokens, numClasses) {
   if (numClasses <= 1000 || numTokens <= 8) return [...Array(numTokens).keys()];
   return [...Array(8).keys()].map((index) => Math.floor((index * (numTokens - 1)) / 7));

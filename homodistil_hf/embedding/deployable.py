@@ -14,20 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..deploy.comparison import compare_vectors
-from ..deploy.deployable import Deployable, Outputs
+from ..deploy.deployable import Deployable, Outputs, compare_vectors
 from ..deploy.folder import Deployment
-from ..deploy.gguf_file import gguf_problem, write_gguf
 from ..deploy.graphs import write_graph
 from ..files.messages import first_line
-from ..files.provenance import public_name
 from ..models.onnx_graphs import onnx_session
 from ..plans.latency.timing import missing_reason
 from .card import embedding_card
@@ -38,7 +34,6 @@ LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lastt
 STATES, VECTORS = "last_hidden_state", "sentence_embedding"
 _POOLED = "pooled states"
 _JAVASCRIPT = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
-_GGUF = {"mean": "MEAN", "cls": "CLS", "lasttoken": "LAST"}
 
 
 class EmbeddingGraph(nn.Module):
@@ -104,7 +99,6 @@ def deployable_of(model: EmbeddingModel) -> Deployable:
         return [{name: tensor[row] for name, tensor in found.items()} for row in range(len(inputs["input_ids"]))]
 
     pooling = _JAVASCRIPT.get(settings.pooling)
-    without_gguf = _without_gguf(model)
     return Deployable(
         EmbeddingGraph(model, has_states=has_states).eval(),
         model.encoder.config,
@@ -117,28 +111,9 @@ def deployable_of(model: EmbeddingModel) -> Deployable:
         javascript={"pooling": pooling, "normalize": settings.normalizes, "outputs": [_POOLED]}
         if has_states and pooling
         else None,
-        gguf=None if without_gguf else _gguf(model),
-        gguf_problem=without_gguf,
         prepare=model.prepared,
         note=f"Its graphs give `{VECTORS}` alone, no states of tokens, because {problem}." if problem else "",
     )
-
-
-def _without_gguf(model: EmbeddingModel) -> str:
-    if model.dense:
-        return (
-            "it has a linear layer behind its pooling, which llama.cpp skips or refuses; deploy a student without one"
-        )
-    if model.settings.pooling not in _GGUF:
-        return f"llama.cpp has no pooling {model.settings.pooling}"
-    if not model.settings.normalizes:
-        return "llama.cpp gives vectors of length 1, and this model doesn't"
-    return gguf_problem(model.encoder, model.tokenizer)
-
-
-def _gguf(model: EmbeddingModel) -> Callable[[Path], None]:
-    pooling, name = _GGUF[model.settings.pooling], public_name(model.name)
-    return partial(write_gguf, model=model.encoder, tokenizer=model.tokenizer, pooling=pooling, name=name)
 
 
 EMBEDDING = Deployment(embedding_deployable, embedding_card)

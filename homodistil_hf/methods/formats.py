@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..deploy.check import graph_problems, rows_to_run, skipped_graphs
 from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
+from ..deploy.proof import graph_problems, rows_to_run, skipped_graphs
 from ..deploy.targets import row_problems
 from ..embedding.deployable import EMBEDDING
 from ..embedding.folder import FORMAT, PAIR, export_embedding_from

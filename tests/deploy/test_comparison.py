@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from homodistil_hf.deploy.comparison import compare_answers, compare_vectors, some_positions
-from homodistil_hf.deploy.node import RuntimeProblem
-from homodistil_hf.deploy.workshop import Workshop
+from homodistil_hf.deploy.deployable import compare_answers, compare_vectors, some_positions
+from homodistil_hf.deploy.proof import Workshop
+from homodistil_hf.deploy.runtimes import RuntimeProblem
 
 
 def rows(*logits, name="logits"):

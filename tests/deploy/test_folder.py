@@ -15,7 +15,7 @@ from tiny_models import random_student
 from homodistil_hf import deploy_export, export_student, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.deploy import folder as deploying
-from homodistil_hf.deploy import node, transformers_js, workshop
+from homodistil_hf.deploy import proof, runtimes
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
 from homodistil_hf.models.onnx_graphs import onnx_session
@@ -45,7 +45,7 @@ def deployed(tmp_path_factory, tokenizer, texts):
 def copy(deployed, tmp_path, monkeypatch):
     """A copy of that student, which may be changed; its float32 graph is not traced anew, which takes seconds."""
     graph = deployed[0] / "onnx" / "model.onnx"
-    monkeypatch.setattr(workshop, "write_graph", lambda deployable, path: shutil.copyfile(graph, path))
+    monkeypatch.setattr(proof, "write_graph", lambda deployable, path: shutil.copyfile(graph, path))
     return shutil.copytree(deployed[0], tmp_path / "student")
 
 
@@ -61,7 +61,7 @@ def test_the_graph_is_the_student_in_every_runtime(name, tokenizer, texts, tmp_p
     assert graph["file"] == javascript["file"] == "onnx/model.onnx"
     assert (graph["figures"]["fidelity"], graph["not_run"]) == (1, "")
     assert graph["figures"]["distance"] < 1e-5
-    if (reason := transformers_js.missing_reason()) is not None:
+    if (reason := runtimes.node_problem()) is not None:
         assert javascript["not_run"] == reason
     elif javascript["not_run"]:
         assert javascript["not_run"].startswith("transformers.js: ")  # it has no such class
@@ -142,7 +142,7 @@ def test_a_file_below_the_bar_is_not_written_but_its_figures_are(copy, texts, ca
 
 
 def test_a_file_that_is_made_again_is_judged_anew(copy, texts, monkeypatch):
-    monkeypatch.setattr(node.shutil, "which", lambda name: None)
+    monkeypatch.setattr(runtimes.shutil, "which", lambda name: None)
     file = "onnx/model_quantized.onnx"
     deploy_export(copy, "transformers.js", texts=texts, num_rounds=0)
     facts = json.loads((copy / "facts.json").read_text())
@@ -185,7 +185,7 @@ def test_transformers_js_runs_the_graphs_that_are_there(copy, texts):
 
 
 def test_without_node_a_graph_is_written_and_marked(copy, texts, monkeypatch):
-    monkeypatch.setattr(node.shutil, "which", lambda name: None)
+    monkeypatch.setattr(runtimes.shutil, "which", lambda name: None)
     rows = deploy_export(copy, "transformers.js", texts=texts, num_rounds=0)
     assert {row["not_run"] for row in rows} == {"node is not installed: see nodejs.org"}
     assert "not run: node is not installed" in (copy / "README.md").read_text(encoding="utf-8")
@@ -223,18 +223,13 @@ def test_another_graph_than_the_model_is_refused(copy, texts, monkeypatch):
     [
         ({"to": []}, r"to=\[\] names no target; expected some of onnx, "),
         ({"to": ["onxx"]}, "to='onxx' is unknown; expected some of onnx, .*; nearest valid: 'onnx'"),
-        (
-            {"to": ["gguf"]},
-            "to='gguf' is impossible for .*: llama.cpp gives vectors of texts, and this model has a head",
-        ),
+        ({"to": ["gguf"]}, "to='gguf' is written by llama.cpp's own converter, .*: see docs/guides/run.md"),
         ({"least": 98}, "least=98 is no share; expected 0 to 1"),
         ({"num_rounds": -1}, "num_rounds=-1 is below 0"),
         ({"texts": "gone.txt"}, "texts='gone.txt'"),
     ],
 )
 def test_wrong_settings_are_refused(deployed, settings, message):
-    if "gguf" in settings.get("to", ()):
-        pytest.importorskip("gguf")
     with pytest.raises(ValueError, match=message):
         deploy_export(deployed[0], **{"to": ["onnx"], **settings})
 

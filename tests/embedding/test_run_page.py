@@ -11,9 +11,8 @@ from tiny_embeddings import make_sentence_folder
 from tiny_models import random_student, tiny_tokenizer
 
 from homodistil_hf import deploy_export, export_student, load_embedding_model
-from homodistil_hf.deploy.node import modules_with
+from homodistil_hf.deploy.runtimes import PACKAGE, modules_with
 from homodistil_hf.deploy.targets import TARGETS
-from homodistil_hf.deploy.transformers_js import PACKAGE
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 

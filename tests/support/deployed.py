@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from homodistil_hf.deploy import transformers_js
+from homodistil_hf.deploy.runtimes import node_problem
 from homodistil_hf.models.onnx_graphs import missing_packages
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
-needs_node = pytest.mark.skipif(bool(transformers_js.missing_reason()), reason=str(transformers_js.missing_reason()))
+needs_node = pytest.mark.skipif(bool(node_problem()), reason=str(node_problem()))
 
 
 def write_texts(file: Path, num_texts: int = 20) -> Path:
