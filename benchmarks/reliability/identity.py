@@ -136,6 +136,8 @@ def train_all(chosen: Callable[[str], Any], log: Callable[[str], None]) -> dict[
         try:
             status: Any = homodistil(words())
         except (OSError, SystemExit) as error:  # the other runs are still worth their record
+            if isinstance(error, SystemExit) and error.code != 2:  # anything but refused words: SIGTERM
+                raise
             traceback.print_exc()
             status = repr(error)
         found[name] = {"status": status, **record_of(Path("runs", name))}
