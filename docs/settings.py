@@ -15,8 +15,8 @@ from homodistil_hf.cli.command import SettingsCommand
 from homodistil_hf.cli.evaluate import evaluations
 from homodistil_hf.files.field_checks import help_of
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
-from homodistil_hf.methods.registry import METHODS, run_named
-from homodistil_hf.methods.run_arguments import RunArguments
+from homodistil_hf.runs.kinds import METHODS, kind_name_of, kind_named, trainer_named
+from homodistil_hf.runs.settings import RunArguments
 from homodistil_hf.tables import markdown_table
 
 PAGE = Path("docs/settings.md")
@@ -56,10 +56,10 @@ def methods() -> Iterator[str]:
     yield "## Training: homodistil\n\nFor every method, but for what its own section says.\n"
     yield from table(changed(shared, known))
     known = {entry.name: entry for kind in (RunArguments, shared) for entry in fields(kind)}
-    for name, trainer in METHODS.items():
+    for name in METHODS:
         if name != "homodistil":
             yield f"## Training: {name}\n"
-            kinds = (*run_named(name).kinds, trainer.arguments_class)
+            kinds = (*kind_named(kind_name_of(name)).settings_classes(name), trainer_named(name).arguments_class)
             found = [entry for kind in kinds for entry in changed(kind, known)]
             yield from table(found) or ["No settings of its own.\n"]
 

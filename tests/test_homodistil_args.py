@@ -6,8 +6,8 @@ from rows import each
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS, AtOnceArguments
-from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.runs.config import run_of
+from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training_args import DistillationArguments
 
 QUIET = {"report_to": "none", "use_cpu": True}
@@ -77,9 +77,9 @@ def test_at_once_needs_scores_unless_it_takes_magnitudes():
     assert {args.pruning_window(kind) for kind in PRUNING_KINDS} == {(0.0, 0.0)}
 
 
-@each("name", [name for name, kind in METHODS.items() if hasattr(kind.arguments_class, "student")])
+@each("name", [name for name in METHODS if hasattr(trainer_named(name).arguments_class, "student")])
 def test_homodistil_prunes_while_it_distils_on_fewer_layers_too(name):
-    kind = METHODS[name].arguments_class
+    kind = trainer_named(name).arguments_class
     assert issubclass(kind, DistillationArguments)
     prunes_later = getattr(kind, "pruning_end_fraction", 0.0) > 0
     assert prunes_later == (name in ("homodistil", "shallow"))

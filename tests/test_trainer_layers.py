@@ -14,10 +14,10 @@ from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export.facts import FACTS_FILE
 from homodistil_hf.export.student_in_folder import export_model_from
 from homodistil_hf.methods.formats import verify_export
-from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.architectures.modeling_layerwise import encoder_layers
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.pruning.gates import LayerGates
+from homodistil_hf.runs.kinds import trainer_named
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 SETTINGS = GRADUAL | {"max_steps": 10, "student": PLAN | {"num_hidden_layers": 2}, "num_scoring_batches": 2}
@@ -88,7 +88,7 @@ def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
 def test_at_once_layers_go_before_the_first_step(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),
-        trainer_class=METHODS["one_shot"],
+        trainer_class=trainer_named("one_shot"),
         student=SETTINGS["student"],
         max_steps=2,
     )
@@ -166,14 +166,18 @@ def test_other_methods_keep_all_layers(make_trainer, method):
     ):
         make_trainer(
             model=make_teacher(num_hidden_layers=4),
-            trainer_class=METHODS[method],
+            trainer_class=trainer_named(method),
             student={"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "num_hidden_layers": 2},
         )
 
 
 @needs("baselines")
 def test_random_weights_have_the_layers_of_the_plan(make_trainer, tmp_path):
-    settings: Any = {"trainer_class": METHODS["scratch"], "student": PLAN | {"num_hidden_layers": 2}, "max_steps": 2}
+    settings: Any = {
+        "trainer_class": trainer_named("scratch"),
+        "student": PLAN | {"num_hidden_layers": 2},
+        "max_steps": 2,
+    }
     trainer = make_trainer(model=make_teacher(num_hidden_layers=4), callbacks=[SaveAt(1)], **settings)
     trainer.train()
     exported = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "student"))

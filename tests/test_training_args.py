@@ -12,8 +12,8 @@ from transformers import BertConfig, HfArgumentParser, TrainingArguments
 from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
 from homodistil_hf.distillation.objective import LOSS_TERMS
 from homodistil_hf.homodistil_args import PRUNING_KINDS
-from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training.exact_trainer import warn_of_other_settings
 from homodistil_hf.training_args import _GRAPH_MODES, SLICEABLE_OPTIMIZERS, DistillationArguments, ExactArguments
 
@@ -423,7 +423,7 @@ def test_settings_without_a_part_in_the_run_are_refused(settings, message):
         make_args(**settings)
 
 
-@each("trainer", METHODS.values())
+@each("trainer", [*map(trainer_named, METHODS)])
 def test_no_arguments_class_holds_a_setting_without_effect(trainer):
     kind = trainer.arguments_class
     method = kind.__name__.removesuffix("Arguments")

@@ -187,7 +187,8 @@ def read_tokenizer(target: Path, draw: Random) -> None:
 
 def read_embedding(target: Path, draw: Random) -> None:
     """A folder of sentence-transformers, as a teacher."""
-    from homodistil_hf.embedding.reading import default_activation, kind_of_texts, load_embedding_model
+    from homodistil_hf.embedding.reading import default_activation, load_embedding_model
+    from homodistil_hf.runs.kinds import kind_of_texts
 
     kind_of_texts(target)
     default_activation(target)

@@ -20,8 +20,8 @@ from benchmarks.speed.settings import DTYPES, BenchSettings, Workload
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
-from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.widths import WidthPlan
+from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.trainer import HomoDistilTrainer
 
 
@@ -48,7 +48,7 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
 
 def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> HomoDistilTrainer:
     """A student that is as narrow as the plan from its first step on; not started."""
-    one_shot = METHODS["one_shot"]
+    one_shot = trainer_named("one_shot")
     timed = type("TimedOneShot", (_TimedStart, one_shot), {})
     trainer = timed(**_ours(one_shot.arguments_class, settings, work, folder, num_scoring_batches=16))
     trainer.remove_callback(PrinterCallback)

@@ -17,7 +17,7 @@ from typing import Any
 
 from homodistil_hf.files.messages import nearest_name, short_repr
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.methods.run_arguments import RunArguments
+from homodistil_hf.runs.settings import RunArguments
 
 TEACHER = "teacher"
 """Method and variant of the cell in which a sweep's evaluations are made of the teacher itself."""

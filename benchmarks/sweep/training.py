@@ -36,15 +36,12 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.run_names import STUDENT_FOLDER
 from homodistil_hf.files.strict_json import fits, is_int, read_json_object
 from homodistil_hf.homodistil_args import PRUNING_KINDS
-from homodistil_hf.methods.masked_words import MaskedWordsRun
-from homodistil_hf.methods.registry import METHODS, RUNS, run_named
-from homodistil_hf.methods.run import SETTINGS_OF_ONE_CALL, RunInputs
-from homodistil_hf.methods.run_arguments import Log, RunConfig
-from homodistil_hf.methods.task_models import TaskRun
 from homodistil_hf.models.cost import COSTS
 from homodistil_hf.models.widths import DEPTH_KEY, widths_of
-from homodistil_hf.runs.config import run_of
-from homodistil_hf.runs.student import make_trainer, student_run
+from homodistil_hf.runs.config import SETTINGS_OF_ONE_CALL, run_of
+from homodistil_hf.runs.kinds import KINDS, MASKED_WORDS, METHODS, RunInputs, kind_name, kind_named, trainer_named
+from homodistil_hf.runs.settings import Log, RunConfig
+from homodistil_hf.runs.student import make_trainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 _DECIDES_SOURCES = (
@@ -60,8 +57,9 @@ TASKS = "tasks"
 
 def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:
     """The settings of a cell's run in `output_dir`; a ValueError where no run can have them."""
-    if not isinstance(run_named(cell.method), MaskedWordsRun):
-        names = ", ".join(name for name in METHODS if name not in RUNS)
+    trainer_named(cell.method)  # refuses what is no method
+    if cell.method in KINDS:
+        names = ", ".join(name for name in METHODS if name not in KINDS)
         raise ValueError(
             f"cell {cell.name!r} has method={cell.method!r}, whose students can't be compared with the others' by a "
             f"sweep; use one of {names}"
@@ -101,14 +99,13 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     # cells that are equal in these settings share what was read
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
-        run = student_run(settings)
-        if isinstance(run, TaskRun) or not isinstance(run, MaskedWordsRun):
+        if kind_name(settings) != MASKED_WORDS:
             raise ValueError(
                 f"cell {cell.name!r} has teacher={settings.run.teacher!r}, no model of masked words; sweeps compare "
                 "students of masked words: start homodistil distill with each setting"
             )
-        known[key] = run.inputs(settings)
-    return METHODS[cell.method].impossible_reason(known[key].plan, widths_of(known[key].config))
+        known[key] = kind_named(MASKED_WORDS).inputs(settings)
+    return trainer_named(cell.method).impossible_reason(known[key].plan, widths_of(known[key].config))
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], log: Log) -> None:

@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 
 from .command import SettingsCommand, log_progress
 
-_NAME = "cascade"
-
 
 @dataclass
 class CascadeCommand(SettingsCommand):
@@ -20,14 +18,13 @@ class CascadeCommand(SettingsCommand):
     @classmethod
     def settings_class(cls) -> Any:
         """Import the settings of the method."""
-        from ..methods.registry import COMMANDS
+        from ..embedding.cascade import CascadeSettings
 
-        return COMMANDS[_NAME].settings
+        return CascadeSettings
 
     def run_with(self, settings: Any) -> int:
         """Measure, and print the curves."""
-        from ..methods.registry import COMMANDS
+        from ..embedding.cascade import format_cascade, measure_cascade
 
-        command = COMMANDS[_NAME]
-        print(command.format(command.run(settings, log_progress)))
+        print(format_cascade(measure_cascade(settings, log_progress)))
         return 0

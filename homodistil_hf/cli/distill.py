@@ -1,4 +1,4 @@
-"""`homodistil distill`: one run of any method, as a JSON file and flags ask for it; `experiments` runs it."""
+"""`homodistil distill`: one run of any method, as a JSON file and flags ask for it; `runs/distill.py` runs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -56,9 +56,8 @@ class Distill(Command):
         if HELP_ALL in words:
             print(help_of([word for word in words if word != HELP_ALL]))
             return 0
-        from ..export.report import closing_line
-        from ..methods.registry import run_of
         from ..runs.distill import run
+        from ..runs.kinds import kind_of_run
         from ..training.ranks import leave_process_group, naming_lost_ranks, watch_ranks
 
         settings = parse_run(words)
@@ -68,14 +67,16 @@ class Distill(Command):
         with naming_lost_ranks():
             results = run(settings)
         if results and settings.is_main:
-            print(run_of(settings).summary(results, settings.output_dir))
+            from ..export.report import closing_line
+
+            print(kind_of_run(settings).summary(results, settings.output_dir))
             print(f"\n{closing_line(settings.output_dir)}")
         leave_process_group()
         return 0
 
 
 def _help() -> str:
-    from ..methods.run_arguments import RunArguments
+    from ..runs.settings import RunArguments
 
     described = {entry.name: entry.metadata.get("help") for entry in fields(RunArguments)}
     width = max(map(len, _MAIN_SETTINGS))

@@ -11,7 +11,7 @@ from ..files.messages import nearest_name, short_repr
 from ..files.settings import build, flag
 from .command import Command, importing, log_progress, settings_parser, show_logs, write_output
 
-_DISCREPANCY, _CLASSES, _GLUE, _SQUAD = "discrepancy", "classes", "glue", "squad"
+_DISCREPANCY, _CLASSES, _GLUE, _SQUAD, _EMBEDDING = "discrepancy", "classes", "glue", "squad", "embedding"
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
 
 
@@ -107,22 +107,23 @@ class Evaluate(Command):
 
 def evaluations() -> dict[str, _Kind]:
     """Name → what one evaluation measures, with which settings."""
+    from ..embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
     from ..evaluation.changed_classes import ClassesSettings, evaluate_classes, format_classes
     from ..evaluation.glue import GlueSettings, evaluate_glue
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.metrics import SQUAD_TASKS
     from ..evaluation.squad import SquadSettings, evaluate_squad
     from ..evaluation.task_data import GLUE_TASKS
-    from ..methods.registry import EVALUATIONS
 
-    kinds = {
+    return {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         _GLUE: _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
         _SQUAD: _Kind(SQUAD_TASKS, SquadSettings, evaluate_squad),
         _CLASSES: _Kind((_CLASSES,), ClassesSettings, evaluate_classes, has_teacher=True, format=format_classes),
+        _EMBEDDING: _Kind(
+            (_EMBEDDING,), EmbeddingEvaluationSettings, evaluate_embedding, has_teacher=True, format=format_scores
+        ),
     }
-    own = {task: _Kind((task,), *found[:2], True, found.format) for task, found in EVALUATIONS.items()}
-    return kinds | own
 
 
 def _groups(kinds: Mapping[str, _Kind]) -> dict[str, tuple[str, ...]]:

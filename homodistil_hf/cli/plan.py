@@ -133,7 +133,7 @@ def _encoder_config(teacher: str, revision: str | None) -> Any:
         config_values(teacher, f"teacher={teacher!r}", revision=revision)
     if model_file(teacher, MODULES_FILE) is None:
         return load_encoder_config(teacher, revision=revision)
-    from ..methods.registry import planned_config
+    from ..runs.kinds import planned_config
 
     return planned_config(teacher)
 
@@ -147,9 +147,9 @@ def _planned(flags: Plan, config: Any, settings: Mapping[str, Any]) -> Any:
 
     least = FEWER_LAYERS_BELOW
     if model_file(flags.teacher, MODULES_FILE) is not None:
-        from ..methods.registry import METHODS, method_for
+        from ..runs.kinds import method_for, trainer_named
 
-        least = METHODS[method_for(flags.teacher) or "homodistil"].fewer_layers_below
+        least = trainer_named(method_for(flags.teacher) or "homodistil").fewer_layers_below
     return resolve_plan(flags.student or "", config, **settings, fewer_layers_below=least)
 
 
@@ -171,7 +171,7 @@ def _take_widths(flags: Plan) -> None:
 
 def _widths_in(config: str) -> dict[str, Any]:
     from ..files.settings import checked_values, setting_types, split_config
-    from ..methods.run_arguments import RunArguments
+    from ..runs.settings import RunArguments
     from ..training_args import DistillationArguments
 
     values, _, label = split_config([config])

@@ -1,4 +1,4 @@
-"""`homodistil prune`: a smaller model without training, by a function that `methods/registry.py` names."""
+"""`homodistil prune`: a smaller model without training; `methods/gradient_free` makes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from ..files.settings import flag
 from ..tables import format_table
 from .command import SettingsCommand, log_progress
 
-_NAME = "prune"
 _PADDED = "padded to the stock class"
 
 
@@ -25,16 +24,16 @@ class Prune(SettingsCommand):
     @classmethod
     def settings_class(cls) -> Any:
         """Import the settings of the method."""
-        from ..methods.registry import COMMANDS
+        from ..methods.gradient_free.run import PruneSettings
 
-        return COMMANDS[_NAME].settings
+        return PruneSettings
 
     def run_with(self, settings: Any) -> int:
         """Prune, and print what is left."""
         from ..export.outcome import outcome_line
-        from ..methods.registry import COMMANDS
+        from ..methods.gradient_free.run import prune_to_folder
 
-        facts = COMMANDS[_NAME].run(settings, log_progress, overwrite=self.overwrite)
+        facts = prune_to_folder(settings, log_progress, overwrite=self.overwrite)
         print(format_costs(facts))
         written = f"{facts['format']} export written to {settings.output_dir}"
         print("; ".join(filter(None, (outcome_line(facts), written))))

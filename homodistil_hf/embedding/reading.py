@@ -51,22 +51,6 @@ def is_embedding_folder(name_or_path: str | Path) -> bool:
     return (Path(name_or_path) / MODULES_FILE).is_file()
 
 
-def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
-    """Kind of the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), or None for others.
-
-    Also None for what can't be reached, which is told where it is loaded.
-    """
-    config = model_file(name, "config.json", token=token)
-    if config is None and not Path(name).is_dir():
-        return None
-    values = read_json_object(config, str(config)) if config else {}
-    names, labels = values.get("architectures"), values.get("id2label")
-    is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
-    if is_classifier and isinstance(labels, dict) and len(labels) == 1:
-        return "reranker"
-    return "embedding" if model_file(name, MODULES_FILE, token=token) else None
-
-
 def default_activation(model: Any, *, token: str | None = None) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+Log: TypeAlias = "Callable[[str], None]"
+"""Takes lines for the user."""
 
 _LONGEST_LINE = 1000
 

@@ -11,6 +11,8 @@ STATE_OF_TRAINER = "trainer_state.json"
 """Trainer's file of logs."""
 LOG_FILES = (STATE_OF_TRAINER, REPORT_FILE)
 """What a run leaves in its folder even if it saves nothing."""
+FAMILY_FILE = "family.json"
+"""The state of a family in its `output_dir`: its members, and which are done."""
 STUDENT_FOLDER = "student"
 """Of the export of a distillation."""
 MODEL_FOLDER = "model"

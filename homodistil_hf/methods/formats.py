@@ -1,36 +1,33 @@
 """Which code writes and verifies an export, by what lies in its folder; one line a format."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
 from ..deploy.proof import graph_problems, rows_to_run, skipped_graphs
 from ..deploy.targets import row_problems
-from ..embedding.deployable import EMBEDDING
-from ..embedding.folder import FORMAT, PAIR, export_embedding_from
-from ..embedding.reading import is_embedding_folder
-from ..embedding.verify import verify_embedding
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.runtimes import runtime_rows
 from ..export.student_in_folder import export_model_from, exported_student, student_in
 from ..export.verify import VerifyReport, verify_model
-from .binarization.folder import PACKED, verify_packed
+from ..models.loading import MODULES_FILE
 
-_VERIFIERS: dict[str, Callable[..., VerifyReport]] = {
-    PACKED: verify_packed,
-    FORMAT: verify_embedding,
-    PAIR: verify_embedding,
+_VERIFIERS = {
+    "packed": "homodistil_hf.methods.binarization.folder:verify_packed",
+    "sentence-transformers": "homodistil_hf.embedding.verify:verify_embedding",
+    "sentence-transformers pair": "homodistil_hf.embedding.verify:verify_embedding",
 }
 """Format in `facts.json` → what verifies the folder; the core verifies all others."""
-_DEPLOYMENTS: dict[str, Deployment | None] = {PACKED: None, FORMAT: EMBEDDING, PAIR: None}
+_DEPLOYMENTS = {
+    "packed": None,
+    "sentence-transformers": "homodistil_hf.embedding.deployable:EMBEDDING",
+    "sentence-transformers pair": None,
+}
 """Format in `facts.json` → how it is deployed, or None where no runtime could read it; the core deploys all others."""
-_EXPORTERS: tuple[tuple[Callable[..., bool], Callable[..., Path]], ...] = (
-    (is_embedding_folder, export_embedding_from),
-)
-"""Whether a folder is of a format that is none of transformers' alone → what exports it again."""
 
 
 def verify_export(folder: str | Path) -> VerifyReport:
@@ -52,8 +49,10 @@ def verify_export(folder: str | Path) -> VerifyReport:
         return VerifyReport(folder, (str(error),))
     if problems := tuple(row_problems(runtime_rows(facts))):
         return VerifyReport(folder, problems)
-    report = _VERIFIERS.get(str(facts.get("format")), verify_model)(folder, facts)
-    deployment = _DEPLOYMENTS.get(str(facts.get("format")), WITH_HEAD)
+    name = str(facts.get("format"))
+    verify = resolve_name(_VERIFIERS[name]) if name in _VERIFIERS else verify_model
+    report: VerifyReport = verify(folder, facts)
+    deployment = _deployment(name)
     if not report.ok or not rows_to_run(facts) or deployment is None:
         return report
     problems = tuple(graph_problems(folder, facts, deployment.ready(folder)))
@@ -91,7 +90,7 @@ def deploy_export(
     """
     found = exported_student(folder)
     name = str(read_facts(found).get("format"))
-    deployment = _DEPLOYMENTS.get(name, WITH_HEAD)
+    deployment = _deployment(name)
     if deployment is None:
         raise ValueError(
             f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export"
@@ -101,12 +100,21 @@ def deploy_export(
     return deploy_folder(found, to, deployment, teacher=teacher, least=least, texts=texts, num_rounds=num_rounds)
 
 
+def _deployment(name: str) -> Deployment | None:
+    """How exports of a format are deployed; None where no runtime could read them."""
+    if name not in _DEPLOYMENTS:
+        return WITH_HEAD
+    path = _DEPLOYMENTS[name]
+    return resolve_name(path) if path else None
+
+
 def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
     found = student_in(source)
     check_output(output, overwrite=bool(settings.get("overwrite")), argument="output")
-    for is_of_format, export in _EXPORTERS:
-        if is_of_format(found.folder):
-            settings.pop("allow_partial", None)
-            return export(found.folder, output, teacher=teacher or found.settings.get("teacher"), **settings)
+    if (found.folder / MODULES_FILE).is_file():
+        settings.pop("allow_partial", None)
+        export: Any = resolve_name("homodistil_hf.embedding.folder:export_embedding_from")
+        exported: Path = export(found.folder, output, teacher=teacher or found.settings.get("teacher"), **settings)
+        return exported
     return export_model_from(source, output, teacher=teacher, **settings)

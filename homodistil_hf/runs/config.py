@@ -1,19 +1,38 @@
 """A JSON file and flags → the settings of one run of `homodistil distill`, checked before anything else happens.
 
 The JSON holds the fields of [`RunArguments`] and of the method's arguments. Flags have the same names and override it.
-The method is read first, because it decides which other settings there are. `files/settings.py` checks words and
-values, `distill.py` runs the settings.
+The words of the flags that name method, teacher and rows decide on the kind of run, and so on which other settings
+there are. `files/settings.py` checks all words and values, `distill.py` runs the settings.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..files.settings import RaisingParser, setting_types, split_config
-from ..methods.masked_words import MaskedWordsRun
-from ..methods.registry import METHODS, RUNS, method_for, run_named
-from ..methods.run import Run
-from ..methods.run_arguments import RunArguments, RunConfig
+from ..files.messages import short_repr
+from ..files.settings import SettingsParser, build, differing, setting_types, split_config
+from ..files.strict_json import parse_json
+from ..plans.budgets import share_as_budget
+from ..plans.resolve import member_folder
+from .kinds import (
+    KINDS,
+    MASKED_WORDS,
+    METHODS,
+    Kind,
+    StudentKind,
+    kind_name_of,
+    kind_named,
+    method_for,
+    trainer_named,
+)
+from .settings import RunArguments, RunConfig
+
+SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")
+"""Settings that decide how a run is started, and are none of the run itself."""
+_OF_ROWS = ("train_data", "text_columns", "teacher_vectors")
+"""Settings of several words that decide on the kind of run."""
 
 
 def parse_run(words: Sequence[str]) -> RunConfig:
@@ -28,35 +47,124 @@ def parse_run(words: Sequence[str]) -> RunConfig:
 
 
 def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
-    """Make the settings of a run from values at hand; messages begin with `label`, errors as [`parse_run`]."""
-    return _run_for(values, flags).read(values, label, flags)
+    """Make the settings of a run from values and flags at hand; messages begin with `label`, as [`parse_run`]."""
+    method, kind = _method_and_kind(values, flags)
+    return settings_of(method, kind, values, label, flags=flags)
+
+
+def settings_of(
+    method: str, kind: Kind, values: Mapping[str, Any], label: str, *, flags: Sequence[str] = ()
+) -> RunConfig:
+    """Make the settings of a run by a method and of a kind; as [`run_of`]."""
+    if kind.forget is not None:
+        kind.forget()
+    if isinstance(kind, StudentKind) and isinstance(student := values.get("student"), dict | list):
+        values = {**values, "student": json.dumps(student)}
+    # flags override the object, both override a recipe
+    named = _parser(method, kind).given(flags, values, label)
+    merged = _recipe(method, named.get("recipe")) | named
+    if not merged.get("output_dir"):
+        raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
+    # what makes this run: values that are no defaults, or whose default another kind of run changes
+    given = differing(merged, *kind.settings_classes(method))
+    given |= {name: named[name] for name in kind.counts_when_named if name in named}
+    given = {name: value for name, value in given.items() if _belongs_to_the_run(name)}
+    if "method" in merged:  # also where it is the default: another method may be found for the same teacher
+        given["method"] = method
+    return _with_members(method, kind, merged | {"method": method}, given)
 
 
 def help_of(words: Sequence[str]) -> str:
     """Describe every setting of the method that the words of [`parse_run`] name."""
     values, flags, _ = split_config(words)
-    return _run_for(values, flags, asks_hub=False).parser().format_help()
+    return _parser(*_method_and_kind(values, flags, asks_hub=False)).format_help()
 
 
 def setting_names() -> set[str]:
     """Name every setting that a run on masked words has with one method or another."""
-    runs = [MaskedWordsRun(trainer) for name, trainer in METHODS.items() if name not in RUNS]
-    return {name for run in runs for name in setting_types(*run.kinds)}
+    kind = kind_named(MASKED_WORDS)
+    methods = [name for name in METHODS if name not in KINDS]
+    return {name for method in methods for name in setting_types(*kind.settings_classes(method))}
 
 
-def _run_for(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool = True) -> Run:
-    """The run of the named method, else of the method that the teacher and the rows are for."""
-    # only what decides on the method is read here; the method's own parser checks all words
-    parser = RaisingParser(add_help=False, allow_abbrev=False)
-    for name in ("method", "teacher", "label_column", "text_column", "train_split", "hub_token"):
-        parser.add_argument(f"--{name}", nargs="?", default=values.get(name))
-    for name in ("train_data", "text_columns", "teacher_vectors"):
-        parser.add_argument(f"--{name}", nargs="*", default=values.get(name))
-    found = vars(parser.parse_known_args(list(flags))[0])
-    teacher, default = found["teacher"], RunArguments.__dataclass_fields__["method"].default
+def _parser(method: str, kind: Kind) -> SettingsParser:
+    command = "homodistil distill"
+    return SettingsParser(command, *kind.settings_classes(method), manual=f"{command} --help_all", takes_config=True)
+
+
+def _method_and_kind(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool = True) -> tuple[str, Kind]:
+    """The named method, else the one that the teacher and the rows are for; and its kind of run."""
+    named = {**values, **_words_of(flags)}
+    teacher, default = named.get("teacher"), str(RunArguments.__dataclass_fields__["method"].default)
     is_here = isinstance(teacher, str) and Path(teacher).is_dir()
+    method = named.get("method")
     # the default is no choice: teacher and rows may be those of another method
-    if found["method"] in (None, default):
-        claimed = method_for(teacher if is_here or (asks_hub and isinstance(teacher, str)) else "", found)
-        found["method"] = claimed or default
-    return run_named(found["method"], teacher if is_here else None)
+    if method in (None, default):
+        asked = teacher if is_here or (asks_hub and isinstance(teacher, str)) else ""
+        method = method_for(str(asked), named) or default
+    return method, kind_named(kind_name_of(method, teacher if is_here else None))
+
+
+def _words_of(flags: Sequence[str]) -> dict[str, Any]:
+    """Name of each flag → the word behind it, or None; of those that take several all words. They are unchecked."""
+    words: dict[str, list[str]] = {}
+    name = ""
+    for word in flags:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            name = key.replace("-", "_")
+            words[name] = [value] if equals else []
+        elif name:
+            words[name].append(word)
+    return {name: found if name in _OF_ROWS else next(iter(found), None) for name, found in words.items()}
+
+
+def _recipe(method: str, name: str | None) -> dict[str, Any]:
+    """The settings of a recipe; none without one."""
+    recipes = getattr(trainer_named(method).arguments_class, "recipes", {})
+    if name is not None and name not in recipes:
+        choices = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
+        raise ValueError(f"recipe={short_repr(name)} is no recipe of method={method!r}; {choices}")
+    return {} if name is None else dict(recipes[name])
+
+
+def _belongs_to_the_run(name: str) -> bool:
+    # An access token is a secret.
+    return not name.endswith("token") and name not in SETTINGS_OF_ONE_CALL
+
+
+def _with_members(method: str, kind: Kind, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
+    """Make the dataclasses of checked values; those of each member, too, where `student` is a list."""
+    students = _listed(values.get("student")) if isinstance(kind, StudentKind) else None
+    if students is None:
+        return _built(method, kind, values, given)
+    # the chain has no widths of its own, its members have
+    whole = _built(method, kind, {**values, "student": None}, given | {"student": students})
+    members = []
+    for number, student in enumerate(students, start=1):
+        folder = str(Path(values["output_dir"]) / member_folder(number, student))
+        changes = {"student": student, "output_dir": folder}
+        # Resuming, overwriting and pushing are done for all members together.
+        together = {"resume_from_checkpoint": None, "overwrite_output_dir": True, "push_to_hub": False}
+        members.append(_built(method, kind, {**values, **changes, **together}, given | changes))
+    return replace(whole, members=tuple(members))
+
+
+def _built(method: str, kind: Kind, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
+    run, *training = (build(settings, values) for settings in kind.settings_classes(method))
+    kind.check(run)
+    return RunConfig(run, training[0] if training else None, given)
+
+
+def _listed(student: Any) -> list[str] | None:
+    """The members of a chain, each as text; None where `student` names one model."""
+    if not isinstance(student, str) or not student.lstrip().startswith("["):
+        return None
+    plans = parse_json(student, "student")
+    texts = [json.dumps(plan) if isinstance(plan, dict) else share_as_budget(plan) for plan in plans]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f'student={short_repr(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from '
+            "wide to narrow"
+        )
+    return texts

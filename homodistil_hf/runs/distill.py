@@ -1,24 +1,20 @@
 """All that one config asks for, in its order: another run that makes the teacher, trimming, one student or a chain.
 
-`TEACHER_RUNS` of `methods/registry.py` names the runs that make a teacher, such as further pre-training. `trim.py`
-trims, `student.py` makes one student, `family.py` a chain of sizes. Lines for the user go to a callable.
+`further_pretraining.py` makes another teacher, `trim.py` trims it, `student.py` makes one student, `family.py` a chain
+of sizes. Each is imported where a config asks for it. Lines for the user go to a callable.
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..export.report import try_report
 from ..files.checkpoints import sorted_checkpoints
-from ..files.run_names import STUDENT_FOLDER
-from ..methods.registry import TEACHER_RUNS, run_of
-from ..methods.run import StudentRun
-from ..methods.run_arguments import Log, RunConfig
+from ..files.run_names import FAMILY_FILE, STUDENT_FOLDER
 from ..training.run_folder import check_free, existing_files, folder_claimed
 from ..training_args import with_settings
-from .family import FAMILY_FILE, distill_family
-from .student import student_run, train_student
-from .trim import trimmed_teacher
+from .kinds import kind_of_run
+from .settings import Log, RunConfig
+from .student import student_kind, train_student
 
 
 def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
@@ -37,38 +33,48 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
     """
     if not settings.is_main:
         log = _silent
-    method = run_of(settings)
+    kind = kind_of_run(settings)
     if settings.training is None:  # it claims its folder itself
-        results = method.run(settings, log)
+        results = kind.run(settings, log)
     else:
         with folder_claimed(settings.output_dir, is_main=settings.is_main):
-            results = distill(settings, log) if isinstance(method, StudentRun) else method.run(settings, log)
+            results = (kind.run or distill)(settings, log)
     if settings.is_main and results:
+        from ..export.report import try_report
+
         try_report(settings.output_dir)
     return results
 
 
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Make the teacher that a distillation asks for, and train its student or chain of students; as [`run`]."""
-    for name, settings_of in TEACHER_RUNS.items():
-        if getattr(settings.run, name) is not None:
-            settings = _after(name, settings_of(settings), settings, log)
+    if settings.run.further_pretraining is not None:
+        settings = _further_pretrained(settings, log)
     if settings.run.vocabulary is not None:
+        from .trim import trimmed_teacher
+
         settings = with_teacher(settings, trimmed_teacher(settings, log), done="vocabulary")
-    return (distill_family if settings.members else train_student)(settings, log)
+    if settings.members:
+        from .family import distill_family
+
+        return distill_family(settings, log)
+    return train_student(settings, log)
 
 
-def _after(name: str, first: RunConfig, settings: RunConfig, log: Log) -> RunConfig:
-    """The same distillation after the run that makes its teacher, whose shape stays as it is."""
-    training = settings.training
+def _further_pretrained(settings: RunConfig, log: Log) -> RunConfig:
+    """The same distillation after the run that further pre-trains its teacher, whose shape stays as it is."""
+    from .further_pretraining import further_pretraining_of
+
+    training, first = settings.training, further_pretraining_of(settings)
     if not training.resume_from_checkpoint:
         has_begun = bool(existing_files(str(first.training.output_dir)))
         check_free(training, existing_files(str(training.output_dir)), has_begun=has_begun)
     # refuse what can't work before hours are spent on the teacher
-    student_run(settings).inputs(settings)
-    log(f"\n{name.replace('_', ' ')} of {settings.run.teacher}")
+    student_kind(settings).inputs(settings)
+    log(f"\nfurther pretraining of {settings.run.teacher}")
     run(first, log)
-    return with_teacher(settings, str(Path(str(first.training.output_dir), STUDENT_FOLDER)), done=name)
+    folder = Path(str(first.training.output_dir), STUDENT_FOLDER)
+    return with_teacher(settings, str(folder), done="further_pretraining")
 
 
 def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.trainer_utils import HubStrategy
 
-from ..export.export_folder import check_output
+from ..distillation.projections import Projections
+from ..export.export_folder import check_output, load_export
 from ..export.facts import FACTS_FILE
 from ..export.hub import ensure_repo, push_export
 from ..export.report import try_report
@@ -24,11 +26,14 @@ from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoi
 from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
-from ..files.run_names import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import fits, read_json_object, write_json
-from ..methods.run import RunInputs
-from ..methods.run_arguments import Log, RunConfig
+from ..files.tensors import load_tensors
+from ..models.architectures.architecture import PROJECTIONS
+from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.conversion import to_student
 from ..models.cost import encoder_macs
+from ..models.loading import MODULES_FILE
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
@@ -36,11 +41,13 @@ from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
 from ..training.run_folder import check_free, check_output_dir, check_same_start, existing_files
 from ..training_args import with_settings
-from .student import student_run, train_to_the_end
+from .kinds import RunInputs
+from .settings import Log, RunConfig
+from .student import make_trainer, student_kind, train_to_the_end
 
 logger = logging.getLogger(__name__)
-FAMILY_FILE = "family.json"
-"""The state of a family in its `output_dir`: its members, and which are done."""
+_METHODS = ("homodistil", "embedding", "reranker")
+"""Methods whose students may start as another student; baselines start from their teacher or anew."""
 _STATE: dict[str, Any] = {"plans": [{}], "finished": [str]}
 _RESULTS: dict[str, Any] = {"models": [{}], "plan": {}, "evaluation": {}, "num_steps": int, "time_s": int | float}
 """What both files hold, as [`fits`] takes it."""
@@ -96,10 +103,13 @@ def _train_members(settings: RunConfig, sources: Sequence[RunInputs], state: dic
 
 def _check_settings(settings: RunConfig) -> None:
     training, students = settings.training, short_repr(settings.given["student"])
+    layers = getattr(training, "layers", None)
     strategy = HubStrategy(training.hub_strategy).value
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
     for name, value, is_possible, remedy in (
-        *((name, value, False, remedy) for name, value, remedy in student_run(settings).chain_problems(settings)),
+        ("method", settings.run.method, settings.run.method in _METHODS, "name one student, or use 'homodistil'"),
+        # a student that starts as another student has the other's layers
+        ("layers", layers, layers is None, "name one student, or no layers"),
         ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
         (
             "resume_from_checkpoint",
@@ -145,7 +155,7 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
 def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> RunInputs:
     if plan is not None:  # a budget of milliseconds would be measured anew
         member = dataclasses.replace(member, training=with_settings(member.training, student=json.dumps(plan)))
-    return student_run(member).inputs(member)
+    return student_kind(member).inputs(member)
 
 
 def _within(earlier: WidthPlan | None, member: RunConfig, source: RunInputs) -> RunInputs:
@@ -216,9 +226,8 @@ def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
 def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: Path | None) -> None:
     since, folder = time.perf_counter(), _folder(member)
     checkpoint = last_verified(folder)
-    run = student_run(member)
-    start = None if previous is None else run.load_start(previous)
-    trainer = run.trainer(member, log, inputs=inputs, start=start)
+    start = None if previous is None else load_start(previous)
+    trainer = make_trainer(member, log, inputs=inputs, start=start)
     if previous is not None:
         trainer.started_as = previous.name
     train_to_the_end(trainer, member, checkpoint, since=since)
@@ -227,6 +236,33 @@ def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: P
         try_report(folder)
     del trainer
     gc.collect()  # a trainer is full of cycles, and the next member wants its memory
+
+
+def load_start(folder: Path) -> LayerwiseModel:
+    """Load a finished member of a chain as what the next one starts as: its student, with its projections."""
+    student, tensors = folder / STUDENT_FOLDER, load_tensors(folder / PROJECTIONS_FILE)
+    if (student / MODULES_FILE).is_file():
+        from ..embedding.reading import load_embedding_model
+
+        encoder = to_student(load_embedding_model(student, argument="folder").encoder, needs_head=False)
+        return with_projections(encoder, tensors)
+    model = load_export(student)
+    return with_projections(model, tensors) if tensors else model
+
+
+def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor]) -> LayerwiseModel:
+    """Give a student projections of these tensors: of hidden states, of embeddings, and others as they are named."""
+    # matrices of states become projections; all else, such as the map of vectors, becomes a buffer
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(("hidden.", "embedding."))}
+    num_layers = sum(name.startswith("hidden.") for name in own)
+    # matrices are (teacher's size, student's size)
+    sizes = student.config.hidden_size, next(iter((own or tensors).values())).shape[0]
+    projections = Projections(*sizes, num_hidden_layers=num_layers, with_embedding="embedding.weight" in own)
+    projections.load_state_dict(own)
+    for name in tensors.keys() - own.keys():
+        projections.register_buffer(name.replace(".", "_"), tensors[name])
+    student.add_module(PROJECTIONS, projections)
+    return student
 
 
 def _is_complete(folder: Path) -> bool:
@@ -249,6 +285,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
     folders = [_folder(member) for member in settings.members]
     found = [_read_results(folder) for folder in folders]
     named = list(zip(folders, found, strict=True))
+    of_members = student_kind(settings).of_members
     return {
         "method": settings.run.method,
         # the teacher once, then the student of each member
@@ -261,7 +298,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
         "versions": version_facts(),
         "settings": settings.given,
         "time_s": round(sum(one["time_s"] for one in found), 1),
-        **student_run(settings).of_members(settings, folders),
+        **(of_members(settings, folders) if of_members else {}),
     } | ({"rows": found[0]["rows"]} if "rows" in found[0] else {})
 
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from ..export.export_folder import check_output
 from ..export.facts import CHANGED, DATA, read_facts
+from ..files.caches import keep_datasets_here
 from ..files.checkpoints import sorted_checkpoints
+from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.run_names import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import write_json
-from ..methods.registry import run_of
-from ..methods.run import StudentRun
-from ..methods.run_arguments import Log, RunConfig
 from ..models.cost import MODEL_COSTS
+from ..models.widths import widths_of
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.publishing import check_address
 from ..training.run_folder import (
@@ -27,23 +30,72 @@ from ..training.run_folder import (
     verified_checkpoint,
 )
 from ..training_args import with_settings
+from .kinds import RunInputs, StudentKind, kind_of_run, trainer_named
+from .settings import Log, RunConfig
 
 logger = logging.getLogger(__name__)
 
 
-def student_run(settings: RunConfig) -> StudentRun:
-    """Return the run of a method that distils a student; a ValueError for another method."""
-    run = run_of(settings)
-    if not isinstance(run, StudentRun):
+def student_kind(settings: RunConfig) -> StudentKind:
+    """Return the kind of a run that distils a student; a ValueError for another one."""
+    kind = kind_of_run(settings)
+    if not isinstance(kind, StudentKind):
         raise ValueError(
-            f"method={run.method!r} makes no student of a teacher; run it by itself: homodistil distill CONFIG"
+            f"method={settings.run.method!r} makes no student of a teacher; run it by itself: homodistil distill "
+            "CONFIG"
         )
-    return run
+    return kind
 
 
-def make_trainer(settings: RunConfig, log: Log) -> Any:
-    """Check a run, load its teacher and its text, and make its trainer; see [`StudentRun.trainer`]."""
-    return student_run(settings).trainer(settings, log)
+def make_trainer(
+    settings: RunConfig, log: Log, *, inputs: RunInputs | None = None, start: PreTrainedModel | None = None
+) -> Any:
+    """Check a run from the cheapest to the dearest, then load text, teacher and start, and make the trainer.
+
+    Args:
+        settings: the run's.
+        log: takes lines for the user.
+        inputs: what [`StudentKind`] has them be. Default: they are checked now.
+        start: the model that the student starts as. Default: as the kind of run has it.
+
+    Raises:
+        ValueError: something about the settings, the data or the teacher can't work.
+        OSError: a file or a Hub repository can't be read.
+    """
+    run, training, kind = settings.run, settings.training, student_kind(settings)
+    for name in ("further_pretraining", "vocabulary"):
+        if (value := getattr(run, name)) is not None:
+            raise ValueError(
+                f"{name}={short_repr(value)} goes before a run of `homodistil distill` alone; make that teacher "
+                "first, and name its folder as the teacher"
+            )
+    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
+    inputs = inputs or kind.inputs(settings)
+    method = trainer_named(run.method)
+    method.check_possible(inputs.plan, widths_of(inputs.config))
+    keep_datasets_here()
+    # one process tokenizes, the others find the rows in its cache
+    with training.main_process_first(desc="reading the text"):
+        rows = kind.rows(settings, inputs, log)
+    arguments = kind.training(settings, inputs, rows.train)
+    small, teacher = kind.models(settings, inputs)
+    start = start or small
+    # it starts as `start` and learns from the teacher, or starts as a copy of the teacher
+    trainer = method(
+        start or teacher,
+        arguments,
+        teacher_model=teacher if start else None,
+        plan=inputs.plan,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
+        processing_class=inputs.tokenizer,
+    )
+    trainer.rows_facts = rows.facts
+    if rows.metrics:
+        trainer.reported_metrics = rows.metrics
+    if rows.grading is not None:
+        trainer.gradings = [(trainer.eval_dataset, rows.grading)]
+    return trainer
 
 
 def train_student(settings: RunConfig, log: Log) -> dict[str, Any]:

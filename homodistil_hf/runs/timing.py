@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ..methods.run_arguments import Log
 from ..trainer import HomoDistilTrainer, pruning_schedule
 from ..training.progress import ShortProgress
 from ..training_args import with_settings
 from .config import run_of
+from .settings import Log
 from .student import make_trainer
 
 try:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.blocks import TextPacker
 from ..data.corpus import load_text
 from ..data.sources import local_files
+from ..embedding.folder import write_model
+from ..embedding.model import EmbeddingModel
+from ..embedding.reading import load_embedding_model
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
@@ -28,10 +31,6 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
-from ..methods.registry import method_for, run_named, run_of
-from ..methods.run import Bundle
-from ..methods.run_arguments import Log, RunConfig
-from ..methods.task_models import TaskRun
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, tokenizer_of_run
@@ -44,6 +43,8 @@ from ..training.run_folder import check_free, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.tokenizer_file import fallback_of, spare_characters
 from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
+from .kinds import TASK, kind_name, method_for
+from .settings import Log, RunConfig
 
 TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
@@ -104,7 +105,7 @@ class TrimPlan:
             the text has none of them, and `fallback`, what they become: `bytes` or the unknown token; `sizes`: the
             same for other sizes, where they were asked for.
         spare: the single characters that the text doesn't have.
-        bundle: the whole model, with its weights, where it is more than an encoder and its tokenizer.
+        whole: the model with its weights, where it is one of sentence-transformers.
     """
 
     config: PreTrainedConfig
@@ -112,7 +113,7 @@ class TrimPlan:
     kept: list[int]
     facts: dict[str, Any]
     spare: set[int] = field(default_factory=set)
-    bundle: Bundle | None = None
+    whole: EmbeddingModel | None = None
 
     @property
     def trimmed_config(self) -> PreTrainedConfig:
@@ -123,7 +124,7 @@ class TrimPlan:
 def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     """Count tokens, choose the tokens that stay, and measure how the text changes.
 
-    No weights are read but those of a [`Bundle`].
+    No weights are read but those of a model of sentence-transformers.
 
     Args:
         source: the sources of the trimmed model.
@@ -136,11 +137,11 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     wanted = Vocabulary.parse(source.vocabulary)
     if not source.text:
         raise ValueError("text is not set; name the text whose tokens are counted: files, folders or Hub data sets")
-    config, tokenizer, bundle = _opened(source)
+    config, tokenizer, whole = _opened(source)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
-    if bundle is not None:
-        required |= _prompt_ids(bundle)
+    if whole is not None:
+        required |= _prompt_ids(whole)
     content = tokenizer_content(tokenizer)
     # before any text is read all single characters may be spare: the least that has to stay
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
@@ -148,7 +149,7 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     select(wanted, ids, always, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
     documents = _documents(source, config)
-    if bundle is not None and bundle.is_lower:
+    if whole is not None and whole.settings.lowers:
         documents = documents.map(_lowered)
     counts = count_tokens(documents, tokenizer)
     # characters that the text has none of need not stay
@@ -167,7 +168,7 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     facts |= {"num_characters": len(spare.difference(kept)), "fallback": fallback_of(content) if spare else None}
     if sizes:
         facts["sizes"] = _others(sizes, described)
-    return TrimPlan(config, tokenizer, kept, facts, spare, bundle)
+    return TrimPlan(config, tokenizer, kept, facts, spare, whole)
 
 
 def _others(sizes: Sequence[str], described: Callable[[Vocabulary], Any]) -> dict[str, dict[str, Any]]:
@@ -189,22 +190,24 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     return texts_of(rows, columns)
 
 
-def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Bundle | None]:
+def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
     method = source.method or method_for(source.model)
-    if method is not None and (bundle := run_named(method).bundle(source.model, token=source.token)):
+    if method == "embedding":
+        whole = load_embedding_model(source.model, token=source.token)
+        whole.encoder.config.architectures = [type(whole.encoder).__name__]
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
             if value is not None:
                 raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")
-        return bundle.encoder.config, bundle.tokenizer, bundle
+        return whole.encoder.config, whole.tokenizer, whole
     config = load_encoder_config(source.model, revision=source.revision, token=source.token, argument="model")
     tokenizer = tokenizer_of_run(source.model, source.tokenizer, revision=source.revision, token=source.token)
     return config, tokenizer, None
 
 
-def _prompt_ids(bundle: Bundle) -> set[int]:
+def _prompt_ids(model: EmbeddingModel) -> set[int]:
     """Tokens of the prompts, which stand before every text."""
-    prompts = [prompt.lower() if bundle.is_lower else prompt for prompt in bundle.prompts]
-    return {token for ids in bundle.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
+    prompts = [prompt.lower() if model.settings.lowers else prompt for prompt in model.settings.prompts.values()]
+    return {token for ids in model.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
 
 
 def _lowered(row: dict[str, str | None]) -> dict[str, str]:
@@ -243,12 +246,12 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     target = check_output(output, overwrite=overwrite, record=RECORD_FILE, argument="output")
     plan = plan_trimming(source)
     log(format_trimming(plan.facts))
-    model = plan.bundle.encoder if plan.bundle else _loaded(source, plan.config)
+    model = plan.whole.encoder if plan.whole else _loaded(source, plan.config)
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept, spare=plan.spare)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
-        if plan.bundle:
-            plan.bundle.write(trimmed, tokenizer, aside)
+        if plan.whole:
+            write_model(replace(plan.whole, encoder=trimmed, tokenizer=tokenizer), aside)
         else:
             trimmed.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
@@ -329,7 +332,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     folder = Path(str(training.output_dir), TRIMMED_FOLDER)
     if not training.resume_from_checkpoint:
         check_free(training, existing_files(str(training.output_dir)), has_begun=folder.is_dir())
-    is_task = isinstance(run_of(settings), TaskRun)
+    is_task = kind_name(settings) == TASK
     for name in run.eval_data:  # it is read later, by the distillation
         local_files(name, run.eval_split, f"eval_data={name!r}")
     source = TrimSource(

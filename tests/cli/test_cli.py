@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import __version__, cli
 from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
-from homodistil_hf.methods.registry import run_named
+from homodistil_hf.runs import masked_words
 from homodistil_hf.runs.config import parse_run
 
 COMMANDS = (
@@ -440,7 +440,7 @@ def test_caches_are_listed_and_cleared(tmp_path, capsys):
 
 def test_results_end_with_lines_that_run():
     results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 1200, "time_s": 61.4}
-    text = run_named("homodistil").summary(results, "runs/it's mine/")
+    text = masked_words.KIND.summary(results, "runs/it's mine/")
     assert "1,200 steps, 61 s; see runs/it's mine/results.json" in text
     code = [line.strip() for line in text.splitlines()][-3:]
     assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
@@ -451,6 +451,6 @@ def test_results_end_with_lines_that_run():
 def test_results_say_how_to_get_rid_of_padding():
     results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 12, "time_s": 1.0}
     compact = {"num_parameters": 4000, "encoder_macs": 3000, "size_bytes": 16000}
-    text = run_named("homodistil").summary(results | {"compact": compact}, "my runs/a")
+    text = masked_words.KIND.summary(results | {"compact": compact}, "my runs/a")
     assert "4,000 parameters, 3,000 encoder MACs" in text
     assert "  homodistil export 'my runs/a' --format compact --output 'my runs/a-compact'\n" in text

@@ -11,7 +11,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.kinds import trainer_named
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(folder, 
     assert main([*words, "--output_dir", str(tmp_path / "whole")]) == 0
     words += ["--output_dir", str(tmp_path / "run")]
     with monkeypatch.context() as stopped:
-        stopped.setattr(METHODS[method], "training_step", interrupt)
+        stopped.setattr(trainer_named(method), "training_step", interrupt)
         assert main(words) == 130
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["settings.json"]
     assert main(words) == 2

@@ -17,15 +17,14 @@ from transformers import AutoConfig, BertForMaskedLM
 
 from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation import DiscrepancySettings, GlueSettings, SquadSettings
-from homodistil_hf.evaluation.changed_classes import ClassesSettings
+from homodistil_hf.cli.evaluate import evaluations
+from homodistil_hf.evaluation import SquadSettings
 from homodistil_hf.evaluation.evaluated_model import load_model, model_in, model_name, results_folder
 from homodistil_hf.evaluation.metrics import METRIC_TASKS
 from homodistil_hf.evaluation.task_data import GLUE_TASKS
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.formats import verify_export
-from homodistil_hf.methods.registry import EVALUATIONS
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.equality import weights_digest
 from homodistil_hf.models.widths import widths_of
@@ -254,10 +253,7 @@ def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
     assert not (folder / "evaluations").exists()
 
 
-OF_METHODS = [evaluation.settings for evaluation in EVALUATIONS.values()]
-
-
-@each("settings", (ClassesSettings, DiscrepancySettings, GlueSettings, SquadSettings, *OF_METHODS))
+@each("settings", [evaluation.settings for evaluation in evaluations().values()])
 def test_every_setting_is_described(settings, capsys):
     assert main(["evaluate", "--help_all"]) == 0
     text = capsys.readouterr().out

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoTokenizer, pipeline
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.reranker import RerankerDistilArguments, RerankerDistilTrainer, pairs_in
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.registry import run_of
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.kinds import kind_of_run
 from homodistil_hf.tasks.held_out import keep_aside
 
 RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
@@ -84,7 +84,10 @@ def test_the_order_is_measured_by_labels_beside_the_teacher(finished):
     assert results["rows"]["label_columns"] == ["relevance"]
     assert (results["rows"]["num_train_rows"], results["rows"]["num_eval_rows"]) == (54, 6)
     folder = Path(settings["output_dir"])
-    facts, text = read_facts(folder / "student"), run_of(settings_of(settings, "it")).summary(results, str(folder))
+    facts, text = (
+        read_facts(folder / "student"),
+        kind_of_run(settings_of(settings, "it")).summary(results, str(folder)),
+    )
     assert facts["data"]["max_tokens"] == 16
     for model, section in zip(results["models"], ("teacher_evaluation", "evaluation"), strict=True):
         assert all(math.isfinite(model[name]) for name in (*RANKING_METRICS, "correlation"))
@@ -112,7 +115,7 @@ def test_a_pipeline_and_a_stock_class_take_the_student(finished):
 def test_the_closing_lines_run(finished, capsys):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     settings, _, results = finished
-    text = run_of(settings_of(settings, "it")).summary(results, settings["output_dir"])
+    text = kind_of_run(settings_of(settings, "it")).summary(results, settings["output_dir"])
     lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
     code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
     names = {}

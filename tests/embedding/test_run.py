@@ -15,16 +15,17 @@ from transformers import BertForSequenceClassification
 from homodistil_hf.cli import main
 from homodistil_hf.embedding import reading, texts, trainer
 from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.embedding.reranker_run import RerankerRun
-from homodistil_hf.embedding.run import _held_out_texts
 from homodistil_hf.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.files import model_files
-from homodistil_hf.methods.registry import method_for, run_named, run_of
-from homodistil_hf.methods.run_arguments import RunArguments
 from homodistil_hf.models import loading
 from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.runs.config import help_of, parse_run
+from homodistil_hf.runs import embedding, reranker
+from homodistil_hf.runs.config import help_of, parse_run, run_of
+from homodistil_hf.runs.embedding import _held_out_texts, source_of
+from homodistil_hf.runs.family import load_start
+from homodistil_hf.runs.kinds import kind_of_run, method_for
+from homodistil_hf.runs.settings import RunArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
@@ -80,15 +81,14 @@ def test_a_space_of_its_own_is_described_without_the_teachers_measures(config, t
 
 
 def test_a_teacher_that_has_changed_is_read_anew(config, tmp_path):
-    run = run_named("embedding")
     weights = []
     for factor in (1.0, 2.0):
-        settings = run.read(json.loads(Path(config()).read_text()), "config")
+        settings = run_of(json.loads(Path(config()).read_text()), "config")
         changed = load_embedding_model(tmp_path / "embeddings").encoder
         changed.get_input_embeddings().weight.data.mul_(factor)
         changed.save_pretrained(tmp_path / "embeddings")
-        assert run.source(settings) is run.source(settings)  # all members of a chain have the same
-        weights.append(run.source(settings).encoder.get_input_embeddings().weight.detach())
+        assert source_of(settings) is source_of(settings)  # all members of a chain have the same
+        weights.append(source_of(settings).encoder.get_input_embeddings().weight.detach())
     assert not weights[0].equal(weights[1])
 
 
@@ -265,8 +265,8 @@ def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_p
 def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
     Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
     settings = parse_run([pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))])
-    run = run_of(settings)
-    assert isinstance(run, RerankerRun)
+    run = kind_of_run(settings)
+    assert run is reranker.KIND
     assert run.inputs(settings).source.columns == ("Query", "Passage")
 
 
@@ -312,19 +312,19 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
 
 
 def test_a_familys_queries_are_of_all_sources(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.embedding.run.QUERIES", 2)
+    monkeypatch.setattr("homodistil_hf.runs.embedding.QUERIES", 2)
     for name, start in (("a", 10), ("b", 20)):
         lines = [f"w{start} w{start + 1} text that is long enough {number}" for number in range(1000)]
         (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
     settings = parse_run([config(train_data=[str(tmp_path / f"{name}.txt") for name in "ab"], eval_data=[])])
-    found = _held_out_texts(settings, run_of(settings).source(settings))
+    found = _held_out_texts(settings, source_of(settings))
     assert [text.split()[0] for text in found] == ["w10", "w10", "w20", "w20"]
 
 
 def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     assert main(["distill", config(student=[WIDE, SMALLER], max_steps=1, learning_rate=1e-12)]) == 0
     folders = sorted(path for path in (tmp_path / "run").iterdir() if path.is_dir())
-    start = run_named("embedding").load_start(folders[0])
+    start = load_start(folders[0])
     teacher = load_embedding_model(tmp_path / "embeddings")
     state = json.loads((folders[0] / "settings.json").read_text())
     assert state["student"] == json.dumps(WIDE) or state["student"] == WIDE
@@ -406,7 +406,7 @@ def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
         seen.extend(rows["input_ids"])
         return texts.by_length(rows, **settings)
 
-    monkeypatch.setattr("homodistil_hf.embedding.text_run.by_length", by_length)
+    monkeypatch.setattr("homodistil_hf.runs.texts.by_length", by_length)
     sources = [str(tmp_path / f"{name}.txt") for name in "abc"]
     settings = {"train_prompts": ["query", "document", ""], "train_weights": [2, 1, 0.5]}
     words = config(teacher=str(tmp_path / "prompted"), train_data=sources, **settings)
@@ -475,7 +475,7 @@ def test_one_held_out_text_does_not_fail_the_run(config, tmp_path, capsys, setti
 def test_a_dash_stands_for_what_was_not_measured():
     costs = {"num_parameters": 1, "encoder_macs": 2, "size_bytes": None}
     models = [{"name": name, **costs, "cosine": 0.5, "neighbours": None} for name in ("teacher", "student")]
-    text = run_named("embedding").summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
+    text = embedding.KIND.summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
     assert "–" in text
     assert "0.500" in text
 

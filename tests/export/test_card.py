@@ -14,9 +14,9 @@ from homodistil_hf.export.card import card_template, render_card
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.outcome import outcome_rows
-from homodistil_hf.methods.registry import METHODS, RUNS
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
+from homodistil_hf.runs.kinds import KINDS, METHODS, trainer_named
 
 RUN = {
     "settings": {
@@ -41,8 +41,8 @@ def facts_of(
 ):
     teacher = make_teacher(BertForMaskedLM, name_or_path=teacher_name)
     given = {**RUN, **run}
-    if (method := METHODS.get(str(given["training"].get("method")))) is not None:
-        given["card"] = dataclasses.asdict(method.card)
+    if (method := str(given["training"].get("method"))) in METHODS:
+        given["card"] = dataclasses.asdict(trainer_named(method).card)
     folder = export_student(random_student(head, plan), tmp_path / "student", format, teacher=teacher, facts=given)
     return read_facts(folder), (folder / "README.md").read_text(encoding="utf-8")
 
@@ -283,7 +283,7 @@ def header_of(card):
 
 
 def test_every_method_has_its_words():
-    cards = [METHODS[name].card for name in METHODS.keys() - RUNS.keys()]
+    cards = [trainer_named(name).card for name in METHODS.keys() - KINDS.keys()]
     assert len({card.student for card in cards}) == len({card.how for card in cards}) == len(cards)
 
 
@@ -318,8 +318,11 @@ def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, made
     facts, card = facts_of(tmp_path, training={"method": method})
     assert f"\n# {title_of(facts)}\n" in card
     assert made in card
-    assert f"## How it was made\n\n{METHODS[method].card.how}\n\n" in card
-    assert f"## Citation\n\n{METHODS[method].card.paper}:\n\n```bibtex\n@inproceedings{{liang2023homodistil," in card
+    assert f"## How it was made\n\n{trainer_named(method).card.how}\n\n" in card
+    assert (
+        f"## Citation\n\n{trainer_named(method).card.paper}:\n\n```bibtex\n@inproceedings{{liang2023homodistil,"
+        in card
+    )
     assert [words for words in OF_HOMODISTIL if words in card] == []
     assert header_of(card)["tags"] == ["homodistil", "bert", *tags]
     assert header_of(card)["model-index"][0]["name"] == title_of(facts)

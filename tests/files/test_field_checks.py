@@ -2,9 +2,9 @@ import dataclasses
 import sys
 
 from homodistil_hf.files.field_checks import limits_of
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.kinds import KINDS, METHODS, kind_named, trainer_named
 
-assert METHODS  # the registry imports every method, and with it every class of settings
+assert [*map(trainer_named, METHODS), *map(kind_named, KINDS)]  # imports every class of settings
 
 
 def settings_classes():

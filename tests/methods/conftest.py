@@ -6,7 +6,7 @@ import pytest
 from methods_here import student_of
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.kinds import trainer_named
 
 
 @pytest.fixture
@@ -15,6 +15,6 @@ def trainer_of(make_trainer) -> Any:
 
     def make(method: str, **settings: Any) -> HomoDistilTrainer:
         defaults = {"student": student_of(method), "max_steps": 6}
-        return make_trainer(trainer_class=METHODS[method], **defaults | settings)
+        return make_trainer(trainer_class=trainer_named(method), **defaults | settings)
 
     return make

@@ -7,17 +7,17 @@ from run_traces import logs_of
 from students import make_batch
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 
-from homodistil_hf.methods.registry import METHODS, RUNS
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
+from homodistil_hf.runs.kinds import KINDS, METHODS, trainer_named
 
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
 )
 WITH_ATTENTION = ("tinybert", "minilm", "minilm_v2")
-OTHER_METHODS = sorted(METHODS.keys() - RUNS.keys() - {"homodistil", "distilbert"})
+OTHER_METHODS = sorted(METHODS.keys() - KINDS.keys() - {"homodistil", "distilbert"})
 
 
 def masked_lm_teacher(architecture):
@@ -33,7 +33,7 @@ def test_a_method_trains_or_is_refused(make_trainer, architecture, method):
 
     def run():
         trainer = make_trainer(
-            model=masked_lm_teacher(architecture), trainer_class=METHODS[method], max_steps=2, student=student
+            model=masked_lm_teacher(architecture), trainer_class=trainer_named(method), max_steps=2, student=student
         )
         trainer.train()
         return trainer
@@ -114,4 +114,4 @@ def test_fresh_weights_have_no_rotary_pairs_to_choose_among(make_trainer):
     student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
     teacher = masked_lm_teacher(ARCHITECTURES["modernbert"])
     with pytest.raises(ValueError, match="head_dim=4, but fresh weights have no rotary positions .* valid: 8"):
-        make_trainer(model=teacher, trainer_class=METHODS["scratch"], student=student)
+        make_trainer(model=teacher, trainer_class=trainer_named("scratch"), student=student)

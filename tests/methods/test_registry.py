@@ -12,12 +12,12 @@ from tiny_files import own_cache, write_config
 from tiny_models import GRADUAL, make_blocks
 from transformers import BertForMaskedLM
 
-from homodistil_hf.methods.registry import METHODS, RUNS, run_named
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.kinds import KINDS, METHODS, trainer_named
 from homodistil_hf.runs.student import make_trainer as make_configured
 
-STUDENTS = sorted(METHODS.keys() - RUNS.keys())  # of masked words
+STUDENTS = sorted(METHODS.keys() - KINDS.keys())  # of masked words
 TAKE_SCORES = ("homodistil", "one_shot", "shallow")  # from batches before the first step, that come again
 
 
@@ -51,7 +51,7 @@ def test_every_method_learns_and_exports_a_stock_model(trainer_of, method, tmp_p
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     assert facts["training"]["method"] == method
     assert trainer.args.own_settings().keys() <= facts["settings"].keys()
-    assert not METHODS[method].arguments_class.no_part.keys() & facts["settings"].keys()
+    assert not trainer_named(method).arguments_class.no_part.keys() & facts["settings"].keys()
     assert facts["student"]["encoder_macs"] == encoder_macs(trainer.plan)
 
 
@@ -62,7 +62,7 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
         student = {"student": "macs=0.25"} if method.startswith("shallow") else {}
         student |= GRADUAL if method == "homodistil" else {}
         settings = student | {"max_steps": 3, "student_dropout": 0.1}
-        if "rotate_heads" in METHODS[method].arguments_class.__dataclass_fields__:
+        if "rotate_heads" in trainer_named(method).arguments_class.__dataclass_fields__:
             settings["rotate_heads"] = False
         trainer = trainer_of(method, output_dir=str(tmp_path / method), **settings)
         batches = seen.setdefault(method, [])
@@ -80,9 +80,9 @@ def test_all_methods_see_the_same_batches(trainer_of, tmp_path):
 
 def test_unknown_methods_and_settings_name_the_nearest():
     with pytest.raises(ValueError, match="method='homodistill' is unknown; nearest valid: 'homodistil', of homodis"):
-        run_named("homodistill")
+        trainer_named("homodistill")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_class_carries_its_name(method):
-    assert METHODS[method].method == method
+    assert trainer_named(method).method == method

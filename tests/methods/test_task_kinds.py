@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoTokenizer, pipeline
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.methods.registry import run_named
-from homodistil_hf.methods.task_models import REPORTED
 from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.runs import task
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.task import REPORTED
 from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
 from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
@@ -157,7 +157,7 @@ def _to_a_pipeline(finished, folder, ranks):
     """The closing lines run, and a pipeline's scores are those of the model's activation."""
     name, settings, _, results = finished
     kind, export = KINDS[name][0], str(Path(settings["output_dir"]) / "student")
-    text = run_named("homodistil", settings["teacher"]).summary(results, settings["output_dir"])
+    text = task.KIND.summary(results, settings["output_dir"])
     lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
     code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
     exec(code.replace("…", "w7 w8"), {})

@@ -9,9 +9,10 @@ from tiny_files import own_cache, write_teacher
 from transformers import BertConfig
 
 from homodistil_hf.files.hub_errors import HubError
-from homodistil_hf.methods.task_models import TaskRun, is_task_model
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.kinds import TASK, is_task_model, kind_name, kind_of_run
+from homodistil_hf.runs.task import LEAST_STEPS
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +44,13 @@ def test_splits_of_a_saved_set_are_found(tmp_path):
 
 
 def test_what_the_held_out_rows_have_is_told_where_it_is_something_else(tmp_path):
-    from homodistil_hf.methods.registry import run_of
-
     settings = write_kind(tmp_path, "pairs")
     rows_of_kind("pairs", has_labels=False).to_json(tmp_path / "pairs.jsonl")
     rows_of_kind("classes").to_json(tmp_path / "texts.jsonl")
     with_pairs, with_texts = (
         settings_of(settings | {"eval_data": [str(tmp_path / f"{name}.jsonl")]}, "it") for name in ("pairs", "texts")
     )
-    made, lines = run_of(with_pairs), []
+    made, lines = kind_of_run(with_pairs), []
     made.rows(with_pairs, made.inputs(with_pairs), lines.append)
     assert lines[1] == "eval_data: texts in 'sentence1' and 'sentence2', no labels"
     with pytest.raises(
@@ -83,28 +82,25 @@ def test_texts_with_spans_are_tagged(tmp_path):
 
 
 def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
-    from homodistil_hf.methods.registry import run_of
-    from homodistil_hf.methods.task_models import LEAST_STEPS
+    from homodistil_hf.runs.kinds import kind_of_run
 
     settings = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1}, "it")
-    made = run_of(settings)
-    assert made.arguments(settings, made.inputs(settings), range(80)).max_steps == LEAST_STEPS
-    assert made.arguments(settings, made.inputs(settings), range(80_000)).max_steps == 30_000
+    made = kind_of_run(settings)
+    assert made.training(settings, made.inputs(settings), range(80)).max_steps == LEAST_STEPS
+    assert made.training(settings, made.inputs(settings), range(80_000)).max_steps == 30_000
     for epochs in (2, 3):  # 3 is the field's default
         given = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1, "num_train_epochs": epochs}, "it")
-        assert made.arguments(given, made.inputs(given), range(80)).max_steps == -1
+        assert made.training(given, made.inputs(given), range(80)).max_steps == -1
 
 
 @pytest.mark.parametrize("most", [None, 1024])  # 1024 is the field's default
 def test_all_rows_are_evaluated_unless_their_number_is_named(tmp_path, most):
-    from homodistil_hf.methods.registry import run_of
-
     own = write_kind(tmp_path, "classes")
     concatenate_datasets([rows_of_kind("classes")] * 25).to_parquet(tmp_path / "many.parquet")
     own |= {"eval_data": [str(tmp_path / "many.parquet")]} | ({} if most is None else {"max_eval_blocks": most})
     settings = settings_of(own, "it")
-    made = run_of(settings)
-    assert made.rows(settings, made.inputs(settings), lambda line: None)[1].num_rows == (most or 1200)
+    made = kind_of_run(settings)
+    assert made.rows(settings, made.inputs(settings), lambda line: None).held_out.num_rows == (most or 1200)
 
 
 def test_other_names_than_the_teachers_are_told(tmp_path):
@@ -116,19 +112,17 @@ def test_other_names_than_the_teachers_are_told(tmp_path):
 
 
 def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
-    from homodistil_hf.methods.registry import run_of
-
     revisions = []
 
     def read(name, *, revision, token):
         revisions.append(revision)
         return BertConfig(architectures=["BertForSequenceClassification"])
 
-    monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", read)
+    monkeypatch.setattr("homodistil_hf.runs.kinds.load_encoder_config", read)
     given = {"teacher": "somebody/classifier", "teacher_revision": "v2", "train_data": "x", "output_dir": "x"}
     settings = settings_of(given, "it")
     assert revisions == []
-    assert [type(run_of(settings)) for _ in range(2)] == [TaskRun, TaskRun]
+    assert [kind_name(settings) for _ in range(2)] == [TASK, TASK]
     assert revisions == ["v2"]
 
 
@@ -136,7 +130,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
     def refuse(name, **how):
         raise HubError("teacher='somebody/other' can't be read: no answer")
 
-    monkeypatch.setattr("homodistil_hf.methods.task_models.load_encoder_config", refuse)
+    monkeypatch.setattr("homodistil_hf.runs.kinds.load_encoder_config", refuse)
     with pytest.raises(HubError, match="no answer"):
         is_task_model("somebody/other")
 

@@ -17,14 +17,14 @@ from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import load_export
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
-from homodistil_hf.methods.registry import run_of
-from homodistil_hf.methods.task_start import _WITHOUT_PART
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.runs.student import student_run
+from homodistil_hf.runs.kinds import kind_of_run
+from homodistil_hf.runs.student import make_trainer
+from homodistil_hf.runs.task import _WITHOUT_PART
 from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
 from homodistil_hf.tasks.kinds import kind_of
@@ -134,7 +134,7 @@ def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
     """The loss is the one of `homodistil finetune --teacher`, and a regression begins at its teacher's mean answer."""
     settings = write_started(tmp_path, "values", general, has_labels=True)
     made = settings_of(settings | {"learning_rate": 0.0}, "it")
-    trainer = student_run(made).trainer(made, lambda line: None)
+    trainer = make_trainer(made, lambda line: None)
     assert trainer.distillation.weights | {"mlm": 0} == {
         **{"mlm": 0, "task": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 0.0, "attention": 0.0}
     }
@@ -156,8 +156,8 @@ def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
 
 def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path):
     made = settings_of(write_started(tmp_path, "classes", general), "it", ["--hidden_weight", "30"])
-    method = run_of(made)
-    arguments = method.arguments(made, method.inputs(made), range(80))
+    method = kind_of_run(made)
+    arguments = method.training(made, method.inputs(made), range(80))
     assert (arguments.hidden_weight, arguments.embedding_weight) == (30.0, 0.0)
     assert settings_of(made.given, "settings.json").given == made.given | {"hidden_weight": 30.0}
 
@@ -173,7 +173,7 @@ def test_labels_are_not_needed(general, tmp_path, name):
 def test_a_start_of_fewer_layers_learns_the_states_of_those_spread_evenly(tmp_path):
     start = write_teacher(tmp_path / "other", num_hidden_layers=1)
     made = settings_of(write_started(tmp_path, "values", start, has_labels=True) | {"learning_rate": 0.0}, "it")
-    trainer = student_run(made).trainer(made, lambda line: None)
+    trainer = make_trainer(made, lambda line: None)
     trainer.train()
     assert list(trainer.distillation.matched_layers) == [1]
     student, teacher = trainer.model.eval(), trainer.distillation.teacher.exact

@@ -13,7 +13,7 @@ import homodistil_hf
 import homodistil_hf.evaluation
 from homodistil_hf.cli import COMMANDS
 from homodistil_hf.files.field_checks import help_of
-from homodistil_hf.methods.registry import METHODS, run_named
+from homodistil_hf.runs.kinds import METHODS, kind_name_of, kind_named, trainer_named
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
@@ -51,7 +51,7 @@ def test_every_method_has_a_section(sections):
 @each("method", METHODS)
 def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
     shown = "".join(sections[name] for name in ("distill", "Training: homodistil", f"Training: {method}"))
-    for kind in run_named(method).kinds:
+    for kind in kind_named(kind_name_of(method)).settings_classes(method):
         for entry in fields(kind):
             if entry.init and entry.name not in page.OF_TRAINER and entry.name not in getattr(kind, "no_part", {}):
                 assert f"| `{entry.name}` |" in shown
@@ -59,13 +59,13 @@ def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
 
 @needs("binarization")
 def test_settings_of_transformers_are_named_without_its_words():
-    (entry,) = [entry for entry in fields(METHODS["bit"].arguments_class) if entry.name == "warmup_steps"]
+    (entry,) = [entry for entry in fields(trainer_named("bit").arguments_class) if entry.name == "warmup_steps"]
     assert page.text_of(entry) == "As in `TrainingArguments`."
 
 
 PUBLIC = [getattr(package, name) for package in (homodistil_hf, homodistil_hf.evaluation) for name in package.__all__]
 SETTINGS = {kind for kind in PUBLIC if isinstance(kind, type) and kind.__name__.endswith(("Arguments", "Settings"))}
-SETTINGS |= {trainer.arguments_class for trainer in METHODS.values()}
+SETTINGS |= {trainer.arguments_class for trainer in map(trainer_named, METHODS)}
 
 
 @each("kind", sorted(SETTINGS, key=lambda kind: kind.__name__))

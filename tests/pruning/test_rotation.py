@@ -14,11 +14,11 @@ from tiny_models import GRADUAL, make_teacher
 from transformers import BertForMaskedLM, PreTrainedModel
 
 from homodistil_hf.distillation.losses import attention_scores
-from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.masks import full_masks
 from homodistil_hf.pruning.rotation import head_moments, moments_of, paired_bases, rotate_heads, rotated_layers
+from homodistil_hf.runs.kinds import trainer_named
 
 RANK = 3
 NARROW = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": RANK, "intermediate_size": 64}
@@ -239,7 +239,7 @@ def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, method):
     for on in (False, True):
         trainer = make_trainer(
             model=make_low_rank(make_teacher()),
-            trainer_class=METHODS[method],
+            trainer_class=trainer_named(method),
             student=NARROW,
             rotate_heads=on,
             learning_rate=1e-9,
@@ -267,7 +267,7 @@ def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, monkeyp
 @pytest.mark.slow
 @needs("baselines")
 def test_exports_load_in_stock_bert(make_trainer, tmp_path):
-    trainer = make_trainer(trainer_class=METHODS["one_shot"], student=NARROW, rotate_heads=True, max_steps=2)
+    trainer = make_trainer(trainer_class=trainer_named("one_shot"), student=NARROW, rotate_heads=True, max_steps=2)
     trainer.train()
     folder = trainer.export(tmp_path / "student")
     stock = BertForMaskedLM.from_pretrained(folder)

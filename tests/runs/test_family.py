@@ -15,8 +15,6 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
 from homodistil_hf.files.folders import remove_folder
-from homodistil_hf.methods.masked_words import MaskedWordsRun
-from homodistil_hf.methods.registry import run_named
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
@@ -24,7 +22,7 @@ from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
-from homodistil_hf.runs.family import distill_family
+from homodistil_hf.runs.family import distill_family, load_start
 from homodistil_hf.training import pair
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
@@ -102,8 +100,8 @@ def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
 def test_a_member_starts_as_the_one_before_with_its_projections(whole):
     run, _ = whole
     settings = parse_run([str(run / "settings.json")])
-    before = run_named("homodistil").load_start(run / FOLDERS[0])
-    trainer = run_named("homodistil").trainer(settings.members[1], lambda line: None, start=before)
+    before = load_start(run / FOLDERS[0])
+    trainer = family.make_trainer(settings.members[1], lambda line: None, start=before)
     started, rows = trainer.model.eval(), torch.randint(5, 60, (2, 16))
     with torch.no_grad():
         logits = BertForMaskedLM.from_pretrained(run / FOLDERS[0] / "student").eval()(rows).logits
@@ -123,7 +121,7 @@ class Killed(Exception):
 def kill_in_training(number: int, step: int) -> Any:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
-        original = MaskedWordsRun.trainer
+        original = family.make_trainer
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:
             trainer = original(*args, **kwargs)
@@ -132,7 +130,7 @@ def kill_in_training(number: int, step: int) -> Any:
                 trainer.add_callback(Interrupt(step))
             return trainer
 
-        monkeypatch.setattr(MaskedWordsRun, "trainer", interrupted)
+        monkeypatch.setattr(family, "make_trainer", interrupted)
 
     return patch
 
@@ -141,11 +139,6 @@ def kill_at(name: str, number: int) -> Any:
     """Fail at the n-th call of a function of the module."""
 
     return _kill_at(family, name, number)
-
-
-def kill_at_start(number: int) -> Any:
-    """Fail where the n-th member's start is loaded."""
-    return _kill_at(MaskedWordsRun, "load_start", number)
 
 
 def _kill_at(owner: Any, name: str, number: int) -> Any:
@@ -179,7 +172,7 @@ def distil_killed(monkeypatch: pytest.MonkeyPatch, kill: Any, folder: Path, run:
         (kill_at("save_projections", 1), 0),
         (kill_at("write_json", 3), 0),  # all is there, but that it is finished is not said
         (kill_at("write_json", 4), 1),
-        (kill_at_start(2), 2),
+        (kill_at("load_start", 2), 2),
         (kill_at("_results", 1), 3),
     ],
 )

@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PACKAGE = "homodistil_hf"
 METHODS = sorted(file.parent.name for file in (ROOT / PACKAGE / "methods").glob("*/__init__.py"))
-TABLES = ("methods/registry.py", "methods/formats.py", "__init__.pyi")
+TABLES = ("runs/kinds.py", "methods/formats.py", "__init__.pyi")
 ABOVE_METHODS = ("experiments", "cli")
 FAST = ["-m", "not slow and not distributed and not real_data"]
 IMPORT_ALL = """
@@ -36,7 +36,7 @@ import homodistil_hf
 for name in homodistil_hf.__all__:
     getattr(homodistil_hf, name)
 from homodistil_hf.cli import main
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.kinds import METHODS
 for method in METHODS:
     main(["distill", "--help_all", "--method", method])
 """

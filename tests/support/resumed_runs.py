@@ -11,7 +11,7 @@ import pytest
 from methods_here import SAME_HEADS
 from transformers import Trainer
 
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.kinds import trainer_named
 
 QUIET = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
 
@@ -32,7 +32,7 @@ class Run:
 
 
 def method(name: str, student: Any = SAME_HEADS, **settings: Any) -> Run:
-    return Run({"trainer_class": METHODS[name], "student": student, "max_steps": 6} | settings)
+    return Run({"trainer_class": trainer_named(name), "student": student, "max_steps": 6} | settings)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.distillation.objective import DistillationLoss
-from homodistil_hf.methods.registry import METHODS
+from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training import distillation_trainer, exact_trainer
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.exact_trainer import ExactTrainer
@@ -37,7 +37,7 @@ def overridden(trainer_class: type, base: type) -> list[str]:
 
 def test_private_methods_of_trainer_are_overridden_in_one_class():
     assert overridden(ExactTrainer, Trainer) == PRIVATE
-    for trainer_class in (DistillationTrainer, *METHODS.values()):
+    for trainer_class in (DistillationTrainer, *map(trainer_named, METHODS)):
         assert overridden(trainer_class, ExactTrainer) == []
 
 

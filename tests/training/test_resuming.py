@@ -16,9 +16,8 @@ from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from transformers import DataCollatorForTokenClassification, Trainer
 
-from homodistil_hf.methods.registry import METHODS
-from homodistil_hf.methods.registry import RUNS as OF_OTHER_ROWS
 from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.runs.kinds import KINDS, METHODS
 
 SMALLER_HEADS = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
 ONE_LAYER = SAME_HEADS | {"num_hidden_layers": 1}
@@ -84,7 +83,7 @@ RUNS: dict[str, Run] = {
     **{name: architecture(name) for name in (one.model_type for one in OTHERS)},
     "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
-    **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in OF_OTHER_ROWS},
+    **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in KINDS},
     **merged_cases("RESUMED"),
 }
 

@@ -41,8 +41,8 @@ from homodistil_hf.files.checkpoints import (
     last_checkpoint,
     manifest_problem,
 )
-from homodistil_hf.methods.registry import METHODS
 from homodistil_hf.models.saved_student import read_state
+from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.training import run_folder as run_folder_module
 from homodistil_hf.training.exact_trainer import ExactTrainer
 from homodistil_hf.training.ranks import on_every_rank
@@ -299,7 +299,7 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
     ],
 )
 def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, method, other):
-    settings = {"trainer_class": METHODS[method], "max_steps": 4}
+    settings = {"trainer_class": trainer_named(method), "max_steps": 4}
     settings |= GRADUAL | {"pruning_end_fraction": 0.5} if method == "homodistil" else {}
     make_trainer(callbacks=[SaveAt(3)], **settings).train()
     refused, fresh = (make_trainer(output_dir=str(tmp_path / name), **settings | other) for name in ("one", "other"))

@@ -30,7 +30,7 @@ from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Start
 from ...training_args import DistillationArguments
 from ..fewer_layers import shallow_plan
-from ..masked_words import check_masked_lm
+from .fresh import check_masked_lm
 
 
 @dataclass

@@ -16,7 +16,6 @@ from ...models.resizing import replace_parameters, write_plan
 from ...models.widths import WidthPlan
 from ...training.distillation_trainer import DistillationTrainer
 from ...training_args import DistillationArguments
-from ..masked_words import check_masked_lm
 
 FRESH = "The student began with random weights and kept none of the teacher's."
 
@@ -71,6 +70,15 @@ class FreshTrainer(DistillationTrainer):
         replace_parameters(self.model, drawn, plan=self.plan, optimizer=self.optimizer)
         # fresh heads stem from none of the teacher's: the first is compared with the first
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.plan.layers]
+
+
+def check_masked_lm(trainer: DistillationTrainer) -> None:
+    """Refuse, by a ValueError, a model with another head than the masked-LM one."""
+    if trainer.distillation.task.name != "mlm":
+        raise ValueError(
+            f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
+            "masked-LM model, or use HomoDistilTrainer"
+        )
 
 
 def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

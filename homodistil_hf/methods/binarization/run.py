@@ -28,10 +28,10 @@ from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
 from ...files.field_checks import setting
 from ...files.folders import check_writable, remove_folder
-from ...files.messages import short_repr
+from ...files.messages import Log, short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
-from ...files.settings import build, differing
+from ...files.settings import differing
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
@@ -40,8 +40,6 @@ from ...tasks.answers import answer_questions
 from ...tasks.questions import check_windows
 from ...training.ranks import refuse_ranks
 from ...training.run_folder import existing_files, folder_claimed
-from ..run import Run
-from ..run_arguments import Log, RunConfig
 from .binarizing import to_binary
 from .folder import BITS, export_packed
 from .trainer import BinarizationArguments, BinarizationTrainer
@@ -80,24 +78,6 @@ class BinarizationSettings(OwnTaskSettings):
             )
         if self.teacher is not None:
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
-
-
-class BinarizationRun(Run):
-    """A run that binarizes a fine-tuned model."""
-
-    kinds = (BinarizationSettings,)
-
-    def settings(self, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
-        """Make the one dataclass of such a run."""
-        return RunConfig(build(BinarizationSettings, values), None, given)
-
-    def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
-        """Binarize stage by stage, see [`binarize_chain`]."""
-        return binarize_chain(settings.run, log)
-
-    def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
-        """Describe the size and place of the model."""
-        return f"{results['size_bytes']:,} bytes of weights: {output_dir}/{MODEL_FOLDER}"
 
 
 def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:

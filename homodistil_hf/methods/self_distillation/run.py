@@ -1,19 +1,16 @@
 """Rounds of self-distillation in one folder, each a run of its own, all from the same initial weights; and their card.
 
 The folder shows which rounds are done, so a run that was killed at any moment goes on in its round. `trainer.py`
-trains one round. The rounds are a run of `homodistil distill`, alone or before a distillation whose teacher they make.
+trains one round. `runs/further_pretraining.py` reads the corpus of such a run, alone or before a distillation.
 """
 
 import gc
 import shutil
-import time
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -21,13 +18,12 @@ from ...export.card import fill_card, run_texts
 from ...export.facts import CARD_FILE
 from ...export.hub import teacher_card
 from ...export.markdown import card_table, code_span
-from ...files.caches import keep_datasets_here
 from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_verified, model_written
 from ...files.folders import remove_folder, write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
-from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ...files.strict_json import parse_json, read_json_object, write_json
+from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, STUDENT_FOLDER
+from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import check_weights
 from ...models.loading import (
     checked_config,
@@ -37,13 +33,9 @@ from ...models.loading import (
     load_weights,
     plain_name,
 )
-from ...tables import aligned_lines, cell
 from ...training.ranks import on_every_rank
 from ...training.run_folder import check_free, check_output_dir, check_same_start, existing_files, folder_claimed
 from ...training_args import with_settings
-from ..masked_words import load_blocks, masked_lm_inputs
-from ..run import Run
-from ..run_arguments import Log, RunArguments, RunConfig
 from .masked_models import IMAGE_CLASS, check_class, least_parameters
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
@@ -69,13 +61,6 @@ it. The method is that of
 ```"""
 
 _MAKE_ROOM = "Make room, then go on with resume_from_checkpoint=last"
-FURTHER_FOLDER = "further_pretraining"
-_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights", "start")
-_SHARED = (
-    *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),
-    *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),
-)
-_DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_checkpoint", "overwrite_output_dir")
 
 
 def self_distill(
@@ -274,99 +259,3 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         limits=texts["limits"],
         licence=texts["licence"],
     )
-
-
-class SelfDistillationRun(Run):
-    """A run that further pre-trains a model on a corpus, in rounds."""
-
-    unused = _UNUSED
-
-    def run(self, settings: RunConfig, log: Log) -> dict[str, Any]:
-        """Run all rounds, and write `results.json`.
-
-        Raises:
-            ValueError: something about the settings, the data or the model can't work.
-            OSError: a file or a Hub repository can't be read or written.
-        """
-        since = time.perf_counter()
-        run, training = settings.run, settings.training
-        if run.streaming:
-            raise ValueError(f"streaming=True is not supported for method={self.method!r}; leave it out")
-        # as `self_distill` does, but before any text is read
-        check_folder(training, run_identity(run.teacher, run.teacher_revision))
-        config, tokenizer = masked_lm_inputs(settings)
-        keep_datasets_here()
-        training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
-        # one process tokenizes, the others find the rows in its cache
-        with training.main_process_first(desc="reading the text"):
-            train_blocks, eval_blocks = load_blocks(settings, config, tokenizer, log)
-        results = self_distill(
-            run.teacher,
-            training,
-            revision=run.teacher_revision,
-            train_dataset=train_blocks,
-            eval_dataset=eval_blocks,
-            processing_class=tokenizer,
-        )
-        results |= {"versions": version_facts(), "settings": settings.given}
-        results |= {"time_s": round(time.perf_counter() - since, 1)}
-        if training.should_save:
-            write_json(Path(str(training.output_dir), SETTINGS_FILE), settings.given)
-            write_json(Path(str(training.output_dir), RESULTS_FILE), results)
-        return results
-
-    def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
-        """Describe how the rounds ended."""
-        names = {
-            "loss_masked": "masked loss",
-            "loss_state": "distance to teacher",
-            "eval_loss": "held-out masked loss",
-        }
-        rows = [["round", *names.values()]]
-        for number, found in enumerate(results["rounds"]):
-            rows.append([str(number), *(cell(found.get(name), "{:.4f}") for name in names)])
-        table = "\n".join(aligned_lines(rows))
-        return f"\n{table}\n\n{results['time_s']:,.0f} s; fine-tune or distil {results['student']}"
-
-
-def further_pretraining_of(settings: RunConfig) -> RunConfig:
-    """Make the settings of what `further_pretraining` of a distillation asks for, in a folder below `output_dir`.
-
-    Raises:
-        ValueError: settings of either that can't work.
-    """
-    training, values = settings.training, _further_settings(settings.run.further_pretraining)
-    run = SelfDistillationRun(SelfDistillTrainer)
-    if settings.members:
-        raise ValueError(
-            f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
-            f"are several; run method={run.method!r} first, and name its student/ as the teacher"
-        )
-    if training.resume_from_checkpoint not in (None, "last"):
-        raise ValueError(
-            f"resume_from_checkpoint={short_repr(training.resume_from_checkpoint)} is not supported with "
-            "further_pretraining, which finds its checkpoints itself; use 'last'"
-        )
-    for name in _DECIDED:
-        if name in values:
-            raise ValueError(
-                f"further_pretraining has {name}={short_repr(values[name])}, which the run decides; drop it"
-            )
-    # later ones override: the distillation's settings, those of `further_pretraining`, those that the run decides
-    shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
-    decided = {
-        "output_dir": str(Path(str(training.output_dir), FURTHER_FOLDER)),
-        "resume_from_checkpoint": training.resume_from_checkpoint,
-        "overwrite_output_dir": training.overwrite_output_dir,
-        "hub_token": training.hub_token,
-    }
-    return run.read(shared | values | decided, "further_pretraining")
-
-
-def _further_settings(given: Any) -> dict[str, Any]:
-    values = parse_json(given, "further_pretraining") if isinstance(given, str) else given
-    if not isinstance(values, dict):
-        raise ValueError(
-            f'further_pretraining={short_repr(given)} is no JSON object; expected such as {{"num_train_epochs": 10}}'
-        )
-    return values

@@ -33,7 +33,6 @@ from ...files.provenance import version_facts
 from ...files.run_names import REPORT_FILE, RESULTS_FILE
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
-from ...methods.registry import METHODS
 from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...models.loading import load_encoder_config
@@ -45,6 +44,7 @@ from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.progress import ShortProgress
 from ...training.run_folder import existing_files, folder_claimed
+from ..kinds import trainer_named
 from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
 
@@ -220,7 +220,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     folder = Path(settings.output_dir)
     place = folder / _TRAINING_FOLDER / name
     checkpoint = last_verified(place)
-    kind = METHODS[_STUDENTS[name]]
+    kind = trainer_named(_STUDENTS[name])
     arguments = _training_arguments(kind, str(place), settings)
     arguments.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
     trainer = kind(

@@ -14,13 +14,13 @@ from tiny_models import make_blocks, make_teacher
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import SCORES_FILE
-from homodistil_hf.methods.registry import METHODS, RUNS
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.distill import distill
+from homodistil_hf.runs.kinds import KINDS, METHODS, trainer_named
 
-STUDENTS = sorted(METHODS.keys() - RUNS.keys())  # of masked words
+STUDENTS = sorted(METHODS.keys() - KINDS.keys())  # of masked words
 FRESH = ("scratch", "tinybert", "minilm", "minilm_v2")
 TEACHER = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
 HALF = WidthPlan.uniform(264, 6, LayerWidths(12, 22, 1112))
@@ -30,10 +30,10 @@ EIGHTH = WidthPlan.uniform(128, 6, LayerWidths(8, 16, 512))
 
 @pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
 def test_weights_of_nothing_are_refused(make_trainer, method):
-    fields = METHODS[method].arguments_class.__dataclass_fields__
+    fields = trainer_named(method).arguments_class.__dataclass_fields__
     weights = {name: 0.0 for name in fields if name.endswith("_weight")}
     with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
-        make_trainer(trainer_class=METHODS[method], **weights, student=SAME_HEADS)
+        make_trainer(trainer_class=trainer_named(method), **weights, student=SAME_HEADS)
 
 
 @pytest.mark.parametrize("method", ["distilbert", "shallow"])
@@ -124,11 +124,11 @@ def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
     message = "method='scratch' trains masked-LM students, model is a HomoBertForSequenceClassification; pass a masked"
     rows = make_blocks(16).map(lambda row: {"labels": 0})
     with pytest.raises(ValueError, match=message):
-        make_trainer(model=teacher, trainer_class=METHODS["scratch"], train_dataset=rows, eval_dataset=rows)
+        make_trainer(model=teacher, trainer_class=trainer_named("scratch"), train_dataset=rows, eval_dataset=rows)
 
 
 def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
-    make_trainer(trainer_class=METHODS["scratch"], max_steps=2, callbacks=[SaveAt(1)]).train()
+    make_trainer(trainer_class=trainer_named("scratch"), max_steps=2, callbacks=[SaveAt(1)]).train()
     folder = tmp_path / "run" / "checkpoint-1"
     assert not (folder / SCORES_FILE).exists()
     assert "pruner" not in read_state(folder)
@@ -137,7 +137,7 @@ def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer,
 
 def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer, tmp_path, caplog):
     half_the_macs = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
-    settings = {"trainer_class": METHODS["distilbert"], "student": half_the_macs, "max_steps": 3}
+    settings = {"trainer_class": trainer_named("distilbert"), "student": half_the_macs, "max_steps": 3}
     make_trainer(callbacks=[SaveAt(2)], **settings).train()
     resumed = make_trainer(output_dir=str(tmp_path / "other"), soft_kl_weight=1.0, temperature=4.0, **settings)
     with caplog.at_level("WARNING", logger="homodistil_hf"):
@@ -157,19 +157,20 @@ def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer
     [(HALF, set()), (QUARTER, {"distilbert"}), (EIGHTH, {"distilbert", "minilm", "tinybert"})],
 )
 def test_cells_that_can_not_exist_are_named(plan, missing):
-    assert {name for name in STUDENTS if METHODS[name].impossible_reason(plan, TEACHER) is not None} == missing
+    assert {name for name in STUDENTS if trainer_named(name).impossible_reason(plan, TEACHER) is not None} == missing
 
 
 def test_reasons_say_what_to_do():
-    reason = METHODS["distilbert"].impossible_reason(QUARTER, TEACHER)
+    reason = trainer_named("distilbert").impossible_reason(QUARTER, TEACHER)
     assert reason.startswith("no number of the teacher's 6 layers has the encoder MACs of the plan {")
     assert reason.endswith("within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5")
-    assert METHODS["distilbert"].impossible_reason(WidthPlan.uniform(384, 3, TEACHER.layers[0]), TEACHER) is None
-    reason = METHODS["distilbert"].impossible_reason(WidthPlan.uniform(336, 4, LayerWidths(12, 28, 1304)), TEACHER)
+    distilbert = trainer_named("distilbert")
+    assert distilbert.impossible_reason(WidthPlan.uniform(384, 3, TEACHER.layers[0]), TEACHER) is None
+    reason = distilbert.impossible_reason(WidthPlan.uniform(336, 4, LayerWidths(12, 28, 1304)), TEACHER)
     assert reason.startswith(
         "the plan has 4 layers, but its encoder MACs are those of 3 whole ones, which this method"
     )
-    reason = METHODS["tinybert"].impossible_reason(EIGHTH, TEACHER)
+    reason = trainer_named("tinybert").impossible_reason(EIGHTH, TEACHER)
     assert reason.startswith("the student's heads [8, 8, 8, 8, 8, 8] are not as many as the teacher's [12, ")
 
 
@@ -178,7 +179,7 @@ def test_reasons_say_what_to_do():
 )
 def test_a_cell_that_can_not_exist_is_refused(make_trainer, method, message):
     with pytest.raises(ValueError, match=f"method='{method}' is impossible for this .*: the student's {message}"):
-        make_trainer(trainer_class=METHODS[method])
+        make_trainer(trainer_class=trainer_named(method))
 
 
 @pytest.mark.slow
@@ -205,7 +206,7 @@ def test_a_config_chooses_the_method(tmp_path, monkeypatch):
 )
 def test_a_config_is_refused_before_any_text_is_read(tmp_path, settings, message, monkeypatch):
     monkeypatch.setattr(
-        "homodistil_hf.methods.masked_words.load_text", lambda *args, **kwargs: pytest.fail("text was read")
+        "homodistil_hf.runs.masked_words.load_text", lambda *args, **kwargs: pytest.fail("text was read")
     )
     with pytest.raises(ValueError, match=message):
         distill(parse_run([str(write_config(tmp_path, **settings))]), lambda line: None)

@@ -13,7 +13,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.methods.self_distillation import run as rounds
-from homodistil_hf.methods.self_distillation.run import SelfDistillationRun, further_pretraining_of
+from homodistil_hf.runs import further_pretraining
 from homodistil_hf.runs.config import help_of, parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.distill import run
@@ -119,7 +119,7 @@ def test_the_json_of_the_page_is_valid(tmp_path):
     (tmp_path / "alone.json").write_text(alone)
     assert parse_run([str(tmp_path / "alone.json"), "--use_cpu"]).training.max_steps == 2000
     (tmp_path / "chained.json").write_text(chained)
-    settings = further_pretraining_of(parse_run([str(tmp_path / "chained.json"), "--use_cpu"]))
+    settings = further_pretraining.further_pretraining_of(parse_run([str(tmp_path / "chained.json"), "--use_cpu"]))
     assert settings.training.output_dir == "both/further_pretraining"
     assert settings.training.use_cpu
     assert settings.run.train_data == ["text.txt"]
@@ -164,13 +164,13 @@ def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monke
     ],
 )
 def test_chains_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(SelfDistillationRun, "run", None)
+    monkeypatch.setattr(further_pretraining, "self_distill", None)
     with pytest.raises(ValueError, match=message):
         run(parse_run([str(write_config(tmp_path, **settings))]), print)
 
 
 def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(SelfDistillationRun, "run", None)
+    monkeypatch.setattr(further_pretraining, "self_distill", None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
     settings = parse_run([str(write_config(tmp_path, further_pretraining=ROUNDS))])

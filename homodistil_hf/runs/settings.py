@@ -1,18 +1,15 @@
 """The settings of one run of `homodistil distill`: its teacher, its text and its method, beside those of training.
 
-Settings of the training: the `arguments_class` of each trainer. `runs/config.py` reads all of them.
+Settings of the training: the `arguments_class` of each trainer. `config.py` reads all of them.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..files.field_checks import ROW_LENGTH, check_fields, setting
+from ..files.messages import Log as Log
 from ..files.messages import short_repr
-
-Log: TypeAlias = Callable[[str], None]
-"""Takes lines for the user."""
 
 
 @dataclass

@@ -1,12 +1,12 @@
-"""The run of HomoDistil and of every baseline: a masked-LM teacher and text in blocks."""
+"""The kind of run of HomoDistil and of every baseline: a masked-LM teacher and text in blocks."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from textwrap import indent
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import hold_out, load_text
@@ -15,89 +15,85 @@ from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run
 from ..tables import format_table
-from ..trainer import HomoDistilTrainer
-from ..training.distillation_trainer import DistillationTrainer
 from ..training.learning_rate import measured_learning_rate
 from ..training_args import with_settings
-from .run import RunInputs, StudentRun
-from .run_arguments import Log, RunConfig
+from .kinds import Rows, RunInputs, StudentKind, trainer_named
+from .settings import Log, RunConfig
 
 Blocks: TypeAlias = Dataset | IterableDataset
 _STREAM_SHUFFLE_BLOCKS = 10_000
 
 
-class MaskedWordsRun(StudentRun):
-    """A run that distils a masked-LM teacher on blocks of text."""
+def check_inputs(settings: RunConfig) -> RunInputs:
+    """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
+    config, tokenizer = masked_lm_inputs(settings)
+    plan = trainer_named(settings.run.method).plan_of(settings.training, config)
+    return RunInputs(config, tokenizer, plan)
 
-    unused: ClassVar[tuple[str, ...]] = ("train_prompts", "train_weights")
-    counts_when_named: ClassVar = ("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight")
-    """Their defaults are others in `task_models.py`; that a teacher of the Hub is fine-tuned is known only later."""
 
-    def inputs(self, settings: RunConfig) -> RunInputs:
-        """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
-        config, tokenizer = masked_lm_inputs(settings)
-        return RunInputs(config, tokenizer, self.trainer_class.plan_of(settings.training, config))
+def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
+    """Read and tokenize the text: blocks to train on, and those to evaluate on."""
+    run = settings.run
+    column = f" in {run.text_column!r}" if run.text_column else ""
+    blocks = f"blocks of {run.row_length}" if run.packing else f"a row a document, of at most {run.row_length}"
+    log(f"{run.teacher} predicts masked words; the text{column} becomes {blocks} tokens")
+    return Rows(*load_blocks(settings, inputs.config, inputs.tokenizer, log))
 
-    def rows(self, settings: RunConfig, inputs: RunInputs, log: Log) -> tuple[Any, Any]:
-        """Read and tokenize the text: blocks to train on, and those to evaluate on."""
-        run = settings.run
-        column = f" in {run.text_column!r}" if run.text_column else ""
-        rows = f"blocks of {run.row_length}" if run.packing else f"a row a document, of at most {run.row_length}"
-        log(f"{run.teacher} predicts masked words; the text{column} becomes {rows} tokens")
-        return load_blocks(settings, inputs.config, inputs.tokenizer, log)
 
-    def arguments(self, settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
-        """Set the learning rate from settings alone: looking at the first row of a stream would fill its buffer."""
-        training = settings.training
-        if training.learning_rate is not None:
-            return training
-        rate = measured_learning_rate(
-            training,
-            row_length=settings.run.row_length,
-            hidden_size=inputs.config.hidden_size,
-            share=self.trainer_class.learning_rate_share,
-        )
-        return with_settings(training, learning_rate=rate)
+def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
+    """Set the learning rate from settings alone: looking at the first row of a stream would fill its buffer."""
+    training = settings.training
+    if training.learning_rate is not None:
+        return training
+    rate = measured_learning_rate(
+        training,
+        row_length=settings.run.row_length,
+        hidden_size=inputs.config.hidden_size,
+        share=trainer_named(settings.run.method).learning_rate_share,
+    )
+    return with_settings(training, learning_rate=rate)
 
-    def teacher(self, settings: RunConfig, inputs: RunInputs) -> Any:
-        """Load the teacher's weights."""
-        run, token = settings.run, settings.training.hub_token
-        return load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
 
-    def chain_problems(self, settings: RunConfig) -> list[tuple[str, Any, str]]:
-        """Rule out baselines, which start from their teacher or anew; HomoDistil's student may start from another."""
-        is_possible = self.trainer_class is HomoDistilTrainer
-        return [] if is_possible else [("method", self.method, "name one student, or use 'homodistil'")]
+def load_models(settings: RunConfig, inputs: RunInputs) -> tuple[None, PreTrainedModel]:
+    """Load the teacher's weights; the student starts as their copy."""
+    run, token = settings.run, settings.training.hub_token
+    return None, load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
 
-    def summary(self, results: Mapping[str, Any], output_dir: str) -> str:
-        """Describe how a run ended, and how its student is loaded."""
-        folder = output_dir.rstrip("/")
-        students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
-        others = "".join(f"\n  {student}" for student in students[:-1])
-        student = students[-1] if students else f"{folder}/student"
-        compact = results.get("compact")
-        padding = ""
-        if compact:
-            costs = f"{compact['num_parameters']:,} parameters, {compact['encoder_macs']:,} encoder MACs"
-            names = [shlex.quote(name) for name in (folder, f"{folder}-compact")]
-            command = f"homodistil export {names[0]} --format compact --output {names[1]}"
-            padding = f"\nThe student is padded to its stock class; without padding ({costs}):\n\n  {command}\n"
-        return f"""
+
+def summary(results: Mapping[str, Any], output_dir: str) -> str:
+    """Describe how a run ended, and how its student is loaded."""
+    return summary_with(_loading_lines, results, output_dir)
+
+
+def summary_with(
+    loading_lines: Callable[[str, Mapping[str, Any]], str], results: Mapping[str, Any], output_dir: str
+) -> str:
+    """Describe how a run ended; `loading_lines` makes Python that loads the student in a folder, with the results."""
+    folder = output_dir.rstrip("/")
+    students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
+    others = "".join(f"\n  {student}" for student in students[:-1])
+    student = students[-1] if students else f"{folder}/student"
+    compact = results.get("compact")
+    padding = ""
+    if compact:
+        costs = f"{compact['num_parameters']:,} parameters, {compact['encoder_macs']:,} encoder MACs"
+        names = [shlex.quote(name) for name in (folder, f"{folder}-compact")]
+        command = f"homodistil export {names[0]} --format compact --output {names[1]}"
+        padding = f"\nThe student is padded to its stock class; without padding ({costs}):\n\n  {command}\n"
+    return f"""
 {format_table(results["models"])}
 {padding}
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
-{indent(self.loading_lines(student, results), "  ")}""" + (
-            f"\n\nThe others, loaded alike:\n{others}" if others else ""
-        )
+{indent(loading_lines(student, results), "  ")}""" + (f"\n\nThe others, loaded alike:\n{others}" if others else "")
 
-    def loading_lines(self, student: str, results: Mapping[str, Any]) -> str:
-        """Python that loads the student in a folder."""
-        return (
-            "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
-            f"model = AutoModelForMaskedLM.from_pretrained({student!r})\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({student!r})"
-        )
+
+def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
+    return (
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        f"model = AutoModelForMaskedLM.from_pretrained({student!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({student!r})"
+    )
 
 
 def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -129,15 +125,6 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
     check_tokenizer(tokenizer, config)
     set_length(settings, config, tokenizer)
     return config, tokenizer
-
-
-def check_masked_lm(trainer: DistillationTrainer) -> None:
-    """Refuse, by a ValueError, a model with another head than the masked-LM one."""
-    if trainer.distillation.task.name != "mlm":
-        raise ValueError(
-            f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
-            "masked-LM model, or use HomoDistilTrainer"
-        )
 
 
 def set_length(
@@ -190,3 +177,15 @@ def load_blocks(
         # repeated first and then shuffled, so that each pass has an order of its own
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
     return blocks, some_blocks(tokenized(eval_documents, "eval_data"), run.max_eval_blocks)
+
+
+KIND = StudentKind(
+    inputs=check_inputs,
+    rows=read_rows,
+    training=training_of,
+    models=load_models,
+    summary=summary,
+    unused=("train_prompts", "train_weights"),
+    # their defaults are others in `task.py`; that a teacher of the Hub is fine-tuned is known only later
+    counts_when_named=("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight"),
+)

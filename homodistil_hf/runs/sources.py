@@ -3,71 +3,23 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpus import load_text
-from ..files.field_checks import refuse_without_part, setting
+from ..embedding.model import EmbeddingModel
+from ..embedding.reading import SETTINGS_FILE, load_embedding_model
+from ..embedding.reranker import PairReader, check_one_score
+from ..embedding.texts import some_paragraphs, tokenize_texts
+from ..embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..files.messages import short_repr
-from ..methods.run_arguments import RunArguments
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ..tasks.reading import load_rows
-from .model import EmbeddingModel
-from .reading import SETTINGS_FILE, load_embedding_model
-from .reranker import PairReader, check_one_score
-from .texts import some_paragraphs, tokenize_texts
-from .vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
-
-
-@dataclass
-class EmbeddingRunArguments(RunArguments):
-    """Settings of [`RunArguments`], and vectors in place of a teacher.
-
-    Raises:
-        ValueError: as [`RunArguments`]; also settings that don't go with such vectors, or without them.
-    """
-
-    teacher_vectors: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "In place of a teacher: files of texts and its vectors (text, vector), which are trained on."
-        },
-    )
-    start: str | None = setting(None, "Beside teacher_vectors: what the student starts from, a small encoder.")
-    similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = setting(
-        "cosine", "Beside teacher_vectors: what vectors are compared by."
-    )
-
-    def __post_init__(self) -> None:
-        if not self.teacher_vectors:
-            remedy = "it belongs to teacher_vectors: the student of a teacher's model starts as its copy; leave it out"
-            refuse_without_part(self, dict.fromkeys(("start", "similarity"), remedy))
-        else:
-            remedies = {
-                "teacher": "teacher_vectors has its vectors: leave one of them out",
-                "streaming": "vectors are read at once; leave it out",
-                "vocabulary": "trim that of start first, by `homodistil trim`, and name the trimmed folder as start",
-            }
-            # a copy of these settings has the same files there already
-            if self.train_data and self.train_data != self.teacher_vectors:
-                remedies["train_data"] = "the texts of teacher_vectors are trained on; leave it out"
-            refuse_without_part(self, remedies, run="a run with teacher_vectors")
-            self.train_data = list(self.teacher_vectors)
-        super().__post_init__()
-
-    @property
-    def needed(self) -> dict[str, str]:
-        """As [`RunArguments.needed`]; beside vectors, a start."""
-        return {"start": "models/all-MiniLM-L6-v2"} if self.teacher_vectors else super().needed
-
-    @property
-    def teacher_name(self) -> str:
-        """As [`RunArguments.teacher_name`]; of vectors their files."""
-        return ", ".join(self.teacher_vectors) or super().teacher_name
+from .settings import RunArguments
 
 
 @dataclass(frozen=True)

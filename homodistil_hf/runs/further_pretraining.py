@@ -1,0 +1,127 @@
+"""The kind of run that further pre-trains a model on a corpus, alone or before a distillation whose teacher it makes.
+
+`methods/self_distillation/run.py` trains its rounds.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files.caches import keep_datasets_here
+from ..files.messages import short_repr
+from ..files.provenance import version_facts
+from ..files.run_names import RESULTS_FILE, SETTINGS_FILE
+from ..files.strict_json import parse_json, write_json
+from ..methods.self_distillation.run import check_folder, run_identity, self_distill
+from ..tables import aligned_lines, cell
+from .config import settings_of
+from .kinds import Kind
+from .masked_words import load_blocks, masked_lm_inputs
+from .settings import Log, RunArguments, RunConfig
+
+METHOD = "self_distillation"
+FURTHER_FOLDER = "further_pretraining"
+_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights", "start")
+_SHARED = (
+    *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),
+    *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),
+)
+_DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_checkpoint", "overwrite_output_dir")
+
+
+def run(settings: RunConfig, log: Log) -> dict[str, Any]:
+    """Run all rounds, and write `results.json`.
+
+    Raises:
+        ValueError: something about the settings, the data or the model can't work.
+        OSError: a file or a Hub repository can't be read or written.
+    """
+    since = time.perf_counter()
+    arguments, training = settings.run, settings.training
+    if arguments.streaming:
+        raise ValueError(f"streaming=True is not supported for method={arguments.method!r}; leave it out")
+    # as `self_distill` does, but before any text is read
+    check_folder(training, run_identity(arguments.teacher, arguments.teacher_revision))
+    config, tokenizer = masked_lm_inputs(settings)
+    keep_datasets_here()
+    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
+    # one process tokenizes, the others find the rows in its cache
+    with training.main_process_first(desc="reading the text"):
+        train_blocks, eval_blocks = load_blocks(settings, config, tokenizer, log)
+    results = self_distill(
+        arguments.teacher,
+        training,
+        revision=arguments.teacher_revision,
+        train_dataset=train_blocks,
+        eval_dataset=eval_blocks,
+        processing_class=tokenizer,
+    )
+    results |= {"versions": version_facts(), "settings": settings.given}
+    results |= {"time_s": round(time.perf_counter() - since, 1)}
+    if training.should_save:
+        write_json(Path(str(training.output_dir), SETTINGS_FILE), settings.given)
+        write_json(Path(str(training.output_dir), RESULTS_FILE), results)
+    return results
+
+
+def summary(results: Mapping[str, Any], output_dir: str) -> str:
+    """Describe how the rounds ended."""
+    names = {
+        "loss_masked": "masked loss",
+        "loss_state": "distance to teacher",
+        "eval_loss": "held-out masked loss",
+    }
+    rows = [["round", *names.values()]]
+    for number, metrics in enumerate(results["rounds"]):
+        rows.append([str(number), *(cell(metrics.get(name), "{:.4f}") for name in names)])
+    table = "\n".join(aligned_lines(rows))
+    return f"\n{table}\n\n{results['time_s']:,.0f} s; fine-tune or distil {results['student']}"
+
+
+KIND = Kind(run=run, summary=summary, unused=_UNUSED)
+
+
+def further_pretraining_of(settings: RunConfig) -> RunConfig:
+    """Make the settings of what `further_pretraining` of a distillation asks for, in a folder below `output_dir`.
+
+    Raises:
+        ValueError: settings of either that can't work.
+    """
+    training, values = settings.training, _further_settings(settings.run.further_pretraining)
+    if settings.members:
+        raise ValueError(
+            f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
+            f"are several; run method={METHOD!r} first, and name its student/ as the teacher"
+        )
+    if training.resume_from_checkpoint not in (None, "last"):
+        raise ValueError(
+            f"resume_from_checkpoint={short_repr(training.resume_from_checkpoint)} is not supported with "
+            "further_pretraining, which finds its checkpoints itself; use 'last'"
+        )
+    for name in _DECIDED:
+        if name in values:
+            raise ValueError(
+                f"further_pretraining has {name}={short_repr(values[name])}, which the run decides; drop it"
+            )
+    # later ones override: the distillation's settings, those of `further_pretraining`, those that the run decides
+    shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
+    decided = {
+        "output_dir": str(Path(str(training.output_dir), FURTHER_FOLDER)),
+        "resume_from_checkpoint": training.resume_from_checkpoint,
+        "overwrite_output_dir": training.overwrite_output_dir,
+        "hub_token": training.hub_token,
+    }
+    return settings_of(METHOD, KIND, shared | values | decided, "further_pretraining")
+
+
+def _further_settings(given: Any) -> dict[str, Any]:
+    values = parse_json(given, "further_pretraining") if isinstance(given, str) else given
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'further_pretraining={short_repr(given)} is no JSON object; expected such as {{"num_train_epochs": 10}}'
+        )
+    return values

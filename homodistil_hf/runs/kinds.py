@@ -1,0 +1,258 @@
+"""Every method and every kind of run by name, and the functions of a kind, which decide how its runs go.
+
+A new method needs a file or folder of its own, its line in `METHODS`, and a line in `.importlinter`, so that no other
+method imports it. Where it distils neither masked words in blocks nor rows of a task, it also needs a kind: a file in
+`runs/` with its functions, and a line in `KINDS`. Names are resolved when they are used, so a run imports its own
+method alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..files.hub_errors import HubError
+from ..files.messages import nearest_name, short_repr
+from ..files.model_files import model_file
+from ..files.settings import differing
+from ..files.strict_json import read_json_object
+from ..models.loading import MODULES_FILE, load_encoder_config
+from ..models.widths import WidthPlan
+from ..tasks import kinds as task_kinds
+from .settings import Log, RunArguments, RunConfig
+
+METHODS = {
+    "homodistil": "homodistil_hf.trainer:HomoDistilTrainer",
+    "shallow": "homodistil_hf.methods.baselines.shallow:ShallowTrainer",
+    "one_shot": "homodistil_hf.methods.baselines.one_shot:OneShotTrainer",
+    "pruned_first": "homodistil_hf.methods.baselines.one_shot:PrunedFirstTrainer",
+    "scratch": "homodistil_hf.methods.baselines.scratch:ScratchTrainer",
+    "distilbert": "homodistil_hf.methods.baselines.distilbert:DistilBertTrainer",
+    "tinybert": "homodistil_hf.methods.baselines.tinybert:TinyBertTrainer",
+    "minilm": "homodistil_hf.methods.baselines.minilm:MiniLMTrainer",
+    "minilm_v2": "homodistil_hf.methods.baselines.minilm:MiniLMv2Trainer",
+    "embedding": "homodistil_hf.embedding.trainer:EmbeddingDistilTrainer",
+    "reranker": "homodistil_hf.embedding.reranker:RerankerDistilTrainer",
+    "self_distillation": "homodistil_hf.methods.self_distillation.trainer:SelfDistillTrainer",
+    "bit": "homodistil_hf.methods.binarization.trainer:BinarizationTrainer",
+}
+"""Name in configs, sweeps and tables → trainer, whose `arguments_class` are the method's settings."""
+
+MASKED_WORDS, TASK = "masked_words", "task"
+KINDS = {
+    MASKED_WORDS: "homodistil_hf.runs.masked_words:KIND",
+    TASK: "homodistil_hf.runs.task:KIND",
+    "embedding": "homodistil_hf.runs.embedding:KIND",
+    "reranker": "homodistil_hf.runs.reranker:KIND",
+    "self_distillation": "homodistil_hf.runs.further_pretraining:KIND",
+    "bit": "homodistil_hf.runs.bits:KIND",
+}
+"""Name → kind of run; all but the first two are of the method of the same name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """The functions and settings of one kind of run.
+
+    Args:
+        run: does all of a run with its settings, tells the user lines, and returns the content of its `results.json`.
+            None: the run makes a student of a teacher, see [`StudentKind`].
+        summary: the content of a run's `results.json` and its folder → how it ended, in lines.
+        arguments: dataclass of teacher and text; if it isn't a [`RunArguments`], it holds all settings of the run.
+        unused: fields of `arguments` that have no part in such a run.
+        place: what refuses these, for messages; default: the method.
+        counts_when_named: settings that are `given` also with their field's default, as such a run has another one.
+        forget: drops models that are kept between the members of a chain.
+    """
+
+    summary: Callable[[Mapping[str, Any], str], str]
+    run: Callable[[RunConfig, Log], dict[str, Any]] | None = None
+    arguments: Any = RunArguments
+    unused: tuple[str, ...] = ()
+    place: str | None = None
+    counts_when_named: tuple[str, ...] = ()
+    forget: Callable[[], None] | None = None
+
+    def check(self, run: Any) -> None:
+        """Refuse, by a ValueError, settings that have no part in such a run."""
+        for name, value in differing({name: getattr(run, name) for name in self.unused}, type(run)).items():
+            place = self.place or f"method={run.method!r}"
+            raise ValueError(f"{name}={short_repr(value)} has no place with {place}; leave it out")
+
+    def settings_classes(self, method: str) -> tuple[Any, ...]:
+        """Dataclasses of the settings of a run by a method."""
+        has_training = issubclass(self.arguments, RunArguments)
+        return (self.arguments, trainer_named(method).arguments_class) if has_training else (self.arguments,)
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a student's run is checked against before any text is read.
+
+    Args:
+        config: the teacher's.
+        tokenizer: fits the teacher.
+        plan: widths of the student.
+        source: the teacher with its weights, where they are read as a whole, as `sources.py` has it.
+    """
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    plan: WidthPlan
+    source: Any = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a student's run.
+
+    Args:
+        train: to train on.
+        held_out: to evaluate on.
+        facts: what was understood of them, for the results.
+        grading: of a model's answers to the held-out rows, where labels are known.
+        metrics: names of the metrics to report; default: the trainer's.
+    """
+
+    train: Any
+    held_out: Dataset
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    grading: Callable[[PreTrainedModel], dict[str, float]] | None = None
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentKind(Kind):
+    """A kind of run that distils one student, or a chain of sizes; `student.py` calls its functions in this order.
+
+    Args:
+        inputs: checks teacher, widths and lengths; raises what the run would raise before it reads any text.
+        rows: reads the text.
+        training: the arguments of the trainer, with defaults that follow from the rows to train on.
+        models: loads what the student starts as (None: as its teacher), and the teacher, as the trainer takes it.
+        of_members: measures the finished members of a chain, in their folders; more of its results.
+    """
+
+    inputs: Callable[[RunConfig], RunInputs]
+    rows: Callable[[RunConfig, RunInputs, Log], Rows]
+    training: Callable[[RunConfig, RunInputs, Any], Any]
+    models: Callable[[RunConfig, RunInputs], tuple[PreTrainedModel | None, Any]]
+    of_members: Callable[[RunConfig, Sequence[Path]], dict[str, Any]] | None = None
+
+
+def trainer_named(method: str) -> Any:
+    """Import the trainer of a method; a ValueError names the nearest one where there is none.
+
+    Example:
+    ```python
+    >>> trainer_named("one_shot").__name__
+    'OneShotTrainer'
+
+    ```
+    """
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(
+            f"method={short_repr(method)} is unknown; nearest valid: {nearest_name(method, METHODS)!r}, of "
+            f"{', '.join(METHODS)}"
+        )
+    return resolve_name(METHODS[method])
+
+
+def kind_name(settings: RunConfig) -> str:
+    """Name of the kind of a run, by its method and its teacher."""
+    run, token = settings.run, getattr(settings.training, "hub_token", None)
+    return kind_name_of(
+        run.method, getattr(run, "teacher", None), revision=getattr(run, "teacher_revision", None), token=token
+    )
+
+
+def kind_name_of(
+    method: str, teacher: str | None = None, *, revision: str | None = None, token: str | None = None
+) -> str:
+    """Name of the kind of a method's run; of a method without one the teacher, if there is one, decides."""
+    trainer_named(method)  # refuses what is no method
+    if method in KINDS:
+        return method
+    if teacher is None:
+        return MASKED_WORDS
+    return TASK if is_task_model(teacher, revision=revision, token=token) else MASKED_WORDS
+
+
+def kind_named(name: str) -> Any:
+    """Import a kind, a [`Kind`]."""
+    return resolve_name(KINDS[name])
+
+
+def kind_of_run(settings: RunConfig) -> Any:
+    """Import the kind of a run, a [`Kind`]; as [`kind_name`]."""
+    return kind_named(kind_name(settings))
+
+
+def planned_config(teacher: str) -> PreTrainedConfig:
+    """Read the configuration of a teacher's encoder, naming its student's class; as [`load_encoder_config`]."""
+    if method_for(teacher) != "embedding":
+        return load_encoder_config(teacher)
+    from .embedding import planned_config
+
+    return planned_config(teacher)
+
+
+def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | None:
+    """Return the method that the folder of a teacher is for; None where several may distil it.
+
+    Args:
+        teacher: folder or Hub name.
+        given: settings that describe the rows, by name; a `method` among them rules out what may be another model.
+    """
+    given = given or {}
+    if given.get("teacher_vectors"):
+        return "embedding"
+    kind = kind_of_texts(teacher, token=given.get("hub_token")) if teacher else None
+    if kind == "reranker":  # one output: it may be a regression, too
+        from .reranker import are_pairs_to_rank
+
+        return kind if given.get("method") is None and are_pairs_to_rank(given) else None
+    return kind
+
+
+def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
+    """Kind of the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), or None for others.
+
+    Also None for what can't be reached; the error comes where it is loaded.
+    """
+    config = model_file(name, "config.json", token=token)
+    if config is None and not Path(name).is_dir():
+        return None
+    values = read_json_object(config, str(config)) if config else {}
+    names, labels = values.get("architectures"), values.get("id2label")
+    is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
+    if is_classifier and isinstance(labels, dict) and len(labels) == 1:
+        return "reranker"
+    return "embedding" if model_file(name, MODULES_FILE, token=token) else None
+
+
+def is_task_model(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:
+    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read.
+
+    Raises:
+        HubError: the Hub refused or can't be reached.
+    """
+    read = _read_kind if Path(teacher).exists() else _kind_on_hub
+    try:
+        return read(teacher, revision, token) != task_kinds.MASKED_WORDS
+    except HubError:  # another rank may read it, and take the run for another
+        raise
+    except (OSError, ValueError):
+        return False
+
+
+def _read_kind(teacher: str, revision: str | None, token: str | None) -> str:
+    return task_kinds.kind_of(load_encoder_config(teacher, revision=revision, token=token))
+
+
+_kind_on_hub = cache(_read_kind)  # one config asks several times

@@ -1,0 +1,116 @@
+"""The kind of run of rerankers: the student learns the scores of pairs, a query and its passage."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ..embedding.reranker import PairReader, pairs_in
+from ..files.caches import keep_datasets_here
+from ..files.messages import join_some, short_repr
+from ..tasks.columns import ReadRows, described_rows, has_values, pair_in, ranks_pairs
+from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
+from ..tasks.held_out import apart
+from ..tasks.reading import load_rows
+from .kinds import Rows, RunInputs, StudentKind
+from .masked_words import set_length
+from .settings import Log, RunArguments, RunConfig
+from .sources import Source, reranking_source
+from .texts import UNUSED, check_sampling, in_batches, inputs_of, models_of, summary_with, training_of
+
+
+def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
+    """Whether the rows that settings describe are pairs to rank, and not those of a regression."""
+    if given.get("label_column"):
+        return False
+    columns = _column_names(given)
+    named = given.get("text_column") or given.get("text_columns") or ()
+    texts = [name for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
+    # by the columns that are named, where rows can't be read as well; else by the names of the rows' columns
+    return len(texts) == 2 and not has_values(columns) if texts or not columns else ranks_pairs(columns)
+
+
+def check_inputs(settings: RunConfig) -> RunInputs:
+    """Load the teacher and plan the widths."""
+    run = settings.run
+    if run.streaming:
+        raise ValueError(f"streaming=True with method={run.method!r}: pairs can't be streamed; leave it out")
+    check_sampling(settings)
+    columns = run.text_column or ",".join(pair_in(_column_names(vars(run))))
+    source = reranking_source(run.teacher, columns or None, settings.training.hub_token)
+    if run.max_seq_length is not None:  # a default follows from the rows
+        set_length(settings, source.encoder.config)
+    return inputs_of(settings, source)
+
+
+def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
+    """Read pairs: rows to train on, in batches of about the same length, and rows to evaluate on."""
+    run, source = settings.run, inputs.source
+    names = {name: f"train_data={name!r}" for name in run.train_data}
+    names = names if len(names) > 1 else dict.fromkeys(names, "train_data")
+    train = [_read([name], run.train_split, names[name], run, source) for name in run.train_data]
+    log(_pairs_read(run.teacher, train[0]))
+    if run.eval_data:
+        name = f"eval_data={short_repr(run.eval_data)}"
+        held_out = [_read(run.eval_data, run.eval_split, name, run, source)]
+    else:
+        # all pairs of a query go to one side
+        train, held_out = map(
+            list, zip(*(apart(part, log, together=part.columns.texts[0]) for part in train), strict=True)
+        )
+    # the length that the rows of the longest source need
+    if run.max_seq_length is None:
+        config, tokenizer = inputs.config, inputs.tokenizer
+        length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
+        log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
+        run = replace(run, max_seq_length=length)
+    encoded = [[source.rows([part], run, None, part.argument) for part in parts] for parts in (train, held_out)]
+    return Rows(
+        *in_batches(settings, source, *encoded),
+        facts=described_rows("scores of pairs", train, held_out, run.row_length),
+        grading=PairReader(inputs.config, inputs.tokenizer, run.row_length).grading_of(held_out),
+    )
+
+
+def _read(data: list[str], split: str, name: str, run: RunArguments, source: Source) -> ReadRows:
+    (rows,) = source.documents(data, split, name.partition("=")[0])
+    texts = [column for column in source.columns if column]
+    return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
+
+
+def _pairs_read(teacher: str, pairs: ReadRows) -> str:
+    """What was understood of a teacher, which may be another kind, and of its rows."""
+    columns, rows = pairs.columns, pairs.rows
+    others = [name for name in rows.column_names if name not in columns.texts]
+    labels = f" (if there are some in {join_some(others)}: method=reranker and label_column)" if others else ""
+    if columns.labels:
+        labels = ", which the order is measured by"
+    return (
+        f"{teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: "
+        f"{columns.describe()}{labels}"
+    )
+
+
+def _column_names(given: Mapping[str, Any]) -> list[str]:
+    """Columns of local rows; none where they can't be read, which is told later."""
+    sources = given.get("train_data") or []
+    sources = [sources] if isinstance(sources, str) else sources  # as JSON may have it
+    if not all(map(os.path.exists, sources)):
+        return []
+    keep_datasets_here()
+    try:
+        return load_rows(sources, split=given.get("train_split") or "train").column_names
+    except (OSError, ValueError):
+        return []
+
+
+KIND = StudentKind(
+    inputs=check_inputs,
+    rows=read_rows,
+    training=training_of,
+    models=models_of,
+    summary=partial(summary_with, "CrossEncoder", 'print(model.predict([("…", "…")]))'),
+    unused=(*UNUSED, "train_prompts", "vocabulary", "start"),
+    forget=reranking_source.cache_clear,
+)

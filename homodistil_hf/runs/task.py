@@ -1,0 +1,281 @@
+"""The kind of run of HomoDistil and baselines on a fine-tuned teacher: classifier, regression, tagger, answerer.
+
+`tasks/` reads the rows, `distillation/task_scores.py` measures in the task's words.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.blocks import some_blocks
+from ..export.facts import read_export_facts
+from ..export.usage import pipeline_call
+from ..files.messages import join_some, short_repr
+from ..homodistil_args import WITHOUT_PART_BESIDE_A_START
+from ..models.architectures import HEADS, architecture_of, max_tokens
+from ..models.loading import load_encoder_config
+from ..models.tokenizers import (
+    check_tokenizer,
+    fitted_length,
+    load_tokenizer,
+    tokenizer_of_run,
+    without_unused_segments,
+)
+from ..models.widths import WidthPlan, widths_of
+from ..tasks.answers import answer_grades
+from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns
+from ..tasks.encoding import (
+    LEAST_ROWS,
+    check_number,
+    check_rows,
+    encode_rows,
+    length_of_rows,
+    question_rows,
+    what_fits,
+)
+from ..tasks.held_out import apart
+from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, kind_of
+from ..tasks.reading import load_rows
+from ..training.learning_rate import default_task_rate
+from ..training.small_start import folder_of_start, is_of_a_task, load_small_start
+from ..training_args import with_settings
+from . import masked_words
+from .kinds import Rows, RunInputs, StudentKind, trainer_named
+from .settings import Log, RunArguments, RunConfig
+
+LEAST_STEPS = 1000
+"""Optimizer steps of a run on few rows, unless steps or epochs are given."""
+
+REPORTED = {
+    CLASSES: ("task_accuracy", "macro_f1"),
+    LABELS: ("micro_f1", "macro_f1", "exact_rows"),
+    VALUES: ("pearson", "spearman", "task_loss"),
+    TAGS: ("span_f1", "task_accuracy", "macro_f1"),
+    ANSWERS: ("exact_match", "f1"),
+}
+"""Kind → metrics of its labels that results report, beside KL and agreement."""
+
+START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}
+"""Factors of the loss of such a run, where no others are given: those of `homodistil finetune --teacher`."""
+_WITHOUT_PART = {
+    "recipe": "its settings are of pruning",
+    "student": "the student keeps the widths of its start",
+    **WITHOUT_PART_BESIDE_A_START,
+}
+_ANOTHER = "start from a student that was made from the teacher, or from the model that it was fine-tuned from"
+_FIRST_TOKENS = " (a word's first token has its tag, its other tokens don't count)"
+
+
+def check_inputs(settings: RunConfig) -> RunInputs:
+    """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
+    run, training = settings.run, settings.training
+    KIND.check(run)  # again: a teacher of the Hub is known only now
+    if run.start is not None:
+        check_start_settings(settings)
+    config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
+    tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
+    check_tokenizer(tokenizer, config)
+    if run.max_seq_length is not None:
+        fitted_length(run.max_seq_length, config, argument="max_seq_length", owner="teacher")
+    if run.start is not None:
+        plan = start_plan(settings, config, tokenizer)
+    else:
+        plan = trainer_named(run.method).plan_of(training, config)
+    return RunInputs(config, without_unused_segments(tokenizer, config), plan)
+
+
+def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
+    """Read and tokenize the rows: those to train on, and those to evaluate on; say what was understood."""
+    run, config, kind = settings.run, inputs.config, kind_of(inputs.config)
+    train = _read(run, config, "train_data")
+    log(_what_is_read(run.teacher, config, train))
+    if run.start is not None:
+        log(f"the student starts from {run.start} and keeps its widths")
+    train, held_out = _with_held_out(run, config, train, log)
+    length = run.max_seq_length
+    if length is None:
+        length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
+        log(f"max_seq_length={length}: {what_fits(length, train.columns, config, inputs.tokenizer)}")
+    encoded = [
+        encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
+        for part in (train, held_out)
+    ]
+    questions = question_rows(*held_out) if kind == ANSWERS else None
+    grading = None
+    if questions is not None:
+        grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
+    # its default is one for blocks of text; a task is measured on all rows that are held out
+    if "max_eval_blocks" in settings.given:
+        encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
+    return Rows(
+        encoded[0],
+        encoded[1],
+        facts=described_rows(kind, [train], [held_out], length),
+        grading=grading,
+        metrics=("kl", "agreement", *REPORTED[kind]),
+    )
+
+
+def _with_held_out(
+    run: RunArguments, config: PreTrainedConfig, train: ReadRows, log: Log
+) -> tuple[ReadRows, ReadRows]:
+    if not run.eval_data:
+        return apart(train, log)
+    held_out = _read(run, config, "eval_data")
+    if len(held_out.columns.texts) != len(train.columns.texts):
+        raise ValueError(
+            f"eval_data has {held_out.columns.describe()}, train_data {train.columns.describe()}; expected as "
+            "many texts a row in both: name text_columns"
+        )
+    if held_out.columns != train.columns:
+        log(f"eval_data: {held_out.columns.describe()}")
+    return train, held_out
+
+
+def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRows:
+    split = run.train_split if argument == "train_data" else run.eval_split
+    rows = load_rows(getattr(run, argument), split=split, argument=argument)
+    check_number(rows, argument, least=LEAST_ROWS)
+    texts = listed_columns(run.text_column or None)
+    columns = find_columns(
+        rows, config, kind_of(config), text_columns=texts, label_column=run.label_column, argument=argument
+    )
+    check_rows(rows, columns, argument)
+    return ReadRows(rows, columns, argument)
+
+
+def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
+    """Set steps and rate, where none are given: three passes, but `LEAST_STEPS` at least."""
+    training, is_started = settings.training, settings.run.start is not None
+    changes: dict[str, Any] = {}
+    if training.max_steps <= 0 and "num_train_epochs" not in settings.given:
+        rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+        changes["max_steps"] = max(LEAST_STEPS, math.ceil(3 * len(train) / rows_per_step))
+    if training.learning_rate is None:
+        # by the width that the student begins with: its start's, else its teacher's
+        changes["learning_rate"] = default_task_rate((inputs.plan if is_started else inputs.config).hidden_size)
+    if is_started:
+        changes |= {name: value for name, value in START_WEIGHTS.items() if name not in settings.given}
+    return with_settings(training, **changes)
+
+
+def load_models(settings: RunConfig, inputs: RunInputs) -> tuple[PreTrainedModel | None, PreTrainedModel]:
+    """Load the small model that the student starts as, if one is named, and the teacher."""
+    start, token = settings.run.start, settings.training.hub_token
+    small = None if start is None else load_small_start(start, token=token, argument="start")
+    return small, masked_words.load_models(settings, inputs)[1]
+
+
+def summary(results: Mapping[str, Any], output_dir: str) -> str:
+    """Describe how a run ended, and how its student is used."""
+    return masked_words.summary_with(_loading_lines, results, output_dir)
+
+
+def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
+    config = load_encoder_config(student, argument="student")
+    kind = kind_of(config)
+    if kind == ANSWERS:
+        head = HEADS[config.architectures[0]].kind
+        lines = f"from transformers import {head.auto_class}, AutoTokenizer\n"
+        lines += f"model = {head.auto_class}.from_pretrained({student!r})\n"
+        return f"{lines}tokenizer = AutoTokenizer.from_pretrained({student!r})\n{head.question}"
+    call = pipeline_call(kind, repr(student), ["…" for _ in results["rows"]["text_columns"]])
+    return f"from transformers import pipeline\nprint({call})"
+
+
+def _what_is_read(teacher: str, config: PreTrainedConfig, train: ReadRows) -> str:
+    """What a teacher predicts, and what was understood of the rows."""
+    kind, columns = kind_of(config), train.columns
+    of_scores = " (if it ranks pairs: method=reranker)" if kind == VALUES and config.num_labels == 1 else ""
+    others = [name for name in train.rows.column_names if name not in columns.texts]
+    where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
+    if columns.labels:
+        where = _FIRST_TOKENS if kind == TAGS else ""
+    return f"{teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}"
+
+
+# The small model that a run starts from
+
+
+def check_start_settings(settings: RunConfig) -> None:
+    """Refuse, by a ValueError, settings that have no part beside `start`."""
+    start, method = settings.run.start, settings.run.method
+    if method != "homodistil":
+        raise ValueError(f"start={start!r} has no place with method={method!r}; leave out one of them")
+    for name, reason in _WITHOUT_PART.items():
+        if name in settings.given:
+            value = short_repr(settings.given[name])
+            raise ValueError(f"{name}={value} beside start={start!r}: {reason}; leave out one of them")
+
+
+def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> WidthPlan:
+    """Widths of the start, once its configuration is compared with the teacher's; no weights are read.
+
+    Raises:
+        ValueError: no smaller model, or one of another task or architecture, other words, layers or positions.
+        OSError: it can't be read.
+    """
+    run, training = settings.run, settings.training
+    start, token = run.start, training.hub_token
+    folder, is_export = folder_of_start(start)
+    config = load_encoder_config(folder, token=token, argument="start")
+    # first the configurations, then words, positions and widths
+    compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
+    if is_of_a_task(config.architectures[0]):  # else it gets a head of the teacher's kind
+        compared["class"] = [HEADS[one.architectures[0]].stock_name for one in (config, teacher)]
+        compared["num_labels"] = [config.num_labels, teacher.num_labels]
+    compared["vocab_size"] = [config.vocab_size, teacher.vocab_size]
+    # states are compared layer by layer unless hidden_weight=0 is given: here its default is 1
+    has_more = config.num_hidden_layers > teacher.num_hidden_layers
+    if has_more and (training.hidden_weight or "hidden_weight" not in settings.given):
+        compared["num_hidden_layers"] = [config.num_hidden_layers, teacher.num_hidden_layers]
+    for what, (own, other) in compared.items():
+        if own != other:
+            remedy = ", or set hidden_weight=0" if what == "num_hidden_layers" else ""
+            raise ValueError(
+                f"start={start!r} has {what}={own}, the teacher {run.teacher!r} {other}; {_ANOTHER}{remedy}"
+            )
+    _check_words(start, load_tokenizer(folder, token=token, argument="start"), run.teacher, tokenizer)
+    if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
+        raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
+    plan = _widths_in(Path(folder), config, is_export)
+    if plan == widths_of(teacher):
+        raise ValueError(
+            f"start={start!r} is as wide as the teacher {run.teacher!r}; start from a smaller model, or set "
+            "student=macs=0.25 instead"
+        )
+    return plan
+
+
+def _widths_in(folder: Path, config: PreTrainedConfig, is_export: bool) -> WidthPlan:
+    # a standard export may be padded to its stock class; its facts hold the widths without padding
+    forms = read_export_facts(folder)["forms"] if is_export else None
+    return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
+
+
+def _check_words(start: str, own: PreTrainedTokenizerBase, teacher: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    # words by rising id; a tokenizer may end before vocab_size, so only the ids of both are compared
+    words, others = (sorted(one.get_vocab().items(), key=lambda item: item[1]) for one in (own, tokenizer))
+    for (word, number), (other, _) in zip(words, others, strict=False):
+        if word != other:
+            raise ValueError(
+                f"start={start!r} reads {short_repr(word)} as token {number}, the teacher {teacher!r} "
+                f"{short_repr(other)}; {_ANOTHER}"
+            )
+
+
+KIND = StudentKind(
+    inputs=check_inputs,
+    rows=read_rows,
+    training=training_of,
+    models=load_models,
+    summary=summary,
+    unused=(*masked_words.KIND.unused, "packing", "streaming", "further_pretraining"),
+    place="a teacher that is fine-tuned for a task",
+    counts_when_named=masked_words.KIND.counts_when_named,
+)
