@@ -146,7 +146,7 @@ def test_defaults_are_the_papers(tmp_path):
     ],
 )
 def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.methods.self_distillation.run.load_blocks", None)
+    monkeypatch.setattr("homodistil_hf.runs.further_pretraining.load_blocks", None)
     path = write_further(tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
         run(parse_run([str(path)]), print)
