@@ -192,10 +192,7 @@ def test_epoch_seed_and_id_each_change_the_masks(tokenizer):
         labels_of(tokenizer, other_ids),
     ):
         assert (base != other).any(1).all()
-
-
-def test_seed_and_epoch_do_not_stand_for_each_other(tokenizer):
-    rows = make_rows(8)
+    # seed and epoch don't stand for each other
     assert not torch.equal(labels_of(tokenizer, rows, seed=1, epoch=2), labels_of(tokenizer, rows, seed=2, epoch=1))
 
 
@@ -241,9 +238,6 @@ def test_given_attention_masks_and_token_types_are_kept(tokenizer):
     assert batch["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 1, 1, 0]]
     assert batch["masked_positions"].tolist() == [1, 5]  # the unattended token is not chosen
     assert "other" not in batch
-
-
-def test_an_attention_mask_of_ones_is_left_out(tokenizer):
     batch = MaskedLMCollator(tokenizer)([{"input_ids": [CLS, 5, SEP], "attention_mask": [1, 1, 1]}])
     assert "attention_mask" not in batch
 
@@ -281,36 +275,34 @@ def test_workers_mask_like_this_process_and_follow_its_epoch(tokenizer, method):
         assert torch.equal(got, labels_of(tokenizer, rows, epoch=epoch))
 
 
-@pytest.mark.parametrize("probability", [0.0, 1.0, -0.1, 15, float("nan")])
-def test_probability_out_of_range_is_refused(tokenizer, probability):
-    with pytest.raises(
-        ValueError, match=rf"mlm_probability={probability} is out of range; expected .* between 0 and 1"
-    ):
-        MaskedLMCollator(tokenizer, mlm_probability=probability)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(
+            ({"mlm_probability": share}, rf"mlm_probability={share} is out of range; expected .* between 0 and 1")
+            for share in (0.0, 1.0, -0.1, 15, float("nan"))
+        ),
+        *(({"seed": seed}, rf"seed={seed} is out of range") for seed in (-1, 2**64)),
+        (
+            {"tokenizer": PreTrainedTokenizerFast(tokenizer_object=word_level(), unk_token="<e>")},
+            "has no mask token; .*add_special_tokens",
+        ),
+        (
+            {"tokenizer": BertTokenizer(vocab={token: i for i, token in enumerate(SPECIAL)})},
+            "tokenizer BertTokenizer has 5 tokens, all special ones, .*; use the tokenizer that was saved",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tokenizer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        MaskedLMCollator(**{"tokenizer": tokenizer, **settings})
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_seed_out_of_range_is_refused(tokenizer, seed):
-    with pytest.raises(ValueError, match=rf"seed={seed} is out of range"):
-        MaskedLMCollator(tokenizer, seed=seed)
-
-
-def test_negative_epoch_is_refused(tokenizer):
+def test_a_negative_epoch_and_rows_without_input_ids_are_refused(tokenizer):
     with pytest.raises(ValueError, match="epoch=-1 is negative; expected 0 or more"):
         MaskedLMCollator(tokenizer).set_epoch(-1)
-
-
-def test_tokenizer_without_mask_token_is_refused():
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level(), unk_token="<e>")
-    with pytest.raises(ValueError, match="has no mask token; .*add_special_tokens"):
-        MaskedLMCollator(tokenizer)
-
-
-def test_tokenizer_of_special_tokens_only_is_refused():
-    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(SPECIAL)})
-    message = "tokenizer BertTokenizer has 5 tokens, all special ones, .*; use the tokenizer that was saved"
-    with pytest.raises(ValueError, match=message):
-        MaskedLMCollator(tokenizer)
+    with pytest.raises(ValueError, match=r"columns \['label', 'text'\], but no input_ids; .*tokenize_to_blocks"):
+        MaskedLMCollator(tokenizer)([{"text": "a", "label": 0}])
 
 
 def test_padding_without_a_padding_token_is_refused():
@@ -319,11 +311,6 @@ def test_padding_without_a_padding_token_is_refused():
     assert collator([{"input_ids": [2, 3]}, {"input_ids": [3, 2]}])["input_ids"].shape == (2, 2)
     with pytest.raises(ValueError, match="no padding token, but rows have 1 to 3 input_ids; .*pad_token"):
         collator([{"input_ids": [2, 3, 2]}, {"input_ids": [3]}])
-
-
-def test_rows_without_input_ids_are_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"columns \['label', 'text'\], but no input_ids; .*tokenize_to_blocks"):
-        MaskedLMCollator(tokenizer)([{"text": "a", "label": 0}])
 
 
 def test_replaced_tokens_are_those_that_would_be_masked(tokenizer):

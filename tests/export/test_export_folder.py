@@ -151,16 +151,12 @@ def test_a_folder_holds_what_it_must_and_no_pickle(tmp_path, student, tokenizer,
     assert names_in(folder.parent) == sorted(["student", *(f"student/{name}" for name in expected)])
 
 
-def test_a_new_folder_has_the_usual_rights(tmp_path, student):
+def test_the_standard_configuration_is_stock_and_the_folder_has_the_usual_rights(tmp_path, student):
     (tmp_path / "made").mkdir()
-    folder = export_student(student, tmp_path / "student")
-    assert folder.stat().st_mode == (tmp_path / "made").stat().st_mode
-
-
-def test_the_standard_configuration_is_stock(tmp_path, student):
     config = json.loads((export_student(student, tmp_path / "student") / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("bert", ["BertForMaskedLM"])
     assert not {"auto_map", "per_layer_config", "head_dim", "softmax_head_dim"} & config.keys()
+    assert (tmp_path / "student").stat().st_mode == (tmp_path / "made").stat().st_mode
 
 
 def test_the_compact_configuration_names_every_auto_class(tmp_path, student):
@@ -209,21 +205,14 @@ def test_a_stock_model_is_exported_as_it_is(tmp_path, teacher):
     assert torch.equal(logits_of(BertForMaskedLM.from_pretrained(folder)), logits_of(teacher))
 
 
-def test_a_full_folder_is_not_touched(tmp_path, student):
+def test_a_full_folder_or_a_file_is_not_touched_and_an_empty_folder_is_filled(tmp_path, student):
     (tmp_path / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="is not empty and holds no export; choose another or empty it"):
             export_student(student, tmp_path, overwrite=overwrite)
+    with pytest.raises(ValueError, match="thesis.txt' is a file; choose another name"):
+        export_student(student, tmp_path / "thesis.txt")
     assert names_in(tmp_path) == ["thesis.txt"]
-
-
-def test_a_file_is_no_folder(tmp_path, student):
-    (tmp_path / "student").write_text("")
-    with pytest.raises(ValueError, match="student' is a file; choose another name"):
-        export_student(student, tmp_path / "student")
-
-
-def test_an_empty_folder_is_filled(tmp_path, student):
     (tmp_path / "student").mkdir()
     export_student(student, tmp_path / "student")
     assert "facts.json" in names_in(tmp_path / "student")
@@ -237,12 +226,9 @@ def test_an_earlier_export_is_replaced_only_on_request(tmp_path, student):
     export_student(student, folder, overwrite=True)
     assert MODELING_FILE not in names_in(folder)
     assert names_in(tmp_path) == sorted(["student", *(f"student/{name}" for name in names_in(folder))])
-
-
-def test_files_of_others_in_an_export_are_kept(tmp_path, student):
-    folder = export_student(student, tmp_path / "student")
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"files that no export wrote \(notes\.txt\).*move them away"):
+    (folder / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"files that no export wrote \(link, notes\.txt\).*move them away"):
         export_student(student, folder, overwrite=True)
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -286,12 +272,9 @@ def test_a_failure_halfway_leaves_no_trace(tmp_path, student, monkeypatch, had_o
 # Refusals
 
 
-def test_an_unknown_format_names_the_nearest(tmp_path, student):
+def test_an_unknown_format_and_a_diverged_student_are_refused(tmp_path, student):
     with pytest.raises(ValueError, match="format='standart' is unknown; nearest valid: 'standard'"):
         export_student(student, tmp_path / "student", "standart")
-
-
-def test_a_diverged_student_is_refused(tmp_path, student):
     with torch.no_grad():
         student.bert.embeddings.LayerNorm.bias[0] = float("nan")
     with pytest.raises(ValueError, match="logits that are not finite .*export an earlier checkpoint"):
@@ -317,9 +300,12 @@ def num_parameters(module):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("student_class", STUDENTS.values())
-def test_facts_are_what_is_counted(tmp_path, student_class, format):
+def test_facts_are_what_is_counted_and_either_format_loads(tmp_path, student_class, format):
     student = random_student(student_class)
-    facts = read_facts(export_student(student, tmp_path / "student", format))
+    loaded = load_export(export_student(student, tmp_path / "student", format))
+    assert (type(loaded), widths_of(loaded.config)) == (student_class, UNEVEN)
+    assert_same_logits(logits_of(loaded), logits_of(student))
+    facts = read_facts(tmp_path / "student")
     exported = student if format == "compact" else to_stock(student)
     tensors = load_file(tmp_path / "student" / "model.safetensors")
     pooler = exported.base_model.pooler
@@ -332,6 +318,9 @@ def test_facts_are_what_is_counted(tmp_path, student_class, format):
         "encoder_macs": facts["student"]["encoder_macs"],
         "size_bytes": 4 * sum(tensor.numel() for tensor in tensors.values()),
     }
+    assert facts["forms"]["compact"]["num_parameters"] == num_parameters(student)
+    assert facts["forms"]["padded"]["num_parameters"] == num_parameters(to_stock(student))
+    assert facts["forms"]["compact"]["plan"] == UNEVEN.to_dict()
 
 
 def test_macs_are_counted_by_hand(tmp_path, student):
@@ -342,17 +331,9 @@ def test_macs_are_counted_by_hand(tmp_path, student):
     assert padded == 2 * (4 * 24 * 24 + 2 * 24 * 16 + 2 * 128 * 24)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("student_class", STUDENTS.values())
-def test_uneven_widths_state_both_costs(tmp_path, student_class, format):
-    student = random_student(student_class)
-    forms = read_facts(export_student(student, tmp_path / "student", format))["forms"]
-    assert forms["compact"]["num_parameters"] == num_parameters(student)
-    assert forms["padded"]["num_parameters"] == num_parameters(to_stock(student))
-    assert forms["compact"]["plan"] == UNEVEN.to_dict()
-
-
 def test_stock_widths_have_one_cost(tmp_path):
+    with pytest.raises(ValueError, match=r"has no facts\.json; expected an export of this package"):
+        load_export(tmp_path)
     student = random_student(HomoBertForMaskedLM, UNIFORM)
     assert read_facts(export_student(student, tmp_path / "student"))["forms"] == {}
 
@@ -416,16 +397,6 @@ def test_facts_hold_digests_and_the_logits_in_memory(tmp_path, student, format):
 # Reading and converting
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("student_class", STUDENTS.values())
-def test_either_format_loads_as_the_same_student(tmp_path, student_class, format):
-    student = random_student(student_class)
-    loaded = load_export(export_student(student, tmp_path / "student", format))
-    assert type(loaded) is student_class
-    assert widths_of(loaded.config) == UNEVEN
-    assert_same_logits(logits_of(loaded), logits_of(student))
-
-
 @pytest.mark.parametrize(("source", "target"), [("standard", "compact"), ("compact", "standard")])
 def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokenizer, source, target):
     run = {"training": {"num_steps": 7}, "settings": {"seed": 3}, "evaluation": {"kl": 0.25}}
@@ -438,11 +409,6 @@ def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokeni
         assert found[name] == expected[name], name
     assert_same_logits(torch.tensor(found["probe"]["logits"]), torch.tensor(expected["probe"]["logits"]))
     assert_same_logits(logits_of(load_export(converted)), logits_of(student))
-
-
-def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"has no facts\.json; expected an export of this package"):
-        load_export(tmp_path)
 
 
 # Use

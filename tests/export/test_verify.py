@@ -98,41 +98,30 @@ def test_a_good_export_has_no_problems_and_stays_as_it_was(export, format, monke
 
 
 @pytest.mark.usefixtures("no_process")
-def test_a_flipped_bit_in_the_weights_is_found(export):
+def test_damaged_weights_are_found(export):
     path = export() / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (problem,) = verify_export(path.parent).problems
     assert problem.startswith("model.safetensors sha256: facts.json says '")
     assert not verify_export(path.parent).ok
+    path.write_bytes(content[:-8])
+    size = f"facts.json says {len(content)}, found {len(content) - 8}"
+    assert f"model.safetensors size_bytes: {size}" in verify_export(path.parent).problems
 
 
 @pytest.mark.usefixtures("no_process")
-def test_truncated_weights_are_found(export):
-    path = export() / "model.safetensors"
-    size = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:-8])
-    assert (
-        f"model.safetensors size_bytes: facts.json says {size}, found {size - 8}"
-        in verify_export(path.parent).problems
-    )
-
-
-@pytest.mark.usefixtures("no_process")
-@pytest.mark.parametrize("name", ("model.safetensors", "config.json", "README.md"))
-def test_a_missing_file_is_named(export, name):
-    folder = export("standard")
-    (folder / name).unlink()
-    assert verify_export(folder).problems == (f"{name}: expected in every export, found nothing",)
-
-
-@pytest.mark.usefixtures("no_process")
-@pytest.mark.parametrize("name", ("tokenizer.json", MODELING_FILE))
-def test_a_listed_file_must_be_there(export, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *((name, "expected in every export") for name in ("model.safetensors", "config.json", "README.md")),
+        *((name, "listed in facts.json") for name in ("tokenizer.json", MODELING_FILE)),
+    ],
+)
+def test_a_missing_file_is_named(export, name, words):
     folder = export()
     (folder / name).unlink()
-    assert verify_export(folder).problems == (f"{name}: listed in facts.json, found nothing",)
+    assert verify_export(folder).problems == (f"{name}: {words}, found nothing",)
 
 
 @pytest.mark.usefixtures("no_process")
@@ -140,7 +129,6 @@ def test_a_listed_file_must_be_there(export, name):
     ("name", "kind"),
     [
         ("pytorch_model.bin", "pickle, expected safetensors only"),
-        ("training_args.bin", "pickle, expected safetensors only"),
         ("deep/optimizer.pt", "pickle, expected safetensors only"),
         ("notes.txt", "file"),
         ("modeling_other.py", "file"),
@@ -160,7 +148,6 @@ def test_a_file_too_many_is_named(export, name, kind):
         (None, "has no facts.json; expected an export"),
         ("{", "is no JSON"),
         ("[]", "is not of version 1"),
-        ('{"facts_version": 2}', "is not of version 1"),
         ('{"facts_version": 1}', "expected the section student, found None"),
     ],
 )
@@ -168,10 +155,7 @@ def test_facts_that_are_none_are_named(export, text, message):
     path = export() / "facts.json"
     path.unlink() if text is None else path.write_text(text)
     assert message in verify_export(path.parent).problems[0]
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    assert "does not exist; name an export" in verify_export(tmp_path / "none").problems[0]
+    assert "does not exist; name an export" in verify_export(path.parent / "none").problems[0]
 
 
 # Remote code
@@ -201,23 +185,21 @@ def test_the_command_shows_the_digest_of_the_code(export, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_process")
-def test_code_from_elsewhere_is_not_run(export):
-    folder = export()
-    edit_json(folder / "config.json", lambda config: config["auto_map"].update(AutoModel="evil/repo--modeling.Model"))
+@pytest.mark.parametrize(
+    ("format", "name", "auto_map", "expected"),
+    [
+        ("compact", "config.json", {"AutoModel": "evil/repo--modeling.Model"}, "{"),
+        ("standard", "config.json", {"AutoModel": "modeling_x.X"}, "None, found {'AutoModel': 'modeling_x.X'}"),
+        ("standard", "tokenizer_config.json", {"AutoTokenizer": ["x.X", None]}, "None, found {'AutoTokenizer'"),
+    ],
+)
+def test_code_that_a_configuration_names_is_not_run(export, format, name, auto_map, expected):
+    folder = export(format)
+    edit_json(folder / name, lambda config: config.update(auto_map=config.get("auto_map", {}) | auto_map))
     with_new_digests(folder)
     (problem,) = verify_export(folder).problems
-    assert problem.startswith("config.json auto_map: expected {")
-    assert "evil/repo--modeling.Model" in problem
-
-
-@pytest.mark.usefixtures("no_process")
-def test_a_standard_export_has_no_remote_code(export):
-    folder = export("standard")
-    edit_json(folder / "config.json", lambda config: config.update(auto_map={"AutoModel": "modeling_x.X"}))
-    with_new_digests(folder)
-    assert verify_export(folder).problems == (
-        "config.json auto_map: expected None, found {'AutoModel': 'modeling_x.X'}",
-    )
+    assert problem.startswith(f"{name} auto_map: expected {expected}")
+    assert str(next(iter(auto_map))) in problem
 
 
 @pytest.mark.usefixtures("no_process")
@@ -233,17 +215,6 @@ def test_listed_code_that_no_export_writes_is_not_run(export, format, name):
 
 
 @pytest.mark.usefixtures("no_process")
-def test_code_that_a_tokenizer_names_is_not_run(export):
-    folder = export("standard")
-    edit_json(
-        folder / "tokenizer_config.json", lambda config: config.update(auto_map={"AutoTokenizer": ["x.X", None]})
-    )
-    with_new_digests(folder)
-    (problem,) = verify_export(folder).problems
-    assert problem.startswith("tokenizer_config.json auto_map: expected None, found {'AutoTokenizer'")
-
-
-@pytest.mark.usefixtures("no_process")
 def test_a_listed_pickle_is_not_opened(export):
     folder = export("standard")
     torch.save({}, folder / "pytorch_model.bin")
@@ -256,13 +227,13 @@ def test_a_listed_pickle_is_not_opened(export):
 
 @pytest.mark.usefixtures("no_process")
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes"))
-def test_a_wrong_number_is_found(export, format, name):
+def test_a_wrong_number_is_found(export, format):
     folder = export(format)
-    true_value = json.loads((folder / "facts.json").read_text())["student"][name]
-    edit_json(folder / "facts.json", lambda facts: facts["student"].update({name: true_value - 8}))
-    problem = f"facts.json student {name}: facts.json says {true_value - 8}, found {true_value}"
-    assert problem in verify_export(folder).problems
+    costs = json.loads((folder / "facts.json").read_text())["student"]
+    names = ("num_parameters", "num_encoder_parameters", "encoder_macs", "size_bytes")
+    edit_json(folder / "facts.json", lambda facts: facts["student"].update({n: costs[n] - 8 for n in names}))
+    problems = [f"facts.json student {n}: facts.json says {costs[n] - 8}, found {costs[n]}" for n in names]
+    assert set(problems) <= set(verify_export(folder).problems)
 
 
 @pytest.mark.slow
@@ -301,25 +272,17 @@ def test_padding_that_does_not_fit_the_facts_is_found(export):
 
 
 @pytest.mark.usefixtures("no_process")
-def test_other_weights_than_in_memory_are_found(export):
+def test_other_and_missing_weights_are_found(export):
     path = export() / "model.safetensors"
     tensors = load_file(path)
     tensors["bert.encoder.layer.1.output.dense.weight"][3, 2] += 1e-2
-    save_file(tensors, path, metadata={"format": "pt"})
-    with_new_digests(path.parent)
-    (problem,) = verify_export(path.parent).problems
-    assert problem.startswith("model.safetensors: expected the logits that the student had in memory within 1e-05")
-
-
-@pytest.mark.usefixtures("no_process")
-def test_missing_weights_are_found(export):
-    path = export() / "model.safetensors"
-    tensors = load_file(path)
-    del tensors["bert.encoder.layer.1.output.dense.bias"]
-    save_file(tensors, path, metadata={"format": "pt"})
-    with_new_digests(path.parent)
-    (problem,) = verify_export(path.parent).problems
-    assert "has no weights for bert.encoder.layer.1.output.dense.bias" in problem
+    in_memory = "model.safetensors: expected the logits that the student had in memory within 1e-05"
+    for message in (in_memory, "has no weights for bert.encoder.layer.1.output.dense.bias"):
+        save_file(tensors, path, metadata={"format": "pt"})
+        with_new_digests(path.parent)
+        (problem,) = verify_export(path.parent).problems
+        assert message in problem
+        del tensors["bert.encoder.layer.1.output.dense.bias"]
 
 
 # The fresh process

@@ -12,7 +12,6 @@ from students import assert_same_logits, logits_of, make_inputs
 from tiny_models import NUM_LAYERS, UNEVEN, UNIFORM, make_teacher, random_student, randomized, tiny_config
 from torch import nn
 from transformers import (
-    AlbertConfig,
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -101,8 +100,9 @@ def test_a_student_is_in_its_teachers_mode_with_weights_of_its_own(is_training):
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
-def test_a_half_precision_teacher_becomes_a_float32_student():
+def test_a_half_precision_teacher_becomes_a_float32_student(tmp_path):
     teacher = make_teacher(BertForMaskedLM).to(torch.bfloat16)
+    assert {parameter.dtype for parameter in load_encoder(saved(teacher, tmp_path)).parameters()} == {torch.float32}
     student = to_student(teacher)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     assert_same_logits(logits_of(student), logits_of(teacher.float()))
@@ -156,17 +156,11 @@ def test_padding_is_silent_under_any_activation(hidden_act):
 @pytest.mark.parametrize("attn_implementation", ("eager", "sdpa"))
 def test_stock_bert_attends_in_the_same_way(attn_implementation):
     student = random_student(HomoBertForMaskedLM, attn_implementation=attn_implementation).double()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     stock = to_stock(student)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     assert stock.config._attn_implementation == attn_implementation
     assert_same_logits(logits_of(stock), logits_of(student))
-
-
-@pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
-def test_converting_leaves_the_student_as_it_was(plan):
-    student = random_student(HomoBertForMaskedLM, plan)
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    to_stock(student)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
 def test_the_full_width_comes_back_bit_for_bit():
@@ -218,26 +212,20 @@ def test_removing_padding_brings_the_student_back(student_class):
     assert num_parameters[0] == num_parameters[1]
 
 
-def test_only_zeros_are_cut():
+def test_only_the_zeros_of_padding_are_cut():
     student = to_student(to_stock(random_student(HomoBertForMaskedLM)))
     with torch.no_grad():
         student.bert.encoder.layer[1].output.dense.weight[3, -1] = 1e-3
     with pytest.raises(ValueError, match=r"not zero in bert\.encoder\.layer\.1\.output\.dense\.weight; keep"):
         remove_padding(student, UNEVEN)
-
-
-def test_padding_of_other_widths_is_not_cut():
     student = to_student(to_stock(random_student(HomoBertForMaskedLM, UNIFORM)))
     with pytest.raises(ValueError, match=r'pads to .*"intermediate_size": 9}, but the student has .*: 16}'):
         remove_padding(student, WidthPlan.uniform(24, NUM_LAYERS, LayerWidths(3, 8, 9)))
 
 
-def test_only_students_become_stock():
+def test_what_has_no_stock_form_is_refused():
     with pytest.raises(ValueError, match="model=BertForMaskedLM is no student; expected one of HomoBertForMaskedLM"):
         to_stock(make_teacher(BertForMaskedLM))
-
-
-def test_widths_without_a_stock_form_name_the_nearest_plan():
     student = random_student(HomoBertForMaskedLM, WidthPlan.uniform(22, NUM_LAYERS, LayerWidths(3, 5, 16)))
     with pytest.raises(ValueError, match="hidden_size=22 .*at least 3 heads .*nearest valid plan: {"):
         to_stock(student)
@@ -260,16 +248,12 @@ def test_unsupported_classes_are_named(teacher_class, remedy):
         to_student(teacher_class(tiny_config()))
 
 
-@pytest.mark.parametrize("values", ({"is_decoder": True}, {"is_decoder": True, "add_cross_attention": True}))
-def test_decoders_are_refused(values):
-    with pytest.raises(ValueError, match="is_decoder=True.*only encoders are supported: set both to False"):
-        to_student(BertForMaskedLM(tiny_config(**values)))
-
-
-def test_relative_positions_are_refused():
-    teacher = make_teacher(BertForMaskedLM, position_embedding_type="relative_key")
+def test_decoders_and_relative_positions_are_refused():
+    for values in ({"is_decoder": True}, {"is_decoder": True, "add_cross_attention": True}):
+        with pytest.raises(ValueError, match="is_decoder=True.*only encoders are supported: set both to False"):
+            to_student(BertForMaskedLM(tiny_config(**values)))
     with pytest.raises(ValueError, match="position_embedding_type='relative_key'.*only has 'absolute'"):
-        to_student(teacher)
+        to_student(make_teacher(BertForMaskedLM, position_embedding_type="relative_key"))
 
 
 # Loading
@@ -315,11 +299,6 @@ def test_the_first_berts_files_are_read(tmp_path):
     assert torch.equal(logits_of(load_encoder(folder)), logits_of(teacher))
 
 
-def test_a_half_precision_teacher_is_loaded_in_float32(tmp_path):
-    loaded = load_encoder(saved(make_teacher(BertForMaskedLM).half(), tmp_path))
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
-
-
 @pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
 def test_a_student_checkpoint_is_loaded(tmp_path, plan):
     student = random_student(HomoBertForMaskedLM, plan)
@@ -328,13 +307,10 @@ def test_a_student_checkpoint_is_loaded(tmp_path, plan):
     assert torch.equal(logits_of(loaded), logits_of(student))
 
 
-def test_a_configuration_is_read_without_weights(tmp_path):
+def test_configurations_are_read_without_weights(tmp_path):
     make_teacher(BertForMaskedLM).config.save_pretrained(tmp_path)
     config = load_encoder_config(str(tmp_path))
     assert (type(config), config.hidden_size, config.architectures) == (BertConfig, 32, ["BertForMaskedLM"])
-
-
-def test_a_student_configuration_is_read_with_its_widths(tmp_path):
     random_student(HomoBertForMaskedLM).config.save_pretrained(tmp_path)
     config = load_encoder_config(str(tmp_path))
     assert type(config) is HomoBertConfig
@@ -349,7 +325,7 @@ def test_a_student_configuration_is_read_with_its_widths(tmp_path):
         ({"is_decoder": True}, "is_decoder=True, add_cross_attention=False"),
         ({"position_embedding_type": "relative_key_query"}, "position_embedding_type='relative_key_query'"),
         ({"auto_map": {"AutoModel": "modeling_x.XModel"}}, "brings its own modelling code .*AutoModel"),
-        ({"model_type": "no_such_type"}, "model_type='no_such_type'; supported: bert, "),
+        ({"model_type": "albert"}, "has model_type='albert'; supported: bert.*Choose an encoder"),
     ],
 )
 def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, values, message):
@@ -359,19 +335,10 @@ def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, v
         load_encoder(str(tmp_path))
 
 
-def test_another_architecture_is_refused(tmp_path):
-    AlbertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has model_type='albert'; supported: bert.*Choose an encoder"):
-        load_encoder_config(str(tmp_path))
-
-
-def test_a_head_without_weights_is_not_made_up(tmp_path):
+def test_missing_and_truncated_weights_are_named(tmp_path):
     folder = saved(BertModel(tiny_config()), tmp_path, architectures=["BertForMaskedLM"])
     with pytest.raises(ValueError, match=r"no weights for cls\.predictions.* and 3 more, which BertForMaskedLM needs"):
         load_encoder(folder)
-
-
-def test_truncated_weights_are_named(tmp_path):
     folder = saved(make_teacher(BertForMaskedLM), tmp_path)
     path = tmp_path / "model.safetensors"
     assert load_file(path)

@@ -168,26 +168,38 @@ def test_adapters_inside_are_refused(name):
         to_student(model)
 
 
-def test_a_head_of_several_layers_is_refused():
+def other_head():
     model = classifier()
     model.classifier = nn.Sequential(nn.Linear(32, 8), nn.Linear(8, 2))
-    with pytest.raises(ValueError, match=r"further parameters classifier\.0\..*; no classifier\.bias, .*own head"):
-        to_student(model)
+    return model
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_layers_that_the_config_does_not_know_are_refused(layers):
+def other_layers(number):
     model = make_teacher("masked_lm")
-    model.bert.encoder.layer = nn.ModuleList([*model.bert.encoder.layer, *model.bert.encoder.layer][:layers])
-    with pytest.raises(ValueError, match=r"encoder\.layer.* Set config\.num_hidden_layers"):
-        to_student(model)
+    model.bert.encoder.layer = nn.ModuleList([*model.bert.encoder.layer, *model.bert.encoder.layer][:number])
+    return model
 
 
-def test_another_vocabulary_than_in_the_config_is_refused():
+def other_words():
     model = make_teacher("masked_lm")
     model.bert.embeddings.word_embeddings = nn.Embedding(200, 32)
-    with pytest.raises(ValueError, match=r"other shapes: .*\(200, 32\) for"):
-        to_student(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (other_head, r"further parameters classifier\.0\..*; no classifier\.bias, .*own head"),
+        (lambda: other_layers(1), r"encoder\.layer.* Set config\.num_hidden_layers"),
+        (lambda: other_layers(3), r"encoder\.layer.* Set config\.num_hidden_layers"),
+        (other_words, r"other shapes: .*\(200, 32\) for"),
+        (lambda: torch.compile(classifier()), r"=OptimizedModule is not a model .*model\._orig_mod"),
+        (lambda: nn.DataParallel(classifier()), r"=DataParallel .*model\.module"),
+    ],
+)
+def test_other_parameters_than_the_configs_and_wrappers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        to_student(make())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize")
@@ -195,13 +207,6 @@ def test_quantized_modules_are_refused():
     model = torch.ao.quantization.quantize_dynamic(classifier(), {nn.Linear}, dtype=torch.qint8)
     with pytest.raises(ValueError, match=r"quantized modules \(torch\.ao.*; load it without"):
         to_student(model)
-
-
-def test_wrappers_are_refused_with_the_model_inside():
-    with pytest.raises(ValueError, match=r"=OptimizedModule is not a model .*model\._orig_mod"):
-        to_student(torch.compile(classifier()))
-    with pytest.raises(ValueError, match=r"=DataParallel .*model\.module"):
-        to_student(nn.DataParallel(classifier()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -38,15 +38,6 @@ def is_nowhere_wider(plan: WidthPlan, other: WidthPlan) -> bool:
 # The two types and their JSON form
 
 
-def test_attention_size_is_heads_times_head_size():
-    assert LayerWidths(num_attention_heads=8, head_dim=28, intermediate_size=896).attention_size == 224
-
-
-def test_a_plan_without_layers_is_refused():
-    with pytest.raises(ValueError, match=r"layers=\(\) has no layer"):
-        WidthPlan(64, ())
-
-
 @pytest.mark.parametrize("values", [UNIFORM, UNEVEN])
 def test_dict_form_is_a_round_trip(values):
     plan = WidthPlan.from_dict(values, num_hidden_layers=2)
@@ -60,15 +51,11 @@ def test_uniform_form_says_the_same_as_equal_layers():
     assert per_layer == WidthPlan.from_dict(UNIFORM, num_hidden_layers=3)
     assert per_layer.is_uniform
     assert per_layer.to_dict() == UNIFORM
-
-
-def test_one_different_layer_makes_a_plan_uneven():
     assert not WidthPlan.from_dict(UNEVEN, num_hidden_layers=2).is_uniform
-
-
-def test_head_size_may_be_left_out_where_heads_divide_the_hidden_size():
-    values = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
-    assert WidthPlan.from_dict(values, num_hidden_layers=2).to_dict() == UNIFORM
+    without_head_dim = {key: value for key, value in UNIFORM.items() if key != "head_dim"}
+    assert WidthPlan.from_dict(without_head_dim, num_hidden_layers=2).to_dict() == UNIFORM
+    with pytest.raises(ValueError, match=r"layers=\(\) has no layer"):
+        WidthPlan(64, ())
 
 
 @given(plans)
@@ -208,21 +195,14 @@ def test_the_nearest_paddable_plan_gives_up_the_smaller_share():
 # A teacher's own widths
 
 
-def test_the_teacher_plan_of_a_bert():
+def test_the_widths_of_configurations():
     config = BertConfig(hidden_size=48, num_attention_heads=3, intermediate_size=100, num_hidden_layers=2)
     assert widths_of(config) == WidthPlan.uniform(48, 2, LayerWidths(3, 16, 100))
-
-
-def test_the_teacher_plan_of_a_compact_student():
     layers = UNEVEN["layers"]
     config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))
     assert widths_of(config).to_dict() == UNEVEN
-
-
-def test_the_teacher_plan_of_a_uniform_compact_student_with_its_own_head_size():
-    config = HomoBertConfig(
-        hidden_size=60, num_hidden_layers=2, num_attention_heads=4, head_dim=8, intermediate_size=96
-    )
+    widths = {"num_attention_heads": 4, "head_dim": 8, "intermediate_size": 96}
+    config = HomoBertConfig(hidden_size=60, num_hidden_layers=2, **widths)
     assert widths_of(config) == WidthPlan.uniform(60, 2, LayerWidths(4, 8, 96))
 
 

@@ -74,15 +74,11 @@ def test_what_is_far_smaller_than_anything_measured_is_warned_of():
     assert len(doubts(plan_of(48, 2, 8), TEACHER)) == 2
 
 
-def test_far_from_what_was_measured_it_is_a_direction_only():
+def test_a_size_that_was_not_measured_has_no_advice_and_far_budgets_have_a_direction():
     assert "within a factor of 2 of your tokens" in advice(0.25, 1e9)
-
-
-def test_one_seed_is_one_seed():
     assert "to 192-8x24-704, 0.50 of the encoder MACs (1 seed, teacher" in advice(0.5, 2e6)
-
-
-def test_a_size_that_was_not_measured_has_no_advice():
+    assert advice(0.25, 4000).startswith("advice for 0.004 M tokens")
+    assert advice(0.25, 14.7e9).startswith("advice for 14,700 M tokens")
     assert re.search(r"none, students of 0\.10 of .* were not measured \(measured: 0\.25, 0\.50\)$", advice(0.1, 1e6))
     assert advise(0.1, 1e6, measured=[], teacher="x").endswith("(measured: nothing yet)")
 
@@ -105,11 +101,6 @@ def test_other_content_is_refused(tmp_path, content):
     (path := tmp_path / "advice.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="advice.json' is not what the package came with .*; install it again"):
         read_advice(path)
-
-
-def test_budgets_keep_their_digits():
-    assert advice(0.25, 4000).startswith("advice for 0.004 M tokens")
-    assert advice(0.25, 14.7e9).startswith("advice for 14,700 M tokens")
 
 
 def test_plan_tells_it(tmp_path, capsys):
