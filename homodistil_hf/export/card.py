@@ -19,7 +19,16 @@ from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
 from ..models.cost import COSTS
 from .charts import widths_picture
-from .facts import BENCHMARKS, CARD_SECTION, CHANGED, DATA, GUARANTEE, LATENCY
+from .facts import (
+    BENCHMARKS,
+    CARD_SECTION,
+    CHANGED,
+    DATA,
+    GUARANTEE,
+    LATENCY,
+    THIS_FOLDER,
+    UNKNOWN_LICENCE,
+)
 from .markdown import card_table, cell, code_span, one_line, plain_text
 from .method_card import NAMESAKE, MethodCard
 from .outcome import (
@@ -34,12 +43,9 @@ from .outcome import (
 from .runtimes import runtimes_text
 from .usage import has_pipeline, pipeline_call
 
-UNKNOWN_LICENCE = "unknown"
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 PICTURE_FILE = "widths.svg"
 """The picture of an export's widths, beside its card."""
-THIS_FOLDER = 'name = "."  # this folder'
-"""The line of the snippet in which a push puts the name of the repository."""
 
 _SELDOM = ("num_bad", "num_skipped")
 """Counts that a card leaves out where they are 0."""

@@ -21,7 +21,6 @@ from ..models.cost import cost_fractions, model_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import stored_tokenizer
 from ..models.widths import WidthPlan, widths_of
-from .card import render_card, write_picture
 from .facts import (
     CARD_FILE,
     FACTS_FILE,
@@ -90,6 +89,8 @@ def export_student(
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")
+    from .card import render_card, write_picture  # words and pictures, which loading an export needn't wait for
+
     # what can't work is refused before anything is computed
     target = check_target(folder, overwrite=overwrite)
     run = run_facts(facts)

@@ -72,6 +72,10 @@ _SHAPES: dict[str, Any] = {
 }
 """Section → what cards, checks and tables of models read of it."""
 
+UNKNOWN_LICENCE = "unknown"
+THIS_FOLDER = 'name = "."  # this folder'
+"""The line of a card's snippet in which a push puts the name of the repository."""
+
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
 _NUM_PROBE_TOKENS = 16

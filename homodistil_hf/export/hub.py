@@ -16,8 +16,7 @@ from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.inside import is_inside
 from ..files.messages import short_repr
 from ..files.strict_json import read_json
-from .card import THIS_FOLDER, UNKNOWN_LICENCE
-from .facts import CARD_FILE, FACTS_FILE, read_facts
+from .facts import CARD_FILE, FACTS_FILE, THIS_FOLDER, UNKNOWN_LICENCE, read_facts
 
 logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 5.0

@@ -263,7 +263,7 @@ def test_a_failure_halfway_leaves_no_trace(tmp_path, student, monkeypatch, had_o
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("homodistil_hf.export.export_folder.render_card", full_disk)
+    monkeypatch.setattr("homodistil_hf.export.card.render_card", full_disk)
     with pytest.raises(OSError, match="No space left"):
         export_student(student, tmp_path / "student", overwrite=True)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in names_in(tmp_path)} == before

@@ -161,11 +161,9 @@ def test_curves_are_of_the_logs(run):
         "held out: masked-LM loss, nats a token",
     ]
     assert "multiply–accumulates" in page.words["text"]
-
-
-def test_what_is_left_of_the_multiply_accumulates_ends_at_the_students(run):
     from homodistil_hf.export.report import _kept
 
+    # what is left of the multiply–accumulates ends at the student's
     line = _kept(read_records(run))["multiply–accumulates"]
     assert line == [(10, 1.0), (20, pytest.approx(encoder_macs(HALF) / encoder_macs(PLAN)))]
 
@@ -266,14 +264,12 @@ def test_a_demos_rows_are_no_results_of_one_run(run):
     assert (records.folder, records.results, records.facts) == (run, {}, FACTS)
 
 
-def test_a_report_that_cannot_be_written_fails_no_run(run, caplog):
+def test_a_report_that_cannot_be_made_fails_no_run(run, caplog):
     (run / "report.html").mkdir()
     try_report(run)
     assert "no report.html was written" in caplog.text
     assert closing_line(run) == "3.6× smaller, 2× faster here, keeps 75 % of masked-word accuracy"
-
-
-def test_records_that_cannot_be_read_fail_no_run(run, caplog):
+    caplog.clear()
     (run / "results.json").write_text("{")
     try_report(run)
     assert "no report.html was written" in caplog.text

@@ -159,9 +159,9 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
 @pytest.mark.parametrize("format", ["standard", "compact"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metric):
     pruner = make_pruner(ODD, metric=metric)
-    student, state = checkpoint_student(
-        check_manifest(write_checkpoint(tmp_path, pruner)), format=format, allow_partial=True
-    )
+    folder = write_checkpoint(tmp_path, pruner)
+    assert load_tensors(folder / SCORES_FILE).keys() == pruner.groups.keys()  # and no masks
+    student, state = checkpoint_student(check_manifest(folder), format=format, allow_partial=True)
     expected = narrowed_copy(pruner, format=format)
     assert widths_of(student.config) == widths_of(expected.config)
     assert torch.equal(logits_of(student), logits_of(expected))
@@ -195,19 +195,14 @@ def test_a_method_that_does_not_prune_has_no_scores(tmp_path):
     assert widths_of(student.config) == TARGET
 
 
-def test_a_state_that_no_run_writes_is_refused(tmp_path):
-    pruner = make_pruner(ODD)
-    write_checkpoint(tmp_path, pruner)
+def test_a_state_that_no_run_writes_and_damaged_weights_are_refused(tmp_path):
+    weights = write_checkpoint(tmp_path, make_pruner(ODD)) / "model.safetensors"
     state = read_state(tmp_path)
     state["pruner"]["settings"]["colour"] = "red"
     write_json(tmp_path / STATE_FILE, state)
     write_manifest(tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint .* has a pruning state that can't be used \(TypeError.*colour"):
         checkpoint_student(check_manifest(tmp_path), format="standard", allow_partial=True)
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    weights = write_checkpoint(tmp_path, make_pruner(TARGET)) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
         export_from(tmp_path, tmp_path.parent / "student")
@@ -222,9 +217,3 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_named_once(tmp_path, caplog
     assert read_export_facts(folder)["training"]["checkpoint"] == "checkpoint-4"
     warned = [record.getMessage() for record in caplog.records if "checkpoint-" in record.getMessage()]
     assert [message.split()[0].rpartition("/")[2] for message in warned] == ["checkpoint-12", "checkpoint-8"]
-
-
-def test_what_is_written_holds_no_masks(tmp_path):
-    pruner = make_pruner(ODD)
-    folder = write_checkpoint(tmp_path, pruner)
-    assert load_tensors(folder / SCORES_FILE).keys() == pruner.groups.keys()
