@@ -5,7 +5,8 @@ first step: `methods/baselines/one_shot.py`, `embedding/`.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
@@ -13,8 +14,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 from .files.field_checks import refuse_without_part, setting
 from .files.messages import short_repr
 from .files.strict_json import is_int, parse_json
+from .models.compiling import MOST_COMPILED_WIDTHS
 from .pruning.gates import LAYERS
-from .pruning.schedule import DEADLINE_FRACTION
+from .pruning.schedule import DEADLINE_FRACTION, PruningSchedule
 from .training_args import DistillationArguments, refuse_reentrant_checkpointing
 
 PRUNING_KINDS = ("hidden", "attention", "ffn")
@@ -189,6 +191,16 @@ class HomoDistilTrainingArguments(DistillationArguments):
             self.pruning_start_fraction if start is None else start,
             self.pruning_end_fraction if end is None else end,
         )
+
+    def pruning_schedule(self, total_steps: int, kinds: Sequence[str] = PRUNING_KINDS) -> PruningSchedule:
+        """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
+        windows = {kind: self.pruning_window(kind) for kind in kinds}
+        interval = self.pruning_interval_steps
+        # so seldom that the longest window has no more widths than may be compiled
+        if self.torch_compile:
+            longest = max(end - start for start, end in windows.values()) * total_steps
+            interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
+        return PruningSchedule(windows, interval, total_steps)
 
     def _check_pruning(self) -> None:
         for kind in PRUNING_KINDS:

@@ -3,11 +3,13 @@
 `start_student` scores the units on a few batches before the first step, while the student still is its teacher.
 One optimizer step, in order:
 
-1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop. Layers that the plan
-   leaves out count a little less at every step, and are removed at the end (pruning/gates.py).
-2. `compute_loss` of the base, then backward, for each micro-batch: teacher forward, student forward, loss terms.
-3. `on_gradients`, called by `training_step` after the last micro-batch: until the plan is reached, the gradients
-   update the scores. They are complete, averaged over ranks and not clipped.
+1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop (pruning/pruner.py;
+   schedule.py has the cubic, masks.py the choice). Layers that the plan leaves out count a little less at every step,
+   and are removed at the end (pruning/gates.py).
+2. `compute_loss`, then backward, for each micro-batch: teacher forward, student forward, loss terms
+   (distillation/objective.py; losses.py has the formulas).
+3. `training_step`, after the last micro-batch: until the plan is reached, the gradients update the scores
+   (pruning/scores.py). They are complete, averaged over ranks and not clipped.
 4. Trainer clips and steps the optimizer.
 5. Trainer logs, evaluates and saves, so a student is never measured before a step at its widths.
 
@@ -17,11 +19,10 @@ One optimizer step, in order:
 
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
@@ -29,7 +30,6 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .export.method_card import MethodCard
-from .export.student_in_folder import narrowed_copy
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
 from .files.tensors import load_tensors
@@ -42,9 +42,8 @@ from .homodistil_args import (
     check_window,
 )
 from .models.architectures import architecture_of
-from .models.compiling import MOST_COMPILED_WIDTHS
 from .models.widths import WidthPlan, widths_of
-from .plans.advice import FEWER_LAYERS_BELOW, depth_reason
+from .plans.budgets import FEWER_LAYERS_BELOW
 from .plans.resolve import resolve_plan
 from .pruning.gates import LAYERS
 from .pruning.masks import full_masks
@@ -54,8 +53,10 @@ from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import ProjectionInit, Start, resolve_student
 from .training.ranks import check_same_masks
-from .training.small_start import NUM_FITTING_BATCHES, StartedPair, fit_to_teacher, started_pair
 from .training_args import DistillationArguments
+
+if TYPE_CHECKING:
+    from .training.small_start import StartedPair
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,6 @@ class HomoDistilTrainer(DistillationTrainer):
     has fewer. Scores start as means over `num_scoring_batches` batches of the intact teacher, and are updated at every
     step until the plan is reached. `HomoDistilTrainingArguments.paper` has the paper's settings, `OneShotTrainer`
     prunes at once.
-
-    L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
-    + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
-
-    k counts layers, H are hidden states, E embeddings, A attention scores before the softmax, W learned projections.
 
     Args:
         model: the model that the student starts as a copy of: Hub name, folder, or a loaded model.
@@ -119,14 +115,95 @@ class HomoDistilTrainer(DistillationTrainer):
         tags=("pruning", "distillation"),
     )
     schedule: PruningSchedule
-
-    small_start: StartedPair | None = None
+    small_start: "StartedPair | None" = None
     """The small model that the student starts from, beside a fine-tuned teacher."""
+
+    # One optimizer step
+
+    def begin_step(self) -> None:
+        """If the schedule asks, choose masks and slice off the units that they drop; so with layers.
+
+        A kind of units keeps r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ of them (HomoDistil, section 3).
+        """
+        step = self.state.global_step
+        # layers first, so that masks are chosen for the layers that are left
+        has_fewer_layers = self._fade_layers(step)
+        masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
+        # parameters went without a mask: DDP must be wrapped again all the same
+        if masks is None and has_fewer_layers:
+            masks = full_masks(self.pruner.groups)
+        if masks is None:
+            return
+        # students that differ can't average their gradients, so stop before the step
+        check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
+        self.on_resized(masks)
+        if self.pruner.plan_reached:
+            logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
+
+    def _fade_layers(self, step: int) -> bool:
+        """Let the layers that leave count less; whether they were removed now."""
+        kept = self.pruner.fade(step, self.schedule, optimizer=self.bare_optimizer)
+        if kept is not None:
+            self._leave_out(kept)
+        elif (gates := self.pruner.gates) is not None and gates.leaving and not gates.are_removed:
+            self.distillation.fade(gates.kept or (), gates.value)
+        return kept is not None
+
+    def _leave_out(self, kept: Sequence[int]) -> None:
+        """Compare the student as it is without the other layers."""
+        self.distillation.leave_out(kept)
+        self.matched_layers = self.distillation.matched_layers
+        self.kept_heads = [self.kept_heads[layer] for layer in kept]
+        self.card = replace(self.card, how=f"{self.card.how} {layers_in_words(self.args, kept, self.full)}")
+        logger.info("layers %s stay of the student's %d, the others are removed", list(kept), len(self.full.layers))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The distillation loss of one micro-batch, its share of the step's average.
+
+        L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
+        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
+
+        k counts layers, H are hidden states, E embeddings, A attention scores before the softmax, W learned
+        projections. [`DistillationLoss.terms`] computes the terms, [`DistillationLoss.total`] weights and adds them.
+        """
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one micro-batch; the last one of a step also updates the scores.
+
+        S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3), until the plan
+        is reached. The gradients are those of the whole step, not clipped yet; a skipped step scores nothing.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients and not self.step_log.num_bad_steps_in_row:
+            scaler = self.accelerator.scaler
+            self._average_gate_gradient()
+            self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
+        return loss
+
+    def _average_gate_gradient(self) -> None:
+        """DDP averages the gradients of parameters alone; collective where layers have numbers to be scored."""
+        if self.pruner.gates is not None and (gradient := self.pruner.gates.gradient) is not None:
+            gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+
+    def end_step(self) -> None:
+        """A run of a single step has no other moment at which it could reach its plan."""
+        super().end_step()
+        if self.state.global_step == self.state.max_steps == 1:
+            self.begin_step()
+
+    # The start of a run
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
         """Also start from a small model, where its teacher is fine-tuned; a general one gets a head."""
+        if teacher_model is None:
+            return super().start_from(model, teacher_model, plan)
+        from .training.small_start import started_pair  # heads of tasks, for such a pair alone
+
         is_pruned = self.args.student is not None
         # a given plan prunes, unless a loaded model has its widths already
         if plan is not None:
@@ -166,9 +243,12 @@ class HomoDistilTrainer(DistillationTrainer):
         else:
             done = "keeps all layers" if self.matched_layers is None else "begins with the layers that it keeps"
             refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, f"the student {done}; leave it out"))
-        self.pruner = Pruner(
-            self.model, self.plan, settings=pruning_settings(self.args), kept_layers=self.args.kept_layer_indices
+        settings = PruningSettings(
+            metric=self.args.importance_metric,
+            multiple=self.args.width_multiple,
+            sensitivity_smoothing=self.args.sensitivity_smoothing,
         )
+        self.pruner = Pruner(self.model, self.plan, settings=settings, kept_layers=self.args.kept_layer_indices)
 
     @property
     def pruned_kinds(self) -> Sequence[str]:
@@ -177,101 +257,73 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def plan_step(self, num_training_steps: int) -> float:
         """The last step at which masks are chosen."""
-        return pruning_schedule(self.args, num_training_steps, self.pruned_kinds).end_step
-
-    # One optimizer step
-
-    def begin_step(self) -> None:
-        """If the schedule asks, choose masks and slice off the units that they drop; so with layers."""
-        step = self.state.global_step
-        # layers first, so that masks are chosen for the layers that are left
-        has_fewer_layers = self._fade_layers(step)
-        masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
-        # parameters went without a mask: DDP must be wrapped again all the same
-        if masks is None and has_fewer_layers:
-            masks = full_masks(self.pruner.groups)
-        if masks is None:
-            return
-        # students that differ can't average their gradients, so stop before the step
-        check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
-        self.on_resized(masks)
-        if self.pruner.plan_reached:
-            logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
-
-    def _fade_layers(self, step: int) -> bool:
-        """Let the layers that leave count less; whether they were removed now."""
-        kept = self.pruner.fade(step, self.schedule, optimizer=self.bare_optimizer)
-        if kept is not None:
-            self._leave_out(kept)
-        elif (gates := self.pruner.gates) is not None and gates.leaving and not gates.are_removed:
-            self.distillation.fade(gates.kept or (), gates.value)
-        return kept is not None
-
-    def _leave_out(self, kept: Sequence[int]) -> None:
-        """Compare the student as it is without the other layers."""
-        self.distillation.leave_out(kept)
-        self.matched_layers = self.distillation.matched_layers
-        self.kept_heads = [self.kept_heads[layer] for layer in kept]
-        self.card = replace(self.card, how=f"{self.card.how} {layers_in_words(self.args, kept, self.full)}")
-        logger.info("layers %s stay of the student's %d, the others are removed", list(kept), len(self.full.layers))
-
-    def end_step(self) -> None:
-        """A run of a single step has no other moment at which it could reach its plan."""
-        super().end_step()
-        if self.state.global_step == self.state.max_steps == 1:
-            self.begin_step()
-
-    def on_gradients(self) -> None:
-        """Until the plan is reached: update the scores by a step's complete, unclipped gradients.
-
-        S_j = |θ_j · ∂L/∂θ_j|, summed over the slices of each unit and smoothed (HomoDistil, section 3).
-        """
-        scaler = self.accelerator.scaler
-        self._average_gate_gradient()
-        self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
-
-    def _average_gate_gradient(self) -> None:
-        """DDP averages the gradients of parameters alone; collective where layers have numbers to be scored."""
-        if self.pruner.gates is not None and (gradient := self.pruner.gates.gradient) is not None:
-            gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
-
-    # Start, end and checkpoints
+        return self.args.pruning_schedule(num_training_steps, self.pruned_kinds).end_step
 
     def begin_training(self) -> None:
         """The length of the run is known: lay out the schedule."""
         super().begin_training()
         self._say_depth(self.distillation.teacher.exact.config)
-        self.schedule = pruning_schedule(self.args, self.state.max_steps, self.pruned_kinds)
+        self.schedule = self.args.pruning_schedule(self.state.max_steps, self.pruned_kinds)
 
     def _say_depth(self, teacher: PreTrainedConfig) -> None:
         """Say why layers leave that the user has not named."""
+        from .plans.advice import depth_reason
+
         reason = depth_reason(self.args.student or "", self.plan, widths_of(teacher))
-        limits: Any = {"multiple": self.args.width_multiple, "fewer_layers_below": self.fewer_layers_below}
+        if not reason:
+            return
         # other settings may leave layers out as well
-        if reason and self.plan == resolve_plan(self.args.student or "", teacher, **limits):
+        by_budget = resolve_plan(
+            self.args.student or "",
+            teacher,
+            multiple=self.args.width_multiple,
+            fewer_layers_below=self.fewer_layers_below,
+        )
+        if self.plan == by_budget:
             logger.info(reason)
 
     def start_student(self) -> None:
-        """With `rotate_heads`: choose the bases inside heads, once; then score the units of the intact student.
+        """Choose the bases inside heads, once, with `rotate_heads`; then score the units of the intact student.
 
         Before that, fit the projections of a small start.
         """
         if self.small_start is not None:
-            self._fit_to_teacher(has_fresh_head=self.small_start.has_fresh_head)
-        _rotate_student(self)
+            from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher
+
+            fit_to_teacher(
+                self.model,
+                self.distillation.teacher.exact,
+                task=self.distillation.task,
+                batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
+                reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
+                has_fresh_head=self.small_start.has_fresh_head,
+                matched_layers=self.matched_layers,
+            )
+        config = self.model.config
+        if self.args.rotate_heads and architecture_of(config).rotates(config):
+            self._rotate_heads(rotated_layers(self.kept, self.plan))
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
-    def _fit_to_teacher(self, *, has_fresh_head: bool) -> None:
-        """Let the student's projections start with what fits best over the first batches of all ranks."""
-        fit_to_teacher(
-            self.model,
-            self.distillation.teacher.exact,
-            task=self.distillation.task,
-            batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
-            reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
-            has_fresh_head=has_fresh_head,
-            matched_layers=self.matched_layers,
+    def _rotate_heads(self, layers: Sequence[int]) -> None:
+        """Give heads that will lose channels bases in which channels are uncorrelated and ordered. Collective.
+
+        The student stays the same function; see [`rotate_heads`].
+        """
+        if not layers:
+            return
+        batches = (inputs for inputs, _ in self.first_batches(num_tokens=_NUM_ROTATION_TOKENS))
+        moments = head_moments(self.model, batches, layers)
+        # moments are sums over tokens, so the ranks' add up
+        if self.args.world_size > 1:
+            moments = {layer: self.accelerator.reduce(sums.to(self.args.device)) for layer, sums in moments.items()}
+        rotate_heads(self.model, moments)
+        for parameter in self.model.parameters():  # machines may differ in the last bits
+            broadcast(parameter.data)
+        logger.info(
+            "rotate_heads: the attention heads of %d layers are rewritten, so that less is lost as they become "
+            "narrower; their outputs stay the same",
+            len(layers),
         )
 
     def _score_units(self) -> None:
@@ -308,6 +360,8 @@ class HomoDistilTrainer(DistillationTrainer):
             )
         logger.info("units are scored on %d batch%s, before anything is dropped", num_scored, "es" * (num_scored != 1))
 
+    # Logs, exports and checkpoints
+
     @property
     def is_finished(self) -> bool:
         """Whether the plan is reached."""
@@ -317,6 +371,8 @@ class HomoDistilTrainer(DistillationTrainer):
         """As [`DistillationTrainer.dense_student`]; on its way a student has the nearest possible widths."""
         if self.is_finished or not allow_partial:
             return super().dense_student(format=format, allow_partial=allow_partial)
+        from .export.student_in_folder import narrowed_copy
+
         return narrowed_copy(self.pruner, format=format)
 
     def state_to_save(self) -> dict[str, Any]:
@@ -359,35 +415,6 @@ class HomoDistilTrainer(DistillationTrainer):
         return state
 
 
-def _rotate_student(trainer: DistillationTrainer) -> None:
-    """With `rotate_heads`: give heads that will lose channels bases in which channels are uncorrelated and ordered.
-
-    The student stays the same function; see [`rotate_heads`]. Collective.
-
-    Args:
-        trainer: of a new run; its student is still a copy of the model it starts from.
-    """
-    config = trainer.model.config
-    rotates = trainer.args.rotate_heads and architecture_of(config).rotates(config)
-    layers = rotated_layers(trainer.kept, trainer.plan) if rotates else []
-    if not layers:
-        return
-    batches = (inputs for inputs, _ in trainer.first_batches(num_tokens=_NUM_ROTATION_TOKENS))
-    moments = head_moments(trainer.model, batches, layers)
-    # moments are sums over tokens, so the ranks' add up
-    if trainer.args.world_size > 1:
-        device = trainer.args.device
-        moments = {layer: trainer.accelerator.reduce(found.to(device)) for layer, found in moments.items()}
-    rotate_heads(trainer.model, moments)
-    for parameter in trainer.model.parameters():  # machines may differ in the last bits
-        broadcast(parameter.data)
-    logger.info(
-        "rotate_heads: the attention heads of %d layers are rewritten, so that less is lost as they become narrower; "
-        "their outputs stay the same",
-        len(layers),
-    )
-
-
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:
     """A sentence for the card on the layers that left."""
     start, end = args.pruning_window(LAYERS)
@@ -395,25 +422,3 @@ def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full
     others = "those with the lowest scores" if args.kept_layers is None else "the others"
     names = ", ".join(map(str, kept))
     return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {how}."
-
-
-def pruning_settings(args: HomoDistilTrainingArguments) -> PruningSettings:
-    """Pick the settings of pruning out of all of them."""
-    return PruningSettings(
-        metric=args.importance_metric,
-        multiple=args.width_multiple,
-        sensitivity_smoothing=args.sensitivity_smoothing,
-    )
-
-
-def pruning_schedule(
-    args: HomoDistilTrainingArguments, total_steps: int, kinds: Sequence[str] = PRUNING_KINDS
-) -> PruningSchedule:
-    """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
-    windows = {kind: args.pruning_window(kind) for kind in kinds}
-    interval = args.pruning_interval_steps
-    # so seldom that the longest window has no more widths than may be compiled
-    if args.torch_compile:
-        longest = max(end - start for start, end in windows.values()) * total_steps
-        interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
-    return PruningSchedule(windows, interval, total_steps)

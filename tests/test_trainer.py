@@ -22,7 +22,6 @@ from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
-from homodistil_hf.trainer import pruning_schedule
 
 # The loss
 
@@ -453,9 +452,9 @@ def test_compiled_code_is_sliced_at_few_moments():
     args = HomoDistilTrainingArguments(
         output_dir="unused", student="macs=0.5", pruning_end_fraction=0.3, report_to="none"
     )
-    every_ten = pruning_schedule(args, 4000)
+    every_ten = args.pruning_schedule(4000)
     args.torch_compile = True
-    few = pruning_schedule(args, 4000)
+    few = args.pruning_schedule(4000)
     due = [
         [step for step in range(1, 4001) if schedule.is_due(step) and step <= 1200] for schedule in (every_ten, few)
     ]

@@ -142,7 +142,7 @@ def _planned(flags: Plan, config: Any, settings: Mapping[str, Any]) -> Any:
     """The widths of a student by the method that the folder of its teacher is for, or by the default."""
     from ..files.model_files import model_file
     from ..models.loading import MODULES_FILE
-    from ..plans.advice import FEWER_LAYERS_BELOW
+    from ..plans.budgets import FEWER_LAYERS_BELOW
     from ..plans.resolve import resolve_plan
 
     least = FEWER_LAYERS_BELOW
@@ -240,13 +240,12 @@ def _check_masked_words(config: Any, flags: Plan) -> None:
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
     """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
     from ..homodistil_args import HomoDistilTrainingArguments
-    from ..trainer import pruning_schedule
     from ..training.learning_rate import USUAL_ROW_LENGTH, default_learning_rate, learning_rate_hold_step
 
     args = HomoDistilTrainingArguments(report_to="none")
     tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH
     num_steps = max(1, round(num_tokens / tokens_per_step))
-    plan_step = pruning_schedule(args, num_steps).end_step
+    plan_step = args.pruning_schedule(num_steps).end_step
     return {
         "max_steps": num_steps,
         "per_device_train_batch_size": args.per_device_train_batch_size,

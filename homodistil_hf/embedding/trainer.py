@@ -36,7 +36,7 @@ from ..models.conversion import to_student
 from ..models.tokenizers import padding_multiple
 from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, widths_of
-from ..plans.advice import EMBEDDINGS_FEWER_LAYERS_BELOW
+from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW
 from ..trainer import HomoDistilTrainer
 from ..training.learning_rate import rate_for_width
 from ..training.pair import Start

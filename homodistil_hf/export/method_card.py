@@ -5,6 +5,9 @@ from dataclasses import dataclass
 NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
 """Begins the sentence on the paper in cards of students that may have nothing of it."""
 
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+"""The same in cards of students that were not pruned gradually."""
+
 
 @dataclass(frozen=True)
 class MethodCard:

@@ -19,10 +19,6 @@ ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _DEEPEST_MEASURED = 1 / 16
-FEWER_LAYERS_BELOW = 128
-"""Hidden size below which students of fewer, wider layers end nearer their teacher, as docs/method.md measures."""
-EMBEDDINGS_FEWER_LAYERS_BELOW = 192
-"""The same of embedding models, as docs/embeddings.md measures."""
 _NARROWEST_FFN = 1 / 16
 """Share of the teacher's FFN neurons; the students of docs/results.md keep more."""
 _LEVEL = ((0.2, 0), (0.1, 4e6))

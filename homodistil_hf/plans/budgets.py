@@ -28,6 +28,10 @@ from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, wi
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
+FEWER_LAYERS_BELOW = 128
+"""Hidden size below which students of fewer, wider layers end nearer their teacher, as docs/method.md measures."""
+EMBEDDINGS_FEWER_LAYERS_BELOW = 192
+"""The same of embedding models, as docs/embeddings.md measures."""
 _OF_MACS = ("macs", "compact_macs")
 _EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ..trainer import HomoDistilTrainer, pruning_schedule
+from ..trainer import HomoDistilTrainer
 from ..training.progress import ShortProgress
 from ..training_args import with_settings
 from .config import run_of
@@ -127,7 +127,7 @@ def num_choices(trainer: Any, num_steps: int) -> int:
     """How often a run of so many steps chooses masks behind its first step; 0 of a method that prunes nothing."""
     if not isinstance(trainer, HomoDistilTrainer):
         return 0
-    schedule = pruning_schedule(trainer.args, num_steps, trainer.pruned_kinds)
+    schedule = trainer.args.pruning_schedule(num_steps, trainer.pruned_kinds)
     return sum(map(schedule.is_due, range(1, math.ceil(schedule.end_step) + 1)))
 
 

@@ -13,10 +13,8 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import nested_detach
 
 from ..distillation.discrepancy import DiscrepancyMeter
-from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from ..export.outcome import TIMINGS
 from .ranks import first_rows, num_own_rows
 from .raw_rows import Grading
 
@@ -52,6 +50,8 @@ class HeldOutEvaluation:
         """A meter without rows; of a task with labels of its own it has the task's metrics."""
         if self.meter_class is not DiscrepancyMeter or self.task.is_pretraining:
             return self.meter_class(self.task)
+        from ..distillation.task_scores import TaskMeter  # metrics of tasks alone
+
         config = self.student.config
         return TaskMeter(self.task, [config.id2label[number] for number in range(config.num_labels)])
 
@@ -119,6 +119,8 @@ def gathered(accelerator: Accelerator, values: list[float]) -> list[list[float]]
 
 def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
     """Metrics of all evaluations of a run, by step, without times and prefix; kept fractions come last."""
+    from ..export.outcome import TIMINGS  # words of results, which a training step needs not
+
     evaluations: dict[int, dict[str, float]] = {}
     for entry in log_history:
         values = {

@@ -135,9 +135,6 @@ class ExactTrainer(Trainer):
         """Tokens of a step by its counts, for the log of skipped steps; 0 if the log needs none."""
         return 0
 
-    def on_gradients(self) -> None:
-        """Called once a step: gradients are complete, finite, averaged over ranks and not clipped yet."""
-
     def evaluation_collator(self) -> Any:
         """The collator of evaluations: the training's, with the masks of epoch 0 if it draws masks."""
         if not isinstance(self.data_collator, SeededMasks):
@@ -191,9 +188,10 @@ class ExactTrainer(Trainer):
         return loss * self.accelerator.num_processes
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; the last one of a step calls `on_gradients`.
+        """Forward and backward of one micro-batch.
 
-        A step whose gradients are not finite is skipped.
+        After the last one of a step gradients are complete, averaged over ranks and not clipped yet. A step whose
+        gradients are not finite is skipped: `step_log.num_bad_steps_in_row` is above 0 then.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients:
@@ -204,7 +202,6 @@ class ExactTrainer(Trainer):
         is_finite, self.num_stop_requests = torch.stack([norm.isfinite(), asked]).tolist()
         if is_finite:
             self.step_log.close_step()
-            self.on_gradients()
         else:
             self._skip_step(num_items_in_batch)
         return loss

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -34,11 +34,12 @@ from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
-from ..plans.advice import doubts
-from ..plans.latency.budget import LatencyBudget, plan_within
 from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
 from .ranks import check_whole_model, on_every_rank
+
+if TYPE_CHECKING:
+    from ..plans.latency.budget import LatencyBudget
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +70,15 @@ def resolve_student(
 
     plain = args.plain and has_all_layers  # of fewer layers, widths are planned when their share is known
 
-    def of_the_first_rank(budget: LatencyBudget) -> WidthPlan | None:
+    def of_the_first_rank(budget: "LatencyBudget") -> WidthPlan | None:
+        from ..plans.latency.budget import plan_within  # clocks, for this budget alone
+
         if args.process_index != 0:
             return None
         recorded = recorded_plan(args, config)
         return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain).plan
 
-    def measure(budget: LatencyBudget) -> WidthPlan:
+    def measure(budget: "LatencyBudget") -> WidthPlan:
         if not has_all_layers:
             raise ValueError(
                 f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
@@ -85,9 +88,17 @@ def resolve_student(
         plans = [on_every_rank(lambda: of_the_first_rank(budget))]
         return broadcast_object_list(plans)[0]
 
-    settings: Any = {"multiple": args.width_multiple, "measure": measure, "plain": plain}
-    plan = resolve_plan(args.student, config, **settings, fewer_layers_below=fewer_layers_below)
+    plan = resolve_plan(
+        args.student,
+        config,
+        multiple=args.width_multiple,
+        measure=measure,
+        plain=plain,
+        fewer_layers_below=fewer_layers_below,
+    )
     if args.process_index == 0 and has_all_layers:
+        from ..plans.advice import doubts
+
         for warning in doubts(plan, widths_of(config)):
             logger.warning(warning)
     return plan

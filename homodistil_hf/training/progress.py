@@ -7,7 +7,6 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
 
-from ..export.outcome import held_out_metrics, is_share
 from ..files.strict_json import is_number
 
 _EVAL = "eval_"
@@ -93,6 +92,8 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
 
     ```
     """
+    from ..export.outcome import held_out_metrics, is_share  # words of results, which a training step needs not
+
     if "train_runtime" in logs:
         yield f"trained for {in_minutes(logs['train_runtime'])}"
         return

@@ -1,4 +1,7 @@
-"""Raw rows that a trainer gets → tokenized rows, as `homodistil distill` makes them, and grades of whole rows."""
+"""Raw rows that a trainer gets → tokenized rows, as `homodistil distill` makes them, and grades of whole rows.
+
+Readers of text and of tasks are imported where there are raw rows.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,13 +13,8 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
-from ..data.blocks import tokenize_to_blocks
-from ..data.corpus import only_text
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
-from ..tasks.answers import answer_grades
-from ..tasks.columns import find_columns
-from ..tasks.encoding import encode_rows, length_of_rows, question_rows
 from ..tasks.kinds import ANSWERS, MASKED_WORDS, kind_of
 
 logger = logging.getLogger(__name__)
@@ -68,6 +66,11 @@ class RowReader(RawReader):
     def encoded(self, rows: Any, argument: str) -> Any:
         if not is_raw(rows):
             return rows
+        from ..data.blocks import tokenize_to_blocks
+        from ..data.corpus import only_text
+        from ..tasks.columns import find_columns
+        from ..tasks.encoding import encode_rows
+
         if self.kind != MASKED_WORDS:
             columns = find_columns(rows, self.config, self.kind, argument=argument)
             return encode_rows(rows, columns, self.config, self.tokenizer, max_length=self.length, argument=argument)
@@ -81,6 +84,10 @@ class RowReader(RawReader):
     def grading(self, rows: Any, argument: str) -> Grading | None:
         if self.kind != ANSWERS:
             return None
+        from ..tasks.answers import answer_grades
+        from ..tasks.columns import find_columns
+        from ..tasks.encoding import question_rows
+
         questions = question_rows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
         if questions is None:
             return None
@@ -106,6 +113,9 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     if kind == MASKED_WORDS:
         length = fitted_length(None, config, argument="max_seq_length", tokenizer=tokenizer)
         return RowReader(kind, config, tokenizer, length)
+    from ..tasks.columns import find_columns
+    from ..tasks.encoding import length_of_rows
+
     own = without_unused_segments(tokenizer, config)
     columns = find_columns(first, config, kind, argument=argument)
     length = length_of_rows(first, columns, config, own)

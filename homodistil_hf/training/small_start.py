@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..distillation.projections import LeastSquares
 from ..distillation.tasks import Inputs, Task
 from ..export.export_folder import load_export
-from ..export.method_card import MethodCard
+from ..export.method_card import LOSSES_ALONE, MethodCard
 from ..export.student_in_folder import student_in
 from ..files.provenance import public_name
 from ..models.architectures import HEADS
@@ -25,7 +25,6 @@ from ..tasks.kinds import VALUES, kind_of
 _TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
 NUM_FITTING_BATCHES = 16
 """Batches for [`fit_to_teacher`], on each rank."""
-LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
 _OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")
 
 

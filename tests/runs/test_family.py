@@ -19,11 +19,11 @@ from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.plans.latency import budget
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.family import distill_family, load_start
-from homodistil_hf.training import pair
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
 NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
@@ -224,10 +224,10 @@ def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
     class Measured:
         plan = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher")))
 
-    monkeypatch.setattr(pair, "plan_within", lambda *_, **__: Measured)
+    monkeypatch.setattr(budget, "plan_within", lambda *_, **__: Measured)
     students = ["latency_ms=5", "16-2x6-24"]
     distil_killed(monkeypatch, kill_at("_train_member", 1), folder, tmp_path / "run", student=students)
-    monkeypatch.setattr(pair, "plan_within", refuse)
+    monkeypatch.setattr(budget, "plan_within", refuse)
     results = distil(folder, tmp_path / "run", student=students, max_steps=2, resume_from_checkpoint="last")
     assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 16]
     assert [member["folder"] for member in results["members"]] == ["1-latency_ms-5", "2-16-2x6-24"]

@@ -11,8 +11,8 @@ from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.plans import resolve as plans
+from homodistil_hf.plans.latency import budget as measuring
 from homodistil_hf.plans.latency.budget import LatencyBudget, LatencyPlan
-from homodistil_hf.training import pair as resolution
 from homodistil_hf.training.pair import recorded_plan, resolve_student
 
 FAST, SLOW = (WidthPlan.uniform(size, 2, LayerWidths(2, size // 2, 2 * size)) for size in (16, 24))
@@ -25,7 +25,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.answers = [FAST, SLOW, FAST]
         self.num_asked = 0
-        monkeypatch.setattr(resolution, "plan_within", self.resolve)
+        monkeypatch.setattr(measuring, "plan_within", self.resolve)
 
     def resolve(self, budget: LatencyBudget, config: Any, *, multiple: int = 8, plain: bool = False) -> LatencyPlan:
         assert not plain
@@ -100,7 +100,7 @@ def test_an_impossible_budget_stops_the_run_before_weights_are_loaded(monkeypatc
     def refuse(*_: Any, **__: Any) -> LatencyPlan:
         raise ValueError("student='latency_ms=5' is out of this teacher's reach on this machine; nearest valid: from")
 
-    monkeypatch.setattr(resolution, "plan_within", refuse)
+    monkeypatch.setattr(measuring, "plan_within", refuse)
     with pytest.raises(ValueError, match="student='latency_ms=5' is out of this teacher's reach"):
         make_trainer(student=BUDGET, model=make_teacher())
 

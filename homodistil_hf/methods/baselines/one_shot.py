@@ -9,11 +9,10 @@ Cutting by weight magnitudes needs no data but the first batches, which rotate t
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...export.method_card import MethodCard
+from ...export.method_card import LOSSES_ALONE, MethodCard
 from ...files.field_checks import setting
 from ...homodistil_args import PAPER, AtOnceArguments
 from ...trainer import UNITS, HomoDistilTrainer
-from ...training.small_start import LOSSES_ALONE
 
 _THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
 

@@ -37,7 +37,8 @@ from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...models.loading import load_encoder_config
 from ...models.widths import widths_of
-from ...plans.advice import FEWER_LAYERS_BELOW, depth_reason
+from ...plans.advice import depth_reason
+from ...plans.budgets import FEWER_LAYERS_BELOW
 from ...plans.resolve import resolve_plan
 from ...tables import format_table
 from ...trainer import HomoDistilTrainer
