@@ -116,6 +116,7 @@ ACCUMULATED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ACCUMULATED)
 def test_one_batch_of_eight_equals_eight_of_one(make_trainer, case):
     settings = WIDE_WINDOW | ACCUMULATED[case]

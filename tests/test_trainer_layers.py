@@ -33,6 +33,7 @@ def deep(make_trainer) -> Any:
     return make
 
 
+@pytest.mark.slow
 def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     trainer = deep(attention_weight=0.1, kept_layers=[0, 3], max_steps=20)
     trainer.train()
@@ -98,6 +99,7 @@ def test_at_once_layers_go_before_the_first_step(make_trainer):
     assert "those with the lowest scores were removed before the first step." in trainer.card.how
 
 
+@pytest.mark.slow
 def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
     trainer = deep(callbacks=[SaveAt(1, 2)])
     trainer.train()
@@ -108,6 +110,7 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
         export_model_from(tmp_path / "run/checkpoint-1", tmp_path / "refused")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"importance_metric": "magnitude", "num_scoring_batches": 16}], ids=str)
 def test_a_checkpoint_on_the_way_exports_the_named_layers(deep, tmp_path, settings):
     trainer = deep(callbacks=[SaveAt(2)], kept_layers=[0, 3], **settings)
@@ -171,6 +174,7 @@ def test_other_methods_keep_all_layers(make_trainer, method):
         )
 
 
+@pytest.mark.slow
 @needs("baselines")
 def test_random_weights_have_the_layers_of_the_plan(make_trainer, tmp_path):
     settings: Any = {

@@ -158,6 +158,7 @@ def test_flags_override_the_file(folder):
     assert settings.run.max_seq_length == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most_tokens", "expected"), [(512, 32), (24, 24)])
 def test_a_default_length_is_lowered_to_what_the_teacher_reads(tmp_path, most_tokens, expected):
     config = write_config(tmp_path, max_seq_length=None, max_steps=1)
@@ -380,6 +381,7 @@ def test_verify_passes_what_a_run_exported(finished, capsys):
         assert f"{folder}: all is well" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_verify_tells_what_is_wrong(finished, tmp_path, capsys):
     shutil.copytree(finished / "student", tmp_path / "student")
     weights = tmp_path / "student" / "model.safetensors"

@@ -56,6 +56,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, caps
     assert_same_weights(interrupted / "student", finished / "student")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["homodistil", pytest.param("one_shot", marks=needs("baselines"))])
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(folder, tmp_path, monkeypatch, capsys, method):
     config = json.loads((folder / "config.json").read_text()) | {"method": method, "max_steps": 2}
@@ -114,6 +115,7 @@ def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys):
     assert found["num_masked_tokens"] == 3 * NUM_DOCUMENTS  # of 20 words each
 
 
+@pytest.mark.slow
 def test_a_streamed_run(folder, tmp_path):
     words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
     assert main(["distill", str(folder / "config.json"), *words]) == 0

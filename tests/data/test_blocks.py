@@ -12,6 +12,7 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from datasets import Dataset, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
+from rows import each
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, PreTrainedTokenizerFast
 
@@ -348,8 +349,8 @@ def test_blocks_go_through_a_data_loader_with_the_collator(tokenizer, texts):
     assert all(batch["input_ids"].shape == (8, LENGTH) and "attention_mask" not in batch for batch in batches)
 
 
-@pytest.mark.parametrize("as_stream", [False, True], ids=["table", "stream"])
-@pytest.mark.parametrize(
+@each("as_stream", [False, True])
+@each(
     "texts, num_tokens",
     [([], 0), ([None, " "], 0), ([SENTENCES[0][:9]], 3)],
 )

@@ -12,6 +12,7 @@ from data_files import BOTH, json_lines, texts, write
 from datasets.exceptions import DatasetNotFoundError
 from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
+from rows import each
 
 from homodistil_hf.data.corpus import load_text
 
@@ -257,7 +258,7 @@ def test_unknown_extensions_are_refused(tmp_path, name):
         load_text(file)
 
 
-@pytest.mark.parametrize(
+@each(
     "source", ["missing.txt", "missing.csv", "./missing", "/missing/folder", "a/b/c", "no*.txt", "~/missing/x", "a b"]
 )
 def test_missing_files_are_refused_without_asking_the_hub(source, tmp_path, monkeypatch):
@@ -266,7 +267,7 @@ def test_missing_files_are_refused_without_asking_the_hub(source, tmp_path, monk
         load_text(source, argument="eval_data")
 
 
-@pytest.mark.parametrize("source", [[], {}, None, 3])
+@each("source", [[], {}, None, 3])
 def test_sources_that_name_nothing_are_refused(source):
     with pytest.raises(
         ValueError, match=r"train_data=.* names no text; expected a file, folder, glob or Hub data set"

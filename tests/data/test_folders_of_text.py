@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 from data_files import BOTH, json_lines, texts, write
+from rows import each
 
 from homodistil_hf.data.corpus import load_text
 
@@ -57,7 +58,7 @@ def test_a_text_about_training_is_no_split(tmp_path, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("name", ["wiki_validation.txt", "my dev set.txt", "eval-report.txt", "held/out_test/a.txt"])
+@each("name", ["wiki_validation.txt", "my dev set.txt", "eval-report.txt", "held/out_test/a.txt"])
 def test_a_file_to_evaluate_on_is_never_trained_on(tmp_path, caplog, name):
     write(tmp_path / "x" / "wiki.txt", "one")
     write(tmp_path / "x" / name, "two")
@@ -94,7 +95,7 @@ def test_what_is_hidden_is_not_read(tmp_path):
     assert texts(f"{tmp_path}/x/*/*.txt") == ["two"]
 
 
-@pytest.mark.parametrize("name", ["__notes.txt", "__data__/a.txt", "__/a.txt", "deep/__init__.jsonl"])
+@each("name", ["__notes.txt", "__data__/a.txt", "__/a.txt", "deep/__init__.jsonl"])
 def test_underscores_hide_nothing_but_folders_of_systems(tmp_path, caplog, name):
     write(tmp_path / "x" / name, json_lines({"text": "one"}))
     write(tmp_path / "x" / "b.txt", "two")

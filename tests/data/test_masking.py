@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from rows import each
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator, ReplacedTokensCollator
@@ -80,8 +81,8 @@ def test_types_shapes_and_masked_positions(tokenizer):
     assert batch["masked_positions"].tolist() == [i for i, label in enumerate(flat.tolist()) if label != IGNORED_LABEL]
 
 
-@pytest.mark.parametrize("probability", [0.01, 0.15, 0.4, 0.99])
-@pytest.mark.parametrize("length", [8, 9, 34, 128])
+@each("probability", [0.01, 0.15, 0.4, 0.99])
+@each("length", [8, 9, 34, 128])
 def test_number_of_masked_tokens_is_exact(tokenizer, probability, length):
     batch = MaskedLMCollator(tokenizer, mlm_probability=probability)(make_rows(16, length))
     num_maskable = length - 3  # [CLS] and two [SEP]

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from transformers import BertTokenizer
 
 from homodistil_hf.data import blocks as data
@@ -43,7 +44,7 @@ def test_a_call_gives_the_full_blocks_only():
     assert make_packer()(["a b c"])["input_ids"].shape == (0, 8)
 
 
-@pytest.mark.parametrize("blank", [None, "", " ", "\n\t \r\n", "\x00"])
+@each("blank", [None, "", " ", "\n\t \r\n", "\x00"])
 def test_blank_documents_leave_no_trace(blank):
     assert make_packer().encode([blank, "a", blank, "b", blank]).tolist() == [5, SEP, 6, SEP]
     assert make_packer().encode([blank]).tolist() == []
@@ -114,7 +115,7 @@ def test_over_long_texts_raise_no_warning(caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("text, kind", [(3, "int"), (2.5, "float"), (["a"], "list"), (b"a", "bytes")])
+@each("text, kind", [(3, "int"), (2.5, "float"), (["a"], "list"), (b"a", "bytes")])
 def test_a_text_that_is_no_string_is_refused(text, kind):
     with pytest.raises(ValueError, match=rf"text_column='text' holds a {kind} .*expected strings; choose another"):
         make_packer().encode(["a", text])

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
+from rows import each
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, sliced
 from task_cases import make_case
 from tiny_models import make_teacher
@@ -50,15 +51,13 @@ def test_masked_words_against_the_dense_formulas():
     assert len(kls) > 20
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_the_teacher_has_no_discrepancy_to_itself(task):
     teacher = FrozenTeacher(to_student(make_teacher(task, **WITHOUT_DROPOUT)), dtype=torch.bfloat16)
     assert measured(to_student(teacher.exact), teacher, make_batch(task))["kl"] == 0.0
 
 
-@pytest.mark.parametrize(
-    "case", ["two classes", "token_classification", "question_answering", "several labels", "regression"]
-)
+@each("case", ["two classes", "token_classification", "question_answering", "several labels", "regression"])
 def test_task_models_report_stock_berts_loss(case):
     stock, student, inputs = make_case(case)
     results = measured(student, FrozenTeacher(to_student(stock)), inputs)
@@ -116,7 +115,7 @@ def test_nothing_measured_has_no_results():
     assert meter.results() == {}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_a_batch_is_read_back_once_and_added_up_in_float64_by_the_host(task):
     student, teacher = make_student(task).to(DEVICE), FrozenTeacher(to_student(make_teacher(task)).to(DEVICE))
     meter = DiscrepancyMeter(task_of(student))

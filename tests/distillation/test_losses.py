@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from rows import each
 from students import make_batch, unlabelled
 from tiny_models import make_teacher
 
@@ -16,7 +17,7 @@ from homodistil_hf.distillation.losses import (
 )
 
 HALF = (torch.bfloat16, torch.float16)
-DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF], ids=str)
+DTYPES = each("dtype", [torch.float64, torch.float32, *HALF])
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -184,8 +185,8 @@ def test_the_kl_of_several_labels_is_that_of_bernoullis():
     torch.testing.assert_close(student.grad, exact.grad)
 
 
-@pytest.mark.parametrize("terms", [regression_terms, multi_label_terms])
-@pytest.mark.parametrize("dtype", HALF, ids=str)
+@each("terms", [regression_terms, multi_label_terms])
+@each("dtype", HALF)
 def test_other_terms_are_computed_in_float32_and_teach_only_the_student(terms, dtype):
     student, teacher = normal(5, 3, dtype=dtype).requires_grad_(), normal(5, 3, dtype=dtype, seed=1).requires_grad_()
     labels = torch.ones(5, 3)
@@ -244,8 +245,8 @@ def test_attention_error_is_the_loop_over_real_pairs(padded):
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, student)[0])
 
 
-@pytest.mark.parametrize("function", [hidden_error, attention_error])
-@pytest.mark.parametrize("dtype", HALF, ids=str)
+@each("function", [hidden_error, attention_error])
+@each("dtype", HALF)
 def test_errors_of_halves_are_summed_in_float32(function, dtype):
     teacher, student = (normal(2, 2, 64, 64, dtype=dtype, seed=seed) for seed in (0, 1))
     error = function(teacher, student)

@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
+from rows import each
 from students import TASKS, UNEVEN, WITHOUT_DROPOUT, make_batch, make_student, masked, sliced, unlabelled, zeroed_copy
 from tiny_models import make_teacher
 
@@ -54,8 +55,8 @@ def terms_of(distillation: DistillationLoss, inputs: dict[str, torch.Tensor]) ->
 # The start: student = teacher
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("task", TASKS)
+@each("attention", ["sdpa", "eager"])
+@each("task", TASKS)
 def test_an_unpruned_student_with_identity_projections_is_its_teacher(task, attention):
     distillation, inputs = make_pair(make_student(task, init="identity").train(), task), make_batch(task)
     for model in (distillation.student, distillation.teacher.exact):
@@ -68,7 +69,7 @@ def test_an_unpruned_student_with_identity_projections_is_its_teacher(task, atte
     assert own == pytest.approx(float(stock(**inputs).loss.detach()), rel=1e-6)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_in_bfloat16_student_and_fast_teacher_agree_up_to_the_projections_rounding(task):
     distillation = make_pair(make_student(task, init="identity").train(), task, dtype=torch.bfloat16)
     distillation.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
@@ -175,7 +176,7 @@ def test_a_teacher_of_another_hidden_size_is_compared_through_the_projections():
 # Averages over the global batch
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_shares_of_micro_batches_add_up(task):
     student = make_student(task)
     sliced(student, ALL_HEADS)
@@ -229,7 +230,7 @@ def test_what_stands_in_padding_changes_nothing():
         assert float(term.detach()) == pytest.approx(float(before[name].detach()), rel=1e-5)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_a_batch_without_labels_teaches_by_its_states_alone(task):
     student, inputs = make_student(task).train(), make_batch(task)
     sliced(student, ALL_HEADS)
@@ -246,7 +247,7 @@ def test_a_batch_without_labels_teaches_by_its_states_alone(task):
 # A device that computes while the host goes on
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_the_host_waits_for_the_device_once_a_batch(task):
     distillation, inputs = on_device(task)
     with fake_device() as waits:
@@ -256,8 +257,8 @@ def test_the_host_waits_for_the_device_once_a_batch(task):
     assert len(waits) == 1
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("task", TASKS)
+@each("attention", ["sdpa", "eager"])
+@each("task", TASKS)
 def test_known_positions_need_no_wait(task, attention):
     distillation, inputs = on_device(task, masked_positions=torch.tensor([1, 3]))
     for model in (distillation.student, distillation.teacher.exact):
@@ -267,7 +268,7 @@ def test_known_positions_need_no_wait(task, attention):
     assert waits == []
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_a_device_without_float64_is_enough(task):
     distillation, inputs = on_device(task)
     with fake_device(has_float64=False):

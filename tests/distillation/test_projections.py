@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rows import each
 
 from homodistil_hf.distillation.projections import LeastSquares, Projections
 
@@ -44,7 +45,7 @@ def test_random_projections_follow_the_generator():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(
+@each(
     ("num_hidden_layers", "with_embedding", "names"),
     [
         (0, False, set()),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rows import each
 from students import NUM_PADDED, TASKS, make_batch, make_student, unlabelled
 from task_cases import CASES, make_case
 from tiny_models import make_teacher
@@ -9,7 +10,7 @@ from homodistil_hf.distillation.losses import multi_label_terms, prediction_term
 from homodistil_hf.distillation.tasks import Task, task_of
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_the_mean_loss_is_stock_berts(case):
     teacher, student, given = make_case(case)
     task = task_of(student)
@@ -26,7 +27,7 @@ def test_the_mean_loss_is_stock_berts(case):
     assert task.name == ("mlm" if case == "masked_lm" else "task")
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_there_are_as_many_rows_as_labels_and_predictions(case):
     _, student, given = make_case(case)
     task = task_of(student)
@@ -58,7 +59,7 @@ def test_the_task_is_told_by_class_and_problem_type(task, problem_type, num_labe
 # Which inputs are labels
 
 
-@pytest.mark.parametrize(
+@each(
     ("task", "required"),
     [
         ("masked_lm", ("labels",)),
@@ -160,7 +161,7 @@ def test_answers_outside_the_tokens_are_left_out():
     assert (rows, kept) == ([[0.0, 1.0, 2.0], [9.0, 10.0, 11.0]], [2, 0])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_a_batch_without_labels_counts_nothing(task):
     student, inputs = make_student(task), make_batch(task)
     inputs |= {
@@ -173,7 +174,7 @@ def test_a_batch_without_labels_counts_nothing(task):
     assert (len(inputs["masked_positions"]), float(loss.detach()), float(kl.detach())) == (0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_kl_and_loss_are_taken_at_the_same_places(task):
     """What the logits are anywhere else changes neither."""
     student, inputs = make_student(task), make_batch(task)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rows import each
 from students import TASKS, logits_of, make_batch, unlabelled
 from tiny_models import make_teacher
 from torch import nn
@@ -10,7 +11,7 @@ from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.conversion import to_student
 
 CPU = torch.device("cpu")
-HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+HALF = each("dtype", [torch.bfloat16, torch.float16])
 
 
 def make_frozen(task: str = "masked_lm", dtype: torch.dtype = torch.float32, **config: object) -> FrozenTeacher:
@@ -64,7 +65,7 @@ def test_the_fast_form_is_autocast_of_the_exact_one(task, tied, dtype):
     assert 0 < float((fast.float() - exact).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_the_exact_form_is_the_model_whatever_stands_around_it(task):
     inputs = make_batch(task)
     expected = logits_of(make_teacher(task), inputs)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from rows import each
 from torch import nn
 
 from homodistil_hf.distillation import vocabulary_loss as decoding
@@ -92,8 +93,8 @@ def test_a_loss_that_weighs_the_terms_otherwise_is_refused():
         (ce + kl).backward()
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("term", [0, 1])
+@each("bad", [float("nan"), float("inf")])
+@each("term", [0, 1])
 def test_what_is_not_finite_stays_so(term, bad):
     student = decoder(STUDENT_SIZE, 0)
     (decoded_terms(student, decoder(TEACHER_SIZE, 1), LABELS)[term] * bad).backward()

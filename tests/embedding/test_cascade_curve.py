@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rows import each
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 
@@ -40,7 +41,7 @@ def test_the_queries_of_least_margin_go_first():
     assert "ndcg_at_10" not in curve(Encoded(found.margins, found.same), MS)[0]
 
 
-@pytest.mark.parametrize("wanted", [0.6, 0.9, 0.95, 0.99])
+@each("wanted", [0.6, 0.9, 0.95, 0.99])
 def test_the_least_margin_that_reaches_the_wanted_agreement(wanted):
     found = encoded()
     choice = choose_margin(found, wanted, MS)

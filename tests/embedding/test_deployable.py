@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from deployed import needs_node, needs_onnx, write_texts
+from rows import each
 from tiny_embeddings import make_sentence_folder
 from tiny_models import randomized, tiny_config
 from torch import nn
@@ -99,7 +100,7 @@ def test_behind_another_pooling_vectors_come_alone(tmp_path, texts):
     assert reason in (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@each("pooling", POOLINGS)
 def test_the_map_stands_on_every_token_where_the_pooling_is_linear(pooling, tmp_path):
     # By definition: the pooled states through the map are the pooled states that went through the map.
     layer, states = nn.Linear(4, 3, bias=pooling != "mean_sqrt_len_tokens"), torch.randn(2, 5, 4)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import each
 from torch.nn import functional as F
 
 from homodistil_hf.embedding.metrics import SIMILARITIES, agreement, similarities
@@ -62,7 +63,7 @@ def test_similarities_that_are_all_the_same_have_no_spread(vectors):
     assert found.keys() == {"cosine", "neighbours", "neighbours_in_index"}
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@each("name", SIMILARITIES)
 def test_neighbours_are_nearest_by_the_models_own_similarity(name):
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(40, 4, generator=generator, dtype=torch.float64).exp()  # of very different lengths

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from rows import each
 from safetensors.torch import load_file, save_file
 from tiny_architectures import tiny_architecture_config
 from tiny_embeddings import OLD, make_sentence_folder, write
@@ -42,7 +43,7 @@ def with_modules(folder, change):
     write(folder / "modules.json", change(modules))
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "message"),
     [
         (lambda found: found[:1], "has the modules Transformer; expected Transformer, Pooling"),
@@ -86,7 +87,7 @@ def test_other_folders_are_refused(tmp_path):
         load_embedding_model(folder)
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number from 1 to 1024"),
@@ -106,7 +107,7 @@ def test_configurations_are_checked_before_weights_are_read(tmp_path, values, me
         load_embedding_model(folder)
 
 
-@pytest.mark.parametrize(
+@each(
     ("file", "values", "message"),
     [
         ("config_sentence_transformers.json", {"prompts": ["query: "]}, "expected an object: name → text"),
@@ -135,7 +136,7 @@ def test_a_folder_without_vocabulary_is_refused(tmp_path):
     assert load_embedding_model(folder).tokenizer("w7")["input_ids"] == [2, 7, 3]
 
 
-@pytest.mark.parametrize(
+@each(
     ("weights", "values", "message"),
     [
         (lambda name: f"module.{name}", {}, r"weights named module\..*; take the prefix 'module\.' off"),
@@ -155,7 +156,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, caplog, weights, values, me
     assert "LOAD REPORT" not in caplog.text
 
 
-@pytest.mark.parametrize(
+@each(
     "tensors",
     [
         {},
@@ -215,7 +216,7 @@ def assert_as_the_library(folder):
     assert torch.allclose(load_embedding_model(folder).encode(TEXTS), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
+@each("name", ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
 def test_settings_have_seven_names(tmp_path, name):
     folder = make_sentence_folder(tmp_path / "model")
     (folder / "sentence_bert_config.json").unlink()

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from rows import each
 
 from homodistil_hf.embedding.metrics import SIMILARITIES, pair_similarities, similarities
 
 FIRST, SECOND = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@each("name", SIMILARITIES)
 def test_similarities_are_those_of_sentence_transformers(name):
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     functions = library.SimilarityFunction

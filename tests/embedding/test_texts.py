@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from rows import each
 from tiny_embeddings import make_rows
 from tiny_models import tiny_config, tiny_tokenizer
 from tiny_tokenizers import python_tokenizer
@@ -105,8 +106,8 @@ def test_short_rows_of_tables_stay_and_headings_do_not(tmp_path):
     assert [words(row) for row in headings["input_ids"]] == [long]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-@pytest.mark.parametrize("streaming", [False, True])
+@each("name", ["a.jsonl", "a.parquet"])
+@each("streaming", [False, True])
 def test_short_rows_of_files_stay(tmp_path, name, streaming):
     table = Dataset.from_dict({"text": ["w5 w6", "w7", "w8 w9"]})
     (table.to_json if name.endswith("jsonl") else table.to_parquet)(tmp_path / name)

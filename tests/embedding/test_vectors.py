@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value
+from rows import each
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache
 from tiny_models import randomized, tiny_config, tiny_tokenizer
@@ -42,7 +43,7 @@ def written(folder, kind):
     return file
 
 
-@pytest.mark.parametrize("kind", ["lists", "fixed size", "numpy", "numpy, float64", "jsonl"])
+@each("kind", ["lists", "fixed size", "numpy", "numpy, float64", "jsonl"])
 def test_vectors_are_read_as_they_were_written(tmp_path, kind):
     found = load_teacher_vectors(written(tmp_path, kind))
     assert found.texts == TEXTS
@@ -78,7 +79,7 @@ def test_shorter_vectors_are_those_along_the_axes():
     assert torch.allclose(shorter, torch.nn.functional.normalize(vectors[:, :2], dim=1))
 
 
-@pytest.mark.parametrize(
+@each(
     ("columns", "message"),
     [
         ({"text": ["a"], "embedding": [[1.0]]}, "lacks the column 'vector'; a row has a text and its vector: rename"),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rows import each
 from tiny_models import make_teacher, random_student
 from transformers import BertForMaskedLM
 
@@ -199,7 +200,7 @@ def test_an_export_without_results_beside_it_tells_from_its_facts(tmp_path):
     assert read_facts(compact)["benchmarks"]["tasks"]["rte"]["scores"] == [0.5, 0.7]
 
 
-@pytest.mark.parametrize(
+@each(
     "section",
     [
         {"tasks": 3},

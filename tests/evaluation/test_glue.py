@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from resumed_runs import sigterm_at
+from rows import each
 from sklearn.metrics import accuracy_score
 from tiny_files import write_teacher
 from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
@@ -54,7 +55,7 @@ def test_glue_stands_for_all_nine():
     assert len(check_tasks(["rte", "glue"])) == 9
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("rtt", "rte"), ("sts-b", "stsb"), ("SST2", "sst2"), (3, ".*")])
+@each(("name", "nearest"), [("rtt", "rte"), ("sts-b", "stsb"), ("SST2", "sst2"), (3, ".*")])
 def test_an_unknown_task_names_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=f"task={name!r} is unknown; nearest valid: '{nearest}'"):
         check_tasks([name])
@@ -95,7 +96,7 @@ def test_a_missing_task_names_what_is_there(data_dir, tmp_path):
         data_folder("cola", tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
+@each(
     ("task", "changes", "message"),
     [
         ("rte", {"label": [0, -1, 1]}, r"validation of .* has the label -1; expected 0 … 1 \(test rows have none\)"),
@@ -348,7 +349,7 @@ def test_a_default_length_is_lowered_to_the_positions(data_dir, model, tmp_path)
 # Settings
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "num_rows", "steps"),
     [
         ({}, 10, LEAST_STEPS),
@@ -363,7 +364,7 @@ def test_steps_follow_from_the_rows(given, num_rows, steps):
     assert GlueSettings(**given).num_steps(num_rows, batch_size=32) == steps
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"seeds": []}, "names no seed"),

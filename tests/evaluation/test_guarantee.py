@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from rows import each
 
 from homodistil_hf.evaluation.guarantee import (
     CONFIDENCE,
@@ -15,8 +16,8 @@ from homodistil_hf.evaluation.guarantee import (
 )
 
 
-@pytest.mark.parametrize(("num_changed", "num_rows"), [(0, 1), (0, 50), (3, 50), (50, 50), (49, 50), (700, 20_000)])
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.9999])
+@each(("num_changed", "num_rows"), [(0, 1), (0, 50), (3, 50), (50, 50), (49, 50), (700, 20_000)])
+@each("confidence", [0.5, 0.95, 0.9999])
 def test_bounds_are_quantiles_of_the_beta_distribution(num_changed, num_rows, confidence):
     stats = pytest.importorskip("scipy.stats")
     expected = 1.0 if num_changed == num_rows else stats.beta.ppf(confidence, num_changed + 1, num_rows - num_changed)
@@ -77,7 +78,7 @@ def test_lengths_make_three_groups():
     assert list(found["groups"]["words"]) == ["≤ 3", "4–6", "≥ 7"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("least", "where"),
     [
         ({}, []),
@@ -106,13 +107,13 @@ def test_groups_that_are_too_small_bound_nothing():
     assert line == "mine: no guarantee of groups is recorded, as none has 20 rows"
 
 
-@pytest.mark.parametrize("section", [None, {}, {"mine": {"at_least": 1.0}}, {"mine": 3}])
+@each("section", [None, {}, {"mine": {"at_least": 1.0}}, {"mine": 3}])
 def test_a_guarantee_that_was_never_measured_does_not_hold(section):
     (line,) = guarantee_problems(section, {"agreement": 0.5})
     assert line.startswith("no guarantee is recorded; measure it on held-out rows first, by homodistil evaluate")
 
 
-@pytest.mark.parametrize("word", ["agreement", "agreement=", "agreement=1.5", "agreement=nan", "cosine=0.9"])
+@each("word", ["agreement", "agreement=", "agreement=1.5", "agreement=nan", "cosine=0.9"])
 def test_other_words_are_refused(word):
     with pytest.raises(ValueError, match="expected agreement or agreement_of_groups=SHARE, a share between 0 and 1"):
         least_of([word])

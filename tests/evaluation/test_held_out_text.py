@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from rows import each
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 from transformers import BertForMaskedLM
@@ -53,8 +54,8 @@ def test_agreement_is_counted_by_hand():
     equal, count = 0, 0
     for seed in range(3):
         batch = collated(make_blocks(8, seed=seed))
-        for each in (meter, plain):
-            each.update(models[1], FrozenTeacher(models[0]), batch)
+        for one in (meter, plain):
+            one.update(models[1], FrozenTeacher(models[0]), batch)
         with torch.no_grad():
             best = [model(input_ids=batch["input_ids"]).logits.argmax(-1) for model in models]
         for row, token in (batch["labels"] >= 0).nonzero().tolist():
@@ -195,7 +196,7 @@ def test_stored_weights_of_lower_type_are_measured_in_float32(folder, tmp_path):
     assert load_model(tmp_path / "half").model.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({}, "eval_data is not set; name held-out text"),

@@ -7,6 +7,7 @@ import evaluate
 import numpy as np
 import pytest
 from datasets import Dataset
+from rows import each
 from scipy import stats
 from sklearn import metrics
 
@@ -42,15 +43,15 @@ def test_every_task_has_its_official_metrics():
     assert [*METRIC_TASKS] == [*GLUE_METRICS, "squad", "squad_v2"]
 
 
-@pytest.mark.parametrize("task", METRIC_TASKS)
+@each("task", METRIC_TASKS)
 def test_every_metric_is_a_module_of_evaluate(task):
     metric = load_metric(task)
     assert isinstance(metric, evaluate.Metric)
     assert set(metric.features) == {"predictions", "references"}
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("task", CLASSIFICATION)
+@each("seed", range(3))
+@each("task", CLASSIFICATION)
 def test_classification_equals_scikit_learn(task, seed):
     generator = np.random.default_rng(seed)
     given, wanted = generator.integers(0, 3 if task == "mnli" else 2, (2, 57))
@@ -235,7 +236,7 @@ def test_an_empty_gold_counts_only_if_both_are_empty():
         assert second_version([(prediction("a", text, 0.0), wanted)])["f1"] == score
 
 
-@pytest.mark.parametrize(
+@each(
     ("task", "given", "wanted", "message"),
     [
         ("squad", [], [], "predictions are empty; expected one for each reference"),

@@ -5,6 +5,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 from own_rows import run
+from rows import each
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
 from tiny_files import own_cache, write_teacher
 from tiny_models import tiny_config
@@ -103,7 +104,7 @@ def test_classes_come_in_other_files_too(tmp_path, form):
     assert found["metrics"] == expected["metrics"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("rows", "expected"),
     [
         ({"text": ["a"], "label": ["x"]}, Columns("classes", ("text",), ("label",))),
@@ -152,9 +153,7 @@ def test_several_columns_hold_values_or_labels(cells, kind):
     assert task_in(rows, settings_from(OwnTaskSettings, given), teacher) == expected
 
 
-@pytest.mark.parametrize(
-    ("cells", "is_named"), [([0.5, 1.0], True), ([0, 1], True), ([3, 4], False), (["a", "1"], False)]
-)
+@each(("cells", "is_named"), [([0.5, 1.0], True), ([0, 1], True), ([3, 4], False), (["a", "1"], False)])
 def test_several_columns_of_numbers_are_named_in_the_message(tmp_path, cells, is_named):
     rows = {"text": ["w5 w6"] * 8, "joy": cells * 4, "id": list(range(8)), "fear": cells * 4}
     given = write(tmp_path, "two values")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from tiny_models import tiny_tokenizer
 
 from homodistil_hf.evaluation.squad import SquadSettings
@@ -41,7 +42,7 @@ def test_windows_by_hand():
     assert (first.row, first.cls_index, first.first_token) == (0, 0, 4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("answer", "places"),
     [
         ("w10", [(4, 4), (0, 0)]),
@@ -105,7 +106,7 @@ def test_long_questions_are_cut_and_white_space_around_them_counts_nothing():
     assert short.inputs["input_ids"][:4] == [2, 5, 3, 10]
 
 
-@pytest.mark.parametrize(("text", "context"), [("w5", ""), ("", "w7"), ("", ""), ("w5", " \n ")])
+@each(("text", "context"), [("w5", ""), ("", "w7"), ("", ""), ("w5", " \n ")])
 def test_empty_texts_make_one_window(text, context):
     (window,) = make_windows([question(text, context)], TOKENIZER, SHORT)
     assert read(window, context) == context.split()

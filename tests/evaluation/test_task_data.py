@@ -4,6 +4,7 @@ import json
 
 import pytest
 from datasets import Dataset
+from rows import each
 
 from homodistil_hf.evaluation import task_data
 from homodistil_hf.evaluation.task_data import load_squad
@@ -60,7 +61,7 @@ def without_title(rows):
     return [{name: value for name, value in row.items() if name != "title"} for row in rows]
 
 
-@pytest.mark.parametrize("form", ["parquet", "lines", "list", "object", "official"])
+@each("form", ["parquet", "lines", "list", "object", "official"])
 def test_every_format_gives_the_same_rows(tmp_path, form):
     data = load_squad("squad_v2", write(tmp_path, form=form))
     assert data.train.to_list() == without_title(TRAIN)
@@ -76,7 +77,7 @@ def test_every_change_of_a_row_changes_the_digest(tmp_path):
     assert len(digests) == 4
 
 
-@pytest.mark.parametrize(
+@each(
     ("folder", "task", "name"),
     [
         ("squad_v2", "squad_v2", "squad_v2"),
@@ -117,7 +118,7 @@ def test_wrong_questions_are_named(tmp_path, train, task, message):
         load_squad(task, write(tmp_path, train))
 
 
-@pytest.mark.parametrize(
+@each(
     ("train", "message"),
     [
         ([{"id": "a", "question": "?"}], "train.parquet' lacks the column 'context'; expected id, context, question"),
@@ -131,7 +132,7 @@ def test_wrong_columns_are_named(tmp_path, train, message):
         load_squad("squad_v2", write(tmp_path, train))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ('{"version": "1.1"}', "expected a list of rows, or an object with such a list, data"),
@@ -149,7 +150,7 @@ def test_wrong_json_is_named(tmp_path, text, message):
         load_squad("squad_v2", tmp_path)
 
 
-@pytest.mark.parametrize(
+@each(
     ("line", "message"),
     [
         (b"\xff", "train.jsonl' is no UTF-8 text"),

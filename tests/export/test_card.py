@@ -7,6 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from methods_here import needs
+from rows import each
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from transformers import BertForMaskedLM
 
@@ -72,8 +73,8 @@ def known_numbers(facts):
 # The card
 
 
-@pytest.mark.parametrize("format", ("standard", "compact"))
-@pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
+@each("format", ("standard", "compact"))
+@each("plan", (UNIFORM, UNEVEN))
 def test_a_card_states_only_numbers_of_the_facts(tmp_path, format, plan):
     facts, card = facts_of(tmp_path, format, plan)
     static = set(NUMBER.findall(card_template()))

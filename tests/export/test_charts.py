@@ -4,6 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from rows import each
 
 from homodistil_hf.export.charts import line_chart, width_charts, widths_picture
 
@@ -49,7 +50,7 @@ def test_one_point_is_a_dot_and_none_is_no_picture():
     assert line_chart("t", {"": [], "b": ()}) == ""
 
 
-@pytest.mark.parametrize("points", [[(0, 0.0), (1, 0.0)], [(0, -3.0), (9, -3.0)], [(1, 1e-9), (2, 1e9)], [(0, 7)]])
+@each("points", [[(0, 0.0), (1, 0.0)], [(0, -3.0), (9, -3.0)], [(1, 1e-9), (2, 1e9)], [(0, 7)]])
 def test_any_values_have_a_picture(points):
     assert elements(line_chart("t", {"": points}), "text")
 

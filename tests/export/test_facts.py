@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rows import each
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 
 from homodistil_hf.export.export_folder import convert_export, export_student
@@ -34,7 +35,7 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
     assert ("latency" in read_facts(convert_export(first, tmp_path / "c", "compact"))) is not is_padded
 
 
-@pytest.mark.parametrize(
+@each(
     ("section", "values"),
     [
         ("data", {"held_out": 3}),

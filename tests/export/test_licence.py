@@ -4,9 +4,9 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from rows import each
 
 from homodistil_hf.export import hub
 from homodistil_hf.export.hub import teacher_card
@@ -26,7 +26,7 @@ class FakeApi:
         return SimpleNamespace(card_data=self.answer)
 
 
-@pytest.mark.parametrize(
+@each(
     ("answer", "licence"),
     [
         (ModelCardData(license="apache-2.0"), "apache-2.0"),
@@ -44,7 +44,7 @@ def test_a_licence_on_the_hub(answer, licence, monkeypatch):
     assert settings["timeout"] <= 10
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "licence"),
     [
         ("---\nlicense: mit\n---\n# A teacher\n", "mit"),
@@ -75,7 +75,7 @@ def test_a_token_is_never_logged(caplog, monkeypatch):
     assert teacher_card("")["licence"] == "unknown"
 
 
-@pytest.mark.parametrize(
+@each(
     ("header", "languages"),
     [
         ("language: en", ["en"]),

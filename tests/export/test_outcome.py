@@ -1,6 +1,7 @@
 """What was won, in rows and in a line, of facts of all kinds."""
 
 import pytest
+from rows import each
 
 from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, shown
 
@@ -28,7 +29,7 @@ def test_rows_of_a_classifier():
     ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "line"),
     [
         ({}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy"),
@@ -77,9 +78,7 @@ def test_the_line(changes, line):
     assert outcome_line(FACTS | changes) == line
 
 
-@pytest.mark.parametrize(
-    "facts", [{}, {"student": None, "teacher": 3}, {"teacher": TEACHER}, {"student": {"plan": {}}}]
-)
+@each("facts", [{}, {"student": None, "teacher": 3}, {"teacher": TEACHER}, {"student": {"plan": {}}}])
 def test_nothing_is_said_of_nothing(facts):
     assert outcome_rows(facts) == []
     assert outcome_line(facts) == ""
@@ -102,7 +101,7 @@ def test_what_it_was_measured_on(data, words):
     assert measured_on({"data": data}) == words
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "name", "text"),
     [
         (None, "", ""),

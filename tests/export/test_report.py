@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from rows import each
 
 from homodistil_hf.cli import main
 from homodistil_hf.export.report import closing_line, read_records, report_of, try_report, write_report
@@ -245,9 +246,7 @@ def test_what_is_no_run_is_refused(tmp_path, make, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "damaged", [3, [3], [{"title": "x", "headings": ["a"]}], [{"title": 1, "headings": [], "rows": []}]]
-)
+@each("damaged", [3, [3], [{"title": "x", "headings": ["a"]}], [{"title": 1, "headings": [], "rows": []}]])
 def test_tables_that_a_method_left_are_shown_and_damaged_ones_are_not(tmp_path, damaged):
     table = {"title": "Who asks <whom>", "headings": ["", "index"], "rows": [["half", "97.5"]]}
     page = Page(report_of(read_records(write(tmp_path / "run", results={"tables": [table]}))))

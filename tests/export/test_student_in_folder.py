@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rows import each
 from students import assert_same_logits, logits_of, make_student, make_teacher, write_checkpoint
 
 from homodistil_hf.evaluation.evaluated_model import model_in
@@ -155,8 +156,8 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
     assert_same_logits(logits_of(stock), logits_of(student))
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "movement"])
-@pytest.mark.parametrize("format", ["standard", "compact"])
+@each("metric", ["sensitivity", "movement"])
+@each("format", ["standard", "compact"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metric):
     pruner = make_pruner(ODD, metric=metric)
     folder = write_checkpoint(tmp_path, pruner)

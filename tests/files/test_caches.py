@@ -89,6 +89,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_meet_at_a_damaged_entry_all_get_a_whole_one():
     num_rounds, num_processes = 60, 4
     for number in range(num_rounds):

@@ -157,6 +157,7 @@ def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks)
         run(folder, teacher, blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

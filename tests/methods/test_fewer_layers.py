@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import each
 from students import UNEVEN, make_batch, make_student, masked, unlabelled
 
 from homodistil_hf.methods.fewer_layers import MACS_TOLERANCE, matched_layers, shallow_plan, spread_layers
@@ -13,7 +14,7 @@ from homodistil_hf.pruning.compaction import compact
 BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 
 
-@pytest.mark.parametrize(
+@each(
     ("num_kept", "num_layers", "expected"),
     [(6, 12, (0, 2, 4, 7, 9, 11)), (3, 6, (0, 2, 5)), (2, 6, (0, 5)), (1, 4, (0,)), (4, 4, (0, 1, 2, 3))],
 )
@@ -21,7 +22,7 @@ def test_kept_layers_are_spread_from_the_first_to_the_last(num_kept, num_layers,
     assert spread_layers(num_kept, num_layers) == expected
 
 
-@pytest.mark.parametrize("num_layers", range(1, 25))
+@each("num_layers", range(1, 25))
 def test_no_layer_is_kept_twice(num_layers):
     for num_kept in range(1, num_layers + 1):
         layers = spread_layers(num_kept, num_layers)
@@ -30,7 +31,7 @@ def test_no_layer_is_kept_twice(num_layers):
         assert set(layers) <= set(range(num_layers))
 
 
-@pytest.mark.parametrize("num_kept", [1, 3, 6, 12])
+@each("num_kept", [1, 3, 6, 12])
 def test_depth_follows_the_encoder_macs(num_kept):
     assert shallow_plan(chosen(BASE, range(num_kept)), BASE) == spread_layers(num_kept, 12)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from methods_here import student_of
+from rows import each
 from run_traces import logs_of
 from students import make_batch
 from tiny_files import own_cache, write_config
@@ -83,6 +84,6 @@ def test_unknown_methods_and_settings_name_the_nearest():
         trainer_named("homodistill")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each("method", METHODS)
 def test_every_class_carries_its_name(method):
     assert trainer_named(method).method == method

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from methods_here import needs
+from rows import each
 from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
@@ -194,7 +195,7 @@ def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
     assert results["evaluation"]["kl"] > 0
 
 
-@pytest.mark.parametrize("name", KINDS)
+@each("name", KINDS)
 def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     """It keeps head and widths; only the projections are fitted before the first step."""
     pruned = write_kind(tmp_path, name)

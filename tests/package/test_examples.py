@@ -102,6 +102,7 @@ def test_configs_run_with_a_tiny_teacher(path, tmp_path):
     assert student.config.hidden_size == results["plan"]["hidden_size"] < 32
 
 
+@pytest.mark.slow
 def test_masked_lm_script(tmp_path, monkeypatch, capsys):
     teacher = write_teacher(tmp_path / "teacher")
     text = write_text(tmp_path / "text.txt")
@@ -139,6 +140,7 @@ def test_drawn_words_are_what_the_model_predicts():
     assert set(rows[~is_special].tolist()) == {sure}
 
 
+@pytest.mark.slow
 @needs("self_distillation")
 def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
@@ -160,6 +162,7 @@ def test_the_config_of_a_binarization_is_valid():
     assert settings_from(BinarizationSettings, values).stages == (1,)
 
 
+@pytest.mark.slow
 @needs("binarization")
 def test_binarize_script(tmp_path, monkeypatch, capsys):
     from homodistil_hf.methods.binarization.bit_products import compiled

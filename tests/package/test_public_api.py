@@ -221,6 +221,7 @@ def test_neither_import_nor_help_needs_torch(code):
     assert in_a_fresh_process(watched + code).splitlines()[-1] == "set()"
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_models(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
     heavy = ["accelerate", "datasets", "transformers.modeling_utils", "transformers.trainer", "torch._dynamo"]

@@ -184,6 +184,7 @@ def test_prediction_without_labels(task_trainer, name):
     assert "test_kl" not in output.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["token classification", "question answering"])
 def test_one_batch_of_eight_equals_eight_of_one(task_trainer, name):
     settings = {"pruning_interval_steps": 1, "width_multiple": 1, "attention_weight": 0.1, "learning_rate": 6e-4}

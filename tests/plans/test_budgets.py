@@ -87,6 +87,7 @@ def assert_meets_budget(kind: str, target: float, config: BertConfig, multiple: 
     return plan
 
 
+@pytest.mark.slow
 @each("kind", ["macs", "params"])
 @each("config", TEACHERS.values())
 def test_budgets_are_met_for_teachers_of_all_shapes(config, kind):

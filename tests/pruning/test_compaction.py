@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from students import (
     FULL,
     KINDS,
@@ -35,7 +36,7 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import Kept, compact
 from homodistil_hf.pruning.masks import choose_masks, full_masks
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+DTYPES = each("dtype", [torch.float32, torch.float64])
 
 
 def narrowed(**widths: int) -> WidthPlan:
@@ -131,7 +132,7 @@ def learn(student: LayerwiseModel, inputs: dict[str, torch.Tensor]) -> dict[str,
     return {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_gradients_of_a_sliced_student_are_those_of_the_zeroed_one(task):
     student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
     groups, masks = masked(student, UNEVEN)
@@ -143,7 +144,7 @@ def test_gradients_of_a_sliced_student_are_those_of_the_zeroed_one(task):
         torch.testing.assert_close(after[name], gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw fused", "amsgrad", "sgd"])
+@each("optimizer", ["adamw", "adamw fused", "amsgrad", "sgd"])
 def test_steps_after_slicing_are_those_of_the_zeroed_student_in_what_is_kept(optimizer):
     student = make_student(dtype=torch.float64)
     own = OPTIMIZERS[optimizer](student.parameters())
@@ -179,7 +180,7 @@ def test_hidden_states_of_kept_channels_survive_slicing(dtype):
         assert old[..., ~kept].abs().max() == 0
 
 
-@pytest.mark.parametrize("task", TASKS)
+@each("task", TASKS)
 def test_slices_add_up(task):
     student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
     steps = (
@@ -212,8 +213,8 @@ def test_slicing_in_two_rounds_equals_slicing_at_once():
 # What a sliced student is
 
 
-@pytest.mark.parametrize("plan", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
-@pytest.mark.parametrize("task", TASKS)
+@each("plan", [UNIFORM, UNEVEN])
+@each("task", TASKS)
 def test_a_sliced_student_is_like_one_built_at_those_widths(task, plan, tmp_path):
     student, inputs = make_student(task), make_batch(task)
     sliced(student, plan)
@@ -342,7 +343,7 @@ def optimizer_state(run: Run) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@each("optimizer", OPTIMIZERS)
 def test_moments_of_kept_weights_and_step_counters_are_kept(optimizer):
     run = Run(optimizer)
     for _ in range(3):
@@ -367,7 +368,7 @@ def test_moments_of_kept_weights_and_step_counters_are_kept(optimizer):
     }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@each("optimizer", OPTIMIZERS)
 def test_every_parameter_moves_on_and_the_scheduler_still_steers(optimizer):
     run = Run(optimizer)
     run.step()

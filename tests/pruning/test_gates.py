@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from rows import each
 from students import logits_of, make_batch, make_student, unlabelled
 from tiny_architectures import VARIANTS, tiny_architecture_teacher
 from torch import nn
@@ -100,7 +101,7 @@ def test_in_between_it_is_the_mean_of_input_and_output(student):
     torch.testing.assert_close(gated[2], 0.75 * plain[1] + 0.25 * plain[2], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
+@each(
     ("kept", "message"),
     [
         ((0, 1, 2), r"kept_layers=\[0, 1, 2\]: student asks for 2 of 4 layers; expected 2 of 0 … 3, rising"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from students import FULL, UNEVEN, UNIFORM, kept_plan, random_scores
 
 from homodistil_hf.models.cost import encoder_macs
@@ -141,7 +142,7 @@ def test_choosing_changes_neither_scores_nor_masks():
 # How many units are kept
 
 
-@pytest.mark.parametrize(
+@each(
     ("progress", "expected"),
     [
         (0.0, (32, 4, 8, 64)),
@@ -254,8 +255,8 @@ def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -
     return float(heads * channels)
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-@pytest.mark.parametrize("total_steps", [2, 100, 1000, 28_000])
+@each("preset", sorted(PRESETS))
+@each("total_steps", [2, 100, 1000, 28_000])
 def test_no_choice_on_the_way_to_a_preset_is_larger_than_the_schedule_asks(preset, total_steps):
     check_no_cut_is_larger_than_asked(BERT_BASE, PRESETS[preset], total_steps, 10, WINDOWS)
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from rows import each
 from students import kept_plan
 from tiny_models import make_teacher
 from torch import nn
@@ -155,8 +156,8 @@ def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     return copied
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "movement", "magnitude"])
-@pytest.mark.parametrize("num_steps", [4, 12])
+@each("metric", ["sensitivity", "movement", "magnitude"])
+@each("num_steps", [4, 12])
 def test_state_comes_back_exactly(metric, num_steps):
     pruner = make_pruner(metric=metric)
     run(pruner, num_steps, interval_steps=1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from distributed_runs import RecordingCollator
 from methods_here import needs
+from rows import each
 from run_traces import SaveAt
 from students import FULL, UNEVEN, assert_same_logits, logits_of, make_batch, make_student, sliced, zeroed_copy
 from tiny_models import GRADUAL, make_teacher
@@ -54,7 +55,7 @@ def make_low_rank(model: PreTrainedModel) -> PreTrainedModel:
 # Bases
 
 
-@pytest.mark.parametrize("ranks", [(6, 6), (2, 6), (6, 3), (2, 3), (0, 6)])
+@each("ranks", [(6, 6), (2, 6), (6, 3), (2, 3), (0, 6)])
 def test_products_stay_whatever_the_ranks(ranks):
     first, second = (random_moments(6, seed) for seed in (1, 2))
     first[ranks[0] :], first[:, ranks[0] :], second[ranks[1] :], second[:, ranks[1] :] = 0, 0, 0, 0
@@ -107,8 +108,8 @@ def test_padding_does_not_count():
 # The function
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("task", ["masked_lm", "sequence_classification"])
+@each("dtype", [torch.float32, torch.float64])
+@each("task", ["masked_lm", "sequence_classification"])
 def test_the_function_stays(task, dtype):
     student = make_student(task, dtype=dtype)
     before, inputs = [value.clone() for value in student.parameters()], make_batch(task, num_rows=6)

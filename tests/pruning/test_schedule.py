@@ -3,13 +3,14 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import each
 
 from homodistil_hf.pruning.schedule import PruningSchedule, pruning_learning_rate, pruning_progress
 
 # Kept fractions
 
 
-@pytest.mark.parametrize(
+@each(
     ("step", "progress"),
     [
         (0, 0.0),
@@ -46,7 +47,7 @@ def test_progress_never_falls_and_stays_a_share(start, length, step):
 # Learning rate
 
 
-@pytest.mark.parametrize(
+@each(
     ("step", "factor"),
     [
         (0, 0.0),
@@ -71,7 +72,7 @@ def test_learning_rate_holds_from_warm_up_when_pruning_ends_earlier():
     assert curve == [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0]
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "curve"),
     [
         ({"warmup_steps": 0, "end_step": 0.0, "total_steps": 2}, [1.0, 0.5, 0.0]),
@@ -111,8 +112,8 @@ def test_masks_are_chosen_every_interval_at_each_end_and_at_the_deadline():
     assert due == [50, 70, 73, 95]
 
 
-@pytest.mark.parametrize("total_steps", [1, 2, 7, 19, 20, 100, 28_000])
-@pytest.mark.parametrize("end", [0.5, 0.73, 0.55, 0.951, 1.0])
+@each("total_steps", [1, 2, 7, 19, 20, 100, 28_000])
+@each("end", [0.5, 0.73, 0.55, 0.951, 1.0])
 def test_all_kinds_have_arrived_at_their_ends_and_at_the_deadline(total_steps, end):
     pruning = schedule(total_steps, 7, ffn=(0.0, end))
     deadline = max(1, math.floor(0.95 * total_steps))

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from rows import each
 from students import UNEVEN, indices_of, make_batch, make_student, masked
 from torch import nn
 from torch._subclasses import FakeTensorMode
@@ -325,8 +326,8 @@ def test_sums_of_nothing_are_zero():
     assert full_masks(groups)["unit"].tolist() == [True, True]
 
 
-@pytest.mark.parametrize("num_elements", [1, 7, 64, 1 << 18])
-@pytest.mark.parametrize("metric", METRICS)
+@each("num_elements", [1, 7, 64, 1 << 18])
+@each("metric", METRICS)
 def test_a_few_rows_at_a_time_give_the_same_scores(metric, num_elements, monkeypatch):
     def scored(metric: str) -> dict[str, torch.Tensor]:
         student = make_student()

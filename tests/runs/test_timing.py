@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from methods_here import needs
+from rows import each
 from task_rows import write_kind
 from tiny_files import own_cache, write_config
 
@@ -230,7 +231,7 @@ def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
     assert "runs on masked words were measured" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (["--time"], "give --time with --train_data or --config"),

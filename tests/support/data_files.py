@@ -7,11 +7,11 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
+from rows import each
 
 from homodistil_hf.data.corpus import load_text
 
-BOTH = pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+BOTH = each("streaming", [False, True])
 
 
 def write(path: Path, content: Any) -> Path:

@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
+from rows import each
 from tiny_models import tiny_config
 
 from homodistil_hf.tasks.columns import Columns, find_columns
@@ -12,7 +13,7 @@ ONE = ["a b"]
 WORDS = [["a", "b"]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("class_name", "settings", "kind"),
     [
         ("BertForMaskedLM", {}, MASKED_WORDS),
@@ -31,7 +32,7 @@ def test_the_head_tells_the_kind(class_name, settings, kind):
     assert kind_of(tiny_config(architectures=[class_name], **settings)) == kind
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "rows", "texts", "labels"),
     [
         (CLASSES, {"text": ONE, "label": [1]}, ("text",), ("label",)),
@@ -74,7 +75,7 @@ def test_columns_are_named():
     assert find_columns(rows, tiny_config(), CLASSES, **given) == Columns(CLASSES, ("a", "b"), ("c",))
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "rows", "given", "message"),
     [
         (

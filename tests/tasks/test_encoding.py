@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import Dataset
+from rows import each
 from task_rows import KINDS, rows_of_kind
 from tiny_models import make_teacher, tiny_config, tiny_tokenizer
 
@@ -26,8 +27,8 @@ def read(name, **how):
     return model.config, rows, find_columns(rows, model.config, kind_of(model.config, type(model).__name__))
 
 
-@pytest.mark.parametrize("has_labels", [True, False])
-@pytest.mark.parametrize("name", KINDS)
+@each("has_labels", [True, False])
+@each("name", KINDS)
 def test_rows_have_what_the_stock_model_takes(name, has_labels):
     config, rows, columns = read(name, has_labels=has_labels)
     encoded = encode_rows(rows, columns, config, tiny_tokenizer(), max_length=24)
@@ -55,7 +56,7 @@ def test_tags_stand_at_first_tokens():
     assert encoded["labels"][0] == [IGNORED_LABEL, 1, 2, *[0] * (len(rows["tokens"][0]) - 2), IGNORED_LABEL]
 
 
-@pytest.mark.parametrize(
+@each(
     ("num_words", "columns", "expected"),
     [
         (3, Columns(CLASSES, ("text",)), 16),
@@ -118,7 +119,7 @@ def test_rows_without_text(rows, message):
         check_rows(Dataset.from_dict(rows), Columns(CLASSES, ("text",)), "rows")
 
 
-@pytest.mark.parametrize(
+@each(
     "answers",
     [
         [{"text": ["b"], "answer_start": [2]}, {"text": [], "answer_start": []}],
@@ -126,7 +127,6 @@ def test_rows_without_text(rows, message):
         ['{"text": ["b"], "answer_start": [2]}', "[]"],
         ["{'text': ['b'], 'answer_start': [2]}", "[]"],
     ],
-    ids=["lists", "objects", "JSON", "Python"],
 )
 def test_answers_may_be_lists_or_objects(answers):
     rows = Dataset.from_dict({"question": ["q"] * 2, "context": ["a b"] * 2, "answers": answers})

@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List
+from rows import each
 from tiny_models import tiny_config
 
 from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
@@ -20,7 +21,7 @@ def numbers(kind, labels, config, names=("label",)):
     return label_numbers(rows, Columns(kind, ("text",), names), config, "rows")
 
 
-@pytest.mark.parametrize(
+@each(
     ("labels", "config", "expected"),
     [
         (["good", "bad"], NAMED, [2, 0]),
@@ -50,7 +51,7 @@ def test_a_features_own_names_are_brought_into_the_models_order():
     assert label_numbers(rows, columns, NUMBERED, "rows") == [0, 2, UNKNOWN_CLASS]
 
 
-@pytest.mark.parametrize(
+@each(
     ("labels", "expected"),
     [
         ([["good"], ["bad", "fair"], []], [[0, 0, 1], [1, 1, 0], [0, 0, 0]]),
@@ -72,7 +73,7 @@ def test_a_column_for_each_label():
     assert label_numbers(rows, columns, NAMED, "rows") == [[1, 0, 0], [UNKNOWN_VALUE] * 3]
 
 
-@pytest.mark.parametrize(
+@each(
     ("labels", "num_labels", "expected"),
     [
         ([1, 2.5], 1, [[1], [2.5]]),
@@ -91,7 +92,7 @@ def test_without_a_column_all_are_unknown():
     assert label_numbers(rows, Columns(LABELS, ("text",)), NAMED, "rows") == [[UNKNOWN_VALUE] * 3] * 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "labels", "config", "message"),
     [
         (CLASSES, ["goood"], NAMED, r"has the label 'goood' \(1 row\).*are bad, fair, good; nearest valid: 'good'"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from scipy import stats
 from sklearn import metrics as sklearn
 
@@ -108,7 +109,7 @@ def ends(*lengths: int) -> np.ndarray:
     return np.concatenate([[False] * (length - 1) + [True] for length in lengths])
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "wanted", "lengths", "f1"),
     [
         ("B-A I-A O", "B-A I-A O", (3,), 1.0),
@@ -134,7 +135,7 @@ def test_a_span_ends_with_its_row():
     assert span_scores(both, one, NAMES, ends_R=ends(1, 1))["span_f1"] == 1.0
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "normalized"),
     [
         ("The Cat", "cat"),
@@ -164,7 +165,7 @@ def test_normalised_texts_hold_neither_punctuation_nor_articles(text):
     assert normalized == " ".join(normalized.split()) == normalized.lower()
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "golds", "exact", "f1"),
     [
         ("the Norman dynasty", ["Norman Dynasty."], 1, 1),

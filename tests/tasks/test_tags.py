@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
+from rows import each
 from tiny_models import tiny_config, tiny_tokenizer
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import BertTokenizer
@@ -45,7 +46,7 @@ def test_numbers_are_those_of_the_feature():
     assert found.tags == [FIRST, GO_ON, OUT]
 
 
-@pytest.mark.parametrize(
+@each(
     "spans",
     [
         [{"start": 0, "end": 12, "label": "PER"}],
@@ -65,7 +66,7 @@ def test_no_spans_are_words_outside_of_all():
     assert of_spans("Ada wrote", "[]").tags == [OUT, OUT]
 
 
-@pytest.mark.parametrize(
+@each(
     ("names", "expected"),
     [
         (["O", "B-X", "I-X"], [1, 2, 2, 0, 1]),
@@ -97,7 +98,7 @@ def test_only_a_words_first_token_has_its_tag():
     assert tagged_tokens([text], tokenizer, 4)["labels"] == [[IGNORED_LABEL, FIRST, GO_ON, IGNORED_LABEL]]
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "message"),
     [
         (lambda: of_words([["a", "b"]], [["O"]]), "has 1 tags for 2 words in row 1; expected one a word"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Fault, Hub
+from rows import each
 
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, manifest_problem, write_manifest
 from homodistil_hf.training.publishing import (
@@ -67,7 +68,7 @@ TRAVELLING = {name: content for name, content in CONTENT.items() if name != "tra
 # Addresses
 
 
-@pytest.mark.parametrize(
+@each(
     ("address", "expected"),
     [
         ("hf://me/run", HubAddress("me/run", None, "last-checkpoint")),
@@ -81,15 +82,13 @@ def test_addresses(address, expected):
     assert parse_address(address) == expected
 
 
-@pytest.mark.parametrize(
-    "address", ("hf://", "hf://me", "hf://me/run@", "hf://me/run/../x", "hf://me/r un", "hf:///run")
-)
+@each("address", ("hf://", "hf://me", "hf://me/run@", "hf://me/run/../x", "hf://me/r un", "hf:///run"))
 def test_no_addresses(address):
     with pytest.raises(ValueError, match=r"is no address on the Hub; expected hf://user/name\[@revision\]\[/folder\]"):
         parse_address(address)
 
 
-@pytest.mark.parametrize("value", (None, True, False, "last", "runs/a/checkpoint-8", "me/run", Path("hf://me/run")))
+@each("value", (None, True, False, "last", "runs/a/checkpoint-8", "me/run", Path("hf://me/run")))
 def test_other_ways_to_name_a_checkpoint(value):
     assert not is_hub_address(value)
 

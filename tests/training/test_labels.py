@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from rows import each
 from tiny_models import make_teacher
 
 from homodistil_hf.distillation.tasks import task_of
@@ -82,7 +83,7 @@ def test_rows_that_are_chosen_must_have_a_label_that_counts(make_trainer):
         make_trainer(model=make_teacher("sequence_classification"), train_dataset=rows.select(range(5, 20_005)))
 
 
-@pytest.mark.parametrize(
+@each(
     ("task", "config", "labels"),
     [
         ("sequence_classification", {}, [0, 1, -100]),

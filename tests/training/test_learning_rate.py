@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import IterableDataset
+from rows import each
 from run_traces import logs_of
 from tiny_models import make_blocks
 from torch import nn
@@ -14,7 +15,7 @@ from transformers import get_scheduler
 from homodistil_hf.training.learning_rate import default_learning_rate
 
 
-@pytest.mark.parametrize(
+@each(
     ("tokens_per_step", "hidden_size", "rate"),
     [
         (2048, 384, 2.2e-3),  # what was measured best

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from rows import each
 from run_traces import logs_of, state_of
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
 from tiny_models import GRADUAL, make_teacher, tiny_config
@@ -38,8 +39,8 @@ def make_args(**settings: Any) -> HomoDistilTrainingArguments:
 # What is made
 
 
-@pytest.mark.parametrize("from_folder", [False, True])
-@pytest.mark.parametrize("task", TASKS)
+@each("from_folder", [False, True])
+@each("task", TASKS)
 def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
     model = make_teacher(task, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -99,7 +100,7 @@ def test_a_compacted_student_can_be_pruned_further():
     assert torch.equal(logits_of(parts.student, make_batch()), logits_of(model, make_batch()))
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "names"),
     [
         ({}, {"embedding", "hidden.0", "hidden.1"}),
@@ -146,7 +147,7 @@ def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     assert (student.config.hidden_dropout_prob, student.config.attention_probs_dropout_prob) == (0.3, 0.2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "dtype", "attention"),
     [
         ({"teacher_dtype": "float32"}, torch.float32, "sdpa"),
@@ -176,8 +177,8 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED)
-@pytest.mark.parametrize("student", ["macs=0.5", PLAN, "homobert-tiny"], ids=["budget", "plan", "preset"])
+@each("name", UNSUPPORTED)
+@each("student", ["macs=0.5", PLAN, "homobert-tiny"])
 def test_unsupported_models_are_refused(name, student):
     message = f"^{{argument}} class {name} is not supported; expected …ForMaskedLM, .* of bert, .*; "
     remedy = "it has no head to compare logits with" if name == "BertModel" else "choose a stock encoder"

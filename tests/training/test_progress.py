@@ -3,12 +3,13 @@
 import re
 
 import pytest
+from rows import each
 from transformers import PrinterCallback, ProgressCallback
 
 from homodistil_hf.training.progress import ShortProgress, in_minutes, log_words
 
 
-@pytest.mark.parametrize(
+@each(
     ("logs", "words"),
     [
         ({"loss": 42.91, "loss_kl": 1.466, "loss_mlm": 5.2, "learning_rate": 1e-3}, ["loss 42.9", "KL 1.47"]),
@@ -26,9 +27,7 @@ def test_words_of_a_log(logs, words):
     assert list(log_words(logs)) == words
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "0 s"), (89.4, "89 s"), (90, "2 min"), (3599, "1 h 0 min"), (7380, "2 h 3 min")]
-)
+@each(("seconds", "words"), [(0.2, "0 s"), (89.4, "89 s"), (90, "2 min"), (3599, "1 h 0 min"), (7380, "2 h 3 min")])
 def test_times_in_words(seconds, words):
     assert in_minutes(seconds) == words
 

@@ -12,6 +12,7 @@ from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import each
 from run_traces import logs_of
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from torch import nn
@@ -129,7 +130,7 @@ def test_leaving_without_a_process_group():
     leave_process_group()
 
 
-@pytest.mark.parametrize(("num_rows", "kept"), [(7, 0), (8, 8), (9, 8), (15, 8), (16, 16)])
+@each(("num_rows", "kept"), [(7, 0), (8, 8), (9, 8), (15, 8), (16, 16)])
 def test_rows_too_few_for_a_micro_batch_are_left_out(num_rows, kept):
     assert list(WholeBatches(range(num_rows), num_rows=8)) == list(range(kept))
     assert len(WholeBatches(range(num_rows), num_rows=8)) == kept

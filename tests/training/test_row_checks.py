@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
+from rows import each
 from students import make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
@@ -60,10 +61,9 @@ def test_no_rows_are_refused(make):
         check_data({"train_dataset": make()}, None, tiny_config())
 
 
-@pytest.mark.parametrize(
+@each(
     "dataset",
     [None, IterableDataset.from_generator(lambda: iter(rows_of(99))), Streamed(), [[1, 2]]],
-    ids=["none", "stream", "stream with a length", "lists"],
 )
 def test_what_can_not_be_looked_at_passes(dataset):
     check_data({"train_dataset": dataset}, None, tiny_config())
@@ -197,7 +197,7 @@ def _loader(rows: Dataset) -> Any:
     return torch.utils.data.DataLoader(rows)
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "remedy"),
     [
         (lambda rows: DatasetDict(train=rows), r"one of its parts, such as train_dataset\['train'\]"),

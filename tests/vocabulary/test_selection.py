@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rows import each
 
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 
@@ -41,7 +42,7 @@ def test_a_frequency_leaves_a_multiple_of_eight():
     assert chosen("min_count=1000") == list(range(8))
 
 
-@pytest.mark.parametrize(("share", "expected"), [("0.5", 16), ("0.9", 32), ("1", 40), ("1.0", 40), (".05", 8)])
+@each(("share", "expected"), [("0.5", 16), ("0.9", 32), ("1", 40), ("1.0", 40), (".05", 8)])
 def test_a_share_of_the_text_leaves_as_few_as_have_it(share, expected):
     found = chosen(f"coverage={share}")
     assert found == list(range(expected))
@@ -68,7 +69,7 @@ def test_a_list_is_taken_as_it_is(tmp_path):
         chosen(str(path))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ("keep=1", "out of reach, as 2 always stay; nearest valid: keep=2"),

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -21,7 +22,7 @@ from homodistil_hf.vocabulary.tokenizer_file import (
 from homodistil_hf.vocabulary.trimming import tokenizer_content
 
 KINDS = ("WordPiece", "BPE", "Unigram")
-of_every_kind = pytest.mark.parametrize("kind", KINDS)
+of_every_kind = each("kind", KINDS)
 WORDS = sorted({word for text in paragraphs() for word in text.split()})
 texts = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=6)), max_size=12).map(" ".join)
 

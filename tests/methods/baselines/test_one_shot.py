@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from rows import each
 from run_traces import SaveAt, logs_of
 from tiny_files import write_config
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
@@ -162,7 +163,7 @@ def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
     assert trainer.kept == trainer.plan
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"method": "pruned_first"}, r"importance_metric='magnitude' .* name the layers that stay: kept_layers=\[0\]"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from methods_here import SAME_HEADS
+from rows import each
 from run_traces import SaveAt
 from students import make_batch
 from tiny_files import own_cache, write_config
@@ -192,7 +193,7 @@ def test_a_config_chooses_the_method(tmp_path, monkeypatch):
     assert results["settings"]["method"] == "minilm_v2"
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"method": "minilm"}, "method='minilm' is impossible for this student: the student's heads"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each
 from torch.nn import functional as F
 
 from homodistil_hf.methods.binarization.binarizing import to_packed
@@ -43,7 +44,7 @@ def config_of(**changes):
     return BinaryBertConfig(**sizes | no_dropout | {"vocab_size": 60, "max_position_embeddings": 32} | changes)
 
 
-@pytest.mark.parametrize(("bits", "is_signed"), SETS)
+@each(("bits", "is_signed"), SETS)
 def test_activations_are_of_their_set(bits, is_signed):
     quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True)
     values = torch.randn(50, 40) * 3
@@ -53,7 +54,7 @@ def test_activations_are_of_their_set(bits, is_signed):
     assert len(codes.unique()) > 1
 
 
-@pytest.mark.parametrize(("bits", "is_signed"), SETS)
+@each(("bits", "is_signed"), SETS)
 def test_scales_start_where_the_squared_error_is_least(bits, is_signed):
     quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True)
     torch.manual_seed(0)
@@ -67,8 +68,8 @@ def test_scales_start_where_the_squared_error_is_least(bits, is_signed):
     assert all(error(start) <= error(start * factor) * 1.02 for factor in (0.5, 0.8, 1.25, 2.0))
 
 
-@pytest.mark.parametrize(("bits", "is_signed"), SETS)
-@pytest.mark.parametrize("threshold", [0.0, 0.3])
+@each(("bits", "is_signed"), SETS)
+@each("threshold", [0.0, 0.3])
 def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold):
     """Straight through: α · (c + constant) with c the clipped value and the constant what rounding adds to it.
 
@@ -190,8 +191,8 @@ def wide_layers(bits, *, is_signed, dtype=torch.float32):
         return packed, bitwise, values.to(dtype), layer(values)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("bits", "is_signed"), [(1, True), (2, False), (8, True), (8, False)])
+@each("dtype", DTYPES)
+@each(("bits", "is_signed"), [(1, True), (2, False), (8, True), (8, False)])
 def test_products_stay_in_the_range_of_their_type(bits, is_signed, dtype):
     """Of 8 bits, 3072 whole numbers sum up to 783,360, which float16 hasn't."""
     packed, bitwise, values, wanted = wide_layers(bits, is_signed=is_signed, dtype=dtype)
@@ -202,7 +203,7 @@ def test_products_stay_in_the_range_of_their_type(bits, is_signed, dtype):
             assert float((found.double() - wanted).norm() / wanted.norm()) < 6e-2
 
 
-@pytest.mark.parametrize(("bits", "is_signed"), [(1, True), (1, False), (4, True), (8, False)])
+@each(("bits", "is_signed"), [(1, True), (1, False), (4, True), (8, False)])
 def test_nan_is_an_answer_of_its_row(bits, is_signed):
     packed, bitwise, values, wanted = wide_layers(bits, is_signed=is_signed)
     values[0, 1, 7], values[1, 2, -1] = math.nan, math.nan
@@ -214,7 +215,7 @@ def test_nan_is_an_answer_of_its_row(bits, is_signed):
         assert torch.equal(found[0, 2:], wanted[0, 2:])
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0,), ()])
+@each("shape", [(0, 5), (2, 0), (0,), ()])
 def test_no_rows_and_single_ones_have_answers(shape):
     packed, bitwise, values, _ = wide_layers(2, is_signed=True)
     values = values[0, 0].expand(*shape, -1)
@@ -318,8 +319,8 @@ def test_signs_have_the_gradient_of_the_scale_in_the_paper():
     assert quantizer.log_scale.grad.item() == pytest.approx(4**-0.5 * (1 - 1 + 1 + 1))
 
 
-@pytest.mark.parametrize("bits", [1, 2])
-@pytest.mark.parametrize(("two_sets", "threshold"), [(True, 0.0), (True, -0.7), (False, 0.0), (False, -0.7)])
+@each("bits", [1, 2])
+@each(("two_sets", "threshold"), [(True, 0.0), (True, -0.7), (False, 0.0), (False, -0.7)])
 def test_padding_changes_nothing(bits, two_sets, threshold):
     model = BinaryBertForSequenceClassification(config_of(activation_bits=bits, two_sets=two_sets)).eval()
     ids = torch.randint(1, 60, (3, 9))

@@ -5,6 +5,7 @@ import shutil
 import time
 
 import pytest
+from rows import each
 
 from homodistil_hf.methods.binarization import bit_products
 from homodistil_hf.methods.binarization.bit_products import compiled
@@ -56,7 +57,7 @@ def test_a_compiler_that_fails_is_told(name, compiler, monkeypatch, caplog):
     assert compiled() is not None
 
 
-@pytest.mark.parametrize(
+@each(
     ("command", "message"),
     [("gcc 'x", "is no command line"), ("/nowhere/cc", "none of cc"), ("  ", "none of cc"), ('""', "none of cc")],
 )

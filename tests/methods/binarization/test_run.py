@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from rows import each
 from run_traces import logs_of
 from safetensors.torch import load_file
 from small_disk import limited_file_size
@@ -417,7 +418,7 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     assert float(found.detach()) == pytest.approx(float(alone.detach()), rel=1e-4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message"),
     [
         ({"dropout_fraction": 1.5}, r"^dropout_fraction=1.5 is outside \[0, 1\)"),

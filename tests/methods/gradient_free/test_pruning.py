@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from filter_errors import output_error
+from rows import each
 from students import assert_same_logits, logits_of, make_batch, unlabelled
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher, random_student, tiny_config
@@ -109,8 +110,8 @@ def test_the_other_reading_of_the_kernel_is_a_wider_one(model):
         torch.testing.assert_close(wider[name], values)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("settings", [None, NO_RESCALING], ids=["rescaled", "as they are"])
+@each("task", TASKS)
+@each("settings", [None, NO_RESCALING])
 def test_everything_kept_changes_nothing(task, settings):
     teacher = make_model(task)
     student = prune_gradient_free(teacher, make_batches(), macs=1.0, settings=settings)
@@ -120,8 +121,8 @@ def test_everything_kept_changes_nothing(task, settings):
     assert student.config.to_dict() == expected.config.to_dict()
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("macs", [0.55, 0.7, 0.999])
+@each("task", TASKS)
+@each("macs", [0.55, 0.7, 0.999])
 def test_the_budget_is_met_to_the_last_filter(task, macs):
     teacher = make_model(task)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
@@ -134,7 +135,7 @@ def test_the_budget_is_met_to_the_last_filter(task, macs):
     assert torch.isfinite(torch.cat([t.flatten() for t in student(**make_batches()[0]).to_tuple()])).all()
 
 
-@pytest.mark.parametrize("num_dropped", range(0, 128, 7))
+@each("num_dropped", range(0, 128, 7))
 def test_every_number_of_filters_can_be_asked_for(num_dropped):
     plan = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
     macs = (encoder_macs(plan) - num_dropped * 64) / encoder_macs(plan)
@@ -313,7 +314,7 @@ def test_activations_that_are_not_finite_are_told(model):
         prune_gradient_free(model, make_batches(), 0.7)
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"ranking": "d2r2"}, "ranking='d2r2' is not one of r2d2, r2, d2"),

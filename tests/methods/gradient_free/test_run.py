@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rows import each
 from students import assert_same_logits
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
@@ -110,7 +111,7 @@ def test_weights_alone_need_no_text(folder, capsys):
     assert json.loads((folder / "out" / "facts.json").read_text())["training"]["num_samples"] == 0
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("text_column", "x"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from methods_here import needs
+from rows import each
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_config
 from transformers import BertForMaskedLM
@@ -132,7 +133,7 @@ def test_defaults_are_the_papers(tmp_path):
     assert (settings.weight_decay, settings.warmup_steps, settings.lr_scheduler_type) == (0.01, 0, "linear")
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"num_rounds": 0}, r"num_rounds=0 is not a whole number of at least 1"),
@@ -152,7 +153,7 @@ def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monke
         run(parse_run([str(path)]), print)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"further_pretraining": {"rounds": 2}}, r"further_pretraining has the unknown key 'rounds'"),

@@ -49,6 +49,7 @@ def test_a_full_student_is_the_stock_model_bit_for_bit(architecture, head, confi
     assert back.config.to_dict() == teacher.config.to_dict()
 
 
+@pytest.mark.slow
 @each("plan", PLANS)
 @of_every_head
 def test_masked_compacted_saved_and_stock_give_the_same_logits(architecture, head, config, plan, tmp_path):
