@@ -18,9 +18,8 @@ from tiny_models import make_teacher
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.export.export_folder import export_student, written_aside
+from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, is_model_done, model_written
-from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.locks import Holder, claimed, held, holder, lock_beside, lock_in
 
 _HOLD = (
@@ -248,16 +247,6 @@ def _model(folder):
     return model_written(folder, remedy="Start again")
 
 
-def test_an_export_is_staged_under_a_name_of_its_own(tmp_path, monkeypatch):
-    """Where a file system has no locks, two exports at once still have a folder each."""
-    seen = []
-    monkeypatch.setattr("homodistil_hf.files.folders.publish", lambda staged, final: seen.append(staged))
-    for _ in range(2):
-        with written_aside(tmp_path / "student", overwrite=False), _model(tmp_path / "model"):
-            pass
-    assert len({*seen}) == len(seen) == 4
-
-
 def test_an_export_that_another_process_wrote_meanwhile_stays(tmp_path, monkeypatch):
     model = make_teacher(BertForMaskedLM)
     other = export_student(model, tmp_path / "other")
@@ -268,15 +257,6 @@ def test_an_export_that_another_process_wrote_meanwhile_stays(tmp_path, monkeypa
     )
     with pytest.raises(ValueError, match="holds an export already"):
         export_student(model, tmp_path / "student")
-
-
-def test_two_processes_may_write_one_file(tmp_path, monkeypatch):
-    aside = []
-    monkeypatch.setattr(os, "replace", lambda source, target: aside.append(source.name))
-    write_text(tmp_path / "a.json", "{}")
-    monkeypatch.setattr(os, "getpid", lambda: 7)
-    write_text(tmp_path / "a.json", "{}")
-    assert len(set(aside)) == 2
 
 
 _RANK = """

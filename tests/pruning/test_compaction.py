@@ -106,6 +106,7 @@ def test_sliced_equals_zeroed(task, plan, dtype):
     assert widths_of(student.config) == plan
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 32),
     st.lists(st.builds(LayerWidths, st.integers(1, 4), st.integers(1, 8), st.integers(1, 64)), min_size=2, max_size=2),

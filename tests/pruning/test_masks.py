@@ -255,6 +255,7 @@ def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -
     return float(heads * channels)
 
 
+@pytest.mark.slow
 @each("preset", sorted(PRESETS))
 @each("total_steps", [2, 100, 1000, 28_000])
 def test_no_choice_on_the_way_to_a_preset_is_larger_than_the_schedule_asks(preset, total_steps):

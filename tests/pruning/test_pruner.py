@@ -156,6 +156,7 @@ def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     return copied
 
 
+@pytest.mark.slow
 @each("metric", ["sensitivity", "movement", "magnitude"])
 @each("num_steps", [4, 12])
 def test_state_comes_back_exactly(metric, num_steps):

@@ -31,6 +31,7 @@ rows_of_classes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_
 rows_of_scores = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(rows_of_classes)
 @pytest.mark.filterwarnings("ignore:A single label was found")

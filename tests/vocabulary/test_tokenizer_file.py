@@ -42,6 +42,7 @@ def ids_of(kind, text):
     return trained_tokenizer(kind).backend_tokenizer.encode(text).ids
 
 
+@pytest.mark.slow
 @of_every_kind
 @settings(max_examples=150, deadline=None)
 @given(text=texts, more=st.sets(st.integers(0, 890), max_size=40))

@@ -14,7 +14,6 @@ from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, for
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.compiling import compiling_problem
-from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from homodistil_hf.plans.latency import timing
 from homodistil_hf.plans.latency.timing import (
@@ -87,24 +86,6 @@ def test_turns_are_interleaved_and_begin_with_a_pass_that_does_not_count(monkeyp
     assert durations_ms == {"a": pytest.approx([20.0, 20.0]), "b": pytest.approx([50.0, 50.0])}
 
 
-def test_a_long_pass_is_a_whole_turn(monkeypatch):
-    clock, costs = Clock(monkeypatch), iter([0.5, 0.25, 0.1, 0.125])
-
-    def timed() -> None:
-        clock.now += next(costs)
-
-    assert time_in_turns({"a": timed}, num_rounds=3, num_warmup=0, num_passes=1) == {"a": [500.0, 250.0, 125.0]}
-
-
-def test_rounds_of_the_warm_up_are_left_out(monkeypatch):
-    clock, costs = Clock(monkeypatch), iter([9.0, 1.0, 2.0])
-
-    def timed() -> None:
-        clock.now += next(costs)
-
-    assert time_in_turns({"a": timed}, num_rounds=2, num_warmup=1, num_passes=1) == {"a": [1000.0, 2000.0]}
-
-
 # Models in turns
 
 
@@ -137,14 +118,6 @@ def test_measuring_leaves_every_training_mode_and_the_random_state_alone():
     assert [module.training for module in model.modules()] == modes
     assert {True, False} <= set(modes)
     assert torch.equal(torch.get_rng_state(), random_state)
-
-
-def test_a_failure_still_restores_the_training_mode():
-    model = BertModel(tiny_config()).train()
-    model.encoder.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken layer")))
-    with pytest.raises(RuntimeError, match="broken layer"):
-        compare_latencies({"model": model}, small_grid(lengths=(8,)))
-    assert all(module.training for module in model.modules())
 
 
 def test_lengths_above_the_positions_are_refused():
@@ -195,11 +168,6 @@ def test_compiled_outputs_are_checked(monkeypatch, tmp_path):
         runner = make_runner(module, "compiled", inputs, tmp_path)
         assert torch.allclose(runner(*inputs), module(*inputs), atol=1e-6)
     assert compiled == [{"dynamic": False, "fullgraph": True}]
-
-
-def test_torch_runs_the_module_itself(tmp_path):
-    module = FirstOutput(make_teacher())
-    assert make_runner(module, "torch", (), tmp_path) is module
 
 
 @pytest.mark.parametrize("error", [1e-3, float("nan")])
@@ -317,23 +285,6 @@ def test_a_failure_of_another_backend_is_no_gap_in_the_table(monkeypatch):
         compare_latencies({"model": model}, small_grid())
 
 
-@pytest.mark.slow
-@needs_onnx
-def test_one_graph_serves_all_shapes(monkeypatch):
-    exports = []
-    original = timing.export_onnx
-
-    def counted(module: nn.Module, inputs: object, path: object) -> None:
-        exports.append(module)
-        original(module, inputs, path)
-
-    monkeypatch.setattr(timing, "export_onnx", counted)
-    student = to_student(make_teacher(num_hidden_layers=1))
-    results = compare_latencies({"student": student}, small_grid(backends=("onnxruntime",)))
-    assert len(exports) == 1
-    assert all("latency" in cell for cell in results["cells"])
-
-
 def test_the_table_by_hand():
     cell = {"backend": "torch", "batch_size": 1, "length": 128}
     latency = {"lower_quartile_ms": 1.0, "upper_quartile_ms": 3.0, "min_ms": 0.5, "num_rounds": 5}
@@ -376,15 +327,6 @@ def test_an_impossible_grid_is_refused(changes, message):
 def test_a_comparison_of_nothing_is_refused():
     with pytest.raises(ValueError, match="holds no model; name at least one"):
         compare_latencies({}, small_grid())
-
-
-@pytest.mark.parametrize("is_used", [False, True])
-def test_machine_facts_name_a_gpu_that_this_process_uses(monkeypatch, is_used):
-    """One that is only there is not waked up, and took no part in the time."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    assert machine_facts().get("gpu") == ("a GPU" if is_used else None)
 
 
 def test_machine_facts_name_what_a_time_depends_on():
