@@ -239,7 +239,12 @@ def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dic
     num_left = math.floor((1 - wanted) * len(order) + 1e-9)
     changed = (~same[order]).nonzero().flatten().tolist()
     caught = changed[: len(changed) - num_left] if len(changed) > num_left else []
-    margin = _behind(margins[order], caught[-1]) if caught else 0.0
+    margin = 0.0
+    if caught:
+        # between the last margin that has to be caught and the next larger one, so that rounding decides nothing
+        last = margins[order[caught[-1]]]
+        later = margins[order][margins[order] > last]
+        margin = float((last + later[0]) / 2) if len(later) else math.inf
     # judged on the queries that had no part in the choice
     others = slice(1, None, 2)
     asked = found.margins[others] < margin
@@ -247,12 +252,6 @@ def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dic
     bound = guarantee((~(found.same[others] | asked)).tolist())
     mean_ms = _mean_ms(ms, share)
     return {"margin": margin, "share": share, "ms": mean_ms, "cost": mean_ms / ms["teacher"], "guarantee": bound}
-
-
-def _behind(margins: torch.Tensor, place: int) -> float:
-    """The middle between a sorted margin and the next larger one, so that rounding decides nothing."""
-    later = margins[margins > margins[place]]
-    return float((margins[place] + later[0]) / 2) if len(later) else math.inf
 
 
 def _mean_ms(ms: Mapping[str, float], share: float) -> float:

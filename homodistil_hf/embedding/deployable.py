@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,7 +144,8 @@ def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[
                 return ONNX_RUNTIME, _medians(passes, queries)
         except Exception as error:  # noqa: BLE001 - exporters raise errors of many kinds, and a run has ended here
             logger.warning("models can't be timed in ONNX Runtime, so torch is: %s", first_line(error))
-    return TORCH, _medians({name: _by_torch(model) for name, model in models.items()}, queries)
+    by_torch = {name: partial(_encoded_by_torch, model) for name, model in models.items()}
+    return TORCH, _medians(by_torch, queries)
 
 
 def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:
@@ -159,8 +161,8 @@ def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, floa
     return {name: round(statistics.median(taken), 3) for name, taken in durations_ms.items()}
 
 
-def _by_torch(model: EmbeddingModel) -> Encode:
-    return lambda query: model.encode([query], prompt_name="query")
+def _encoded_by_torch(model: EmbeddingModel, query: str) -> object:
+    return model.encode([query], prompt_name="query")
 
 
 def _by_graph(model: EmbeddingModel, folder: Path) -> Encode:

@@ -112,23 +112,20 @@ def agreement(
             moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
         # neighbours in the teacher's own index, and how many of them the others have
         of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in found)
-        shared = [total + _num_shared(one, of_teacher) for total, one in zip(shared, nearest, strict=True)]
+        # (rows, k, 1) == (rows, 1, k): indices of a row differ, so a neighbour that both have is equal once
+        equal = (one[:, :, None] == of_teacher[:, None, :] for one in nearest)
+        shared = [total + int(one.sum()) for total, one in zip(shared, equal, strict=True)]
     # √(E s² − (E s)²) of both
     means = moments[:, 1:] / moments[:, :1]
     deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
     shares = [count / (num_neighbours * len(student)) for count in shared]
-    found_in_own = {"neighbours": shares[0]}
+    of_any_space = {"neighbours": shares[0]}
     if deviations[0] > _LEAST_DEVIATION:
-        found_in_own["spread"] = float(deviations[1] / deviations[0])
+        of_any_space["spread"] = float(deviations[1] / deviations[0])
     if not is_one_space:
-        return found_in_own
+        return of_any_space
     cosine = float(pair_similarities(student, teacher).mean())
-    return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | found_in_own
-
-
-def _num_shared(found: torch.Tensor, expected: torch.Tensor) -> int:
-    # (rows, k, 1) == (rows, 1, k): indices of a row differ, so a neighbour that both have is equal once
-    return int((found[:, :, None] == expected[:, None, :]).sum())
+    return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | of_any_space
 
 
 def first_hits(queries_ND: torch.Tensor, documents_MD: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:

@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -164,10 +163,10 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Scores and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
         check_one_score(self.model)
-        found = super().make_distillation(teacher)
-        found.task = RERANKING
-        found.weights = found.weights | {RERANKING.name: 0.0}
-        return found
+        distillation = super().make_distillation(teacher)
+        distillation.task = RERANKING
+        distillation.weights = distillation.weights | {RERANKING.name: 0.0}
+        return distillation
 
 
 class ScoreEvaluation(HeldOutEvaluation):
@@ -277,20 +276,13 @@ class PairReader(RawReader):
         # row numbers stand in the column of labels: `predict` sorts by length, and gives them back beside the logits
         places = {"length": list(map(len, encoded["input_ids"])), "labels": list(range(len(labels)))}
         table = Dataset.from_dict(encoded | places)
-        return partial(_graded, pairs=table, tokenizer=self.tokenizer, labels_R=np.array(labels), queries=first)
 
+        def grade(model: PreTrainedModel) -> dict[str, float]:
+            logits_R1, places_R = predict(model, table, self.tokenizer)  # in order of length
+            # argsort of a permutation is its inverse: logits in the order of the rows
+            return ranking_scores(logits_R1[np.argsort(places_R), 0], np.array(labels), first)
 
-def _graded(
-    model: PreTrainedModel,
-    *,
-    pairs: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    labels_R: np.ndarray,
-    queries: list[str],
-) -> dict[str, float]:
-    logits_R1, places_R = predict(model, pairs, tokenizer)  # in order of length
-    # argsort of a permutation is its inverse: logits in the order of the rows
-    return ranking_scores(logits_R1[np.argsort(places_R), 0], labels_R, queries)
+        return grade
 
 
 def pair_reader(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> PairReader | None:
@@ -336,11 +328,14 @@ def tokenize_pairs(
     """
 
     def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
-        found = [(one, other) for one, other in zip(batch["first"], batch["second"], strict=True) if one and other]
+        of_batch = [pair for pair in zip(batch["first"], batch["second"], strict=True) if all(pair)]
         # a generator for each batch, whichever process tokenizes it
         draw = random.Random(f"{seed} {indices[0]}")
+        wanted = []
         # each first text beside its own second text, then beside those of other pairs in the batch
-        wanted = [(one, text) for one, own in found for text in (own, *_others(found, own, num_others, draw))]
+        for one, answer in of_batch:
+            others = [other for _, other in of_batch if other != answer]
+            wanted += [(one, text) for text in (answer, *(draw.choice(others) for _ in range(num_others) if others))]
         if not wanted:
             return {"input_ids": []}
         first, second = map(list, zip(*wanted, strict=True))
@@ -359,8 +354,3 @@ def tokenize_pairs(
     if not len(table):
         raise ValueError(f"{argument}: no pair of two texts; name other columns (text_column) or other data")
     return table
-
-
-def _others(pairs: list[tuple[str, str]], own: str, num_others: int, draw: random.Random) -> list[str]:
-    choices = [second for _, second in pairs if second != own]
-    return [draw.choice(choices) for _ in range(num_others)] if choices else []

@@ -99,19 +99,15 @@ class EmbeddingDistilArguments(AtOnceArguments):
     def __post_init__(self) -> None:
         # In Python and JSON whole numbers and lists, as flags their text.
         for name in ("output", "layers"):
-            setattr(self, name, _number_in(getattr(self, name), name))
+            value = getattr(self, name)
+            if isinstance(value, str) and value.lstrip()[:1] in set("[-0123456789"):
+                setattr(self, name, parse_json(value, name))
         if self.plain and not isinstance(self.output, str):
             raise ValueError(
                 f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
                 "students have not; leave one of both out"
             )
         super().__post_init__()
-
-
-def _number_in(value: Any, name: str) -> Any:
-    if isinstance(value, str) and value.lstrip()[:1] in set("[-0123456789"):
-        return parse_json(value, name)
-    return value
 
 
 class EmbeddingDistilTrainer(HomoDistilTrainer):

@@ -148,16 +148,16 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
             f"{FACTS_FILE} probe: expected vectors of {ROUTES[0]}, and of {ROUTES[1]} or not, found "
             f"{short_repr(routes)}"
         )
-    elif not all(_are_vectors(vectors, len(texts)) for vectors in routes.values()):
+    elif not all(
+        fits(vectors, [[int | float]])
+        and len(vectors) == len(texts)
+        and len(set(map(len, vectors))) == 1
+        and vectors[0]
+        for vectors in routes.values()
+    ):
         yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {short_repr(routes)}"
     if not isinstance(settings, dict) or set(settings) != set(_SHARED):
         yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
-
-
-def _are_vectors(vectors: Any, num_texts: int) -> bool:
-    if not fits(vectors, [[int | float]]) or len(vectors) != num_texts:
-        return False
-    return len({len(one) for one in vectors}) == 1 and len(vectors[0]) > 0
 
 
 def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -53,7 +53,10 @@ class FreshTrainer(DistillationTrainer):
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
         if self.args.mlm_trains == "head":
-            architecture_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(_without_gradient)
+            # A gradient of 0 and not none at all: DDP waits for every parameter's.
+            architecture_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(
+                lambda _, states: tuple(state.detach() + 0.0 * (state - state.detach()) for state in states)
+            )
 
     def start_student(self) -> None:
         """Give the student the plan's widths and weights drawn from the run's seed."""
@@ -79,11 +82,6 @@ def check_masked_lm(trainer: DistillationTrainer) -> None:
             f"method={trainer.method!r} trains masked-LM students, model is a {type(trainer.model).__name__}; pass a "
             "masked-LM model, or use HomoDistilTrainer"
         )
-
-
-def _without_gradient(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    # A gradient of 0 and not none at all: DDP waits for every parameter's.
-    return tuple(tensor.detach() + 0.0 * (tensor - tensor.detach()) for tensor in inputs)
 
 
 def other_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:

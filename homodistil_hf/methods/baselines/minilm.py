@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ...distillation.attention_recorder import AttentionRecorder
 from ...distillation.losses import exact_dtype
@@ -75,7 +76,7 @@ class RelationTrainer(FreshTrainer, ABC):
 
     @abstractmethod
     def relations(self) -> Relations:
-        """What is compared, checked against the widths of both models."""
+        """The relations that are compared, checked against the widths of both models."""
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
@@ -108,8 +109,8 @@ class MiniLMTrainer(RelationTrainer):
         heads = (chosen(one, [-1]) for one in (plan, teacher))
         return super().impossible_reason(plan, teacher) or other_heads(*heads)
 
+    @override
     def relations(self) -> Relations:
-        """Return and raises as [`RelationTrainer.relations`]."""
         self.check_possible(self.plan, self.full)
         sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
         return Relations(sides, self.plan.layers[-1].num_attention_heads)
@@ -143,8 +144,8 @@ class MiniLMv2Trainer(RelationTrainer):
         "each with its weight in the settings below.",
     )
 
+    @override
     def relations(self) -> Relations:
-        """Return and raises as [`RelationTrainer.relations`]."""
         num_layers = len(self.full.layers)
         layer = self.args.teacher_layer
         if not is_int(layer) or not -num_layers <= layer < num_layers:
@@ -277,8 +278,8 @@ class _RelationError(torch.autograd.Function):
             # A few texts at a time: both models' relations, their KL, and at once the gradient of the student's sides.
             for rows in slices(batch, CHUNK_ELEMENTS // (num_heads * tokens * tokens)):
                 mask = None if mask_BT is None else mask_BT[rows].bool()
-                left, right, t_left, t_right = (
-                    _heads(side[rows].to(dtype), num_heads)
+                left, right, t_left, t_right = (  # (B, N, T, D)
+                    side[rows].to(dtype).unflatten(-1, (num_heads, -1)).transpose(1, 2)
                     for side in (left_BTA, right_BTA, teacher_left, teacher_right)
                 )
                 log_teacher = _log_relations(t_left, t_right, scalings[0], mask)
@@ -310,10 +311,6 @@ def _log_relations(
         # Not −∞: the two models' log relations to padding must differ by 0, not by NaN.
         products_BNTT.masked_fill_(~mask_BT[:, None, None, :], torch.finfo(products_BNTT.dtype).min)
     return products_BNTT.log_softmax(-1)
-
-
-def _heads(states_BTA: torch.Tensor, num_heads: int) -> torch.Tensor:
-    return states_BTA.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _side_by_side(states_BNTD: torch.Tensor) -> torch.Tensor:

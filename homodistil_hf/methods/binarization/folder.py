@@ -124,7 +124,14 @@ def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     teacher = facts.get("teacher")
     origin = code_span(teacher["name"]) if teacher else "its float teacher"
     texts = run_texts(facts)
-    texts["comparison"] += f"\n\n{_measured(facts.get('metrics', {}))}"
+    # a table of the float model and the stages; none where nothing was measured
+    forms = facts.get("metrics", {})
+    names = [name for metrics in list(forms.values())[:1] for name in metrics if name != BITS]
+    rows = [
+        [f"{metrics[BITS]}-bit activations" if BITS in metrics else form, *(float(metrics[name]) for name in names)]
+        for form, metrics in forms.items()
+    ]
+    texts["comparison"] += f"\n\n{card_table(['', *names], rows) if rows else ''}"
     return fill_card(
         ModelCardData(
             library_name="transformers", license=(teacher or {}).get("licence"), tags=["homodistil", "binarization"]
@@ -140,16 +147,6 @@ def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
         "NeurIPS 2022, arXiv 2205.13016).",
         **texts,
     )
-
-
-def _measured(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of the float model and the stages; empty where nothing was measured."""
-    names = [name for found in list(metrics.values())[:1] for name in found if name != BITS]
-    rows = [
-        [f"{found[BITS]}-bit activations" if BITS in found else form, *(float(found[name]) for name in names)]
-        for form, found in metrics.items()
-    ]
-    return card_table(["", *names], rows) if rows else ""
 
 
 def tensor_bytes(file: Path) -> int:
@@ -220,10 +217,12 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
 
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     """Check files, size and code first, then the logits of a process without this package."""
+    auto_classes = [head.kind.auto_class for head in BERT.heads if head.kind is not MASKED_LM]
+    is_right = {"files": isinstance(facts.get("files"), dict), "auto_class": facts.get("auto_class") in auto_classes}
     problems = [
         f"{FACTS_FILE}: expected {name}, found {short_repr(facts.get(name))}"
-        for name, is_right in (("files", isinstance(facts.get("files"), dict)), ("auto_class", _is_of_bits(facts)))
-        if not is_right
+        for name in is_right
+        if not is_right[name]
     ]
     # each check only where the ones before it found nothing: code and sizes of damaged files mean nothing
     problems = (
@@ -247,8 +246,3 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         *difference_problems({f"{name}, logits in memory": in_memory}, IN_MEMORY_TOLERANCE),
     ]
     return VerifyReport(folder, tuple(problems), here, file_digest(folder / CODE[0].name))
-
-
-def _is_of_bits(facts: Mapping[str, Any]) -> bool:
-    known = [head.kind.auto_class for head in BERT.heads if head.kind is not MASKED_LM]
-    return facts.get("auto_class") in known

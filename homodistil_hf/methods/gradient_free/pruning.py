@@ -286,9 +286,13 @@ def filter_scores(
     return scores
 
 
-def _normalized(values_F: torch.Tensor, how: str) -> torch.Tensor:
+def _normalized(values_F: torch.Tensor, normalization: str) -> torch.Tensor:
     """Normalize a layer's values; equal ones rank no filter and become 1."""
-    return _NORMALIZATIONS[how](values_F) if float(values_F.max() - values_F.min()) else torch.ones_like(values_F)
+    return (
+        _NORMALIZATIONS[normalization](values_F)
+        if float(values_F.max() - values_F.min())
+        else torch.ones_like(values_F)
+    )
 
 
 def prune_filters(
@@ -309,7 +313,7 @@ def prune_filters(
         damping: see [`least_squares_scales`].
     """
     plan = widths_of(student.config)
-    kept = _kept(scores, num_kept_filters(plan, macs))
+    kept = kept_filters(scores, num_kept_filters(plan, macs))
     for name, mask_F in kept.items():
         # before the others are cut off: the columns that stay are scaled to make up for them
         if products and not bool(mask_F.all()):
@@ -327,7 +331,7 @@ def prune_filters(
     logger.info("FFN neurons that are left, layer by layer: %s", " ".join(map(str, sizes)))
 
 
-def _kept(scores: UnitTensors, num_kept: int) -> UnitTensors:
+def kept_filters(scores: UnitTensors, num_kept: int) -> UnitTensors:
     """Masks on the CPU; the best filter of each layer stays, as no layer can be empty."""
     ranked = {name: values.detach().float().cpu().clone() for name, values in scores.items()}
     for values in ranked.values():

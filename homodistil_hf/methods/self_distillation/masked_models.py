@@ -8,8 +8,7 @@ Shapes: B batch, T tokens ([CLS] + patches of an image), H hidden, M masked posi
 C channels, Y height, X width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -56,8 +55,9 @@ class MaskedWords:
         # other collators than ours give labels alone
         if positions_M is None:
             positions_M = (labels_N != IGNORED_LABEL).nonzero().flatten()
-        # the head decodes the M positions alone, so row m of the logits belongs to position m
-        with _rows_only(self.entry, positions_M):
+        # The head decodes the M positions alone, so row m of the logits belongs to position m.
+        # All tokens would be more work than a small encoder.
+        with self.entry.register_forward_pre_hook(lambda _, states: (states[0].flatten(0, -2)[positions_M],)):
             logits_MV = wrapped(**self._forward(inputs)).logits
         return F.cross_entropy(logits_MV.float(), labels_N[positions_M], reduction="sum")
 
@@ -94,8 +94,12 @@ class MaskedPatches:
         # the encoder sorts patches by their noise: rising noise leaves them in their order
         noise_BP = torch.arange(self.num_patches, device=inputs["noise"].device).expand_as(inputs["noise"])
         encoder: Any = model.base_model
-        with _nothing_masked(model):
+        # the stock encoder always masks, and has no argument for how much
+        ratio, model.config.mask_ratio = model.config.mask_ratio, 0.0
+        try:
             return encoder(pixel_values=inputs["pixel_values"], noise=noise_BP).last_hidden_state
+        finally:
+            model.config.mask_ratio = ratio
 
 
 def least_parameters(config: PreTrainedConfig) -> int:
@@ -163,26 +167,6 @@ def state_error(
     return ((errors_BT * mask_BT).sum(-1) / mask_BT.sum(-1)).sum()
 
 
-@contextmanager
-def _rows_only(entry: nn.Module, positions_M: torch.Tensor) -> Iterator[None]:
-    # The stock head would decode all tokens: of a small encoder that is more work than the encoder itself.
-    hook = entry.register_forward_pre_hook(lambda _, states: (states[0].flatten(0, -2)[positions_M],))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _nothing_masked(model: PreTrainedModel) -> Iterator[None]:
-    # The stock encoder always masks, and has no argument for how much.
-    ratio, model.config.mask_ratio = model.config.mask_ratio, 0.0
-    try:
-        yield
-    finally:
-        model.config.mask_ratio = ratio
-
-
 class MaskedImageCollator(SeededMasks):
     """Batch images, and give each a random order of its patches; a masked auto-encoder keeps the first of them.
 
@@ -227,17 +211,16 @@ class MaskedImageCollator(SeededMasks):
         images = [_image(row) for row in rows]
         if len(shapes := {image.shape for image in images}) != 1:
             raise ValueError(f"images of a batch have shapes {short_repr(sorted(shapes))}; make them all one size")
-        noise = [self._order(row, image) for row, image in zip(rows, images, strict=True)]
+        noise = []
+        for row, image in zip(rows, images, strict=True):
+            # key: seed and epoch; counter: the row, so that batch and worker have no part in its words
+            generator = self.generator()
+            state: Any = generator.state
+            state["state"]["counter"] = np.array(row_counter(row, image.astype("<f4").tobytes()), dtype=np.uint64)
+            generator.state = state
+            # Ranks of raw words and not the words: equal ones would be ordered differently on different devices.
+            noise.append(generator.random_raw(self.num_patches).argsort(kind="stable").astype(np.float32))
         return {"pixel_values": torch.from_numpy(np.stack(images)), "noise": torch.from_numpy(np.stack(noise))}
-
-    def _order(self, row: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
-        # key: seed and epoch; counter: the row, so that batch and worker have no part in its words
-        generator = self.generator()
-        state: Any = generator.state
-        state["state"]["counter"] = np.array(row_counter(row, image.astype("<f4").tobytes()), dtype=np.uint64)
-        generator.state = state
-        # Ranks of raw words and not the words: equal ones would be ordered differently on different devices.
-        return generator.random_raw(self.num_patches).argsort(kind="stable").astype(np.float32)
 
 
 def _image(row: Mapping[str, Any]) -> np.ndarray:

@@ -18,7 +18,7 @@ from datasets import IterableDataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
 
-from ...data.masking import MaskedLMCollator, SeededMasks, masking_collator
+from ...data.masking import MaskedLMCollator, masking_collator
 from ...files.field_checks import refuse_without_part, setting
 from ...files.messages import short_repr
 from ...training.exact_trainer import ExactTrainer
@@ -137,8 +137,11 @@ class SelfDistillTrainer(ExactTrainer):
         self.modality = modality_of(model)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         check_corpus(data, processing_class, model.config, args)
-        if data_collator is None:
-            data_collator = _collator(self.modality, processing_class, args)
+        if data_collator is None and isinstance(self.modality, MaskedPatches):
+            data_collator = MaskedImageCollator(self.modality.num_patches, seed=args.seed)
+        elif data_collator is None:
+            masks: Any = {"mlm_probability": args.mlm_probability, "seed": args.seed}
+            data_collator = masking_collator(MaskedLMCollator, processing_class, **masks)
         self.teacher = None
         if teacher_model is not None and args.distillation_weight > 0:  # else it would be asked for nothing
             _check_pair(teacher_model, model)
@@ -157,7 +160,8 @@ class SelfDistillTrainer(ExactTrainer):
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Predictions and rows of a batch, int64 `(2,)`."""
         num_predictions = self.modality.num_predictions(inputs)
-        return torch.stack([num_predictions, torch.full_like(num_predictions, _num_rows(inputs))])
+        rows = inputs["pixel_values"] if "pixel_values" in inputs else inputs["input_ids"]
+        return torch.stack([num_predictions, torch.full_like(num_predictions, len(rows))])
 
     def smallest_inputs(self) -> dict[str, torch.Tensor]:
         """One token, or one image."""
@@ -185,19 +189,17 @@ class SelfDistillTrainer(ExactTrainer):
             if not model.training:
                 return terms["masked"]
             if self.teacher is not None:
-                terms["state"] = self._state_error(inputs) / num_rows
+                # h of unmasked x, the teacher's without a gradient: a pass of each beside that of the masked loss
+                with torch.no_grad():
+                    teacher_BTH = self.modality.last_states(self.teacher, inputs)
+                student_BTH = self.modality.last_states(self.model, inputs)
+                is_first = self.args.compared_states == "first"
+                error = state_error(student_BTH, teacher_BTH, inputs.get("attention_mask"), first_only=is_first)
+                terms["state"] = error / num_rows
         loss = terms["masked"]
         if "state" in terms:
             loss = loss + self.args.distillation_weight * terms["state"]
         return self.scale_and_log(loss, terms, model)
-
-    def _state_error(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        # h of unmasked x, the teacher's without a gradient: a forward pass of each beside that of the masked loss
-        with torch.no_grad():
-            teacher_BTH = self.modality.last_states(self.teacher, inputs)
-        student_BTH = self.modality.last_states(self.model, inputs)
-        is_first = self.args.compared_states == "first"
-        return state_error(student_BTH, teacher_BTH, inputs.get("attention_mask"), first_only=is_first)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -260,20 +262,12 @@ def _image_shape(config: Any) -> tuple[int, ...]:
 
 
 def _check_pair(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
-    for name, given, expected in (
+    for name, of_teacher, of_model in (
         ("class", type(teacher).__name__, type(model).__name__),
         ("hidden_size", teacher.config.hidden_size, model.config.hidden_size),
         ("vocab_size", getattr(teacher.config, "vocab_size", None), getattr(model.config, "vocab_size", None)),
     ):
-        if given != expected:
-            raise ValueError(f"teacher has {name}={given}, model {expected}; both must agree, choose another teacher")
-
-
-def _collator(modality: Any, processor: Any, args: SelfDistillationArguments) -> SeededMasks:
-    if isinstance(modality, MaskedPatches):
-        return MaskedImageCollator(modality.num_patches, seed=args.seed)
-    return masking_collator(MaskedLMCollator, processor, mlm_probability=args.mlm_probability, seed=args.seed)
-
-
-def _num_rows(inputs: Mapping[str, torch.Tensor]) -> int:
-    return len(inputs["pixel_values"] if "pixel_values" in inputs else inputs["input_ids"])
+        if of_teacher != of_model:
+            raise ValueError(
+                f"teacher has {name}={of_teacher}, model {of_model}; both must agree, choose another teacher"
+            )
