@@ -148,9 +148,7 @@ def is_running_text(documents: Dataset | IterableDataset) -> bool:
 def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Documents, Documents, str]:
     """Split documents into those to train on and those to evaluate on, by position and so always alike.
 
-    Args:
-        documents: a table or a stream. Of a table every 20th document is held out, of a stream the first ones.
-        label: the user's name for them in messages.
+    Of a table every 20th document is held out, of a stream the first ones.
 
     Returns:
         Documents to train on, documents held out, and their number in words such as `1 of 3 documents`.

@@ -31,9 +31,6 @@ _MASK_FRACTION, _RANDOM_FRACTION = 0.8, 0.1  # BERT (arXiv 1810.04805, section 3
 class SeededMasks:
     """Base of collators whose masks depend on nothing but (seed, epoch, row): seed, epoch and their generator.
 
-    Args:
-        seed: seed of the masks, 0 … 2⁶⁴ − 1.
-
     Raises:
         ValueError: `seed` out of range.
     """
@@ -268,9 +265,7 @@ def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
 def row_counter(row: Mapping[str, Any], content: bytes) -> list[int]:
     """Return the counter at which a row's random words start; Philox counts word 0 up, so rows never overlap.
 
-    Args:
-        row: may have an integer `example_id`, which is then the counter's word 1.
-        content: the row's bytes, whose digest is word 1 otherwise.
+    Word 1 is the row's `example_id`, an integer, or else a digest of the row's `content`.
     """
     if "example_id" not in row:
         digest = hashlib.blake2b(content, digest_size=8).digest()

@@ -65,8 +65,7 @@ _EXAMPLES = {
 def render_card(facts: Mapping[str, Any]) -> str:
     """Write the card of an exported student, markdown with its YAML header.
 
-    Args:
-        facts: content of the export's `facts.json`; the card states no number that they lack.
+    It states no number that the facts, content of `facts.json`, lack.
     """
     texts = run_texts(facts)
     texts["comparison"] = "\n\n".join(filter(None, (texts["comparison"], _benchmarks(facts))))

@@ -89,9 +89,7 @@ def line_chart(
 def width_charts(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[str]:
     """Draw the widths of each layer of a student, in front of those of its teacher.
 
-    Args:
-        student: `plan` and `num_hidden_layers`, as sections of facts have them.
-        teacher: the same of the teacher; None where it isn't known.
+    `student` and `teacher` are sections of facts, with `plan` and `num_hidden_layers`.
 
     Returns:
         `list`: two `svg` elements, of attention channels and of FFN neurons; none without a plan.

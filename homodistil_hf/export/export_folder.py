@@ -148,12 +148,7 @@ def convert_export(
 ) -> Path:
     """Write an export again, in another format or another place, see [`export_student`].
 
-    Args:
-        source: an export.
-        folder: where to.
-        format: `"standard"` or `"compact"`.
-        teacher: of the student; default: the teacher of the source's facts.
-        overwrite: replace an earlier export in the folder.
+    By default the teacher is that of the source's facts.
     """
     source = Path(source)
     student, earlier = load_export(source), read_export_facts(source)
@@ -179,11 +174,7 @@ def check_output(
 
     At the end of a run [`written_aside`] finds out, and says what remains.
 
-    Args:
-        folder: where to.
-        overwrite: whether an earlier export there may be replaced.
-        record: the file that lists all others of the folder.
-        argument: the user's name for the folder.
+    `record` lists all other files of the folder; `argument` is the user's name for it.
 
     Returns:
         The folder's absolute path.

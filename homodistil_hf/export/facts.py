@@ -109,11 +109,7 @@ def teacher_facts(
 ) -> dict[str, Any]:
     """The teacher's section of facts.
 
-    Args:
-        config: the teacher's, with its source as `name_or_path`.
-        class_name: the teacher's class.
-        licence: licence identifier, or `"unknown"`.
-        language: codes of languages.
+    `config` has the teacher's source as `name_or_path`; `language` holds codes.
 
     Returns:
         `name` (of a folder its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and the values

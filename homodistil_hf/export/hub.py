@@ -92,11 +92,6 @@ def files_to_push(folder: str | Path) -> dict[str, int]:
 def card_for(folder: str | Path, repo_id: str, *, tags: Iterable[str] = ()) -> str:
     """The card of an export as it is pushed: the snippet loads from the repository.
 
-    Args:
-        folder: an export.
-        repo_id: the repository.
-        tags: further tags for the header.
-
     Raises:
         ValueError: no name of a repository.
     """
@@ -120,12 +115,7 @@ def commit_to(
 ) -> CommitInfo:
     """Create repository and branch where they don't exist, then commit; each step is repeated after a passing error.
 
-    Args:
-        repo_id: `user/name` or `name`.
-        commit: gets the client and the repository's full name; called anew at each attempt.
-        private: visibility of a new repository.
-        token: Hub token; default: the logged-in one.
-        revision: branch, created where it doesn't exist.
+    `commit` gets the client and the repository's full name, and is called anew at each attempt.
     """
     api = HfApi(token=token)
     name = persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True).repo_id)

@@ -79,10 +79,7 @@ details{margin:1rem 0}summary{cursor:pointer}
 def write_report(folder: str | Path, student: str | Path | None = None, *, output: str | Path | None = None) -> Path:
     """Write the report of a run from its records; nothing is loaded or measured.
 
-    Args:
-        folder: `output_dir` of the run.
-        student: the export that it made; default: the one inside.
-        output: file to write; default: `report.html` in the run's folder.
+    By default `student`, the export, is the one inside of the run's `folder`, and so is `output`, `report.html`.
 
     Returns:
         `Path`: the file.
@@ -342,9 +339,7 @@ class RunRecords:
 def read_records(folder: str | Path, student: str | Path | None = None) -> RunRecords:
     """Read the records of a run.
 
-    Args:
-        folder: of the run.
-        student: the export that it made; default: the one inside.
+    By default `student`, the export, is the one inside of the run's `folder`.
 
     Raises:
         ValueError: no such folder, no records in it, or a file of settings, results or facts that is no JSON object.

@@ -212,10 +212,7 @@ def checkpoint_student(
 ) -> tuple[LayerwiseModel, dict[str, Any]]:
     """The student of a checkpoint, without a trainer.
 
-    Args:
-        checkpoint: `checkpoint-N`, its files compared with its manifest.
-        format: `"standard"` or `"compact"`; decides on possible widths before the plan is reached.
-        allow_partial: also take a student that has not reached the plan, at the nearest possible widths.
+    `format` decides on possible widths before the plan is reached; see [`narrowed_copy`].
 
     Returns:
         A student in evaluation mode, without projections, and the state of [`read_state`].

@@ -21,10 +21,7 @@ def has_pipeline(kind: object) -> bool:
 def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
     """Return an expression that predicts.
 
-    Args:
-        kind: what the model predicts, as of `tasks/kinds.py`.
-        model: arguments that name it, Python.
-        texts: one, or two of a pair.
+    `kind` is one of `tasks/kinds.py`; `model` is Python, the arguments that name it; a pair has two `texts`.
 
     Example:
     ```python

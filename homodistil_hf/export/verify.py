@@ -116,12 +116,7 @@ class VerifyReport:
 
 
 def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
-    """Check an export of [`export_student`]: shape of the facts, files, code, then the logits.
-
-    Args:
-        folder: the export.
-        facts: content of its `facts.json`.
-    """
+    """Check an export of [`export_student`]: shape of the facts, files, code, then the logits."""
     # each check relies on those before it, and no code is run before it was compared
     problems = (
         list(_shape_problems(facts)) or list(file_problems(folder, facts)) or list(_code_problems(folder, facts))
@@ -265,10 +260,7 @@ def load_fresh(
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Load an export in a process that can't import this package.
 
-    Args:
-        folder: the export.
-        auto_classes: names of transformers' auto classes, that of the export's own head first.
-        inputs: of each model's forward.
+    `auto_classes` are names of transformers' auto classes, that of the export's own head first.
 
     Returns:
         `(report, outputs)`: class, module, missing keys and parameters of each; its hidden states and logits.
@@ -363,10 +355,7 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
 def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
     """Run code and return its output.
 
-    Args:
-        code: Python; a line that hides this package is put before it.
-        arguments: `sys.argv[1:]`.
-        scratch: its working folder, also for copies of remote code.
+    A line that hides this package is put before the code. Copies of remote code go to `scratch` as well.
 
     Raises:
         ValueError: it failed, or took too long.

@@ -36,10 +36,7 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     It is built under another name, gets a manifest of digests and is renamed: an interrupted build is never taken for
     a whole one. Of several processes one builds, and the others wait; what a killed one has left is removed.
 
-    Args:
-        kind: one of `KINDS`.
-        key: digest of everything that the content depends on.
-        build: fills an empty folder.
+    `key` is a digest of everything that the content depends on; `build` fills an empty folder.
     """
     folder = cache_folder() / kind / key
     # most calls need no lock: an entry with its final name never changes

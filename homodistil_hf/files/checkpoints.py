@@ -131,10 +131,6 @@ def _examined(
 def model_written(folder: Path, *, remedy: str) -> Iterator[Path]:
     """An empty folder that gets a manifest and the name `folder` when the block ends; see [`written_whole`].
 
-    Args:
-        folder: of a model that a part of a run ends with; see [`is_model_done`].
-        remedy: what to do where it can't be written, a sentence without its full stop.
-
     Raises:
         ValueError: another process is writing it.
         OSError: it can't be written; the message names the file and the remedy.

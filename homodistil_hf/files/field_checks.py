@@ -113,10 +113,7 @@ def make_tuples(settings: Any) -> None:
 def refuse_without_part(settings: Any, remedies: Mapping[str, str], *, run: str = "this run") -> None:
     """Refuse the first setting that changes nothing, unless it has its default or is none of these settings.
 
-    Args:
-        settings: an instance of a dataclass.
-        remedies: name of a setting → why it changes nothing, and what to do.
-        run: what it has no part in.
+    `remedies` says of each setting why it changes nothing in `run`, and what to do.
 
     Raises:
         ValueError: names the setting, its value and the remedy.
@@ -130,9 +127,7 @@ def refuse_without_part(settings: Any, remedies: Mapping[str, str], *, run: str 
 def check_fields(settings: Any, inherited: Mapping[str, Mapping[str, Any]] = _NO_LIMITS) -> None:
     """Refuse the first value that its field doesn't allow.
 
-    Args:
-        settings: an instance of a dataclass.
-        inherited: name → limits of fields of a foreign parent class, as [`setting`] takes them.
+    `inherited` holds limits of fields of a foreign parent class, by name.
 
     Raises:
         ValueError: names field, value, what is allowed, and the default.

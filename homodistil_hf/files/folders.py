@@ -166,10 +166,7 @@ def refuse_missing(name: str, label: str) -> None:
 def check_writable(place: str | Path, label: str, *, remedy: str = "name a place where you may write") -> None:
     """Refuse, by a ValueError, a file or folder that can't be written, by a trial that leaves nothing behind.
 
-    Args:
-        place: a folder that exists or will be made, with its parents.
-        label: first words of the message: argument and value.
-        remedy: last words of the message.
+    `label`, argument and value, begins the message, `remedy` ends it.
     """
     whole = Path(place).absolute()
     try:
@@ -251,9 +248,7 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
 
     Python often reports the error without the file; safetensors, tokenizers and torch raise errors of their own.
 
-    Args:
-        folder: the folder that is written.
-        file: the one file in it that is written; default: found from the error or the newest file.
+    `file` is the one that is written; by default it is found from the error or the newest file.
     """
     try:
         yield

@@ -42,10 +42,7 @@ class HubError(OSError):
 def hub_errors(what: str, *, token: str | None = None, remedy: str = "") -> Iterator[None]:
     """Turn every error of huggingface_hub's client into [`HubError`].
 
-    Args:
-        what: first words of the message: argument, value and the action that failed.
-        token: kept out of the message, as is the logged-in one.
-        remedy: last words of the message.
+    `what`, argument, value and the action that failed, begins the message, `remedy` ends it. Tokens are kept out.
 
     Example:
     ```python

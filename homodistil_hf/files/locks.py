@@ -61,9 +61,7 @@ def held(lock_file: Path) -> Iterator[bool]:
 def claimed(lock_file: Path, label: str) -> Iterator[None]:
     """Hold a lock while inside; within a claim of this thread the same claim changes nothing.
 
-    Args:
-        lock_file: of [`lock_in`] or [`lock_beside`].
-        label: argument and value of the folder, first words of the message.
+    `label`, argument and value of the folder, begins the message.
 
     Raises:
         ValueError: another process has it.

@@ -12,11 +12,7 @@ from .folders import is_path
 def model_file(source: str, name: str, *, token: str | None = None, is_cached: bool = False) -> Path | None:
     """Return a file of a folder, or of the Hub, where it is downloaded unless it was; None where there is none.
 
-    Args:
-        source: folder or Hub name.
-        name: of the file, below it.
-        token: of the Hub.
-        is_cached: whether no Hub is asked.
+    Where `is_cached`, no Hub is asked.
     """
     if Path(source).exists() or is_path(source):
         return file if (file := Path(source, name)).is_file() else None

@@ -100,10 +100,7 @@ def split_config(words: Sequence[str]) -> tuple[dict[str, Any], list[str], str]:
 def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Check keys and types of a JSON object; one item may stand for a list of one.
 
-    Args:
-        values: name → JSON value.
-        hints: as [`setting_types`] returns them.
-        label: what the user calls the object, first words of every message.
+    `label`, the user's name for the object, begins every message; `hints` are those of [`setting_types`].
 
     Raises:
         ValueError: an unknown key, with the nearest valid one, or a value of another type.
@@ -186,10 +183,7 @@ class SettingsParser(RaisingParser):
     ) -> dict[str, Any]:
         """Read flags, and check the values that they override.
 
-        Args:
-            words: `--key value …`; `-` and `_` in names are one.
-            values: a JSON object of settings.
-            label: name of this object in messages, see [`checked_values`].
+        `label` is the name of the JSON object, `values`, in messages.
 
         Returns:
             Name → value of each setting that is given.

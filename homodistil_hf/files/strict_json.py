@@ -15,9 +15,7 @@ from .messages import short_repr
 def read_json(path: str | Path, label: str) -> Any:
     """Read a JSON file: finite numbers, no key twice.
 
-    Args:
-        path: a regular file.
-        label: first words of every message: argument and value.
+    `label`, argument and value, begins every message.
 
     Raises:
         ValueError: no regular file, no UTF-8, or other JSON.

@@ -191,9 +191,7 @@ def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], *, sof
 def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
     """Cut off the padding of [`to_stock`], in place; logits stay the same.
 
-    Args:
-        student: with uniform widths of `plan.padded()`.
-        plan: the widths before padding.
+    The student has the uniform widths of `plan.padded()`.
 
     Raises:
         ValueError: the student has other widths, or a weight to be cut is not zero.

@@ -60,11 +60,7 @@ def refuse_other_parameters(
 ) -> None:
     """Refuse a model whose parameters are not those of its stock class.
 
-    Args:
-        model: the user's model; its modules hint at the reason.
-        state: parameters and buffers of the model, without its architecture's `surplus`.
-        student: made from the model's configuration.
-        argument: the user's name for the model.
+    `state` holds the model's parameters and buffers, without its architecture's `surplus`.
 
     Raises:
         ValueError: names the parameters and the likely reason.
@@ -103,11 +99,6 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
 
     Models with another attention than `eager` or `sdpa` are taken unseen. Such kernels may want half precision or one
     kind of device, and the student is in float32 where the model is.
-
-    Args:
-        model: the user's; its mode is restored.
-        student: made from it, on the same device.
-        argument: the user's name for the model.
 
     Raises:
         ValueError: the answers differ by more than rounding, or the model can't read the batch.

@@ -125,11 +125,7 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
 def kept_macs(teacher: Mapping[str, Any], *, hidden: float, attention: float, ffn: float) -> float:
     """The share of a teacher's multiply-accumulates that is left at such kept fractions, the same in every layer.
 
-    Args:
-        teacher: values of [`model_facts`].
-        hidden: of hidden channels, in [0, 1].
-        attention: of attention channels.
-        ffn: of FFN neurons.
+    `teacher` has the values of [`model_facts`].
 
     Example:
     ```python
@@ -174,10 +170,7 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
 def planned_facts(config: PreTrainedConfig, class_name: str, plan: WidthPlan | None = None) -> dict[str, Any]:
     """Compute the result of [`model_facts`] for a float32 model that doesn't exist yet.
 
-    Args:
-        config: the shape except for the widths.
-        class_name: stock or student class; the pooler of an encoder without a head is not counted.
-        plan: the widths; default: those of `config`.
+    `config` gives the shape, and the widths where there is no plan. No pooler of an encoder without a head is counted.
     """
     own = widths_of(config)
     plan = own if plan is None else of_architecture(plan, own)

@@ -153,10 +153,7 @@ def config_values(
 def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: str) -> PreTrainedConfig:
     """Make a configuration of the content of a `config.json`, within bounds; every model is loaded with such a one.
 
-    Args:
-        values: what [`config_values`] returned.
-        kind: its class, of transformers or of this package.
-        label: argument and value, first words of every message.
+    `label`, argument and value, begins every message.
 
     Raises:
         ValueError: modelling code of its own beside a stock class, or a setting that can't be used.
@@ -288,12 +285,7 @@ def refuse_loading_problems(
 ) -> None:
     """Refuse a model whose files hold other weights than its configuration describes, by the likely reason.
 
-    Args:
-        info: `output_loading_info` of `from_pretrained`, with sizes that may differ.
-        model: loaded with it.
-        label: first words of the message.
-        optional: beginnings of names of weights that may be missing.
-        remedy: what to do where others are missing.
+    `info` is `output_loading_info` of `from_pretrained`; the others are those of [`load_weights`].
 
     Raises:
         ValueError: weights are missing, of other shapes, or those of adapters.

@@ -87,10 +87,8 @@ def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., 
 def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | None = None) -> Any:
     """Load a graph that [`export_onnx`] wrote, on the CPU, with all graph optimisations that gain.
 
-    Args:
-        path: the file.
-        num_threads: threads of ONNX Runtime; default: torch's number.
-        profile: beginning of the file name of ONNX Runtime's profile; default: no profile.
+    `profile` begins the file name of ONNX Runtime's profile; by default it writes none, and has torch's number of
+    threads.
 
     Returns:
         `onnxruntime.InferenceSession`.

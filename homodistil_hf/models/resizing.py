@@ -23,11 +23,7 @@ def replace_parameters(
 ) -> None:
     """Give a student new parameters, of other widths, in place and without changing its module tree.
 
-    Args:
-        model: the student.
-        tensors: parameter name → new values; other parameters stay.
-        plan: the widths of the new parameters.
-        optimizer: moved to the new parameters; the state of the old ones is dropped.
+    Parameters without new values stay. The optimizer is moved to the new ones; the state of the old ones is dropped.
     """
     places = optimizer_places(optimizer)
     # tied parameters come once, by their first name; tie_weights renews the others

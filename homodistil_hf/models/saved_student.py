@@ -106,10 +106,7 @@ def exact_queries(folder: Path) -> dict[str, torch.Tensor]:
 def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Give a student of any widths the widths, weights and projections of a checkpoint, in place.
 
-    Args:
-        folder: the checkpoint.
-        model: the student.
-        optimizer: moved to the new parameters, without state; None before it exists.
+    The optimizer, if there is one already, is moved to the new parameters, without state.
 
     Raises:
         ValueError: parameters are missing or unknown.

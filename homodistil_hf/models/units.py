@@ -104,9 +104,6 @@ class Group:
 def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
     """Return all groups of a student, with or without projections, at its present widths.
 
-    Args:
-        model: the student.
-
     Returns:
         `hidden` first, `embedding` where it is a width of its own, then layer by layer `head.{l}` (one `head` where
         all layers share it), `query_key.{l}`, `value_output.{l}`, `ffn.{l}`.

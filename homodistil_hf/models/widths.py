@@ -274,12 +274,7 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
 
 
 def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
-    """Return the kept share, in (0, 1], of the units of `hidden`, `attention` (heads times head size) and `ffn`.
-
-    Args:
-        kept: the student's widths.
-        full: its widths before pruning.
-    """
+    """Return the kept share, in (0, 1], of the units of `hidden`, `attention` (heads times head size) and `ffn`."""
     kept_ffn, full_ffn = (sum(layer.intermediate_size for layer in plan.layers) for plan in (kept, full))
     return {
         "hidden": kept.hidden_size / full.hidden_size,

@@ -158,9 +158,7 @@ def count_tokens(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.n
 
     `datasets` shows the progress, and caches the counts under a fingerprint of text and tokenizer.
 
-    Args:
-        documents: one a row, strings in the column `text`; None and blank ones are skipped.
-        tokenizer: the teacher's.
+    Documents are strings in the column `text`, of which None and blank ones are skipped.
 
     Returns:
         int64 `(largest id + 1,)`.

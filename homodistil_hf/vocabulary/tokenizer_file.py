@@ -39,8 +39,7 @@ class _Kind:
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     """Return token → id of all tokens, added ones included.
 
-    Args:
-        tokenizer: content of a `tokenizer.json`, here and below.
+    `tokenizer` is the content of a `tokenizer.json`, here and below.
 
     Raises:
         ValueError: a model that is neither WordPiece nor BPE nor Unigram.
@@ -90,9 +89,7 @@ def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int], *, spare: Collec
 def spare_characters(tokenizer: Mapping[str, Any], seen: Iterable[int]) -> set[int]:
     """Return the single characters that a text doesn't have, where a character without a piece can still be read.
 
-    Args:
-        tokenizer: content of a `tokenizer.json`.
-        seen: ids of the text's tokens.
+    `seen` are ids of the text's tokens.
 
     Returns:
         Ids, of Unigram alone, whose large vocabularies hold thousands of characters of other scripts; none where the
@@ -121,9 +118,7 @@ def fallback_of(tokenizer: Mapping[str, Any]) -> str | None:
 def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """Leave out tokens, and number the others anew.
 
-    Args:
-        tokenizer: content of a `tokenizer.json`.
-        kept: ids that stay, ascending, closed under [`closed`]. The new id of a token is its index here.
+    `kept` ids are ascending and closed under [`closed`]; the new id of a token is its index there.
     """
     new = {old: number for number, old in enumerate(kept)}
     added = [token | {"id": new[token["id"]]} for token in tokenizer["added_tokens"] or ()]

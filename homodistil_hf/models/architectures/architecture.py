@@ -339,9 +339,7 @@ class Architecture:
     def shapes(self, num_layers: int, head: Head | None) -> dict[str, tuple[tuple[str, ...], int | None]]:
         """Return every parameter of a model → the meanings of its dimensions, and its layer or None.
 
-        Args:
-            num_layers: layers of the encoder.
-            head: None for a model without a head, whose parameters have no prefix, and a pooler.
+        A model without a head has no prefix, and a pooler.
         """
         prefix = self.prefix_of(head)
         found: dict[str, tuple[tuple[str, ...], int | None]]
