@@ -65,6 +65,7 @@ def load_text(
     Example:
     ```python
     >>> import tempfile
+    >>> from pathlib import Path
     >>> file = Path(tempfile.mkdtemp(), "two.txt")
     >>> _ = file.write_text("First document,\nsecond line.\n\nSecond document.")
     >>> [row["text"] for row in load_text(file, streaming=True)]

@@ -106,12 +106,12 @@ def export_model_from(
         raise ValueError(
             f"folder={str(source)!r} does not exist; expected a finished run, a checkpoint-N or an export"
         )
-    found = student_in(source)
-    if found.kind == "export":
-        return convert_export(found.folder, output, format, teacher=teacher, overwrite=overwrite)
-    verified = check_manifest(source) if found.kind == "checkpoint" else _newest_checkpoint(source)
+    place = student_in(source)
+    if place.kind == "export":
+        return convert_export(place.folder, output, format, teacher=teacher, overwrite=overwrite)
+    verified = check_manifest(source) if place.kind == "checkpoint" else _newest_checkpoint(source)
     checkpoint = verified.folder
-    found = StudentIn("checkpoint", checkpoint)
+    place = StudentIn("checkpoint", checkpoint)
     student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
     full = plan_in(state, "full", student.config.num_hidden_layers)
     kept = kept_fractions(widths_of(student.config), full)
@@ -120,9 +120,9 @@ def export_model_from(
         output,
         format,
         tokenizer=stored_tokenizer(checkpoint),
-        teacher=teacher or _reachable(found.teacher),
+        teacher=teacher or _reachable(place.teacher),
         facts={
-            "settings": found.settings,
+            "settings": place.settings,
             "training": {
                 "method": state["method"],
                 "checkpoint": checkpoint.name,
@@ -136,10 +136,10 @@ def export_model_from(
 
 def exported_student(folder: str | Path) -> Path:
     """Find the export in a folder: itself an export, or `OUTPUT_DIR` of a finished run."""
-    found = student_in(folder)
-    if found.kind == "export":
-        return found.folder
-    if not found.folder.exists():
+    place = student_in(folder)
+    if place.kind == "export":
+        return place.folder
+    if not place.folder.exists():
         raise ValueError(f"folder={str(folder)!r} does not exist; name an export, or the output_dir of a finished run")
     raise ValueError(
         f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "

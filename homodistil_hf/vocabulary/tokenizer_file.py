@@ -44,8 +44,8 @@ def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     Raises:
         ValueError: a model that is neither WordPiece nor BPE nor Unigram.
     """
-    found = _kind(tokenizer).pieces(tokenizer["model"])
-    return found | {token["content"]: token["id"] for token in tokenizer["added_tokens"] or ()}
+    pieces = _kind(tokenizer).pieces(tokenizer["model"])
+    return pieces | {token["content"]: token["id"] for token in tokenizer["added_tokens"] or ()}
 
 
 def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
@@ -134,8 +134,8 @@ def _ids_around(processor: Any) -> set[int]:
     if not isinstance(processor, dict):
         return set()
     several, tokens = processor.get("processors") or (), processor.get("special_tokens") or {}
-    found = set().union(*map(_ids_around, several), *(token["ids"] for token in tokens.values()))
-    return found | {processor[name][1] for name in ("sep", "cls") if isinstance(processor.get(name), list | tuple)}
+    ids = set().union(*map(_ids_around, several), *(token["ids"] for token in tokens.values()))
+    return ids | {processor[name][1] for name in ("sep", "cls") if isinstance(processor.get(name), list | tuple)}
 
 
 def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
@@ -166,10 +166,6 @@ def _kind(tokenizer: Mapping[str, Any]) -> _Kind:
     return _KINDS[name]
 
 
-def _by_piece(model: Mapping[str, Any]) -> dict[str, int]:
-    return dict(model["vocab"])
-
-
 def _of_vocabulary(vocabulary: Mapping[str, int], new: Mapping[int, int]) -> dict[str, int]:
     return {piece: new[old] for piece, old in vocabulary.items() if old in new}
 
@@ -177,10 +173,6 @@ def _of_vocabulary(vocabulary: Mapping[str, int], new: Mapping[int, int]) -> dic
 def _wordpiece_singles(model: Mapping[str, Any]) -> set[int]:
     prefix = model.get("continuing_subword_prefix") or ""
     return {old for piece, old in model["vocab"].items() if len(piece.removeprefix(prefix)) == 1}
-
-
-def _trimmed_wordpiece(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
-    return {**model, "vocab": _of_vocabulary(model["vocab"], new)}
 
 
 def _bpe_singles(model: Mapping[str, Any]) -> set[int]:
@@ -207,15 +199,15 @@ def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
 
     def needs(token: int) -> set[int]:
         # As BPE does: merge the pair of lowest rank, again and again, and note every token that this makes.
-        parts, found = list(pieces.get(token, "")), {token}
+        parts, made = list(pieces.get(token, "")), {token}
         while True:
             pairs = enumerate(itertools.pairwise(parts))
             ranked = [(ranks[pair], place) for place, pair in pairs if pair in ranks]
             if not ranked:
-                return found
+                return made
             place = min(ranked)[1]
             parts[place : place + 2] = ["".join(parts[place : place + 2])]
-            found.add(vocabulary[parts[place]])
+            made.add(vocabulary[parts[place]])
 
     return needs
 
@@ -227,10 +219,6 @@ def _trimmed_bpe(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, 
     return {**model, "vocab": vocabulary, "merges": merges}
 
 
-def _unigram_pieces(model: Mapping[str, Any]) -> dict[str, int]:
-    return {piece: old for old, (piece, _) in enumerate(model["vocab"])}
-
-
 def _unigram_smallest(model: Mapping[str, Any]) -> set[int]:
     """Return characters, and [`_unigram_fixed`]."""
     return {old for old, (piece, _) in enumerate(model["vocab"]) if len(piece) == 1} | _unigram_fixed(model)
@@ -240,8 +228,8 @@ def _unigram_fixed(model: Mapping[str, Any]) -> set[int]:
     """Return bytes, the unknown piece, and the piece of lowest score, which fixes the unknown one's."""
     vocabulary = model["vocab"]
     lowest = min(range(len(vocabulary)), key=lambda old: vocabulary[old][1])
-    found = {old for old, (piece, _) in enumerate(vocabulary) if _BYTE.fullmatch(piece)} | {lowest}
-    return found | ({model["unk_id"]} if model.get("unk_id") is not None else set())
+    fixed = {old for old, (piece, _) in enumerate(vocabulary) if _BYTE.fullmatch(piece)} | {lowest}
+    return fixed | ({model["unk_id"]} if model.get("unk_id") is not None else set())
 
 
 def _trimmed_unigram(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
@@ -251,7 +239,17 @@ def _trimmed_unigram(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[s
 
 
 _KINDS = {
-    "WordPiece": _Kind(_by_piece, _wordpiece_singles, _trimmed_wordpiece),
-    "BPE": _Kind(_by_piece, _bpe_singles, _trimmed_bpe, _bpe_needs),
-    "Unigram": _Kind(_unigram_pieces, _unigram_smallest, _trimmed_unigram),
+    "WordPiece": _Kind(
+        pieces=lambda model: dict(model["vocab"]),
+        smallest=_wordpiece_singles,
+        trimmed=lambda model, new: {**model, "vocab": _of_vocabulary(model["vocab"], new)},
+    ),
+    "BPE": _Kind(
+        pieces=lambda model: dict(model["vocab"]), smallest=_bpe_singles, trimmed=_trimmed_bpe, needs=_bpe_needs
+    ),
+    "Unigram": _Kind(
+        pieces=lambda model: {piece: old for old, (piece, _) in enumerate(model["vocab"])},
+        smallest=_unigram_smallest,
+        trimmed=_trimmed_unigram,
+    ),
 }

@@ -21,7 +21,6 @@ from homodistil_hf.files.folders import (
     check_writable_file,
     is_path,
     naming_the_file,
-    outdated_name,
     publish,
     recover,
     refuse_missing,
@@ -166,10 +165,6 @@ def test_leftovers_of_removing_are_removed_and_nothing_else(tmp_path):
     assert names(tmp_path) == [".checkpoint-8.outdated", ".staging", "checkpoint-8.removed"]
 
 
-def test_outdated_names_are_hidden_and_beside():
-    assert outdated_name(Path("run/checkpoint-4")) == Path("run/.checkpoint-4.outdated")
-
-
 def test_a_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     write_text(path, "old")
@@ -179,7 +174,10 @@ def test_a_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == "old"
     monkeypatch.undo()
     write_text(path, "new")
-    assert names(tmp_path) == ["results.json"]
+    (tmp_path / "facts.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_text(tmp_path / "facts.json", "text")
+    assert names(tmp_path) == ["facts.json", "results.json"]
 
 
 def killed_while_writing(path: Path) -> int:
@@ -205,13 +203,6 @@ def test_what_a_killed_writer_left_goes_with_the_next_file(tmp_path, name):
         (tmp_path / other).touch()
     write_text(tmp_path / name, "new")
     assert names(tmp_path) == sorted([*others, name])
-
-
-def test_a_file_that_can_not_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "facts.json").mkdir()
-    with pytest.raises(OSError, match="directory"):
-        write_text(tmp_path / "facts.json", "text")
-    assert names(tmp_path) == ["facts.json"]
 
 
 # Failures to write
@@ -272,11 +263,8 @@ def test_errors_that_are_not_of_the_disk_pass(tmp_path, error):
     with pytest.raises(type(error), match=str(error)) as caught, naming_the_file(tmp_path):
         raise error
     assert caught.value is error
-
-
-def test_an_error_that_names_its_file_keeps_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"), naming_the_file(tmp_path, file="other"):
-        (tmp_path / "absent").read_text(encoding="utf-8")
+        (tmp_path / "absent").read_text(encoding="utf-8")  # which the error names itself
 
 
 # Places that can't be written

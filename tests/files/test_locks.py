@@ -82,37 +82,34 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+def without_locks(monkeypatch, number):
     def refuse(*args):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    without_locks(monkeypatch, errno.ENOLCK)
     with caplog.at_level(logging.WARNING), held(lock_in(tmp_path)) as is_ours:
         assert is_ours
     assert "its file system has no locks (No locks available); start no second process" in caplog.text
 
 
 def test_without_flock_a_file_says_who_holds_the_folder(tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    without_locks(monkeypatch, errno.ENOSYS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with held(lock_in(tmp_path)) as is_ours:
             assert is_ours
             assert SoftFileLock(lock_in(tmp_path)).pid == os.getpid()
         assert os.listdir(tmp_path) == []
-        (tmp_path / ".lock").write_text(f"{_dead_pid()}\n{socket.gethostname()}\n")
+        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+            ended.wait()
+        (tmp_path / ".lock").write_text(f"{ended.pid}\n{socket.gethostname()}\n")
         with held(lock_in(tmp_path)) as is_ours:
             assert is_ours
     assert "flock not supported" in str(caught[0].message)
-
-
-def _dead_pid():
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
 
 
 # What claims a folder

@@ -201,17 +201,6 @@ def test_padding_stays_zero_when_the_stock_model_is_trained_on():
     assert all(bool((stock.state_dict()[name][mask] == 0).all()) for name, mask in padding.items())
 
 
-@each("student_class", STUDENTS.values())
-def test_removing_padding_brings_the_student_back(student_class):
-    student = random_student(student_class)
-    back = to_student(to_stock(student))
-    remove_padding(back, UNEVEN)
-    assert widths_of(back.config) == UNEVEN
-    assert_same_logits(logits_of(back), logits_of(student))
-    num_parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (back, student)]
-    assert num_parameters[0] == num_parameters[1]
-
-
 def test_only_the_zeros_of_padding_are_cut():
     student = to_student(to_stock(random_student(HomoBertForMaskedLM)))
     with torch.no_grad():

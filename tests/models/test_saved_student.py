@@ -47,6 +47,9 @@ def test_round_trip_into_a_student_of_other_widths(pruned, plan):
     load_student(folder, other)
     assert_same(other, student)
     assert widths_of(other.config) == UNEVEN
+    # weights are tied again
+    assert other.cls.predictions.decoder.weight is other.bert.embeddings.word_embeddings.weight
+    assert other.cls.predictions.decoder.bias is other.cls.predictions.bias
     assert {name: group.num_units for name, group in encoder_groups(other).items()} == {
         name: group.num_units for name, group in encoder_groups(student).items()
     }
@@ -87,13 +90,6 @@ def test_widths_grow_back_and_the_optimizer_follows(tmp_path):
     assert not optimizer.state
 
 
-def test_weights_are_tied_again(pruned):
-    other = make_student()
-    load_student(pruned[0], other)
-    assert other.cls.predictions.decoder.weight is other.bert.embeddings.word_embeddings.weight
-    assert other.cls.predictions.decoder.bias is other.cls.predictions.bias
-
-
 def test_own_state_is_safetensors_and_json(pruned):
     folder, student = pruned
     assert load_file(folder / PROJECTIONS_FILE).keys() == {"embedding.weight", "hidden.0.weight", "hidden.1.weight"}
@@ -118,11 +114,6 @@ def test_a_missing_parameter_is_named(pruned):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks \['cls.predictions.transform.dense.bias'\] and has unknown nothing"):
         load_student(pruned[0], make_student())
-
-
-def test_a_folder_without_state_is_no_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="has no pruning_state.json; expected a checkpoint-N of a distillation run"):
-        read_state(tmp_path)
 
 
 PRUNER = {"settings": {}, "plan_reached": True}
@@ -156,7 +147,9 @@ def test_a_state_that_no_run_writes_is_refused(pruned, changes, message, tmp_pat
         read_state(tmp_path)
 
 
-def test_a_missing_value_is_named(pruned):
+def test_a_missing_value_and_a_missing_file_are_named(pruned):
+    with pytest.raises(ValueError, match="has no pruning_state.json; expected a checkpoint-N of a distillation run"):
+        read_state(pruned[0].parent)
     path = pruned[0] / STATE_FILE
     state = json.loads(path.read_text())
     del state["kept_heads"]

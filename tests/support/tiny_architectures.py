@@ -41,7 +41,7 @@ _SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
 OTHERS = [architecture for architecture in ARCHITECTURES.values() if architecture.model_type != "bert"]
 """All but the one that has tests of its own."""
-FAMILIES = {architecture.model_type: (architecture, architecture.heads, {}) for architecture in OTHERS}
+FAMILIES = {name: (architecture, architecture.heads, {}) for name, architecture in ARCHITECTURES.items()}
 FAMILIES |= {
     variant: (ARCHITECTURES[name], ARCHITECTURES[name].heads[:2], config)
     for variant, (name, config) in VARIANTS.items()
