@@ -13,20 +13,22 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from accelerate.data_loader import DataLoaderAdapter
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS, default_hp_search_backend
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
 
 from ..data.masking import SeededMasks
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
@@ -34,8 +36,8 @@ from ..files.folders import naming_the_file
 from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import read_json_object, write_json
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
-from ..training_args import ExactArguments
-from .evaluation_loop import gathered
+from ..training_args import ExactArguments, trial_settings
+from .evaluation_loop import default_objective, evaluations_in, gathered
 from .progress import ShortProgress
 from .ranks import (
     WholeBatches,
@@ -82,6 +84,8 @@ class ExactTrainer(Trainer):
     data_collator: Any
     model_wrapped: nn.Module
     run_folder: RunFolder
+    made_with: Mapping[str, Any] = {}
+    """The constructor's arguments, from which a search makes the trainer again for each trial; empty: it can't."""
     stop_request = StopRequest()
     is_stopping = False
     num_stop_requests: torch.Tensor | int = 0
@@ -246,15 +250,8 @@ class ExactTrainer(Trainer):
 
     # A run from its first step to its last
 
-    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: Trainer's search makes a model for each trial, but this package's students start from one."""
-        raise ValueError(
-            "hyperparameter_search would make a new model for each trial, but a student starts from the trainer's; "
-            "try settings with homodistil distill"
-        )
-
     @naming_lost_ranks()
-    def train(self, resume_from_checkpoint: Requested = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Requested = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
         At SIGTERM the step is finished, a checkpoint saved, and the process ends with status 143; see `sigterm.py`.
@@ -262,6 +259,7 @@ class ExactTrainer(Trainer):
         Args:
             resume_from_checkpoint: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one
                 in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
+            trial: of `hyperparameter_search`, whose backend passes it.
             args: as in `Trainer.train`.
             kwargs: as in `Trainer.train`.
 
@@ -272,6 +270,8 @@ class ExactTrainer(Trainer):
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
             ConnectionError: another rank is dead or hangs.
         """
+        if trial is not None:
+            self._begin_trial(trial)
         # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
@@ -283,11 +283,15 @@ class ExactTrainer(Trainer):
                     self.has_started = True
             set_seed(self.args.seed)  # whatever was drawn since this trainer was made
             with StopRequest() as self.stop_request:
-                result = super().train(folder, *args, **kwargs)
+                result = super().train(folder, trial, *args, **kwargs)
             if self.stop_request.is_made:
                 self.stop_request.leave()
             check_took_steps(self.state.global_step, self.rows_per_step)
             self.save_state()  # the logs, for the report
+            # A trial is judged by the student that it leaves: the backend evaluates it, unless the last step did.
+            is_evaluated = self.state.global_step in evaluations_in(self.state.log_history)
+            if self.args.load_best_model_at_end or not is_evaluated:
+                self.objective = None
             # `log` has put the mean over good steps there; Trainer's own counts skipped ones
             return result._replace(training_loss=result.metrics["train_loss"])
 
@@ -395,6 +399,85 @@ class ExactTrainer(Trainer):
             raise ValueError(f"metric_for_best_model={wanted!r} is in no evaluation; nearest valid: {nearest!r}")
         return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
 
+    # A search of settings
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: str | None = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Try settings, as `Trainer.hyperparameter_search` with the same arguments and return.
+
+        Each trial is a new run from the constructor's `model`, in `output_dir/run-N`. `hp_space` may name any setting
+        of the run. Afterwards the trainer is as if made with the best settings; with several directions, as it was.
+
+        Args:
+            hp_space: trial → settings by name; default: the backend's.
+            compute_objective: metrics of an evaluation → its result; default: `eval_kl`, or `eval_loss` without one.
+            n_trials: number of trials.
+            direction: `"minimize"`, `"maximize"`, or a list of them for several results.
+            backend: `"optuna"` or `"ray"`; default: the first that is installed.
+            hp_name: trial → name of its folder.
+            kwargs: of the backend.
+
+        Raises:
+            ValueError: the trainer was given an optimizer, or trains the given model itself; `hp_space` names no
+                setting.
+        """
+        if not self.made_with:
+            raise ValueError(
+                f"{type(self).__name__} trains the given model itself, so a trial would go on from the one before; "
+                "start a run with each setting"
+            )
+        if any(self.made_with.get("optimizers", ())):
+            raise ValueError("optimizers are of one model, but each trial has its own; pass optimizer_cls_and_kwargs")
+        self.hp_search_backend = HPSearchBackend(backend or default_hp_search_backend())
+        search = ALL_HYPERPARAMETER_SEARCH_BACKENDS[self.hp_search_backend]()
+        search.ensure_available()
+        self.hp_space, self.hp_name = hp_space or search.default_hp_space, hp_name
+        self.compute_objective = compute_objective or default_objective
+        earlier_files = self.run_folder.earlier_files
+        best = search.run(self, n_trials, direction, **kwargs)
+        if self.args.world_size > 1:
+            (best,) = broadcast_object_list([best])
+        self._make_again(best.hyperparameters if isinstance(best, BestRun) else {})
+        self.hp_search_backend = None
+        self.run_folder.earlier_files = earlier_files  # the trials' folders are in no run's way
+        return best
+
+    def _begin_trial(self, trial: Any) -> None:
+        # a trial of Optuna becomes settings by hp_space, other backends pass settings
+        is_optuna = self.hp_search_backend == HPSearchBackend.OPTUNA
+        values = self.hp_space(trial) if is_optuna else {name: trial[name] for name in trial if name != "wandb"}
+        self.args.output_dir = self.made_with["args"].output_dir
+        self._make_again(values | {"output_dir": super()._get_output_dir(trial)})
+
+    def _make_again(self, settings: Mapping[str, Any]) -> None:
+        """Become the trainer that the constructor makes with these settings in place of the given ones."""
+        made, callbacks = self.made_with, self.callback_handler.callbacks
+        search = {name: getattr(self, name) for name in ("hp_search_backend", "hp_space", "hp_name")}
+        search |= {"compute_objective": self.compute_objective, "objective": None}
+        arguments = {**made, "args": trial_settings(made["args"], settings)}
+        if "student" in settings:
+            arguments.pop("plan", None)  # which would stand for the student
+        self.__dict__.clear()
+        type(self).__init__(self, **arguments)
+        self.made_with = made
+        self.__dict__.update(search)
+        present = {type(callback) for callback in self.callback_handler.callbacks}
+        for callback in callbacks:
+            if type(callback) not in present:  # the user added it later
+                self.add_callback(callback)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        # Trainer would only now change args, by which the student was planned; _begin_trial has.
+        self._trial = trial
+
     # Logs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -428,7 +511,7 @@ class ExactTrainer(Trainer):
                 f"{name} is not finite at the end of step {step}, so checkpoint-{step} is not saved; lower "
                 f"learning_rate. Last good checkpoint: {last_checkpoint(self.args.output_dir)}"
             )
-        run_dir = Path(super()._get_output_dir(trial))
+        run_dir = Path(self.args.output_dir)
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         logs = self.step_log.state_dict(partial(gathered, self.accelerator))
         with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
@@ -449,8 +532,8 @@ class ExactTrainer(Trainer):
             self._push_from_checkpoint(str(checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
-        # Where Trainer writes a checkpoint is the folder in which it is staged.
-        return self.run_folder.staged_in or super()._get_output_dir(trial)
+        # Where Trainer writes a checkpoint is the folder in which it is staged. In a trial, args name its folder.
+        return self.run_folder.staged_in or str(self.args.output_dir)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Trainer pushes a checkpoint while it is still staged; _save_checkpoint asks again once it is complete.

@@ -46,6 +46,7 @@ REPLACED = {
     "google-bert/bert-base-uncased": "my-bert",
     r"my_corpus/\*\.parquet": "text.txt",
     "test_size=1000": "test_size=10",
+    "n_trials=10": "n_trials=2",
     "max_seq_length=128": "max_seq_length=16",
     '"learning_rate": 1e-4': '"learning_rate": 1e-4, "max_train_steps": 2, "batch_size": 4',
 }

@@ -1,0 +1,109 @@
+"""Each trial of a search is a new run, and a search leaves a trainer that is one made with the best settings."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_embeddings import make_sentence_folder
+from tiny_models import make_teacher
+from transformers import TrainerCallback
+
+from homodistil_hf import (
+    EmbeddingDistilArguments,
+    EmbeddingDistilTrainer,
+    HomoDistilTrainer,
+    OneShotTrainer,
+)
+from homodistil_hf.training.evaluation_loop import default_objective
+
+optuna = pytest.importorskip("optuna")
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+SPACE = {"learning_rate": [1e-3, 3e-3], "kl_weight": [0.5, 2.0], "student": ["16-2x8-32", "macs=0.5"]}
+
+
+def space(trial):
+    return {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
+
+
+def rates(trial):
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)}
+
+
+class Seen(TrainerCallback):
+    """Counts the steps of all trials."""
+
+    num_steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.num_steps += 1
+
+
+def weights_of(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", [HomoDistilTrainer, OneShotTrainer])
+def test_a_search_tries_new_runs_and_leaves_a_trainer_of_the_best(make_trainer, tmp_path, kind):
+    model = make_teacher()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = make_trainer(trainer_class=kind, model=model, max_steps=2)
+    trainer.add_callback(seen := Seen())
+    best = trainer.hyperparameter_search(space, n_trials=3, sampler=optuna.samplers.RandomSampler(seed=1))
+    assert seen.num_steps == 6
+    assert {name: getattr(trainer.args, name) for name in SPACE} == best.hyperparameters
+    assert_same(dict(model.state_dict()), before)
+    folders = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert folders == ["run-0", "run-1", "run-2"]
+    trainer.train()
+    # the same settings in a trainer that knows of no search
+    settings = {"max_steps": 2, **best.hyperparameters, "output_dir": str(tmp_path / "fresh")}
+    fresh = make_trainer(trainer_class=kind, model=model, **settings)
+    fresh.train()
+    assert_same(weights_of(trainer), weights_of(fresh))
+    metrics = fresh.evaluate()
+    assert default_objective(metrics) == best.objective
+    assert trainer.evaluate()["eval_kl"] == metrics["eval_kl"]
+    trainer.export(tmp_path / "student")
+
+
+def test_an_embedding_model_is_searched(tmp_path):
+    teacher = make_sentence_folder(tmp_path / "teacher")
+    rows = Dataset.from_dict({"text": [f"w{5 + number % 60} w{6 + number % 50}" for number in range(32)]})
+    settings = {"max_steps": 2, "per_device_train_batch_size": 8, "report_to": "none", "use_cpu": True}
+    args = EmbeddingDistilArguments(str(tmp_path / "run"), student="macs=0.5", save_strategy="no", **settings)
+    trainer = EmbeddingDistilTrainer(str(teacher), args, train_dataset=rows, eval_dataset=rows)
+    best = trainer.hyperparameter_search(rates, n_trials=2)
+    trainer.train()
+    again = replace(args, output_dir=str(tmp_path / "fresh"), **best.hyperparameters)
+    fresh = EmbeddingDistilTrainer(str(teacher), again, train_dataset=rows, eval_dataset=rows)
+    fresh.train()
+    assert_same(weights_of(trainer), weights_of(fresh))
+
+
+def test_a_trial_is_judged_by_the_student_that_it_leaves(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=3, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=3)
+    best = trainer.hyperparameter_search(lambda trial: {"seed": trial.suggest_int("seed", 1, 1)}, n_trials=1)
+    assert sorted(path.name for path in (tmp_path / "run" / "run-0").glob("checkpoint-*")) == ["checkpoint-3"]
+    trainer.train()
+    assert trainer.evaluate()["eval_kl"] == best.objective
+    assert 2 in trainer.evaluations
+
+
+def test_wrong_searches_are_refused(make_trainer):
+    trainer = make_trainer(max_steps=2)
+    with pytest.raises(ValueError, match="^hp_space names 'learning_rat', which is no setting; nearest valid: 'learn"):
+        trainer.hyperparameter_search(lambda trial: {"learning_rat": 1e-3}, n_trials=1)
+    with pytest.raises(ValueError, match="^student='macs=2'"):
+        make_trainer().hyperparameter_search(lambda trial: {"student": "macs=2"}, n_trials=1)
+    model = make_teacher()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="^optimizers are of one model, but each trial has its own"):
+        make_trainer(model=model, optimizers=(optimizer, None)).hyperparameter_search()
+    with pytest.raises(ValueError, match="^metrics=.'eval_a_kl'. hold none of eval_kl, eval_loss; pass compute_obj"):
+        default_objective({"eval_a_kl": 1.0})
