@@ -87,6 +87,7 @@ PAGES = speed.page reliability.page results.page studies.page
 pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
 	$(BIN)/python docs/floors.py
 	$(BIN)/python docs/architectures.py
+	$(BIN)/python docs/features.py
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
 docs: $(VENV)/.installed-docs $(VENV)/.installed-test,onnx,notebooks  ## build the documentation into site/, and run what it shows

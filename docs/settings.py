@@ -6,11 +6,12 @@ python docs/settings.py
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from transformers import TrainingArguments
 
-from homodistil_hf.cli import COMMANDS
+from homodistil_hf.cli import COMMANDS, command_named
 from homodistil_hf.cli.command import SettingsCommand
 from homodistil_hf.cli.evaluate import evaluations
 from homodistil_hf.files.field_checks import help_of
@@ -36,14 +37,15 @@ def page_text() -> str:
 
 def commands() -> Iterator[str]:
     """A section a command."""
-    for name, command in COMMANDS.items():
+    for name in COMMANDS:
+        command = command_named(name)
         kinds: list[Any] = [command]
         if name == "distill":
             kinds.append(RunArguments)
         elif name == "evaluate":
             kinds += [kind.settings for kind in evaluations().values()]
         elif issubclass(command, SettingsCommand):
-            kinds.append(command.settings_class())
+            kinds.append(resolve_name(command.settings))
         first_line = " ".join((command.__doc__ or "").split())
         yield f"## {name}\n\n{first_line}\n"
         yield from table(entry for kind in kinds for entry in fields(kind))

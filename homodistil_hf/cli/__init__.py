@@ -1,47 +1,39 @@
 """The command line `homodistil`: a file for each command; this file finds the command and prints errors."""
 
 import argparse
+import ast
 import ctypes
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 from ..files.settings import RaisingParser
 from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
-from .cascade import CascadeCommand
-from .command import Command
-from .demo import Cache, Demo
-from .deploy import Deploy
-from .distill import Distill
-from .evaluate import Evaluate
-from .export import Export, Push, Verify
-from .finetune import Finetune
-from .latency import Latency
-from .plan import Plan
-from .prune import Prune
-from .report import Report
-from .trim import Trim
 
-COMMANDS: dict[str, type[Command]] = {
-    "distill": Distill,
-    "plan": Plan,
-    "trim": Trim,
-    "export": Export,
-    "verify": Verify,
-    "deploy": Deploy,
-    "push": Push,
-    "report": Report,
-    "evaluate": Evaluate,
-    "finetune": Finetune,
-    "prune": Prune,
-    "cascade": CascadeCommand,
-    "latency": Latency,
-    "demo": Demo,
-    "cache": Cache,
+COMMANDS = {
+    "distill": "homodistil_hf.cli.distill:Distill",
+    "plan": "homodistil_hf.cli.plan:Plan",
+    "trim": "homodistil_hf.cli.trim:Trim",
+    "export": "homodistil_hf.cli.export:Export",
+    "verify": "homodistil_hf.cli.export:Verify",
+    "deploy": "homodistil_hf.cli.deploy:Deploy",
+    "push": "homodistil_hf.cli.export:Push",
+    "report": "homodistil_hf.cli.report:Report",
+    "evaluate": "homodistil_hf.cli.evaluate:Evaluate",
+    "finetune": "homodistil_hf.cli.finetune:Finetune",
+    "prune": "homodistil_hf.cli.prune:Prune",
+    "cascade": "homodistil_hf.cli.cascade:CascadeCommand",
+    "latency": "homodistil_hf.cli.latency:Latency",
+    "demo": "homodistil_hf.cli.demo:Demo",
+    "cache": "homodistil_hf.cli.demo:Cache",
 }
+"""Name → class, imported when the command runs; the first line of its docstring is its line in the help."""
 
 _MALLOC = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 """glibc's variables, and the numbers of the same options in its malloc.h."""
@@ -133,8 +125,15 @@ def _run(words: Sequence[str]) -> int:
             "sweep is no command any more; in a checkout use python -m benchmarks.sweep FILE.json, or let "
             "Trainer.hyperparameter_search try settings (docs/guides/search.md)"
         )
-    name = _parser().parse_args(words[:1] or ["--help"]).name
-    return COMMANDS[name].main(name, words[1:])
+    if words[:1] and words[0] in COMMANDS:
+        return command_named(words[0]).main(words[0], words[1:])
+    _parser().parse_args(words[:1] or ["--help"])  # prints the help or the version, or refuses the word
+    return 0
+
+
+def command_named(name: str) -> Any:
+    """Import the class of a command, a [`Command`]."""
+    return resolve_name(COMMANDS[name])
 
 
 def _is_a_bug(error: Exception) -> bool:
@@ -155,7 +154,16 @@ def _parser() -> RaisingParser:
     )
     parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        text = str(command.__doc__)
+    for name, path in COMMANDS.items():
+        text = _docstring(path)
         commands.add_parser(name, help=text[0].lower() + text[1:].removesuffix("."), add_help=False)
     return parser
+
+
+def _docstring(path: str) -> str:
+    """The docstring of a class in this folder, without importing its file."""
+    module, _, name = path.partition(":")
+    tree = ast.parse(Path(__file__).with_name(f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
+    return next(
+        str(ast.get_docstring(node)) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name
+    )

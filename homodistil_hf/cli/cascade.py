@@ -11,16 +11,10 @@ class CascadeCommand(SettingsCommand):
     """Let the teacher encode the queries that a student is in doubt about: how many, and what it brings."""
 
     example: ClassVar[str] = "homodistil cascade --model runs/embeddings --queries q.txt --documents d.parquet"
+    settings: ClassVar[str] = "homodistil_hf.embedding.cascade:CascadeSettings"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "teacher", "agreement", "queries", "documents", "data_dir", "output_dir"),
     )
-
-    @classmethod
-    def settings_class(cls) -> Any:
-        """Import the settings of the method."""
-        from ..embedding.cascade import CascadeSettings
-
-        return CascadeSettings
 
     def run_with(self, settings: Any) -> int:
         """Measure, and print the curves."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 from ..files.folders import write_text
@@ -43,11 +44,14 @@ class Command:
 class SettingsCommand(Command):
     """A command whose flags are settings of the package as well, over a JSON file of settings where one is given."""
 
+    settings: ClassVar[str]
+    """Module and name of the dataclass of the settings, imported when the command runs."""
+
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Also read `[CONFIG.json]`, the first word, and hand the settings on."""
         with importing():
-            kind = cls.settings_class()
+            kind = resolve_name(cls.settings)
         usage = f"homodistil {name} [CONFIG.json] [--key value …]"
         parser = settings_parser(name, cls, kind, words=words, usage=usage, takes_config=True)
         if parser is None:
@@ -56,11 +60,6 @@ class SettingsCommand(Command):
         given = parser.given(flags, checked_values(values, setting_types(kind), label), label)
         show_logs()
         return build(cls, given).run_with(build(kind, given))
-
-    @classmethod
-    def settings_class(cls) -> Any:
-        """Import the dataclass of the settings."""
-        raise NotImplementedError
 
     def run_with(self, settings: Any) -> int:
         """Do it, and return the exit status."""

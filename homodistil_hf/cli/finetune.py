@@ -12,16 +12,10 @@ class Finetune(SettingsCommand):
     """Fine-tune a model on a task of your own, plainly or beside a fine-tuned teacher."""
 
     example: ClassVar[str] = "homodistil finetune examples/configs/finetune.json --teacher runs/my-teacher/model"
+    settings: ClassVar[str] = "homodistil_hf.evaluation.own_task:OwnTaskSettings"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
     )
-
-    @classmethod
-    def settings_class(cls) -> Any:
-        """Import the settings of a task."""
-        from ..evaluation.own_task import OwnTaskSettings
-
-        return OwnTaskSettings
 
     def run_with(self, settings: Any) -> int:
         """Fine-tune, print what was measured, and write the report."""

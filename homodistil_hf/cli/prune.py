@@ -16,17 +16,11 @@ class Prune(SettingsCommand):
     """Drop FFN neurons of a fine-tuned model, in forward passes on text without labels."""
 
     example: ClassVar[str] = "homodistil prune --model my-sst2-bert --unlabeled_data my.txt --output_dir runs/pruned"
+    settings: ClassVar[str] = "homodistil_hf.methods.gradient_free.run:PruneSettings"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "unlabeled_data", "task", "data_dir", "macs", "output_dir", "num_samples", "format"),
     )
     overwrite: bool = flag("replace an earlier export in --output_dir", default=False)
-
-    @classmethod
-    def settings_class(cls) -> Any:
-        """Import the settings of the method."""
-        from ..methods.gradient_free.run import PruneSettings
-
-        return PruneSettings
 
     def run_with(self, settings: Any) -> int:
         """Prune, and print what is left."""

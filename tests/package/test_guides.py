@@ -17,7 +17,7 @@ from tiny_glue import write_task
 from tiny_models import VOCAB_SIZE, randomized, tiny_config
 from transformers import BertModel
 
-from homodistil_hf.cli import COMMANDS, main
+from homodistil_hf.cli import command_named, main
 from homodistil_hf.runs.config import help_of
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def check_words(words):
         words = ["homodistil", *words[words.index("homodistil_hf") + 1 :]]
     if words[0] == "homodistil":
         known = set(re.findall(r"--\w+", help_of([]))) if words[1] == "distill" else set()
-        known |= {f"--{entry.name}" for entry in fields(COMMANDS[words[1]])}
+        known |= {f"--{entry.name}" for entry in fields(command_named(words[1]))}
         assert {word for word in words if word.startswith("--")} <= known, words
     else:
         assert words[0] in ("pip", "hf", "tensorboard", "make"), words

@@ -1,0 +1,49 @@
+"""How much code of the package a use of it loads: `HomoDistilTrainer`, and a run of `homodistil distill`.
+
+A part that only some runs need is imported where it is called. docs/features.py measures the features alike.
+"""
+
+import subprocess
+import sys
+
+import pytest
+from tiny_files import own_cache, write_config
+
+CLOSURE = {"HomoDistilTrainer": 19_000, "distill": 22_700}
+"""Lines of the package at most."""
+TRAINER = "from homodistil_hf import HomoDistilTrainer"
+DISTILL = "from homodistil_hf.cli import main; assert main(['distill', {config!r}]) == 0"
+MEASURE = """
+import sys
+from pathlib import Path
+import homodistil_hf
+root = Path(homodistil_hf.__file__).parent
+files = {Path(module.__file__) for module in sys.modules.values() if getattr(module, "__file__", None)}
+for file in sorted(file for file in files if root in file.parents):
+    print("LOADED", file.relative_to(root), len(file.read_text(encoding="utf-8").splitlines()))
+"""
+
+
+def loaded_by(code: str) -> dict[str, int]:
+    """File of the package → its lines, of all that a fresh process has loaded after this code."""
+    command = [sys.executable, "-c", f"{code}\n{MEASURE}"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = [line.split() for line in output.splitlines() if line.startswith("LOADED ")]
+    return {file: int(num_lines) for _, file, num_lines in words}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", CLOSURE)
+def test_a_use_loads_no_more_than_it_needs(use, tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    config = write_config(tmp_path, student="macs=0.25", max_steps=2)
+    files = loaded_by(TRAINER if use == "HomoDistilTrainer" else DISTILL.format(config=str(config)))
+    listed = "\n".join(f"{num_lines:6} {file}" for file, num_lines in files.items())
+    assert sum(files.values()) <= CLOSURE[use], f"{sum(files.values())} lines in {len(files)} files:\n{listed}"
+
+
+@pytest.mark.slow
+def test_a_command_imports_no_other_command():
+    with_help = "from homodistil_hf.cli import main\ntry: main(['report', '--help'])\nexcept SystemExit: pass"
+    files = {file for file in loaded_by(with_help) if file.startswith("cli/")}
+    assert files == {"cli/__init__.py", "cli/command.py", "cli/report.py"}
