@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from benchmarks.sweep.cells import Cell
 from benchmarks.sweep.folder import record_head
 from homodistil_hf import export_student
-from homodistil_hf.evaluation.squad import SquadSettings
+from homodistil_hf.evaluation.task_runs import SquadSettings
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.models.architectures import ARCHITECTURES

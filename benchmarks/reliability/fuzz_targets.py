@@ -32,10 +32,9 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
-from homodistil_hf.evaluation.own_labels import rows_of
+from homodistil_hf.evaluation.fine_tuning import encoded_rows
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
-from homodistil_hf.evaluation.squad import training_windows
-from homodistil_hf.evaluation.task_data import GlueTask, encode, load_squad
+from homodistil_hf.evaluation.own_task import own_rows as labelled_rows
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.student_in_folder import checkpoint_student
@@ -48,6 +47,10 @@ from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
+from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.glue import SQUAD_TASKS, load_squad
+from homodistil_hf.tasks.kinds import VALUES
+from homodistil_hf.tasks.rows_task import RowsTask
 from homodistil_hf.vocabulary.selection import Vocabulary, select
 from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer
 
@@ -181,8 +184,9 @@ def read_tokenizer(target: Path, draw: Random) -> None:
     blocks = tokenize_to_blocks(Dataset.from_dict({"text": texts * 9}), tokenizer, max_seq_length=16)
     MaskedLMCollator(tokenizer)(blocks.to_list())
     unlabeled_batches([texts], tokenizer, max_length=16)
-    encode(Dataset.from_list(samples.NUMBERED_ROWS), GlueTask("own", ("text", "other"), num_labels=1), tokenizer, 16)
-    training_windows(Dataset.from_list(samples.QUESTIONS), tokenizer, samples.WINDOWS)
+    task = RowsTask(Columns(VALUES, ("text", "other"), ("label",)))
+    encoded_rows(task, Dataset.from_list(samples.NUMBERED_ROWS), tokenizer, 16)
+    encoded_rows(SQUAD_TASKS["squad_v2"], Dataset.from_list(samples.QUESTIONS), tokenizer, 16, samples.WINDOWS)
 
 
 def read_embedding(target: Path, draw: Random) -> None:
@@ -360,7 +364,7 @@ def squad_rows(folder: Path, draw: Random) -> None:
     damage.write_hostile(data / f"train{suffix}", damage.table_bytes(rows, suffix, draw), draw)
     (data / "dev.json").write_text(json.dumps({"data": samples.ARTICLES}), encoding="utf-8")
     found = load_squad(draw.choice(("squad", "squad_v2")), data)
-    training_windows(found.train, samples.tiny_tokenizer(), samples.WINDOWS)
+    encoded_rows(SQUAD_TASKS["squad_v2"], found.train, samples.tiny_tokenizer(), 16, samples.WINDOWS)
 
 
 def own_rows(folder: Path, draw: Random) -> None:
@@ -371,9 +375,9 @@ def own_rows(folder: Path, draw: Random) -> None:
         damage.write_hostile(path, damage.table_bytes(rows, path.suffix, draw), draw)
     columns = draw.choice((("text",), ("text", "other"), (draw.choice(damage.STRINGS),)))
     files = {"train_data": str(paths[0]), "eval_data": str(paths[1]), "output_dir": "x"}
-    train, dev, names = rows_of(OwnTaskSettings(model="x", text_columns=columns, **files))
+    task, train, dev = labelled_rows(OwnTaskSettings(model="x", text_columns=columns, **files))
     for part in train, dev:
-        encode(part, GlueTask("own", columns, num_labels=len(names) or 1), samples.tiny_tokenizer(), 16)
+        encoded_rows(task, part, samples.tiny_tokenizer(), 16)
 
 
 _SUFFIXES = (".txt", ".txt", ".txt", ".jsonl", ".json", ".parquet", ".gz", ".zip", ".TXT", "", ".csv")

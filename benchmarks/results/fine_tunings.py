@@ -24,14 +24,13 @@ from benchmarks.results.sweep_models import Model, models_of
 from benchmarks.sweep.cells import TEACHER
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
-from homodistil_hf.evaluation.glue import classification_metrics
 from homodistil_hf.evaluation.metrics import constant_score
-from homodistil_hf.evaluation.task_data import load_glue
-from homodistil_hf.evaluation.task_runs import evaluate_tasks
+from homodistil_hf.evaluation.task_runs import classification_metrics, evaluate_tasks
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.models.loading import load_encoder
+from homodistil_hf.tasks.glue import load_glue
 
 TASKS = ("cola", "sst2", "mrpc", "rte", "stsb")
 PLAIN, BY_TEACHER = "plain", "by the teacher"

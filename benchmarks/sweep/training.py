@@ -26,8 +26,7 @@ from benchmarks.sweep.folder import (
     write_record,
 )
 from homodistil_hf.evaluation.fine_tuning import GlueSettings, settings_from
-from homodistil_hf.evaluation.glue import evaluate_glue
-from homodistil_hf.evaluation.task_data import PART_SUFFIX, check_tasks, data_folder
+from homodistil_hf.evaluation.task_runs import evaluate_glue
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import last_verified, sorted_checkpoints
 from homodistil_hf.files.folders import remove_folder, write_text
@@ -42,6 +41,7 @@ from homodistil_hf.runs.config import SETTINGS_OF_ONE_CALL, run_of
 from homodistil_hf.runs.kinds import KINDS, MASKED_WORDS, METHODS, RunInputs, kind_name, kind_named, trainer_named
 from homodistil_hf.runs.settings import Log, RunConfig
 from homodistil_hf.runs.student import make_trainer
+from homodistil_hf.tasks.glue import PART_SUFFIX, check_tasks, data_folder
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 _DECIDES_SOURCES = (

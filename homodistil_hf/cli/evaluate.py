@@ -109,16 +109,15 @@ def evaluations() -> dict[str, _Kind]:
     """Name → what one evaluation measures, with which settings."""
     from ..embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
     from ..evaluation.changed_classes import ClassesSettings, evaluate_classes, format_classes
-    from ..evaluation.glue import GlueSettings, evaluate_glue
+    from ..evaluation.fine_tuning import GlueSettings
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
-    from ..evaluation.metrics import SQUAD_TASKS
-    from ..evaluation.squad import SquadSettings, evaluate_squad
-    from ..evaluation.task_data import GLUE_TASKS
+    from ..evaluation.task_runs import SquadSettings, evaluate_glue, evaluate_squad
+    from ..tasks.glue import GLUE_TASKS, SQUAD_TASKS
 
     return {
         _DISCREPANCY: _Kind((_DISCREPANCY,), DiscrepancySettings, evaluate_discrepancy, has_teacher=True),
         _GLUE: _Kind(tuple(GLUE_TASKS), GlueSettings, evaluate_glue),
-        _SQUAD: _Kind(SQUAD_TASKS, SquadSettings, evaluate_squad),
+        _SQUAD: _Kind(tuple(SQUAD_TASKS), SquadSettings, evaluate_squad),
         _CLASSES: _Kind((_CLASSES,), ClassesSettings, evaluate_classes, has_teacher=True, format=format_classes),
         _EMBEDDING: _Kind(
             (_EMBEDDING,), EmbeddingEvaluationSettings, evaluate_embedding, has_teacher=True, format=format_scores

@@ -97,9 +97,16 @@ class TaskMeter(DiscrepancyMeter):
     def _has_values(self) -> bool:
         return not self.task.has_classes and self.task.label_range != (0, 1)
 
+    def known_classes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Given and wanted classes `(R,)` of the rows whose label is known."""
+        given_R, wanted_R, _ = self._known(self.kept)
+        return given_R, wanted_R
+
+    def _known(self, parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([part[self.task.is_known(torch.tensor(part[:, 1])).numpy()] for part in parts]).T
+
     def _class_scores(self, parts: list[np.ndarray]) -> dict[str, float]:
-        found = [part[self.task.is_known(torch.tensor(part[:, 1])).numpy()] for part in parts]
-        given_R, wanted_R, row_R = np.concatenate(found).T
+        given_R, wanted_R, row_R = self._known(parts)
         if not len(given_R):
             return {}
         if len(given_R) > 1 and (given_R == given_R[0]).all() and (wanted_R != wanted_R[0]).any():

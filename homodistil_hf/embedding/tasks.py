@@ -16,9 +16,9 @@ from datasets import Dataset
 
 from ..data.corpus import is_running_text, load_text
 from ..data.samples import drawn
-from ..evaluation.task_data import GLUE_TASKS, data_folder, load_glue, load_squad
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
+from ..tasks.glue import GLUE_TASKS, data_folder, load_glue, load_squad
 from .metrics import defined
 
 
@@ -123,7 +123,7 @@ def _pair_task(name: str, metric: str) -> Callable[[str | Path, int], EmbeddingT
         rows = data.dev["validation"]
         if metric != "spearman":
             rows = drawn(rows, max_queries, seed=0)
-        first, second = (rows[column][:] for column in GLUE_TASKS[name].text_columns)
+        first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
         return PairTask(data.name, metric, first, second, rows["label"][:])
 
     return make

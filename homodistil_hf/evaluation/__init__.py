@@ -2,10 +2,9 @@
 
 from .comparison import compare, format_comparison
 from .fine_tuning import GlueSettings
-from .glue import evaluate_glue
 from .held_out_text import DiscrepancySettings, evaluate_discrepancy
 from .metrics import load_metric
-from .squad import SquadSettings, evaluate_squad
+from .task_runs import SquadSettings, evaluate_glue, evaluate_squad
 
 __all__ = [
     "DiscrepancySettings",

@@ -1,13 +1,15 @@
-"""One fine-tuning: its settings, fresh heads, the training, float32 predictions of the result.
+"""One fine-tuning: its settings, its trainer, the training, metrics and float32 predictions of the result.
 
 Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
-With a fine-tuned teacher, the student also learns the teacher's predictions and hidden states, by the formulas of
-distillation/losses.py. task_trainer.py has the trainers. task_runs.py and own_task.py choose rows and rates; glue.py
-and squad.py grade.
+With a fine-tuned teacher, the student also learns the teacher's predictions and hidden states, as in any run of
+HomoDistilTrainer that starts small. task_runs.py and own_task.py choose rows and rates.
 """
 
+import logging
 import math
+import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -17,16 +19,22 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
+    ProgressCallback,
     set_seed,
 )
 
+from ..distillation.task_scores import TaskMeter
+from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
-from ..files.checkpoints import last_verified
+from ..files.checkpoints import SCORES_FILE, last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
@@ -34,15 +42,37 @@ from ..homodistil_args import HomoDistilTrainingArguments
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import TOKEN_CLASSIFICATION
 from ..models.conversion import to_stock
-from ..models.heads import collator_of, fastest_device, forward
+from ..models.heads import (
+    PREDICTION_BATCH_SIZE,
+    collator_of,
+    fastest_device,
+    forward,
+    fresh_answerer,
+    fresh_classifier,
+    fresh_tagger,
+    start_at_mean,
+)
 from ..models.tokenizers import check_words_of_model, padding_multiple
+from ..tasks.answers import answer_grades
+from ..tasks.encoding import encode_rows, question_rows, with_lengths
+from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
+from ..tasks.metrics import accuracy
+from ..tasks.questions import WindowSettings
+from ..tasks.rows_task import RowsTask
 from ..trainer import HomoDistilTrainer
-from .task_trainer import FineTuningArguments, FineTuningProgress, FineTuningTrainer
+from ..training.exact_trainer import ExactTrainer
+from ..training.run_folder import RunFolder
+from ..training_args import ExactArguments
+from .evaluated_model import EvaluatedModel
+
+logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 _NUM_EPOCHS = 3.0
+_SECONDS_A_LINE = 30.0
+_DRAWN_FROM = "order_rng_state"
 _QUIETLY: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
 BESIDE_A_TEACHER: dict[str, Any] = {
     **{"hidden_weight": 1.0, "embedding_weight": 0.0, "learning_rate_curve": "trainer", "student_dropout": None},
@@ -173,6 +203,99 @@ class FineTuned:
     train_loss: float
 
 
+@dataclass
+class FineTuningArguments(ExactArguments):
+    """Settings of a fine-tuning: those of any run that resumes bit for bit."""
+
+    dataloader_drop_last: bool = setting(
+        False, "Trainer's; few rows are all used, the last batch of a pass is smaller."
+    )
+
+
+class FineTuningTrainer(ExactTrainer):
+    """Trains a model by the loss of its own class, to the weights of a stock `Trainer`; resumes bit for bit.
+
+    Arguments are those of `transformers.Trainer`; `args` is a [`FineTuningArguments`].
+    """
+
+    method = "fine_tuning"
+    resumed_from_state: torch.Tensor | None = None
+    """State of the global generator from which the order of the resumed pass was drawn."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.run_folder = RunFolder(self.args)
+        self.run_folder.how_to_resume = "the same command, for finetune with resume=true"
+
+    def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Rows of a batch, int64 `(1,)`."""
+        return torch.tensor([len(inputs["input_ids"])])
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch with labels; arguments and return as `Trainer.compute_loss`."""
+        # As a stock Trainer, which counts `labels`; the positions of answers are none.
+        num_labels = None if num_items_in_batch is None or "labels" not in inputs else num_items_in_batch[0]
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_labels)
+        loss = self.own_share(loss, model)
+        return (loss, outputs) if return_outputs else loss
+
+    def own_share(self, loss: torch.Tensor, model: nn.Module) -> torch.Tensor:
+        """Log this rank's share of the mean loss over the ranks, and return it as [`scale_and_log`]."""
+        return self.scale_and_log(loss / self.accelerator.num_processes, {}, model)
+
+    def begin_epoch(self) -> None:
+        """Draw the order of a resumed pass once more: rows grouped by length use the global generator."""
+        state, self.resumed_from_state = self.resumed_from_state, None
+        if state is not None:
+            torch.set_rng_state(state)
+        self.drawn_from = torch.get_rng_state()
+        super().begin_epoch()
+
+    def tensors_to_save(self) -> dict[str, torch.Tensor]:
+        """The state of the global generator before the order of this pass was drawn, or of the next one at its end."""
+        is_pass_over = float(self.state.epoch or 0).is_integer()
+        return {_DRAWN_FROM: torch.get_rng_state() if is_pass_over else self.drawn_from}
+
+    def read_state(self, folder: Path) -> dict[str, Any]:
+        """Also keep the generator's state for the pass to come."""
+        self.resumed_from_state = load_file(folder / SCORES_FILE)[_DRAWN_FROM]
+        return super().read_state(folder)
+
+
+class FineTuningProgress(ProgressCallback):
+    """Trainer's bar on a terminal; elsewhere a line of the log every half minute, with the seconds that are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_bar = sys.stderr.isatty()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make the bar."""
+        if self.has_bar:
+            super().on_train_begin(args, state, control, **kwargs)
+        self.first_step, self.start = state.global_step, time.monotonic()
+        self.last_line = self.start
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar on, or log a line where it is time for one."""
+        if self.has_bar:
+            super().on_step_end(args, state, control, **kwargs)
+        elif (now := time.monotonic()) - self.last_line >= _SECONDS_A_LINE:
+            self.last_line = now
+            left_s = (now - self.start) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
+            logger.info("step %d of %d, %.0f s left", state.global_step, state.max_steps, left_s)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show no dictionary: results have a line of their own."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        if self.has_bar:
+            super().on_train_end(args, state, control, **kwargs)
+
+
 def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
     """Make settings of a caller's argument: settings, values by name, or None for the defaults."""
     if isinstance(values, kind):
@@ -187,6 +310,83 @@ def training_dtype(dtype: str) -> str:
     if dtype != "auto":
         return dtype
     return "bfloat16" if multiplies_bfloat16(fastest_device()) else "float32"
+
+
+def encoded_rows(
+    task: RowsTask,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    windows: WindowSettings | None = None,
+) -> Dataset:
+    """Rows of a task as [`encode_rows`] tokenizes them, with `length`."""
+    how: dict[str, Any] = {"max_length": max_length, "windows": windows}
+    return with_lengths(encode_rows(rows, task.columns, task.config, tokenizer, **how))
+
+
+def fine_tuned(
+    evaluated: EvaluatedModel,
+    task: RowsTask,
+    rows: Dataset,
+    *,
+    settings: FineTuningSettings,
+    seed: int,
+    windows: WindowSettings | None = None,
+    **how: Any,
+) -> FineTuned:
+    """Fine-tune a fresh head around a model's encoder on rows of a task; other arguments are [`fine_tune`]'s."""
+    encoder = evaluated.model.base_model
+    drawn: dict[str, Any] = {"dropout": settings.dropout_fraction, "seed": seed}
+    encoded = encoded_rows(task, rows, evaluated.tokenizer, settings.row_length, windows)
+    if task.kind == ANSWERS:
+        model = fresh_answerer(encoder, **drawn)
+    else:
+        fresh = fresh_tagger if task.kind == TAGS else fresh_classifier
+        model = fresh(encoder, task.num_labels, **drawn)
+        for name in ("id2label", "label2id", "problem_type"):
+            setattr(model.config, name, getattr(task.config, name))
+        if task.kind == VALUES and task.num_labels == 1:
+            start_at_mean(model, encoded["labels"][:])
+    return fine_tune(model, encoded, evaluated.tokenizer, settings=settings, seed=seed, **how)
+
+
+@torch.inference_mode()
+def task_metrics(
+    model: PreTrainedModel, rows: Dataset, task: RowsTask, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, float]:
+    """The task's metrics of a model on rows, in float32; rates are compared by the first one.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
+    if task.kind == ANSWERS:
+        questions = question_rows(rows, task.columns, "rows")
+        return {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
+    model.eval()
+    prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)
+    meter = TaskMeter(prediction, task.names)
+    collate = collator_for(model, tokenizer)
+    encoded = _by_length(encoded_rows(task, rows, tokenizer, max_length))
+    for batch in DataLoader(encoded, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
+        inputs = prediction.with_positions({name: tensor.to(model.device) for name, tensor in batch.items()})
+        with torch.autocast(model.device.type, enabled=False):
+            outputs = type(model).forward(model, **prediction.model_inputs(inputs))
+        _check_finite(outputs["logits"])
+        meter.keep(prediction.rows(outputs, inputs), prediction.labels(inputs), inputs)
+    scores = meter.scores()
+    if not scores or not prediction.has_classes:
+        return scores
+    right = {"accuracy": accuracy(*meter.known_classes())}
+    return right | scores if task.kind == CLASSES else scores | right
+
+
+def _by_length(rows: Dataset) -> Dataset:
+    return rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
+
+
+def _check_finite(logits: torch.Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
 
 
 def fine_tune(
@@ -262,21 +462,21 @@ def fine_tune(
 def predict(
     model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 logits `(rows, num_labels)` of a fine-tuned classifier and labels `(rows,)`, both in order of length.
+    """Float32 logits `(rows, num_labels)` of a fine-tuned classifier and first labels `(rows,)`, in order of length.
 
     Memory: 4 bytes a logit, on the host: 40 MB for 10,000 rows of 1,000 classes.
 
     Raises:
         FloatingPointError: logits are not finite.
     """
-    by_length = rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
+    by_length = _by_length(rows)
     logits = [
         outputs["logits"].float().cpu() for outputs in forward(model, by_length.remove_columns("labels"), tokenizer)
     ]
     logits_RC = torch.cat(logits)
-    if not bool(logits_RC.isfinite().all()):
-        raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
-    return logits_RC.numpy(), np.asarray(by_length["labels"][:])
+    _check_finite(logits_RC)
+    labels = np.asarray(by_length["labels"][:])
+    return logits_RC.numpy(), labels[:, 0] if labels.ndim > 1 else labels
 
 
 def training_arguments(

@@ -12,6 +12,7 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
+from ..tasks.glue import GLUE_TASKS
 from ..tasks.metrics import (
     accuracy,
     best_threshold,
@@ -23,7 +24,6 @@ from ..tasks.metrics import (
     spearman,
     token_f1,
 )
-from .task_data import GLUE_TASKS
 
 _GLUE_FORMULAS = {
     "accuracy": accuracy,

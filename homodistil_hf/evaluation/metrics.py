@@ -1,6 +1,6 @@
 """A task's official metric by its name, and the one score that models are compared by.
 
-metric_modules.py has the metrics, task_data.py names those of each task.
+metric_modules.py has the metrics, `tasks/glue.py` names those of each task.
 """
 
 import statistics
@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from .task_data import GLUE_TASKS, TaskData
+from ..tasks.glue import BENCHMARK_TASKS, GLUE_TASKS, SQUAD_TASKS, TaskData
+from ..tasks.kinds import VALUES
 
 if TYPE_CHECKING:
     import evaluate
-
-SQUAD_TASKS = ("squad", "squad_v2")
-METRIC_TASKS = (*GLUE_TASKS, *SQUAD_TASKS)
-"""Tasks that have a metric."""
 
 
 def load_metric(task: str) -> "evaluate.Metric":
@@ -43,7 +40,7 @@ def load_metric(task: str) -> "evaluate.Metric":
 def main_metrics(task: str) -> tuple[str, ...]:
     """Names of the metrics that a task's score is the mean of: one or two for GLUE, F1 for SQuAD."""
     _check_task(task)
-    return GLUE_TASKS[task].metrics if task in GLUE_TASKS else ("f1",)
+    return BENCHMARK_TASKS[task].metrics
 
 
 def task_score(task: str, results: Mapping[str, float]) -> float:
@@ -64,7 +61,7 @@ def _constant_metrics(data: TaskData, dev: Dataset) -> dict[str, float]:
     metric = load_metric(data.task)
     if data.task in GLUE_TASKS:
         labels = data.train["label"][:]
-        constant = statistics.fmean(labels) if GLUE_TASKS[data.task].num_labels == 1 else statistics.mode(labels)
+        constant = statistics.fmean(labels) if GLUE_TASKS[data.task].kind == VALUES else statistics.mode(labels)
         return metric.compute(predictions=[constant] * len(dev), references=dev["label"][:])
     none = {"prediction_text": ""} | ({"no_answer_probability": 1.0} if data.task == "squad_v2" else {})
     references = [{"id": row["id"], "answers": row["answers"]} for row in dev]
@@ -72,5 +69,5 @@ def _constant_metrics(data: TaskData, dev: Dataset) -> dict[str, float]:
 
 
 def _check_task(task: str) -> None:
-    if task not in METRIC_TASKS:
-        raise ValueError(f"task={task!r} is unknown; expected one of {', '.join(METRIC_TASKS)}")
+    if task not in BENCHMARK_TASKS:
+        raise ValueError(f"task={task!r} is unknown; expected one of {', '.join(BENCHMARK_TASKS)}")

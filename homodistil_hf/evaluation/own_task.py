@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,18 +29,15 @@ from ..models.cost import model_facts
 from ..models.loading import load_encoder
 from ..tables import figures_line
 from ..tasks.encoding import length_of_rows
-from ..tasks.metrics import class_scores, pearson
-from ..tasks.reading import load_rows
+from ..tasks.held_out import keep_aside
+from ..tasks.kinds import CLASSES, VALUES, names_of
+from ..tasks.rows_task import LabelledRows, RowsTask, read_labelled
 from ..training.ranks import refuse_ranks
 from ..training.run_folder import check_same_start, existing_files, folder_claimed
 from .evaluated_model import EvaluatedModel, load_model
-from .fine_tuning import FineTuned, FineTuningSettings, predict
-from .glue import fine_tuned_classifier
-from .own_kinds import KindTask, check_shape, split_rows, task_in
-from .own_labels import are_numbered, check_classes_of, rows_of
+from .fine_tuning import FineTuned, FineTuningSettings, fine_tuned, task_metrics
 from .records import Records
-from .task_data import GlueTask, encode
-from .task_runs import best_rate, training_rows, with_held_out, with_length
+from .task_runs import best_rate, training_rows, with_length
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +63,13 @@ class OwnTaskSettings(FineTuningSettings):
     eval_data: str | None = setting(
         None, "Rows to measure on, of the same columns; default: a tenth of train_data, kept aside.", text="a name"
     )
-    text_columns: tuple[str, ...] = setting(("text",), "One, or two for pairs.", text="a name")
-    label_column: str = setting(
-        "label", "Names or whole numbers, 1.0 too: classes; fractions: a regression.", text="a name"
+    text_columns: tuple[str, ...] = setting(
+        (), "One, or two for pairs; default: found by usual names, such as text.", text="a name"
+    )
+    label_column: str | None = setting(
+        None,
+        "Names or whole numbers, 1.0 too: classes; fractions: a regression; default: found by usual names, as label.",
+        text="a name",
     )
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
@@ -78,7 +78,7 @@ class OwnTaskSettings(FineTuningSettings):
     def check_together(self) -> None:
         """Also refuse more than two columns of text."""
         super().check_together()
-        if len(self.text_columns) not in (1, 2):
+        if len(self.text_columns) > 2:
             raise ValueError(
                 f"text_columns={short_repr(self.text_columns)} are {len(self.text_columns)}; expected 1 or 2"
             )
@@ -94,7 +94,7 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
 
     Returns:
         `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, `pearson`,
-        or those of another kind, see own_kinds.py) and costs of the `model`, `teacher_metrics` and those of the
+        or those of another kind) and costs of the `model`, `teacher_metrics` and those of the
         `teacher`, `learning_rate`, `settings`.
 
     Raises:
@@ -131,9 +131,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
     teacher = load_encoder(settings.teacher) if settings.teacher else None
-    settings, task, train, dev = _task_rows(settings, evaluated, teacher, has_length=has_length)
+    settings, (task, train, dev) = _task_rows(settings, evaluated, teacher, has_length=has_length)
     if teacher is not None:
-        task.check_teacher(teacher, evaluated.model)
+        task.check_model(teacher, argument="teacher")
+        _check_shape(teacher, evaluated.model)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
@@ -160,21 +161,36 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
 
 def _task_rows(
     settings: OwnTaskSettings, evaluated: EvaluatedModel, teacher: PreTrainedModel | None, *, has_length: bool
-) -> tuple[OwnTaskSettings, "_TextTask | KindTask", Dataset, Dataset]:
-    """The task of the rows and the rows; the settings with the columns that were found, and the rows' length."""
-    train = load_rows([settings.train_data])
-    task = task_in(train, settings, None if teacher is None else teacher.config)
-    if isinstance(task, KindTask):
-        train, dev = split_rows(task, train, settings)
-        if not has_length:
-            length = length_of_rows(train, task.columns, evaluated.model.config, evaluated.tokenizer)
-            settings = replace(settings, max_length=length)
-        return settings, task, train, dev
-    if task is not None:
-        settings = replace(settings, text_columns=task.texts, label_column=task.labels[0])
-    train, dev, names = rows_of(settings, train)
-    task_of_texts = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
-    return settings, _TextTask(task_of_texts, tuple(names), are_numbered(train)), train, dev
+) -> tuple[OwnTaskSettings, LabelledRows]:
+    """The rows with their task; the settings with the columns that were found, and the rows' length."""
+    labelled = own_rows(settings, names=() if teacher is None else names_of(teacher.config))
+    columns = labelled.task.columns
+    settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
+    if labelled.task.kind not in (CLASSES, VALUES) and not has_length:
+        length = length_of_rows(labelled.train, columns, evaluated.model.config, evaluated.tokenizer)
+        settings = replace(settings, max_length=length)
+    return settings, labelled
+
+
+def own_rows(settings: OwnTaskSettings, *, names: Sequence[str] = ()) -> LabelledRows:
+    """Read the rows that settings name; see [`read_labelled`]."""
+    return read_labelled(
+        settings.train_data,
+        settings.eval_data,
+        text_columns=settings.text_columns,
+        label_column=settings.label_column,
+        names=names,
+    )
+
+
+def _check_shape(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Refuse, by a ValueError, a teacher of another vocabulary than the model's, or of fewer layers."""
+    for name in ("vocab_size", "num_hidden_layers"):
+        of_teacher, expected = getattr(teacher.config, name), getattr(model.config, name)
+        if of_teacher < expected or (name == "vocab_size" and of_teacher != expected):
+            raise ValueError(
+                f"teacher has {name}={of_teacher}, model {expected}; choose the one the model was made from"
+            )
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
@@ -202,7 +218,7 @@ class _Run:
     settings: OwnTaskSettings
     given: Mapping[str, Any]
     evaluated: EvaluatedModel
-    task: "_TextTask | KindTask"
+    task: RowsTask
     teacher: PreTrainedModel | None
 
     def chosen_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
@@ -210,7 +226,7 @@ class _Run:
         rates = self.settings.candidates()
         if len(rates) == 1:
             return rates[0]
-        rows, held_out = with_held_out(train, self.task.group_column)
+        rows, held_out, _ = keep_aside(train, self.task.columns)
         records = Records(self.evaluated)
 
         def score(rate: float) -> float | None:
@@ -218,11 +234,11 @@ class _Run:
             say(f"{place}: training")
             measure = partial(self._tried, rate, rows, held_out)
             record, _ = records.measured(f"learning-rate-{rate}", self.given, measure)
-            if not (found := record["metrics"]):
+            if not (metrics := record["metrics"]):
                 say(f"{place}: diverged")
                 return None
-            say(f"{place}: {figures_line(found)} on {len(held_out):,} held-out training rows")
-            return next(iter(found.values()))
+            say(f"{place}: {figures_line(metrics)} on {len(held_out):,} held-out training rows")
+            return next(iter(metrics.values()))
 
         short = replace(self.settings, max_train_steps=self.settings.num_search_steps)
         num_steps = short.num_steps(len(rows), short.batch_size)
@@ -240,44 +256,8 @@ class _Run:
         settings = self.settings
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
         how = {"settings": chosen, "seed": settings.seed, "teacher": self.teacher, **saving}
-        return self.task.fine_tuned(self.evaluated, rows, **how)
+        return fine_tuned(self.evaluated, self.task, rows, **how)
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         """Metrics on rows; rates are compared by the first one."""
-        return self.task.metrics(model, rows, self.evaluated.tokenizer, self.settings.row_length)
-
-
-@dataclass(frozen=True)
-class _TextTask:
-    """One class of several, or one value, of a text or two; what it does is what a `KindTask` does."""
-
-    task: GlueTask
-    names: tuple[str, ...]
-    are_numbered: bool
-    group_column = None
-
-    def fine_tuned(self, evaluated: EvaluatedModel, rows: Dataset, **how: Any) -> FineTuned:
-        return fine_tuned_classifier(evaluated, self.task, rows, **how)
-
-    def metrics(self, model: PreTrainedModel, rows: Dataset, *how: Any) -> dict[str, float]:
-        return task_metrics(model, rows, self.task, *how)
-
-    def check_teacher(self, teacher: PreTrainedModel, model: PreTrainedModel) -> None:
-        name = type(teacher).__name__
-        if not name.endswith("ForSequenceClassification"):
-            raise ValueError(f"teacher is a {name}; expected one that is fine-tuned for the task: fine-tune it first")
-        check_classes_of(teacher, list(self.names), argument="teacher", are_numbered=self.are_numbered)
-        check_shape(teacher, model)
-
-
-def task_metrics(
-    model: PreTrainedModel, rows: Dataset, task: GlueTask, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, float]:
-    """Accuracy and macro F1 of a fine-tuned classifier on rows, or Pearson's correlation of a regression."""
-    logits_RC, labels_R = predict(model, encode(rows, task, tokenizer, max_length), tokenizer)
-    if task.num_labels > 1:
-        given_R = logits_RC.argmax(-1)
-        if np.ptp(given_R) == 0 < np.ptp(labels_R):
-            logger.warning("all %d rows get one class; lower learning_rate, or train for more steps", len(given_R))
-        return class_scores(given_R, labels_R)
-    return {"pearson": pearson(logits_RC[:, 0], labels_R)}
+        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.row_length)

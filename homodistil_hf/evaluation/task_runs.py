@@ -1,34 +1,97 @@
-"""A model on a task: chooses a learning rate, runs every seed, writes a record each and a summary of all records.
+"""GLUE and SQuAD: fine-tunes a model on every task with several seeds, and grades it by the task's official metrics.
 
-It also caps the number of rows and holds rows out. The caller's `Measure` fine-tunes and grades.
+Each task has a learning rate, given or chosen on held-out rows. Every seed writes a record, see records.py. Rows:
+`tasks/glue.py`; formulas: metric_modules.py.
 """
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
-import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from ..data.samples import drawn
+from ..files.field_checks import describe_settings, setting
 from ..models.tokenizers import fitted_length
 from ..tables import figures_line
-from .evaluated_model import EvaluatedModel
-from .fine_tuning import LEAST_STEPS, FineTuned, FineTuningSettings, GlueSettings, training_dtype
-from .metrics import constant_score, task_score
+from ..tasks.answers import EVEN, RankedAnswers, answer_questions
+from ..tasks.glue import (
+    BENCHMARK_TASKS,
+    GLUE_TASKS,
+    SQUAD_TASKS,
+    TaskData,
+    check_task,
+    check_tasks,
+    data_folder,
+    load_glue,
+    load_squad,
+    squad_files,
+)
+from ..tasks.held_out import keep_aside
+from ..tasks.kinds import VALUES
+from ..tasks.questions import WindowSizes, check_windows
+from .evaluated_model import EvaluatedModel, load_model, results_claimed
+from .fine_tuning import (
+    LEAST_STEPS,
+    FineTuned,
+    FineTuningSettings,
+    GlueSettings,
+    encoded_rows,
+    fine_tuned,
+    predict,
+    settings_from,
+    training_dtype,
+)
+from .metrics import constant_score, load_metric, task_score
 from .records import Records
-from .task_data import TaskData
+
+logger = logging.getLogger(__name__)
 
 MISMATCHED = "validation_mismatched"
-_HELD_OUT_FRACTION = 0.1
-_MAX_HELD_OUT = 1000
-_ROWS_SEED, _SLICE_SEED = 0, 1
+_ROWS_SEED = 0
 _Settings = TypeVar("_Settings", bound=FineTuningSettings)
+
+
+@dataclass(frozen=True)
+@describe_settings
+class SquadSettings(GlueSettings):
+    """Settings of SQuAD fine-tuning, the same for every model of a comparison.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    Example:
+    ```python
+    >>> SquadSettings(num_best=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_best=0 is not a whole number of at least 1; the default is 20
+
+    ```
+    """
+
+    max_length: int | None = setting(
+        None,
+        "Tokens a window, ≥ 8; longer contexts take several (default: 384, or the positions, with shorter questions "
+        "and strides).",
+        least=8,
+    )
+    stride: int = setting(128, "Tokens that two windows of a context share, ≥ 0.", least=0)
+    max_question_tokens: int = setting(64, "Tokens of a question that are read, ≥ 1.", least=1)
+    max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
+    num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
+    default_length: ClassVar[int] = 384
+
+    def answered(self, model: PreTrainedModel, rows: Dataset, tokenizer: Any) -> list[RankedAnswers]:
+        """Let a model answer questions with these windows and limits; see [`answer_questions`]."""
+        limits = {"max_answer_tokens": self.max_answer_tokens, "num_best": self.num_best}
+        return answer_questions(model, rows, tokenizer, self, **limits)
 
 
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
@@ -36,6 +99,157 @@ Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]
 
 `measured_on` is name → rows, `folder` as in [`fine_tune`]; it returns name → metrics, and the trained model.
 """
+
+
+def evaluate_glue(
+    model: str | Path,
+    tasks: str | Sequence[str] = "glue",
+    *,
+    settings: GlueSettings | Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Fine-tune a model on GLUE tasks and measure it on their dev sets.
+
+    Each seed is a training of stock transformers' sequence classifier with a fresh pooler and output layer.
+    A finished (task, seed) of the same weights, data and settings is read, not run again; one that SIGTERM stopped
+    goes on. An export's `facts.json` and card are brought up to date.
+
+    Args:
+        model: export of either format, finished run, `checkpoint-N`, or folder or Hub name of a stock model.
+        tasks: names, or `"glue"` for all nine.
+        settings: [`GlueSettings`], or some of them by name.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+
+    Returns:
+        `dict`: the content of `summary.json`: `model`, `tasks` (name → `score` and `metrics` with `mean` and `std`
+        over seeds, `seeds`, `conditions` …) and `discrepancy` if measured earlier. A task measured on part of its data
+        has a name that ends in `_part`.
+
+    Raises:
+        ValueError: unknown task or setting, missing data, or no model that can be evaluated.
+        OSError: a file or the Hub can't be read, or results can't be written.
+        FloatingPointError: a fine-tuning diverged.
+    """
+    names, settings = check_tasks(tasks), settings_from(GlueSettings, settings)
+    for name in names:
+        if settings.data_dir is not None:
+            data_folder(name, settings.data_dir)
+    with results_claimed(model, output_dir):
+        evaluated = load_model(model, output_dir)
+        settings = with_length(settings, evaluated)
+        rows = (load_glue(name, settings.data_dir) for name in names)
+        return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
+
+
+def classification_metrics(
+    evaluated: EvaluatedModel,
+    task: str,
+    rows: Dataset,
+    measured_on: Mapping[str, Dataset],
+    *,
+    settings: GlueSettings,
+    seed: int,
+    teacher: PreTrainedModel | None = None,
+    folder: Path | None = None,
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune once and measure: see [`Measure`]. A predicted similarity is not clipped to 0 … 5.
+
+    With a `teacher`, fine-tuned for the task, the model also learns its predictions and hidden states.
+    """
+    described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
+    trained = fine_tuned(evaluated, described, rows, settings=settings, seed=seed, teacher=teacher, folder=folder)
+    metrics = {}
+    for name, dev in measured_on.items():
+        encoded = encoded_rows(described, dev, tokenizer, settings.row_length)
+        logits, labels = predict(trained.model, encoded, tokenizer)
+        predictions = logits[:, 0] if described.kind == VALUES else logits.argmax(-1)
+        metrics[name] = load_metric(task).compute(predictions=predictions, references=labels)
+    return metrics, trained
+
+
+def evaluate_squad(
+    model: str | Path,
+    tasks: str | Sequence[str] = "squad_v2",
+    *,
+    settings: SquadSettings | Mapping[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    say: Callable[[str], None] = logger.info,
+) -> dict[str, Any]:
+    """Fine-tune a model on SQuAD with several seeds and grade its answers to the development questions.
+
+    Finished seeds, return value and errors are as in [`evaluate_glue`]; metrics are those of [`grade`].
+
+    Args:
+        model: see [`evaluate_glue`].
+        tasks: `"squad"` (v1.1), `"squad_v2"`, or both.
+        settings: [`SquadSettings`], or some of them by name.
+        output_dir: folder of the results; default: `evaluations/NAME` beside the model.
+        say: takes lines for the user.
+    """
+    names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
+    settings = settings_from(SquadSettings, settings)
+    for name in names:
+        check_task(name, SQUAD_TASKS)
+        if settings.data_dir is not None:
+            squad_files(name, settings.data_dir)
+    with results_claimed(model, output_dir):
+        evaluated = load_model(model, output_dir)
+        fitted = with_length(settings, evaluated)
+        settings = fitted if settings.max_length is not None else in_thirds(fitted)
+        check_windows(settings, evaluated.tokenizer)
+        rows = (load_squad(name, settings.data_dir) for name in names)
+        return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
+
+
+def answer_metrics(
+    evaluated: EvaluatedModel,
+    task: str,
+    rows: Dataset,
+    measured_on: Mapping[str, Dataset],
+    *,
+    settings: SquadSettings,
+    seed: int,
+    folder: Path | None = None,
+) -> tuple[dict[str, dict[str, float]], FineTuned]:
+    """Fine-tune once and grade: see [`Measure`]."""
+    trained = fine_tuned(
+        evaluated, SQUAD_TASKS[task], rows, settings=settings, seed=seed, folder=folder, windows=settings
+    )
+    grades = {
+        name: grade(task, dev, settings.answered(trained.model, dev, evaluated.tokenizer))
+        for name, dev in measured_on.items()
+    }
+    return grades, trained
+
+
+def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
+    """Grade answers by the task's official metrics, in percent; thresholds are in [0, 1].
+
+    In SQuAD v2.0 the prediction is "no answer" where its score is above the best span's: a threshold of 0 on their
+    difference. `best_exact` and `best_f1` use the best threshold for these questions. Thresholds are probabilities p,
+    which stand for differences of log(p / (1 - p)).
+    """
+    references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
+    predictions: list[dict[str, Any]] = [
+        {"id": identity, "prediction_text": answers.text}
+        | ({} if task == "squad" else {"no_answer_probability": answers.no_answer_probability})
+        for identity, answers in zip(rows["id"], ranked, strict=True)
+    ]
+    threshold = {} if task == "squad" else {"no_answer_threshold": EVEN}
+    graded = load_metric(task).compute(predictions=predictions, references=references, **threshold)
+    return {name: value for name, value in graded.items() if not name.endswith("total")}
+
+
+def in_thirds(settings: SquadSettings) -> SquadSettings:
+    """The settings with windows as [`WindowSizes.within`] has them, where none are given."""
+    usual, within = WindowSizes(), WindowSizes.within(settings.row_length)
+    names = ("stride", "max_question_tokens")
+    return replace(
+        settings,
+        **{name: getattr(within, name) for name in names if getattr(settings, name) == getattr(usual, name)},
+    )
 
 
 def with_length(settings: _Settings, evaluated: EvaluatedModel) -> _Settings:
@@ -68,31 +282,13 @@ def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
     return rows if max_rows is None else drawn(rows, max_rows, seed=_ROWS_SEED)
 
 
-def with_held_out(rows: Dataset, group_column: str | None = None) -> tuple[Dataset, Dataset]:
-    """Split training rows into those to learn from and a slice to choose settings on: a tenth, 1,000 at most.
-
-    The slice is always the same. Rows with one value in `group_column` stay together, which may make it larger.
-    """
-    # Whole groups are drawn, in an order of their own, until the slice has its rows.
-    groups: dict[Any, list[int]] = {}
-    for index, value in enumerate(rows[group_column][:] if group_column else range(len(rows))):
-        groups.setdefault(value, []).append(index)
-    members = list(groups.values())
-    order = [members[place] for place in np.random.RandomState(_SLICE_SEED).permutation(len(members))]
-    num_wanted = max(1, min(_MAX_HELD_OUT, round(_HELD_OUT_FRACTION * len(rows))))
-    held_out: list[int] = []
-    while order and len(held_out) < num_wanted:
-        held_out += order.pop(0)
-    return rows.select(sorted(chain.from_iterable(order))), rows.select(sorted(held_out))
-
-
 def best_rate(rates: Sequence[float], score: Callable[[float], float | None], *, label: str = "") -> float:
     """The learning rate of the highest score, the first of equals; `score` gives None where training diverged.
 
     Raises:
         FloatingPointError: all diverge.
     """
-    scores = {rate: found for rate in rates if (found := score(rate)) is not None}
+    scores = {rate: value for rate in rates if (value := score(rate)) is not None}
     if not scores:
         raise FloatingPointError(f"{label}learning_rates={list(rates)} all diverge; try lower ones")
     return max(scores, key=lambda rate: scores[rate])
@@ -154,24 +350,24 @@ class _TaskRun:
 
     def _tried_record(self, tried: dict[str, Any], folder: Path) -> dict[str, Any]:
         rows = training_rows(self.data.train, self.settings.max_train_samples)
-        rows, held_out = with_held_out(rows, self.data.group_column)
+        rows, held_out, _ = keep_aside(rows, BENCHMARK_TASKS[self.data.task].columns)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
         changes = {"max_train_steps": self.settings.num_search_steps, **tried}
         try:
-            found, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, folder=folder, **changes)
+            results, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, folder=folder, **changes)
         except FloatingPointError as error:
             return record | {"score": None, "diverged": str(error)}
-        metrics = found["held_out"]
+        metrics = results["held_out"]
         return record | {"metrics": metrics, "score": task_score(self.data.task, metrics), "time_s": time_s}
 
     def _seed_record(self, seed: int, conditions: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         task, rows = self.data.task, training_rows(self.data.train, self.settings.max_train_samples)
-        found, trained, time_s = self._fine_tuned(
+        results, trained, time_s = self._fine_tuned(
             rows, self.data.dev, folder=folder, learning_rate=conditions["learning_rate"], seed=seed
         )
         metrics = {
             name + ("_mismatched" if split == MISMATCHED else ""): value
-            for split, values in found.items()
+            for split, values in results.items()
             for name, value in values.items()
         }
         return {
@@ -179,7 +375,7 @@ class _TaskRun:
             "data": self.data.name,
             "seed": seed,
             "metrics": metrics,
-            "score": statistics.fmean(task_score(task, values) for values in found.values()),
+            "score": statistics.fmean(task_score(task, values) for values in results.values()),
             "constant_score": constant_score(self.data),
             "conditions": dict(conditions),
             "num_train_rows": len(rows),
@@ -196,7 +392,7 @@ class _TaskRun:
         """The results of `measure`, and seconds; `changes` are of the settings, a learning rate among them."""
         start = time.perf_counter()
         settings = replace(self.settings, learning_rates=(), **changes)
-        found, trained = self.measure(
+        results, trained = self.measure(
             self.records.model, self.data.task, rows, measured_on, settings=settings, seed=seed, folder=folder
         )
-        return found, trained, round(time.perf_counter() - start, 1)
+        return results, trained, round(time.perf_counter() - start, 1)

@@ -21,7 +21,7 @@ from .questions import Window, WindowSettings, WindowSizes, make_windows
 logger = logging.getLogger(__name__)
 
 _QUESTIONS_AT_ONCE = 1000
-_EVEN = 0.5  # at this probability "no answer" and the best span have the same score
+EVEN = 0.5  # at this probability "no answer" and the best span have the same score
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def answer_grades(
     golds = [[text for text in answers["text"] if normalize_answer(text)] for answers in questions["answers"]]
     may_be_none = not all(golds)
     ranked = answer_questions(model, questions, tokenizer, WindowSizes.within(max_length))
-    texts = ["" if may_be_none and one.no_answer_probability > _EVEN else one.text for one in ranked]
+    texts = ["" if may_be_none and one.no_answer_probability > EVEN else one.text for one in ranked]
     if may_be_none and not any(texts):
         logger.warning("none of %d held-out questions gets an answer: this model has learned nothing", len(ranked))
     rows = [(text, gold or [""]) for text, gold in zip(texts, golds, strict=True)]

@@ -32,7 +32,7 @@ RANKED_PAIRS = frozenset(
 """Pairs of columns that search engines score."""
 _TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "message", "comment", "query", "question")
 _WORDS = ("tokens", "words")
-_CLASS_COLUMNS = (
+CLASS_COLUMNS = (
     *("label", "labels", "class", "category", "target", "label_name", "gold_label", "sentiment", "emotion"),
     *("intent", "topic", "rating", "stars", "y"),
 )
@@ -40,13 +40,13 @@ _VALUE_COLUMNS = (
     *("label", "labels", "score", "scores", "similarity", "similarity_score", "relevance", "target", "value"),
     *("rating", "y"),
 )
-_TAG_COLUMNS = (*("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),)
-_SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags")
+TAG_COLUMNS = (*("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),)
+SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags")
 _LABEL_COLUMNS: dict[str, Sequence[str]] = {
-    CLASSES: _CLASS_COLUMNS,
-    LABELS: _CLASS_COLUMNS,
+    CLASSES: CLASS_COLUMNS,
+    LABELS: CLASS_COLUMNS,
     VALUES: _VALUE_COLUMNS,
-    TAGS: _TAG_COLUMNS,
+    TAGS: TAG_COLUMNS,
     ANSWERS: ("answers",),
 }
 _STRINGS = ("string", "large_string")
@@ -78,7 +78,7 @@ class Columns:
     @property
     def are_words(self) -> bool:
         """Whether a text comes in words, each with its tag."""
-        return self.kind == TAGS and self.texts[0].lower() in _WORDS
+        return self.kind == TAGS and is_of_words(self.texts)
 
 
 class ReadRows(NamedTuple):
@@ -192,7 +192,7 @@ def _check_given(rows: Dataset, name: str, argument: str, setting: str) -> None:
     if name not in rows.column_names:
         raise ValueError(
             f"{argument} lacks the column {setting}={short_repr(name)}; nearest valid: "
-            f"{nearest_name(name, rows.column_names)!r}, of {', '.join(rows.column_names)}"
+            f"{short_repr(nearest_name(name, rows.column_names))}, of {join_some(map(short_repr, rows.column_names))}"
         )
 
 
@@ -202,9 +202,8 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
     if kind == ANSWERS:
         return tuple(known[name] for name in ("question", "context") if name in known)
     # columns of words come first for tags
-    words = [known[name] for name in _WORDS if name in known and _holds_words(rows.features[known[name]])]
-    if kind == TAGS and words:
-        return (words[0],)
+    if kind == TAGS and (words := words_column(rows)) is not None:
+        return (words,)
     # then a usual pair of strings, else a single usual column of strings
     strings = {name: known[name] for name in known if is_string(rows.features[known[name]])}
     pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
@@ -240,7 +239,7 @@ def _labels(rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str
     known = _by_lower_name(name for name in rows.column_names if name not in texts)
     wanted = [name.lower() for name in names_of(config)]
     # spans of a text go by other names than tags of words
-    usual = _LABEL_COLUMNS[kind] if kind != TAGS or texts[0].lower() in _WORDS else _SPAN_COLUMNS
+    usual = _LABEL_COLUMNS[kind] if kind != TAGS or is_of_words(texts) else SPAN_COLUMNS
     found = [known[name] for name in usual if name in known]
     # a column for each of the model's labels
     if kind in (LABELS, VALUES) and not found and all(name in known for name in wanted):
@@ -270,9 +269,19 @@ def is_string(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype in _STRINGS
 
 
-def _holds_words(feature: Any) -> bool:
-    """Whether a column holds words: some tools have objects beside a text, with each token's place."""
-    return is_string(feature) or is_string(getattr(feature, "feature", None))
+def is_of_words(texts: Sequence[str]) -> bool:
+    """Whether columns of text are one of words, by its name."""
+    return len(texts) == 1 and texts[0].lower() in _WORDS
+
+
+def words_column(rows: Dataset) -> str | None:
+    """The column that holds words, by its name; some tools have objects there, with each token's place."""
+    known = _by_lower_name(rows.column_names)
+    for name in (known[word] for word in _WORDS if word in known):
+        feature = rows.features[name]
+        if is_string(feature) or is_string(getattr(feature, "feature", None)):
+            return name
+    return None
 
 
 def ranks_pairs(columns: Collection[str]) -> bool:

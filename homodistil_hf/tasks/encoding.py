@@ -17,7 +17,7 @@ from ..models.tokenizers import as_it_was
 from .columns import Columns, is_missing, is_string, type_of
 from .kinds import ANSWERS, TAGS
 from .labels import label_numbers, parsed_cell
-from .questions import WindowSizes, check_windows, labelled_inputs, make_windows
+from .questions import WindowSettings, WindowSizes, check_windows, labelled_inputs, make_windows
 from .tags import TaggedText, entries_of, tagged_texts, tagged_tokens
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ def encode_rows(
     *,
     max_length: int,
     argument: str = "train_data",
+    windows: WindowSettings | None = None,
 ) -> Dataset:
-    """Tokenize rows, unpadded, with the labels that the model's loss takes.
+    """Tokenize rows that [`check_rows`] has passed, unpadded, with the labels that the model's loss takes.
 
     Args:
         rows: with the columns.
@@ -52,17 +53,17 @@ def encode_rows(
         max_length: tokens of a row at most, special ones included; longer ones are cut, contexts of questions into
             windows.
         argument: the user's name for the rows in messages.
+        windows: sizes of windows; default: the usual ones within `max_length`.
 
     Returns:
         `Dataset`: the tokenizer's columns, and `labels`, or `start_positions` and `end_positions`; unknown ones count
         in the comparison with the teacher alone.
 
     Raises:
-        ValueError: a label that is none of the model's, a row without text, or too few rows.
+        ValueError: a label that is none of the model's.
     """
-    check_rows(rows, columns, argument)
     if columns.kind == ANSWERS:
-        return _windows(rows, columns, tokenizer, WindowSizes.within(max_length), argument)
+        return _windows(rows, columns, tokenizer, windows or WindowSizes.within(max_length), argument)
     if columns.kind == TAGS:
         texts = tagged_texts(rows, columns, config, argument)
         table = Dataset.from_list([one._asdict() for one in texts])
@@ -73,6 +74,11 @@ def encode_rows(
         labels = label_numbers(rows, columns, config, argument)
     table = table.map(tokenize, batched=True, remove_columns=table.column_names, desc="Tokenizing rows")
     return table if columns.kind == TAGS else table.add_column("labels", labels)
+
+
+def with_lengths(rows: Dataset) -> Dataset:
+    """Tokenized rows with a column `length`, in tokens."""
+    return rows.add_column("length", list(map(len, rows["input_ids"])))
 
 
 def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1) -> None:
@@ -116,7 +122,7 @@ def _tagged(batch: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, 
 
 
 def _windows(
-    rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes, argument: str
+    rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, sizes: WindowSettings, argument: str
 ) -> Dataset:
     check_windows(sizes, tokenizer)
     questions = as_questions(rows, columns, argument)

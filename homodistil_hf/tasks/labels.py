@@ -3,8 +3,9 @@
 import ast
 import json
 import logging
+import math
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,8 @@ from .columns import Columns, class_names, known_labels
 from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
 logger = logging.getLogger(__name__)
+_NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
+"""Words, in lower case, that stand in a column of numbers where there is none."""
 _WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
 _MOST = float(np.finfo(np.float32).max)
 _SEPARATORS = re.compile(r"[,;|]")
@@ -95,11 +98,10 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
             )
     if own_names and not (has_default_names(config) and len(own_names) <= config.num_labels):
         values = [own_names[value] if isinstance(value, int) else value for value in values]
-    names = {name.strip().casefold(): number for number, name in enumerate(names_of(config))}
+    exact = {name: number for number, name in enumerate(names_of(config))}
+    names = {name.strip().casefold(): number for name, number in exact.items()}
     found: dict[Hashable, None] = dict.fromkeys(values)
-    by_name = {
-        value: names.get(word := str(value).strip().casefold(), names.get(_POINT.sub("", word))) for value in found
-    }
+    by_name = {value: exact.get(str(value), _by_name(value, names)) for value in found}
     if None not in by_name.values():
         return [_present(by_name[value]) for value in values]
     by_number = {value: _whole(value) for value in found}
@@ -110,6 +112,13 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
         value = (wrong if len(unknown) == len(found) else unknown)[0]
         raise ValueError(f"{where} has {_first(values, value)}; {_remedy(value, by_number, config)}")
     return [_present(by_number[value]) for value in values]
+
+
+def _by_name(value: Any, names: Mapping[str, int]) -> int | None:
+    """The number of a class whose name is written otherwise: in capitals, `1.0` or `01` for 1."""
+    word = str(value).strip().casefold()
+    ways = (word, _POINT.sub("", word), str(_whole(value)))
+    return next((names[way] for way in ways if way in names), None)
 
 
 def _present(number: int | None) -> int:
@@ -199,6 +208,48 @@ def _several(
     classes = iter(class_numbers(flat, config, class_names(rows.features[columns.labels[0]]), where))
     chosen = [{next(classes) for _ in parts} for parts in lists]
     return [[float(number in row) for number in range(num_labels)] for row in chosen]
+
+
+def plain_labels(rows: Dataset, column: str, argument: str) -> list[Any]:
+    """Labels that no model has names for yet: booleans, whole numbers or fractions where all are, else names.
+
+    Raises:
+        ValueError: a row without a label, a list, or words such as `NA` and infinite numbers beside numbers.
+    """
+    labels = known_labels(rows, column)
+    if None in labels:
+        raise ValueError(
+            f"{argument} has rows without {column!r}, the first is row {labels.index(None) + 1:,}; drop them"
+        )
+    if names := class_names(rows.features[column]):
+        return [names[label] for label in labels]
+    if any(isinstance(label, list | dict) for label in labels):
+        raise ValueError(f"{argument} has lists in {column!r}; expected one label a row")
+    words = {label: str(label).strip().casefold() for label in labels}
+    if {*words.values()} <= _WORDS_OF_BOOLEANS.keys():
+        return [words[label] == "true" for label in labels]
+    numbers: dict[Any, Any] = {label: _finite(label) for label in words}
+    others = [label for label, number in numbers.items() if number is None]
+    if len(others) < len(numbers) and others and {words[label] for label in others} <= _NO_NUMBERS:
+        raise ValueError(f"{argument} has rows with {column}={short_repr(others[0])} beside numbers; drop them")
+    if others:
+        return labels
+    kind = int if all(number % 1 == 0 for number in numbers.values()) else float
+    return [kind(numbers[label]) for label in labels]
+
+
+def _finite(label: Any) -> int | float | None:
+    """A finite number, whole ones exact; `1_000` is a name, which Python reads as a number."""
+    if "_" in str(label):
+        return None
+    for kind in (int, float):
+        try:
+            number = kind(label)
+            if kind is float or isinstance(label, str) or number == label:
+                return number if math.isfinite(number) else None
+        except (OverflowError, TypeError, ValueError):
+            continue
+    return None
 
 
 def as_list(value: Any) -> list[Any]:

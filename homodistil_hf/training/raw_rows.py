@@ -69,10 +69,11 @@ class RowReader(RawReader):
         from ..data.blocks import tokenize_to_blocks
         from ..data.corpus import only_text
         from ..tasks.columns import find_columns
-        from ..tasks.encoding import encode_rows
+        from ..tasks.encoding import check_rows, encode_rows
 
         if self.kind != MASKED_WORDS:
             columns = find_columns(rows, self.config, self.kind, argument=argument)
+            check_rows(rows, columns, argument)
             return encode_rows(rows, columns, self.config, self.tokenizer, max_length=self.length, argument=argument)
         if not len(rows):
             return rows

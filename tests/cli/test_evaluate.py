@@ -20,21 +20,20 @@ from homodistil_hf.cli import main
 from homodistil_hf.cli.evaluate import evaluations
 from homodistil_hf.evaluation import SquadSettings
 from homodistil_hf.evaluation.evaluated_model import load_model, model_in, model_name, results_folder
-from homodistil_hf.evaluation.metrics import METRIC_TASKS
-from homodistil_hf.evaluation.task_data import GLUE_TASKS
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.equality import weights_digest
 from homodistil_hf.models.widths import widths_of
+from homodistil_hf.tasks.glue import BENCHMARK_TASKS, GLUE_TASKS
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
     """Nothing is trained here; what a training gives is tested in test_glue.py."""
     measure = FakeMeasure(lambda learning_rate, seed: (0.5, 0.75, 0.7)[seed])
-    monkeypatch.setattr("homodistil_hf.evaluation.glue.classification_metrics", measure)
+    monkeypatch.setattr("homodistil_hf.evaluation.task_runs.classification_metrics", measure)
     return measure
 
 
@@ -163,7 +162,7 @@ def test_results_of_a_replaced_export_are_not_shown(folder, data_dir, capsys):
 def test_flags_reach_the_settings(folder, data_dir, fake):
     words = ["--learning_rates", "1e-3", "1e-4", "--max_train_samples", "10", "--max_length", "24", "--seeds", "1"]
     assert main(["evaluate", str(folder / "teacher"), "--task", "rte", "--data_dir", str(data_dir), *words]) == 0
-    assert [(call["learning_rate"], len(call["rows"])) for call in fake.calls] == [(1e-4, 9), (1e-3, 9), (1e-4, 10)]
+    assert [(call["learning_rate"], len(call["rows"])) for call in fake.calls] == [(1e-4, 8), (1e-3, 8), (1e-4, 10)]
 
 
 def test_a_run_that_is_going_on_can_be_evaluated_later(folder, data_dir, capsys):
@@ -180,7 +179,7 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
     def evaluate_squad(model, tasks, **arguments):
         asked.update(arguments, model=model, tasks=tasks)
 
-    monkeypatch.setattr("homodistil_hf.evaluation.squad.evaluate_squad", evaluate_squad)
+    monkeypatch.setattr("homodistil_hf.evaluation.task_runs.evaluate_squad", evaluate_squad)
     words = [
         "--task",
         "squad_v2",
@@ -244,7 +243,7 @@ def test_wrong_words_are_told_before_anything_is_loaded(words, message, capsys):
 def test_the_command_knows_all_tasks():
     kinds = command.evaluations()
     assert tuple(GLUE_TASKS) == kinds["glue"].tasks
-    assert (*kinds["glue"].tasks, *kinds["squad"].tasks) == METRIC_TASKS
+    assert (*kinds["glue"].tasks, *kinds["squad"].tasks) == tuple(BENCHMARK_TASKS)
 
 
 def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
@@ -361,7 +360,7 @@ def test_sigterm_ends_an_evaluation_and_what_was_measured_stays(folder, data_dir
         return fake(*args, settings=settings, seed=seed, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr("homodistil_hf.evaluation.glue.classification_metrics", asked)
+        patched.setattr("homodistil_hf.evaluation.task_runs.classification_metrics", asked)
         with pytest.raises(SystemExit, match="143"):
             main(words)
     records = sorted(path.name for path in (folder / "evaluations").rglob("*") if path.is_file())

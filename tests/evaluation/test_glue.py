@@ -17,15 +17,22 @@ from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from homodistil_hf.evaluation import GlueSettings, evaluate_glue, glue
-from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS, fine_tune, predict, settings_from
-from homodistil_hf.evaluation.task_data import GLUE_TASKS, check_tasks, data_folder, encode, load_glue
-from homodistil_hf.evaluation.task_runs import training_rows, with_held_out
-from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
+from homodistil_hf.evaluation import GlueSettings, evaluate_glue, fine_tuning
+from homodistil_hf.evaluation.fine_tuning import (
+    LEAST_STEPS,
+    FineTuningTrainer,
+    encoded_rows,
+    fine_tune,
+    predict,
+    settings_from,
+)
+from homodistil_hf.evaluation.task_runs import training_rows
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.heads import fastest_device, fresh_classifier
+from homodistil_hf.tasks.glue import GLUE_TASKS, check_tasks, data_folder, load_glue
+from homodistil_hf.tasks.held_out import keep_aside
 
 QUICK = {"learning_rate": 1e-4, "num_train_epochs": 1, "batch_size": 8, "max_length": 24}
 
@@ -123,7 +130,7 @@ def test_rows_that_are_not_the_tasks_are_refused(tmp_path, task, changes, messag
 def test_unreadable_and_missing_files_are_named(tmp_path):
     folder = write_task(tmp_path, "rte")
     (folder / "train.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match="train.parquet' is no readable parquet"):
+    with pytest.raises(ValueError, match="train.parquet' is unreadable .*; copy it again"):
         load_glue("rte", tmp_path)
     (folder / "train.parquet").unlink()
     with pytest.raises(ValueError, match="lacks train.parquet or validation.parquet; expected both"):
@@ -150,7 +157,7 @@ def test_other_rows_have_another_digest(data_dir, tmp_path):
 
 def test_rows_are_encoded_as_the_model_reads_them(data_dir):
     tokenizer, rows = tiny_tokenizer(), load_glue("rte", data_dir).train
-    encoded = encode(rows, GLUE_TASKS["rte"], tokenizer, 12)
+    encoded = encoded_rows(GLUE_TASKS["rte"], rows, tokenizer, 12)
     first = rows[0]
     assert (
         encoded[0]["input_ids"]
@@ -160,8 +167,8 @@ def test_rows_are_encoded_as_the_model_reads_them(data_dir):
     assert encoded["labels"][:] == rows["label"][:]
     assert encoded["length"][:] == [len(ids) for ids in encoded["input_ids"][:]]
     assert max(encoded["length"][:]) == 12
-    values = encode(load_glue("stsb", data_dir).train, GLUE_TASKS["stsb"], tokenizer, 12)["labels"][:]
-    assert all(isinstance(value, float) for value in values)
+    values = encoded_rows(GLUE_TASKS["stsb"], load_glue("stsb", data_dir).train, tokenizer, 12)["labels"][:]
+    assert all(isinstance(value, float) for (value,) in values)
 
 
 def test_the_same_rows_are_capped_and_held_out_every_time(data_dir):
@@ -171,7 +178,7 @@ def test_the_same_rows_are_capped_and_held_out_every_time(data_dir):
     assert len(set(capped)) == 10
     assert capped != list(range(10))
     assert training_rows(rows, NUM_TRAIN)["idx"][:] == training_rows(rows, None)["idx"][:] == list(range(NUM_TRAIN))
-    learnt, held_out = with_held_out(rows)
+    learnt, held_out, _ = keep_aside(rows, GLUE_TASKS["rte"].columns)
     assert len(held_out) == 4
     assert sorted([*learnt["idx"], *held_out["idx"]]) == list(range(NUM_TRAIN))
 
@@ -204,7 +211,7 @@ def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model, tmp_path
         started.append(classifier.classifier.bias.detach().clone())
         return fine_tune(classifier, *args, **kwargs)
 
-    monkeypatch.setattr(glue, "fine_tune", fine_tune_and_look)
+    monkeypatch.setattr(fine_tuning, "fine_tune", fine_tune_and_look)
     settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0]}
     evaluate_glue(model, ["stsb", "rte"], settings=settings, output_dir=tmp_path)
     labels = load_glue("stsb", data_dir).train["label"][:]
@@ -223,7 +230,7 @@ def test_a_models_own_pooler_and_head_are_left_behind():
 def test_predictions_are_those_of_one_row_at_a_time(data_dir):
     tokenizer = tiny_tokenizer()
     classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=0).eval()
-    encoded = encode(load_glue("rte", data_dir).dev["validation"], GLUE_TASKS["rte"], tokenizer, 24)
+    encoded = encoded_rows(GLUE_TASKS["rte"], load_glue("rte", data_dir).dev["validation"], tokenizer, 24)
     logits, labels = predict(classifier, encoded, tokenizer)
     by_length = sorted(encoded, key=lambda row: row["length"])
     assert labels.tolist() == [row["labels"] for row in by_length]
@@ -237,7 +244,7 @@ def test_a_diverged_training_is_no_result(data_dir):
     tokenizer = tiny_tokenizer()
     classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=0)
     torch.nn.init.constant_(classifier.classifier.bias, float("nan"))
-    rows = encode(load_glue("rte", data_dir).train, GLUE_TASKS["rte"], tokenizer, 24)
+    rows = encoded_rows(GLUE_TASKS["rte"], load_glue("rte", data_dir).train, tokenizer, 24)
     with pytest.raises(FloatingPointError, match="at learning_rate=0.0001: fine-tuning diverged; lower learning_rate"):
         fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK), seed=0)
 
@@ -255,10 +262,10 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     assert record["num_steps"] == NUM_TRAIN // 8
     tokenizer, data, task = tiny_tokenizer(), load_glue("rte", data_dir), GLUE_TASKS["rte"]
     classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=1)
-    rows = encode(data.train, task, tokenizer, 24)
+    rows = encoded_rows(task, data.train, tokenizer, 24)
     trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK | {"learning_rate": 1e-3}), seed=1)
     assert trained.train_loss == record["train_loss"]
-    logits, labels = predict(trained.model, encode(data.dev["validation"], task, tokenizer, 24), tokenizer)
+    logits, labels = predict(trained.model, encoded_rows(task, data.dev["validation"], tokenizer, 24), tokenizer)
     assert record["metrics"] == {"accuracy": accuracy_score(labels, logits.argmax(-1))}
 
 
@@ -334,7 +341,9 @@ def test_similarities_are_a_regression(data_dir, model, tmp_path):
 
 
 def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.evaluation.glue.fine_tune", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "homodistil_hf.evaluation.fine_tuning.fine_tune", lambda *args, **kwargs: pytest.fail("trained")
+    )
     settings = {"data_dir": str(data_dir), "max_length": 64}
     with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
         evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)

@@ -12,10 +12,10 @@ from scipy import stats
 from sklearn import metrics
 
 from homodistil_hf.evaluation.metric_modules import GlueMetric
-from homodistil_hf.evaluation.metrics import METRIC_TASKS, constant_score, load_metric, main_metrics, task_score
-from homodistil_hf.evaluation.task_data import GLUE_TASKS, TaskData
+from homodistil_hf.evaluation.metrics import constant_score, load_metric, main_metrics, task_score
+from homodistil_hf.tasks.glue import BENCHMARK_TASKS, GLUE_TASKS, TaskData
 
-GLUE_METRICS = {task.name: task.metrics for task in GLUE_TASKS.values()}
+GLUE_METRICS = {name: task.metrics for name, task in GLUE_TASKS.items()}
 CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
 REFERENCE = {
     "accuracy": lambda given, wanted: np.mean(np.asarray(given) == np.asarray(wanted)),
@@ -40,10 +40,10 @@ def test_every_task_has_its_official_metrics():
         "rte": {"accuracy"},
         "wnli": {"accuracy"},
     }
-    assert [*METRIC_TASKS] == [*GLUE_METRICS, "squad", "squad_v2"]
+    assert [*BENCHMARK_TASKS] == [*GLUE_METRICS, "squad", "squad_v2"]
 
 
-@each("task", METRIC_TASKS)
+@each("task", BENCHMARK_TASKS)
 def test_every_metric_is_a_module_of_evaluate(task):
     metric = load_metric(task)
     assert isinstance(metric, evaluate.Metric)

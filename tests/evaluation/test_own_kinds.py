@@ -8,16 +8,14 @@ from own_rows import run
 from rows import each
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
 from tiny_files import own_cache, write_teacher
-from tiny_models import tiny_config
 from transformers import AutoConfig, AutoTokenizer
 
-from homodistil_hf.evaluation.fine_tuning import settings_from
-from homodistil_hf.evaluation.own_kinds import KindTask, task_in
-from homodistil_hf.evaluation.own_task import OwnTaskSettings
+from homodistil_hf.evaluation.fine_tuning import task_metrics
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.tasks.columns import Columns
 from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES
 from homodistil_hf.tasks.reading import load_rows
+from homodistil_hf.tasks.rows_task import RowsTask, columns_of_rows, task_of_rows
 
 OWN: dict[str, tuple[str, list[str] | None]] = {
     "several labels": ("micro_f1", FEELINGS),
@@ -107,50 +105,76 @@ def test_classes_come_in_other_files_too(tmp_path, form):
 @each(
     ("rows", "expected"),
     [
-        ({"text": ["a"], "label": ["x"]}, Columns("classes", ("text",), ("label",))),
-        ({"text": ["a"], "labels": [["x", "y"]]}, KindTask(Columns(LABELS, ("text",), ("labels",)), ("x", "y"))),
-        ({"text": ["a"], "label": [[1, 0, 1]]}, KindTask(Columns(LABELS, ("text",), ("label",)), ("0", "1", "2"))),
-        ({"text": ["a"], "label": [[0.5, 2.0]]}, KindTask(Columns(VALUES, ("text",), ("label",)), ("0", "1"))),
-        ({"text": ["a"], "label": ['["x"]']}, KindTask(Columns(LABELS, ("text",), ("label",)), ("x",))),
+        ({"text": ["a", "b"], "label": ["x", "y"]}, RowsTask(Columns("classes", ("text",), ("label",)), ("x", "y"))),
+        ({"text": ["a"], "labels": [["x", "y"]]}, RowsTask(Columns(LABELS, ("text",), ("labels",)), ("x", "y"))),
+        ({"text": ["a"], "label": [[1, 0, 1]]}, RowsTask(Columns(LABELS, ("text",), ("label",)), ("0", "1", "2"))),
+        ({"text": ["a"], "label": [[0.5, 2.0]]}, RowsTask(Columns(VALUES, ("text",), ("label",)), ("0", "1"))),
+        ({"text": ["a"], "label": ['["x", "y"]']}, RowsTask(Columns(LABELS, ("text",), ("label",)), ("x", "y"))),
         (
             {"tokens": [["a", "b", "c"]], "tags": [["I-X", "O", "B-X"]]},
-            KindTask(Columns(TAGS, ("tokens",), ("tags",)), ("O", "B-X", "I-X")),
+            RowsTask(Columns(TAGS, ("tokens",), ("tags",)), ("O", "B-X", "I-X")),
         ),
         (
             {"words": [["a", "b"]], "tags": [[2, 0]]},
-            KindTask(Columns(TAGS, ("words",), ("tags",)), ("0", "1", "2")),
+            RowsTask(Columns(TAGS, ("words",), ("tags",)), ("0", "1", "2")),
         ),
         (
             {"text": ["ab"], "spans": [[{"start": 0, "end": 1, "label": "X"}]]},
-            KindTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
+            RowsTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
         ),
         (
             {"text": ["ab"], "spans": [[{"id": "T1", "start": 0, "end": 1, "label": "X"}]]},
-            KindTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
+            RowsTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
         ),
         (
             {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
-            KindTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
+            RowsTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
         ),
-        ({"text": ["a"], "score": [0.5]}, Columns(VALUES, ("text",), ("score",))),
-        ({"a": ["x"], "b": ["y"]}, None),
+        ({"text": ["a"], "score": [0.5]}, RowsTask(Columns(VALUES, ("text",), ("score",)))),
     ],
 )
 def test_the_columns_tell_the_task(rows, expected):
-    given = {"model": "m", "train_data": "t", "eval_data": "e", "output_dir": "o"}
-    assert task_in(Dataset.from_dict(rows), settings_from(OwnTaskSettings, given)) == expected
+    assert found_in(Dataset.from_dict(rows)) == expected
+
+
+def found_in(rows, **how):
+    return task_of_rows({"train_data": rows}, columns_of_rows(rows, **how))
+
+
+@pytest.mark.parametrize(
+    ("rows", "named", "message"),
+    [
+        (
+            {"a": ["x"], "b": ["y"]},
+            {},
+            r"has the columns a \(string\), b \(string\), none surely with text",
+        ),
+        ({"text": ["a"], "n": [3]}, {}, "train_data lacks the column 'label'; name text_columns and label_column; it"),
+        (
+            {"tokens": [["a"]], "tags": [["O"]]},
+            {"text_columns": ("tokns",)},
+            "train_data lacks the column text_columns='tokns'; nearest valid: 'tokens'",
+        ),
+        (
+            {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
+            {"text_columns": ("question", "contex")},
+            "train_data lacks the column text_columns='contex'; nearest valid: 'context'",
+        ),
+        ({"text": ["a"], "label": ["x"]}, {"label_column": "lbl"}, "lacks the column label_column='lbl'; nearest val"),
+    ],
+)
+def test_columns_that_tell_no_task_are_refused_by_their_own_kind(rows, named, message):
+    with pytest.raises(ValueError, match=message):
+        found_in(Dataset.from_dict(rows), **named)
 
 
 @pytest.mark.parametrize(("cells", "kind"), [([0.5, 1.0], VALUES), ([0, 1], LABELS), (["1", "0"], LABELS)])
 def test_several_columns_hold_values_or_labels(cells, kind):
     """They are named, or those of a teacher's labels."""
     rows = Dataset.from_dict({"text": ["a", "b"], "joy": cells, "fear": cells})
-    given = {"model": "m", "train_data": "t", "eval_data": "e", "output_dir": "o"}
-    expected = KindTask(Columns(kind, ("text",), ("joy", "fear")), ("joy", "fear"))
-    named = settings_from(OwnTaskSettings, given | {"label_column": "joy,fear"})
-    assert task_in(rows, named) == expected
-    teacher = tiny_config(id2label={0: "joy", 1: "fear"})
-    assert task_in(rows, settings_from(OwnTaskSettings, given), teacher) == expected
+    expected = RowsTask(Columns(kind, ("text",), ("joy", "fear")), ("joy", "fear"))
+    assert found_in(rows, label_column="joy,fear") == expected
+    assert found_in(rows, names=("joy", "fear")) == expected
 
 
 @each(("cells", "is_named"), [([0.5, 1.0], True), ([0, 1], True), ([3, 4], False), (["a", "1"], False)])
@@ -166,11 +190,11 @@ def test_several_columns_of_numbers_are_named_in_the_message(tmp_path, cells, is
 def test_words_without_tags_count_for_no_metric(tmp_path):
     write_teacher(tmp_path / "bert", **KINDS["tags"][1])
     model, tokenizer = load_encoder(str(tmp_path / "bert")), AutoTokenizer.from_pretrained(tmp_path / "bert")
-    task = KindTask(Columns(TAGS, ("tokens",), ("ner_tags",)), tuple(MARKS))
+    task = RowsTask(Columns(TAGS, ("tokens",), ("ner_tags",)), tuple(MARKS))
     rows = rows_of_kind("tags").to_dict()
     known = {name: cells[::2] for name, cells in rows.items()}
     rows["ner_tags"] = [tags if place % 2 == 0 else None for place, tags in enumerate(rows["ner_tags"])]
-    found, expected = (task.metrics(model, Dataset.from_dict(some), tokenizer, 24) for some in (rows, known))
+    found, expected = (task_metrics(model, Dataset.from_dict(some), task, tokenizer, 24) for some in (rows, known))
     assert found == expected
     assert found.keys() == {"span_f1", "span_precision", "span_recall", "accuracy"}
 

@@ -16,15 +16,16 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation import own_task
-from homodistil_hf.evaluation.own_task import task_metrics
-from homodistil_hf.evaluation.task_data import GlueTask
-from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
+from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, task_metrics
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.outcome import outcome_rows
 from homodistil_hf.export.report import read_records
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.kinds import CLASSES
+from homodistil_hf.tasks.rows_task import RowsTask
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 
@@ -225,7 +226,7 @@ def test_fractions_are_a_regression(given, tmp_path):
         rows(num_rows, label=lambda word: word / 10).to_csv(tmp_path / f"{name}.csv", index=False)
     files = {"train_data": str(tmp_path / "train.csv"), "eval_data": str(tmp_path / "dev.csv")}
     results, _ = run(given, **files)
-    assert results["metrics"].keys() == {"pearson"}
+    assert results["metrics"].keys() == {"pearson", "spearman"}
     model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
 
@@ -258,9 +259,9 @@ def test_one_class_for_all_rows_is_told(labels, is_told, given, caplog):
     model = make_teacher("sequence_classification")
     model.classifier.weight.data.zero_()
     found = rows(16).remove_columns("label").add_column("label", labels)
-    task = GlueTask("own", ("text",), num_labels=2)
+    task = RowsTask(Columns(CLASSES, ("text",), ("label",)), ("0", "1"))
     task_metrics(model, found, task, AutoTokenizer.from_pretrained(given["model"]), max_length=24)
-    assert ("all 16 rows get one class; lower learning_rate" in caplog.text) == is_told
+    assert ("all 16 held-out predictions are of one class: this model has learned nothing" in caplog.text) == is_told
 
 
 def test_a_student_learns_from_a_fine_tuned_teacher(given, tmp_path):

@@ -10,10 +10,10 @@ from tiny_models import make_teacher
 from transformers import BertForSequenceClassification
 
 from homodistil_hf.evaluation.fine_tuning import settings_from
-from homodistil_hf.evaluation.own_labels import rows_of
-from homodistil_hf.evaluation.own_task import OwnTaskSettings
-from homodistil_hf.evaluation.task_data import read_questions
+from homodistil_hf.evaluation.own_task import OwnTaskSettings, own_rows
 from homodistil_hf.models.heads import fresh_classifier
+from homodistil_hf.tasks.glue import read_questions
+from homodistil_hf.tasks.labels import label_numbers
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 
@@ -28,7 +28,14 @@ def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
             found.to_csv(paths[name], index=False)
         else:
             found.to_parquet(paths[name])
-    return rows_of(settings_from(OwnTaskSettings, {**given, **paths}))
+    return read(given, **paths)
+
+
+def read(given, **changes):
+    """Numbers of the labels to train on and to evaluate on, and the names of the classes."""
+    task, *parts = own_rows(settings_from(OwnTaskSettings, {**given, **changes}))
+    numbers = [label_numbers(rows, task.columns, task.config, "rows") for rows in parts]
+    return *([row[0] if isinstance(row, list) else row for row in part] for part in numbers), list(task.names)
 
 
 def named(labels=(0, 1) * 4, names=("pos", "neg")):
@@ -39,7 +46,7 @@ def named(labels=(0, 1) * 4, names=("pos", "neg")):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_whole_numbers_with_a_point_are_classes(given, tmp_path, suffix, caplog):
     train, dev, names = rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [1.0, 0.0] * 4}, suffix)
-    assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["0", "1"])
+    assert (train[:2], dev[:2], names) == ([0, 1], [1, 0], ["0", "1"])
     assert "label has whole numbers such as 0.0; they are classes" in caplog.text
     results, _ = run(given, **{name: str(tmp_path / f"own-{name}{suffix}") for name in ("train_data", "eval_data")})
     assert results["metrics"].keys() == {"accuracy", "macro_f1"}
@@ -47,10 +54,10 @@ def test_whole_numbers_with_a_point_are_classes(given, tmp_path, suffix, caplog)
 
 def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
     train, dev, names = rows_from(given, tmp_path, {"label": [0, 1] * 4}, {"label": [0.5, 1.0] * 4})
-    assert (train["label"][:2], dev["label"][:2], names) == ([0.0, 1.0], [0.5, 1.0], [])
+    assert (train[:2], dev[:2], names) == ([0.0, 1.0], [0.5, 1.0], [])
     decimals = {"label": [Decimal("0.5"), Decimal("2.0")] * 4}
     train, _, names = rows_from(given, tmp_path, decimals, suffix=".parquet")
-    assert (train["label"][:2], names) == ([0.5, 2.0], [])
+    assert (train[:2], names) == ([0.5, 2.0], [])
 
 
 def test_labels_of_a_folder_of_csv_are_those_of_its_files(given, tmp_path):
@@ -60,8 +67,8 @@ def test_labels_of_a_folder_of_csv_are_those_of_its_files(given, tmp_path):
         labels = [number / 2 + seed for number in range(8)]
         Dataset.from_dict({"text": ["w5 w6"] * 8, "label": labels}).to_csv(tmp_path / f"{split}.csv")
     folder = dict.fromkeys(("train_data", "eval_data"), str(tmp_path))
-    train, dev, names = rows_of(settings_from(OwnTaskSettings, {**given, **folder}))
-    assert (train["label"][:2], dev["label"][:2], names) == ([0.0, 0.5], [1.0, 1.5], [])
+    train, dev, names = read(given, **folder)
+    assert (train[:2], dev[:2], names) == ([0.0, 0.5], [1.0, 1.5], [])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +88,7 @@ def test_whole_numbers_of_a_regression_are_not_called_classes(given, tmp_path, c
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_words_that_are_numbers_are_numbers(given, tmp_path, suffix):
     train, dev, names = rows_from(given, tmp_path, {"label": ["0.5", "1.0"] * 4}, {"label": [1.0, 0.5] * 4}, suffix)
-    assert (train["label"][:2], dev["label"][:2], names) == ([0.5, 1.0], [1.0, 0.5], [])
+    assert (train[:2], dev[:2], names) == ([0.5, 1.0], [1.0, 0.5], [])
     classes = {"label": ["10", "9"] * 4}
     assert rows_from(given, tmp_path, classes, suffix=suffix)[2] == ["9", "10"]
 
@@ -124,11 +131,11 @@ def test_a_misspelt_label_of_the_evaluation_names_its_rows(given, tmp_path):
 
 def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
     train, dev, names = rows_from(given, tmp_path, named(), {"label": ["neg", "pos"] * 4})
-    assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
+    assert (train[:2], dev[:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
     # A file without the feature may have its numbers.
     for train, dev in ((named(), {"label": [1, 0] * 4}), ({"label": [0, 1] * 4}, named((1, 0) * 4))):
         train, dev, names = rows_from(given, tmp_path, train, dev)
-        assert (train["label"][:2], dev["label"][:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
+        assert (train[:2], dev[:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
 
 
 @pytest.mark.parametrize("labels", [("pos", "neg"), ("0", "1"), ("LABEL_0", "LABEL_1")])
@@ -146,8 +153,7 @@ def test_a_teacher_has_a_features_names_or_their_numbers(given, tmp_path, labels
 def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
     columns = {"text": ["null", "NA", "None", "007"] * 2, "label": ["null", "NA", "None", "n/a"] * 2}
     train, _, names = rows_from(given, tmp_path, columns)
-    assert (train["text"][:4], names) == (["null", "NA", "None", "007"], ["NA", "None", "n/a", "null"])
-    assert train["label"][:4] == [3, 0, 1, 2]
+    assert (train[:4], names) == ([3, 0, 1, 2], ["NA", "None", "n/a", "null"])
 
 
 def test_other_columns_of_a_file_need_no_type(given, tmp_path):
@@ -156,16 +162,14 @@ def test_other_columns_of_a_file_need_no_type(given, tmp_path):
     train, dev = (tmp_path / name for name in ("train.csv", "eval.csv"))
     for path in (train, dev):
         path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *zip(*columns.values(), strict=True)]))
-    read, _, names = rows_of(
-        settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)})
-    )
-    assert (read["text"][:], read["label"][-1], names) == (texts, 1, ["a", "b"])
+    numbers, _, names = read(given, **{"train_data": str(train), "eval_data": str(dev)})
+    assert (len(numbers), numbers[-1], names) == (len(texts), 1, ["a", "b"])
     train.write_text("text,label\nw5,a\nw6\n" + "w7,b\n" * 8)
     with pytest.raises(ValueError, match="has rows without 'label', the first is row 2; drop them"):
-        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
+        read(given, **{"train_data": str(train), "eval_data": str(dev)})
     train.write_text("")
     with pytest.raises(ValueError, match=r"train_data=.* is an empty data set \(0 bytes in 1 files\)"):
-        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(train), "eval_data": str(dev)}))
+        read(given, **{"train_data": str(train), "eval_data": str(dev)})
 
 
 def test_rows_of_json_are_read_in_every_form(given, tmp_path):
@@ -174,22 +178,22 @@ def test_rows_of_json_are_read_in_every_form(given, tmp_path):
     for name, text in {"a.json": lines, "b.json": json.dumps(table), "c.json": json.dumps({"data": table})}.items():
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
         paths = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / name))
-        train, _, names = rows_of(settings_from(OwnTaskSettings, {**given, **paths}))
-        assert (train["text"][7], train["label"][:3], names) == ("w12", [1, 0, 1], ["a", "b"])
+        train, _, names = read(given, **paths)
+        assert (train[:3], names) == ([1, 0, 1], ["a", "b"])
 
 
 @pytest.mark.parametrize("depth", [200, 100_000])
 def test_rows_that_are_nested_deeply_are_refused(given, tmp_path, depth):
     (tmp_path / "deep.json").write_text('[{"text": ' + "[" * depth + "]" * depth + ', "label": 1}]')
     with pytest.raises(ValueError, match="nested too deeply|has 1 rows; expected 8 or more"):
-        rows_of(settings_from(OwnTaskSettings, {**given, "train_data": str(tmp_path / "deep.json")}))
+        read(given, **{"train_data": str(tmp_path / "deep.json")})
 
 
 @pytest.mark.parametrize("argument", ["train_data", "eval_data"])
 def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
     path = "~no_such_user_here/rows.csv"
     with pytest.raises(FileNotFoundError, match=f"^{argument}='{path}' does not exist; expected a file, folder"):
-        rows_of(settings_from(OwnTaskSettings, {**given, argument: path}))
+        read(given, **{argument: path})
     with pytest.raises(ValueError, match="^train_data='~no_such_user_here/rows.json' is no file of .parquet"):
         read_questions("~no_such_user_here/rows.json", argument="train_data")
 
@@ -203,20 +207,22 @@ def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_p
     {"csv": found.to_csv, "parquet": found.to_parquet}.get(suffix, found.to_json)(path)
     names = {missing: "other", "train_data": str(path)}
     known = r"'label', 'n', 'sentence' and \d more$"
-    with pytest.raises(ValueError, match=f"^train_data=.* lacks the column 'other'; name text_col.*; it has {known}"):
-        rows_of(settings_from(OwnTaskSettings, {**given, **names}))
+    with pytest.raises(
+        ValueError, match=f"^train_data lacks the column {missing}='other'; nearest valid: .*, of {known}"
+    ):
+        read(given, **names)
 
 
 def test_a_long_name_of_a_column_is_told_in_short(given):
     with pytest.raises(ValueError, match="lacks the column") as error:
-        rows_of(settings_from(OwnTaskSettings, {**given, "label_column": "x" * 10_000}))
+        read(given, **{"label_column": "x" * 10_000})
     assert len(str(error.value)) < 1000
 
 
 def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
     for labels in ([True, False] * 4, ["true", "false"] * 4):
         train, _, names = rows_from(given, tmp_path, {"label": labels})
-        assert (train["label"][:2], names) == ([1, 0], ["False", "True"])
+        assert (train[:2], names) == ([1, 0], ["False", "True"])
 
 
 @pytest.mark.parametrize(
@@ -230,8 +236,11 @@ def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
             ".parquet",
             "train_data has rows without 'label', the first is row 2; drop them",
         ),
-        ({"label": [0.5, float("inf")] * 4}, ".parquet", "train_data has rows with label=inf; drop them"),
-        ({"label": [[0, 1]] * 8}, ".parquet", "has lists in 'label'; expected one label a row"),
+        (
+            {"label": [0.5, float("inf")] * 4},
+            ".parquet",
+            "has rows with label=inf beside numbers; drop them",
+        ),
         ({"text": [["a", "b"]] * 8, "label": [0, 1] * 4}, ".parquet", "'text' holds List; expected a text a row"),
         (named((0, -1) * 4), ".parquet", "train_data has rows without 'label', the first is row 2; drop them"),
         ({"label": [1.0] * 8}, ".csv", "train_data has the one label 1; expected two or more"),
@@ -252,6 +261,11 @@ def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
             ValueError, match="train_data has the label .*, which eval_data never has .*; correct or drop them"
         ):
             rows_from(given, tmp_path, columns, named())
+
+
+def test_one_label_a_row_is_no_list_in_the_other_file(given, tmp_path):
+    with pytest.raises(ValueError, match="eval_data has lists in 'label'; expected one label a row"):
+        rows_from(given, tmp_path, {"label": ["a", "b"] * 4}, {"label": [["a", "b"]] * 8}, ".parquet")
 
 
 def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):

@@ -12,24 +12,23 @@ from resumed_runs import sigterm_at
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
-from homodistil_hf.evaluation import GlueSettings, squad
+from homodistil_hf.evaluation import GlueSettings, task_runs
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
-from homodistil_hf.evaluation.fine_tuning import FineTuned, settings_from
+from homodistil_hf.evaluation.fine_tuning import FineTuned, FineTuningTrainer, encoded_rows, settings_from
 from homodistil_hf.evaluation.metrics import task_score
-from homodistil_hf.evaluation.squad import (
+from homodistil_hf.evaluation.task_runs import (
     SquadSettings,
     answer_metrics,
     evaluate_squad,
     grade,
-    training_windows,
+    training_rows,
+    with_length,
 )
-from homodistil_hf.evaluation.task_data import TaskData, load_squad
-from homodistil_hf.evaluation.task_runs import training_rows, with_held_out, with_length
-from homodistil_hf.evaluation.task_trainer import FineTuningTrainer
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 from homodistil_hf.models.heads import fresh_answerer
 from homodistil_hf.tasks import answers
 from homodistil_hf.tasks.answers import RankedAnswers, answer_questions, rank_answers
+from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_squad
 from homodistil_hf.tasks.questions import check_windows, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
@@ -65,7 +64,7 @@ def tiny_data(task="squad_v2", *, num_train=240):
         rows = list(questions(number, seed=seed))
         return Dataset.from_list([row for row in rows if task == "squad_v2" or row["answers"]["text"]])
 
-    return TaskData(task, task, drawn(num_train, 0), {"validation": drawn(60, 1)}, "0" * 64, "context")
+    return TaskData(task, task, drawn(num_train, 0), {"validation": drawn(60, 1)}, "0" * 64)
 
 
 def fine_tune_squad(evaluated, data, *, settings, seed):
@@ -106,7 +105,7 @@ def test_answers_are_learned(learned):
 
 @pytest.mark.slow
 def test_every_window_is_learned_in_every_epoch(learned):
-    num_windows = len(training_windows(tiny_data().train, TOKENIZER, TINY))
+    num_windows = len(encoded_rows(SQUAD_TASKS["squad_v2"], tiny_data().train, TOKENIZER, 24, TINY))
     assert learned["num_steps"] == 4 * math.ceil(num_windows / 16)
     assert json.loads(json.dumps(learned)) == learned
 
@@ -161,9 +160,9 @@ def test_answers_come_from_the_models_logits_window_by_window(evaluated):
         assert ranked[index].text == alone.text
 
 
-def test_windows_to_learn_from_are_the_features(evaluated):
+def test_windows_to_learn_from_are_the_features():
     rows = tiny_data().train.select(range(7))
-    windows = training_windows(rows, TOKENIZER, TINY)
+    windows = encoded_rows(SQUAD_TASKS["squad_v2"], rows, TOKENIZER, TINY.row_length, TINY)
     expected = [labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY)]
     assert [{name: value for name, value in row.items() if name != "length"} for row in windows] == expected
     assert windows["length"][:] == [len(inputs["input_ids"]) for inputs in expected]
@@ -248,7 +247,7 @@ def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeyp
     rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
     for name in ("train", "validation"):
         Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
-    monkeypatch.setattr(squad, "answer_metrics", measured)
+    monkeypatch.setattr(task_runs, "answer_metrics", measured)
     settings = {**TINY.compared(), "data_dir": str(tmp_path), "seeds": 0, "learning_rates": (0.5, 0.25)}
     evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
     for _, learned_from, measured_on in seen[:2]:
@@ -256,14 +255,6 @@ def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeyp
         assert (len(held_out), len(learned_from), held_out & learned_from) == (1, 4, set())
     assert [rate for rate, _, _ in seen] == [0.25, 0.5, 0.5]
     assert seen[2][2].keys() == {"validation"}
-
-
-def test_questions_of_one_context_are_held_out_together():
-    rows = Dataset.from_list([{"id": str(index), "context": f"c{index // 4}"} for index in range(100)])
-    learned_from, held_out = with_held_out(rows, "context")
-    assert not set(learned_from["context"][:]) & set(held_out["context"][:])
-    assert sorted([*learned_from["id"][:], *held_out["id"][:]], key=int) == rows["id"][:]
-    assert 10 <= len(held_out) < 14
 
 
 @pytest.mark.parametrize(
@@ -297,8 +288,8 @@ def test_default_windows_are_those_that_a_model_reads(positions, given, expected
 
     make_teacher(max_position_embeddings=positions).save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(squad, "answer_metrics", measured)
-    monkeypatch.setattr(squad, "load_squad", lambda *args: tiny_data())
+    monkeypatch.setattr(task_runs, "answer_metrics", measured)
+    monkeypatch.setattr(task_runs, "load_squad", lambda *args: tiny_data())
     how = {"learning_rate": 1e-3, "seeds": 0, **given}
     evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")
     assert seen == [expected]

@@ -13,9 +13,11 @@ from transformers import BertForSequenceClassification, DataCollatorWithPadding
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.fine_tuning import BESIDE_A_TEACHER
-from homodistil_hf.evaluation.task_data import GlueTask, encode
+from homodistil_hf.evaluation.fine_tuning import BESIDE_A_TEACHER, encoded_rows
 from homodistil_hf.models.heads import forward, fresh_classifier
+from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.kinds import CLASSES
+from homodistil_hf.tasks.rows_task import RowsTask
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 
@@ -111,7 +113,7 @@ def test_no_states_of_earlier_batches_are_kept(tmp_path):
     [
         ({"model": ""}, "model='' is not a name; set it"),
         ({"text_columns": ["a", "b", "c"]}, "are 3; expected 1 or 2"),
-        ({"text_columns": "sentence"}, "lacks the column 'sentence'; name text_columns and label_column"),
+        ({"text_columns": "sentence"}, "lacks the column text_columns='sentence'; nearest valid: 'text'"),
         ({"seed": -1}, "seed=-1 is not a whole number from 0"),
         ({"lable_column": "x"}, "unknown key 'lable_column' .*; nearest valid: 'label_column'"),
     ],
@@ -136,7 +138,7 @@ def test_labels_that_do_not_fit_are_refused(given, tmp_path):
     rows(16, label=lambda word: "other").to_json(tmp_path / "other.jsonl")
     with pytest.raises(ValueError, match="eval_data has the label 'other', which train_data never has"):
         run(given, eval_data=str(tmp_path / "other.jsonl"))
-    with pytest.raises(ValueError, match="teacher is a BertForMaskedLM; expected one that is fine-tuned for the task"):
+    with pytest.raises(ValueError, match="teacher is a BertForMaskedLM, the rows are for …ForSequenceClassification"):
         run(given, teacher=given["model"])
     classifier(0).save_pretrained(tmp_path / "teacher")
     with pytest.raises(ValueError, match=r"teacher has the labels \['LABEL_0', 'LABEL_1'\], the rows"):
@@ -167,12 +169,9 @@ def test_pairs_are_read_without_segments_by_a_model_of_one(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     evaluated = load_model(tmp_path / "model")
     assert "token_type_ids" in tiny_tokenizer()("w5", "w6")
-    rows = encode(
-        Dataset.from_dict({"one": ["w5"], "other": ["w6 w7"], "label": [1]}),
-        GlueTask("own", ("one", "other"), num_labels=2),
-        evaluated.tokenizer,
-        16,
-    )
+    task = RowsTask(Columns(CLASSES, ("one", "other"), ("label",)), ("0", "1"))
+    rows = Dataset.from_dict({"one": ["w5"], "other": ["w6 w7"], "label": [1]})
+    rows = encoded_rows(task, rows, evaluated.tokenizer, 16)
     assert "token_type_ids" not in rows.column_names
     (outputs,) = forward(evaluated.model, rows.remove_columns(["labels", "length"]), evaluated.tokenizer)
     assert outputs["logits"].shape == (1, 2)

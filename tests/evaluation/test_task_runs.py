@@ -11,8 +11,8 @@ from tiny_glue import NUM_DEV, NUM_TRAIN, FakeMeasure, tiny_evaluated, write_tas
 from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS
 from homodistil_hf.evaluation.records import Records, read_summary
-from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
+from homodistil_hf.tasks.glue import load_glue
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from own_rows import run
 from tiny_files import write_teacher
 from tiny_glue import write_task
 
-from homodistil_hf.evaluation import evaluate_glue, task_trainer
-from homodistil_hf.evaluation.task_trainer import FineTuningProgress
+from homodistil_hf.evaluation import evaluate_glue, fine_tuning
+from homodistil_hf.evaluation.fine_tuning import FineTuningProgress
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 
@@ -17,7 +17,7 @@ def lines_of(monkeypatch, caplog, *, steps, first_step=0):
     """Log lines of a training of 20 steps, whose `steps` are step → seconds since its start."""
     caplog.set_level("INFO", logger="homodistil_hf")
     times = iter([0.0, *steps.values()])
-    monkeypatch.setattr(task_trainer, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(fine_tuning, "time", SimpleNamespace(monotonic=lambda: next(times)))
     progress = FineTuningProgress()
     progress.on_train_begin(None, SimpleNamespace(global_step=first_step, max_steps=20), None)
     for step in steps:

@@ -12,7 +12,7 @@ from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
 
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel
 from homodistil_hf.evaluation.fine_tuning import FineTuned
-from homodistil_hf.evaluation.task_data import GLUE_TASKS
+from homodistil_hf.tasks.glue import GLUE_TASKS
 
 NUM_TRAIN, NUM_DEV = 40, 12
 
@@ -35,7 +35,7 @@ def columns(task: str, num_rows: int, draw: random.Random) -> dict[str, list[Any
         column: [
             " ".join(f"w{draw.randrange(5, VOCAB_SIZE)}" for _ in range(draw.randrange(3, 9))) for _ in range(num_rows)
         ]
-        for column in described.text_columns
+        for column in described.columns.texts
     }
     is_value = described.num_labels == 1
     labels = [draw.uniform(0, 5) if is_value else draw.randrange(described.num_labels) for _ in range(num_rows)]

@@ -16,12 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
-from ...evaluation.fine_tuning import training_arguments
-from ...evaluation.own_labels import are_numbered, check_classes_of, rows_of
-from ...evaluation.own_task import OwnTaskSettings, check_start, task_metrics
-from ...evaluation.squad import SquadSettings, grade, in_thirds, limits_of, training_windows
-from ...evaluation.task_data import GlueTask, encode, read_questions
-from ...evaluation.task_runs import training_rows, with_length
+from ...evaluation.fine_tuning import encoded_rows, task_metrics, training_arguments
+from ...evaluation.own_task import OwnTaskSettings, check_start, own_rows
+from ...evaluation.task_runs import SquadSettings, grade, in_thirds, training_rows, with_length
 from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
@@ -36,7 +33,7 @@ from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 from ...models.heads import collator_of
-from ...tasks.answers import answer_questions
+from ...tasks.glue import SQUAD_TASKS, read_questions
 from ...tasks.questions import check_windows
 from ...training.ranks import refuse_ranks
 from ...training.run_folder import existing_files, folder_claimed
@@ -250,14 +247,11 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
 
 
 def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
-    tokenizer = evaluated.tokenizer
-    train, dev, names = rows_of(settings)
-    check_classes_of(evaluated.model, names, argument="model", are_numbered=are_numbered(train))
-    task = GlueTask("own", settings.text_columns, num_labels=len(names) or 1)
-    encoded = encode(training_rows(train, settings.max_train_samples), task, tokenizer, settings.row_length)
-    return TaskRows(
-        encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=settings.row_length)
-    )
+    task, train, dev = own_rows(settings)
+    task.check_model(evaluated.model, argument="model")
+    how: dict[str, Any] = {"tokenizer": evaluated.tokenizer, "max_length": settings.row_length}
+    encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), **how)
+    return TaskRows(encoded, partial(task_metrics, rows=dev, task=task, **how))
 
 
 def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
@@ -277,9 +271,10 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
     task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
 
     def graded(model: PreTrainedModel) -> dict[str, float]:
-        return grade(task, dev, answer_questions(model, dev, tokenizer, windows, **limits_of(windows)))
+        return grade(task, dev, windows.answered(model, dev, tokenizer))
 
-    return TaskRows(training_windows(training_rows(train, settings.max_train_samples), tokenizer, windows), graded)
+    rows = training_rows(train, settings.max_train_samples)
+    return TaskRows(encoded_rows(SQUAD_TASKS[task], rows, tokenizer, windows.row_length, windows), graded)
 
 
 _READERS: dict[str, Callable[[OwnTaskSettings, EvaluatedModel], TaskRows]] = {

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ...distillation.losses import hidden_error, prediction_terms
 from ...distillation.tasks import sequence_task
-from ...evaluation.task_trainer import FineTuningArguments
+from ...evaluation.fine_tuning import FineTuningArguments
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from ...training.exact_trainer import ExactTrainer
 from ...training.run_folder import RunFolder

@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from ...data.corpus import load_text
 from ...data.samples import drawn, unlabeled_batches
 from ...evaluation.evaluated_model import load_model
-from ...evaluation.task_data import GLUE_TASKS, check_tasks, load_glue
 from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
@@ -19,6 +18,7 @@ from ...files.messages import Log, short_repr
 from ...models.heads import fastest_device
 from ...models.tokenizers import fitted_length
 from ...models.widths import widths_of
+from ...tasks.glue import GLUE_TASKS, check_tasks, load_glue
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
 
 
@@ -120,7 +120,7 @@ def _batches(settings: PruneSettings, tokenizer: PreTrainedTokenizerBase) -> lis
         names: tuple[str, ...] = ("text",)
     else:
         (task,) = check_tasks([settings.task])
-        rows, names = load_glue(task, settings.data_dir).train, GLUE_TASKS[task].text_columns
+        rows, names = load_glue(task, settings.data_dir).train, GLUE_TASKS[task].columns.texts
     rows = drawn(rows, settings.num_samples, seed=settings.seed)
     columns = [rows[name][:] for name in names]
     given = {name: getattr(settings, name) for name in ("seed", "max_length", "batch_size")}

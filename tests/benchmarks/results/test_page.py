@@ -25,8 +25,8 @@ from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
 from benchmarks.sweep.folder import trained, write_record
 from homodistil_hf.evaluation.metrics import constant_score
-from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
+from homodistil_hf.tasks.glue import load_glue
 from homodistil_hf.training.learning_rate import default_learning_rate
 
 pytestmark = needs("baselines")  # the page is of sweeps with baselines

@@ -20,8 +20,8 @@ from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_expo
 from homodistil_hf.cli import main
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.samples import drawn, unlabeled_batches
-from homodistil_hf.evaluation.task_data import load_glue
 from homodistil_hf.methods.gradient_free.run import PruneSettings, prune_to_folder
+from homodistil_hf.tasks.glue import load_glue
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from rows import each
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.evaluation.squad import SquadSettings
-from homodistil_hf.evaluation.task_data import check_answers
+from homodistil_hf.evaluation.task_runs import SquadSettings
 from homodistil_hf.tasks.answers import RankedAnswers, rank_answers
+from homodistil_hf.tasks.glue import check_answers
 from homodistil_hf.tasks.questions import Window, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()

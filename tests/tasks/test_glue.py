@@ -6,8 +6,8 @@ import pytest
 from datasets import Dataset
 from rows import each
 
-from homodistil_hf.evaluation import task_data
-from homodistil_hf.evaluation.task_data import load_squad
+from homodistil_hf.tasks import glue
+from homodistil_hf.tasks.glue import load_squad
 
 CONTEXT = "Normandy is a region in France. “É” – and 東京."
 
@@ -206,7 +206,7 @@ def test_the_hub_is_asked_where_no_folder_is_given(monkeypatch):
         asked.append((name, split))
         return Dataset.from_list(TRAIN if split == "train" else DEV)
 
-    monkeypatch.setattr(task_data.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(glue.datasets, "load_dataset", load_dataset)
     data = load_squad("squad_v2")
     assert asked == [("rajpurkar/squad_v2", "train"), ("rajpurkar/squad_v2", "validation")]
     assert data.train.column_names == ["id", "context", "question", "answers"]
@@ -216,7 +216,7 @@ def test_a_hub_that_does_not_answer_is_told(monkeypatch):
     def load_dataset(name, *, split):
         raise ConnectionError("no route\nsecond line")
 
-    monkeypatch.setattr(task_data.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(glue.datasets, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"from the Hub \(rajpurkar/squad: no route\); check the connection, or name"):
         load_squad("squad")
 

@@ -1,0 +1,337 @@
+"""The tasks of GLUE and SQuAD as a table, and their labelled rows: from the Hub, or from files with the Hub's columns.
+
+Files are parquet, for SQuAD also JSON or the official nested JSON. Test rows have no labels and are never read.
+`evaluation/task_runs.py` fine-tunes and measures on them.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+from datasets import Dataset, Features, List, Value
+from datasets.table import table_cast
+
+from ..files.hub_errors import HTTP_ERROR
+from ..files.messages import first_line, nearest_name, short_repr
+from ..files.strict_json import fits, read_json_rows
+from .columns import Columns
+from .kinds import ANSWERS, CLASSES, VALUES
+from .reading import check_columns, flattened_questions, table_of
+from .rows_task import RowsTask
+
+PART_SUFFIX = "_part"
+_SQUAD_COLUMNS = ("id", "context", "question", "answers")
+_SQUAD_REMEDY = f"expected {', '.join(_SQUAD_COLUMNS)}"
+_SQUAD_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
+_SQUAD_SUFFIXES = (".parquet", ".json", ".jsonl")
+_SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
+_SQUAD_FEATURES = Features(
+    {
+        **dict.fromkeys(_SQUAD_COLUMNS[:3], Value("string")),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
+    }
+)
+
+
+@dataclass(frozen=True)
+class BenchmarkTask(RowsTask):
+    """A task of the table; `metrics` are those that its score is the mean of, `on_hub` its data set's name."""
+
+    metrics: tuple[str, ...] = ("accuracy",)
+    on_hub: tuple[str, ...] = ()
+    dev_splits: tuple[str, ...] = ("validation",)
+
+
+def _glue(name: str, *texts: str, num_labels: int = 2, **others: Any) -> BenchmarkTask:
+    columns = Columns(CLASSES if num_labels > 1 else VALUES, texts, ("label",))
+    names = tuple(map(str, range(num_labels))) if num_labels > 1 else ()
+    return BenchmarkTask(columns, names, on_hub=("nyu-mll/glue", name), **others)
+
+
+def _squad(name: str) -> BenchmarkTask:
+    columns = Columns(ANSWERS, ("question", "context"), ("answers",))
+    return BenchmarkTask(columns, metrics=("f1",), on_hub=(f"rajpurkar/{name}",))
+
+
+_MATCHED = ("validation_matched", "validation_mismatched")
+GLUE_TASKS: dict[str, BenchmarkTask] = {
+    "cola": _glue("cola", "sentence", metrics=("matthews_correlation",)),
+    "sst2": _glue("sst2", "sentence"),
+    "mrpc": _glue("mrpc", "sentence1", "sentence2", metrics=("accuracy", "f1")),
+    # similarities from 0 to 5
+    "stsb": _glue("stsb", "sentence1", "sentence2", num_labels=1, metrics=("pearson", "spearmanr")),
+    "qqp": _glue("qqp", "question1", "question2", metrics=("accuracy", "f1")),
+    "mnli": _glue("mnli", "premise", "hypothesis", num_labels=3, dev_splits=_MATCHED),
+    "qnli": _glue("qnli", "question", "sentence"),
+    "rte": _glue("rte", "sentence1", "sentence2"),
+    "wnli": _glue("wnli", "sentence1", "sentence2"),
+}
+SQUAD_TASKS: dict[str, BenchmarkTask] = {name: _squad(name) for name in ("squad", "squad_v2")}
+"""v1.1 and v2.0."""
+BENCHMARK_TASKS = GLUE_TASKS | SQUAD_TASKS
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Labelled rows of one task.
+
+    Args:
+        task: its name.
+        name: name in results: the task's, with `_part` behind it if these rows are a part of its rows.
+        train: training rows.
+        dev: split → rows to measure on: `validation`; `validation_matched` and `validation_mismatched` for MNLI.
+        sha256: digest of all rows.
+    """
+
+    task: str
+    name: str
+    train: Dataset
+    dev: dict[str, Dataset]
+    sha256: str
+
+
+def check_tasks(names: str | Sequence[str]) -> list[str]:
+    """Check names of GLUE tasks and drop repeated ones; `"glue"` stands for all nine."""
+    expanded: dict[str, None] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if name != "glue":
+            check_task(name, [*GLUE_TASKS, "glue"])
+        expanded |= dict.fromkeys(GLUE_TASKS if name == "glue" else [name])
+    return list(expanded)
+
+
+def check_task(name: str, known: Iterable[str]) -> None:
+    """Refuse, by a ValueError, a task that is none of the known ones."""
+    if name not in known:
+        raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, known)!r}")
+
+
+def _from_hub(task: str) -> dict[str, Dataset]:
+    """Load the splits of a task from the Hub."""
+    hub_name, *config = BENCHMARK_TASKS[task].on_hub
+    splits = ("train", *BENCHMARK_TASKS[task].dev_splits)
+    try:
+        return {split: datasets.load_dataset(hub_name, *config, split=split) for split in splits}
+    except (OSError, RuntimeError, ValueError, HTTP_ERROR) as error:
+        raise ValueError(
+            f"task={task!r} can't be loaded from the Hub ({hub_name}: {first_line(error)[:300]}); check the "
+            "connection, or name local files with --data_dir"
+        ) from error
+
+
+# GLUE
+
+
+def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
+    """Load and check the rows of a task.
+
+    Args:
+        task: name of a GLUE task.
+        data_dir: folder with one folder a task, each with `train.parquet` and `validation.parquet` (MNLI also:
+            `validation_matched.parquet`, `validation_mismatched.parquet`); default: the Hub's `nyu-mll/glue`.
+
+    Raises:
+        ValueError: unknown task, missing or unreadable rows, or labels that the task does not have.
+    """
+    (name,) = check_tasks([task])
+    described = GLUE_TASKS[name]
+    if data_dir is None:
+        splits, data_name = _from_hub(name), name
+    else:
+        splits, data_name = _glue_in_folder(data_folder(name, data_dir))
+    for split, rows in splits.items():
+        _check_labels(rows, described, f"task={name!r}: {split} of {data_dir or described.on_hub[0]}")
+    train, digest = splits.pop("train"), hashlib.sha256()
+    for rows in (train, *splits.values()):
+        columns: list[list[Any]] = [rows[column][:] for column in (*described.columns.texts, "label")]
+        digest.update(json.dumps(columns).encode("utf-8"))
+    return TaskData(name, data_name, train, splits, digest.hexdigest())
+
+
+def data_folder(task: str, data_dir: str | Path) -> Path:
+    """Find the folder of a task, or of a part of it, in `data_dir` or in its folder `glue`."""
+    if not Path(data_dir).is_dir():
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. rte/train.parquet")
+    folders = [Path(data_dir), Path(data_dir, "glue")]
+    for folder in folders:
+        for name in (task, task + PART_SUFFIX):
+            if (folder / name).is_dir():
+                return folder / name
+    known = [name + suffix for name in GLUE_TASKS for suffix in ("", PART_SUFFIX)]
+    present = sorted(name for name in known for folder in folders if (folder / name).is_dir())
+    raise ValueError(
+        f"data_dir={str(data_dir)!r} has no folder {task} and no {task}{PART_SUFFIX}, but "
+        f"{', '.join(present) or 'none of any task'}; add it, or leave that task out"
+    )
+
+
+def _glue_in_folder(folder: Path) -> tuple[dict[str, Dataset], str]:
+    dev = [split for split in ("validation", *_MATCHED) if (folder / f"{split}.parquet").is_file()]
+    # A copy of the matched rows under the plain name would be measured twice.
+    dev = [split for split in dev if split != "validation" or len(dev) == 1]
+    if not (folder / "train.parquet").is_file() or not dev:
+        raise ValueError(f"folder={str(folder)!r} lacks train.parquet or validation.parquet; expected both")
+    return {split: Dataset(_table(folder / f"{split}.parquet")) for split in ("train", *dev)}, folder.name
+
+
+def _table(path: Path) -> pyarrow.Table:
+    label = f"file={str(path)!r}"
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{label} is unreadable ({error}); copy it again") from error
+
+
+def _check_labels(rows: Dataset, task: BenchmarkTask, label: str) -> None:
+    needed = (*task.columns.texts, "label")
+    check_columns(rows.column_names, needed, label, remedy=f"expected {', '.join(needed)}")
+    if len(rows) == 0:
+        raise ValueError(f"{label} has 0 rows; expected at least one")
+    labels = np.asarray(rows["label"][:], dtype=np.float64)
+    if task.kind == VALUES:
+        valid, expected = (labels >= 0) & (labels <= 5), "numbers from 0 to 5"
+    else:
+        valid, expected = np.isin(labels, range(task.num_labels)), f"0 … {task.num_labels - 1}"
+    if not valid.all():
+        raise ValueError(f"{label} has the label {labels[~valid][0]:g}; expected {expected} (test rows have none)")
+
+
+# SQuAD
+
+
+def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
+    """Load and check the questions of a task.
+
+    Args:
+        task: `"squad"` (v1.1) or `"squad_v2"`.
+        data_dir: folder with a training and a development file, or with a folder `task` or `task_part` of such files.
+            If it has only `squad_v2`, `squad` takes the questions that have an answer and counts as a part. Default:
+            the Hub.
+
+    Raises:
+        ValueError: an unknown task, missing or unreadable rows, answers that are not at their `answer_start`.
+    """
+    check_task(task, SQUAD_TASKS)
+    if data_dir is None:
+        name, splits = task, _from_hub(task)
+        splits = {split: rows.select_columns(list(_SQUAD_COLUMNS)) for split, rows in splits.items()}
+    else:
+        name, splits = _squad_in_folder(task, data_dir)
+    digest = hashlib.sha256()
+    for split, rows in splits.items():
+        where = data_dir or SQUAD_TASKS[task].on_hub[0]
+        _check_questions(rows, f"task={task!r}: {split} of {where}", need_answers=task == "squad")
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True).encode("utf-8"))
+    return TaskData(task, name, splits.pop("train"), splits, digest.hexdigest())
+
+
+def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
+    """Find a task's files, `train` and `validation`, without reading them; ValueError for none or several of one."""
+    if not Path(data_dir).is_dir():
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with {_SQUAD_FILES}")
+    # of v2.0 the questions with an answer are a part of v1.1
+    names = [name + suffix for name in dict.fromkeys((task, "squad_v2")) for suffix in ("", PART_SUFFIX)]
+    inside = [Path(data_dir, name) for name in names]
+    folder = next((path for path in inside if path.is_dir()), Path(data_dir))
+    files = {}
+    for split, words in _SQUAD_SPLITS.items():
+        there = sorted(
+            path for path in folder.iterdir() if path.suffix in _SQUAD_SUFFIXES and path.name.lower().startswith(words)
+        )
+        if len(there) != 1:
+            given = ", ".join(path.name for path in there) or "none"
+            raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
+        files[split] = there[0]
+    return files
+
+
+def _squad_in_folder(task: str, data_dir: str | Path) -> tuple[str, dict[str, Dataset]]:
+    files = squad_files(task, data_dir)
+    folder = files["train"].parent
+    splits = {split: _read_questions(path) for split, path in files.items()}
+    is_other = task == "squad" and folder.name.startswith("squad_v2")
+    if is_other:
+        splits = {
+            split: rows.select([place for place, answers in enumerate(rows["answers"][:]) if answers["text"]])
+            for split, rows in splits.items()
+        }
+    is_part = is_other or folder.name.endswith(PART_SUFFIX)
+    return task + PART_SUFFIX * is_part, splits
+
+
+def read_questions(path: str | Path, *, argument: str) -> Dataset:
+    """Read a file of questions, with or without answers; `argument` is its name in messages.
+
+    Raises:
+        ValueError: no such file, unreadable rows, or answers that are not at their `answer_start`.
+    """
+    file = Path(os.path.expanduser(path))
+    label = f"{argument}={str(path)!r}"
+    if file.suffix not in _SQUAD_SUFFIXES or not file.is_file():
+        raise ValueError(f"{label} is no file of {', '.join(_SQUAD_SUFFIXES)}; name one with the columns of SQuAD")
+    rows = _read_questions(file)
+    _check_questions(rows, label, need_answers=False)
+    return rows
+
+
+def _read_questions(path: Path) -> Dataset:
+    label = f"file={str(path)!r}"
+    table = _table(path) if path.suffix == ".parquet" else _json_table(path, label)
+    check_columns(table.column_names, _SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
+    for column in _SQUAD_COLUMNS:
+        if table[column].null_count:
+            raise ValueError(f"{label} has rows without {column!r}; expected empty lists where there is no answer")
+    try:
+        return Dataset(table_cast(table.select(list(_SQUAD_COLUMNS)).combine_chunks(), _SQUAD_FEATURES.arrow_schema))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{label} has columns of other types ({error}); expected strings, and answers with the lists text and "
+            "answer_start"
+        ) from error
+
+
+def _json_table(path: Path, label: str) -> pyarrow.Table:
+    rows = read_json_rows(path, label)
+    rows = list(flattened_questions(rows, label)) if "paragraphs" in rows[0] else rows
+    return table_of(rows, _SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
+
+
+def _check_questions(rows: Dataset, label: str, *, need_answers: bool) -> None:
+    if len(rows) == 0:
+        raise ValueError(f"{label} has 0 questions; expected at least one")
+    identity, count = Counter(rows["id"][:]).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{label} has id={identity!r} {count} times; expected one row a question")
+    check_answers(rows, argument=label, need_answers=need_answers)
+
+
+def check_answers(rows: Iterable[Mapping[str, Any]], *, argument: str, need_answers: bool) -> None:
+    """Check that each answer is at its `answer_start`; `argument` names the rows in messages."""
+    for row in rows:
+        label = f"{argument}: question id={row['id']!r}"
+        if not fits(row["answers"], {"text": [str], "answer_start": [int]}):
+            raise ValueError(
+                f"{label} has answers={short_repr(row['answers'])}; expected the lists text and answer_start, without "
+                "empty entries"
+            )
+        texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+        if need_answers and not texts:
+            raise ValueError(f"{label} has no answer; take the task squad_v2, or drop such rows")
+        if len(texts) != len(starts):
+            raise ValueError(f"{label} has {len(texts)} answers and {len(starts)} answer_start; expected one for each")
+        for text, start in zip(texts, starts, strict=True):
+            found = row["context"][start : start + len(text)]
+            if found != text:
+                raise ValueError(
+                    f"{label} has answer_start={start}, where the context reads {found!r}, not {text!r}; "
+                    "expected characters counted from 0"
+                )

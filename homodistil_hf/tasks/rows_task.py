@@ -1,0 +1,350 @@
+"""The task of labelled rows that no model has names for yet: kind, columns and classes, by columns and values.
+
+`columns.py` finds the columns of a kind, `labels.py`, `tags.py` and `encoding.py` read labels by the names found here.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..files.messages import join_some, short_repr
+from .columns import (
+    CLASS_COLUMNS,
+    SPAN_COLUMNS,
+    TAG_COLUMNS,
+    Columns,
+    ReadRows,
+    class_names,
+    find_columns,
+    is_missing,
+    is_of_words,
+    listed_columns,
+    words_column,
+)
+from .encoding import LEAST_ROWS, check_rows
+from .held_out import apart
+from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
+from .labels import as_list, label_numbers, plain_labels
+from .reading import load_rows
+from .tags import entries_of, span_parts
+
+logger = logging.getLogger(__name__)
+
+_HEADS = {TAGS: "ForTokenClassification", ANSWERS: "ForQuestionAnswering"}
+_PROBLEMS = {
+    CLASSES: "single_label_classification",
+    LABELS: "multi_label_classification",
+    VALUES: "regression",
+}
+_OUTSIDE = "O"
+_NO_OR_YES = {"0", "1", "0.0", "1.0", "false", "true"}
+_MOST_CLASSES = 10  # that a line shows
+_FEW_ROWS, _MANY_ROWS = 3, 100
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """A task of labelled rows.
+
+    Args:
+        columns: of the rows, and their kind.
+        names: of the classes, labels or values; none for answers and for a single value.
+        are_numbered: whether a feature numbers the classes, so that a model may have their numbers instead.
+    """
+
+    columns: Columns
+    names: tuple[str, ...] = ()
+    are_numbered: bool = False
+
+    @property
+    def kind(self) -> str:
+        """One of those in kinds.py."""
+        return self.columns.kind
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of a model's head."""
+        return 2 if self.kind == ANSWERS else max(1, len(self.names))
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The labels, as a model's configuration has them."""
+        names = self.names or [f"LABEL_{number}" for number in range(self.num_labels)]
+        label2id = {name: number for number, name in enumerate(names)}
+        return PreTrainedConfig(
+            id2label=dict(enumerate(names)), label2id=label2id, problem_type=_PROBLEMS.get(self.kind)
+        )
+
+    def check_model(self, model: PreTrainedModel, *, argument: str) -> None:
+        """Refuse, by a ValueError, a model of another kind or of other labels; `argument` names it."""
+        head, config = _HEADS.get(self.kind, "ForSequenceClassification"), model.config
+        if not type(model).__name__.endswith(head):
+            raise ValueError(
+                f"{argument} is a {type(model).__name__}, the rows are for …{head}; fine-tune it on them first"
+            )
+        if self.kind == ANSWERS:
+            return
+        # transformers names classes LABEL_0 … by default; they fit rows whose labels are these numbers
+        numbers = list(map(str, range(self.num_labels)))
+        allowed = [list(self.names), *([numbers] if self.are_numbered else [])]
+        allowed += [[f"LABEL_{name}" for name in names or ["0"]] for names in allowed]
+        if names_of(config) not in allowed:
+            raise ValueError(
+                f"{argument} has the labels {short_repr(names_of(config))}, the rows "
+                f"{short_repr(list(self.names))}; fine-tune it on these rows"
+            )
+        problem = _PROBLEMS.get(self.kind)
+        if problem is not None and config.problem_type not in (None, problem):
+            raise ValueError(
+                f"{argument} has problem_type={config.problem_type!r}, the rows are for {problem!r}; fine-tune it on "
+                "these rows"
+            )
+
+
+class LabelledRows(NamedTuple):
+    """Rows to train on and rows to evaluate on, with their task."""
+
+    task: RowsTask
+    train: Dataset
+    held_out: Dataset
+
+
+def read_labelled(
+    train_data: str,
+    eval_data: str | None,
+    *,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    names: Sequence[str] = (),
+) -> LabelledRows:
+    """Read rows and find their task; rows to evaluate on are kept aside where none are named.
+
+    Args:
+        train_data: a file, folder, glob or Hub data set.
+        eval_data: the same, or None.
+        text_columns: one, or two of a pair; default: found by their usual names.
+        label_column: one, or several with commas between them; default: found by its usual names.
+        names: labels of a teacher, which may be columns.
+
+    Raises:
+        ValueError: rows that can't be read, or labels that are none.
+        OSError: a file can't be read.
+    """
+    train = load_rows([train_data])
+    columns = columns_of_rows(train, text_columns=text_columns, label_column=label_column, names=names)
+    check_rows(train, columns, "train_data", least=LEAST_ROWS)
+    parts = {"train_data": train}
+    if eval_data:
+        parts["eval_data"] = held_out = load_rows([eval_data], split="validation", argument="eval_data")
+        labels = ",".join(columns.labels)
+        config = PreTrainedConfig(num_labels=2)
+        find_columns(
+            held_out, config, columns.kind, text_columns=columns.texts, label_column=labels, argument="eval_data"
+        )
+        check_rows(held_out, columns, "eval_data", least=LEAST_ROWS)
+    task = task_of_rows(parts, columns)
+    if not eval_data:
+        kept, aside = apart(ReadRows(train, task.columns, "train_data"), logger.info)
+        train, held_out = kept.rows, aside.rows
+    if task.kind == CLASSES:
+        _report_classes(task, train, held_out)
+    return LabelledRows(task, train, held_out)
+
+
+# Columns and kind
+
+
+def columns_of_rows(
+    rows: Dataset, *, text_columns: Sequence[str] = (), label_column: str | None = None, names: Sequence[str] = ()
+) -> Columns:
+    """Find columns and kind; arguments as those of [`read_labelled`].
+
+    Raises:
+        ValueError: a column that isn't there, no text, or no labels.
+    """
+    labels = listed_columns(label_column)
+    kind = _kind(rows, text_columns, labels, names)
+    config = PreTrainedConfig(num_labels=2)
+    if names and kind == LABELS:
+        config = PreTrainedConfig(id2label=dict(enumerate(names)))
+    columns = find_columns(rows, config, kind, text_columns=text_columns, label_column=label_column)
+    # a value has usual names that a class hasn't
+    if kind == CLASSES and not columns.labels:
+        columns = find_columns(rows, config, VALUES, text_columns=text_columns)
+    if not columns.labels:
+        _refuse_without_labels(rows, columns)
+    return columns
+
+
+def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str], names: Sequence[str]) -> str:
+    """The kind of rows, by the first values of the columns that their labels would be in."""
+    by_name = {name.lower(): name for name in rows.column_names if name not in texts}
+
+    def column(usual: Sequence[str]) -> list[Any]:
+        """Known values of the column of labels, named or of a usual name."""
+        name = next(iter(labels), None) or next((by_name[name] for name in usual if name in by_name), None)
+        cells = rows[name][:] if name in rows.column_names else []
+        return [cell for cell in cells if not is_missing(cell)]
+
+    if isinstance(next(iter(column(["answers"])), None), Mapping):
+        return ANSWERS
+    has_words = is_of_words(texts) if texts else words_column(rows) is not None
+    if (has_words and column(TAG_COLUMNS)) or any(map(_are_spans, column(SPAN_COLUMNS))):
+        return TAGS
+    cells = column(CLASS_COLUMNS)
+    wanted = [name.lower() for name in names]
+    has_column_each = len(wanted) > 1 and not cells and by_name.keys() >= set(wanted)
+    # several labels are lists, or words that are written as such
+    are_lists = any(isinstance(cell, list) or str(cell).startswith("[") for cell in cells)
+    return LABELS if len(labels) > 1 or has_column_each or are_lists else CLASSES
+
+
+def _are_spans(value: Any) -> bool:
+    return any(isinstance(span, list | dict) for span in (as_list(value) if value else ()))
+
+
+def _refuse_without_labels(rows: Dataset, columns: Columns) -> None:
+    """Refuse rows without a column of labels; say how several columns of numbers are named."""
+    others = [name for name in rows.column_names if name not in columns.texts]
+    several = [name for name in others if _are_worths(rows[name][:])]
+    remedy = f"name text_columns and label_column; it has {join_some(map(short_repr, rows.column_names))}"
+    if len(several) > 1:
+        remedy = (
+            f"{join_some(map(repr, several))} hold numbers: for several values or labels a row set "
+            f"label_column={','.join(several)}, or name one column"
+        )
+    raise ValueError(f"train_data lacks the column 'label'; {remedy}")
+
+
+def _are_worths(cells: Sequence[Any]) -> bool:
+    """Whether cells hold fractions, or 0 and 1 alone; whole numbers may count the rows."""
+    try:
+        numbers = {float(cell) for cell in cells if not is_missing(cell)}
+    except (TypeError, ValueError):
+        return False
+    return any(number % 1 for number in numbers) or numbers == {0.0, 1.0}
+
+
+# Names
+
+
+def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
+    """The task of rows whose columns are known.
+
+    Args:
+        parts: name in messages → rows; the first are those to train on.
+        columns: of all of them.
+
+    Raises:
+        ValueError: labels that are none, fewer than two classes, or one that the rows to train on haven't.
+    """
+    rows = next(iter(parts.values()))
+    if columns.kind in (CLASSES, VALUES):
+        return _of_one_label(parts, columns)
+    if columns.kind == ANSWERS:
+        return RowsTask(columns)
+    if len(columns.labels) > 1:
+        cells = {str(cell).casefold() for name in columns.labels for cell in rows[name][:] if not is_missing(cell)}
+        return RowsTask(replace(columns, kind=LABELS if cells <= _NO_OR_YES else VALUES), columns.labels)
+    values = [value for value in rows[columns.labels[0]][:] if not is_missing(value)]
+    names = class_names(rows.features[columns.labels[0]])
+    if columns.kind == TAGS:
+        task = RowsTask(columns, tuple(names or _tags(values, columns)))
+    else:
+        task = _of_lists([as_list(value) for value in values], columns, names)
+    if len(task.names) < 2:
+        raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
+    return task
+
+
+def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
+    """Values where all labels are numbers and some of them fractions; else classes."""
+    column = columns.labels[0]
+    labels = {argument: plain_labels(rows, column, argument) for argument, rows in parts.items()}
+    types = {type(label) for found in labels.values() for label in found}
+    if float in types and types <= {float, int}:
+        return RowsTask(replace(columns, kind=VALUES))
+    distinct = set(labels["train_data"])
+    if len(distinct) < 2:
+        raise ValueError(f"train_data has the one label {short_repr(*distinct)}; expected two or more")
+    # names of a feature are the classes, in its order; rows of the other file may have its numbers
+    numbered = next((names for rows in parts.values() if (names := class_names(rows.features[column]))), [])
+    names = numbered or list(map(str, sorted(distinct)))
+    known = {*names, *range(len(numbered))}
+    for argument, found in labels.items():
+        unknown = next((label for label in found if label not in known and str(label) not in known), None)
+        if unknown is not None:
+            other = "train_data" if argument == "eval_data" else "eval_data"
+            raise ValueError(
+                f"{argument} has the label {short_repr(unknown)}, which {other} never has "
+                f"({_rows_with(unknown, found)}); correct or drop them"
+            )
+    for argument, found in labels.items():
+        if isinstance(found[0], int) and "." in str(stored := parts[argument][column][0]):
+            logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, stored)
+    return RowsTask(replace(columns, kind=CLASSES), tuple(names), are_numbered=bool(numbered))
+
+
+def _of_lists(lists: list[list[Any]], columns: Columns, names: Sequence[str]) -> RowsTask:
+    flat = [entry for row in lists for entry in row]
+    lengths = {len(row) for row in lists}
+    # equally many numbers a row: one-hot, or values where some are fractions
+    if len(lengths) == 1 and flat and all(isinstance(entry, int | float) for entry in flat):
+        is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
+        if is_hot or any(isinstance(entry, float) for entry in flat):
+            numbers = tuple(map(str, range(lengths.pop())))
+            return RowsTask(replace(columns, kind=LABELS if is_hot else VALUES), numbers)
+    return RowsTask(columns, tuple(names or _with_outside_first(set(map(str, flat)))))
+
+
+def _tags(values: Sequence[Any], columns: Columns) -> list[str]:
+    read = entries_of if columns.are_words else as_list
+    entries = [entry for value in values for entry in read(value)]
+    if columns.are_words:
+        return _with_outside_first({str(tag) for tag in entries if not is_missing(tag)})
+    types = {str(kind) for *_, kind in map(span_parts, entries) if kind is not None}
+    return [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
+
+
+def _with_outside_first(tags: set[str]) -> list[str]:
+    are_numbers = all(tag.isdigit() for tag in tags)
+    ordered = sorted(tags, key=int) if are_numbers else sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag))
+    # numbers without names may have gaps: all up to the largest are classes
+    return list(map(str, range(int(ordered[-1]) + 1))) if are_numbers and ordered else ordered
+
+
+def _report_classes(task: RowsTask, train: Dataset, held_out: Dataset) -> None:
+    """Log the classes with their training rows; warn of those that a misspelt label may have made."""
+    labels, others = (
+        label_numbers(rows, task.columns, task.config, argument)
+        for rows, argument in ((train, "train_data"), (held_out, "eval_data"))
+    )
+    counts, other_counts, names = Counter(labels), Counter(others), task.names
+    logger.info("%d classes: %s", len(names), _listed(f"{name} {counts[i]:,}" for i, name in enumerate(names)))
+    has_many = max(counts.values()) >= _MANY_ROWS
+    doubtful = [
+        f"{short_repr(name)} ({_rows_with(i, labels)} of train_data, {other_counts[i]:,} of eval_data)"
+        for i, name in enumerate(names)
+        if not other_counts[i] or (has_many and counts[i] < _FEW_ROWS)
+    ]
+    if doubtful:
+        logger.warning(
+            "few rows, or none of eval_data, have the class %s; correct or drop them, or add rows", _listed(doubtful)
+        )
+
+
+def _rows_with(label: Any, labels: Sequence[Any]) -> str:
+    """How many rows have a label, and the number of the first, counted from 1."""
+    count = labels.count(label)
+    first = f", the first is row {labels.index(label) + 1:,}" if count else ""
+    return f"{count:,} row{'s' * (count != 1)}{first}"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    shown = list(parts)
+    return ", ".join(shown[:_MOST_CLASSES] + ["…"] * (len(shown) > _MOST_CLASSES))
