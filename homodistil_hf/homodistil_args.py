@@ -163,14 +163,31 @@ class HomoDistilTrainingArguments(DistillationArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_pruning()
+        for kind in PRUNING_KINDS:
+            check_window(self, kind)
+        if self.layers_start_fraction is not None or self.layers_end_fraction is not None:
+            check_window(self, LAYERS)
+        _check_scores(self)
+        if self.kept_layers is not None:
+            self.kept_layers = json.dumps(self.kept_layer_indices)
         if self.attention_weight:
             refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
     @property
     def kept_layer_indices(self) -> list[int] | None:
-        """`kept_layers` as numbers."""
-        return None if self.kept_layers is None else _indices_in(self.kept_layers)
+        """`kept_layers` as numbers; a ValueError where it is no list of them."""
+        layers: Any = self.kept_layers
+        if layers is None:
+            return None
+        try:
+            indices = parse_json(layers, "kept_layers") if isinstance(layers, str) else layers
+        except ValueError:
+            indices = None
+        if not (isinstance(indices, list | tuple) and indices and all(map(is_int, indices))):
+            raise ValueError(
+                f"kept_layers={short_repr(layers)}: expected indices of layers, rising from 0, such as [0, 1, 3, 5]"
+            )
+        return list(indices)
 
     @property
     def scores_layers(self) -> bool:
@@ -201,15 +218,6 @@ class HomoDistilTrainingArguments(DistillationArguments):
             longest = max(end - start for start, end in windows.values()) * total_steps
             interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
         return PruningSchedule(windows, interval, total_steps)
-
-    def _check_pruning(self) -> None:
-        for kind in PRUNING_KINDS:
-            check_window(self, kind)
-        if self.layers_start_fraction is not None or self.layers_end_fraction is not None:
-            check_window(self, LAYERS)
-        _check_scores(self)
-        if self.kept_layers is not None:
-            self.kept_layers = json.dumps(self.kept_layer_indices)
 
 
 @dataclass
@@ -245,19 +253,6 @@ WITHOUT_PART_BESIDE_A_START = {
     "projection_init": "projections start with what fits the teacher best",
 }
 """Setting → why it changes nothing where a student keeps the widths of the small model that it starts from."""
-
-
-def _indices_in(layers: Any) -> list[int]:
-    """Read `kept_layers`, a list or its text."""
-    try:
-        found = parse_json(layers, "kept_layers") if isinstance(layers, str) else layers
-    except ValueError:
-        found = None
-    if not (isinstance(found, list | tuple) and found and all(map(is_int, found))):
-        raise ValueError(
-            f"kept_layers={short_repr(layers)}: expected indices of layers, rising from 0, such as [0, 1, 3, 5]"
-        )
-    return list(found)
 
 
 def _check_scores(args: HomoDistilTrainingArguments) -> None:

@@ -28,6 +28,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from typing_extensions import override
 
 from .export.method_card import MethodCard
 from .files.checkpoints import SCORES_FILE
@@ -127,10 +128,14 @@ class HomoDistilTrainer(DistillationTrainer):
         """
         step = self.state.global_step
         # layers first, so that masks are chosen for the layers that are left
-        has_fewer_layers = self._fade_layers(step)
+        staying = self.pruner.fade(step, self.schedule, optimizer=self.bare_optimizer)
+        if staying is not None:
+            self._leave_out(staying)
+        elif (gates := self.pruner.gates) is not None and gates.leaving and not gates.are_removed:
+            self.distillation.fade(gates.kept or (), gates.value)
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
         # parameters went without a mask: DDP must be wrapped again all the same
-        if masks is None and has_fewer_layers:
+        if masks is None and staying is not None:
             masks = full_masks(self.pruner.groups)
         if masks is None:
             return
@@ -139,15 +144,6 @@ class HomoDistilTrainer(DistillationTrainer):
         self.on_resized(masks)
         if self.pruner.plan_reached:
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
-
-    def _fade_layers(self, step: int) -> bool:
-        """Let the layers that leave count less; whether they were removed now."""
-        kept = self.pruner.fade(step, self.schedule, optimizer=self.bare_optimizer)
-        if kept is not None:
-            self._leave_out(kept)
-        elif (gates := self.pruner.gates) is not None and gates.leaving and not gates.are_removed:
-            self.distillation.fade(gates.kept or (), gates.value)
-        return kept is not None
 
     def _leave_out(self, kept: Sequence[int]) -> None:
         """Compare the student as it is without the other layers."""
@@ -199,7 +195,7 @@ class HomoDistilTrainer(DistillationTrainer):
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
     ) -> Start:
-        """Also start from a small model, where its teacher is fine-tuned; a general one gets a head."""
+        """The base's start, or a small model beside a fine-tuned teacher; a general model gets a head."""
         if teacher_model is None:
             return super().start_from(model, teacher_model, plan)
         from .training.small_start import started_pair  # heads of tasks, for such a pair alone
@@ -222,7 +218,7 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @classmethod
     def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
-        """Also leave out layers, and refuse some that could not be chosen; as [`DistillationTrainer.plan_of`]."""
+        """Like [`DistillationTrainer.plan_of`], but may leave out layers; refuses layers that could not be chosen."""
         if not (cls.has_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
         plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if args.scores_layers else 0)
@@ -368,48 +364,48 @@ class HomoDistilTrainer(DistillationTrainer):
         return self.pruner.plan_reached
 
     def dense_student(self, *, format: str = "standard", allow_partial: bool = False) -> PreTrainedModel:
-        """As [`DistillationTrainer.dense_student`]; on its way a student has the nearest possible widths."""
+        """Like [`DistillationTrainer.dense_student`]; on its way a student has the nearest possible widths."""
         if self.is_finished or not allow_partial:
             return super().dense_student(format=format, allow_partial=allow_partial)
         from .export.student_in_folder import narrowed_copy
 
         return narrowed_copy(self.pruner, format=format)
 
+    @override
     def state_to_save(self) -> dict[str, Any]:
-        """Also how far pruning has come."""
         return super().state_to_save() | {"pruner": self.pruner.state_dict()}
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""
         return self.pruner.state_tensors()
 
+    @override
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Also refuse the scores of another metric."""
         super().check_state(state, folder)
         self.pruner.check_metric(state["pruner"])
 
     def status(self) -> dict[str, float]:
-        """Also `kept_fraction_layers`, where layers leave: each counts as much as its output does."""
+        """The base's, and `kept_fraction_layers` where layers leave: each counts as much as its output does."""
         gates = self.pruner.gates
         return super().status() | ({} if gates is None else {f"kept_fraction_{LAYERS}": gates.kept_fraction})
 
     def take_layers(self, state: Mapping[str, Any]) -> None:
         """Leave out the layers that the student of a checkpoint has lost."""
-        gates, found = self.pruner.gates, state["pruner"].get("gates")
-        if gates is None or found is None:
+        gates, saved = self.pruner.gates, state["pruner"].get("gates")
+        if gates is None or saved is None:
             return
         # layers at 0 were removed, and don't come back: another choice needs a new trainer
-        is_removed = found["value"] == 0
-        if gates.are_removed and (not is_removed or list(gates.kept or ()) != found["kept"]):
+        is_removed = saved["value"] == 0
+        if gates.are_removed and (not is_removed or list(gates.kept or ()) != saved["kept"]):
             raise ValueError(
                 f"the student has layers {list(gates.kept or ())} left, the checkpoint's has others; resume in "
                 "a new trainer"
             )
         if is_removed and not gates.are_removed:
-            self._leave_out(self.pruner.remove_layers(tuple(found["kept"]), optimizer=self.bare_optimizer))
+            self._leave_out(self.pruner.remove_layers(tuple(saved["kept"]), optimizer=self.bare_optimizer))
 
+    @override
     def read_state(self, folder: Path) -> dict[str, Any]:
-        """Also scores and how far pruning had come."""
         state = super().read_state(folder)
         self.pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
         return state
@@ -418,7 +414,7 @@ class HomoDistilTrainer(DistillationTrainer):
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:
     """A sentence for the card on the layers that left."""
     start, end = args.pruning_window(LAYERS)
-    how = f"faded out from {start:.0%} to {end:.0%} of the run" if end else "were removed before the first step"
+    left = f"faded out from {start:.0%} to {end:.0%} of the run" if end else "were removed before the first step"
     others = "those with the lowest scores" if args.kept_layers is None else "the others"
     names = ", ".join(map(str, kept))
-    return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {how}."
+    return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {left}."

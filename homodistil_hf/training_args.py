@@ -192,21 +192,20 @@ class ExactArguments(TrainingArguments):
     def __post_init__(self) -> None:
         epochs_count = not is_int(self.max_steps) or self.max_steps < 1
         check_fields(self, {name: limits for name, limits in _RANGES.items() if epochs_count or name != _EPOCHS})
-        self._refuse_without_part()
+        refuse_without_part(self, self.no_part, run=f"a run of {type(self).__name__.removesuffix('Arguments')}")
         _refuse_unsupported(self)
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
-        _prefer_less_discrepancy(self)
+        # Trainer would take all metrics but losses for the better the greater they are
+        if self.greater_is_better is None and (self.metric_for_best_model or "").split("_")[-1] == "kl":
+            self.greater_is_better: bool | None = False
         super().__post_init__()
         _refuse_missing_trackers(self)
         _try_optimizer(self)
 
-    def _refuse_without_part(self) -> None:
-        refuse_without_part(self, self.no_part, run=f"a run of {type(self).__name__.removesuffix('Arguments')}")
-
     def to_dict(self) -> dict[str, Any]:
-        """As Trainer's, without settings that have no part in the run."""
+        """Trainer's values, without settings that have no part in the run."""
         return {name: value for name, value in super().to_dict().items() if name not in self.no_part}
 
     def own_settings(self) -> dict[str, Any]:
@@ -328,7 +327,11 @@ class DistillationArguments(ExactArguments):
             self.student = json.dumps(self.student)
         self.student = share_as_budget(self.student)
         super().__post_init__()
-        _refuse_other_optimizers(self)
+        if (optimizer := OptimizerNames(self.optim).value) not in SLICEABLE_OPTIMIZERS:
+            raise ValueError(
+                f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
+                f"{', '.join(SLICEABLE_OPTIMIZERS)}"
+            )
         _refuse_compiling(self)
         _refuse_two_curves(self)
         weights = self.loss_weights()
@@ -349,17 +352,11 @@ class DistillationArguments(ExactArguments):
         return self.lr_scheduler_type == "linear"
 
 
-def _prefer_less_discrepancy(args: TrainingArguments) -> None:
-    # Trainer would take all metrics but losses for the better the greater they are.
-    if args.greater_is_better is None and (args.metric_for_best_model or "").split("_")[-1] == "kl":
-        args.greater_is_better = False
-
-
 def _refuse_unsupported(args: ExactArguments) -> None:
-    given = {name: getattr(args, name, None) for name in _REMEDIES}
+    settings = {name: getattr(args, name, None) for name in _REMEDIES}
     launches = {name: os.environ.get(name, "") for name in _LAUNCHES_THAT_SPLIT}
-    given |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
-    for name, value in given.items():
+    settings |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
+    for name, value in settings.items():
         if value:
             words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
             remedy = _REMEDIES.get(name, _USE_DDP)
@@ -387,30 +384,21 @@ def _try_optimizer(args: ExactArguments) -> None:
 
     if args.optim not in SLICEABLE_OPTIMIZERS:
         return  # others may need the model
-    given = {"optim": args.optim, "optim_args": args.optim_args}
+    tried = {"optim": args.optim, "optim_args": args.optim_args}
     try:
         rated = args if args.learning_rate is not None else with_settings(args, learning_rate=_TRIAL_RATE)
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(rated)
         optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **settings)
         if not args.follows_pruning:
             curve, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
-            given = {"lr_scheduler_type": curve, "lr_scheduler_kwargs": kwargs}
+            tried = {"lr_scheduler_type": curve, "lr_scheduler_kwargs": kwargs}
             steps = args.max_steps if args.max_steps > 0 else _TRIAL_STEPS
             get_scheduler(curve, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs)
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        words = ", ".join(f"{name}={short_repr(getattr(value, 'value', value))}" for name, value in given.items())
+        words = ", ".join(f"{name}={short_repr(getattr(value, 'value', value))}" for name, value in tried.items())
         raise ValueError(
             f"{words} can't be used ({type(error).__name__}: {first_line(error)}); mend or leave them out"
         ) from error
-
-
-def _refuse_other_optimizers(args: DistillationArguments) -> None:
-    optimizer = OptimizerNames(args.optim).value
-    if optimizer not in SLICEABLE_OPTIMIZERS:
-        raise ValueError(
-            f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
-            f"{', '.join(SLICEABLE_OPTIMIZERS)}"
-        )
 
 
 def _refuse_compiling(args: DistillationArguments) -> None:

@@ -110,8 +110,8 @@ def multi_label_terms(
     labels = labels_RC.to(exact)
     is_known = labels != UNKNOWN_VALUE
     # unknown labels weigh 0
-    own = with_logits(student, labels.masked_fill(~is_known, 0.0), weight=is_known.to(exact))
-    return own / num_classes, kl / num_classes
+    errors = with_logits(student, labels.masked_fill(~is_known, 0.0), weight=is_known.to(exact))
+    return errors / num_classes, kl / num_classes
 
 
 def hidden_error(

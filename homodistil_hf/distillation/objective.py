@@ -157,8 +157,8 @@ class DistillationLoss:
         with self._recording("student") as student_heads:
             student = model(**forward)
         with self.autocast():
-            own, kl = self._prediction_terms(student, teacher, inputs)
-        terms = {self.task.name: own / num_predictions, "kl": kl / num_predictions}
+            own_loss, kl = self._prediction_terms(student, teacher, inputs)
+        terms = {self.task.name: own_loss / num_predictions, "kl": kl / num_predictions}
         mask_BT = inputs.get("attention_mask")
         if forward["output_hidden_states"]:
             errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
@@ -192,8 +192,8 @@ class DistillationLoss:
                 # state 0 is the embeddings', so layer i ends in state i + 1
                 layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
                 of_layers = [
-                    hidden_error(teacher[i + 1], project(own), mask_BT, is_relative=self._is_pre_norm)
-                    for i, project, own in layers
+                    hidden_error(teacher[i + 1], project(states), mask_BT, is_relative=self._is_pre_norm)
+                    for i, project, states in layers
                 ]
                 errors["hidden"] = self._sum("hidden", of_layers)
             if self.weights["embedding"]:

@@ -90,9 +90,9 @@ class Task:
 
         ```
         """
-        found = dict(inputs)
-        if "masked_positions" in found:
-            return found
+        batch = dict(inputs)
+        if "masked_positions" in batch:
+            return batch
         self._check_batch(inputs)
         labels, mask_BT = self._all_labels(inputs), inputs.get("attention_mask")
         # all three counts in one copy, as every copy waits for the device
@@ -103,10 +103,10 @@ class Task:
         if is_wrong:
             self.check_values(labels, "a batch")
         # Not `nonzero`, which would copy from the device once more.
-        found["masked_positions"] = counted_N.int().argsort(descending=True, stable=True)[:num_counted]
+        batch["masked_positions"] = counted_N.int().argsort(descending=True, stable=True)[:num_counted]
         if not is_padded:
-            found.pop("attention_mask", None)
-        return found
+            batch.pop("attention_mask", None)
+        return batch
 
     def model_inputs(self, inputs: Inputs, *models: PreTrainedModel) -> dict[str, torch.Tensor]:
         """Return the keyword arguments of the models' forward: no labels, but masked words' positions.

@@ -195,8 +195,8 @@ def _compare(
     # so few rows that their exact copies stay small, on a CPU in its cache
     for rows in slices(len(student_RV), num_elements // student_RV.shape[-1]):
         student, teacher = _logits(student_RV[rows], biases[0]), _logits(teacher_RV[rows], biases[1])
-        found, gradient = _compare_exactly(student, teacher, labels_R[rows], weights)
-        terms += found
+        of_rows, gradient = _compare_exactly(student, teacher, labels_R[rows], weights)
+        terms += of_rows
         if gradient is not None:
             student_RV[rows] = gradient  # rounded to the type of the products
     return terms

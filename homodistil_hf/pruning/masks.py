@@ -84,7 +84,10 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
 
     ```
     """
-    cpu_scores = _on_cpu(scores)
+    # all scores at once: every copy from a device waits for it
+    values = torch.cat([of_group.detach() for of_group in scores.values()]).cpu()
+    sizes = [len(of_group) for of_group in scores.values()]
+    cpu_scores = dict(zip(scores, values.split(sizes), strict=True))
     chosen = {"hidden": best_units(cpu_scores["hidden"], masks["hidden"], plan.hidden_size)}
     if plan.embedding_size is not None:
         chosen["embedding"] = best_units(cpu_scores["embedding"], masks["embedding"], plan.embedding_size)
@@ -93,8 +96,8 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
         chosen[head] = best_units(cpu_scores[head], masks[head], widths.num_attention_heads)
         # Channels compete inside their head only, and only in heads that stay: a layer's heads share one head size.
         by_head = (len(chosen[head]), -1)
-        own = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
-        for name in (*own, f"value_output.{index}"):
+        query_key = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]
+        for name in (*query_key, f"value_output.{index}"):
             available = masks[name].view(by_head) & chosen[head][:, None]
             chosen[name] = best_units(cpu_scores[name].view(by_head), available, widths.head_dim).flatten()
         chosen[ffn] = best_units(cpu_scores[ffn], masks[ffn], widths.intermediate_size)
@@ -116,12 +119,6 @@ def best_units(scores: torch.Tensor, mask: torch.Tensor, num_kept: int) -> torch
     order = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :num_kept]
     # All channels of a dropped head rank −∞, and the sort still picks some of them: the mask takes them out again.
     return torch.zeros_like(mask).scatter_(-1, order, True) & mask
-
-
-def _on_cpu(scores: UnitTensors) -> UnitTensors:
-    """Copy all scores at once: every copy from a device waits for it."""
-    values = torch.cat([values.detach() for values in scores.values()]).cpu()
-    return dict(zip(scores, values.split([len(values) for values in scores.values()]), strict=True))
 
 
 def mask_digest(masks: UnitTensors) -> bytes:

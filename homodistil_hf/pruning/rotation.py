@@ -184,11 +184,11 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
         model: a student whose heads are all there.
         moments: the result of [`head_moments`]. A layer that has seen no token keeps its bases.
     """
-    for layer, found in moments.items():
-        if found[0, 0, -1, -1] == 0:  # the number of tokens
+    for layer, sums in moments.items():
+        if sums[0, 0, -1, -1] == 0:  # the number of tokens
             continue
         queries, keys, values, output = architecture_of(model.config).attention_linears(model, layer)
-        query, key, context = found.cpu()
+        query, key, context = sums.cpu()
         # Means first, because they belong to channels in the old bases.
         centre_values(values, output, means=_mean(context).flatten())
         num_heads, size = len(context), context.shape[-1] - 1

@@ -93,7 +93,7 @@ class MovementScores(SensitivityScores):
     def update(
         self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0, smoothing: float | None = None
     ) -> None:
-        """Add the movement of one optimizer step; arguments as [`SensitivityScores.update`]."""
+        """Add the movement of one optimizer step; arguments as in [`SensitivityScores.update`]."""
         before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _product), gradient_scale)
         self.state = dict(zip(self.state, torch._foreach_sub(before, now), strict=True))
 
@@ -110,7 +110,8 @@ class MagnitudeScores(SensitivityScores):
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Current magnitudes; arguments and return as [`SensitivityScores.scores`]."""
-        return unit_sums({name: (p.detach(), p.detach()) for name, p in parameters.items()}, groups, _magnitude)
+        pairs = {name: (p.detach(), p.detach()) for name, p in parameters.items()}
+        return unit_sums(pairs, groups, lambda weights, _: list(torch._foreach_abs(weights)))
 
 
 METRICS: dict[str, type[SensitivityScores]] = {
@@ -142,24 +143,24 @@ def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTenso
     for group in groups.values():
         for piece in group.slices:
             dims.setdefault(piece.parameter, set()).add(piece.dim)
-    found = _sums_by_dim({name: pairs[name] for name in dims if name in pairs}, dims, importance)
-    device = next((sums.device for sums in found.values()), None)
-    return {name: _sums_of_units(group, found, device) for name, group in groups.items()}
+    sums = _sums_by_dim({name: pairs[name] for name in dims if name in pairs}, dims, importance)
+    device = next((of_dim.device for of_dim in sums.values()), None)
+    return {name: _sums_of_units(group, sums, device) for name, group in groups.items()}
 
 
 def _sums_by_dim(
     pairs: Pairs, dims: Mapping[str, set[int]], importance: Importance
 ) -> dict[tuple[str, int], torch.Tensor]:
     """Return (parameter, dimension) → the sum of the importance over all other dimensions."""
-    parts: dict[tuple[str, int], list[torch.Tensor]] = {}
+    by_chunk: dict[tuple[str, int], list[torch.Tensor]] = {}
     for names, (firsts, seconds) in _portions(pairs):
         for name, value in zip(names, importance(firsts, seconds), strict=True):
             for dim in dims[name]:
-                parts.setdefault((name, dim), []).append(sums_along(value, dim))
+                by_chunk.setdefault((name, dim), []).append(sums_along(value, dim))
     # Rows follow each other along dimension 0; along the others every chunk has a share.
     return {
         (name, dim): sums[0] if len(sums) == 1 else torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0)
-        for (name, dim), sums in parts.items()
+        for (name, dim), sums in by_chunk.items()
     }
 
 
@@ -167,16 +168,12 @@ def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple
     """Yield names and their tensors, a list for each column: all at once, or on a CPU a few rows of one parameter."""
     if not tensors:
         return
-    if not _is_cached(tensors):
+    if any(columns[0].device.type != "cpu" for columns in tensors.values()):
         yield list(tensors), [list(column) for column in zip(*tensors.values(), strict=True)]
         return
     for name, columns in tensors.items():
         for rows in row_slices(columns[0], CPU_CHUNK_ELEMENTS):
             yield [name], [[column[rows]] for column in columns]
-
-
-def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
-    return all(columns[0].device.type == "cpu" for columns in tensors.values())
 
 
 def _sums_of_units(
@@ -189,8 +186,8 @@ def _sums_of_units(
             by_map.setdefault(piece.units, []).append(sums[piece.parameter, piece.dim])
     # (slices, indices) → (slices, units, indices of a unit) → (units)
     totals = [
-        torch.stack(found).sum(0) if units is None else units.by_unit(torch.stack(found), group.num_units).sum((0, 2))
-        for units, found in by_map.items()
+        torch.stack(rows).sum(0) if units is None else units.by_unit(torch.stack(rows), group.num_units).sum((0, 2))
+        for units, rows in by_map.items()
     ]
     return functools.reduce(torch.add, totals) if totals else torch.zeros(group.num_units, device=device)
 
@@ -207,7 +204,3 @@ def _sensitivity(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -> 
     products = _product(weights, gradients)
     torch._foreach_abs_(products)
     return products
-
-
-def _magnitude(weights: list[torch.Tensor], _: list[torch.Tensor]) -> list[torch.Tensor]:
-    return list(torch._foreach_abs(weights))

@@ -390,9 +390,9 @@ class DistillationTrainer(ExactTrainer):
 
         # projections to the teacher don't count: no export has them
         named = self.model.named_parameters()
-        own = sum(tensor.numel() for name, tensor in named if not name.startswith(PROJECTIONS))
-        full = sum(tensor.numel() for tensor in self.distillation.teacher.exact.parameters())
-        return f"{times(full, own)} smaller" if own < full else ""
+        num_kept = sum(tensor.numel() for name, tensor in named if not name.startswith(PROJECTIONS))
+        num_all = sum(tensor.numel() for tensor in self.distillation.teacher.exact.parameters())
+        return f"{times(num_all, num_kept)} smaller" if num_kept < num_all else ""
 
     @property
     def kept(self) -> WidthPlan:

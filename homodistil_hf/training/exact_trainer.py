@@ -579,9 +579,9 @@ class ExactTrainer(Trainer):
 
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """Refuse a checkpoint of another run by a ValueError, and warn of other settings; `state` is its content."""
-        own = self.state_to_save()
-        check_same_run(state, own, folder)
-        warn_of_other_settings(own["settings"], state["settings"])
+        expected = self.state_to_save()
+        check_same_run(state, expected, folder)
+        warn_of_other_settings(expected["settings"], state["settings"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a model of other widths. The optimizer doesn't exist yet.

@@ -171,11 +171,20 @@ def prepare(
         ValueError: impossible plan, unsupported model, teacher and student that can't be compared, or an output folder
             that can't be written.
     """
-    for name, given in {"model": model, "teacher": model if teacher is None else teacher}.items():
-        refuse_no_model(given, name)
-        if isinstance(given, PreTrainedModel):
-            check_whole_model(name, given)
-    student, plan = _student_and_plan(model, args, resolve, needs_head=needs_head)
+    for name, source in {"model": model, "teacher": model if teacher is None else teacher}.items():
+        refuse_no_model(source, name)
+        if isinstance(source, PreTrainedModel):
+            check_whole_model(name, source)
+    if isinstance(model, str):
+        # the plan comes before the weights: an impossible one costs no time
+        config = load_encoder_config(model, token=args.hub_token, argument="model")
+        plan = resolve(args, config)
+        loaded = load_encoder(model, config=config, token=args.hub_token, argument="model")
+        student = to_student(loaded, argument="model")
+    else:
+        student = to_student(model, needs_head=needs_head, argument="model").float()
+        _freeze_alike(student, model)
+        plan = resolve(args, model.config)
     check_stock_shapes(student, plan)
     if isinstance(teacher, str):
         teacher = load_encoder(teacher, token=args.hub_token)
@@ -185,30 +194,15 @@ def prepare(
         for attentive in (student, guide):
             attentive.set_attn_implementation("eager")
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
-    _set_dropout(student, args.student_dropout)
+    if args.student_dropout is not None:
+        _set_dropout(student, args.student_dropout)
     _attach_projections(student, guide, args, init=projection_init)
-    if teacher is not None:
-        _take_over_projections(student, model)
+    # a student that goes on with its teacher has learned its projections
+    earlier, fresh = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
+    if teacher is not None and earlier is not None and _shapes(earlier) == _shapes(fresh):
+        fresh.load_state_dict(dict(earlier.named_parameters()))
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
     return Preparation(student, frozen, plan)
-
-
-def _student_and_plan(
-    model: str | PreTrainedModel,
-    args: DistillationArguments,
-    resolve: Resolve,
-    *,
-    needs_head: bool,
-) -> tuple[LayerwiseModel, WidthPlan]:
-    if isinstance(model, str):
-        # the plan comes before the weights: an impossible one costs no time
-        config = load_encoder_config(model, token=args.hub_token, argument="model")
-        plan = resolve(args, config)
-        loaded = load_encoder(model, config=config, token=args.hub_token, argument="model")
-        return to_student(loaded, argument="model"), plan
-    student = to_student(model, needs_head=needs_head, argument="model").float()
-    _freeze_alike(student, model)
-    return student, resolve(args, model.config)
 
 
 def _freeze_alike(student: LayerwiseModel, model: PreTrainedModel) -> None:
@@ -234,18 +228,18 @@ def _check_pair(
     # attention is compared layer by layer, and so are hidden states of equally many layers
     compares_attention = weights.get("attention", 0.0) > 0
     by_layer = compares_attention or (has_same_layers and weights.get("hidden", 0.0) > 0)
-    for what, given, expected in _compared(teacher, student, by_layer=by_layer):
-        if given != expected:
+    for what, of_teacher, of_student in _compared(teacher, student, by_layer=by_layer):
+        if of_teacher != of_student:
             remedy = "choose another teacher"
             if what.startswith(("problem_type", "id2label")):
                 remedy += ", or set it in teacher.config where both mean the same"
-            raise ValueError(f"teacher has {what}={given}, the student {expected}; both must agree, {remedy}")
+            raise ValueError(f"teacher has {what}={of_teacher}, the student {of_student}; both must agree, {remedy}")
     for what in ("max_position_embeddings", "type_vocab_size"):
-        given, expected = (getattr(config, what, 0) for config in (teacher.config, student.config))
-        if given < expected:
+        of_teacher, of_student = (getattr(config, what, 0) for config in (teacher.config, student.config))
+        if of_teacher < of_student:
             raise ValueError(
-                f"teacher has {what}={given}, fewer than the student's {expected}, so it can't read all that the "
-                f"student can; choose another teacher, or a model of at most {given}"
+                f"teacher has {what}={of_teacher}, fewer than the student's {of_student}, so it can't read all that "
+                f"the student can; choose another teacher, or a model of at most {of_teacher}"
             )
     architecture = architecture_of(student.config)
     if compares_attention and architecture.scores_have_positions:
@@ -277,12 +271,12 @@ def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: boo
             yield f"id2label[{label}]", teacher.config.id2label.get(label), word
 
 
-def _set_dropout(student: LayerwiseModel, rate: float | None) -> None:
+def _set_dropout(student: LayerwiseModel, rate: float) -> None:
     # On the modules, not in the configuration: an export keeps the teacher's rates for its fine-tuning.
     for module in modules_of(student, nn.Dropout):
-        module.p = module.p if rate is None else rate
+        module.p = rate
     for module in student.modules():
-        if rate is not None and isinstance(getattr(module, "attention_dropout", None), float | int):
+        if isinstance(getattr(module, "attention_dropout", None), float | int):
             module.attention_dropout = rate  # of attention that has no module for it
 
 
@@ -304,13 +298,6 @@ def _attach_projections(
     student._keys_to_ignore_on_save = {f"{PROJECTIONS}.{name}" for name in projections.state_dict()}
 
 
-def _take_over_projections(student: LayerwiseModel, model: str | PreTrainedModel) -> None:
-    """Keep projections that `model` has learned: a student that goes on with its teacher would learn them anew."""
-    earlier, own = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
-    if earlier is not None and _shapes(earlier) == _shapes(own):
-        own.load_state_dict(dict(earlier.named_parameters()))
-
-
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in module.named_parameters()}
 
@@ -322,7 +309,7 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, s
     optimizer of other parameters is refused.
     """
     names = {} if model is None else {parameter: name for name, parameter in model.named_parameters()}
-    own = dict(student.named_parameters())
+    parameters = dict(student.named_parameters())
     for group in optimizer.param_groups:
         unknown = [parameter for parameter in group["params"] if parameter not in names]
         if unknown:
@@ -333,18 +320,13 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, s
             )
         # the state first: it is keyed by the old parameters, which the group then loses
         for parameter in group["params"]:
-            if parameter in optimizer.state and names[parameter] in own:
-                optimizer.state[own[names[parameter]]] = optimizer.state.pop(parameter)
-        group["params"] = [own[names[parameter]] for parameter in group["params"] if names[parameter] in own]
+            if parameter in optimizer.state and names[parameter] in parameters:
+                optimizer.state[parameters[names[parameter]]] = optimizer.state.pop(parameter)
+        kept = [names[parameter] for parameter in group["params"] if names[parameter] in parameters]
+        group["params"] = [parameters[name] for name in kept]
     # projections have no counterpart in the model
-    projections = [parameter for name, parameter in own.items() if name.startswith(f"{PROJECTIONS}.")]
+    projections = [parameter for name, parameter in parameters.items() if name.startswith(f"{PROJECTIONS}.")]
     optimizer.param_groups[0]["params"].extend(projections)
-    for projection in projections:
-        optimizer.state.update(_state_from_the_start(optimizer, projection))
-
-
-def _state_from_the_start(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[torch.Tensor, Any]:
-    # The others make their state at their first step; Adagrad does so too in newer versions of torch.
-    if not isinstance(optimizer, torch.optim.Adagrad):
-        return {}
-    return dict(torch.optim.Adagrad([parameter], **optimizer.defaults).state)
+    # the others make their state at their first step; Adagrad does so too in newer versions of torch
+    if isinstance(optimizer, torch.optim.Adagrad) and projections:
+        optimizer.state.update(torch.optim.Adagrad(projections, **optimizer.defaults).state)

@@ -13,8 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,9 +59,9 @@ def student_push(
     folder: Path, repo_id: str, args: TrainingArguments, *, tags: str | Sequence[str] = (), **settings: Any
 ) -> Push:
     """The push of an export, without doing it; settings as [`push_export`], None means the run's setting."""
-    given = {name: value for name, value in settings.items() if value is not None}
+    changed = {name: value for name, value in settings.items() if value is not None}
     tags = [tags] if isinstance(tags, str) else tags
-    return partial(push_export, folder, repo_id, tags=tags, **_where(args) | given)
+    return partial(push_export, folder, repo_id, tags=tags, **_where(args) | changed)
 
 
 def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -> list[Push]:
@@ -70,7 +69,15 @@ def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -
     if args.hub_strategy not in _WITH_CHECKPOINTS:
         return []
     in_repo = LAST_CHECKPOINT if args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
-    return [partial(_push_and_remove, _linked_aside(checkpoint), repo_id, path_in_repo=in_repo, **_where(args))]
+    aside = _linked_aside(checkpoint)
+
+    def push() -> None:
+        try:
+            push_checkpoint(aside, repo_id, path_in_repo=in_repo, **_where(args))
+        finally:
+            shutil.rmtree(aside.parent, ignore_errors=True)
+
+    return [push]
 
 
 def push_aside(
@@ -98,7 +105,7 @@ def push_aside(
     api = HfApi()  # runs them one after the other
     jobs = [api.run_as_future(push) for push in pushes]
     for job in jobs:
-        job.add_done_callback(_log_failed_push)
+        job.add_done_callback(lambda ended: _warn(failure) if (failure := ended.exception()) else None)
     return PushInProgress(jobs)
 
 
@@ -108,29 +115,17 @@ def _where(args: TrainingArguments) -> dict[str, Any]:
 
 def _linked_aside(checkpoint: Path) -> Path:
     """The same files under a name that `save_total_limit` doesn't remove: a slow push may outlive its checkpoint."""
+
+    def link_or_copy(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, target)
+
     aside = checkpoint.parent / _PUSHING_NAME
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=_link_or_copy)
+    shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=link_or_copy)
     return aside / checkpoint.name
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
-
-
-def _push_and_remove(folder: Path, repo_id: str, **settings: Any) -> None:
-    try:
-        push_checkpoint(folder, repo_id, **settings)
-    finally:
-        shutil.rmtree(folder.parent, ignore_errors=True)
-
-
-def _log_failed_push(job: Future) -> None:
-    if error := job.exception():
-        _warn(error)
 
 
 def _warn(error: BaseException) -> None:
@@ -164,13 +159,13 @@ def parse_address(address: str) -> HubAddress:
 
     ```
     """
-    found = _ADDRESS.fullmatch(address)
-    if found is None or ".." in address.split("/"):
+    match = _ADDRESS.fullmatch(address)
+    if match is None or ".." in address.split("/"):
         raise ValueError(
             f"resume_from_checkpoint={address!r} is no address on the Hub; expected "
             f"hf://user/name[@revision][/folder], e.g. hf://me/my-student or hf://me/my-student@main/{LAST_CHECKPOINT}"
         )
-    repo_id, revision, folder = found.groups()
+    repo_id, revision, folder = match.groups()
     return HubAddress(repo_id, unquote(revision) if revision else None, folder or LAST_CHECKPOINT)
 
 
@@ -233,8 +228,10 @@ def check_address(address: str, *, token: str | None = None) -> None:
     at = parse_address(address)
     with _fetch_errors(address, token):
         manifest = f"{at.folder}/{MANIFEST_NAME}"
-        found = persistently(lambda: HfApi(token=token).get_paths_info(at.repo_id, [manifest], revision=at.revision))
-    if not found:
+        manifests = persistently(
+            lambda: HfApi(token=token).get_paths_info(at.repo_id, [manifest], revision=at.revision)
+        )
+    if not manifests:
         raise ValueError(
             f"resume_from_checkpoint={address!r} holds no checkpoint ({manifest} is missing); push one with "
             "hub_strategy='checkpoint', or name another folder or revision"
@@ -253,9 +250,15 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
     check_address(address, token=token)
     at = parse_address(address)
     with _fetch_errors(address, token):
-        found = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
-        commit = found.sha
-        _check_names([file.rfilename for file in found.siblings or ()], address)
+        info = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
+        commit = info.sha
+        # newer versions of huggingface_hub refuse such names too; 1.5 writes outside of the folder
+        for name in (file.rfilename for file in info.siblings or ()):
+            if not stays_inside(name):
+                raise ValueError(
+                    f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
+                    f"{short_repr(name)}; name another repository"
+                )
         # Named after the commit, so that files of an earlier attempt are used only if they are of the same commit.
         aside = Path(output_dir) / STAGING_NAME / f"hub-{commit}"
         persistently(
@@ -266,16 +269,6 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
     if problem := manifest_problem(aside / at.folder):
         raise ValueError(f"resume_from_checkpoint={address!r} can't be used: {problem}; name another revision")
     return _placed(aside / at.folder, Path(output_dir), address)
-
-
-def _check_names(names: Iterable[str], address: str) -> None:
-    # Newer versions of huggingface_hub refuse such names too; 1.5 writes outside of the folder.
-    for name in names:
-        if not stays_inside(name):
-            raise ValueError(
-                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
-                f"{short_repr(name)}; name another repository"
-            )
 
 
 def _placed(staged: Path, output_dir: Path, address: str) -> Path:

@@ -205,10 +205,10 @@ def check_label_rows(
 
 def _check_class_names(where: str, feature: Any, class_names: Sequence[str]) -> None:
     """Refuse rows that number a class of the model otherwise; names of one side only are let pass."""
-    known = {name.casefold(): number for number, name in enumerate(class_names)}
+    numbers = {name.casefold(): number for number, name in enumerate(class_names)}
     # a column of tags is a list around the feature with the names
     for number, name in enumerate(getattr(getattr(feature, "feature", feature), "names", ())):
-        expected = known.get(name.casefold(), number)
+        expected = numbers.get(name.casefold(), number)
         if expected != number:
             raise ValueError(
                 f"{where} has {name!r} as class {number}, the model as class {expected}; number the rows as the model "

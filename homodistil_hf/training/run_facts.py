@@ -47,8 +47,8 @@ def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict
 
     with torch.no_grad(), evaluation_mode(teacher), evaluation_mode(student):
         passes = {name: lambda model=model: forward(model) for name, model in models.items()}
-        found = figures(time_in_turns(passes, **_TURNS))["latency"]
-    medians = {f"{name}_ms": round(values["median_ms"], 3) for name, values in found.items()}
+        times = figures(time_in_turns(passes, **_TURNS))["latency"]
+    medians = {f"{name}_ms": round(values["median_ms"], 3) for name, values in times.items()}
     facts = machine_facts()
     processor = f"{facts['processor']}, {facts['num_threads']} thread{'s' * (facts['num_threads'] > 1)}"
     machine = facts["gpu"] if device.type == "cuda" else processor

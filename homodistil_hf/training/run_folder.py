@@ -109,11 +109,12 @@ class RunFolder:
         self.args = args
         self.staged_in: str | None = None
         with leaving_no_empty_folder(args.output_dir, is_main=args.should_save):
-            self.earlier_files = on_every_rank(self._look)  # before the main process removes an empty folder
 
-    def _look(self) -> list[str]:
-        check_output_dir(self.args.output_dir)
-        return existing_files(self.args.output_dir)
+            def look() -> list[str]:
+                check_output_dir(args.output_dir)
+                return existing_files(args.output_dir)
+
+            self.earlier_files = on_every_rank(look)  # before the main process removes an empty folder
 
     def claim(self) -> None:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
@@ -299,12 +300,12 @@ def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
             )
 
 
-def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str | Path) -> None:
+def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:
     """Refuse a checkpoint of another run: of another `method`, or of another `plan` or `full` if the run has them.
 
     Args:
         state: of the checkpoint.
-        own: of the run; `full` are the widths at its start.
+        expected: of the run; `full` are the widths at its start.
         folder: of the checkpoint.
     """
     remedies = {
@@ -313,9 +314,9 @@ def check_same_run(state: Mapping[str, Any], own: Mapping[str, Any], folder: str
         "full": "resume with the model that the run began with",
     }
     for name, remedy in remedies.items():
-        if name in own and state.get(name) != own[name]:
+        if name in expected and state.get(name) != expected[name]:
             what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
-            here, there = short_repr(own[name]), short_repr(state.get(name))
+            here, there = short_repr(expected[name]), short_repr(state.get(name))
             raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
 
 
@@ -326,12 +327,10 @@ def check_moments(optimizer: Any, folder: str | Path) -> None:
     """
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         for name, value in optimizer.state.get(parameter, {}).items():
-            if torch.is_tensor(value) and value.dim() == parameter.dim() and not _fits(value.shape, parameter.shape):
+            if not torch.is_tensor(value) or value.dim() != parameter.dim():
+                continue
+            if any(size not in (1, whole) for size, whole in zip(value.shape, parameter.shape, strict=True)):
                 raise ValueError(
                     f"optimizer state {name} of shape {tuple(value.shape)} in {folder} doesn't fit a parameter of "
                     f"shape {tuple(parameter.shape)}; resume with the settings that the run was started with"
                 )
-
-
-def _fits(shape: torch.Size, whole: torch.Size) -> bool:
-    return all(size in (1, most) for size, most in zip(shape, whole, strict=True))
