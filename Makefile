@@ -31,7 +31,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo bench test test-fast test-removal test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
+.PHONY: help demo bench test test-fast test-python compat compat-oldest compat-newest style quality pages docs wheel clean clean-cache
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -56,9 +56,6 @@ test: $(VENV)/.installed-test,onnx,notebooks  ## run the test suite
 test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (90 seconds on 2 cores)
 	$(IN_MEMORY) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) \
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
-
-test-removal: $(VENV)/.installed-test,onnx  ## run what may need a method without it, for each method (minutes)
-	$(IN_MEMORY) $(BIN)/python tests/support/method_removal.py --num_workers $(NUM_WORKERS)
 
 # Other interpreters and versions: an environment each in .venv-compat/, kept; docs/results/compat.json has the outcomes.
 test-python:  ## run the suite on PYTHON, in an environment of its own

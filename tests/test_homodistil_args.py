@@ -1,7 +1,6 @@
 """HomoDistil's settings: the default prunes while it distils, the paper's are a recipe, others prune at once."""
 
 import pytest
-from methods_here import needs
 from rows import each
 
 from homodistil_hf import HomoDistilTrainingArguments
@@ -49,14 +48,12 @@ def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():
     }
 
 
-@needs("baselines")
 def test_pruned_at_once_the_papers_losses_are_left():
     training = run_of(RUN | {"recipe": "paper", "method": "one_shot"}, "config").training
     assert (training.mlm_weight, training.projection_init, training.adam_beta2) == (1.0, "random", 0.999)
     assert (training.num_scoring_batches, training.pruning_window("ffn")) == (16, (0.0, 0.0))
 
 
-@needs("baselines")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from methods_here import needs
 from run_traces import SaveAt
 from tiny_models import GRADUAL, make_teacher
 from transformers import AutoModelForMaskedLM
@@ -85,7 +84,6 @@ def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
     assert float(distillation._sum("hidden", whole[2:])) == 12
 
 
-@needs("baselines")
 def test_at_once_layers_go_before_the_first_step(make_trainer):
     trainer = make_trainer(
         model=make_teacher(num_hidden_layers=4),
@@ -161,7 +159,6 @@ def test_a_window_that_layers_would_have_is_checked_where_they_leave(deep):
         deep(**settings)
 
 
-@needs("baselines")
 @pytest.mark.parametrize("method", ["tinybert", "minilm"])
 def test_other_methods_keep_all_layers(make_trainer, method):
     with pytest.raises(
@@ -175,7 +172,6 @@ def test_other_methods_keep_all_layers(make_trainer, method):
 
 
 @pytest.mark.slow
-@needs("baselines")
 def test_random_weights_have_the_layers_of_the_plan(make_trainer, tmp_path):
     settings: Any = {
         "trainer_class": trainer_named("scratch"),

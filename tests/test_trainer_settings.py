@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from methods_here import needs
 from rows import each
 
 import homodistil_hf
@@ -37,8 +36,8 @@ def make_args(**settings: object) -> HomoDistilTrainingArguments:
     "kind",
     [
         "HomoDistilTrainingArguments",
-        pytest.param("SelfDistillationArguments", marks=needs("self_distillation")),
-        pytest.param("BinarizationArguments", marks=needs("binarization")),
+        "SelfDistillationArguments",
+        "BinarizationArguments",
     ],
 )
 def test_values_that_would_fail_late_are_refused(name, value, expected, kind):

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from methods_here import needs
 from tiny_files import NUM_DOCUMENTS, assert_same_weights, write_text
 from transformers import BertForMaskedLM
 
@@ -57,7 +56,7 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, caps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["homodistil", pytest.param("one_shot", marks=needs("baselines"))])
+@pytest.mark.parametrize("method", ["homodistil", "one_shot"])
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(folder, tmp_path, monkeypatch, capsys, method):
     config = json.loads((folder / "config.json").read_text()) | {"method": method, "max_steps": 2}
     own = {name: value for name, value in config.items() if method == "homodistil" or not name.startswith("pruning")}

@@ -8,7 +8,6 @@ from dataclasses import fields
 
 import pytest
 import torch
-from methods_here import needs
 from rows import each
 from tiny_files import write_teacher, write_text
 from tiny_glue import FakeMeasure, write_task
@@ -211,10 +210,9 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
         (["x", "--task", "discrepancy"], "eval_data is not set; name held-out text"),
         (["x", "--task", "all"], "eval_data is not set; name held-out text"),
         (["x", "--task", "rte", "--stride", "5"], "--stride is for squad, which --task does not name; drop it"),
-        pytest.param(
+        (
             ["x", "--task", "rte", "--eval_data", "y"],
             "--eval_data is for discrepancy, classes, embedding, which --task does not name",
-            marks=needs("embedding"),
         ),
         (["x", "--task", "squad", "--mask_seed", "5"], "--mask_seed is for discrepancy, which --task does not name"),
         (["x", "--task", "rte", "--seeds", "1", "1"], "seeds=(1, 1) has one twice"),
@@ -224,10 +222,9 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
         (["x", "--compare", "y"], "--compare only reads results: drop MODEL='x' and --task"),
         (["--compare", "y", "--seeds", "7"], "--compare only reads results: drop --seeds"),
         (["--compare", "y", "--output_dir", "x"], "--compare only reads results: drop --output_dir"),
-        pytest.param(
+        (
             ["x", "--task", "rte", "--teacher", "y"],
             "--teacher is for discrepancy, classes, embedding, which --task does not",
-            marks=needs("embedding"),
         ),
         (["--compare", "/nowhere/at/all"], "model='/nowhere/at/all' does not exist"),
         (

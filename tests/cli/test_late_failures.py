@@ -4,7 +4,6 @@ import json
 
 import pytest
 from commands import error_of
-from methods_here import has, needs
 from rows import each
 from small_disk import read_only, small_disk
 
@@ -21,23 +20,18 @@ from homodistil_hf.cli import main
         (("evaluate", "TEACHER", "--task", "discrepancy", "--eval_data", "TEXT", "--output_dir"), "output_dir"),
         (("evaluate", "TEACHER", "--task", "discrepancy", "--eval_data", "TEXT", "--output"), "output"),
         (("evaluate", "--compare", "TEACHER", "--output"), "output"),
-        pytest.param(
-            ("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"),
-            "output_dir",
-            marks=needs("gradient_free"),
-        ),
+        (("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"), "output_dir"),
         (
             ("finetune", "--model", "TEACHER", "--train_data", "ROWS", "--eval_data", "ROWS", "--output_dir"),
             "output_dir",
         ),
-        pytest.param(
+        (
             (
                 "distill",
                 *("--method", "bit", "--model", "TEACHER", "--train_data", "R", "--eval_data", "R"),
                 "--output_dir",
             ),
             "output_dir",
-            marks=needs("binarization"),
         ),
         (("demo", "--output_dir"), "output_dir"),
     ],
@@ -66,11 +60,7 @@ def stuck(tmp_path):
     [
         (("trim", "TEACHER", "--text", "TEXT", "--output"), "output"),
         (("export", "RUN", "--output"), "output"),
-        pytest.param(
-            ("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"),
-            "output_dir",
-            marks=needs("gradient_free"),
-        ),
+        (("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"), "output_dir"),
     ],
 )
 def test_an_export_that_can_not_be_replaced_is_told_before_the_work(folder, stuck, capsys, words, argument, place):
@@ -102,8 +92,7 @@ def test_a_path_is_never_told_as_a_repository(folder, tmp_path, capsys):
         ("trim", "--text", folder / "train.txt", "--output", tmp_path / "t"),
         ("latency",),
         ("distill", folder / "config.json", "--output_dir", tmp_path / "d", "--tokenizer"),
-        *[("distill", "--train_data", "x", "--output_dir", tmp_path / "d", "--method", "embedding", "--teacher")]
-        * has("embedding"),
+        ("distill", "--train_data", "x", "--output_dir", tmp_path / "d", "--method", "embedding", "--teacher"),
     ):
         assert f"='{gone}' does not exist; expected a folder" in error_of(capsys, *words, gone)
 

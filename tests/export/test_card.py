@@ -6,7 +6,6 @@ import re
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from methods_here import needs
 from rows import each
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from transformers import BertForMaskedLM
@@ -292,7 +291,6 @@ def test_a_card_of_homodistil_says_so(tmp_path):
         ),
     ],
 )
-@needs("baselines")
 def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, made, tags):
     facts, card = facts_of(tmp_path, training={"method": method})
     assert f"\n# {title_of(facts)}\n" in card
@@ -388,7 +386,6 @@ def test_names_in_a_strangers_facts_stay_names(tmp_path):
     assert body.count("alert(1)") > 10
 
 
-@needs("embedding")
 def test_names_of_folders_stay_names():
     from homodistil_hf.embedding.card import embedding_card
 
@@ -401,7 +398,6 @@ def test_names_of_folders_stay_names():
     assert_harmless(embedding_card(EVIL, facts | {"teacher": None}))
 
 
-@needs("self_distillation")
 def test_names_of_models_stay_names_in_other_cards():
     from homodistil_hf.methods.self_distillation.run import further_pretraining_card
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import pytest
 from filelock import SoftFileLock
-from methods_here import needs
 from tiny_files import write_teacher
 from tiny_models import make_teacher
 from transformers import BertForMaskedLM, BertForSequenceClassification
@@ -145,7 +144,7 @@ def _rounds(folder, teacher, blocks):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "run",
-    [pytest.param(_chain, marks=needs("binarization")), pytest.param(_rounds, marks=needs("self_distillation"))],
+    [_chain, _rounds],
 )
 def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks):
     teacher, folder = write_teacher(tmp_path / "teacher"), str(tmp_path / "run")
@@ -160,7 +159,7 @@ def test_chains_and_rounds_refuse_a_folder_in_other_hands(run, tmp_path, blocks)
         "evaluate TEACHER --task rte --data_dir DATA",
         "evaluate TEACHER --task squad --data_dir DATA",
         "evaluate TEACHER --task discrepancy --eval_data DATA",
-        pytest.param("evaluate VECTORS --task embedding --eval_data DATA", marks=needs("embedding")),
+        "evaluate VECTORS --task embedding --eval_data DATA",
         "finetune --model TEACHER --train_data DATA/rte/train.jsonl --eval_data DATA/rte/train.jsonl",
         "demo",
     ],
@@ -208,8 +207,8 @@ def _vectors(target):
     "export",
     [
         _stock,
-        pytest.param(_bits, marks=needs("binarization")),
-        pytest.param(_vectors, marks=needs("embedding")),
+        _bits,
+        _vectors,
     ],
 )
 def test_exports_refuse_a_folder_in_other_hands(export, tmp_path):

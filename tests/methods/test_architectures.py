@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from methods_here import needs
 from run_traces import logs_of
 from students import make_batch
 from tiny_architectures import OTHERS, tiny_architecture_teacher
@@ -51,7 +50,6 @@ def test_a_method_trains_or_is_refused(make_trainer, architecture, method):
     assert all(0 < loss < float("inf") for loss in losses)
 
 
-@needs("gradient_free")
 @of_every_architecture
 def test_filters_are_pruned_without_gradients(architecture):
     from homodistil_hf import prune_gradient_free
@@ -65,7 +63,6 @@ def test_filters_are_pruned_without_gradients(architecture):
     assert type(pruned) is head.student
 
 
-@needs("self_distillation")
 @of_every_architecture
 def test_masked_words_are_predicted_by_the_stock_class(architecture):
     from homodistil_hf.methods.self_distillation.masked_models import MaskedWords
@@ -78,7 +75,6 @@ def test_masked_words_are_predicted_by_the_stock_class(architecture):
     torch.testing.assert_close(found, expected)
 
 
-@needs("binarization")
 @of_every_architecture
 def test_layers_of_bits_are_those_of_bert(architecture):
     from homodistil_hf import to_binary
@@ -109,7 +105,6 @@ def test_milliseconds_are_for_layers_that_were_measured(architecture):
         resolve_plan("latency_ms=5", masked_lm_teacher(architecture).config)
 
 
-@needs("baselines")
 def test_fresh_weights_have_no_rotary_pairs_to_choose_among(make_trainer):
     student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
     teacher = masked_lm_teacher(ARCHITECTURES["modernbert"])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_here import needs
 from rows import each
 from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
@@ -209,7 +208,6 @@ def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     assert "a smaller model of the same task" in (tmp_path / "again" / "student" / "README.md").read_text()
 
 
-@needs("gradient_free")
 def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path):
     settings = write_started(tmp_path, "classes", tmp_path / "pruned", has_labels=False)
     settings |= {"max_steps": 20, "learning_rate": 1e-3}
@@ -285,9 +283,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=needs("baselines") if case == "a baseline" else ()) for case in REFUSED]
-)
+@each("case", REFUSED)
 def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     changes, message = REFUSED[case]
     monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))

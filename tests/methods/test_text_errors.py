@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import pytest
-from methods_here import needs
 from tiny_files import own_cache, write_teacher, write_text
 
 from homodistil_hf import HomoDistilTrainer
@@ -75,11 +74,8 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
         "column 'label' has the label 'yes'; expected a finite number a row: correct or drop it",
     ),
 }
-CASES = [
-    *(pytest.param("masked words", case, id=f"masked words: {case}") for case in OF_TEXT),
-    *(pytest.param("vectors", case, marks=needs("embedding"), id=f"vectors: {case}") for case in OF_TEXT),
-    *(pytest.param("pairs", case, marks=needs("embedding"), id=f"pairs: {case}") for case in OF_PAIRS),
-]
+CASES = [(kind, case) for kind in ("masked words", "vectors") for case in OF_TEXT]
+CASES += [("pairs", case) for case in OF_PAIRS]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +129,6 @@ def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@needs("embedding")
 def test_a_classifier_is_no_reranker(tmp_path, monkeypatch, capsys):
     """Told before its labels are read, which would be found wrong for two classes."""
     own_cache(monkeypatch, tmp_path / "cache")

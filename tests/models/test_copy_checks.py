@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from methods_here import needs
 from rows import each
 from students import logits_of, make_batch
 from tiny_architectures import tiny_architecture_teacher
@@ -76,8 +75,8 @@ def pruned(model):
     "use",
     [
         to_student,
-        pytest.param(to_bits, marks=needs("binarization")),
-        pytest.param(pruned, marks=needs("gradient_free")),
+        to_bits,
+        pruned,
     ],
 )
 def test_a_class_of_ones_own_under_a_stock_name_is_refused(use):

@@ -7,24 +7,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from methods_here import needs
 from rows import each
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-METHODS = {name: name for name in ("baselines", "binarization", "gradient_free", "self_distillation")}
-METHODS |= {
-    "embedding": "embedding",
-    "teacher_vectors": "embedding",
-    "prune": "gradient_free",
-    "one_bit": "binarization",
-}
-METHODS["further_pretraining"] = "self_distillation"
-"""Page → the method whose names its scripts use."""
 BLOCKS = [
-    pytest.param(block, id=f"{page.stem}-{number}", marks=needs(METHODS[page.stem]) if page.stem in METHODS else ())
+    block
     for page in PAGES
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 ]
 
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from methods_here import needs
 from rows import each
 from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import own_cache, write_config, write_teacher, write_text
@@ -136,7 +135,6 @@ def test_drawn_words_are_what_the_model_predicts():
 
 
 @pytest.mark.slow
-@needs("self_distillation")
 def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
     text = write_text(tmp_path / "text.txt")
@@ -149,7 +147,6 @@ def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == out.splitlines()[-3:]
 
 
-@needs("binarization")
 def test_the_config_of_a_binarization_is_valid():
     from homodistil_hf.methods.binarization.run import BinarizationSettings
 
@@ -158,7 +155,6 @@ def test_the_config_of_a_binarization_is_valid():
 
 
 @pytest.mark.slow
-@needs("binarization")
 def test_binarize_script(tmp_path, monkeypatch, capsys):
     from homodistil_hf.methods.binarization.bit_products import compiled
 
@@ -188,7 +184,6 @@ def test_a_script_for_each_kind_of_task(tmp_path, monkeypatch, capsys, name):
 
 
 @pytest.mark.slow
-@needs("gradient_free")
 def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model", task="sequence_classification", intermediate_size=256)
     text = tmp_path / "text.txt"
@@ -202,7 +197,6 @@ def test_prune_without_labels_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@needs("embedding")
 def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
     from tiny_embeddings import make_sentence_folder
 
@@ -220,7 +214,6 @@ def test_distill_embeddings_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@needs("embedding")
 def test_distill_reranker_script(tmp_path, monkeypatch, capsys):
     from tiny_embeddings import make_reranker
 

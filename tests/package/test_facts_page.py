@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from methods_here import needs
 from tiny_models import make_teacher
 from transformers import BertForSequenceClassification
 
@@ -14,7 +13,6 @@ from homodistil_hf.export.facts import RUN_SECTIONS, teacher_facts
 from homodistil_hf.export.runtimes import RUNTIMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "facts.md"
-pytestmark = [needs("binarization"), needs("embedding")]  # whose exports have keys of their own
 
 
 @pytest.fixture(scope="module")

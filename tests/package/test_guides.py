@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from methods_here import has, needs
 from task_rows import KINDS, rows_of_kind
+from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
 from tiny_models import VOCAB_SIZE, randomized, tiny_config
@@ -23,19 +23,6 @@ from homodistil_hf.runs.config import help_of
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 SIZE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
-OF_METHODS = {
-    "README": "embedding gradient_free",
-    "embedding": "embedding",
-    "reranker": "embedding",
-    "teacher_vectors": "embedding",
-    "sizes": "embedding",
-    "evaluate": "embedding",
-    "prune": "gradient_free",
-    "one_bit": "binarization",
-    "further_pretraining": "self_distillation",
-    "coming_from": "baselines",
-}
-"""Page → the methods that its commands use."""
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(GUIDES.glob("*.md"))]
 ELSEWHERE = {"run"}
 """Guides whose scripts other tests run: test_run_page.py."""
@@ -69,10 +56,7 @@ def inputs(tmp_path_factory):
         write_teacher(folder / model, **{**SIZE, **KINDS[kind][1]})
     write_teacher(folder / "my-model", **{**SIZE, **KINDS["classes"][1]})
     write_teacher(folder / "my-reranker", **SIZE, task="sequence_classification", num_labels=1)
-    if has("embedding"):
-        from tiny_embeddings import make_sentence_folder
-
-        make_sentence_folder(folder / "my-embedder", encoder=randomized(BertModel(tiny_config(**SIZE))))
+    make_sentence_folder(folder / "my-embedder", encoder=randomized(BertModel(tiny_config(**SIZE))))
     rows_of_kind("classes").to_csv(folder / "rows.csv")
     rows_of_kind("classes").to_parquet(folder / "rows.parquet")
     rows_of_kind("classes", seed=1).to_csv(folder / "more-rows.csv")
@@ -177,14 +161,7 @@ def finished_runs(inputs, tmp_path_factory):
 
 @pytest.mark.docs
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.stem, marks=[*map(needs, OF_METHODS.get(page.stem, "").split())])
-        for page in PAGES
-        if page.stem not in ELSEWHERE
-    ],
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in ELSEWHERE], ids=lambda page: page.stem)
 def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeypatch, request):
     for path in inputs.iterdir():
         (tmp_path / path.name).symlink_to(path)

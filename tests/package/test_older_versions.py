@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from methods_here import needs
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import tiny_tokenizer
 
@@ -64,7 +63,6 @@ def test_transformers_4_gives_the_logits_of_every_head(tmp_path):
     run_with_older_versions(READ_LOGITS, *(path for path in tmp_path.iterdir() if path.name not in NOT_THERE))
 
 
-@needs("embedding")
 def test_sentence_transformers_5_gives_the_vectors(tmp_path):
     from tiny_embeddings import make_sentence_folder
 

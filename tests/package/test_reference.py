@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from methods_here import has, needs
 from rows import each
 
 import homodistil_hf
@@ -27,8 +26,6 @@ def sections():
     return dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page.page_text(), re.M | re.S))
 
 
-@needs("embedding")  # commands of their own take their settings
-@needs("gradient_free")
 def test_every_command_has_a_section_with_its_flags(sections):
     for name in COMMANDS:
         for entry in fields(command_named(name)):
@@ -36,8 +33,6 @@ def test_every_command_has_a_section_with_its_flags(sections):
             assert page.text_of(entry) in sections[name]
 
 
-@needs("embedding")
-@needs("gradient_free")
 def test_every_method_has_a_section(sections):
     assert {f"Training: {name}" for name in METHODS} <= set(sections)
     assert (
@@ -46,8 +41,6 @@ def test_every_method_has_a_section(sections):
     )
 
 
-@needs("embedding")  # commands of their own take their settings
-@needs("gradient_free")
 @each("method", METHODS)
 def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
     shown = "".join(sections[name] for name in ("distill", "Training: homodistil", f"Training: {method}"))
@@ -57,7 +50,6 @@ def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
                 assert f"| `{entry.name}` |" in shown
 
 
-@needs("binarization")
 def test_settings_of_transformers_are_named_without_its_words():
     (entry,) = [entry for entry in fields(trainer_named("bit").arguments_class) if entry.name == "warmup_steps"]
     assert page.text_of(entry) == "As in `TrainingArguments`."
@@ -79,14 +71,8 @@ def test_docstrings_tell_what_help_tells(kind):
 
 def test_the_reference_has_every_public_name_once():
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    names = [name for name in re.findall(r"^::: homodistil_hf\.(\S+)$", text, re.M) if _is_here(name)]
+    names = re.findall(r"^::: homodistil_hf\.(\S+)$", text, re.M)
     stub = (ROOT / "homodistil_hf" / "__init__.pyi").read_text(encoding="utf-8")
     public = re.findall(r"^from \.(\S+) import \(?\s*(\w+) as", stub, re.M)
     assert sorted(names) == sorted(f"{module}.{name}" for module, name in public)
     assert sorted(name.rpartition(".")[2] for name in names) == sorted(homodistil_hf.__all__)
-
-
-def _is_here(name):
-    """Whether a name, with its modules, is of no method that the checkout lacks."""
-    room, folder = name.split(".")[:2]
-    return room != "methods" or has(folder)

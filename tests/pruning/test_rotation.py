@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from distributed_runs import RecordingCollator
-from methods_here import needs
 from rows import each
 from run_traces import SaveAt
 from students import FULL, UNEVEN, assert_same_logits, logits_of, make_batch, make_student, sliced, zeroed_copy
@@ -233,7 +232,7 @@ def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [pytest.param("one_shot", marks=needs("baselines")), "homodistil"])
+@pytest.mark.parametrize("method", ["one_shot", "homodistil"])
 def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, method):
     """By the time that units are scored, heads are in their own bases."""
     discrepancies = []
@@ -266,7 +265,6 @@ def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, monkeyp
 
 
 @pytest.mark.slow
-@needs("baselines")
 def test_exports_load_in_stock_bert(make_trainer, tmp_path):
     trainer = make_trainer(trainer_class=trainer_named("one_shot"), student=NARROW, rotate_heads=True, max_steps=2)
     trainer.train()

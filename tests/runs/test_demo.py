@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods_here import needs
 from resumed_runs import sigterm_at
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
@@ -31,8 +30,6 @@ from homodistil_hf.runs.demo.text import (
     source_files,
 )
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
-
-pytestmark = needs("baselines")
 
 ROOT = Path(__file__).parents[2]
 MODELS = ["teacher", "student", "at_once", "scratch"]

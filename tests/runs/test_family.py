@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from methods_here import needs
 from run_traces import Interrupt
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import make_teacher
@@ -251,11 +250,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param(
-            {"method": "one_shot"},
-            "method='one_shot' is not supported for a family .*; name one student, or use",
-            marks=needs("baselines"),
-        ),
+        ({"method": "one_shot"}, "method='one_shot' is not supported for a family .*; name one student, or use"),
         (
             {"push_to_hub": True, "hub_strategy": "checkpoint"},
             "hub_strategy='checkpoint' is not supported for a family",

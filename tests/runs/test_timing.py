@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from methods_here import needs
 from rows import each
 from task_rows import write_kind
 from tiny_files import own_cache, write_config
@@ -189,9 +188,9 @@ def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, cap
         ({"importance_metric": "magnitude"}, 2, False),
         ({"num_scoring_batches": 0}, 2, False),
         ({"recipe": "paper"}, 2, False),
-        pytest.param({"method": "one_shot"}, 1, True, marks=needs("baselines")),
-        pytest.param({"method": "pruned_first"}, 2, False, marks=needs("baselines")),
-        pytest.param({"method": "shallow"}, 1, False, marks=needs("baselines")),
+        ({"method": "one_shot"}, 1, True),
+        ({"method": "pruned_first"}, 2, False),
+        ({"method": "shallow"}, 1, False),
     ],
 )
 def test_the_planned_student_is_that_of_the_run(values, tmp_path, capsys, settings, num_layers, is_explained):
@@ -215,7 +214,6 @@ def test_of_a_task_no_advice_is_given(tmp_path, capsys):
     assert "advice" not in found
 
 
-@needs("embedding")
 def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
     from tiny_embeddings import make_sentence_folder
 

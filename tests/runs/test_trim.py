@@ -4,7 +4,6 @@ import json
 
 import huggingface_hub
 import pytest
-from methods_here import needs
 from tiny_architectures import tiny_architecture_config
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import make_teacher
@@ -134,7 +133,6 @@ def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
     assert main(["verify", str(run / "student")]) == 0
 
 
-@needs("self_distillation")
 def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
     rounds = {"max_steps": 4, "per_device_train_batch_size": 8}
     assert distill(write_config(tmp_path, vocabulary="keep=40", further_pretraining=rounds)) == 0
@@ -198,7 +196,6 @@ def test_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
         distill_settings(run_of(values | {"streaming": True}, "cell"), print)
 
 
-@needs("self_distillation")
 def test_a_method_that_distils_no_teacher_has_no_vocabulary_to_trim(tmp_path):
     values = json.loads(write_config(tmp_path, vocabulary="keep=40").read_text())
     known = {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")}

@@ -1,8 +1,7 @@
-"""Which methods the checkout has, and what the tests of each add to shared tables.
+"""What the tests of each method add to shared tables.
 
 A method is a folder of homodistil_hf/methods; tests/methods has a folder of the same name. Its `cases.py` holds what
-tests of all methods take from it. Without both folders, the rest of the suite passes. Embedding models have their
-folders beside those of methods.
+tests of all methods take from it. Embedding models have their folders beside those of methods.
 """
 
 import importlib.util
@@ -12,22 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
-
 SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
 """Widths of a student with the heads of the tiny teacher, which every method but a few can make."""
 _TESTS = Path(__file__).parents[1]
-
-
-def has(folder: str) -> bool:
-    """Whether the checkout has a method, by the name of its folder."""
-    places = ("homodistil_hf", "homodistil_hf.methods")
-    return any(importlib.util.find_spec(f"{place}.{folder}") is not None for place in places)
-
-
-def needs(folder: str) -> pytest.MarkDecorator:
-    """Skips a test where the checkout lacks a method, by the name of its folder."""
-    return pytest.mark.skipif(not has(folder), reason=f"homodistil_hf/methods/{folder} is absent")
 
 
 def cases(name: str) -> list[Any]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hub_clients import logits_from, release
 from hub_server import Fault, requests_to
-from methods_here import needs
 from tiny_files import write_config
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from transformers import TrainerCallback
@@ -223,7 +222,6 @@ def command(words: list[str], token: str = "hf_writer") -> int:
         del os.environ["HF_TOKEN"]
 
 
-@needs("embedding")
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
 def test_embedding_models_are_pushed_as_their_own_folders(hub, hub_client, tmp_path, strategy):
     from tiny_embeddings import make_sentence_folder

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from methods_here import needs
 from run_traces import (
     AFTER,
     BEFORE,
@@ -295,7 +294,7 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
     ("method", "other"),
     [
         ("homodistil", {"importance_metric": "movement"}),
-        pytest.param("one_shot", {"student": "macs=0.5"}, marks=needs("baselines")),
+        ("one_shot", {"student": "macs=0.5"}),
     ],
 )
 def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, method, other):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from methods_here import needs
 from rows import each
 from sweep_records import (
     MACHINE,
@@ -29,7 +28,6 @@ from homodistil_hf.plans.advice import ADVICE_FILE, read_advice, to_json
 from homodistil_hf.tasks.glue import load_glue
 from homodistil_hf.training.learning_rate import default_learning_rate
 
-pytestmark = needs("baselines")  # the page is of sweeps with baselines
 CHECKOUT = Path(__file__).parents[3]
 
 

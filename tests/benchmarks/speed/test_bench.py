@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from bench_shapes import TINY
-from methods_here import needs
 
 from benchmarks.speed.bench import main
 from benchmarks.speed.growth import loss_bytes
@@ -36,7 +35,6 @@ def results():
 
 
 @pytest.mark.slow
-@needs("baselines")
 def test_all_variants_start_with_the_same_losses(results):
     ours = results["losses"][START]
     for loop in LOOPS:
@@ -47,7 +45,6 @@ def test_all_variants_start_with_the_same_losses(results):
     assert ours["loss_attention"] > 0
 
 
-@needs("baselines")
 def test_every_variant_is_measured(results):
     assert set(results["variants"]) == {*BASELINES, *way_of(BenchSettings(**TINY)).places}
     for facts in results["variants"].values():
@@ -60,7 +57,6 @@ def test_every_variant_is_measured(results):
         assert results["variants"][loop]["speedups"][loop]["values"] == [1.0, 1.0]
 
 
-@needs("baselines")
 def test_places_lead_from_the_teachers_widths_to_the_target(results):
     own = BenchSettings(**TINY)
     *_, last = (facts for name, facts in results["variants"].items() if name not in BASELINES)
@@ -71,7 +67,6 @@ def test_places_lead_from_the_teachers_widths_to_the_target(results):
     assert last["encoder_macs"] == encoder_macs(own.target, own.length)
 
 
-@needs("baselines")
 def test_results_are_json_and_a_table(results):
     text = format_bench(json.loads(json.dumps(results)))
     assert all(name in text for name in results["variants"])

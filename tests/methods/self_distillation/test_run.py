@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from methods_here import needs
 from rows import each
 from safetensors.torch import load_file
 from tiny_files import own_cache, write_config
@@ -105,7 +104,6 @@ def test_settings_of_the_other_method_are_unknown(tmp_path):
         parse_run([str(write_config(tmp_path, num_rounds=1))])
 
 
-@needs("baselines")
 def test_the_method_is_found_wherever_it_stands(tmp_path):
     path = str(write_further(tmp_path))
     assert "--num_rounds" in help_of([path])
