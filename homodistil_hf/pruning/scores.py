@@ -168,12 +168,16 @@ def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple
     """Yield names and their tensors, a list for each column: all at once, or on a CPU a few rows of one parameter."""
     if not tensors:
         return
-    if any(columns[0].device.type != "cpu" for columns in tensors.values()):
+    if not _is_cached(tensors):
         yield list(tensors), [list(column) for column in zip(*tensors.values(), strict=True)]
         return
     for name, columns in tensors.items():
         for rows in row_slices(columns[0], CPU_CHUNK_ELEMENTS):
             yield [name], [[column[rows]] for column in columns]
+
+
+def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
+    return all(columns[0].device.type == "cpu" for columns in tensors.values())
 
 
 def _sums_of_units(
