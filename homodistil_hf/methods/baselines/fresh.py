@@ -1,21 +1,33 @@
-"""Students that have the plan's widths and random weights from the first step on: the base of their methods.
+"""Students that have the plan's widths and random weights from the first step on, with and without a teacher.
 
-[`DistillationTrainer`] does everything else, from data to export.
+Without: [`ScratchTrainer`]. With: TinyBERT here, MiniLM in minilm.py. [`DistillationTrainer`] does all else.
 """
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
+from typing_extensions import override
 
+from ...distillation.objective import DistillationLoss, Terms
+from ...distillation.tasks import Inputs
+from ...distillation.teacher import FrozenTeacher
+from ...distillation.vocabulary_loss import decoded_terms, decoder_of
+from ...export.method_card import MethodCard
 from ...files.field_checks import setting
 from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS
+from ...models.conversion import to_student
+from ...models.loading import load_encoder
 from ...models.resizing import replace_parameters, write_plan
-from ...models.widths import WidthPlan
+from ...models.widths import WidthPlan, widths_of
 from ...training.distillation_trainer import DistillationTrainer
-from ...training_args import DistillationArguments
+from ...training.pair import Start
+from ...training_args import DistillationArguments, refuse_reentrant_checkpointing
+from ..fewer_layers import Layers, start_shallow
 
 FRESH = "The student began with random weights and kept none of the teacher's."
 
@@ -73,6 +85,120 @@ class FreshTrainer(DistillationTrainer):
         replace_parameters(self.model, drawn, plan=self.plan, optimizer=self.optimizer)
         # fresh heads stem from none of the teacher's: the first is compared with the first
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.plan.layers]
+
+
+@dataclass
+class ScratchArguments(FreshArguments):
+    """Settings of a student that is trained on masked words alone."""
+
+    no_part: ClassVar = {
+        "mlm_weight": "it is the only term of the loss; leave it out",
+        "mlm_trains": "there is no other term that could train the student; leave it out",
+        "teacher_dtype": "the teacher isn't asked in training; leave it out",
+    }
+
+
+class ScratchTrainer(FreshTrainer):
+    """Train a student of the plan's widths from random weights on masked words; the teacher only lends its widths.
+
+    Training makes no forward pass of the teacher, so a step is cheaper than other methods'; budgets are compared in
+    tokens. Evaluations measure the discrepancy to it, as for all methods.
+    """
+
+    method = "scratch"
+    drops_layers = True
+    arguments_class = ScratchArguments
+    card = MethodCard(
+        student="From-scratch counterpart",
+        made="trained from random weights on masked words, as a counterpart of {teacher}; nothing was distilled",
+        how=f"{FRESH} It was trained on masked words alone. What is called its teacher here lent it depth and "
+        "vocabulary, and is what it is compared with.",
+        tags=(),
+    )
+
+    def start_from(
+        self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
+    ) -> Start:
+        """Leave out as many layers as the plan lacks; arguments and return as [`DistillationTrainer.start_from`]."""
+        if isinstance(model, str):
+            model = load_encoder(model, token=self.args.hub_token, argument="model")
+        plan = plan or self.plan_of(self.args, model.config)
+        if len(plan.layers) == len(widths_of(model.config).layers):
+            return Start(model, teacher_model, plan)
+        found = start_shallow(to_student(model, argument="model"), self.args, layers=Layers(None), plan=plan)
+        self.matched_layers = found.matched_layers
+        return Start(found.student, teacher_model or found.whole, found.plan)
+
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
+        """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        matched: Any = {"kept_heads": self.matched_heads, "matched_layers": self.matched_layers}
+        return OwnLoss(self.model, teacher, weights={"mlm": 1.0}, **matched)
+
+
+class OwnLoss(DistillationLoss):
+    """The student's own masked-LM loss; no forward pass of the teacher. Arguments as [`DistillationLoss`]."""
+
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
+        """The masked-LM loss `mlm` of one batch; arguments and return as [`DistillationLoss.terms`]."""
+        inputs = self.task.with_positions(inputs)
+        outputs = model(**self.task.model_inputs(inputs, self.student), skip_decoder=True)
+        with self.autocast():
+            head = decoder_of(self.student.decoder_layer, outputs["decoder_inputs"])
+        # Chunk by chunk in bounded memory, as all methods decode; compared with itself, as there is no teacher.
+        own, _ = decoded_terms(head, head, self.task.labels(inputs), weights=(self.weights["mlm"], 0.0))
+        return {"mlm": own / counts[0].clamp(min=1).float()}, outputs
+
+
+@dataclass
+class TinyBertArguments(FreshArguments):
+    """Settings of TinyBERT's general distillation: a factor for each term, and what the masked-LM loss trains."""
+
+    hidden_weight: float = setting(
+        1.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"
+    )
+    embedding_weight: float = setting(1.0, "Factor ≥ 0 of the embedding error, mean square.", range="[0, inf)")
+    attention_weight: float = setting(
+        1.0,
+        "Factor ≥ 0 of the attention-score errors, mean square, summed over layers; large scores make it most of the "
+        "loss.",
+        range="[0, inf)",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_reentrant_checkpointing(self, "this method compares")
+
+
+class TinyBertTrainer(FreshTrainer):
+    """TinyBERT's general distillation: hidden states, embeddings and attention scores, layer by layer.
+
+    Recipe of Jiao et al. 2020 (arXiv 1909.10351), from memory. A student of random weights learns by mean squared
+    errors of weight 1: of the embeddings, of every layer's hidden states (through learnable projections), and of every
+    layer's attention scores before the softmax. There is no term of the predictions, which brought nothing in the
+    paper at this stage. Layers are mapped one to one here, because students have the teacher's depth. The paper has
+    one projection for the hidden states of all layers; here each layer has its own, as in HomoDistil. The student
+    needs as many heads as the teacher.
+    """
+
+    method = "tinybert"
+    arguments_class = TinyBertArguments
+    card = MethodCard(
+        student="TinyBERT-style student",
+        made="started from random weights and distilled from {teacher}",
+        how=f"{FRESH} It was distilled after the recipe of TinyBERT's general distillation (Jiao et al. 2020, arXiv "
+        "1909.10351): the teacher's embeddings, hidden states and attention scores, and masked words beside, "
+        "each with its weight in the settings below.",
+    )
+
+    @override
+    def set_up_student(self) -> None:
+        super().set_up_student()
+        self.check_possible(self.plan, self.full)
+
+    @classmethod
+    def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
+        """Attention scores are compared head by head."""
+        return super().impossible_reason(plan, teacher) or other_heads(plan, teacher)
 
 
 def check_masked_lm(trainer: DistillationTrainer) -> None:

@@ -15,6 +15,7 @@ from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.methods.baselines import minilm
 from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer, SoftDistillation, cosine_error
+from homodistil_hf.methods.baselines.fresh import OwnLoss, ScratchTrainer, TinyBertTrainer
 from homodistil_hf.methods.baselines.minilm import (
     MiniLMTrainer,
     MiniLMv2Trainer,
@@ -22,8 +23,6 @@ from homodistil_hf.methods.baselines.minilm import (
     Relations,
     relation_error,
 )
-from homodistil_hf.methods.baselines.scratch import OwnLoss, ScratchTrainer
-from homodistil_hf.methods.baselines.tinybert import TinyBertTrainer
 from homodistil_hf.models.conversion import to_student
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
