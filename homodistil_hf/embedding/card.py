@@ -47,40 +47,40 @@ def embedding_table(
         scores: task → metric → side → score.
     """
     sides = [TEACHER, STUDENT] if TEACHER in models else [STUDENT]
-    if any(ASYMMETRIC in found for metrics in scores.values() for found in metrics.values()):
+    if any(ASYMMETRIC in values for metrics in scores.values() for values in metrics.values()):
         sides.append(ASYMMETRIC)
     lines: dict[str, Mapping[str, str]] = {
-        name: {side: f"{found[name]:,}" for side, found in models.items() if name in found}
+        name: {side: f"{values[name]:,}" for side, values in models.items() if name in values}
         for name in (*COSTS, "dimension")
     }
     lines |= {name: {STUDENT: f"{100 * agreement[name]:.1f}"} for name in _WORDS if name in agreement}
     for task, metrics in scores.items():
-        for metric, found in metrics.items():
+        for metric, values in metrics.items():
             name = f"{task}, {metric.replace('_', ' ')}"
-            lines[name] = {side: f"{100 * score:.1f}" for side, score in found.items()}
+            lines[name] = {side: f"{100 * score:.1f}" for side, score in values.items()}
     rows = [[_WORDS.get(name, name), *(cells.get(side, "") for side in sides)] for name, cells in lines.items()]
     return card_table(["", *(_WORDS.get(side, side) for side in sides)], rows)
 
 
-def space_tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+def space_tables(space: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
     """Title, headings and cells of a table for each measure of each task in `space_matrix`'s results.
 
     A row has a model that encodes queries, a column one that encoded the index.
     """
     titles = {"ndcg_at_10": "nDCG@10 × 100", "first_hits": "first hits as the teacher's alone, %"}
     tables = []
-    for task, rows in found.get("tasks", {}).items():
+    for task, rows in space.get("tasks", {}).items():
         measures = next(iter(next(iter(rows.values())).values()))
-        size = found.get("sizes", {}).get(task)
+        size = space.get("sizes", {}).get(task)
         counted = f"{task}, {size[0]:,} in an index of {size[1]:,}" if size else task
         for measure in (name for name in titles if name in measures):
             cells = []
             for name, row in rows.items():
-                costs = found["models"].get(name)
+                costs = space["models"].get(name)
                 shown = [f"{costs['size_bytes'] / 1e6:.1f}", f"{costs['ms']:.1f}"] if costs else ["–", "–"]
                 cells.append([name, *shown, *(f"{100 * cell[measure]:.1f}" for cell in row.values())])
             headings = ["queries by", "MB", "ms a query", *(f"index by {name}" for name in rows)]
-            tables.append((f"{counted}: {titles[measure]}; ms in {found['runtime']}", (headings, cells)))
+            tables.append((f"{counted}: {titles[measure]}; ms in {space['runtime']}", (headings, cells)))
     return tables
 
 
@@ -92,7 +92,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         facts: content of `facts.json`.
     """
     student, teacher = facts[STUDENT], facts.get(TEACHER)
-    models = {side: found for side, found in ((TEACHER, teacher), (STUDENT, student)) if found}
+    models = {side: section for side, section in ((TEACHER, teacher), (STUDENT, student)) if section}
     summary, base = (
         f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels.",
         None,

@@ -91,14 +91,14 @@ class Cascade:
         """Find the best documents of each query; the prompt called `query` stands before it, where there is one."""
         # two hits at least: the margin is between them
         most = min(max(k, 2), len(self.documents))
-        found, rows = best(self.student.encode(queries, prompt_name="query"), self.documents, most, self.similarity)
-        asked = found[:, 0] - found[:, 1] < self.margin
+        nearness, rows = best(self.student.encode(queries, prompt_name="query"), self.documents, most, self.similarity)
+        asked = nearness[:, 0] - nearness[:, 1] < self.margin
         if asked.any():
             # queries in doubt: the teacher's hits, in the same index, take the place of the student's
             again = [query for query, is_asked in zip(queries, asked.tolist(), strict=True) if is_asked]
             vectors = self.teacher.encode(again, prompt_name="query")
-            found[asked], rows[asked] = best(vectors, self.documents, most, self.similarity)
-        return Hits(rows[:, :k], found[:, :k], asked)
+            nearness[asked], rows[asked] = best(vectors, self.documents, most, self.similarity)
+        return Hits(rows[:, :k], nearness[:, :k], asked)
 
     @property
     def similarity(self) -> str:
@@ -143,8 +143,8 @@ class CascadeSettings:
             )
         check_fields(self)
         if not self.queries:
-            own = ("query_column", "document_column", "eval_split")
-            refuse_without_part(self, dict.fromkeys(own, "it belongs to queries; leave it out"))
+            of_queries = ("query_column", "document_column", "eval_split")
+            refuse_without_part(self, dict.fromkeys(of_queries, "it belongs to queries; leave it out"))
 
 
 class Encoded(NamedTuple):
@@ -187,9 +187,9 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     results["versions"] = version_facts()
     for task in tasks:
         say(f"{task.name}: {len(task.queries):,} queries in an index of {len(task.documents):,}")
-        found = _encoded(task, student, teacher)
-        results["curves"][task.name] = curve(found, ms)
-        choice = choose_margin(found, settings.agreement, ms)
+        encoded = _encoded(task, student, teacher)
+        results["curves"][task.name] = curve(encoded, ms)
+        choice = choose_margin(encoded, settings.agreement, ms)
         # every query costs the student's MACs, and those that are asked again the teacher's as well
         results["choices"][task.name] = choice | {"macs": macs[0] / macs[1] + choice["share"]}
     if settings.output_dir is not None:
@@ -199,7 +199,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     return results
 
 
-def curve(found: Encoded, ms: Mapping[str, float]) -> list[dict[str, float]]:
+def curve(encoded: Encoded, ms: Mapping[str, float]) -> list[dict[str, float]]:
     """What a cascade brings for each share of queries that go to the teacher, those of least margin first.
 
     Returns:
@@ -207,25 +207,25 @@ def curve(found: Encoded, ms: Mapping[str, float]) -> list[dict[str, float]]:
         `ndcg_at_10` where answers are known.
     """
     # one order for all shares: the first ones go to the teacher
-    order = found.margins.argsort(stable=True)
+    order = encoded.margins.argsort(stable=True)
     rows = []
     for share in SHARES:
         asked = torch.zeros(len(order), dtype=torch.bool)
         asked[order[: round(share * len(order))]] = True
         # the teacher's answer is its own first hit, so a query that is asked always agrees
-        row = {"share": share, "agreement": float((found.same | asked).double().mean()), "ms": _mean_ms(ms, share)}
-        if found.gains is not None:
-            own, theirs = found.gains
+        row = {"share": share, "agreement": float((encoded.same | asked).double().mean()), "ms": _mean_ms(ms, share)}
+        if encoded.gains is not None:
+            own, theirs = encoded.gains
             row["ndcg_at_10"] = float(torch.where(asked, theirs, own).mean())
         rows.append(row)
     return rows
 
 
-def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dict[str, Any]:
+def choose_margin(encoded: Encoded, wanted: float, ms: Mapping[str, float]) -> dict[str, Any]:
     """The least margin that reaches a wanted agreement on every second query, judged on the other queries.
 
     Args:
-        found: held-out queries.
+        encoded: held-out queries.
         wanted: share of first hits as the teacher's.
         ms: milliseconds of a query by `student` and `teacher`.
 
@@ -233,7 +233,7 @@ def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dic
         `margin` for [`Cascade`]; on the other queries the `share` that goes to the teacher, [`guarantee`] of the
         agreement, mean `ms` a query, and `cost`, its share of the teacher's.
     """
-    margins, same = found.margins[0::2], found.same[0::2]
+    margins, same = encoded.margins[0::2], encoded.same[0::2]
     order = margins.argsort(stable=True)
     # Behind the last of the changed hits that has to be caught; none may be beyond what the wanted share leaves.
     num_left = math.floor((1 - wanted) * len(order) + 1e-9)
@@ -247,9 +247,9 @@ def choose_margin(found: Encoded, wanted: float, ms: Mapping[str, float]) -> dic
         margin = float((last + later[0]) / 2) if len(later) else math.inf
     # judged on the queries that had no part in the choice
     others = slice(1, None, 2)
-    asked = found.margins[others] < margin
+    asked = encoded.margins[others] < margin
     share = float(asked.double().mean())
-    bound = guarantee((~(found.same[others] | asked)).tolist())
+    bound = guarantee((~(encoded.same[others] | asked)).tolist())
     mean_ms = _mean_ms(ms, share)
     return {"margin": margin, "share": share, "ms": mean_ms, "cost": mean_ms / ms["teacher"], "guarantee": bound}
 
@@ -259,9 +259,9 @@ def _mean_ms(ms: Mapping[str, float], share: float) -> float:
 
 
 def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
-    found = student_in(settings.model)
-    named = settings.teacher or found.settings.get("teacher")
-    if named is None and (vectors := found.settings.get("teacher_vectors")):
+    place = student_in(settings.model)
+    named = settings.teacher or place.settings.get("teacher")
+    if named is None and (vectors := place.settings.get("teacher_vectors")):
         raise ValueError(
             f"model={settings.model!r} learnt from teacher_vectors={short_repr(vectors)}: a cascade asks the "
             "teacher's model for queries in doubt, and vectors of known texts can't answer; name that model with "
@@ -270,8 +270,8 @@ def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
     if named is None:
         hint = members_hint(settings.model)
         raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher{hint}")
-    student, teacher = load_embedding_model(found.folder, argument="model"), load_embedding_model(str(named))
-    if has_own_space(read_embedding_facts(found.folder)) or student.dimension != teacher.dimension:
+    student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(str(named))
+    if has_own_space(read_embedding_facts(place.folder)) or student.dimension != teacher.dimension:
         raise ValueError(
             f"model={settings.model!r} has vectors of another space than the teacher's, so they share no index; "
             "distil one of output='teacher'"
@@ -296,12 +296,12 @@ def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingMod
     index = teacher.encode(task.documents, prompt_name="document")
     vectors = [model.encode(task.queries, prompt_name="query") for model in (student, teacher)]
     # both look up two hits in the teacher's index: the margin is between the student's
-    (found, rows), (_, wanted) = (best(one, index, 2, teacher.similarity) for one in vectors)
+    (nearness, rows), (_, wanted) = (best(one, index, 2, teacher.similarity) for one in vectors)
     scored = None
     if task.answers is not None:
         own, theirs = (gains(one, index, task.answers, similarity=teacher.similarity) for one in vectors)
         scored = own, theirs
-    return Encoded(found[:, 0] - found[:, 1], rows[:, 0] == wanted[:, 0], scored)
+    return Encoded(nearness[:, 0] - nearness[:, 1], rows[:, 0] == wanted[:, 0], scored)
 
 
 def format_cascade(results: Mapping[str, Any]) -> str:

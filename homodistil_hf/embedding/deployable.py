@@ -92,12 +92,12 @@ def deployable_of(model: EmbeddingModel) -> Deployable:
     has_states = not problem
 
     def read(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> list[Outputs]:
-        found = {name: tensor for name, tensor in outputs.items() if name != STATES}
+        compared = {name: tensor for name, tensor in outputs.items() if name != STATES}
         # what a runtime makes of the states: pooled, and brought to length 1
         if STATES in outputs:
             vectors_BD = pooled(outputs[STATES], inputs["attention_mask"], settings.pooling)
-            found[_POOLED] = F.normalize(vectors_BD, dim=-1) if settings.normalizes else vectors_BD
-        return [{name: tensor[row] for name, tensor in found.items()} for row in range(len(inputs["input_ids"]))]
+            compared[_POOLED] = F.normalize(vectors_BD, dim=-1) if settings.normalizes else vectors_BD
+        return [{name: tensor[row] for name, tensor in compared.items()} for row in range(len(inputs["input_ids"]))]
 
     pooling = _JAVASCRIPT.get(settings.pooling)
     return Deployable(

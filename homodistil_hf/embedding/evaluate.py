@@ -238,14 +238,14 @@ def _folder_and_teacher(model: str | Path) -> tuple[str, str | None]:
     source = str(model)
     if model_in(source) is None:  # a name on the Hub
         return source, None
-    found = student_in(source)
-    if not is_embedding_folder(found.folder):
+    place = student_in(source)
+    if not is_embedding_folder(place.folder):
         raise ValueError(
             f"model={short_repr(source)} is no folder of sentence-transformers (no modules.json); name one, a "
             "finished run of one, or a Hub name"
         )
-    recorded = found.settings.get("teacher")
-    return str(found.folder), recorded if isinstance(recorded, str) else None
+    recorded = place.settings.get("teacher")
+    return str(place.folder), recorded if isinstance(recorded, str) else None
 
 
 def _public(name: str, value: Any) -> Any:

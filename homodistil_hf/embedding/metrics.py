@@ -102,16 +102,16 @@ def agreement(
         rows = slice(start, start + _ROWS)
         # who asks in which index; the student asks in the teacher's where they share a space
         pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
-        found = [similarities(queries[rows], index, similarity) for queries, index in pairs]
+        of_pairs = [similarities(queries[rows], index, similarity) for queries, index in pairs]
         # a text is no neighbour of itself: row i of this block is text start + i
-        others = torch.ones_like(found[0], dtype=torch.bool)
+        others = torch.ones_like(of_pairs[0], dtype=torch.bool)
         others[torch.arange(len(others)), start + torch.arange(len(others))] = False
         # count, Σ s and Σ s² of the similarities, the teacher's and the student's
         for side in range(2):
-            values = found[side][others]
+            values = of_pairs[side][others]
             moments[side] += torch.tensor([values.numel(), values.sum(), values.square().sum()], dtype=torch.float64)
         # neighbours in the teacher's own index, and how many of them the others have
-        of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in found)
+        of_teacher, *nearest = (one.masked_fill(~others, -torch.inf).topk(num_neighbours).indices for one in of_pairs)
         # (rows, k, 1) == (rows, 1, k): indices of a row differ, so a neighbour that both have is equal once
         equal = (one[:, :, None] == of_teacher[:, None, :] for one in nearest)
         shared = [total + int(one.sum()) for total, one in zip(shared, equal, strict=True)]
@@ -139,8 +139,8 @@ def best(
     queries_ND: torch.Tensor, documents_MD: torch.Tensor, k: int, similarity: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Similarities and rows of the k best documents of each query, `(N, k)` both; in blocks of queries."""
-    found = [similarities(part, documents_MD, similarity).topk(k) for part in queries_ND.split(_ROWS)]
-    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+    blocks = [similarities(part, documents_MD, similarity).topk(k) for part in queries_ND.split(_ROWS)]
+    return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])
 
 
 def retrieval_scores(
@@ -213,16 +213,16 @@ def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence
     rows_of: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
         rows_of.setdefault(query, []).append(row)
-    found = []
+    of_queries = []
     for rows in rows_of.values():
         # lexsort's last key comes first: by falling score, of equal ones the least gain first
         gains, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
         if np.ptp(gains) > 0:
             # Σ gain / log₂(1 + rank) over ten ranks, by that of the best order; rank of the first best passage
-            parts = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
+            weights = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
             rank = int(np.argmax(gains[order] == gains.max())) + 1
-            found.append((gains[order] @ parts / (np.sort(gains)[::-1] @ parts), (rank <= NUM_BEST) / rank))
-    means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(found, 0).tolist(), strict=True)) if found else {}
+            of_queries.append((gains[order] @ weights / (np.sort(gains)[::-1] @ weights), (rank <= NUM_BEST) / rank))
+    means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(of_queries, 0).tolist(), strict=True)) if of_queries else {}
     return means | {"spearman": spearman(scores_R, labels_R)}
 
 
@@ -248,9 +248,8 @@ def pair_score(
 
     ```
     """
-    found = pair_similarities(first_ND.double(), second_ND.double(), similarity).numpy()
-    score = spearman(found, np.array(labels)) if metric == "spearman" else average_precision(found, np.array(labels))
-    return defined(score)
+    nearness = pair_similarities(first_ND.double(), second_ND.double(), similarity).numpy()
+    return defined((spearman if metric == "spearman" else average_precision)(nearness, np.array(labels)))
 
 
 def defined(score: float) -> float:

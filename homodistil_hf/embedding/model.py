@@ -108,8 +108,9 @@ class EmbeddingModel:
     def sha256(self) -> str:
         """Digest of all that a text's vector depends on: weights, configuration, pooling, layers."""
         weights = weights_digest(self.encoder, *(layer.linear for layer in self.dense))
-        parts = weights, self.settings.pooling, self.settings.normalizes, [layer.activation for layer in self.dense]
-        return hashlib.sha256(repr(parts).encode("utf-8")).hexdigest()
+        layers = [layer.activation for layer in self.dense]
+        whole = weights, self.settings.pooling, self.settings.normalizes, layers
+        return hashlib.sha256(repr(whole).encode("utf-8")).hexdigest()
 
     @property
     def similarity(self) -> str:
@@ -141,17 +142,17 @@ class EmbeddingModel:
         """
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-        found: dict[int, torch.Tensor] = {}
+        vectors: dict[int, torch.Tensor] = {}
         was_training, device = self.encoder.training, self.encoder.device
         self.encoder.eval()
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(device)
             states = self.encoder(**inputs).last_hidden_state
-            found |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
+            vectors |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
             on_batch(len(indices))
         self.encoder.train(was_training)
-        return torch.stack([found[index] for index in range(len(texts))])
+        return torch.stack([vectors[index] for index in range(len(texts))])
 
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
         """Padded inputs of the encoder, a prompt before each text, as in [`prepared`]."""
@@ -194,13 +195,13 @@ def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
 
     ```
     """
-    found: list[Dense] = []
+    merged: list[Dense] = []
     for layer in layers:
         # two linear maps without anything between them are one
-        if found and found[-1].activation == "Identity":
-            layer = _one_linear(found.pop().linear, layer)
-        found.append(layer)
-    return tuple(found)
+        if merged and merged[-1].activation == "Identity":
+            layer = _one_linear(merged.pop().linear, layer)
+        merged.append(layer)
+    return tuple(merged)
 
 
 def _one_linear(first: nn.Linear, second: Dense) -> Dense:

@@ -181,8 +181,8 @@ class VectorEvaluation(HeldOutEvaluation):
         rows = self._own_rows(inputs)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
-        mapped, own, teacher = found = self._vectors(rows)
-        self.vectors.append(tuple(vectors.cpu() for vectors in found))
+        mapped, own, teacher = self._vectors(rows)
+        self.vectors.append((mapped.cpu(), own.cpu(), teacher.cpu()))
         return vector_error(mapped, teacher) / len(own)
 
     def _vectors(self, rows: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -204,18 +204,13 @@ class VectorEvaluation(HeldOutEvaluation):
 
     def results(self) -> dict[str, float]:
         """[`agreement`] over all rows of all ranks, and `loss`, their vector term."""
-        found = self.vectors
-        if self.accelerator.num_processes > 1:
-            found = gather_object(found)
-        if not found:
+        batches = gather_object(self.vectors) if self.accelerator.num_processes > 1 else self.vectors
+        if not batches:
             return {}
-        mapped, own, teacher = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return {"loss": float(vector_error(mapped, teacher)) / len(own)} | agreement(
-            own,
-            teacher,
-            has_own_space=self.distillation.has_own_space,
-            similarity=self.distillation.model.similarity,
-        )
+        mapped, own, teacher = (torch.cat(side) for side in zip(*batches, strict=True))
+        is_apart, similarity = self.distillation.has_own_space, self.distillation.model.similarity
+        agreed = agreement(own, teacher, has_own_space=is_apart, similarity=similarity)
+        return {"loss": float(vector_error(mapped, teacher)) / len(own)} | agreed
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """The metrics of a perfect student."""

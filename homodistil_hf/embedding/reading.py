@@ -116,13 +116,13 @@ def load_embedding_model(
 
 def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
     """The kinds of a model's modules and their folders, in an order that a student can have."""
-    found = read_modules(folder / MODULES_FILE)
-    if foreign := [kind for kind, _ in found if not kind.startswith(_LIBRARY)]:
+    modules = read_modules(folder / MODULES_FILE)
+    if foreign := [kind for kind, _ in modules if not kind.startswith(_LIBRARY)]:
         raise ValueError(
             f"{label} has the module {short_repr(foreign[0])}, which is code of its own; a student can repeat modules "
             "of sentence-transformers alone: name another teacher"
         )
-    kinds = [kind.rpartition(".")[2] for kind, _ in found]
+    kinds = [kind.rpartition(".")[2] for kind, _ in modules]
     # as many Dense as there are, Normalize only if it is last: what is compared is the order
     dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
     if kinds != ["Transformer", "Pooling", *dense, *last]:
@@ -130,7 +130,7 @@ def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
             f"{label} has the modules {', '.join(kinds)}; expected Transformer, Pooling, any number of Dense, and "
             "Normalize or not"
         )
-    return [(kind, folder / path) for kind, (_, path) in zip(kinds, found, strict=True)]
+    return [(kind, folder / path) for kind, (_, path) in zip(kinds, modules, strict=True)]
 
 
 def _encoder(folder: Path, label: str, argument: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -267,11 +267,11 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     if (folder / WEIGHTS_FILE).is_file() or not pickled.is_file():
         return load_tensors(folder / WEIGHTS_FILE)
     try:
-        found = torch.load(pickled, map_location="cpu", weights_only=True)
+        tensors = torch.load(pickled, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle raises errors of many kinds
         raise ValueError(
             f"file={str(pickled)!r} is cut off or no pickle of tensors alone ({first_line(error)}); copy it again"
         ) from error
-    if not fits(found, {...: torch.Tensor}):
-        raise ValueError(f"file={str(pickled)!r} holds {short_repr(type(found))}; expected name → tensor")
-    return dict(found)
+    if not fits(tensors, {...: torch.Tensor}):
+        raise ValueError(f"file={str(pickled)!r} holds {short_repr(type(tensors))}; expected name → tensor")
+    return dict(tensors)

@@ -246,8 +246,9 @@ class PairReader(RawReader):
         """Rows as [`tokenize_pairs`] makes them."""
         names = dict(zip(pairs.columns.texts, ("first", "second"), strict=True))
         table = pairs.rows.select_columns(list(names)).rename_columns(names)
-        how: dict[str, Any] = {"max_length": self.length, "num_proc": self.num_proc, "argument": pairs.argument}
-        return tokenize_pairs(table, self.tokenizer, **how)
+        return tokenize_pairs(
+            table, self.tokenizer, max_length=self.length, num_proc=self.num_proc, argument=pairs.argument
+        )
 
     @override
     def grading(self, rows: Any, argument: str) -> Grading | None:

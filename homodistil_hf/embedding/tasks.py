@@ -100,15 +100,15 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
     """
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. stsb/ and qnli/")
-    found = [make(data_dir, max_queries) for name, make in _MAKERS.items() if _has_rows(name, data_dir)]
-    if not found:
+    tasks = [make(data_dir, max_queries) for name, make in _MAKERS.items() if _has_rows(name, data_dir)]
+    if not tasks:
         raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_MAKERS)}; add some")
-    return found
+    return tasks
 
 
 def _has_rows(name: str, data_dir: str | Path) -> bool:
     if name == "squad":
-        folders = [Path(data_dir, f"{known}{part}") for known in ("squad", "squad_v2") for part in ("", "_part")]
+        folders = [Path(data_dir, f"{name}{part}") for name in ("squad", "squad_v2") for part in ("", "_part")]
         return any(folder.is_dir() for folder in folders)
     try:
         data_folder(name, data_dir)
@@ -196,7 +196,7 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
     import mteb
     from sentence_transformers import SentenceTransformer
 
-    found: dict[str, dict[str, dict[str, float]]] = {
+    scores: dict[str, dict[str, dict[str, float]]] = {
         task.metadata.name: {task.metadata.main_score: {}} for task in tasks
     }
     for side, name in models.items():
@@ -205,8 +205,8 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
             SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
         )
         for task, result in zip(tasks, results.task_results, strict=True):
-            found[task.metadata.name][task.metadata.main_score][side] = defined(float(result.get_score()))
-    return found
+            scores[task.metadata.name][task.metadata.main_score][side] = defined(float(result.get_score()))
+    return scores
 
 
 def load_queries(
@@ -252,13 +252,13 @@ def load_queries(
 
 
 def _texts(source: Sequence[str], setting: str, column: str | None, split: str) -> list[str]:
-    found: list[str] = []
+    lines: list[str] = []
     for one in source:
         rows = _column(one, setting, column, split)
         texts = [text or "" for text in rows["text"][:]]
         # a paragraph of a text file may have several lines, a query each; rows of tables stay whole
-        found += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
-    return [text.strip() for text in found]
+        lines += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
+    return [text.strip() for text in lines]
 
 
 def _column(source: str, setting: str, column: str | None, split: str) -> Any:

@@ -6,7 +6,7 @@
 import itertools
 import random
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import datasets
 import torch
 from datasets import Features, IterableDataset, List, Value
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -140,8 +141,13 @@ class TextReader(RawReader):
     def encoded(self, rows: Any, argument: str) -> Any:
         if not is_raw(rows) or not len(rows):
             return rows
-        how: dict[str, Any] = {"max_length": self.length, "prepare": self.prepare, "argument": argument}
-        return tokenize_texts(only_text(rows, None, argument), self.tokenizer, **how)
+        return tokenize_texts(
+            only_text(rows, None, argument),
+            self.tokenizer,
+            max_length=self.length,
+            prepare=self.prepare,
+            argument=argument,
+        )
 
 
 def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:
@@ -170,13 +176,13 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
         shares = [weight / sum(weights) for weight in weights]
         return endless[0] if len(endless) == 1 else datasets.interleave_datasets(endless, shares, seed=seed)
     draw = random.Random(seed)
-    parts = []
+    weighted = []
     for table, weight in zip(sources, weights, strict=True):
         # of weight 2.25: each row twice, and a quarter of the rows, drawn without replacement, a third time
         whole = list(range(len(table)))
         some = draw.sample(whole, round(weight % 1 * len(whole)))
-        parts.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
-    return datasets.concatenate_datasets(parts)
+        weighted.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
+    return datasets.concatenate_datasets(weighted)
 
 
 def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
@@ -257,14 +263,13 @@ class TextCollator:
             pad_to_multiple_of=self.multiple,
             return_tensors="pt",
         )
-        found = {name: inputs[name] for name in (*names, "attention_mask")}
+        batch = {name: inputs[name] for name in (*names, "attention_mask")}
         if VECTOR in rows[0]:
-            found[VECTOR] = torch.stack([torch.as_tensor(row[VECTOR], dtype=torch.float32) for row in rows])
-        return found | {"labels": torch.stack(list(self._directions(rows)))}
-
-    def _directions(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[torch.Tensor]:
+            batch[VECTOR] = torch.stack([torch.as_tensor(row[VECTOR], dtype=torch.float32) for row in rows])
+        directions = []
         for row in rows:
             # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
             number = zlib.crc32(torch.tensor(row["input_ids"]).numpy().tobytes(), self.seed)
             generator = torch.Generator().manual_seed(number)
-            yield torch.nn.functional.normalize(torch.randn(self.dimension, generator=generator), dim=-1)
+            directions.append(F.normalize(torch.randn(self.dimension, generator=generator), dim=-1))
+        return batch | {"labels": torch.stack(directions)}

@@ -323,8 +323,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             target = pooled_by_teacher(distillation.teacher, batch, pooling, exact=False).cpu().double()
             own = pooled(states, mask_BT, pooling).cpu().double()
             # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
-            found = torch.cat([own.T @ own, own.T @ target], 1)
-            sums = found if sums is None else sums + found
+            products = torch.cat([own.T @ own, own.T @ target], 1)
+            sums = products if sums is None else sums + products
         sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
         products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
         # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²

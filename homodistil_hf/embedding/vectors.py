@@ -118,7 +118,7 @@ Encoder: TypeAlias = EmbeddingModel | TeacherVectors
 
 @dataclass(frozen=True)
 class Learner(EmbeddingModel):
-    """What a student of given vectors starts from: encoder, tokenizer and pooling of a local model.
+    """The start of a student of given vectors: encoder, tokenizer and pooling of a local model.
 
     The student's map leads from its pooled states to the vectors, in place of the layers behind the local model's
     pooling.
@@ -250,8 +250,8 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
             "one model"
         )
     # all lists have one length, so their numbers, one list behind the other, are a matrix
-    found = pc.cast(pc.list_flatten(column), pa.float32()).combine_chunks()
-    vectors = found.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
+    numbers = pc.cast(pc.list_flatten(column), pa.float32()).combine_chunks()
+    vectors = numbers.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
     # missing numbers have become NaN
     wrong = {"a number that is missing or not finite": ~np.isfinite(vectors).all(1)}
     wrong["only zeros"] = ~vectors.any(1)
@@ -304,8 +304,8 @@ def tokenize_vectors(
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         with as_it_was(tokenizer):
-            found = tokenizer(list(map(prepare, batch["text"])), truncation=True, max_length=max_length)
-        return {"input_ids": found["input_ids"]}
+            encoded = tokenizer(list(map(prepare, batch["text"])), truncation=True, max_length=max_length)
+        return {"input_ids": encoded["input_ids"]}
 
     table = documents.map(rows, batched=True, remove_columns=["text"], num_proc=num_proc, desc="Tokenizing texts")
     # a row of full length was cut, unless it fits exactly; a few are no reason to warn

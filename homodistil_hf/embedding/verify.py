@@ -92,12 +92,12 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
 def _library_problem() -> str | None:
     if importlib.util.find_spec("sentence_transformers") is None:
         return "sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"
-    found = importlib.metadata.version("sentence-transformers")
-    if int(found.partition(".")[0]) < _LEAST_VERSION:
+    version = importlib.metadata.version("sentence-transformers")
+    if int(version.partition(".")[0]) < _LEAST_VERSION:
         # Before, it imported whatever class a folder named.
         return (
-            f"sentence-transformers {found} is installed, expected {_LEAST_VERSION} or later, which runs no code of a "
-            "folder; pip install 'homodistil-hf[embeddings]'"
+            f"sentence-transformers {version} is installed, expected {_LEAST_VERSION} or later, which runs no code of "
+            "a folder; pip install 'homodistil-hf[embeddings]'"
         )
     return None
 
@@ -160,16 +160,16 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
 
 
-def _setting_problems(facts: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+def _setting_problems(facts: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[str]:
     for name, expected in facts["settings_of_vectors"].items():
         if expected is None and name != "default_prompt_name":
             continue  # sentence-transformers then has its own default
         if name == "prompts":  # the library adds empty ones
-            same = {key: text for key, text in found[name].items() if text or key in expected} == expected
+            same = {key: text for key, text in loaded[name].items() if text or key in expected} == expected
         else:
-            same = found[name] == expected
+            same = loaded[name] == expected
         if not same:
-            yield f"{name}: expected {short_repr(expected)}, found {short_repr(found[name])}"
+            yield f"{name}: expected {short_repr(expected)}, found {short_repr(loaded[name])}"
 
 
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
@@ -178,8 +178,7 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     if problems := list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
         return VerifyReport(folder, tuple(problems), compared="vectors")
-    problems = list(code_problems(folder, facts)) or list(module_problems(folder))
-    if problems:
+    if problems := list(code_problems(folder, facts)) or list(module_problems(folder)):
         return VerifyReport(folder, tuple(problems), compared="vectors")
-    found, difference = vector_problems(folder, facts)
-    return VerifyReport(folder, tuple(found), difference, compared="vectors")
+    problems, difference = vector_problems(folder, facts)
+    return VerifyReport(folder, tuple(problems), difference, compared="vectors")

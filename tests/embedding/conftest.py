@@ -11,6 +11,6 @@ from homodistil_hf.embedding import deployable
 def _queries_are_timed_in_torch(request: pytest.FixtureRequest) -> Iterator[None]:
     """But in the tests of their times: a graph of each model takes 3 to 4 s."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        if request.path.stem != "test_query_times":
+        if request.path.stem != "test_deployable":
             monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
         yield

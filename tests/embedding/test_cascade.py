@@ -1,12 +1,19 @@
 """Queries that a student is in doubt about go to the teacher, in the teacher's index."""
 
+import json
 import math
 
 import pytest
 import torch
-from tiny_embeddings import make_sentence_folder
+from rows import each
+from tiny_embeddings import make_sentence_folder, perturb
+from tiny_files import own_cache
 
-from homodistil_hf import Cascade, load_embedding_model
+from homodistil_hf import Cascade
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.cascade import SHARES, Encoded, choose_margin, curve, format_cascade
+from homodistil_hf.embedding.folder import export_embedding_model
+from homodistil_hf.embedding.reading import load_embedding_model
 
 DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
 QUERIES = [f"w{number} w{number + 2}" for number in range(10, 50)]
@@ -17,9 +24,7 @@ def models(tmp_path_factory):
     """A student of nearly the teacher's weights, and the teacher."""
     folder = tmp_path_factory.mktemp("cascade")
     student, teacher = (load_embedding_model(make_sentence_folder(folder / name)) for name in ("student", "teacher"))
-    torch.manual_seed(0)
-    for parameter in student.encoder.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
+    perturb(student.encoder)
     return student, teacher
 
 
@@ -65,3 +70,121 @@ def test_folders_are_loaded_and_other_spaces_refused(models, index, tmp_path):
         Cascade(other, models[1], index)
     with pytest.raises(ValueError, match="documents has 1 rows; a margin is between two of them"):
         Cascade(*models, index[:1])
+
+
+MS = {"student": 1.0, "teacher": 10.0}
+
+
+def encoded(num_queries=200, seed=0):
+    """Hits of small margins change more often."""
+    generator = torch.Generator().manual_seed(seed)
+    margins = torch.rand(num_queries, generator=generator)
+    same = torch.rand(num_queries, generator=generator) < 0.5 + margins
+    gains = torch.rand(2, num_queries, generator=generator, dtype=torch.float64)
+    return Encoded(margins, same, (gains[0], gains[1]))
+
+
+def test_the_queries_of_least_margin_go_first():
+    found = encoded()
+    rows = curve(found, MS)
+    assert [row["share"] for row in rows] == list(SHARES)
+    order = sorted(range(200), key=lambda query: float(found.margins[query]))
+    for row in rows:
+        asked = set(order[: round(200 * row["share"])])
+        agreed = sum(query in asked or bool(found.same[query]) for query in range(200))
+        gain = sum(float(found.gains[query in asked][query]) for query in range(200))
+        assert row["agreement"] == pytest.approx(agreed / 200)
+        assert row["ndcg_at_10"] == pytest.approx(gain / 200)
+        assert row["ms"] == pytest.approx(1 + 10 * row["share"])
+    assert rows[-1]["agreement"] == 1.0
+    assert "ndcg_at_10" not in curve(Encoded(found.margins, found.same), MS)[0]
+
+
+@each("wanted", [0.6, 0.9, 0.95, 0.99])
+def test_the_least_margin_that_reaches_the_wanted_agreement(wanted):
+    found = encoded()
+    choice = choose_margin(found, wanted, MS)
+
+    def agreement(margin, part):
+        return float((found.same[part] | (found.margins[part] < margin)).double().mean())
+
+    chosen = slice(0, None, 2)
+    assert agreement(choice["margin"], chosen) >= wanted
+    smaller = [float(margin) for margin in found.margins[chosen] if margin < choice["margin"]]
+    assert all(agreement(margin, chosen) < wanted for margin in smaller)
+    others = slice(1, None, 2)
+    assert choice["guarantee"]["agreement"] == pytest.approx(agreement(choice["margin"], others))
+    assert choice["guarantee"]["num_rows"] == 100
+    assert choice["share"] == pytest.approx(float((found.margins[others] < choice["margin"]).double().mean()))
+    assert choice["cost"] == pytest.approx((1 + 10 * choice["share"]) / 10)
+
+
+def test_a_student_that_agrees_asks_nobody():
+    found = Encoded(torch.rand(20), torch.ones(20, dtype=torch.bool))
+    choice = choose_margin(found, 0.99, MS)
+    assert (choice["margin"], choice["share"]) == (0.0, 0.0)
+
+
+@each(("teacher_ms", "is_dearer"), [(10.0, False), (1.0, True)])
+def test_a_cascade_that_is_as_dear_as_its_teacher_is_told(teacher_ms, is_dearer):
+    found, ms = Encoded(torch.rand(20), torch.ones(20, dtype=torch.bool)), {"student": 1.0, "teacher": teacher_ms}
+    choice = choose_margin(found, 0.99, ms) | {"macs": 0.5}
+    results = {"curves": {"mine": curve(found, ms)}, "choices": {"mine": choice}, "runtime": "torch", "wanted": 0.99}
+    assert ("the teacher alone takes no longer" in format_cascade(results)) == is_dearer
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    teacher, other = (load_embedding_model(make_sentence_folder(tmp_path / name)) for name in ("teacher", "other"))
+    perturb(other.encoder)
+    export_embedding_model(other, tmp_path / "student", teacher=teacher)
+    (tmp_path / "queries.txt").write_text("\n".join(f"w{number} w{number + 2}" for number in range(10, 60)))
+    (tmp_path / "documents.txt").write_text("\n".join(f"w{number} w{number + 1}" for number in range(10, 60)))
+    return tmp_path
+
+
+WORDS = ["--queries", "queries.txt", "--documents", "documents.txt", "--teacher", "teacher"]
+
+
+def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
+    words = ["cascade", "--model", "student", *WORDS, "--agreement", "0.9", "--output_dir", "out"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    results = json.loads((folders / "out" / "cascade.json").read_text())
+    assert len(results["curves"]["queries"]) == len(SHARES)
+    assert results["curves"]["queries"][-1]["agreement"] == 1.0
+    assert results["curves"]["queries"][0]["agreement"] < 1
+    assert results["choices"]["queries"]["guarantee"]["num_rows"] == 25
+    assert results["choices"]["queries"]["macs"] == 1 + results["choices"]["queries"]["share"]  # of equal widths
+    assert "to the teacher, %" in told
+    assert f"margin {results['choices']['queries']['margin']:.4g} for 90.0%, chosen on every second query" in told
+    assert str(folders) not in json.dumps(results)
+
+
+@each(
+    ("words", "message"),
+    [
+        (["--model", "student", "--teacher", "teacher"], "name queries and their documents, or rows of tasks"),
+        (["--model", "student", *WORDS, "--data_dir", "."], "name queries and their documents, or rows of tasks"),
+        (
+            ["--model", "student", "--data_dir", ".", "--query_column", "x"],
+            "query_column='x' has no part in this run: it belongs to queries; leave it out",
+        ),
+        (["--model", "student", "--data_dir", ".", "--eval_split", "test"], "eval_split='test' has no part in this"),
+        (["--model", "student", *WORDS[:4]], "no run has recorded its teacher; name it with --teacher"),
+        (["--model", "student", *WORDS, "--agreement", "1"], "agreement=1.0 is outside (0, 1)"),
+        ([*WORDS], "model is not set; name a student"),
+    ],
+)
+def test_what_is_missing_is_told(folders, words, message, capsys):
+    assert main(["cascade", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_space_of_its_own_is_refused(folders, capsys):
+    whole, teacher = (load_embedding_model(folders / name) for name in ("other", "teacher"))
+    export_embedding_model(whole, folders / "apart", teacher=teacher, has_own_space=True)
+    assert main(["cascade", "--model", "apart", *WORDS]) == 2
+    assert "has vectors of another space than the teacher's, so they share no index" in capsys.readouterr().err

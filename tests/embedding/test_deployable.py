@@ -1,7 +1,9 @@
 """An embedding model's graph: the map stands on every token wherever the pooling lets it; runtimes need no layer."""
 
 import dataclasses
+import logging
 
+import numpy as np
 import pytest
 import torch
 from deployed import needs_node, needs_onnx, write_texts
@@ -14,7 +16,8 @@ from transformers import BertModel
 
 from homodistil_hf import deploy_export, load_embedding_model, verify_export
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.deployable import embedding_deployable, map_problem
+from homodistil_hf.embedding import deployable
+from homodistil_hf.embedding.deployable import ONNX_RUNTIME, TORCH, embedding_deployable, map_problem, query_ms
 from homodistil_hf.embedding.folder import export_embedding_model, export_pair
 from homodistil_hf.embedding.model import POOLINGS, Dense, pooled
 from homodistil_hf.files.strict_json import read_json_object
@@ -135,3 +138,66 @@ def test_a_pair_is_refused(tmp_path, capsys):
     folder = export_pair(model, model, tmp_path / "pair")
     assert main(["deploy", str(folder), "--to", "onnx"]) == 2
     assert "format='sentence-transformers pair', which no other runtime reads" in capsys.readouterr().err
+
+
+QUERIES = ["w10 w11", "w12 w13 w14 w15"]
+
+
+@pytest.fixture
+def models(tmp_path):
+    encoders = {name: randomized(BertModel(tiny_config(num_hidden_layers=1)), seed=ord(name)) for name in ("a", "b")}
+    shared = {"prompts": {"query": "w20 w21 w22"}}
+    folders = {name: make_sentence_folder(tmp_path / name, encoder=encoders[name], **shared) for name in encoders}
+    return {name: load_embedding_model(folder) for name, folder in folders.items()}
+
+
+@needs_onnx
+def test_a_graph_gets_each_query_behind_its_prompt_and_gives_its_vector(models, monkeypatch):
+    make, found = deployable.onnx_session, []
+
+    class Session:
+        def __init__(self, path, *, num_threads):
+            assert num_threads == 1
+            self.session = make(path, num_threads=num_threads)
+
+        def run(self, names, inputs):
+            found.append((inputs["input_ids"].tolist(), self.session.run(names, inputs)[-1]))
+
+    monkeypatch.setattr(deployable, "onnx_session", Session)
+    model = models["a"]
+    runtime, ms = query_ms({"a": model}, QUERIES)
+    assert runtime == ONNX_RUNTIME
+    assert ms["a"] > 0
+    assert len(found) == 1 + len(QUERIES)  # one before the clock runs
+    for query, (ids, vectors) in zip(QUERIES, found[1:], strict=True):
+        assert ids == model.tokenize([query], "query")["input_ids"].tolist()
+        np.testing.assert_allclose(vectors, model.encode([query], prompt_name="query"), atol=1e-5)
+
+
+def test_without_the_extra_torch_is_timed_in_turns(models, monkeypatch):
+    encode, asked = deployable._encoded_by_torch, []
+
+    def noted(model, query):
+        asked.append((model, query))
+        return encode(model, query)
+
+    monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} is missing")
+    monkeypatch.setattr(deployable, "_encoded_by_torch", noted)
+    runtime, ms = query_ms(models, QUERIES)
+    assert runtime == TORCH
+    assert list(ms) == ["a", "b"]
+    assert min(ms.values()) > 0
+    assert asked[2:] == [(model, query) for query in QUERIES for model in models.values()]
+
+
+@needs_onnx
+def test_a_model_that_has_no_graph_is_timed_in_torch_with_a_warning(models, monkeypatch, caplog):
+    def fail(*given):
+        raise RuntimeError("no such operator\nmore")
+
+    monkeypatch.setattr(deployable, "write_graph", fail)
+    with caplog.at_level(logging.WARNING):
+        runtime, ms = query_ms(models, QUERIES)
+    assert runtime == TORCH
+    assert len(ms) == 2
+    assert "models can't be timed in ONNX Runtime, so torch is: no such operator" in caplog.text

@@ -8,17 +8,21 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from rows import each
 from scipy.stats import spearmanr
-from tiny_embeddings import make_sentence_folder
+from tiny_embeddings import make_sentence_folder, perturb
 from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.evaluate import evaluate_embedding
+from homodistil_hf.embedding.card import space_tables
+from homodistil_hf.embedding.evaluate import evaluate_embedding, space_matrix, task_of_texts
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.embedding.metrics import SIMILARITIES, pair_score, retrieval_scores
 from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.embedding.tasks import load_tasks
+from homodistil_hf.embedding.tasks import RetrievalTask, load_queries, load_tasks
+from homodistil_hf.evaluation.guarantee import largest_share
+from homodistil_hf.export.verify import VerifyReport
 from homodistil_hf.files.strict_json import read_json_object
 
 
@@ -48,32 +52,6 @@ def folders(tmp_path):
     teacher = make_sentence_folder(tmp_path / "teacher")
     model = load_embedding_model(make_sentence_folder(tmp_path / "other", pooling="cls"))
     return teacher, export_embedding_model(model, tmp_path / "small", teacher=load_embedding_model(teacher))
-
-
-def test_the_right_document_first_second_and_eleventh():
-    documents = torch.eye(12)
-    queries = torch.stack([documents[0], documents[0] + 0.5 * documents[1], 12.0 - torch.arange(12.0)])
-    found = retrieval_scores(queries, documents, [0, 1, 10])
-    assert found["mrr_at_10"] == pytest.approx((1 + 1 / 2 + 0) / 3)
-    assert found["ndcg_at_10"] == pytest.approx((1 + 1 / torch.log2(torch.tensor(3.0)).item()) / 3)
-
-
-def test_a_model_that_makes_all_texts_one_finds_nothing():
-    assert retrieval_scores(torch.ones(2, 3), torch.ones(20, 3), [0, 1]) == {"ndcg_at_10": 0.0, "mrr_at_10": 0.0}
-
-
-def test_pairs_are_ranked_by_their_cosine():
-    first = torch.tensor([[1.0, 0.0]]).expand(4, 2)
-    second = torch.tensor([[2.0, 0.0], [1.0, 0.5], [1.0, 1.0], [0.0, 1.0]])
-    assert pair_score("spearman", first, second, [5.0, 4.0, 2.0, 0.0]) == pytest.approx(1.0)
-    assert pair_score("spearman", first, second, [0.0, 2.0, 4.0, 5.0]) == pytest.approx(-1.0)
-    assert pair_score("average_precision", first, second, [1, 0, 1, 0]) == pytest.approx((1 + 2 / 3) / 2)
-
-
-@pytest.mark.filterwarnings("ignore:An input array is constant")
-@pytest.mark.parametrize(("second", "labels"), [(torch.ones(3, 2), [5.0, 4.0, 0.0]), (torch.eye(3)[:, :2], [2.0] * 3)])
-def test_undefined_correlations_are_0(second, labels):
-    assert pair_score("spearman", torch.ones(3, 2), second, labels) == 0.0
 
 
 def test_rows_become_tasks(data_dir):
@@ -148,7 +126,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
     assert "teacher" not in capsys.readouterr().out.replace("teacher's", "")
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         ([], "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks"),
@@ -252,7 +230,7 @@ def test_other_models_are_refused(folders, tmp_path, capsys):
     assert "is no folder of sentence-transformers (no modules.json)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@each("name", SIMILARITIES)
 def test_retrieval_is_by_the_models_own_similarity(data_dir, tmp_path, name):
     """Vectors without length 1, whose ranks differ by cosine; ranks of sentence-transformers itself."""
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
@@ -313,3 +291,147 @@ def test_other_students_of_other_spaces_or_equal_names_are_refused_first(folders
         told = capsys.readouterr()
         assert message in told.err
         assert "stsb, spearman" not in told.err  # nothing was measured before
+
+
+NUM_QUERIES = 60
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    rows = [
+        {"question": f"w{10 + number} w{11 + number % 9}", "language": "de" if number % 3 else "en"}
+        for number in range(NUM_QUERIES)
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "queries.parquet")
+    (tmp_path / "documents.txt").write_text("\n".join(f"w{number} w{number + 1}" for number in range(10, 60, 2)))
+    return [str(tmp_path / "queries.parquet")], [str(tmp_path / "documents.txt")]
+
+
+@pytest.fixture
+def near(tmp_path):
+    """A teacher, and an export of nearly the same weights."""
+    teacher, other = (load_embedding_model(make_sentence_folder(tmp_path / name)) for name in ("teacher", "other"))
+    perturb(other.encoder)
+    return tmp_path / "teacher", export_embedding_model(other, tmp_path / "student", teacher=teacher)
+
+
+def test_queries_have_groups_and_documents_are_lines(sources):
+    task = load_queries(*sources, query_column="question", group_columns=("language",), most=20)
+    assert (len(task.queries), len(task.documents), task.answers) == (20, 25, None)
+    assert task.queries[1] == "w13 w14"  # every third of all
+    assert task.groups == {"language": ["en"] * 20}
+    with pytest.raises(ValueError, match=r"^queries=.*missing text column \(group_columns='language'\)"):
+        load_queries(sources[1], sources[1], group_columns=("language",))
+
+
+def test_queries_and_documents_may_be_tables_of_words(sources, tmp_path):
+    queries = Dataset.from_parquet(sources[0][0])
+    queries.to_csv(tmp_path / "queries.csv", index=False)
+    documents = (tmp_path / "documents.txt").read_text().splitlines()
+    Dataset.from_dict({"text": documents[20:]}).to_csv(tmp_path / "rest.tsv", sep="\t", index=False)
+    (tmp_path / "first.txt").write_text("\n".join(documents[:20]))
+    both = [str(tmp_path / "first.txt"), str(tmp_path / "rest.tsv")]
+    settings = {"query_column": "question", "group_columns": ("language",)}
+    assert load_queries([str(tmp_path / "queries.csv")], both, **settings) == load_queries(*sources, **settings)
+    with pytest.raises(ValueError, match=r"^queries=.*queries.csv': missing text column \(query_column='no'\)"):
+        load_queries([str(tmp_path / "queries.csv")], both, query_column="no")
+
+
+def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, tmp_path, capsys, monkeypatch):
+    teacher, student = near
+    queries, documents = sources
+    words = ["--queries", *queries, "--documents", *documents, "--query_column", "question"]
+    words += ["--group_columns", "language", "--teacher", str(teacher)]
+    assert main(["evaluate", str(student), "--task", "embedding", *words]) == 0
+    told = capsys.readouterr().out
+    facts = json.loads((student / "facts.json").read_text())
+    found = facts["benchmarks"]["guarantee"]["queries"]
+
+    task = load_queries(queries, documents, query_column="question")
+    both = [load_embedding_model(folder) for folder in (student, teacher)]
+    index = both[1].encode(task.documents)
+    hits = [(model.encode(task.queries) @ index.T).argmax(1) for model in both]
+    num_changed = int((hits[0] != hits[1]).sum())
+    assert 0 < num_changed == found["num_changed"] < found["num_rows"] == NUM_QUERIES
+    assert found["at_least"] == 1 - largest_share(num_changed, NUM_QUERIES)
+    assert set(found["groups"]["language"]) == {"de", "en"}
+    row = f"| queries | 60 | {num_changed} |"
+    assert row in told
+    assert row in (student / "README.md").read_text()
+
+    monkeypatch.setattr("homodistil_hf.methods.formats.verify_export", lambda folder: VerifyReport(folder, (), 0.0))
+    bound = found["at_least"]
+    assert main(["verify", str(student), "--least", f"agreement={bound - 0.001}"]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(student), "--least", f"agreement={bound + 0.001}"]) == 1
+    assert "queries: expected answers as the teacher's for at least" in capsys.readouterr().err
+    assert main(["verify", str(student), "--least", "agreement_of_groups=0.999"]) == 1
+    assert "queries, language: de: expected" in capsys.readouterr().err
+    assert main(["verify", str(student), "--least", "agreement=all"]) == 2
+    assert "expected agreement or agreement_of_groups=SHARE" in capsys.readouterr().err
+
+
+def test_damaged_records_bound_nothing(near, capsys, monkeypatch):
+    monkeypatch.setattr("homodistil_hf.methods.formats.verify_export", lambda folder: VerifyReport(folder, (), 0.0))
+    _, student = near
+    facts = json.loads((student / "facts.json").read_text())
+    for measured in ([], {"guarantee": []}, {"guarantee": {"queries": 3}}):
+        (student / "facts.json").write_text(json.dumps(facts | {"benchmarks": measured}))
+        assert main(["verify", str(student), "--least", "agreement=0.5"]) == 1
+        assert "no guarantee is recorded; measure it on held-out rows first" in capsys.readouterr().err
+
+
+def test_the_teacher_itself_changes_nothing(near, sources, tmp_path, capsys):
+    teacher, _ = near
+    queries, documents = sources
+    words = ["--queries", *queries, "--documents", *documents, "--query_column", "question", "--teacher", str(teacher)]
+    assert main(["evaluate", str(teacher), "--task", "embedding", *words, "--output_dir", str(tmp_path / "out")]) == 0
+    assert "| queries | 60 | 0 | 100.0 | 95.1 |" in capsys.readouterr().out
+
+
+DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
+QUERIES = [f"w{number} w{number + 2}" for number in range(10, 40)]
+
+
+def models_in(tmp_path, **shared):
+    teacher, member = (load_embedding_model(make_sentence_folder(tmp_path / name, **shared)) for name in ("a", "b"))
+    perturb(member.encoder)
+    return {"teacher": teacher, "half": member}
+
+
+def test_pairings_are_those_one_by_one(tmp_path):
+    models = models_in(tmp_path, normalizes=False, similarity_fn_name="dot")
+    answers = [number % len(DOCUMENTS) for number in range(len(QUERIES))]
+    found = space_matrix(models, [RetrievalTask("mine", QUERIES, DOCUMENTS, answers)])
+    queries, index = ({name: model.encode(texts) for name, model in models.items()} for texts in (QUERIES, DOCUMENTS))
+    wanted = (queries["teacher"] @ index["teacher"].T).argmax(1)
+    for asking in models:
+        for answering in models:
+            cell = found["tasks"]["mine"][asking][answering]
+            hits = (queries[asking] @ index[answering].T).argmax(1)
+            assert cell["first_hits"] == pytest.approx(float((hits == wanted).double().mean()))
+            scores = retrieval_scores(queries[asking], index[answering], answers, similarity="dot")
+            assert cell["ndcg_at_10"] == scores["ndcg_at_10"]
+    assert found["tasks"]["mine"]["half"]["teacher"]["first_hits"] < 1
+    assert set(found["models"]["half"]) == {"size_bytes", "ms"}
+    titles = [title for title, _ in space_tables(json.loads(json.dumps(found)))]
+    measures = ["nDCG@10 × 100", "first hits as the teacher's alone, %"]
+    assert titles == [f"mine, 30 in an index of 50: {measure}; ms in {found['runtime']}" for measure in measures]
+    assert space_tables({**found, "sizes": {}})[0][0].startswith("mine: nDCG")  # of an earlier record
+    headings, cells = space_tables(found)[1][1]
+    assert headings[3:] == ["index by teacher", "index by half"]
+    assert cells[0][3] == "100.0"
+
+
+def test_texts_are_looked_up_among_the_others():
+    task = task_of_texts(["a", "b", "c", "b", "d", "e"])
+    assert (task.queries, task.documents, task.answers) == (["b", "d"], ["a", "c", "e"], None)
+    assert task_of_texts(["a", "b", "b", "c"]) is None
+
+
+def test_other_lengths_are_refused(tmp_path):
+    models = models_in(tmp_path)
+    models["short"] = load_embedding_model(make_sentence_folder(tmp_path / "short", dense=5))
+    with pytest.raises(ValueError, match="models have vectors of the lengths .*'short': 5.*; expected one space"):
+        space_matrix(models, [task_of_texts(DOCUMENTS)])

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
+from rows import each
 from safetensors.torch import save
 from tiny_embeddings import make_sentence_folder, write
 from tiny_models import randomized, tiny_config
@@ -67,8 +69,6 @@ def test_other_vectors_and_settings_are_told(export):
 def test_weights_that_are_missing_are_told(export):
     from safetensors.torch import load_file, save_file
 
-    from homodistil_hf.export.facts import file_facts
-
     tensors = load_file(export / "model.safetensors")
     del tensors["pooler.dense.bias"]
     save_file(tensors, export / "model.safetensors", metadata={"format": "pt"})
@@ -101,7 +101,7 @@ def as_a_forger_leaves_it(folder, file, **values):
 
 @needs_library
 @pytest.mark.usefixtures("no_process")
-@pytest.mark.parametrize(
+@each(
     ("file", "values", "message"),
     [
         (
@@ -119,14 +119,15 @@ def as_a_forger_leaves_it(folder, file, **values):
         ("2_Dense/config.json", {"activation_function": "torch.hub.load"}, "activation_function: expected one of"),
     ],
 )
-def test_a_folder_with_foreign_code_is_not_loaded(export, file, values, message):
-    as_a_forger_leaves_it(export, file, **values)
-    assert message in verify_export(export).problems[0]
+def test_a_folder_with_foreign_code_is_not_loaded(export, tmp_path, file, values, message):
+    forged = shutil.copytree(export, tmp_path / "student")
+    as_a_forger_leaves_it(forged, file, **values)
+    assert message in verify_export(forged).problems[0]
 
 
 @needs_library
 @pytest.mark.usefixtures("no_process")
-@pytest.mark.parametrize("kind", ["evil.Pooling", "sentence_transformers.sparse_encoder.SparseEncoder", 3])
+@each("kind", ["evil.Pooling", "sentence_transformers.sparse_encoder.SparseEncoder", 3])
 def test_foreign_modules_are_not_loaded(export, kind):
     modules = json.loads((export / "modules.json").read_text())
     write(export / "modules.json", [modules[0], modules[1] | {"type": kind}])
@@ -151,7 +152,7 @@ def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
     assert problem.startswith("sentence-transformers 5.4.1 is installed, expected 6 or later")
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "message"),
     [
         ({"files": 3}, "facts.json: expected files, found 3"),
@@ -164,8 +165,10 @@ def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
     ],
 )
 def test_facts_that_are_none_are_told(export, values, message):
+    whole = (export / "facts.json").read_bytes()
     edit(export / "facts.json", **values)
     assert message in verify_export(export).problems[0]
+    (export / "facts.json").write_bytes(whole)
 
 
 def test_without_the_library_verify_says_so(export, monkeypatch):
@@ -228,7 +231,7 @@ def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
     assert "an embedding model is written as one of standard, pair" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "message"),
     [
         (b"\0", "is cut off or no safetensors"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import each
 from tiny_embeddings import make_sentence_folder
 from tiny_models import VOCAB_SIZE, randomized, tiny_config
 from tiny_tokenizers import trained_tokenizer
@@ -44,8 +45,8 @@ def test_a_tokenizer_of_more_words_than_the_model_has_is_refused_where_it_uses_t
         model.encode(["w7 beyond"])
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("pooling", POOLINGS)
+@each("side", ["left", "right"])
+@each("pooling", POOLINGS)
 def test_vectors_are_those_of_sentence_transformers(tmp_path, pooling, side):
     """With padding on the left the first token is not at 0, and the k-th token not at k - 1."""
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")

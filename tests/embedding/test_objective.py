@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from rows import each
 from torch.nn import functional as F
 
-from homodistil_hf.embedding.metrics import SIMILARITIES, agreement, similarities
 from homodistil_hf.embedding.objective import fit_dense, vector_error
 
 
@@ -30,53 +28,6 @@ def test_the_map_is_that_of_least_squares():
     assert shrunk.norm() < found.norm()
     alike = states[:, :1].expand(-1, 3)  # three times the same channel
     assert fit_dense(alike.T @ alike, alike.T @ target).isfinite().all()
-
-
-def test_agreement_counts_neighbours_one_by_one():
-    student, teacher = unit_vectors(400, seed=1), unit_vectors(400)  # more rows than are compared at a time
-    student = F.normalize(student + 2 * teacher, dim=-1)
-    found = agreement(student, teacher)
-
-    def nearest(queries, index, text):
-        similarities = queries[text] @ index.T
-        similarities[text] = -2
-        return set(similarities.topk(10).indices.tolist())
-
-    texts = range(len(teacher))
-    own = sum(len(nearest(student, student, i) & nearest(teacher, teacher, i)) for i in texts)
-    in_index = sum(len(nearest(student, teacher, i) & nearest(teacher, teacher, i)) for i in texts)
-    assert found["neighbours"] == pytest.approx(own / 4000)
-    assert found["neighbours_in_index"] == pytest.approx(in_index / 4000)
-    assert found["cosine"] == pytest.approx(float((student * teacher).sum(-1).mean()))
-    others = ~torch.eye(400, dtype=torch.bool)
-    spreads = [(vectors @ vectors.T)[others].std(unbiased=False) for vectors in (student, teacher)]
-    assert found["spread"] == pytest.approx(float(spreads[0] / spreads[1]))
-    collapsed = unit_vectors(1).expand(400, -1)
-    assert agreement(collapsed, teacher)["spread"] == pytest.approx(0.0, abs=1e-6)
-    assert agreement(student[:1], teacher[:1]) == {}
-
-
-@pytest.mark.parametrize("vectors", [torch.eye(2, 5), torch.ones(4, 5)])
-def test_similarities_that_are_all_the_same_have_no_spread(vectors):
-    """Two held-out texts have one similarity: nothing has collapsed."""
-    found = agreement(vectors + 0.1 * torch.randn_like(vectors), vectors)
-    assert found.keys() == {"cosine", "neighbours", "neighbours_in_index"}
-
-
-@each("name", SIMILARITIES)
-def test_neighbours_are_nearest_by_the_models_own_similarity(name):
-    generator = torch.Generator().manual_seed(0)
-    teacher = torch.randn(40, 4, generator=generator, dtype=torch.float64).exp()  # of very different lengths
-    student = teacher + 0.3 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
-    found = agreement(student, teacher, similarity=name)
-
-    def nearest(queries, index, text):
-        values = similarities(queries, index, name)[text]
-        values[text] = -torch.inf
-        return set(values.topk(10).indices.tolist())
-
-    shared = [len(nearest(student, teacher, i) & nearest(teacher, teacher, i)) for i in range(40)]
-    assert found["neighbours_in_index"] == pytest.approx(sum(shared) / 400)
 
 
 def test_errors_of_vectors_are_relative_to_their_lengths():

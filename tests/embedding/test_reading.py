@@ -20,8 +20,8 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
 
 
-@pytest.mark.parametrize("is_new", [False, True], ids=["old form", "new form"])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
+@each("is_new", [False, True])
+@each("pooling", ["mean", "cls", "max", "lasttoken"])
 def test_both_forms_give_the_same_model(tmp_path, is_new, pooling):
     shared = {"similarity_fn_name": "dot"}
     folder = make_sentence_folder(tmp_path / "model", pooling=pooling, dense=5, is_new=is_new, **shared)
@@ -251,7 +251,7 @@ def test_layers_may_be_pickled(tmp_path):
     assert_as_the_library(folder)
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "message"),
     [
         (torch.nn.Linear(3, 2), r"pytorch_model.bin' is cut off or no pickle of tensors alone"),

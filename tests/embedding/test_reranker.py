@@ -1,18 +1,23 @@
 """Runs of rerankers: they start at 0, learn their teacher's scores, resume, and load in sentence-transformers."""
 
 import json
+import logging
 import sys
 
+import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset
 from huggingface_hub.errors import LocalEntryNotFoundError
+from rows import each
 from run_traces import logs_of
 from tiny_architectures import OTHERS, tiny_architecture_config
 from tiny_embeddings import make_pairs, make_reranker
 from tiny_models import randomized, tiny_config, tiny_tokenizer
-from transformers import BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from homodistil_hf.embedding.reranker import RerankerDistilTrainer
+from homodistil_hf.embedding.metrics import ranking_scores
+from homodistil_hf.embedding.reranker import PairReader, RerankerDistilTrainer, pairs_in
 
 
 @pytest.fixture
@@ -159,3 +164,66 @@ def test_no_hub_is_asked_for_a_model_in_memory(make_trainer, tmp_path, monkeypat
             output_dir=str(tmp_path / f"run {own}"),
         )
         assert getattr(trainer.model.config, "sentence_transformers", None) == own
+
+
+ROWS = {"query": ["w5", "w5", "w6", "w6"], "passage": ["w7", "w8", "w9", "w10"], "label": [1, 0, 0, 1]}
+
+
+def reader(folder):
+    model = AutoModelForSequenceClassification.from_pretrained(make_reranker(folder))
+    return model, PairReader(model.config, tiny_tokenizer(), 16)
+
+
+def test_a_model_is_graded_by_known_labels_alone(tmp_path):
+    model, pairs = reader(tmp_path / "model")
+    grade = pairs.grading_of([pairs_in(Dataset.from_dict(ROWS))])
+    with torch.no_grad():
+        inputs = tiny_tokenizer()(ROWS["query"], ROWS["passage"], return_tensors="pt", padding=True)
+        scores = model.eval()(**inputs).logits[:, 0].numpy()
+    assert grade(model) == pytest.approx(ranking_scores(scores, np.array(ROWS["label"]), ROWS["query"]))
+    more = {"query": ["w7 w7 w7"], "passage": ["w9 w9"], "label": [None]}
+    rows = Dataset.from_dict({name: more[name] + values for name, values in ROWS.items()})
+    other = Dataset.from_dict({"question": ["w9"], "passage": ["w11"], "score": [0.5]})
+    assert pairs.grading_of([pairs_in(rows)])(model) == pytest.approx(grade(model))
+    assert pairs.grading_of([pairs_in(rows), pairs_in(other)])(model) != grade(model)
+
+
+@each("labels", [[1] * 4, [None] * 4])
+def test_labels_that_are_all_alike_measure_nothing(tmp_path, caplog, labels):
+    rows = Dataset.from_dict(ROWS | {"label": labels})
+    with caplog.at_level(logging.WARNING):
+        assert reader(tmp_path / "model")[1].grading_of([pairs_in(rows)]) is None
+    assert ("train_data: all labels are alike" in caplog.text) == (labels[0] == 1)
+
+
+def test_pairs_without_a_text_are_left_out_and_labels_stay_beside_theirs():
+    rows = Dataset.from_dict(ROWS | {"passage": ["w7", "", None, "w10"]})
+    assert pairs_in(rows).rows["label"][:] == [1, 1]
+    assert pairs_in(Dataset.from_dict(ROWS)).columns.describe() == "texts in 'query' and 'passage', labels in 'label'"
+    missing = Dataset.from_dict(ROWS).cast_column("label", ClassLabel(names=["no", "yes"]))
+    assert pairs_in(missing, label_column="label").columns.labels == ("label",)
+
+
+@each(
+    ("columns", "message"),
+    [
+        (
+            {"text": ["w5"]},
+            "train_data has the columns text; a reranker reads pairs of texts: rename two to",
+        ),
+        (
+            {"query": ["w5"], "passage": [""]},
+            "train_data: no pair of two texts; name other text_columns",
+        ),
+        ({"query": ["w5"], "passage": [7]}, "column 'passage' holds int64; expected a text a row"),
+    ],
+)
+def test_other_rows_are_refused(columns, message):
+    with pytest.raises(ValueError, match=message):
+        pairs_in(Dataset.from_dict(columns))
+
+
+def test_a_label_that_is_no_number_is_refused(tmp_path):
+    rows = Dataset.from_dict(ROWS | {"label": ["yes", "no", "no", "yes"]})
+    with pytest.raises(ValueError, match="train_data: column 'label' has the label 'yes'; expected a finite number"):
+        reader(tmp_path / "model")[1].grading_of([pairs_in(rows)])

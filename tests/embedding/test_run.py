@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import LocalEntryNotFoundError
+from rows import each
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
 from tiny_files import assert_same_weights, own_cache, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
@@ -105,7 +106,7 @@ def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
     assert "hf_abc" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("make", "asked", "kind"),
     [
         (make_sentence_folder, ["config.json", "modules.json"], "embedding"),
@@ -147,13 +148,13 @@ def test_a_default_length_is_lowered_to_the_positions(config, tmp_path):
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["max_seq_length"] == 32
 
 
-@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+@each("weight", [float("inf"), float("nan")])
 def test_weights_of_sources_are_finite(weight):
     with pytest.raises(ValueError, match=r"^train_weights=\[(inf|nan)\]: expected finite numbers > 0; leave sources"):
         RunArguments(teacher="folder", train_data=["a.txt"], train_weights=[weight])
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"streaming": True, "max_steps": -1}, "a stream has no length, so set max_steps"),
@@ -176,6 +177,16 @@ def test_weights_of_sources_are_finite(weight):
         ({"max_seq_length": 2}, "max_seq_length=2 is not a whole number of at least 8"),
         ({"layers": "[0,"}, "layers is no JSON"),
         ({"layers": "1.5"}, "layers=1.5: expected some, not all, of 0 … 1"),
+        ({"student": [WIDE, SMALLER], "layers": 1}, "layers=1 is not supported for a family"),
+        (
+            {"streaming": True, "max_steps": 4, "eval_data": []},
+            "has no text to train on beside what is held out; name",
+        ),
+        (
+            {"train_prompts": ["query"]},
+            'in its config_sentence_transformers.json, such as {"prompts": {"query": "query: "}}',
+        ),
+        ({"train_prompts": ["search: "]}, '{"prompts": {"search": "search: "}}, and name \'search\''),
     ],
 )
 def test_what_has_no_place_is_refused(config, settings, message, capsys):
@@ -238,7 +249,7 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
-@pytest.mark.parametrize(
+@each(
     ("columns", "given", "is_reranker"),
     [
         (("query", "passage"), {}, True),
@@ -355,11 +366,6 @@ def test_a_family_of_rerankers(pairs_config, tmp_path):
     assert BertForSequenceClassification.from_pretrained(small / "student").config.hidden_size == 8
 
 
-def test_a_stream_that_is_all_held_out_is_told(config, capsys):
-    assert main(["distill", config(streaming=True, max_steps=4, eval_data=[])]) == 2
-    assert "has no text to train on beside what is held out; name eval_data" in capsys.readouterr().err
-
-
 def test_held_out_documents_without_text_are_named(config, tmp_path, capsys):
     rows = [*("w5 w6 w7 w8 w9 w10 w11" for _ in range(19)), None]
     Dataset.from_dict({"text": rows}).to_parquet(tmp_path / "rows.parquet")
@@ -449,19 +455,6 @@ def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, mon
     assert len(vocabulary) < 20
 
 
-def test_layers_have_no_place_in_a_family(config, capsys):
-    assert main(["distill", config(student=[WIDE, SMALLER], layers=1)]) == 2
-    assert "layers=1 is not supported for a family" in capsys.readouterr().err
-
-
-def test_prompts_of_a_model_without_any_are_given_as_texts(config, capsys):
-    assert main(["distill", config(train_prompts=["query"])]) == 2
-    error = capsys.readouterr().err
-    assert 'in its config_sentence_transformers.json, such as {"prompts": {"query": "query: "}}' in error
-    assert main(["distill", config(train_prompts=["search: "])]) == 2
-    assert '{"prompts": {"search": "search: "}}, and name \'search\'' in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("settings", [{}, {"output": "student"}])
 def test_one_held_out_text_does_not_fail_the_run(config, tmp_path, capsys, settings):
     (tmp_path / "one.txt").write_text(" ".join(f"w{i}" for i in range(5, 15)))
@@ -480,7 +473,7 @@ def test_a_dash_stands_for_what_was_not_measured():
     assert "0.500" in text
 
 
-@pytest.mark.parametrize("make", [make_sentence_folder, make_reranker])
+@each("make", [make_sentence_folder, make_reranker])
 def test_a_model_of_vectors_or_of_pairs_has_a_plan(tmp_path, make, capsys):
     teacher = make(tmp_path / "teacher")
     assert main(["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]) == 0
@@ -498,3 +491,12 @@ def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys, monke
     words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]
     assert main([*words, "--vocabulary", "keep=7", "--text", str(tmp_path / "text.txt")]) == 0
     assert json.loads(capsys.readouterr().out)["vocabulary"]["after"]["num_tokens"] == 7
+
+
+@each(("make", "num_layers"), [(make_sentence_folder, 2), (make_reranker, 1)])
+def test_layers_leave_below_the_limit_of_the_folders_method(tmp_path, monkeypatch, capsys, make, num_layers):
+    monkeypatch.setattr(EmbeddingDistilTrainer, "fewer_layers_below", 0)
+    folder = make(tmp_path / "teacher")
+    (folder / "modules.json").touch()
+    assert main(["plan", "--teacher", str(folder), "--student", "macs=0.25", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["student"]["num_hidden_layers"] == num_layers

@@ -138,7 +138,7 @@ def test_fewer_texts_than_channels_are_warned_of(tmp_path, caplog):
     assert "few has 3 texts, fewer than the 32 channels of the student's start" in caplog.text
 
 
-@pytest.mark.parametrize("normalizes", [True, False])
+@each("normalizes", [True, False])
 def test_a_start_keeps_its_pooling_and_takes_the_length_of_the_vectors(tmp_path, normalizes):
     start = load_embedding_model(make_sentence_folder(tmp_path / "start", pooling="cls", dense=5))
     vectors = torch.nn.functional.normalize(vectors_of(), dim=1) if normalizes else vectors_of()

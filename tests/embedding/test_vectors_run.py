@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from rows import each
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_config
 from tiny_models import VOCAB_SIZE
@@ -201,7 +202,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
     assert "a cascade asks the teacher's model for queries in doubt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         (
@@ -230,12 +231,13 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
         ),
     ],
 )
-def test_what_does_not_go_with_vectors_is_refused(config, tmp_path, settings, message, capsys):
+def test_what_does_not_go_with_vectors_is_refused(config, settings, message, capsys):
     if settings.get("teacher_vectors", "") is None:
         settings = settings | {"train_data": "text.txt"}
-    assert main(["distill", config(**settings)]) == 2
+    path = config(**settings)
+    assert main(["distill", path]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "run" / "checkpoint-1").exists()
+    assert not (Path(path).parent / "run" / "checkpoint-1").exists()
 
 
 def test_one_text_is_too_few(config, tmp_path, capsys):

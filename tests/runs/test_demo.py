@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from resumed_runs import sigterm_at
+from rows import each
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM, pipeline
 
@@ -125,7 +126,7 @@ def test_strings_and_comments_are_read_and_nothing_runs(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("content", [b"def f(:", b"\xff\xfe\x00", b"x = 1\x00"])
+@each("content", [b"def f(:", b"\xff\xfe\x00", b"x = 1\x00"])
 def test_files_that_can_not_be_parsed_have_no_text(content, tmp_path):
     path = tmp_path / "broken.py"
     path.write_bytes(content)
@@ -329,7 +330,7 @@ def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
         claim(tmp_path / "foreign" / "thesis.tex")
 
 
-@pytest.mark.parametrize(
+@each(
     ("numbers", "message"),
     [
         ({"max_steps": 5}, "max_steps=5 is too small; nearest valid: 10"),

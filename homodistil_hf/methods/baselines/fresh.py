@@ -125,9 +125,9 @@ class ScratchTrainer(FreshTrainer):
         plan = plan or self.plan_of(self.args, model.config)
         if len(plan.layers) == len(widths_of(model.config).layers):
             return Start(model, teacher_model, plan)
-        found = start_shallow(to_student(model, argument="model"), self.args, layers=Layers(None), plan=plan)
-        self.matched_layers = found.matched_layers
-        return Start(found.student, teacher_model or found.whole, found.plan)
+        shallow = start_shallow(to_student(model, argument="model"), self.args, layers=Layers(None), plan=plan)
+        self.matched_layers = shallow.matched_layers
+        return Start(shallow.student, teacher_model or shallow.whole, shallow.plan)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""

@@ -76,10 +76,10 @@ class ShallowTrainer(HomoDistilTrainer):
         whole = to_student(model, argument="model")
         self.check_possible(widths_of(whole.config), widths_of(whole.config))
         layers = Layers(args.num_layers, called="num_layers")
-        found = start_shallow(whole, args, layers=layers, widths=args.widths, plan=plan)
-        self.matched_layers = found.matched_layers
-        args.student, args.num_layers = found.plan.to_json(), len(found.plan.layers)
-        return Start(found.student, teacher_model or found.whole, found.plan)
+        start = start_shallow(whole, args, layers=layers, widths=args.widths, plan=plan)
+        self.matched_layers = start.matched_layers
+        args.student, args.num_layers = start.plan.to_json(), len(start.plan.layers)
+        return Start(start.student, teacher_model or start.whole, start.plan)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -172,9 +172,9 @@ def least_bytes(packed: PreTrainedModel) -> int:
 
 def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Weights that are larger than their bits and floats."""
-    least, found = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
-    if not is_int(least) or found > LARGEST * least:
-        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {found}"
+    least, size = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
+    if not is_int(least) or size > LARGEST * least:
+        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {size}"
 
 
 def packed_config(folder: Path) -> PreTrainedConfig:
@@ -209,10 +209,10 @@ def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     is_fitting = fits(probe, {"logits": [int | float], "positions": [int]})
     if not is_fitting or len(probe["logits"]) != len(probe["positions"]) or min(probe["positions"], default=0) < 0:
         raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {short_repr(probe)}")
-    expected, found, positions = torch.tensor(probe["logits"]), logits.flatten(), probe["positions"]
-    if not positions or max(positions) >= len(found):
+    positions, flat = probe["positions"], logits.flatten()
+    if not positions or max(positions) >= len(flat):
         return float("inf")
-    return relative_difference(found[positions], expected)
+    return relative_difference(flat[positions], torch.tensor(probe["logits"]))
 
 
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:

@@ -136,18 +136,18 @@ class BinarizationTrainer(ExactTrainer):
         num_rows, num_tokens = counts.unbind()
         with torch.no_grad(), self.accelerator.autocast():
             taught = self.teacher(**read, output_hidden_states=True)
-        found = model(**read, output_hidden_states=True)
+        outputs = model(**read, output_hidden_states=True)
         # KL(p_t ‖ p_s), of an answer's start and end; Σ_k MSE(H_t^k, H_s^k), the embeddings among the states
-        kl = sum(self._kl(found[name], taught[name], mask_BT, name) for name in _LOGITS if name in found)
-        states = zip(taught["hidden_states"], found["hidden_states"], strict=True)
+        kl = sum(self._kl(outputs[name], taught[name], mask_BT, name) for name in _LOGITS if name in outputs)
+        states = zip(taught["hidden_states"], outputs["hidden_states"], strict=True)
         hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
         # logits (B, T, C) predict once a token, all others once a row
-        num_predictions = num_tokens if "logits" in found and found["logits"].dim() == 3 else num_rows
+        num_predictions = num_tokens if "logits" in outputs and outputs["logits"].dim() == 3 else num_rows
         terms = {"kl": kl / num_predictions, "hidden": hidden / num_tokens}
         loss = terms["kl"] + terms["hidden"]
         if model.training:
             loss = self.scale_and_log(loss, terms, model)
-        return (loss, {name: found[name] for name in _LOGITS if name in found}) if return_outputs else loss
+        return (loss, {name: outputs[name] for name in _LOGITS if name in outputs}) if return_outputs else loss
 
     def _kl(self, own: torch.Tensor, guide: torch.Tensor, mask_BT: torch.Tensor, name: str) -> torch.Tensor:
         # regression: ½ (z_t − z_s)²

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,12 @@ TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 PLOT_FILE = "discrepancy.png"
 _TRAINING_FOLDER = "training"
-_STUDENTS = {"student": "homodistil", "at_once": "one_shot", "scratch": "scratch"}
-"""Student → method."""
-_HOW = {
-    "student": "HomoDistil, pruned a little at a time",
-    "at_once": "pruned before the first step",
-    "scratch": "from random weights, on masked words alone",
+_STUDENTS = {
+    "student": ("homodistil", "HomoDistil, pruned a little at a time"),
+    "at_once": ("one_shot", "pruned before the first step"),
+    "scratch": ("scratch", "from random weights, on masked words alone"),
 }
+"""Student → its method, and words for it."""
 _MADE_BY = "homodistil demo"
 _LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
@@ -120,8 +120,8 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     widths = plan.to_json(of_layers=config.num_hidden_layers)  # the same of all three
     if reason := depth_reason(settings.student, plan, widths_of(config)):
         print(f"     {reason}")
-    for number, (name, how) in enumerate(_HOW.items(), start=2):
-        print(f"{number}/4  {name}: {how}; {settings.student} of the teacher, {settings.max_steps} steps")
+    for number, (name, (_, words)) in enumerate(_STUDENTS.items(), start=2):
+        print(f"{number}/4  {name}: {words}; {settings.student} of the teacher, {settings.max_steps} steps")
         trainers[name] = train_student(name, blocks, dataclasses.replace(settings, student=widths))
     print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
     report = verify_export(folder / "student")
@@ -148,19 +148,23 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
 def verdict(rows: list[dict[str, Any]]) -> str:
     """Two lines: what the student has won, and what the same size from scratch keeps."""
     teacher, student, *_ = rows
-    found = [{"mlm_accuracy": row["mlm_accuracy"]} for row in rows]
+    accuracies = [{"mlm_accuracy": row["mlm_accuracy"]} for row in rows]
     latency = {"teacher_ms": teacher["latency_ms"], "student_ms": student["latency_ms"]}
-    facts = {"teacher": teacher, "student": student, LATENCY: latency, "teacher_evaluation": found[0]}
-    from_scratch = {"teacher_evaluation": found[0], "evaluation": found[-1]}
+    facts = {"teacher": teacher, "student": student, LATENCY: latency, "teacher_evaluation": accuracies[0]}
+    from_scratch = {"teacher_evaluation": accuracies[0], "evaluation": accuracies[-1]}
     return (
-        f"student: {outcome_line(facts | {'evaluation': found[1]})}\n"
+        f"student: {outcome_line(facts | {'evaluation': accuracies[1]})}\n"
         f"the same size from scratch: {outcome_line(from_scratch)}"
     )
 
 
 def next_steps(folder: Path) -> str:
     """Three lines: use this student, choose a size for a model of one's own, and distil that."""
-    python = _python()
+    # how this interpreter is called from here, in an active environment or not
+    python = "python"
+    if shutil.which(python) != sys.executable:
+        is_inside = Path(sys.executable).is_relative_to(Path.cwd())
+        python = shlex.quote(os.path.relpath(sys.executable) if is_inside else sys.executable)
     use = f"from transformers import pipeline; print(pipeline('fill-mask', '{folder}/student')('{_SENTENCES[0]}'))"
     return (
         f'use this student:   {python} -c "{use}"\n'
@@ -170,26 +174,19 @@ def next_steps(folder: Path) -> str:
     )
 
 
-def _python() -> str:
-    """How this interpreter is called from here, in an active environment or not."""
-    if shutil.which("python") == sys.executable:
-        return "python"
-    is_inside = Path(sys.executable).is_relative_to(Path.cwd())
-    return shlex.quote(os.path.relpath(sys.executable) if is_inside else sys.executable)
-
-
 def claim_folder(settings: DemoSettings) -> None:
     """Mark a folder as this demo's; a ValueError where it holds something that no earlier demo wrote."""
     folder = Path(settings.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; name a folder")
-    marker = folder / MARKER_FILE
-    earlier = _marks(marker)
+    marker, earlier = folder / MARKER_FILE, {}
+    with suppress(OSError, ValueError):
+        earlier = read_json_object(marker, MARKER_FILE)
     if existing_files(str(folder)) and earlier.get("made_by") != _MADE_BY:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
-    for name in _HOW:
+    for name in _STUDENTS:
         check_output(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     marks = {"made_by": _MADE_BY, "settings": dataclasses.asdict(settings)}
@@ -221,7 +218,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     folder = Path(settings.output_dir)
     place = folder / _TRAINING_FOLDER / name
     checkpoint = last_verified(place)
-    kind = trainer_named(_STUDENTS[name])
+    kind = trainer_named(_STUDENTS[name][0])
     arguments = _training_arguments(kind, str(place), settings)
     arguments.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
     trainer = kind(
@@ -264,14 +261,6 @@ def _training_arguments(kind: type[DistillationTrainer], output_dir: str, settin
         dataloader_pin_memory=False,
         **weights,
     )
-
-
-def _marks(marker: Path) -> dict[str, Any]:
-    """What a demo wrote into its folder; nothing where none did."""
-    try:
-        return read_json_object(marker, MARKER_FILE)
-    except (OSError, ValueError):
-        return {}
 
 
 def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
+from rows import each
 from run_traces import logs_of
 from students import WITHOUT_DROPOUT, make_batch, unlabelled
 from tiny_models import make_teacher
@@ -92,7 +93,7 @@ def test_padding_changes_neither_value_nor_gradient():
     assert gradient[1, 3:].abs().max() == 0
 
 
-@pytest.mark.parametrize("with_itself", [False, True])
+@each("with_itself", [False, True])
 def test_gradients_of_relations_are_those_of_the_formula(with_itself):
     teacher = sides(4, seed=0)
     left, right = sides(4, seed=5, requires_grad=True)
@@ -238,7 +239,7 @@ def test_distilbert_without_a_number_of_layers_is_refused(make_trainer):
         make_trainer(trainer_class=DistilBertTrainer, student=SAME_HEADS)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"temperature": 0.0}, "temperature=0.0 is outside .0, inf.; the default is 2.0"),
@@ -351,7 +352,7 @@ def test_minilm_v2s_relations_of_any_heads(started, num_relation_heads, teacher_
         assert terms[f"{name}_relation"] == pytest.approx(mean_kl(*relations), rel=1e-4), name
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"num_relation_heads": 3}, "num_relation_heads=3 does not divide .*, 16 and 32; nearest valid: 2"),
@@ -370,7 +371,7 @@ def test_default_relation_heads_divide_both_widths(make_trainer):
     assert trainer.args.num_relation_heads == 16
 
 
-@pytest.mark.parametrize("trainer_class", [MiniLMTrainer, TinyBertTrainer])
+@each("trainer_class", [MiniLMTrainer, TinyBertTrainer])
 def test_checkpointing_that_loses_recordings_is_refused(make_trainer, trainer_class):
     settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(ValueError, match="keeps no gradient of queries and keys, which this method compares; set use"):
@@ -398,7 +399,7 @@ def test_the_masked_lm_loss_may_train_the_head_alone(started, trainer_class):
 # A device that computes while the host goes on
 
 
-@pytest.mark.parametrize("loss_class", [SoftDistillation, RelationDistillation, OwnLoss])
+@each("loss_class", [SoftDistillation, RelationDistillation, OwnLoss])
 def test_the_host_waits_for_the_device_once_a_batch(loss_class):
     student, teacher = (to_student(make_teacher(**WITHOUT_DROPOUT)).to(DEVICE) for _ in range(2))
     weights = dict.fromkeys(("mlm", "kl", "soft_kl", "cosine", "relation"), 1.0)

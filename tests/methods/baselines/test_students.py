@@ -29,7 +29,7 @@ QUARTER = WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704))
 EIGHTH = WidthPlan.uniform(128, 6, LayerWidths(8, 16, 512))
 
 
-@pytest.mark.parametrize("method", ["tinybert", "minilm", "minilm_v2"])
+@each("method", ["tinybert", "minilm", "minilm_v2"])
 def test_weights_of_nothing_are_refused(make_trainer, method):
     fields = trainer_named(method).arguments_class.__dataclass_fields__
     weights = {name: 0.0 for name in fields if name.endswith("_weight")}
@@ -153,7 +153,7 @@ def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer
 # Names and cells
 
 
-@pytest.mark.parametrize(
+@each(
     ("plan", "missing"),
     [(HALF, set()), (QUARTER, {"distilbert"}), (EIGHTH, {"distilbert", "minilm", "tinybert"})],
 )
@@ -175,9 +175,7 @@ def test_reasons_say_what_to_do():
     assert reason.startswith("the student's heads [8, 8, 8, 8, 8, 8] are not as many as the teacher's [12, ")
 
 
-@pytest.mark.parametrize(
-    ("method", "message"), [("minilm", r"heads \[2\] are not as"), ("tinybert", r"heads \[2, 2\]")]
-)
+@each(("method", "message"), [("minilm", r"heads \[2\] are not as"), ("tinybert", r"heads \[2, 2\]")])
 def test_a_cell_that_can_not_exist_is_refused(make_trainer, method, message):
     with pytest.raises(ValueError, match=f"method='{method}' is impossible for this .*: the student's {message}"):
         make_trainer(trainer_class=trainer_named(method))

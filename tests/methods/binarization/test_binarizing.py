@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from rows import each
 from students import sliced
 from tiny_models import UNEVEN, make_teacher
 from transformers import BertForSequenceClassification
@@ -27,7 +28,7 @@ def batch(model):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-@pytest.mark.parametrize("bits", [1, 2, 8])
+@each("bits", [1, 2, 8])
 def test_packed_models_answer_as_simulated_ones(bits):
     model = to_binary(classifier(), activation_bits=bits).eval()
     rows = batch(model)
@@ -90,7 +91,7 @@ def test_scales_stay_positive_and_learn_as_fast_as_weights():
     assert 2 * before < float(quantizer.scale) < 6 * before  # with steps of α itself: 5,000 times
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@each("dropout", [0.0, 0.25])
 def test_dropout_is_what_was_asked_for_whatever_the_teacher_had(dropout):
     student = to_binary(classifier(), activation_bits=1, dropout=dropout)
     assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {dropout}

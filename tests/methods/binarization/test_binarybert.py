@@ -234,7 +234,7 @@ def test_an_empty_batch_trains_and_sets_nothing():
     assert all(one.equal(before[name]) for name, one in model.state_dict().items())
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:3])
+@each("dtype", DTYPES[:3])
 def test_models_of_any_type_multiply_bits_and_can_be_copied(dtype):
     model = BinaryBertForSequenceClassification(config_of(activation_bits=8)).eval()
     ids = torch.randint(1, 60, (3, 9))

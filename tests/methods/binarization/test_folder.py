@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from rows import each
 from safetensors.torch import load_file, save_file
 from tiny_models import make_teacher, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
@@ -38,7 +39,7 @@ def folder(packed, tmp_path):
     return shutil.copytree(packed, tmp_path / "bits")
 
 
-@pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "question_answering"])
+@each("task", ["sequence_classification", "token_classification", "question_answering"])
 def test_every_head_is_verified_without_this_package(task, tmp_path, capsys):
     export_packed(binarized(task), tmp_path / "bits")
     assert main(["verify", str(tmp_path / "bits")]) == 0

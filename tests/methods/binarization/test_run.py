@@ -381,7 +381,7 @@ def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
             assert (is_own, group["lr"]) == ({False}, 1e-3)
 
 
-@pytest.mark.parametrize("num_good", [0, 8])
+@each("num_good", [0, 8])
 def test_rows_that_the_model_can_not_read_are_told(tmp_path, num_good):
     rows = [{"input_ids": [2, 5, word, 3]} for word in [6] * num_good + [999] * 8]
     teacher = make_teacher("sequence_classification")
@@ -433,7 +433,7 @@ def test_settings_of_a_chain_of_bits_are_checked(changes, message):
         BinarizationSettings(**given | changes)
 
 
-@pytest.mark.parametrize("num_labels", [1, 3])
+@each("num_labels", [1, 3])
 def test_regressions_are_compared_by_their_values(num_labels, tmp_path):
     teacher = make_teacher("sequence_classification", num_labels=num_labels, problem_type="regression")
     student = to_binary(teacher, activation_bits=1).eval()

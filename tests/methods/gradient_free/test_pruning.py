@@ -352,7 +352,7 @@ def test_a_model_by_name_is_loaded(model, tmp_path):
     torch.testing.assert_close(logits_of(student), logits_of(expected))
 
 
-@pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
+@each("name", ["distilbert", "mpnet", "roberta"])
 def test_segments_are_dropped_where_an_architecture_has_none(name):
     architecture = ARCHITECTURES[name]
     (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
@@ -361,7 +361,7 @@ def test_segments_are_dropped_where_an_architecture_has_none(name):
     prune_gradient_free(tiny_architecture_teacher(architecture, head), [inputs], macs=0.9)
 
 
-@pytest.mark.parametrize("model", [5, {}])
+@each("model", [5, {}])
 def test_what_is_no_model_is_called_what_it_is(model):
     with pytest.raises(ValueError, match=f"^model is a {type(model).__name__}; expected a folder"):
         prune_gradient_free(model, [])

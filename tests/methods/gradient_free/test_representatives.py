@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from filter_errors import output_error, representation_error
+from rows import each
 
 from homodistil_hf.methods.gradient_free.representatives import (
     convex_masking,
@@ -45,7 +46,7 @@ def test_an_update_is_that_of_a_slow_loop():
             assert float(found[i, j]) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("std", [0.1, 0.5, 3.0])
+@each("std", [0.1, 0.5, 3.0])
 def test_coefficients_stay_non_negative_and_the_error_never_rises(std):
     kernel_FF = kernel(std=std)
     coefficients = torch.full_like(kernel_FF, 1 / 12)
@@ -71,7 +72,7 @@ def test_filters_that_are_left_to_converge_represent_themselves():
     torch.testing.assert_close(masking.coefficients_FF, torch.eye(12, dtype=torch.float64), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("stopping", ["summed", "absolute"])
+@each("stopping", ["summed", "absolute"])
 def test_stops_at_the_first_change_below_the_tolerance(stopping):
     kernel_FF, tolerance = kernel(), 0.01
     expected = torch.full_like(kernel_FF, 1 / 12)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from pretraining_cases import IMAGES, KINDS, TEXT, assert_equal, data_of, differs, make_image_model, make_images
+from rows import each
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 
 from homodistil_hf.data.masking import MaskedLMCollator
@@ -238,9 +239,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("learning_rate", -1.0), ("learning_rate", float("nan")), ("adam_beta2", 1)]
-)
+@each(("name", "value"), [("learning_rate", -1.0), ("learning_rate", float("nan")), ("adam_beta2", 1)])
 def test_settings_of_further_pre_training_are_checked(name, value):
     with pytest.raises(ValueError, match=f"^{name}=.* is outside"):
         SelfDistillationArguments(output_dir="out", **{name: value})
