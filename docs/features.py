@@ -26,7 +26,7 @@ FEATURES = {
     "files, settings, tables": "files tables.py",
     "runs and command line": "runs cli __main__.py methods/__init__.py",
     "embedding models, rerankers, `cascade`": "embedding runs/embedding.py runs/reranker.py runs/texts.py "
-    "runs/sources.py cli/cascade.py",
+    "cli/cascade.py",
     "`evaluate`, `finetune`": "evaluation cli/evaluate.py cli/finetune.py",
     "`trim`": "vocabulary runs/trim.py cli/trim.py",
     "`deploy`": "deploy cli/deploy.py",

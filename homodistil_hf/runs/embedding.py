@@ -1,32 +1,37 @@
 """The kind of run of embedding models: the student learns the vectors of texts."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
-from ..data.corpus import hold_out
+from ..data.corpus import hold_out, load_text
 from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
 from ..embedding.folder import AXES_FILE, axes_in, publish_scores
 from ..embedding.model import EmbeddingModel, reduced
-from ..embedding.reading import MODULES_FILE, encoder_config, load_embedding_model, read_modules
-from ..embedding.trainer import check_for_vectors, check_output
-from ..embedding.vectors import TeacherVectors
+from ..embedding.reading import MODULES_FILE, SETTINGS_FILE, encoder_config, load_embedding_model, read_modules
+from ..embedding.texts import some_paragraphs, tokenize_texts
+from ..embedding.trainer import EmbeddingDistilTrainer, check_for_vectors, check_output
+from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
 from ..files.field_checks import refuse_without_part, setting
 from ..files.messages import short_repr
 from ..files.model_files import model_file
 from ..files.run_names import STUDENT_FOLDER, TABLES
+from ..methods.fewer_layers import Layers
 from ..models.architectures import architecture_of
+from ..models.widths import widths_of
+from ..training.pair import resolve_student
 from .kinds import Rows, RunInputs, StudentKind
 from .masked_words import set_length
 from .settings import Log, RunArguments, RunConfig
-from .sources import Source, embedding_source, vectors_source
-from .texts import UNUSED, check_sampling, in_batches, inputs_of, models_of, summary_with, training_of
+from .texts import UNUSED, check_sampling, in_batches, models_of, summary_with, training_of
 
 
 @dataclass
@@ -66,13 +71,18 @@ class EmbeddingRunArguments(RunArguments):
         super().__post_init__()
 
     @property
+    def train_setting(self) -> str:
+        """The setting that names what is trained on."""
+        return "teacher_vectors" if self.teacher_vectors else "train_data"
+
+    @property
     def needed(self) -> dict[str, str]:
-        """As [`RunArguments.needed`]; beside vectors, a start."""
+        """What has to be set, name → an example; beside vectors, a start."""
         return {"start": "models/all-MiniLM-L6-v2"} if self.teacher_vectors else super().needed
 
     @property
     def teacher_name(self) -> str:
-        """As [`RunArguments.teacher_name`]; of vectors their files."""
+        """The teacher, as the user names it; of vectors their files."""
         return ", ".join(self.teacher_vectors) or super().teacher_name
 
 
@@ -94,69 +104,144 @@ def check_inputs(settings: RunConfig) -> RunInputs:
             f"streaming=True with max_steps={training.max_steps}: a stream has no length, so set max_steps"
         )
     check_sampling(settings)
-    source = source_of(settings)
-    set_length(settings, source.encoder.config)
-    if isinstance(source.model, EmbeddingModel):
-        check_output(training.output, source.model)
-    return inputs_of(settings, source)
+    teacher = teacher_of(settings)
+    config, layers = teacher.encoder.config, training.layers
+    set_length(settings, config)
+    check_output(training.output, teacher)
+    if layers is not None:
+        Layers(layers).of(config.num_hidden_layers)
+        plan = resolve_student(training, config, has_all_layers=False)
+    elif training.student is None and isinstance(teacher, Learner):
+        plan = widths_of(config)  # given vectors and no size: the student keeps the widths of its start
+    else:
+        plan = EmbeddingDistilTrainer.plan_of(training, config)
+    return RunInputs(config, teacher.tokenizer, plan, teacher)
 
 
-def source_of(settings: RunConfig) -> Source:
-    """Load a teacher; members of a chain share it."""
-    run, token = settings.run, settings.training.hub_token
-    if not run.teacher_vectors:
-        return embedding_source(run.teacher, run.text_column, token)
-    check_for_vectors(settings.training)
-    of_files = run.text_column, run.train_split, run.similarity
-    return vectors_source(tuple(run.teacher_vectors), run.start, of_files, token)
+def teacher_of(settings: RunConfig) -> EmbeddingModel:
+    """Load the teacher, or what a student of given vectors starts from; members of a chain share it."""
+    run = settings.run
+    if run.teacher_vectors:
+        check_for_vectors(settings.training)
+    texts = run.text_column, run.train_split, run.similarity
+    return _loaded(run.teacher, tuple(run.teacher_vectors), texts, start=run.start, token=settings.training.hub_token)
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    teacher: str, vectors: tuple[str, ...], texts: tuple[str | None, str, str], *, start: str, token: str | None
+) -> EmbeddingModel:
+    if not vectors:
+        return load_embedding_model(teacher, token=token)
+    column, split, similarity = texts
+    target = load_teacher_vectors(vectors, text_column=column, split=split, similarity=similarity)
+    return learner_of(start, target, token=token)
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read the text: rows to train on, in batches of about the same length, and rows to evaluate on."""
-    run, source = settings.run, inputs.source
-    log(_what_is_read(run, source))
+    run, teacher = settings.run, inputs.teacher
+    log(_what_is_read(run, teacher))
     prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
     train, held_out = [], []
     for name, prompt in zip(run.train_data, prompts, strict=True):
-        documents = source.documents([name], run.train_split, source.train_setting, is_stream=run.streaming)
-        label = f"{source.train_setting}={name!r}"
+        documents, label = _documents(teacher, run, [name]), f"{run.train_setting}={name!r}"
         if not run.eval_data:
-            # (train, held out, words) of each column; the part that is held out keeps its source's prompt
-            parts = [hold_out(part, label=label) for part in documents]
-            log(f"eval_data is not set: {parts[0][2]} of {source.train_setting} are held out")
-            documents, kept_back = ([part[side] for part in parts] for side in (0, 1))
-            held_out.append(source.rows(kept_back, run, prompt, f"the held-out part of {label}"))
-        train.append(source.rows(documents, run, prompt, label))
+            # the part that is held out keeps its source's prompt
+            documents, kept_back, words = hold_out(documents, label=label)
+            log(f"eval_data is not set: {words} of {run.train_setting} are held out")
+            held_out.append(_tokenized(teacher, run, kept_back, prompt, f"the held-out part of {label}"))
+        train.append(_tokenized(teacher, run, documents, prompt, label))
         # only reading shows whether a stream has rows
         if run.streaming and next(iter(train[-1]), None) is None:
             raise ValueError(f"{label} has no text to train on beside what is held out; name eval_data, or other data")
     if run.eval_data:
-        documents = source.documents(run.eval_data, run.eval_split, "eval_data")
-        held_out.append(source.rows(documents, run, None, f"eval_data={short_repr(run.eval_data)}"))
-    return Rows(*in_batches(settings, source, train, held_out))
+        documents = _documents(teacher, run, run.eval_data, is_held_out=True)
+        held_out.append(_tokenized(teacher, run, documents, None, f"eval_data={short_repr(run.eval_data)}"))
+    return Rows(*in_batches(settings, train, held_out))
 
 
-def _what_is_read(run: RunArguments, source: Source) -> str:
+def _what_is_read(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> str:
     """What a teacher is for, and what was understood of the rows."""
-    length = min(run.row_length, source.model.settings.max_seq_length)
+    length = min(run.row_length, teacher.settings.max_seq_length)
     column = f" in {run.text_column!r}" if run.text_column else ""
     what = f"{run.teacher} is an embedding model" if run.teacher else f"{run.teacher_name} hold texts and vectors"
-    channels = source.model.dimension
-    return f"{what} of {channels} channels; rows: paragraphs of text{column}, {length} tokens at most"
+    return f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most"
+
+
+def _documents(
+    teacher: EmbeddingModel, run: EmbeddingRunArguments, data: list[str], *, is_held_out: bool = False
+) -> Any:
+    """Read files of text; where vectors are given, with a column of vectors."""
+    split, argument = (run.eval_split, "eval_data") if is_held_out else (run.train_split, run.train_setting)
+    if not isinstance(teacher, Learner):
+        is_stream = run.streaming and not is_held_out
+        return load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
+    vectors, target = _vectors(teacher, run, data, split, argument), teacher.target
+    if vectors.dimension != target.dimension:
+        raise ValueError(
+            f"{argument}={short_repr(data)} has vectors of {vectors.dimension} channels, teacher_vectors of "
+            f"{target.dimension}; name vectors of one model"
+        )
+    return vectors.documents
+
+
+def _vectors(
+    teacher: Learner, run: EmbeddingRunArguments, data: list[str], split: str, argument: str
+) -> TeacherVectors:
+    similarity = teacher.target.similarity
+    return load_teacher_vectors(
+        data, text_column=run.text_column, split=split, similarity=similarity, argument=argument
+    )
+
+
+def _tokenized(
+    teacher: EmbeddingModel, run: EmbeddingRunArguments, documents: Any, prompt: str | None, argument: str
+) -> Any:
+    """Texts as rows, the prompt of a name before each; a ValueError where the teacher has no such prompt."""
+    if prompt and prompt not in teacher.settings.prompts:
+        raise ValueError(_unknown_prompt(prompt, teacher.settings.prompts))
+    settings: dict[str, Any] = {
+        "tokenizer": teacher.tokenizer,
+        "max_length": min(run.row_length, teacher.settings.max_seq_length),
+        "prepare": partial(teacher.prepared, prompt_name=prompt),
+        "num_proc": run.preprocessing_num_workers,
+        "argument": argument,
+    }
+    if isinstance(teacher, Learner):
+        return tokenize_vectors(documents, **settings)
+    # A source whose prompt is named may be one of queries, or of titles.
+    return tokenize_texts(documents, **settings, least_characters=None if prompt is None else 1)
+
+
+def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
+    if known:
+        return f"train_prompts has {prompt!r}, but the teacher's prompts are {', '.join(known)}; name one of those"
+    # an example that would work: what was named becomes a prompt, its words the name
+    name = re.sub(r"\W+", " ", prompt).strip() or "query"
+    text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
+    return (
+        f"train_prompts has {prompt!r}, but the teacher's prompts are none; leave it out, or give the texts "
+        f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
+    )
 
 
 def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
     """Measure who may encode queries and who the index: the teacher and all members; in their cards, too."""
+    run = settings.run
     if settings.training.output == "student":  # each has a space of its own
         return {}
-    source = source_of(settings)
-    if (task := task_of_texts(_held_out_texts(settings, source))) is None:
+    model = teacher_of(settings)
+    if (task := task_of_texts(_held_out_texts(run, model))) is None:
         return {}
-    whole = teacher = source.encoder_of(settings.run.eval_data, settings.run.eval_split)
+    whole: EmbeddingModel | TeacherVectors = model
+    if isinstance(model, Learner):
+        held_out = run.eval_data and _vectors(model, run, run.eval_data, run.eval_split, "eval_data")
+        whole = held_out or model.target
     # the teacher's vectors are shortened to the members' axes, its costs stay those of the whole
-    students = [folder / STUDENT_FOLDER for folder in folders]
+    teacher, students = whole, [folder / STUDENT_FOLDER for folder in folders]
     if (axes := axes_in(students[0] / AXES_FILE)) is not None:
-        teacher = teacher.along(axes) if isinstance(teacher, TeacherVectors) else reduced(teacher, axes)
+        teacher = whole.along(axes) if isinstance(whole, TeacherVectors) else reduced(whole, axes)
     members = {folder.parent.name: load_embedding_model(folder) for folder in students}
     matrix = space_matrix({TEACHER: teacher, **members}, [task])
     for folder, member in zip(students, members.values(), strict=True):
@@ -166,23 +251,21 @@ def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
     return {SPACE: matrix, TABLES: tables}
 
 
-def _held_out_texts(settings: RunConfig, source: Source) -> list[str]:
-    run, most = settings.run, 2 * QUERIES
+def _held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[str]:
+    """Some held-out texts, of given vectors the first ones, whole; none of a stream."""
+    most = 2 * QUERIES
     if run.eval_data:
-        return source.some_texts(source.documents(run.eval_data, run.eval_split, "eval_data")[0], most)
-    if run.streaming:
+        parts = [_documents(teacher, run, run.eval_data, is_held_out=True)]
+    elif run.streaming:
         return []
-    texts: list[str] = []
-    for name in run.train_data:
-        label = f"{source.train_setting}={name!r}"
-        documents = source.documents([name], run.train_split, source.train_setting)[0]
-        texts += source.some_texts(hold_out(documents, label=label)[1], -(-most // len(run.train_data)))
-    return texts
-
-
-def _forget() -> None:
-    for source in (embedding_source, vectors_source):
-        source.cache_clear()
+    else:
+        parts = [
+            hold_out(_documents(teacher, run, [name]), label=f"{run.train_setting}={name!r}")[1]
+            for name in run.train_data
+        ]
+        most = -(-most // len(run.train_data))
+    is_given = isinstance(teacher, Learner)
+    return [text for part in parts for text in (part["text"][:most] if is_given else some_paragraphs(part, most))]
 
 
 KIND = StudentKind(
@@ -194,5 +277,5 @@ KIND = StudentKind(
     of_members=of_members,
     arguments=EmbeddingRunArguments,
     unused=(*UNUSED, "label_column"),
-    forget=_forget,
+    forget=_loaded.cache_clear,
 )

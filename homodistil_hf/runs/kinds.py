@@ -98,13 +98,13 @@ class RunInputs:
         config: the teacher's.
         tokenizer: fits the teacher.
         plan: widths of the student.
-        source: the teacher with its weights, where they are read as a whole, as `sources.py` has it.
+        teacher: with its weights, where the run reads it as a whole.
     """
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     plan: WidthPlan
-    source: Any = None
+    teacher: Any = None
 
 
 @dataclass(frozen=True)

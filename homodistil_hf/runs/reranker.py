@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
-from ..embedding.reranker import PairReader, pairs_in
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_score, pairs_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
+from ..models.loading import load_encoder
+from ..models.tokenizers import COPY, load_tokenizer, without_unused_segments
 from ..tasks.columns import ReadRows, described_rows, has_values, pair_in, ranks_pairs
 from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
@@ -16,8 +19,7 @@ from ..tasks.reading import load_rows
 from .kinds import Rows, RunInputs, StudentKind
 from .masked_words import set_length
 from .settings import Log, RunArguments, RunConfig
-from .sources import Source, reranking_source
-from .texts import UNUSED, check_sampling, in_batches, inputs_of, models_of, summary_with, training_of
+from .texts import UNUSED, check_sampling, in_batches, models_of, summary_with, training_of
 
 
 def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
@@ -37,46 +39,64 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     if run.streaming:
         raise ValueError(f"streaming=True with method={run.method!r}: pairs can't be streamed; leave it out")
     check_sampling(settings)
-    columns = run.text_column or ",".join(pair_in(_column_names(vars(run))))
-    source = reranking_source(run.teacher, columns or None, settings.training.hub_token)
+    columns_of(run)
+    model, tokenizer = _loaded(run.teacher, settings.training.hub_token)
     if run.max_seq_length is not None:  # a default follows from the rows
-        set_length(settings, source.encoder.config)
-    return inputs_of(settings, source)
+        set_length(settings, model.config)
+    return RunInputs(model.config, tokenizer, RerankerDistilTrainer.plan_of(settings.training, model.config), model)
+
+
+def columns_of(run: RunArguments) -> list[str]:
+    """The two columns of the pairs, by their names where none are given; a ValueError names what to do."""
+    columns = run.text_column or ",".join(pair_in(_column_names(vars(run)))) or None
+    names = [column.strip() for column in (columns or "").split(",")]
+    if len(names) != 2 or not all(names):
+        raise ValueError(
+            f"text_column={short_repr(columns)}: a reranker reads pairs; name two columns, such as "
+            f"'question,passage'. teacher={run.teacher!r} has one label, as rerankers do: if it is a regression, set "
+            "method=homodistil, and label_column where rows have labels"
+        )
+    return names
+
+
+@lru_cache(maxsize=1)  # the members of a chain have one teacher
+def _loaded(name: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model = load_encoder(name, token=token)
+    check_one_score(model, f"teacher={name!r}")
+    tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
+    return model, without_unused_segments(tokenizer, model.config)
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read pairs: rows to train on, in batches of about the same length, and rows to evaluate on."""
-    run, source = settings.run, inputs.source
-    names = {name: f"train_data={name!r}" for name in run.train_data}
-    names = names if len(names) > 1 else dict.fromkeys(names, "train_data")
-    train = [_read([name], run.train_split, names[name], run, source) for name in run.train_data]
+    run, config, tokenizer = settings.run, inputs.config, inputs.tokenizer
+    texts = columns_of(run)
+
+    def read(data: list[str], split: str, name: str) -> ReadRows:
+        rows = load_rows(data, split=split, argument=name.partition("=")[0])
+        return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
+
+    names = [f"train_data={name!r}" for name in run.train_data] if len(run.train_data) > 1 else ["train_data"]
+    train = [read([name], run.train_split, label) for name, label in zip(run.train_data, names, strict=True)]
     log(_pairs_read(run.teacher, train[0]))
     if run.eval_data:
-        name = f"eval_data={short_repr(run.eval_data)}"
-        held_out = [_read(run.eval_data, run.eval_split, name, run, source)]
+        held_out = [read(run.eval_data, run.eval_split, f"eval_data={short_repr(run.eval_data)}")]
     else:
         # all pairs of a query go to one side
         train, held_out = map(
             list, zip(*(apart(part, log, together=part.columns.texts[0]) for part in train), strict=True)
         )
-    # the length that the rows of the longest source need
-    if run.max_seq_length is None:
-        config, tokenizer = inputs.config, inputs.tokenizer
+    length = run.max_seq_length
+    if length is None:
+        # the length that the rows of the longest source need
         length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
         log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
-        run = replace(run, max_seq_length=length)
-    encoded = [[source.rows([part], run, None, part.argument) for part in parts] for parts in (train, held_out)]
+    reader = PairReader(config, tokenizer, length, run.preprocessing_num_workers)
     return Rows(
-        *in_batches(settings, source, *encoded),
-        facts=described_rows("scores of pairs", train, held_out, run.row_length),
-        grading=PairReader(inputs.config, inputs.tokenizer, run.row_length).grading_of(held_out),
+        *in_batches(settings, *([reader.tokenized(part) for part in parts] for parts in (train, held_out))),
+        facts=described_rows("scores of pairs", train, held_out, length),
+        grading=reader.grading_of(held_out),
     )
-
-
-def _read(data: list[str], split: str, name: str, run: RunArguments, source: Source) -> ReadRows:
-    (rows,) = source.documents(data, split, name.partition("=")[0])
-    texts = [column for column in source.columns if column]
-    return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
 
 
 def _pairs_read(teacher: str, pairs: ReadRows) -> str:
@@ -112,5 +132,5 @@ KIND = StudentKind(
     models=models_of,
     summary=partial(summary_with, "CrossEncoder", 'print(model.predict([("…", "…")]))'),
     unused=(*UNUSED, "train_prompts", "vocabulary", "start"),
-    forget=reranking_source.cache_clear,
+    forget=_loaded.cache_clear,
 )

@@ -106,6 +106,11 @@ class RunArguments:
         self._check_sources()
 
     @property
+    def train_setting(self) -> str:
+        """The setting that names what is trained on."""
+        return "train_data"
+
+    @property
     def needed(self) -> dict[str, str]:
         """What has to be set: name → an example."""
         return {"teacher": "google-bert/bert-base-uncased", "train_data": "corpus/*.parquet"}

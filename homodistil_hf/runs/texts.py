@@ -10,15 +10,11 @@ from ..data.blocks import some_blocks
 from ..embedding.card import SPACE, space_tables
 from ..embedding.texts import by_length, mixed
 from ..files.messages import short_repr
-from ..methods.fewer_layers import Layers
 from ..models.cost import MODEL_COSTS
-from ..models.widths import widths_of
 from ..tables import aligned_lines, cell
-from ..training.pair import resolve_student
 from ..training_args import with_settings
-from .kinds import RunInputs, trainer_named
+from .kinds import RunInputs
 from .settings import RunConfig
-from .sources import Source, VectorsSource
 
 _METRICS = {
     "cosine": "cosine",
@@ -29,8 +25,6 @@ _METRICS = {
     "mrr_at_10": "MRR@10",
     "spearman": "Spearman, labels",
 }
-
-
 UNUSED = ("tokenizer", "teacher_revision", "further_pretraining", "packing")
 """Settings that have no part in runs of whole texts."""
 
@@ -44,22 +38,6 @@ def check_sampling(settings: RunConfig) -> None:
         )
 
 
-def inputs_of(settings: RunConfig, source: Source) -> RunInputs:
-    """Plan the widths of the student of a loaded teacher, which belongs to the inputs."""
-    training, config = settings.training, source.encoder.config
-    layers = getattr(training, "layers", None)
-    if layers is not None:
-        Layers(layers).of(config.num_hidden_layers)
-    # given vectors and no size: the student keeps the widths of its start
-    if training.student is None and layers is None and isinstance(source, VectorsSource):
-        plan = widths_of(config)
-    elif layers is None:
-        plan = trainer_named(settings.run.method).plan_of(training, config)
-    else:
-        plan = resolve_student(training, config, has_all_layers=False)
-    return RunInputs(config, source.tokenizer, plan, source)
-
-
 def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
     """Rows are read in their order: `by_length` has shuffled them."""
     return with_settings(settings.training, train_sampling_strategy="sequential")
@@ -67,17 +45,17 @@ def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
 
 def models_of(settings: RunConfig, inputs: RunInputs) -> tuple[None, Any]:
     """The teacher that was checked; the student starts as its copy."""
-    return None, inputs.source.model
+    return None, inputs.teacher
 
 
-def in_batches(settings: RunConfig, source: Source, train: list[Any], held_out: list[Any]) -> tuple[Any, Dataset]:
+def in_batches(settings: RunConfig, train: list[Any], held_out: list[Any]) -> tuple[Any, Dataset]:
     """Rows of all sources: mixed, in batches of about the same length, and some to evaluate on."""
     run, training = settings.run, settings.training
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
     if not run.streaming and len(rows) < batch_size:
         raise ValueError(
-            f"{source.train_setting}={short_repr(run.train_data)} has {len(rows)} rows, fewer than the "
+            f"{run.train_setting}={short_repr(run.train_data)} has {len(rows)} rows, fewer than the "
             f"{batch_size} of a step; lower per_device_train_batch_size, or name more text"
         )
     # at most so many of each source, which makes tables of streams; of all together an even choice

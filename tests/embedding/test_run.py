@@ -23,7 +23,7 @@ from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs import embedding, reranker
 from homodistil_hf.runs.config import help_of, parse_run, run_of
-from homodistil_hf.runs.embedding import _held_out_texts, source_of
+from homodistil_hf.runs.embedding import _held_out_texts, teacher_of
 from homodistil_hf.runs.family import load_start
 from homodistil_hf.runs.kinds import kind_of_run, method_for
 from homodistil_hf.runs.settings import RunArguments
@@ -88,8 +88,8 @@ def test_a_teacher_that_has_changed_is_read_anew(config, tmp_path):
         changed = load_embedding_model(tmp_path / "embeddings").encoder
         changed.get_input_embeddings().weight.data.mul_(factor)
         changed.save_pretrained(tmp_path / "embeddings")
-        assert source_of(settings) is source_of(settings)  # all members of a chain have the same
-        weights.append(source_of(settings).encoder.get_input_embeddings().weight.detach())
+        assert teacher_of(settings) is teacher_of(settings)  # all members of a chain have the same
+        weights.append(teacher_of(settings).encoder.get_input_embeddings().weight.detach())
     assert not weights[0].equal(weights[1])
 
 
@@ -278,7 +278,7 @@ def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
     settings = parse_run([pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))])
     run = kind_of_run(settings)
     assert run is reranker.KIND
-    assert run.inputs(settings).source.columns == ("Query", "Passage")
+    assert reranker.columns_of(settings.run) == ["Query", "Passage"]
 
 
 def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_path, capsys):
@@ -328,7 +328,7 @@ def test_a_familys_queries_are_of_all_sources(config, tmp_path, monkeypatch):
         lines = [f"w{start} w{start + 1} text that is long enough {number}" for number in range(1000)]
         (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
     settings = parse_run([config(train_data=[str(tmp_path / f"{name}.txt") for name in "ab"], eval_data=[])])
-    found = _held_out_texts(settings, source_of(settings))
+    found = _held_out_texts(settings.run, teacher_of(settings))
     assert [text.split()[0] for text in found] == ["w10", "w10", "w20", "w20"]
 
 
