@@ -1,6 +1,7 @@
 """What the import contract (`.importlinter`) can't say: files that travel, Trainer by its own name, no catch-alls."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +48,14 @@ def test_stages_know_nothing_of_trainer(folder):
 
 def test_no_catch_all_modules():
     assert {"utils", "common", "helpers"} & {part for path in SOURCES for part in (*path.parts, path.stem)} == set()
+
+
+def test_the_import_contract_names_every_method():
+    contract = (PACKAGE.parent / ".importlinter").read_text(encoding="utf-8")
+    _, _, rest = contract.partition("[importlinter:contract:independent-methods]")
+    named = set(re.findall(r"^    homodistil_hf\.(\S+)$", rest.partition("[")[0], re.M))
+    folders = {path.parent.name for path in (PACKAGE / "methods").glob("*/__init__.py")} - {"baselines"}
+    # fresh.py is the base of several baselines
+    files = {path.stem for path in (PACKAGE / "methods" / "baselines").glob("*.py")} - {"__init__", "fresh"}
+    methods = {f"methods.{name}" for name in folders} | {f"methods.baselines.{name}" for name in files}
+    assert named == methods | {"embedding"}
