@@ -14,10 +14,8 @@ from tiny_glue import FakeMeasure, write_task
 from tiny_models import GRADUAL, make_teacher, random_student, tiny_tokenizer
 from transformers import AutoConfig, BertForMaskedLM
 
-from homodistil_hf.cli import evaluate as command
 from homodistil_hf.cli import main
 from homodistil_hf.cli.evaluate import evaluations
-from homodistil_hf.evaluation import SquadSettings
 from homodistil_hf.evaluation.evaluated_model import load_model, model_in, model_name, results_folder
 from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts
@@ -25,7 +23,6 @@ from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.equality import weights_digest
 from homodistil_hf.models.widths import widths_of
-from homodistil_hf.tasks.glue import BENCHMARK_TASKS, GLUE_TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -172,35 +169,6 @@ def test_a_run_that_is_going_on_can_be_evaluated_later(folder, data_dir, capsys)
     assert not (folder / "evaluations").exists()
 
 
-def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
-    asked = {}
-
-    def evaluate_squad(model, tasks, **arguments):
-        asked.update(arguments, model=model, tasks=tasks)
-
-    monkeypatch.setattr("homodistil_hf.evaluation.task_runs.evaluate_squad", evaluate_squad)
-    words = [
-        "--task",
-        "squad_v2",
-        "rte",
-        "squad",
-        "--data_dir",
-        data_dir,
-        "--seeds",
-        1,
-        "--stride",
-        8,
-        "--max_length",
-        24,
-    ]
-    assert main(["evaluate", *map(str, [folder / "teacher", *words, "--max_question_tokens", 4])]) == 0
-    assert asked["tasks"] == ["squad_v2", "squad"]
-    assert asked["settings"] == SquadSettings(
-        data_dir=str(data_dir), seeds=(1,), stride=8, max_length=24, max_question_tokens=4
-    )
-    assert json.loads((folder / "evaluations" / "teacher" / "summary.json").read_text())["tasks"].keys() == {"rte"}
-
-
 @each(
     ("words", "message"),
     [
@@ -235,12 +203,6 @@ def test_squad_is_asked_with_its_own_settings(folder, data_dir, monkeypatch):
 )
 def test_wrong_words_are_told_before_anything_is_loaded(words, message, capsys):
     assert message in error_of(capsys, *words)
-
-
-def test_the_command_knows_all_tasks():
-    kinds = command.evaluations()
-    assert tuple(GLUE_TASKS) == kinds["glue"].tasks
-    assert (*kinds["glue"].tasks, *kinds["squad"].tasks) == tuple(BENCHMARK_TASKS)
 
 
 def test_a_task_that_the_folder_lacks_is_told_first(folder, data_dir, capsys):
@@ -285,12 +247,6 @@ def test_a_checkpoint_is_as_wide_as_it_is(make_trainer, tmp_path):
     assert widths_of(loaded.model.config) == kept
     assert (loaded.name, loaded.export) == ("run/checkpoint-3", None)
     assert loaded.results == (tmp_path / "run" / "evaluations" / "checkpoint-3").resolve()
-
-
-def test_a_runs_own_config_is_no_model(folder):
-    shutil.copytree(folder / "compact", folder / "run" / "student")
-    (folder / "run" / "config.json").write_text('{"teacher": "x"}')
-    assert model_in(folder / "run").folder == folder / "run" / "student"
 
 
 def test_names_on_the_hub_have_results_in_the_working_folder():

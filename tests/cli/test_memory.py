@@ -78,13 +78,6 @@ def test_no_garbage_is_collected_while_a_command_imports(monkeypatch):
         gc.enable()
 
 
-def test_collections_are_left_alone_where_torch_is_there_already():
-    brought: list[object] = []
-    with importing():
-        assert gc.isenabled()
-    assert _is_collected(brought)
-
-
 def _is_collected(thing: object) -> bool:
     """Whether collections look at it: what is frozen, they leave out."""
     return any(found is thing for found in gc.get_objects())
@@ -169,11 +162,5 @@ def test_a_worker_that_was_killed_for_memory_is_told_as_such(use_up, reason, set
     )
 
 
-def test_another_runtime_error_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(Plan, "run", lambda command: _raise(RuntimeError("of another kind")))
-    with pytest.raises(RuntimeError, match="of another kind"):
-        main(["plan", "--teacher", "any", "--student", "homobert-tiny"])
-
-
-def _raise(error: Exception) -> None:
+def _raise(error):
     raise error

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import itertools
 import json
 import os
 import tarfile
@@ -317,7 +316,7 @@ def archives():
     return {"gzip": gzip.compress(b"w7"), "zip": zipped.getvalue(), "tar": tarred.getvalue()}
 
 
-@each(("kind", "suffix"), itertools.product(("gzip", "zip", "tar"), (".txt", ".jsonl", ".parquet")))
+@each(("kind", "suffix"), [("gzip", ".txt"), ("zip", ".jsonl"), ("tar", ".parquet")])
 def test_an_archive_under_another_name_is_not_unpacked(kind, suffix, tmp_path):
     (tmp_path / f"x{suffix}").write_bytes(archives()[kind])
     with pytest.raises(ValueError, match=f"x{suffix} is a {kind} archive under another name; unpack it first"):

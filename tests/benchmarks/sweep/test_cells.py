@@ -9,7 +9,7 @@ import pytest
 from tiny_files import write_teacher
 
 from benchmarks.sweep.cells import Cell, read_sweep, select_cells
-from benchmarks.sweep.training import check_cells, check_evaluations, run_settings
+from benchmarks.sweep.training import check_cells, run_settings
 from homodistil_hf.runs.config import setting_names
 
 SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
@@ -46,14 +46,6 @@ def test_axes_multiply_and_variants_take_turns(read):
     )
     assert sweep.name == "mine"
     assert sweep.output_dir == "runs/mine"
-
-
-def test_a_cell_has_the_method_of_a_run_that_names_none(read):
-    (cell,) = read(cells={"a": {}}, base={"max_steps": 5}).cells
-    assert (cell.method, cell.settings) == ("homodistil", {"max_steps": 5})
-    (named,) = read(cells={"a": {"method": "homodistil"}}, base={"max_steps": 5}).cells
-    assert cell == named
-    assert cell.digest == named.digest
 
 
 def test_an_axis_of_objects_sets_several_settings_at_once(read):
@@ -140,27 +132,6 @@ def test_cells_are_picked_by_name_arm_or_pattern(read):
         select_cells(cells, ["other", "mime"])
 
 
-def test_the_teacher_is_a_cell_where_students_are_evaluated(read):
-    base = {"teacher": "some/teacher"}
-    assert [cell.name for cell in read(base=base).cells] == ["mine"]
-    teacher, _ = read(base=base, evaluate={"glue": {"tasks": ["rte"]}}).cells
-    assert (teacher.name, teacher.method, teacher.settings) == ("teacher", "teacher", {"teacher": "some/teacher"})
-
-
-@pytest.mark.parametrize(
-    ("evaluate", "message"),
-    [
-        ({"glu": {"tasks": ["rte"]}}, "unknown key 'glu'; nearest valid: 'glue'"),
-        ({"glue": {}}, "names no tasks"),
-        ({"glue": {"tasks": ["rta"]}}, "task='rta' is unknown; nearest valid: 'rte'"),
-        ({"glue": {"tasks": ["rte"], "batch_sise": 4}}, "unknown key 'batch_sise' .*; nearest valid: 'batch_size'"),
-    ],
-)
-def test_mistakes_in_evaluations_are_named(evaluate, message):
-    with pytest.raises(ValueError, match=message):
-        check_evaluations(evaluate)
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> str:
     return str(write_teacher(tmp_path_factory.mktemp("teacher") / "tiny"))
@@ -170,10 +141,6 @@ def checked(teacher: str, method: str = "homodistil", **settings: Any) -> dict[s
     values = {"teacher": teacher, "student": "macs=0.25", "train_data": "absent.txt", "max_seq_length": 16}
     cell = Cell("mine", {}, method, values | {"max_steps": 4, "use_cpu": True} | settings)
     return check_cells([cell])
-
-
-def test_a_cell_that_can_work_passes_without_text(teacher):
-    assert checked(teacher) == {}
 
 
 @pytest.mark.parametrize(
@@ -192,12 +159,6 @@ def test_a_cell_that_can_work_passes_without_text(teacher):
 def test_a_cell_that_cannot_work_is_named(teacher, change, message):
     with pytest.raises(ValueError, match=message):
         checked(teacher, **change)
-
-
-def test_a_cell_that_cannot_exist_is_told_with_its_reason(teacher):
-    reasons = checked(teacher, method="distilbert")  # a quarter of two layers
-    assert list(reasons) == ["mine"]
-    assert "layer" in reasons["mine"]
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -16,11 +16,9 @@ from benchmarks.sweep import running, worker
 from benchmarks.sweep.__main__ import main
 from benchmarks.sweep.cells import Cell
 from benchmarks.sweep.folder import (
-    read_record,
     read_records,
     record_head,
     write_record,
-    write_records,
 )
 from benchmarks.sweep.running import prepare_sweep, run_sweep, write_table
 from homodistil_hf.files.checkpoints import sorted_checkpoints
@@ -134,16 +132,6 @@ def test_a_cell_that_fails_is_recorded_and_tried_again_by_the_next_call(sweep_fi
     assert "not run" not in write_table(prepare_sweep(sweep_file))[0].read_text(encoding="utf-8")
 
 
-def test_a_stopped_cell_is_no_failure(sweep_file, processes):
-    processes.statuses = {"a,seed=0": [143], "b,seed=0": [-signal.SIGTERM]}
-    lines: list[str] = []
-    assert run_sweep(prepare_sweep(sweep_file, only=["*seed=0"]), lines.append) == 0
-    assert lines[-1] == "[2/3] b,seed=0: stopped by SIGTERM; the next call goes on with it"
-    assert states(sweep_file)["a,seed=0"] == "waiting"
-    table = write_table(prepare_sweep(sweep_file))[0].read_text(encoding="utf-8")
-    assert "- not run: `a,seed=0`, `b,seed=0`, `a,seed=1`, `b,seed=1`" in table
-
-
 @pytest.mark.slow
 def test_a_cell_in_other_hands_is_left_alone(sweep_file, processes):
     run = prepare_sweep(sweep_file, only=["a"])
@@ -175,40 +163,6 @@ def test_changed_settings_are_not_overwritten_unasked(sweep_file, processes):
     run_sweep(prepare_sweep(sweep_file), print, overwrite=True)
     assert processes.cells[4:] == ["a,seed=0", "a,seed=1"]
     assert set(states(sweep_file).values()) == {"done", "impossible"}
-
-
-def test_an_evaluation_that_fails_leaves_the_training_done(sweep_file, processes):
-    cell = prepare_sweep(sweep_file).cells[0]
-    content = json.loads(sweep_file.read_text(encoding="utf-8"))
-    sweep_file.write_text(json.dumps(content | {"evaluate": {"glue": {"tasks": ["rte"]}}}), encoding="utf-8")
-    run = prepare_sweep(sweep_file, only=["a,seed=0"])
-    write_record(run.folder.record(cell), finished(cell))
-    assert run.state(cell) == "trained"
-    train_only = prepare_sweep(sweep_file, only=["a,seed=0"], train_only=True)
-    assert prepare_sweep(sweep_file).cells[0].name == "teacher"
-    assert [train_only.state(one) for one in train_only.cells] == ["done"]
-    processes.statuses = {"a,seed=0": [1]}
-    assert run_sweep(run, print) == 1
-    record = read_record(run.folder.record(cell)) or {}
-    assert (record["status"], record["error"]) == ("done", "ValueError: a reason")
-    assert record["evaluation"] == METRICS
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("[]", "line 2 of 'a.jsonl' has format=None and status=None; expected one that a sweep of this version wrote"),
-        ('{"format": 1,', "line 2 of 'a.jsonl'"),
-    ],
-)
-def test_a_damaged_line_of_records_is_named(tmp_path, line, message):
-    record = finished(Cell("a", {}, "homodistil", {}))
-    write_records(tmp_path / "a.jsonl", [record])
-    assert read_records(tmp_path / "a.jsonl") == [record]
-    assert read_records(tmp_path / "absent.jsonl") == read_records(tmp_path / "absent") == []
-    (tmp_path / "a.jsonl").write_text(f"{json.dumps(record)}\n{line}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        read_records(tmp_path / "a.jsonl")
 
 
 def test_the_command_lists_runs_and_says_what_failed(sweep_file, processes, capsys, tmp_path):

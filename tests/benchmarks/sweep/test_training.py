@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +11,13 @@ from tiny_files import own_cache, write_teacher, write_text
 from transformers import BertForMaskedLM
 
 from benchmarks.sweep import training
-from benchmarks.sweep.cells import TEACHER, Cell, read_sweep, select_cells
+from benchmarks.sweep.cells import Cell, read_sweep, select_cells
 from benchmarks.sweep.folder import (
     SweepFolder,
     read_record,
     state_of,
-    write_record,
 )
-from benchmarks.sweep.training import RunClock, run_cell, run_settings
+from benchmarks.sweep.training import run_cell, run_settings
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import sorted_checkpoints
 from homodistil_hf.runs.config import setting_names
@@ -127,20 +125,6 @@ def test_a_record_tells_a_students_own_costs_from_those_of_its_padded_export(who
     assert "compact" not in whole[0]["models"]  # nothing to pad
 
 
-def test_a_record_is_a_line_a_row(whole):
-    _, root = whole
-    lines = (root / "results" / "mine,seed=3.json").read_text(encoding="utf-8").splitlines()
-    assert max(map(len, lines)) < 3000
-    assert sum('"step": ' in line for line in lines) == 3 + 2  # evaluations, and the two widths
-
-
-def test_a_logged_value_that_is_not_finite_can_be_recorded(tmp_path):
-    row = training._rounded({"step": 3, "grad_norm": float("nan"), "loss": 1.23456789})
-    assert row == {"step": 3, "grad_norm": None, "loss": 1.23457}
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_record(tmp_path / "record.json", {"kl": float("inf")})
-
-
 def test_a_record_tells_up_to_which_step_a_student_was_how_wide():
     widths = {5: (1.0, 1.0, 1.0), 10: (0.5, 1.0, 2 / 3), 15: (0.5, 1.0, 2 / 3), 20: (0.5, 0.5, 0.25)}
     names = ("kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn")
@@ -150,16 +134,6 @@ def test_a_record_tells_up_to_which_step_a_student_was_how_wide():
         {"step": 15, "hidden": 0.5, "attention": 1.0, "ffn": 0.666667},
         {"step": 20, "hidden": 0.5, "attention": 0.5, "ffn": 0.25},
     ]
-
-
-def test_every_source_of_held_out_text_is_evaluated(settings):
-    cell = cell_of(settings)
-    asked = run_settings(cell, "runs/checked")
-    blocks = make_trainer(asked, lambda line: None).eval_dataset
-    ids = blocks["example_id"]
-    assert len(ids) == 16
-    num_blocks = ids[-1] + ids[1] - ids[0]
-    assert sum(number < num_blocks / 2 for number in ids) == pytest.approx(8, abs=1)
 
 
 @pytest.mark.slow
@@ -216,50 +190,3 @@ def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, var
     record = run(dataclasses.replace(cell, settings={**cell.settings, **substitutes}), tmp_path)
     assert (record["num_steps"], record["num_tokens"]) == (2, 2 * 8 * 16)
     assert record["models"]["student"]["encoder_macs"] < record["models"]["teacher"]["encoder_macs"]
-
-
-def test_evaluations_are_made_once_and_again_when_their_settings_change(whole, settings, monkeypatch):
-    _, root = whole
-    asked = []
-
-    def score(model: Any, values: Any, output_dir: Path) -> dict[str, Any]:
-        asked.append((Path(model).name, values["tasks"], output_dir.name))
-        return {"mean": 0.5}
-
-    monkeypatch.setattr(training, "EVALUATIONS", {"glue": score})
-    cell, folder = cell_of(settings), SweepFolder(root)
-    first, second = {"glue": {"tasks": ["rte"]}}, {"glue": {"tasks": ["rte", "cola"]}}
-    for evaluate in (first, first, second):
-        record = run(cell, root, evaluate)
-    assert asked == [("student", ["rte"], "evaluations"), ("student", ["rte", "cola"], "evaluations")]
-    assert record["evaluate"] == {"glue": {"settings": second["glue"], "results": {"mean": 0.5}}}
-    assert [state_of(cell, folder, evaluate) for evaluate in (first, second, {})] == ["trained", "done", "done"]
-
-
-def test_the_teachers_cell_is_only_evaluated(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "EVALUATIONS", {"glue": lambda model, *_: {"mean": len(str(model))}})
-    record = run(Cell(TEACHER, {}, TEACHER, {TEACHER: "some/teacher"}), tmp_path, {"glue": {"tasks": ["rte"]}})
-    assert record["evaluate"]["glue"]["results"] == {"mean": len("some/teacher")}
-    assert "num_steps" not in record
-
-
-def test_a_clock_counts_what_was_kept(tmp_path, monkeypatch):
-    """Ten seconds to step 4, lost work after it; a second process goes on at step 4 for five seconds."""
-    now = [100.0]
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
-
-    def state(step: int, *evaluation_seconds: float) -> Any:
-        history = [{"step": 1, "eval_runtime": seconds} for seconds in evaluation_seconds]
-        return SimpleNamespace(global_step=step, log_history=history)
-
-    first = RunClock(tmp_path / "clock.json")
-    first.on_train_begin(None, state(0), None)
-    now[0] += 10
-    first.on_save(None, state(4), None)
-    now[0] += 1000
-    second = RunClock(tmp_path / "clock.json")
-    second.on_train_begin(None, state(4), None)
-    now[0] += 5
-    second.on_train_end(None, state(8, 1.5, 2.0), None)
-    assert (second.seconds, second.evaluation_seconds, second.num_sessions) == (15.0, 3.5, 2)
-    assert json.loads((tmp_path / "clock.json").read_text()) == {"num_sessions": 2, "seconds": {"4": 10.0}}

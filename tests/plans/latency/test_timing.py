@@ -256,14 +256,6 @@ def test_lengths_beyond_the_positions_are_named_and_skipped():
     assert "skipped: torch, batch 1, length 33: student has positions=32" in format_latencies(results)
 
 
-def test_without_onnxruntime_the_other_columns_remain(monkeypatch):
-    monkeypatch.setattr(timing, "missing_packages", lambda: ["onnx", "onnxruntime"])
-    grid = small_grid(batch_sizes=(1,), lengths=(8,), backends=("onnxruntime", "torch"))
-    onnx, eager = compare_latencies({"model": make_teacher()}, grid)["cells"]
-    assert onnx["skipped"] == "onnx, onnxruntime not installed: pip install 'homodistil-hf[onnx]'"
-    assert "latency" in eager
-
-
 def test_where_torch_cannot_compile_the_table_says_so(monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler\nfound")
@@ -322,11 +314,6 @@ def test_the_table_by_hand():
 def test_an_impossible_grid_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         small_grid(**changes)
-
-
-def test_a_comparison_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="holds no model; name at least one"):
-        compare_latencies({}, small_grid())
 
 
 def test_machine_facts_name_what_a_time_depends_on():
