@@ -1,32 +1,76 @@
-"""`homodistil finetune`: one task model of labelled rows; `evaluation/own_task.py` trains it."""
+"""`homodistil finetune`: one task model of labelled rows; beside a teacher the same run as `distill --start`.
 
-from dataclasses import dataclass
+`evaluation/own_task.py` trains without a teacher, `runs/task.py` beside one.
+"""
+
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ..files.messages import short_repr
+from ..files.settings import differing
 from ..tables import figures_line
 from .command import SettingsCommand, log_progress
+
+_OF_A_RUN = {
+    **{"model": "start", "max_length": "max_seq_length", "batch_size": "per_device_train_batch_size"},
+    **{"max_train_steps": "max_steps", "warmup_fraction": "warmup_steps", "dropout_fraction": "student_dropout"},
+}
+"""Settings that have another name in a run beside a teacher; all others have the same."""
+_PLAIN_ONLY = ("learning_rates", "max_train_samples")
 
 
 @dataclass
 class Finetune(SettingsCommand):
     """Fine-tune a model on a task of your own, plainly or beside a fine-tuned teacher."""
 
-    example: ClassVar[str] = "homodistil finetune examples/configs/finetune.json --teacher runs/my-teacher/model"
     settings: ClassVar[str] = "homodistil_hf.evaluation.own_task:OwnTaskSettings"
+    example: ClassVar[str] = "homodistil finetune examples/configs/finetune.json --teacher runs/my-teacher/model"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
     )
 
     def run_with(self, settings: Any) -> int:
         """Fine-tune, print what was measured, and write the report."""
-        from ..evaluation.own_task import fine_tune_own
         from ..export.report import closing_line, try_report
-        from ..files.run_names import MODEL_FOLDER
 
-        results = fine_tune_own(settings, log_progress)
-        metrics = figures_line(results["metrics"])
-        teacher = f" (teacher: {figures_line(found)})" if (found := results.get("teacher_metrics")) else ""
-        print(f"{metrics}{teacher} on {results['num_eval_rows']:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
-        try_report(settings.output_dir)
+        if settings.teacher is None:
+            from ..evaluation.own_task import fine_tune_own
+            from ..files.run_names import MODEL_FOLDER
+
+            results = fine_tune_own(settings, log_progress)
+            metrics, num_rows = figures_line(results["metrics"]), results["num_eval_rows"]
+            print(f"{metrics} on {num_rows:,} rows: {settings.output_dir}/{MODEL_FOLDER}")
+            try_report(settings.output_dir)
+        else:
+            from ..runs.config import run_of
+            from ..runs.distill import run
+            from ..runs.kinds import kind_of_run
+
+            beside = run_of(run_beside_teacher(asdict(settings), type(settings)), "finetune")
+            print(kind_of_run(beside).summary(run(beside, log_progress), beside.output_dir))
         print(closing_line(settings.output_dir))
         return 0
+
+
+def run_beside_teacher(values: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """The settings of `homodistil distill --start` that are those of a fine-tuning beside a teacher.
+
+    Args:
+        values: of the fine-tuning, by name; those that are defaults are left to the run.
+        kind: dataclass of the fine-tuning's settings.
+
+    Raises:
+        ValueError: a setting that a run beside a teacher hasn't.
+    """
+    named = differing(values, kind)
+    for name in _PLAIN_ONLY:
+        if name in named:
+            raise ValueError(
+                f"{name}={short_repr(named[name])} has no place beside teacher={values['teacher']!r}: this is the run "
+                "of homodistil distill --start, which has one learning_rate and all rows; leave it out"
+            )
+    run = {_OF_A_RUN.get(name, name): value for name, value in named.items() if name not in ("dtype", "resume")}
+    run |= {name: [run[name]] for name in ("train_data", "eval_data") if name in run}
+    run |= {"text_columns": list(run["text_columns"])} if "text_columns" in run else {}
+    run |= {"bf16": named["dtype"] == "bfloat16"} if "dtype" in named else {}
+    return run | ({"resume_from_checkpoint": "last"} if named.get("resume") else {})

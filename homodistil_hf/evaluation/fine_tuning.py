@@ -6,7 +6,6 @@ HomoDistilTrainer that starts small. task_runs.py and own_task.py choose rows an
 """
 
 import logging
-import math
 import sys
 import tempfile
 import time
@@ -61,7 +60,9 @@ from ..tasks.questions import WindowSettings
 from ..tasks.rows_task import RowsTask
 from ..trainer import HomoDistilTrainer
 from ..training.exact_trainer import ExactTrainer
+from ..training.learning_rate import steps_of_task
 from ..training.run_folder import RunFolder
+from ..training.small_start import BESIDE_A_TEACHER
 from ..training_args import ExactArguments
 from .evaluated_model import EvaluatedModel
 
@@ -70,15 +71,9 @@ logger = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
-_NUM_EPOCHS = 3.0
 _SECONDS_A_LINE = 30.0
 _DRAWN_FROM = "order_rng_state"
 _QUIETLY: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
-BESIDE_A_TEACHER: dict[str, Any] = {
-    **{"hidden_weight": 1.0, "embedding_weight": 0.0, "learning_rate_curve": "trainer", "student_dropout": None},
-    **{"teacher_dtype": "float32", "adam_beta2": 0.999, "adam_epsilon": 1e-8, "dataloader_drop_last": True},
-}
-"""Settings of a fine-tuning beside a teacher; its loss is the task's, the KL and the error of hidden states."""
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
 _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
@@ -153,10 +148,10 @@ class FineTuningSettings:
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:
         """Optimizer steps of one fine-tuning: those of the epochs; by default at least `LEAST_STEPS`."""
-        of_an_epoch = math.ceil(num_rows / batch_size)
-        steps = math.ceil((self.num_train_epochs or _NUM_EPOCHS) * of_an_epoch)
         if self.num_train_epochs is None:
-            steps = max(steps, LEAST_STEPS)
+            steps = steps_of_task(num_rows, batch_size, least=LEAST_STEPS)
+        else:
+            steps = steps_of_task(num_rows, batch_size, passes=self.num_train_epochs)
         return steps if self.max_train_steps is None else min(steps, self.max_train_steps)
 
 

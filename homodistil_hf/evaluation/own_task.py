@@ -1,7 +1,8 @@
-"""A task of one's own: fine-tunes any model on labelled rows in files, alone or beside a teacher.
+"""A task of one's own: fine-tunes any model on labelled rows in files.
 
-Recipe, rates and steps are those of the evaluations, `task_runs.py`. Until the model is there, `training/` has the
-settings, the tried rates and the checkpoints, by which a fine-tuning that was stopped goes on.
+Rates and steps are those of the evaluations, `task_runs.py`. Until the model is there, `training/` has the settings,
+the tried rates and the checkpoints, by which a fine-tuning that was stopped goes on. Beside a teacher both commands
+are the run of `runs/task.py`.
 """
 
 import json
@@ -26,11 +27,10 @@ from ..files.strict_json import read_json_object, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
-from ..models.loading import load_encoder
 from ..tables import figures_line
 from ..tasks.encoding import length_of_rows
 from ..tasks.held_out import keep_aside
-from ..tasks.kinds import CLASSES, VALUES, names_of
+from ..tasks.kinds import CLASSES, VALUES
 from ..tasks.rows_task import LabelledRows, RowsTask, read_labelled
 from ..training.ranks import refuse_ranks
 from ..training.run_folder import check_same_start, existing_files, folder_claimed
@@ -93,15 +93,18 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         say: takes lines for the user.
 
     Returns:
-        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, `pearson`,
-        or those of another kind) and costs of the `model`, `teacher_metrics` and those of the
-        `teacher`, `learning_rate`, `settings`.
+        `dict`: the content of `results.json`: `metrics` of the evaluation rows (`accuracy` and `macro_f1`, `pearson`
+        and `spearman`, or those of another kind), costs of the `model`, `learning_rate`, `settings`.
 
     Raises:
-        ValueError: unreadable rows, a model that can't be fine-tuned, a teacher of other labels, a folder that another
-            process works in, or one with a fine-tuning that was stopped, without `resume` or of other settings.
+        ValueError: unreadable rows, a model that can't be fine-tuned, a teacher, a folder that another process works
+            in, or one with a fine-tuning that was stopped, without `resume` or of other settings.
         FloatingPointError: every rate diverged.
     """
+    if settings.teacher is not None:
+        raise ValueError(
+            f"teacher={settings.teacher!r} has no part here; use the command, or HomoDistilTrainer with teacher_model"
+        )
     check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     refuse_ranks()
     with folder_claimed(settings.output_dir, is_main=True):
@@ -130,15 +133,16 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     has_length = settings.max_length is not None
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
-    teacher = load_encoder(settings.teacher) if settings.teacher else None
-    settings, (task, train, dev) = _task_rows(settings, evaluated, teacher, has_length=has_length)
-    if teacher is not None:
-        task.check_model(teacher, argument="teacher")
-        _check_shape(teacher, evaluated.model)
+    task, train, dev = own_rows(settings)
+    columns = task.columns
+    settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
+    if task.kind not in (CLASSES, VALUES) and not has_length:
+        length = length_of_rows(train, columns, evaluated.model.config, evaluated.tokenizer)
+        settings = replace(settings, max_length=length)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
-    run = _Run(settings, given, replace(evaluated, results=training), task, teacher)
+    run = _Run(settings, given, replace(evaluated, results=training), task)
     rate = run.chosen_rate(train, say)
     num_steps = settings.num_steps(len(train), settings.batch_size)
     say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
@@ -148,8 +152,6 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     metrics = run.metrics(trained.model, dev)
     results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
     results |= {"model": model_facts(trained.model)}
-    if teacher is not None:
-        results |= {"teacher": model_facts(teacher), "teacher_metrics": run.metrics(teacher, dev)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
@@ -159,38 +161,14 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     return results
 
 
-def _task_rows(
-    settings: OwnTaskSettings, evaluated: EvaluatedModel, teacher: PreTrainedModel | None, *, has_length: bool
-) -> tuple[OwnTaskSettings, LabelledRows]:
-    """The rows with their task; the settings with the columns that were found, and the rows' length."""
-    labelled = own_rows(settings, names=() if teacher is None else names_of(teacher.config))
-    columns = labelled.task.columns
-    settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
-    if labelled.task.kind not in (CLASSES, VALUES) and not has_length:
-        length = length_of_rows(labelled.train, columns, evaluated.model.config, evaluated.tokenizer)
-        settings = replace(settings, max_length=length)
-    return settings, labelled
-
-
-def own_rows(settings: OwnTaskSettings, *, names: Sequence[str] = ()) -> LabelledRows:
+def own_rows(settings: OwnTaskSettings) -> LabelledRows:
     """Read the rows that settings name; see [`read_labelled`]."""
     return read_labelled(
         settings.train_data,
         settings.eval_data,
         text_columns=settings.text_columns,
         label_column=settings.label_column,
-        names=names,
     )
-
-
-def _check_shape(teacher: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Refuse, by a ValueError, a teacher of another vocabulary than the model's, or of fewer layers."""
-    for name in ("vocab_size", "num_hidden_layers"):
-        of_teacher, expected = getattr(teacher.config, name), getattr(model.config, name)
-        if of_teacher < expected or (name == "vocab_size" and of_teacher != expected):
-            raise ValueError(
-                f"teacher has {name}={of_teacher}, model {expected}; choose the one the model was made from"
-            )
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
@@ -219,7 +197,6 @@ class _Run:
     given: Mapping[str, Any]
     evaluated: EvaluatedModel
     task: RowsTask
-    teacher: PreTrainedModel | None
 
     def chosen_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
         """Choose as the evaluations do: on held-out rows, after few steps."""
@@ -255,7 +232,7 @@ class _Run:
     def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None, **saving: Any) -> FineTuned:
         settings = self.settings
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
-        how = {"settings": chosen, "seed": settings.seed, "teacher": self.teacher, **saving}
+        how = {"settings": chosen, "seed": settings.seed, **saving}
         return fine_tuned(self.evaluated, self.task, rows, **how)
 
     def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:

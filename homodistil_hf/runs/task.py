@@ -3,7 +3,6 @@
 `tasks/` reads the rows, `distillation/task_scores.py` measures in the task's words.
 """
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -41,8 +40,8 @@ from ..tasks.encoding import (
 from ..tasks.held_out import apart
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, kind_of
 from ..tasks.reading import load_rows
-from ..training.learning_rate import default_task_rate
-from ..training.small_start import folder_of_start, is_of_a_task, load_small_start
+from ..training.learning_rate import default_task_rate, steps_of_task
+from ..training.small_start import BESIDE_A_TEACHER, folder_of_start, is_of_a_task, load_small_start
 from ..training_args import with_settings
 from . import masked_words
 from .kinds import Rows, RunInputs, StudentKind, trainer_named
@@ -60,8 +59,6 @@ REPORTED = {
 }
 """Kind → metrics of its labels that results report, beside KL and agreement."""
 
-START_WEIGHTS = {"hidden_weight": 1.0, "embedding_weight": 0.0}
-"""Factors of the loss of such a run, where no others are given: those of `homodistil finetune --teacher`."""
 _WITHOUT_PART = {
     "recipe": "its settings are of pruning",
     "student": "the student keeps the widths of its start",
@@ -155,12 +152,12 @@ def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
     changes: dict[str, Any] = {}
     if training.max_steps <= 0 and "num_train_epochs" not in settings.given:
         rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        changes["max_steps"] = max(LEAST_STEPS, math.ceil(3 * len(train) / rows_per_step))
+        changes["max_steps"] = steps_of_task(len(train), rows_per_step, least=LEAST_STEPS)
     if training.learning_rate is None:
         # by the width that the student begins with: its start's, else its teacher's
         changes["learning_rate"] = default_task_rate((inputs.plan if is_started else inputs.config).hidden_size)
     if is_started:
-        changes |= {name: value for name, value in START_WEIGHTS.items() if name not in settings.given}
+        changes |= {name: value for name, value in BESIDE_A_TEACHER.items() if name not in settings.given}
     return with_settings(training, **changes)
 
 
@@ -244,7 +241,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
         raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
     plan = _widths_in(Path(folder), config, is_export)
-    if plan == widths_of(teacher):
+    if plan == widths_of(teacher) and "class" in compared:
         raise ValueError(
             f"start={start!r} is as wide as the teacher {run.teacher!r}; start from a smaller model, or set "
             "student=macs=0.25 instead"

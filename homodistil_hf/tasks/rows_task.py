@@ -120,7 +120,6 @@ def read_labelled(
     *,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
-    names: Sequence[str] = (),
 ) -> LabelledRows:
     """Read rows and find their task; rows to evaluate on are kept aside where none are named.
 
@@ -129,14 +128,13 @@ def read_labelled(
         eval_data: the same, or None.
         text_columns: one, or two of a pair; default: found by their usual names.
         label_column: one, or several with commas between them; default: found by its usual names.
-        names: labels of a teacher, which may be columns.
 
     Raises:
         ValueError: rows that can't be read, or labels that are none.
         OSError: a file can't be read.
     """
     train = load_rows([train_data])
-    columns = columns_of_rows(train, text_columns=text_columns, label_column=label_column, names=names)
+    columns = columns_of_rows(train, text_columns=text_columns, label_column=label_column)
     check_rows(train, columns, "train_data", least=LEAST_ROWS)
     parts = {"train_data": train}
     if eval_data:
@@ -159,19 +157,14 @@ def read_labelled(
 # Columns and kind
 
 
-def columns_of_rows(
-    rows: Dataset, *, text_columns: Sequence[str] = (), label_column: str | None = None, names: Sequence[str] = ()
-) -> Columns:
+def columns_of_rows(rows: Dataset, *, text_columns: Sequence[str] = (), label_column: str | None = None) -> Columns:
     """Find columns and kind; arguments as those of [`read_labelled`].
 
     Raises:
         ValueError: a column that isn't there, no text, or no labels.
     """
     labels = listed_columns(label_column)
-    kind = _kind(rows, text_columns, labels, names)
-    config = PreTrainedConfig(num_labels=2)
-    if names and kind == LABELS:
-        config = PreTrainedConfig(id2label=dict(enumerate(names)))
+    kind, config = _kind(rows, text_columns, labels), PreTrainedConfig(num_labels=2)
     columns = find_columns(rows, config, kind, text_columns=text_columns, label_column=label_column)
     # a value has usual names that a class hasn't
     if kind == CLASSES and not columns.labels:
@@ -181,7 +174,7 @@ def columns_of_rows(
     return columns
 
 
-def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str], names: Sequence[str]) -> str:
+def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
     """The kind of rows, by the first values of the columns that their labels would be in."""
     by_name = {name.lower(): name for name in rows.column_names if name not in texts}
 
@@ -196,12 +189,9 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str], names: Seq
     has_words = is_of_words(texts) if texts else words_column(rows) is not None
     if (has_words and column(TAG_COLUMNS)) or any(map(_are_spans, column(SPAN_COLUMNS))):
         return TAGS
-    cells = column(CLASS_COLUMNS)
-    wanted = [name.lower() for name in names]
-    has_column_each = len(wanted) > 1 and not cells and by_name.keys() >= set(wanted)
     # several labels are lists, or words that are written as such
-    are_lists = any(isinstance(cell, list) or str(cell).startswith("[") for cell in cells)
-    return LABELS if len(labels) > 1 or has_column_each or are_lists else CLASSES
+    are_lists = any(isinstance(cell, list) or str(cell).startswith("[") for cell in column(CLASS_COLUMNS))
+    return LABELS if len(labels) > 1 or are_lists else CLASSES
 
 
 def _are_spans(value: Any) -> bool:

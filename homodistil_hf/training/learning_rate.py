@@ -78,6 +78,19 @@ def measured_learning_rate(
     return rate
 
 
+def steps_of_task(num_rows: int, rows_per_step: int, *, least: int = 0, passes: float = 3.0) -> int:
+    """Optimizer steps of a model of a task: those of the passes over its rows, but `least` on few rows.
+
+    Example:
+    ```python
+    >>> steps_of_task(45, 8), steps_of_task(45, 8, least=600)
+    (18, 600)
+
+    ```
+    """
+    return max(least, math.ceil(passes * math.ceil(num_rows / rows_per_step)))
+
+
 def default_task_rate(hidden_size: int) -> float:
     """The peak rate of a model that classifies, tags or answers, beside a teacher of `hidden_size` channels; logs it.
 

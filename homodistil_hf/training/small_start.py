@@ -23,6 +23,8 @@ from ..models.resizing import evenly_matched
 from ..tasks.kinds import VALUES, kind_of
 
 _TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
+BESIDE_A_TEACHER: dict[str, Any] = {"hidden_weight": 1.0, "embedding_weight": 0.0}
+"""Settings of a student of a task that starts small, where others aren't given; all else are a run's defaults."""
 NUM_FITTING_BATCHES = 16
 """Batches for [`fit_to_teacher`], on each rank."""
 _OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")

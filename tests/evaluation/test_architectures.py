@@ -10,8 +10,9 @@ from tiny_models import make_teacher, tiny_tokenizer
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.evaluation.fine_tuning import BESIDE_A_TEACHER, FineTuningSettings, fine_tune
+from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
 from homodistil_hf.models.heads import forward, fresh_answerer, fresh_classifier, head_linears, start_at_mean
+from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
 of_every_architecture = pytest.mark.parametrize(
     "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]

@@ -1,8 +1,9 @@
-"""A task of one's own: rows in files → a stock classifier, and what a fine-tuned teacher adds to the loss."""
+"""A task of one's own: rows in files → a stock classifier; beside a teacher the run of `homodistil distill`."""
 
 import json
 import re
 import signal
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,16 +11,16 @@ from own_rows import rows, run
 from resumed_runs import sigterm_at
 from safetensors.torch import load_file
 from small_disk import limited_file_size
+from tiny_files import assert_same_weights
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
+from homodistil_hf.cli.finetune import run_beside_teacher
 from homodistil_hf.evaluation import own_task
-from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, task_metrics
+from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, settings_from, task_metrics
+from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.export.export_folder import export_student
-from homodistil_hf.export.outcome import outcome_rows
-from homodistil_hf.export.report import read_records
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -155,17 +156,6 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, c
     assert_same(tmp_path)
 
 
-def test_beside_a_teacher_a_resumed_run_is_the_same(given, tmp_path):
-    alone, _ = run(given, output_dir=str(tmp_path / "teacher"))
-    given |= {"teacher": str(tmp_path / "teacher" / "model")}
-    whole, _ = run(given, output_dir=str(tmp_path / "whole"))
-    assert whole["teacher_metrics"] == alone["metrics"]
-    with sigterm_at(HomoDistilTrainer, 7), pytest.raises(SystemExit, match="143"):
-        run(given)
-    run(given, resume=True)
-    assert_same(tmp_path)
-
-
 @pytest.mark.parametrize("file", ["optimizer.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, caplog):
     with sigterm_at(FineTuningTrainer, 27), pytest.raises(SystemExit, match="143"):
@@ -264,14 +254,47 @@ def test_one_class_for_all_rows_is_told(labels, is_told, given, caplog):
     assert ("all 16 held-out predictions are of one class: this model has learned nothing" in caplog.text) == is_told
 
 
-def test_a_student_learns_from_a_fine_tuned_teacher(given, tmp_path):
+def test_beside_a_teacher_both_commands_are_one_run(given, tmp_path, capsys):
     run(given, output_dir=str(tmp_path / "teacher"))
-    results, _ = run(given, teacher=str(tmp_path / "teacher" / "model"))
-    full, own = results["teacher_metrics"]["accuracy"], results["metrics"]["accuracy"]
-    row = next(row for row in outcome_rows(read_records(tmp_path / "out").facts) if row.name == "accuracy")
-    assert row[2:] == (f"{100 * full:.1f} %", f"{100 * own:.1f} %", f"{100 * own / full:.0f} %")
-    model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
-    assert not [name for name in model.state_dict() if "projections" in name]
+    teacher, out = str(tmp_path / "teacher" / "model"), tmp_path / "out"
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    assert main(["finetune", str(tmp_path / "config.json"), "--teacher", teacher]) == 0
+    assert capsys.readouterr().out.endswith(f"{out / 'report.html'}\n")
+    words = ["--teacher", teacher, "--start", given["model"], "--output_dir", str(tmp_path / "other")]
+    words += ["--train_data", given["train_data"], "--eval_data", given["eval_data"], "--max_seq_length", "24"]
+    words += ["--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--num_train_epochs", "2"]
+    assert main(["distill", *words]) == 0
+    assert_same_weights(out / "student", tmp_path / "other" / "student")
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "other"))
+    assert found["evaluation"] == expected["evaluation"]
+    assert found["models"] == expected["models"]
+    model = BertForSequenceClassification.from_pretrained(out / "student")
+    assert model.config.id2label == {0: "even", 1: "odd"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "run_of_both"),
+    [
+        ({}, {}),
+        ({"max_train_steps": 7, "dropout_fraction": 0.2}, {"max_steps": 7, "student_dropout": 0.2}),
+        ({"warmup_fraction": 0.2, "batch_size": 4}, {"warmup_steps": 0.2, "per_device_train_batch_size": 4}),
+        ({"dtype": "bfloat16", "resume": True}, {"bf16": True, "resume_from_checkpoint": "last"}),
+        ({"text_columns": ["a", "b"], "max_length": 16}, {"text_columns": ["a", "b"], "max_seq_length": 16}),
+    ],
+)
+def test_settings_of_a_fine_tuning_are_those_of_a_run(changes, run_of_both):
+    paths = {"model": "m", "teacher": "t", "train_data": "rows.csv", "output_dir": "out"}
+    settings = settings_from(OwnTaskSettings, paths | changes)
+    expected = {"start": "m", "teacher": "t", "train_data": ["rows.csv"], "output_dir": "out"} | run_of_both
+    assert run_beside_teacher(asdict(settings), OwnTaskSettings) == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rates", [1e-3, 3e-3]), ("max_train_samples", 8)])
+def test_what_a_run_beside_a_teacher_has_not_names_the_other_command(given, tmp_path, name, value, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({**given, "learning_rate": None, name: value}))
+    assert main(["finetune", str(tmp_path / "config.json"), "--teacher", "t"]) == 2
+    assert f"{name}=" in (told := capsys.readouterr().err)
+    assert "this is the run of homodistil distill --start" in told
 
 
 @pytest.mark.parametrize("resume", [False, True])

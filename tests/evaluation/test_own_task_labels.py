@@ -7,13 +7,14 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from own_rows import run
 from tiny_models import make_teacher
-from transformers import BertForSequenceClassification
 
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, own_rows
-from homodistil_hf.models.heads import fresh_classifier
+from homodistil_hf.tasks.columns import Columns
 from homodistil_hf.tasks.glue import read_questions
+from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.labels import label_numbers
+from homodistil_hf.tasks.rows_task import task_of_rows
 
 pytestmark = pytest.mark.usefixtures("cache_of_the_test")
 
@@ -139,15 +140,25 @@ def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [("pos", "neg"), ("0", "1"), ("LABEL_0", "LABEL_1")])
-def test_a_teacher_has_a_features_names_or_their_numbers(given, tmp_path, labels):
-    teacher = fresh_classifier(make_teacher().base_model, 2, dropout=0.0, seed=0)
-    teacher.config.id2label = dict(enumerate(labels))
-    teacher.save_pretrained(tmp_path / "teacher")
-    rows_from(given, tmp_path, named())
-    files = {name: str(tmp_path / f"own-{name}.parquet") for name in ("train_data", "eval_data")}
-    run(given, teacher=str(tmp_path / "teacher"), **files)
-    model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model")
-    assert model.config.id2label == {0: "pos", 1: "neg"}
+def test_a_model_has_a_features_names_or_their_numbers(labels):
+    task = task_of_rows({"train_data": named()}, Columns(CLASSES, ("text",), ("label",)))
+    model = make_teacher("sequence_classification", id2label=dict(enumerate(labels)))
+    task.check_model(model, argument="model")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"task": "masked_lm"}, "model is a BertForMaskedLM, the rows are for …ForSequenceClassification; fine-tune"),
+        ({"id2label": {0: "neg", 1: "pos"}}, r"model has the labels \['neg', 'pos'\], the rows \['pos', 'neg'\]"),
+        ({"problem_type": "regression"}, "model has problem_type='regression', the rows are for 'single_label_cl"),
+    ],
+)
+def test_a_model_of_another_task_is_refused(model, message):
+    task = task_of_rows({"train_data": named()}, Columns(CLASSES, ("text",), ("label",)))
+    kind = {} if model.get("task") == "masked_lm" else {"task": "sequence_classification"} | model
+    with pytest.raises(ValueError, match=message):
+        task.check_model(make_teacher(**kind), argument="model")
 
 
 def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
@@ -266,13 +277,3 @@ def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
 def test_one_label_a_row_is_no_list_in_the_other_file(given, tmp_path):
     with pytest.raises(ValueError, match="eval_data has lists in 'label'; expected one label a row"):
         rows_from(given, tmp_path, {"label": ["a", "b"] * 4}, {"label": [["a", "b"]] * 8}, ".parquet")
-
-
-def test_a_teacher_of_values_does_not_fit_rows_of_classes(given, tmp_path):
-    make_teacher("sequence_classification", problem_type="regression").save_pretrained(tmp_path / "teacher")
-    rows_from(given, tmp_path, {"label": [0, 1] * 4}, suffix=".parquet")
-    files = {name: str(tmp_path / f"own-{name}.parquet") for name in ("train_data", "eval_data")}
-    with pytest.raises(
-        ValueError, match="teacher has problem_type='regression', the rows are for 'single_label_class"
-    ):
-        run(given, teacher=str(tmp_path / "teacher"), **files)
