@@ -27,21 +27,18 @@ def expected_stream(texts):
     return stream
 
 
-def test_stream_of_two_documents():
+def test_blocks_of_streams():
     assert make_packer().encode(["a b", "bcc"]).tolist() == [5, 6, SEP, 6, 8, 8, SEP]
-
-
-def test_blocks_of_a_stream():
-    stream = make_packer().encode(["a b c a b c a b c"])
-    blocks, left = make_packer().cut(stream)
+    assert make_packer().encode(["a [MASK] b"]).tolist() == [5, 9, 11, 10, 6, SEP]  # what is written is text
+    blocks, left = make_packer().cut(make_packer().encode(["a b c a b c a b c"]))
     assert blocks.tolist() == [[CLS, 5, 6, 7, 5, 6, 7, SEP]]
     assert left.tolist() == [5, 6, 7, SEP]
     assert (blocks.dtype, left.dtype) == ("int32", "int32")
-
-
-def test_a_call_gives_the_full_blocks_only():
+    # a call gives the full blocks only
     assert make_packer()(["a b c a b c a b c"])["input_ids"].tolist() == [[CLS, 5, 6, 7, 5, 6, 7, SEP]]
-    assert make_packer()(["a b c"])["input_ids"].shape == (0, 8)
+    for texts in (["a b c"], []):
+        assert make_packer()(texts)["input_ids"].shape == (0, 8)
+    assert TOKENIZER("a [MASK]")["input_ids"] == [CLS, 5, MASK, SEP]  # usable as before
 
 
 @each("blank", [None, "", " ", "\n\t \r\n", "\x00"])
@@ -61,19 +58,6 @@ def test_texts_may_be_rows_of_their_own():
     ]
     assert {row.dtype.name for row in rows} == {"int32"}
     assert packer([None])["input_ids"] == []
-
-
-def test_no_documents_at_all():
-    assert make_packer()([])["input_ids"].shape == (0, 8)
-
-
-def test_special_tokens_written_in_the_text_are_text():
-    assert make_packer().encode(["a [MASK] b"]).tolist() == [5, 9, 11, 10, 6, SEP]
-
-
-def test_packing_leaves_the_tokenizer_usable_as_before():
-    make_packer().encode(["a"])
-    assert TOKENIZER("a [MASK]")["input_ids"] == [CLS, 5, MASK, SEP]
 
 
 @settings(max_examples=60, deadline=None)

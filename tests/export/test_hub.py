@@ -120,13 +120,6 @@ def test_a_dry_run_refuses_what_a_push_and_the_hub_refuse(folder, capsys):
     assert "lacks README.md; export again" in capsys.readouterr().err
 
 
-def test_a_push_of_the_same_makes_no_commit(hub, hub_client, folder):
-    for _ in range(2):
-        pushed = hub_client.run(push, str(folder), "me/small")
-    assert len(hub.repos["me/small"].commits) == 2
-    assert pushed.value[1] == hub.repos["me/small"].branches["main"]
-
-
 def test_a_push_replaces_an_earlier_export_and_nothing_else(hub, hub_client, exports, tmp_path):
     hub_client.run(push, str(exports["compact"]), "me/small")
     hub.put("me/small", {"plots/loss.svg": b"<svg/>", "LICENSE": b"words"})
@@ -152,7 +145,11 @@ def test_foreign_facts_do_no_harm(hub, hub_client, folder, facts):
     assert hub.files("me/small") == dict(sorted({**content_of(folder), "other.txt": b"words"}.items()))
 
 
-def test_a_push_to_a_branch(hub, hub_client, folder):
+def test_a_push_of_the_same_makes_no_commit_and_a_branch_has_its_own(hub, hub_client, folder):
+    for _ in range(2):
+        pushed = hub_client.run(push, str(folder), "me/same")
+    assert len(hub.repos["me/same"].commits) == 2
+    assert pushed.value[1] == hub.repos["me/same"].branches["main"]
     hub.put("me/small", {"words.txt": b"1"})
     before = hub.repos["me/small"].branches["main"]
     for _ in range(2):

@@ -204,9 +204,6 @@ def test_the_widths_of_configurations():
     widths = {"num_attention_heads": 4, "head_dim": 8, "intermediate_size": 96}
     config = HomoBertConfig(hidden_size=60, num_hidden_layers=2, **widths)
     assert widths_of(config) == WidthPlan.uniform(60, 2, LayerWidths(4, 8, 96))
-
-
-def test_a_teacher_with_indivisible_heads_is_refused():
     config = BertConfig(hidden_size=50, num_attention_heads=1, num_hidden_layers=1)
     config.num_attention_heads = 4
     with pytest.raises(ValueError, match=r"teacher hidden_size=50 is not divisible by num_attention_heads=4.* 48, 52"):
