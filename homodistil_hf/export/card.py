@@ -85,20 +85,19 @@ def render_card(facts: Mapping[str, Any]) -> str:
 def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """The texts that cards of all kinds share, by place: from what was won to the licence."""
     won, changed, settings = outcome_line(facts, place=""), facts.get(CHANGED), facts.get("settings")
-    changed_text = "" if settings else "No settings came with this export."
-    if changed:
-        changed_text = "These differ from their defaults:\n\n" + _settings_table(changed)
+    every = "No settings came with this export."
+    if settings:
+        every = (
+            f"<details>\n<summary>All {len(settings)} settings</summary>\n\n{_settings_table(settings)}\n\n</details>"
+        )
     return {
         "won": f"**{won[0].upper()}{won[1:]}.**" if won else "",
         "comparison": _comparison(facts),
         "picture": f"![Widths by layer]({PICTURE_FILE})" if PICTURE_FILE in facts.get("files", {}) else "",
         "widths": _widths(facts),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
-        "changed": changed_text,
-        "settings": f"<details>\n<summary>All {len(settings)} settings</summary>\n\n{_settings_table(settings)}\n\n"
-        "</details>"
-        if settings
-        else "",
+        "changed": f"These differ from their defaults:\n\n{_settings_table(changed)}" if changed else "",
+        "settings": every if settings or not changed else "",
         "limits": _limits(facts),
         "licence": _licence(facts),
     }
