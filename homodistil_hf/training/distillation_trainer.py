@@ -93,45 +93,49 @@ class DistillationTrainer(ExactTrainer):
             tokenizer, empty data, unwritable output folder.
     """
 
-    # What a method decides
+    # What a method decides: these attributes, and the hooks that follow
 
     method: ClassVar[str]
     """Name by which configs choose it."""
     card: MethodCard
     """The method's part of the model card."""
+    arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
+    """Class of the method's settings."""
+    reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
+    """Held-out metrics of student and teacher that a run's results report."""
     learning_rate_share = 1.0
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
     """Whether encoders without a head are refused."""
-    row_reader: raw_rows.RawReader | None = None
-    """Reader of raw rows; None until raw rows were given."""
-    gradings: Sequence[tuple[Any, raw_rows.Grading]] = ()
-    """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
     has_all_layers = True
     """Whether the student has as many layers as its teacher."""
     drops_layers: ClassVar[bool] = False
     """Whether the student's layers can become fewer than those that it starts with."""
-    arguments_class: ClassVar[type[DistillationArguments]] = DistillationArguments
-    """Class of the method's settings."""
     matched_layers: Sequence[int] | None = None
     """The teacher's layer for each of the student's, where the teacher has more."""
-    reported_metrics: ClassVar[tuple[str, ...]] = ("kl", "mlm_loss", "mlm_accuracy")
-    """Held-out metrics of student and teacher that a run's results report."""
 
-    started_as: str | None = None
-    """Folder name of the student that this one started as, in a family; for the card."""
-    rows_facts: Mapping[str, Any] = {}
-    """What a run understood of the rows of a task, for its results."""
-    state_file = STATE_FILE
+    # What a run fills in
+
     args: DistillationArguments
     distillation: DistillationLoss
+    state_file = STATE_FILE
+    row_reader: raw_rows.RawReader | None = None
+    """Reader of raw rows; None until raw rows were given."""
+    rows_facts: Mapping[str, Any] = {}
+    """What a run understood of the rows of a task, for its results."""
+    gradings: Sequence[tuple[Any, raw_rows.Grading]] = ()
+    """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
+    started_as: str | None = None
+    """Folder name of the student that this one started as, in a family; for the card."""
     about: Mapping[str, Mapping[str, Any]] = {}
     """Sections of facts that its caller knows better: names of data, settings as they were given."""
     latency: tuple[Any, dict[str, Any]] | None = None
     """Format and widths of the student whose passes were timed, and the times."""
     push_in_progress: PushInProgress | None = None
+
+    # Hooks of a method
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
@@ -476,7 +480,7 @@ class DistillationTrainer(ExactTrainer):
             yield self._prepare_inputs(fetched[0]), counts
 
     def evaluation_collator(self) -> Any:
-        """As [`ExactTrainer.evaluation_collator`]; the default collator masks BERT's share of the tokens, 15 %."""
+        """Like [`ExactTrainer.evaluation_collator`]; the default collator masks BERT's share of the tokens, 15 %."""
         collator = super().evaluation_collator()
         if self.is_masking and isinstance(collator, MaskedLMCollator):  # so that figures compare
             collator.mlm_probability = EVALUATED_PROBABILITY
@@ -489,18 +493,18 @@ class DistillationTrainer(ExactTrainer):
         return self.step_log.skipped() | self.status()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As [`ExactTrainer.save_model`]; where a user calls it, a line of the log names what writes an export."""
+        """Like [`ExactTrainer.save_model`]; where a user calls it, a line of the log names what writes an export."""
         super().save_model(output_dir, _internal_call)
         if not _internal_call:
             logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
-        """Also the projections, which the student's own weights leave out."""
+        """Add the projections to a checkpoint; the student's own weights leave them out."""
         save_projections(folder, self.model)
         super().write_state(folder, logs)
 
     def state_to_save(self) -> dict[str, Any]:
-        """Also the student: its plan, its widths at the start, its heads; and settings of the method."""
+        """The base's values, and the student's: card, plan, widths at the start, heads."""
         state, num_layers = super().state_to_save(), len(self.full.layers)
         return {
             **state,

@@ -296,7 +296,7 @@ class ExactTrainer(Trainer):
             return result._replace(training_loss=result.metrics["train_loss"])
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """As Trainer's, with passes of whole steps, each of a whole global batch; refuses data not enough for one."""
+        """Trainer's values, for passes of whole steps, each of a whole global batch; refuses data too few for one."""
         num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
         check_has_steps(num_steps, self.rows_per_step)
         values = super().set_initial_training_values(args, dataloader)
@@ -497,7 +497,7 @@ class ExactTrainer(Trainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; the Hub token is in none of the files, and a student is itself in its stock class, too."""
+        """Like Trainer's; no file has the Hub token, and a student computes the same in its stock class."""
         with as_saved(self.model, self.args):
             super().save_model(output_dir, _internal_call=True)
         if self.args.push_to_hub and not _internal_call:

@@ -218,25 +218,71 @@ def test_without_widths_nothing_is_done(monkeypatch):
         prepare(make_teacher(), make_args(student=None))
 
 
-@pytest.mark.parametrize(
-    ("task", "settings", "message"),
+NAMES = {"id2label": {0: "no", 1: "yes", 2: "perhaps"}, "label2id": {"no": 0, "yes": 1, "perhaps": 2}}
+OTHERS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
+SEQUENCES, TAGS = "sequence_classification", "token_classification"
+BOTH_AGREE = "both must agree, choose another teacher"
+
+
+@each(
+    ("task", "config", "teacher_task", "teacher_config", "message"),
     [
+        ("masked_lm", {}, "masked_lm", {"vocab_size": 100}, f"vocab_size=100, the student 96; {BOTH_AGREE}"),
+        ("masked_lm", {}, "masked_lm", {"num_hidden_layers": 3}, f"num_hidden_layers=3, the student 2; {BOTH_AGREE}"),
         (
-            "masked_lm",
-            {"vocab_size": 100},
-            "teacher has vocab_size=100, the student 96; both must agree, choose another",
+            *("masked_lm", {}, TAGS, {}),
+            f"class=HomoBertForTokenClassification, the student HomoBertForMaskedLM; {BOTH_AGREE}",
         ),
-        ("masked_lm", {"num_hidden_layers": 3}, "teacher has num_hidden_layers=3, the student 2; both must agree"),
+        (SEQUENCES, {}, SEQUENCES, {"num_labels": 3}, f"num_labels=3, the student 2; {BOTH_AGREE}"),
         (
-            "token_classification",
-            {},
-            "teacher has class=HomoBertForTokenClassification, the student HomoBertForMaskedLM; both must agree",
+            *(SEQUENCES, {}, SEQUENCES, {"problem_type": "multi_label_classification"}),
+            f"problem_type=multi_label_classification, the student None; {BOTH_AGREE}, or set it",
+        ),
+        *(
+            (
+                *(task, NAMES, task, OTHERS),
+                rf"id2label\[1\]=perhaps, the student yes; {BOTH_AGREE}, or set it in teacher.config where both "
+                "mean the same$",
+            )
+            for task in (SEQUENCES, TAGS)
+        ),
+        *(
+            (
+                *("masked_lm", {}, "masked_lm", {name: less}),
+                f"{name}={less}, fewer than the student's {more}, so it .*; choose another teacher, or a",
+            )
+            for name, less, more in (("max_position_embeddings", 16, 32), ("type_vocab_size", 1, 2))
         ),
     ],
 )
-def test_teachers_that_can_not_be_compared_are_refused(task, settings, message):
+def test_teachers_that_can_not_be_compared_are_refused(task, config, teacher_task, teacher_config, message):
+    with pytest.raises(ValueError, match=f"^teacher has {message}"):
+        prepare(make_teacher(task, **config), make_args(), teacher=make_teacher(teacher_task, **teacher_config))
+
+
+def test_the_same_heads_are_needed_where_attention_is_compared():
+    other = make_teacher(num_attention_heads=2)
+    message = r"attention_weight > 0 needs the same heads in teacher \[2, 2\] and student \[4, 4\]; set it to 0"
     with pytest.raises(ValueError, match=message):
-        prepare(make_teacher(), make_args(), teacher=make_teacher(task, **settings))
+        prepare(make_teacher(), make_args(attention_weight=1.0), teacher=other)
+    assert isinstance(prepare(make_teacher(), make_args(), teacher=other), Preparation)
+
+
+@each(
+    ("task", "config", "teacher_config"),
+    [
+        ("masked_lm", {}, {"num_labels": 3, "problem_type": "regression"}),
+        ("question_answering", {}, {"id2label": {0: "start", 1: "end"}}),
+        (SEQUENCES, {"num_labels": 1}, {"num_labels": 1, "id2label": {0: "stars"}}),
+        (SEQUENCES, {}, {"problem_type": "single_label_classification"}),
+        (SEQUENCES, NAMES, NAMES),
+        (TAGS, NAMES, NAMES),
+        ("masked_lm", {"max_position_embeddings": 16}, {}),
+        ("masked_lm", {"type_vocab_size": 1}, {}),
+    ],
+)
+def test_teachers_that_mean_the_same_or_read_more_pass(task, config, teacher_config):
+    prepare(make_teacher(task, **config), make_args(), teacher=make_teacher(task, **teacher_config))
 
 
 def test_a_teacher_may_be_deeper_where_no_layers_are_compared():
@@ -245,66 +291,6 @@ def test_a_teacher_may_be_deeper_where_no_layers_are_compared():
     assert (parts.student.config.num_hidden_layers, parts.teacher.exact.config.num_hidden_layers) == (2, 3)
     with pytest.raises(ValueError, match="teacher has num_hidden_layers=3, the student 2; both must agree"):
         prepare(make_teacher(), make_args(hidden_weight=0.0, attention_weight=1.0), teacher=deeper)
-
-
-def test_teachers_of_other_labels_or_heads_are_refused():
-    task = "sequence_classification"
-    with pytest.raises(ValueError, match="teacher has num_labels=3, the student 2; both must agree"):
-        prepare(make_teacher(task), make_args(), teacher=make_teacher(task, num_labels=3))
-    other = make_teacher(num_attention_heads=2)
-    message = r"attention_weight > 0 needs the same heads in teacher \[2, 2\] and student \[4, 4\]; set it to 0"
-    with pytest.raises(ValueError, match=message):
-        prepare(make_teacher(), make_args(attention_weight=1.0), teacher=other)
-    assert isinstance(prepare(make_teacher(), make_args(), teacher=other), Preparation)
-
-
-NAMES = {"id2label": {0: "no", 1: "yes", 2: "perhaps"}, "label2id": {"no": 0, "yes": 1, "perhaps": 2}}
-OTHERS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
-
-
-@pytest.mark.parametrize("task", ["sequence_classification", "token_classification"])
-def test_a_teacher_with_its_labels_in_another_order_is_refused(task):
-    message = (
-        r"^teacher has id2label\[1\]=perhaps, the student yes; both must agree, choose another teacher, or set it in "
-        "teacher.config where both mean the same$"
-    )
-    with pytest.raises(ValueError, match=message):
-        prepare(make_teacher(task, **NAMES), make_args(), teacher=make_teacher(task, **OTHERS))
-    prepare(make_teacher(task, **NAMES), make_args(), teacher=make_teacher(task, **NAMES))
-
-
-def test_a_teacher_of_another_kind_of_labels_is_refused():
-    task = "sequence_classification"
-    model, other = (make_teacher(task, problem_type=kind) for kind in (None, "multi_label_classification"))
-    message = "^teacher has problem_type=multi_label_classification, the student None; both must agree, .* or set it"
-    with pytest.raises(ValueError, match=message):
-        prepare(model, make_args(), teacher=other)
-    prepare(model, make_args(), teacher=make_teacher(task, problem_type="single_label_classification"))
-
-
-@pytest.mark.parametrize(
-    ("task", "config"),
-    [
-        ("masked_lm", {"num_labels": 3, "problem_type": "regression"}),
-        ("question_answering", {"id2label": {0: "start", 1: "end"}}),
-        ("sequence_classification", {"num_labels": 1, "id2label": {0: "stars"}}),
-    ],
-)
-def test_labels_without_a_meaning_are_not_compared(task, config):
-    num_labels = 1 if config.get("num_labels") == 1 else 2
-    prepare(make_teacher(task, num_labels=num_labels), make_args(), teacher=make_teacher(task, **config))
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "expected"), [("max_position_embeddings", 16, 32), ("type_vocab_size", 1, 2)]
-)
-def test_a_teacher_that_reads_less_than_the_student_is_refused(name, given, expected):
-    message = (
-        f"^teacher has {name}={given}, fewer than the student's {expected}, so it .*; choose another teacher, or a"
-    )
-    with pytest.raises(ValueError, match=message):
-        prepare(make_teacher(), make_args(), teacher=make_teacher(**{name: given}))
-    prepare(make_teacher(**{name: given}), make_args(), teacher=make_teacher())
 
 
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
@@ -341,12 +327,8 @@ def test_a_model_that_is_frozen_as_a_whole_is_refused():
 
 OPTIMIZERS = {
     "AdamW": (torch.optim.AdamW, {"weight_decay": 0.1}),
-    "AdamW, fused": (torch.optim.AdamW, {"fused": True}),
-    "AdamW, amsgrad": (torch.optim.AdamW, {"amsgrad": True}),
     "SGD": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     "Adagrad": (torch.optim.Adagrad, {}),
-    "RMSprop": (torch.optim.RMSprop, {"centered": True, "momentum": 0.5}),
-    "RAdam": (torch.optim.RAdam, {}),
 }
 
 
@@ -392,7 +374,7 @@ def test_an_optimizer_of_another_model_is_refused(make_trainer, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["AdamW", "SGD", "Adagrad"])
+@pytest.mark.parametrize("case", OPTIMIZERS)
 def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
     optimizer_class, settings = OPTIMIZERS[case]
     settings = {"lr": 1e-3, **settings}
