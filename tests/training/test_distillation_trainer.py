@@ -19,6 +19,7 @@ PRIVATE = [
     "_finalize_training",
     "_get_dataloader",
     "_get_output_dir",
+    "_hp_search_setup",
     "_init_training_state",
     "_load_best_model",
     "_load_from_checkpoint",
