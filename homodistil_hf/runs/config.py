@@ -62,13 +62,20 @@ def settings_of(
         values = {**values, "student": json.dumps(student)}
     # flags override the object, both override a recipe
     named = _parser(method, kind).given(flags, values, label)
-    merged = _recipe(method, named.get("recipe")) | named
+    merged = named
+    if (recipe := named.get("recipe")) is not None:
+        recipes = getattr(trainer_named(method).arguments_class, "recipes", {})
+        if recipe not in recipes:
+            choices = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
+            raise ValueError(f"recipe={short_repr(recipe)} is no recipe of method={method!r}; {choices}")
+        merged = recipes[recipe] | named
     if not merged.get("output_dir"):
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
     # what makes this run: values that are no defaults, or whose default another kind of run changes
     given = differing(merged, *kind.settings_classes(method))
     given |= {name: named[name] for name in kind.counts_when_named if name in named}
-    given = {name: value for name, value in given.items() if _belongs_to_the_run(name)}
+    # none of how it is started, and no access token, which is a secret
+    given = {name: given[name] for name in given if name not in SETTINGS_OF_ONE_CALL and not name.endswith("token")}
     if "method" in merged:  # also where it is the default: another method may be found for the same teacher
         given["method"] = method
     return _with_members(method, kind, merged | {"method": method}, given)
@@ -116,21 +123,7 @@ def _words_of(flags: Sequence[str]) -> dict[str, Any]:
             words[name] = [value] if equals else []
         elif name:
             words[name].append(word)
-    return {name: found if name in _OF_ROWS else next(iter(found), None) for name, found in words.items()}
-
-
-def _recipe(method: str, name: str | None) -> dict[str, Any]:
-    """The settings of a recipe; none without one."""
-    recipes = getattr(trainer_named(method).arguments_class, "recipes", {})
-    if name is not None and name not in recipes:
-        choices = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
-        raise ValueError(f"recipe={short_repr(name)} is no recipe of method={method!r}; {choices}")
-    return {} if name is None else dict(recipes[name])
-
-
-def _belongs_to_the_run(name: str) -> bool:
-    # An access token is a secret.
-    return not name.endswith("token") and name not in SETTINGS_OF_ONE_CALL
+    return {name: some if name in _OF_ROWS else next(iter(some), None) for name, some in words.items()}
 
 
 def _with_members(method: str, kind: Kind, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:

@@ -32,7 +32,7 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
         OSError: a file or a Hub repository can't be read or written.
     """
     if not settings.is_main:
-        log = _silent
+        log = lambda line: None  # noqa: E731  the user reads the lines of the main process
     kind = kind_of_run(settings)
     if settings.training is None:  # it claims its folder itself
         results = kind.run(settings, log)
@@ -90,10 +90,6 @@ def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
         given = {name: value for name, value in one.given.items() if name not in dropped} | {"teacher": teacher}
         return RunConfig(replace(one.run, teacher=teacher, **dropped), training, given)
 
-    own = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
+    training = with_settings(training, resume_from_checkpoint=resume, overwrite_output_dir=True)
     members = tuple(changed(member, member.training) for member in settings.members)
-    return replace(changed(settings, own), members=members)
-
-
-def _silent(line: str) -> None:
-    """The user reads the lines of the main process."""
+    return replace(changed(settings, training), members=members)

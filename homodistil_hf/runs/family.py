@@ -63,42 +63,33 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
     """
     _check_settings(settings)
     state = on_every_rank(lambda: _recorded(settings))
-    sources = _check_members(settings, state)
-    is_main = settings.training.process_index == 0
+    members, inputs, is_main = settings.members, _check_members(settings, state), settings.is_main
     if state is None:
-        plans = [source.plan.to_dict(of_layers=source.config.num_hidden_layers) for source in sources]
+        plans = [one.plan.to_dict(of_layers=one.config.num_hidden_layers) for one in inputs]
         state = _identity(settings) | {"plans": plans, "finished": []}
         on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
     on_every_rank(lambda: _write_settings(settings, state["finished"]) if is_main else None)
     try:
-        _train_members(settings, sources, state, log)
+        for number, member in enumerate(members):
+            if member.folder.name not in state["finished"]:
+                previous = members[number - 1] if number else None
+                origin = previous.given["student"] if previous else "the teacher"
+                log(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
+                _train_member(member, inputs[number], log, previous=previous.folder if previous else None)
+                state["finished"].append(member.folder.name)
+                on_every_rank(lambda: write_json(settings.folder / FAMILY_FILE, state) if is_main else None)
     except (ValueError, OSError):
-        if is_main and not any(folder.exists() for folder in map(_folder, settings.members)):  # it was refused
-            for file in (_state_file(settings), Path(settings.training.output_dir) / SETTINGS_FILE):
-                file.unlink(missing_ok=True)
+        if is_main and not any(member.folder.exists() for member in members):  # it was refused
+            for name in (FAMILY_FILE, SETTINGS_FILE):
+                (settings.folder / name).unlink(missing_ok=True)
         raise
     if not is_main:
         return {}
     results = _results(settings)
-    write_json(Path(settings.training.output_dir) / RESULTS_FILE, results)
+    write_json(settings.folder / RESULTS_FILE, results)
     if settings.training.push_to_hub:
         _push(settings)
     return results
-
-
-def _train_members(settings: RunConfig, sources: Sequence[RunInputs], state: dict[str, Any], log: Log) -> None:
-    members, is_main = settings.members, settings.training.process_index == 0
-    for number, (member, source) in enumerate(zip(members, sources, strict=True)):
-        folder = _folder(member)
-        if folder.name not in state["finished"]:
-            origin = members[number - 1].given["student"] if number else "the teacher"
-            log(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
-            _train_member(member, source, log, previous=_folder(members[number - 1]) if number else None)
-            state["finished"].append(folder.name)
-            on_every_rank(lambda: write_json(_state_file(settings), state) if is_main else None)
-
-
-# Before anything is trained
 
 
 def _check_settings(settings: RunConfig) -> None:
@@ -122,76 +113,70 @@ def _check_settings(settings: RunConfig) -> None:
             raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
     check_output_dir(training.output_dir)  # those of members are made when their turn comes
     for member in settings.members:
-        check_output(_folder(member) / STUDENT_FOLDER, overwrite=True)
+        check_output(member.folder / STUDENT_FOLDER, overwrite=True)
 
 
 def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[RunInputs]:
     """Everything about all members that can be known before the first is trained."""
-    known: Sequence[Mapping[str, Any] | None] = state["plans"] if state else [None] * len(settings.members)
-    sources: list[RunInputs] = []
-    for member, plan in zip(settings.members, known, strict=True):
-        source = _sources(member, plan)
-        # a recorded plan holds; else the member before is the upper limit
-        sources.append(source if plan else _within(sources[-1].plan if sources else None, member, source))
+    recorded: Sequence[Mapping[str, Any] | None] = state["plans"] if state else [None] * len(settings.members)
+    inputs: list[RunInputs] = []
+    for member, plan in zip(settings.members, recorded, strict=True):
+        if plan:  # it holds: a budget of milliseconds would be measured anew
+            training = with_settings(member.training, student=json.dumps(plan))
+            inputs.append(student_kind(member).inputs(dataclasses.replace(member, training=training)))
+        else:  # the member before is the upper limit
+            earlier = inputs[-1].plan if inputs else None
+            inputs.append(_within(earlier, member, student_kind(member).inputs(member)))
     if (length := settings.members[0].run.max_seq_length) != settings.run.max_seq_length:
         settings.run.max_seq_length = settings.given["max_seq_length"] = length  # a default was lowered
-    plans = [source.plan for source in sources]
-    teacher = widths_of(sources[0].config)
+    plans, teacher = [one.plan for one in inputs], widths_of(inputs[0].config)
     check_family(settings.given["student"], plans, teacher)
     # of what members start from: the teacher, and every member but the last
     heads = [[layer.num_attention_heads for layer in plan.layers] for plan in (teacher, *plans[:-1])]
-    if settings.training.attention_weight > 0 and any(own != heads[0] for own in heads):
+    if settings.training.attention_weight > 0 and any(numbers != heads[0] for numbers in heads):
         raise ValueError(
             f"attention_weight={settings.training.attention_weight} needs members with the teacher's heads "
             f"({heads[0][0]} a layer), but for the last; set it to 0, or add ,num_attention_heads={heads[0][0]} to "
             "the budgets"
         )
     if settings.training.push_to_hub:
-        is_main = settings.training.process_index == 0
-        on_every_rank(lambda: [_repository(settings, member) for member in settings.members if is_main])
-    return sources
+        on_every_rank(lambda: [_repository(settings, member) for member in settings.members if settings.is_main])
+    return inputs
 
 
-def _sources(member: RunConfig, plan: Mapping[str, Any] | None) -> RunInputs:
-    if plan is not None:  # a budget of milliseconds would be measured anew
-        member = dataclasses.replace(member, training=with_settings(member.training, student=json.dumps(plan)))
-    return student_kind(member).inputs(member)
-
-
-def _within(earlier: WidthPlan | None, member: RunConfig, source: RunInputs) -> RunInputs:
+def _within(earlier: WidthPlan | None, member: RunConfig, inputs: RunInputs) -> RunInputs:
     """Plan a budget again: with all layers, and a smaller one with no width above those of the member before."""
     student, training = member.training.student or "", member.training
-    if earlier is not None and encoder_macs(source.plan) >= encoder_macs(earlier):
+    if earlier is not None and encoder_macs(inputs.plan) >= encoder_macs(earlier):
         earlier = None
     if is_latency_budget(student) or not (earlier or leaves_layers_open(share_as_budget(student))):
-        return source
-    settings: Any = {"multiple": training.width_multiple, "plain": training.plain}
-    plan = resolve_plan(student, source.config, within=earlier, **settings)
-    return dataclasses.replace(source, plan=plan)
+        return inputs
+    multiple, plain = training.width_multiple, training.plain
+    plan = resolve_plan(student, inputs.config, within=earlier, multiple=multiple, plain=plain)
+    return dataclasses.replace(inputs, plan=plan)
 
 
 def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     """What an interrupted family has left, with what is done; None for one that starts anew."""
-    path = _state_file(settings)
+    output_dir, path = settings.output_dir, settings.folder / FAMILY_FILE
     if not settings.training.resume_from_checkpoint:
-        earlier_files = existing_files(settings.training.output_dir)
-        check_free(settings.training, earlier_files, has_begun=path.is_file())
+        check_free(settings.training, existing_files(output_dir), has_begun=path.is_file())
         return None
     if not path.is_file():
         raise ValueError(
-            f"resume_from_checkpoint='last' finds no {FAMILY_FILE} in output_dir={settings.training.output_dir!r}; "
-            "start without it"
+            f"resume_from_checkpoint='last' finds no {FAMILY_FILE} in output_dir={output_dir!r}; start without it"
         )
-    state = read_json_object(path, f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r}")
-    check_same_start(settings.training.output_dir, state, _identity(settings))
+    state = read_json_object(path, f"{FAMILY_FILE} in output_dir={output_dir!r}")
+    check_same_start(output_dir, state, _identity(settings))
     if not fits(state, _STATE) or len(state["plans"]) != len(settings.members):
         raise ValueError(
-            f"{FAMILY_FILE} in output_dir={settings.training.output_dir!r} holds plans="
+            f"{FAMILY_FILE} in output_dir={output_dir!r} holds plans="
             f"{short_repr(state.get('plans'))} and finished={short_repr(state.get('finished'))}; expected a plan of "
             f"each of {len(settings.members)} students and names of folders: mend it, or start anew in another folder"
         )
-    folders = [_folder(member) for member in settings.members]
-    done = [folder for folder in folders if folder.name in state["finished"] and _is_complete(folder)]
+    files = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
+    finished = [member.folder for member in settings.members if member.folder.name in state["finished"]]
+    done = [folder for folder in finished if all((folder / name).is_file() for name in files)]
     for folder in done:
         _read_results(folder)  # now rather than after the others are trained
     state["finished"] = [folder.name for folder in done]
@@ -203,7 +188,7 @@ def _identity(settings: RunConfig) -> dict[str, Any]:
 
 
 def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:
-    path = Path(settings.training.output_dir) / SETTINGS_FILE
+    path = settings.folder / SETTINGS_FILE
     earlier = read_json_object(path, SETTINGS_FILE) if finished and path.is_file() else settings.given
     names = earlier.keys() | settings.given.keys()
     if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
@@ -213,18 +198,15 @@ def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:
 
 def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
     # In this order: what an earlier family has left must never pass for this one's.
-    _state_file(settings).unlink(missing_ok=True)
+    (settings.folder / FAMILY_FILE).unlink(missing_ok=True)
     for member in settings.members:
-        for checkpoint in sorted_checkpoints(_folder(member)):
+        for checkpoint in sorted_checkpoints(member.folder):
             remove_folder(checkpoint)
-    write_json(_state_file(settings), state)
-
-
-# One member
+    write_json(settings.folder / FAMILY_FILE, state)
 
 
 def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: Path | None) -> None:
-    since, folder = time.perf_counter(), _folder(member)
+    since, folder = time.perf_counter(), member.folder
     checkpoint = last_verified(folder)
     start = None if previous is None else load_start(previous)
     trainer = make_trainer(member, log, inputs=inputs, start=start)
@@ -253,72 +235,56 @@ def load_start(folder: Path) -> LayerwiseModel:
 def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor]) -> LayerwiseModel:
     """Give a student projections of these tensors: of hidden states, of embeddings, and others as they are named."""
     # matrices of states become projections; all else, such as the map of vectors, becomes a buffer
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(("hidden.", "embedding."))}
-    num_layers = sum(name.startswith("hidden.") for name in own)
+    of_states = {name: tensor for name, tensor in tensors.items() if name.startswith(("hidden.", "embedding."))}
+    num_layers = sum(name.startswith("hidden.") for name in of_states)
     # matrices are (teacher's size, student's size)
-    sizes = student.config.hidden_size, next(iter((own or tensors).values())).shape[0]
-    projections = Projections(*sizes, num_hidden_layers=num_layers, with_embedding="embedding.weight" in own)
-    projections.load_state_dict(own)
-    for name in tensors.keys() - own.keys():
+    sizes = student.config.hidden_size, next(iter((of_states or tensors).values())).shape[0]
+    projections = Projections(*sizes, num_hidden_layers=num_layers, with_embedding="embedding.weight" in of_states)
+    projections.load_state_dict(of_states)
+    for name in tensors.keys() - of_states.keys():
         projections.register_buffer(name.replace(".", "_"), tensors[name])
     student.add_module(PROJECTIONS, projections)
     return student
 
 
-def _is_complete(folder: Path) -> bool:
-    names = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
-    return all((folder / name).is_file() for name in names)
-
-
-def _folder(member: RunConfig) -> Path:
-    return Path(member.training.output_dir)
-
-
-def _state_file(settings: RunConfig) -> Path:
-    return Path(settings.training.output_dir) / FAMILY_FILE
-
-
-# All of them
-
-
 def _results(settings: RunConfig) -> dict[str, Any]:
-    folders = [_folder(member) for member in settings.members]
-    found = [_read_results(folder) for folder in folders]
-    named = list(zip(folders, found, strict=True))
+    folders = [member.folder for member in settings.members]
+    results = {folder.name: _read_results(folder) for folder in folders}
+    first = results[folders[0].name]
     of_members = student_kind(settings).of_members
     return {
         "method": settings.run.method,
         # the teacher once, then the student of each member
-        "models": [found[0]["models"][0], *(one["models"][-1] | {"name": folder.name} for folder, one in named)],
+        "models": [first["models"][0], *(one["models"][-1] | {"name": name} for name, one in results.items())],
         "members": [
-            {"folder": folder.name, **{name: one[name] for name in ("plan", "evaluation", "num_steps", "time_s")}}
-            for folder, one in named
+            {"folder": folder, **{name: one[name] for name in ("plan", "evaluation", "num_steps", "time_s")}}
+            for folder, one in results.items()
         ],
-        "num_steps": sum(one["num_steps"] for one in found),
+        "num_steps": sum(one["num_steps"] for one in results.values()),
         "versions": version_facts(),
         "settings": settings.given,
-        "time_s": round(sum(one["time_s"] for one in found), 1),
+        "time_s": round(sum(one["time_s"] for one in results.values()), 1),
         **(of_members(settings, folders) if of_members else {}),
-    } | ({"rows": found[0]["rows"]} if "rows" in found[0] else {})
+    } | ({"rows": first["rows"]} if "rows" in first else {})
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
     label = f"{RESULTS_FILE} in {folder}"
-    found = read_json_object(folder / RESULTS_FILE, label)
+    results = read_json_object(folder / RESULTS_FILE, label)
     for name, shape in _RESULTS.items():
-        if not fits(found.get(name), shape) or (not found[name] and name == "models"):
+        if not fits(results.get(name), shape) or (not results[name] and name == "models"):
             raise ValueError(
-                f"{label} has {name}={short_repr(found.get(name))}, which no run wrote; remove that file, and the "
+                f"{label} has {name}={short_repr(results.get(name))}, which no run wrote; remove that file, and the "
                 "student is trained again from its last checkpoint"
             )
-    return found
+    return results
 
 
 def _push(settings: RunConfig) -> None:
     training = settings.training
     for member in settings.members:
         push_export(
-            _folder(member) / STUDENT_FOLDER,
+            member.folder / STUDENT_FOLDER,
             _repository(settings, member),
             private=training.hub_private_repo,
             token=training.hub_token,
@@ -330,5 +296,5 @@ def _push(settings: RunConfig) -> None:
 def _repository(settings: RunConfig, member: RunConfig) -> str:
     """A repository for each member: the family's name, and that of the member's folder behind it."""
     training = settings.training
-    name = f"{training.hub_model_id or Path(training.output_dir).absolute().name}-{_folder(member).name}"
+    name = f"{training.hub_model_id or settings.folder.absolute().name}-{member.folder.name}"
     return ensure_repo(name, private=training.hub_private_repo, token=training.hub_token)

@@ -5,6 +5,7 @@ Settings of the training: the `arguments_class` of each trainer. `config.py` rea
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..files.field_checks import ROW_LENGTH, check_fields, setting
@@ -162,3 +163,8 @@ class RunConfig:
     def output_dir(self) -> str:
         """The folder of the run."""
         return str((self.training or self.run).output_dir)
+
+    @property
+    def folder(self) -> Path:
+        """The same as a path."""
+        return Path(self.output_dir)

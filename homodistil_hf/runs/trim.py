@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from huggingface_hub import ModelCardData
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import TextPacker
 from ..data.corpus import load_text
@@ -140,8 +140,10 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     config, tokenizer, whole = _opened(source)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
-    if whole is not None:
-        required |= _prompt_ids(whole)
+    if whole is not None and whole.settings.prompts:  # they stand before every text
+        prompts = whole.settings.prompts.values()
+        lowered = [prompt.lower() if whole.settings.lowers else prompt for prompt in prompts]
+        required |= {token for row in tokenizer(lowered)["input_ids"] for token in row}
     content = tokenizer_content(tokenizer)
     # before any text is read all single characters may be spare: the least that has to stay
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
@@ -150,7 +152,7 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     keep_datasets_here()
     documents = _documents(source, config)
     if whole is not None and whole.settings.lowers:
-        documents = documents.map(_lowered)
+        documents = documents.map(lambda row: {"text": (row["text"] or "").lower()})
     counts = count_tokens(documents, tokenizer)
     # characters that the text has none of need not stay
     spare = spare_characters(content, np.flatnonzero(counts).tolist())
@@ -167,17 +169,11 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     facts["before"] = {"num_tokens": config.vocab_size} | _costs(config, config.architectures[0])
     facts |= {"num_characters": len(spare.difference(kept)), "fallback": fallback_of(content) if spare else None}
     if sizes:
-        facts["sizes"] = _others(sizes, described)
+        facts["sizes"] = {}
+        for size in sizes:
+            with suppress(ValueError):  # it leaves no room for the tokens that always stay
+                facts["sizes"][size] = described(Vocabulary.parse(size))[1]
     return TrimPlan(config, tokenizer, kept, facts, spare, whole)
-
-
-def _others(sizes: Sequence[str], described: Callable[[Vocabulary], Any]) -> dict[str, dict[str, Any]]:
-    """Vocabulary → what it would leave, without those that leave no room for the tokens that always stay."""
-    found = {}
-    for size in sizes:
-        with suppress(ValueError):
-            found[size] = described(Vocabulary.parse(size))[1]
-    return found
 
 
 def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
@@ -202,16 +198,6 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
     config = load_encoder_config(source.model, revision=source.revision, token=source.token, argument="model")
     tokenizer = tokenizer_of_run(source.model, source.tokenizer, revision=source.revision, token=source.token)
     return config, tokenizer, None
-
-
-def _prompt_ids(model: EmbeddingModel) -> set[int]:
-    """Tokens of the prompts, which stand before every text."""
-    prompts = [prompt.lower() if model.settings.lowers else prompt for prompt in model.settings.prompts.values()]
-    return {token for ids in model.tokenizer(prompts)["input_ids"] for token in ids} if prompts else set()
-
-
-def _lowered(row: dict[str, str | None]) -> dict[str, str]:
-    return {"text": (row["text"] or "").lower()}
 
 
 def _costs(config: PreTrainedConfig, class_name: str) -> dict[str, Any]:
@@ -246,7 +232,11 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     target = check_output(output, overwrite=overwrite, record=RECORD_FILE, argument="output")
     plan = plan_trimming(source)
     log(format_trimming(plan.facts))
-    model = plan.whole.encoder if plan.whole else _loaded(source, plan.config)
+    if plan.whole:
+        model = plan.whole.encoder
+    else:
+        revision, token = source.revision, source.token
+        model = load_encoder(source.model, config=plan.config, revision=revision, token=token, argument="model")
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept, spare=plan.spare)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
@@ -259,10 +249,6 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         facts["files"] = file_facts(aside)
         write_json(aside / RECORD_FILE, facts)
     return facts
-
-
-def _loaded(source: TrimSource, config: PreTrainedConfig) -> PreTrainedModel:
-    return load_encoder(source.model, config=config, revision=source.revision, token=source.token, argument="model")
 
 
 def format_trimming(facts: Mapping[str, Any]) -> str:
@@ -286,9 +272,9 @@ def format_trimming(facts: Mapping[str, Any]) -> str:
 def format_sizes(sizes: Mapping[str, Mapping[str, Any]]) -> str:
     """Lay out what several vocabularies would leave of the teacher and make of the text."""
     table = [["vocabulary", "tokens", "of the text's tokens", "longer text", "parameters", "MB"]]
-    for name, found in sizes.items():
-        after = found["after"]
-        shares = [f"{found['coverage']:.2%}", f"{found['growth']:+.1%}"]
+    for name, left in sizes.items():
+        after = left["after"]
+        shares = [f"{left['coverage']:.2%}", f"{left['growth']:+.1%}"]
         costs = [f"{after['num_parameters']:,}", f"{after['size_bytes'] / 1e6:,.1f}"]
         table.append([name, f"{after['num_tokens']:,}", *shares, *costs])
     return "\n".join(aligned_lines(table))
