@@ -76,6 +76,13 @@ class PoolingSettings:
     default_prompt_name: str | None = None
     similarity: str | None = None
 
+    def prepared(self, text: str, prompt_name: str | None = None) -> str:
+        """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
+        name = self.default_prompt_name if prompt_name is None else prompt_name
+        prompt = self.prompts.get(name or "", "")
+        whole = f"{prompt}{text}"  # with its spaces: Unigram has a token for a last one
+        return whole.lower() if self.lowers else whole
+
 
 @dataclass(frozen=True)
 class EmbeddingModel:
@@ -117,6 +124,11 @@ class EmbeddingModel:
         """The function that its vectors are compared by, of `SIMILARITIES`."""
         return self.settings.similarity or COSINE
 
+    @property
+    def prepared(self) -> Callable[..., str]:
+        """[`PoolingSettings.prepared`], which a cache of rows can be found by without the model's weights."""
+        return self.settings.prepared
+
     def vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """The vectors of texts, `(B, D)` in the type of the states, at least float32."""
         return self.behind(pooled(states_BTH, mask_BT, self.settings.pooling))
@@ -138,7 +150,8 @@ class EmbeddingModel:
     ) -> torch.Tensor:
         """The vectors of texts, `(len(texts), D)`, on the CPU; texts of like length share a batch.
 
-        `prompt_name` is as in [`prepared`]; `on_batch` gets the number of texts of each finished batch.
+        `prompt_name` is as in [`PoolingSettings.prepared`]. `on_batch` gets the number of texts of each finished
+        batch.
         """
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
@@ -155,7 +168,7 @@ class EmbeddingModel:
         return torch.stack([vectors[index] for index in range(len(texts))])
 
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
-        """Padded inputs of the encoder, a prompt before each text, as in [`prepared`]."""
+        """Padded inputs of the encoder, a prompt before each text, as in [`PoolingSettings.prepared`]."""
         with as_it_was(self.tokenizer):
             inputs = self.tokenizer(
                 [self.prepared(text, prompt_name) for text in texts],
@@ -168,13 +181,6 @@ class EmbeddingModel:
         if ids_BT.numel():
             check_ids(self.name or "a text", int(ids_BT.min()), int(ids_BT.max()), self.encoder.config.vocab_size)
         return inputs
-
-    def prepared(self, text: str, prompt_name: str | None = None) -> str:
-        """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
-        name = self.settings.default_prompt_name if prompt_name is None else prompt_name
-        prompt = self.settings.prompts.get(name or "", "")
-        whole = f"{prompt}{text}"  # with its spaces: Unigram has a token for a last one
-        return whole.lower() if self.settings.lowers else whole
 
 
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:
