@@ -87,7 +87,7 @@ def test_directions_belong_to_texts():
     assert not torch.equal(batch["labels"], other["labels"])
 
 
-@pytest.mark.parametrize(("positions", "length"), [(34, 33), (32, 32)])
+@each(("positions", "length"), [(34, 33), (32, 32)])
 def test_padded_lengths_stay_within_the_positions(positions, length, tokenizer):
     multiple = padding_multiple(tiny_config(max_position_embeddings=positions))
     collator = TextCollator(tokenizer, dimension=2, multiple=multiple)

@@ -335,7 +335,7 @@ def test_minilms_attention_and_value_relations(started):
     assert terms["mlm"] == pytest.approx(mlm_loss(outputs[1].logits), rel=1e-5)
 
 
-@pytest.mark.parametrize(("num_relation_heads", "teacher_layer"), [(8, -1), (2, 0)])
+@each(("num_relation_heads", "teacher_layer"), [(8, -1), (2, 0)])
 def test_minilm_v2s_relations_of_any_heads(started, num_relation_heads, teacher_layer):
     """Here with half the teacher's heads."""
     student = SAME_HEADS | {"num_attention_heads": 2, "head_dim": 8}
@@ -378,7 +378,7 @@ def test_checkpointing_that_loses_recordings_is_refused(make_trainer, trainer_cl
         make_trainer(trainer_class=trainer_class, student=SAME_HEADS, **settings)
 
 
-@pytest.mark.parametrize("trainer_class", [MiniLMv2Trainer, TinyBertTrainer])
+@each("trainer_class", [MiniLMv2Trainer, TinyBertTrainer])
 def test_the_masked_lm_loss_may_train_the_head_alone(started, trainer_class):
     gradients = {}
     for reach in ("student", "head"):

@@ -37,7 +37,7 @@ def test_weights_of_nothing_are_refused(make_trainer, method):
         make_trainer(trainer_class=trainer_named(method), **weights, student=SAME_HEADS)
 
 
-@pytest.mark.parametrize("method", ["distilbert", "shallow"])
+@each("method", ["distilbert", "shallow"])
 def test_milliseconds_say_nothing_of_fewer_layers(trainer_of, method):
     with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
         trainer_of(method, student="latency_ms=5")
@@ -50,7 +50,7 @@ def test_a_checkpoint_of_another_method_is_refused(trainer_of, tmp_path):
         other.train(str(tmp_path / "run" / "checkpoint-2"))
 
 
-@pytest.mark.parametrize("method", [*FRESH, "distilbert"])
+@each("method", [*FRESH, "distilbert"])
 def test_micro_batches_share_the_average_over_the_global_batch(trainer_of, method):
     """One batch of four rows, one of them padded, equals four micro-batches of one."""
     trainer = trainer_of(method)
@@ -68,7 +68,7 @@ def test_micro_batches_share_the_average_over_the_global_batch(trainer_of, metho
         assert float(term) == pytest.approx(sum(float(part[name]) for part in parts), rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("method", FRESH)
+@each("method", FRESH)
 def test_fresh_students_know_nothing_of_the_teacher(trainer_of, method, tmp_path):
     def start(teacher: Any, name: str) -> HomoDistilTrainer:
         trainer = trainer_of(method, model=teacher, output_dir=str(tmp_path / name))

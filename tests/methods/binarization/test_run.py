@@ -52,6 +52,10 @@ def rows(fine_tuned, tmp_path, monkeypatch):
     return fine_tuned
 
 
+def chain_of(folder, rows):
+    return binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **rows), lambda line: None)
+
+
 def test_a_chain_ends_in_bits(rows, tmp_path):
     said = []
     results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), said.append)
@@ -100,7 +104,7 @@ def questions(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("are_all_answered", "metric"), [(True, "exact_match"), (False, "best_f1")])
 def test_answers_are_binarized_on_files_of_questions(questions, are_all_answered, metric, tmp_path):
     given = questions(are_all_answered=are_all_answered)
-    results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **given), lambda line: None)
+    results = chain_of(tmp_path, given)
     assert 0 <= results["stage-1"][metric] <= 100
     packed = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "run" / "model", trust_remote_code=True)
     assert packed.config.packed
@@ -136,7 +140,7 @@ def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_pat
         return train(self, *args, **kwargs)
 
     monkeypatch.setattr(BinarizationTrainer, "train", watched)
-    binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+    chain_of(tmp_path, rows)
     (floating, _), (first, start) = teachers
     wanted = AutoModelForSequenceClassification.from_pretrained(rows["model"]).state_dict()
     assert all(floating.state_dict()[name].equal(tensor) for name, tensor in wanted.items())
@@ -145,9 +149,14 @@ def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_pat
     assert first.config.activation_bits == 2
 
 
+def written(folder, rows):
+    config = folder / "bit.json"
+    config.write_text(json.dumps({"method": "bit", "output_dir": str(folder / "run"), **rows}))
+    return config
+
+
 def test_the_command_runs_a_chain(rows, tmp_path, capsys):
-    config = tmp_path / "bit.json"
-    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    config = written(tmp_path, rows)
     assert main(["distill", str(config), "--stages", "1"]) == 0
     assert "bytes of weights" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "results.json").read_text())["stage-1"]["activation_bits"] == 1
@@ -236,8 +245,7 @@ def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file
 def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, monkeypatch, caplog):
     whole, folder = chains
     shutil.copytree(folder / "whole", tmp_path / "whole")
-    config = tmp_path / "bit.json"
-    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    config = written(tmp_path, rows)
     step, seen = BinarizationTrainer.training_step, []
 
     def asked(self, *args, **kwargs):
@@ -255,8 +263,7 @@ def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, monkeyp
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(rows, tmp_path, monkeypatch, capsys):
-    config = tmp_path / "bit.json"
-    config.write_text(json.dumps({"method": "bit", "output_dir": str(tmp_path / "run"), **rows}))
+    config = written(tmp_path, rows)
     limit = limited_file_size(4096)
     with monkeypatch.context() as patched:
         patched.setattr(BinarizationTrainer, "check_finite", lambda self: limit.__enter__())
@@ -298,20 +305,6 @@ def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
     assert found[0][0] == found[1][0]
     for name, tensor in found[0][1].items():
         assert torch.equal(tensor, found[1][1][name]), name
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"stages": (3,)}, "stages=.* are no numbers of bits"),
-        ({"teacher": "x"}, "teacher is the model itself"),
-        ({"stages": (True,)}, "stages=.* are no numbers of bits"),
-        ({"learning_rates": (1e-4,)}, "a chain searches no rates"),
-    ],
-)
-def test_what_cannot_work_is_refused(rows, tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        BinarizationSettings(output_dir=str(tmp_path / "run"), **rows | changes)
 
 
 def test_chains_that_would_fail_late_are_refused_early(rows, tmp_path, monkeypatch):
@@ -394,7 +387,7 @@ def test_rows_that_the_model_can_not_read_are_told(tmp_path, num_good):
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
-    binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), lambda line: None)
+    chain_of(tmp_path, rows)
     other = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows | {"stages": (4, 1)})
     with pytest.raises(
         ValueError, match=r"stages=\(?\[?4, 1\]?\)? is not what the run .* began with, \[2, 1\]; resume"
@@ -402,12 +395,14 @@ def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
         binarize_chain(other, lambda line: None)
 
 
+def trainer_of(student, teacher, folder):
+    return BinarizationTrainer(student, BinarizationArguments(str(folder), report_to="none"), teacher_model=teacher)
+
+
 def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
     teacher = make_teacher("question_answering")
     student = to_binary(teacher, activation_bits=1).eval()
-    trainer = BinarizationTrainer(
-        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
-    )
+    trainer = trainer_of(student, teacher, tmp_path)
     tokens = torch.randint(5, 90, (2, 9))
     calibrate(student, {"input_ids": tokens})
     mask = torch.ones_like(tokens)
@@ -425,6 +420,9 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
         ({"learning_rate": -1.0}, r"^learning_rate=-1.0 is outside \(0, inf\)"),
         ({"learning_rate": None}, r"^learning_rate=None is outside \(0, inf\)"),
         ({"learning_rates": (1e-4,)}, r"^learning_rates=.*: a chain searches no rates"),
+        ({"stages": (3,)}, "stages=.* are no numbers of bits"),
+        ({"stages": (True,)}, "stages=.* are no numbers of bits"),
+        ({"teacher": "x"}, "teacher is the model itself"),
     ],
 )
 def test_settings_of_a_chain_of_bits_are_checked(changes, message):
@@ -437,9 +435,7 @@ def test_settings_of_a_chain_of_bits_are_checked(changes, message):
 def test_regressions_are_compared_by_their_values(num_labels, tmp_path):
     teacher = make_teacher("sequence_classification", num_labels=num_labels, problem_type="regression")
     student = to_binary(teacher, activation_bits=1).eval()
-    trainer = BinarizationTrainer(
-        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
-    )
+    trainer = trainer_of(student, teacher, tmp_path)
     tokens = torch.randint(5, 90, (2, 9))
     calibrate(student, {"input_ids": tokens})
     before = trainer.compute_loss(student, {"input_ids": tokens})
@@ -454,9 +450,7 @@ def test_regressions_are_compared_by_their_values(num_labels, tmp_path):
 def test_tokens_of_one_class_are_compared_without_padding(tmp_path):
     teacher = make_teacher("token_classification", num_labels=1)
     student = to_binary(teacher, activation_bits=1).eval()
-    trainer = BinarizationTrainer(
-        student, BinarizationArguments(str(tmp_path), report_to="none"), teacher_model=teacher
-    )
+    trainer = trainer_of(student, teacher, tmp_path)
     logits = torch.randn(2, 3, 1)
     kl = trainer._kl(logits, logits + 10, torch.tensor([[1, 1, 0], [1, 0, 0]]), "logits")
     assert float(kl) == 0  # one class has the probability 1

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
+from rows import each
 from students import make_batch, unlabelled
 from tiny_models import make_teacher
 from torch.nn import functional as F
@@ -38,7 +39,7 @@ def slow_activations(model, batches):
     return [torch.stack(rows).double() for rows in found]
 
 
-@pytest.mark.parametrize("activation", ["mean", "magnitude", "norm"])
+@each("activation", ["mean", "magnitude", "norm"])
 def test_statistics_are_those_of_stored_activations(model, activation):
     batches = make_batches()
     found = ffn_statistics(to_student(model), batches, average=activation, max_product_tokens=1000)
@@ -50,7 +51,7 @@ def test_statistics_are_those_of_stored_activations(model, activation):
         torch.testing.assert_close(products, stored.T @ stored, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("activation", ["mean", "norm"])
+@each("activation", ["mean", "norm"])
 def test_in_bfloat16_only_matrix_products_are_coarse(model, activation):
     """Sums over tokens are not: those of a batch 250 times over are 250 times its own."""
     batch = make_batches()[0]
@@ -64,7 +65,7 @@ def test_in_bfloat16_only_matrix_products_are_coarse(model, activation):
         torch.testing.assert_close(exact.activations[name], values, rtol=0.05, atol=0.01)
 
 
-@pytest.mark.parametrize("most", [1000, 40, 7])
+@each("most", [1000, 40, 7])
 def test_statistics_do_not_depend_on_how_rows_are_batched(model, most):
     batches = make_batches()
     whole = [{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}]
@@ -97,7 +98,7 @@ def test_a_mask_that_masks_nothing_is_as_good_as_none(model):
     assert found.products == {}
 
 
-@pytest.mark.parametrize(
+@each(
     ("unlabeled", "message"),
     [
         ([], "unlabeled has no token in 0 batches; expected text"),

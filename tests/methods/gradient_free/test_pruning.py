@@ -89,7 +89,7 @@ def test_passes_are_made_in_the_type_that_is_asked_for(model):
     assert all(torch.equal(values, found[on_cpu][name]) for name, values in found["auto"].items())
 
 
-@pytest.mark.parametrize("how", ["sum", "max", "range"])
+@each("how", ["sum", "max", "range"])
 def test_factors_are_normalized_within_the_layer(model, how):
     student = to_student(model)
     statistics = filter_statistics(student, make_batches(), GradientFreeSettings(activation="magnitude"))
@@ -269,7 +269,7 @@ def test_labels_are_not_looked_at(model):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
-@pytest.mark.parametrize(
+@each(
     ("macs", "message"),
     [
         (0.2, r"macs=0.2 is out of reach: attention alone .* nearest valid: 0.43"),
