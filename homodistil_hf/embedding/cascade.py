@@ -32,6 +32,10 @@ from .model import EmbeddingModel
 from .reading import load_embedding_model
 from .tasks import RetrievalTask, retrieval_tasks, tasks_of
 
+logger = logging.getLogger(__name__)
+RESULTS_FILE = "cascade.json"
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+
 
 class Hits(NamedTuple):
     """The best documents of each query.
@@ -104,12 +108,6 @@ class Cascade:
     def similarity(self) -> str:
         """The function that vectors are compared by, the teacher's."""
         return self.teacher.similarity
-
-
-logger = logging.getLogger(__name__)
-
-RESULTS_FILE = "cascade.json"
-SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)

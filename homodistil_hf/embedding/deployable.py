@@ -31,6 +31,11 @@ from .card import embedding_card
 from .model import EmbeddingModel, folded, pooled
 from .reading import load_embedding_model
 
+logger = logging.getLogger(__name__)
+ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"
+_NUM_TIMED = 40
+Encode = Callable[[str], object]
+
 LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STATES, VECTORS = "last_hidden_state", "sentence_embedding"
 _POOLED = "pooled states"
@@ -118,13 +123,6 @@ def deployable_of(model: EmbeddingModel) -> Deployable:
 
 
 EMBEDDING = Deployment(embedding_deployable, embedding_card)
-
-
-logger = logging.getLogger(__name__)
-
-ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"
-_NUM_TIMED = 40
-Encode = Callable[[str], object]
 
 
 def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 The student starts as its teacher, so the error of its scores has no gradient. So units are scored by the gradient of a
 probe, Σ_b v_b·s_b, with a random sign v_b for each pair: it measures how far a score moves without a weight.
-`make_distillation` makes the loss.
+[`pairs_in`] finds the columns of raw rows, [`tokenize_pairs`] makes rows of them.
 
 Shapes: M pairs.
 """
@@ -40,6 +40,8 @@ from ..training.raw_rows import Grading, RawReader, first_raw, is_raw
 from .metrics import ranking_scores
 from .reading import default_activation
 from .texts import TextCollator
+
+logger = logging.getLogger(__name__)
 
 
 def score_terms(
@@ -178,9 +180,6 @@ class ScoreEvaluation(HeldOutEvaluation):
         """The metrics of a perfect student; by labels the teacher is measured as a student."""
         perfect = {"probe_loss": 0.0, "correlation": 1.0, "loss": 0.0}
         return perfect | self._whole_row_scores(self.teacher.exact)
-
-
-logger = logging.getLogger(__name__)
 
 
 def pairs_in(
