@@ -22,7 +22,7 @@ from .files.messages import first_line, nearest_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
-from .plans.budgets import share_as_budget
+from .plans.budgets import WIDTH_MULTIPLE, share_as_budget
 
 SLICEABLE_OPTIMIZERS = (
     "adamw_torch",
@@ -292,7 +292,7 @@ class DistillationArguments(ExactArguments):
         False, "Keep the hidden size: heads, their channels and FFN neurons go, and embedding models need no Dense."
     )
     width_multiple: int = setting(
-        8, "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1.", least=1
+        WIDTH_MULTIPLE, "Widths on the way (hidden, FFN) and of budgets are multiples of this, ≥ 1.", least=1
     )
     mlm_probability: float = setting(
         0.3, "Share in (0, 1) of the tokens to predict in training; evaluations mask 0.15.", range="(0, 1)"

@@ -28,6 +28,8 @@ from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, wi
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
+WIDTH_MULTIPLE = 8
+"""Widths of students are multiples of this number unless asked otherwise."""
 FEWER_LAYERS_BELOW = 128
 """Hidden size below which students of fewer, wider layers end nearer their teacher, as docs/method.md measures."""
 EMBEDDINGS_FEWER_LAYERS_BELOW = 192

@@ -35,7 +35,7 @@ from ..models.widths import (
     with_embedding,
     with_num_layers,
 )
-from .budgets import is_latency_budget, nearest_macs_budget, plan_for_budget, share_as_budget
+from .budgets import WIDTH_MULTIPLE, is_latency_budget, nearest_macs_budget, plan_for_budget, share_as_budget
 
 if TYPE_CHECKING:
     from .latency.budget import LatencyBudget
@@ -63,7 +63,7 @@ def resolve_plan(
     student: str | float | Mapping[str, Any],
     teacher_config: PreTrainedConfig,
     *,
-    multiple: int = 8,
+    multiple: int = WIDTH_MULTIPLE,
     within: WidthPlan | None = None,
     measure: Callable[[LatencyBudget], WidthPlan] | None = None,
     plain: bool = False,

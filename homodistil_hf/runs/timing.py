@@ -2,7 +2,7 @@
 
 The steps are of the run itself: its text, its batches, its teacher and its student, pruned along the same curve in
 fewer steps. So they are as wide on average as those of the whole run. Masks are chosen more often; the time that a
-choice takes counts as often as the run makes one. `cli/plan.py` prints what comes out.
+choice takes counts as often as the run makes one. `plan.py` says what comes out.
 """
 
 import math

@@ -8,7 +8,7 @@ from tiny_files import write_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
-from homodistil_hf.cli.plan import format_plan
+from homodistil_hf.runs.plan import format_plan
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 COSTS = {

@@ -13,7 +13,6 @@ from transformers import BertConfig
 
 from homodistil_hf import resolve_plan
 from homodistil_hf.cli import main
-from homodistil_hf.cli.plan import format_planned_latency
 from homodistil_hf.files.caches import cache_folder, cache_sizes
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertModel
 from homodistil_hf.models.cost import encoder_macs
@@ -35,6 +34,7 @@ from homodistil_hf.plans.latency.budget import (
     plan_within,
 )
 from homodistil_hf.plans.latency.timing import model_inputs
+from homodistil_hf.runs.plan import format_planned_latency
 
 BASE = widths_of(BertConfig())
 FORMULAS = {
