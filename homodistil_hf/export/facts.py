@@ -212,8 +212,12 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
 
 def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """The facts' section of the teacher, checked; None where it isn't recorded."""
-    teacher = facts.get("teacher")
-    if teacher is not None and not _is_teacher(teacher):
+    teacher: dict[str, Any] | None = facts.get("teacher")
+    if teacher is None:
+        return None
+    shape = {"name": str, "licence": str, "language?": [str], "hub_id?": str | None}
+    # any name of a repository stands for a teacher that is none
+    if not (fits(teacher, shape) and has_costs(teacher) and _is_hub_id(teacher.get("hub_id") or "a/name")):
         raise ValueError(f"{FACTS_FILE} has teacher={short_repr(teacher)}, which no export has; export again")
     return teacher
 
@@ -233,11 +237,6 @@ def _is_card(section: Any) -> bool:
 def is_guarantee(section: Any) -> bool:
     """Whether a section holds all that cards and checks read of guarantees; an empty one does."""
     return fits(section, {...: _GUARANTEE})
-
-
-def _is_teacher(section: Any) -> bool:
-    shape = {"name": str, "licence": str, "language?": [str], "hub_id?": str | None}
-    return fits(section, shape) and has_costs(section) and _is_hub_id(section.get("hub_id") or "a/name")
 
 
 def _without_folders(value: Any) -> Any:

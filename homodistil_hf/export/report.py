@@ -251,7 +251,8 @@ def _how(records: RunRecords) -> str:
     if changed:
         parts.append(_section("Settings that differ from their defaults", _settings_table(changed), level=3))
     if every := section_of(facts, "settings") or section_of(records.results, "settings"):
-        parts.append(_folded(f"All {len(every)} settings", _settings_table(every)))
+        table = _settings_table(every)
+        parts.append(f"<details><summary>All {len(every)} settings</summary>\n{table}</details>\n")
     versions = section_of(facts, "versions") or section_of(records.results, "versions")
     if versions:
         parts.append(_paragraph("Written by " + ", ".join(f"{name} {of}" for name, of in versions.items()) + "."))
@@ -454,11 +455,6 @@ def _grid(pictures: Iterable[str]) -> str:
     """Pictures beside each other, as many as the screen has room for; nothing where there are none."""
     cells = "".join(f"<div>{picture}</div>\n" for picture in pictures)
     return f'<div class="grid">\n{cells}</div>' if cells else ""
-
-
-def _folded(summary: str, body: str) -> str:
-    """HTML that a click unfolds."""
-    return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
 
 
 def _code(text: str) -> str:

@@ -45,8 +45,11 @@ def public_name(source: str) -> str:
 def machine_facts() -> dict[str, Any]:
     """Describe this machine in JSON values: processor, cores, torch's threads, system, the GPU in use, versions."""
     versions = {name: version_of(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    processors = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": _processor(),
+        "processor": processors[0] if processors else platform.processor(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -61,10 +64,3 @@ def version_of(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
