@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -32,12 +33,12 @@ CONSTRAINTS = {"oldest": "constraints-oldest.txt", "pinned": "constraints.txt", 
 COLUMNS = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", choices=CONSTRAINTS, help="which versions of the packages")
     parser.add_argument("--pythons", nargs="+", default=[sys.executable], help="interpreters; missing ones are named")
     parser.add_argument("--num_workers", default="2", help="test processes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     found = {python: version for python in arguments.pythons if (version := version_of(python))}
     entries = [run(arguments.versions, python, found[python], arguments.num_workers) for python in found]
     for entry in entries:

@@ -112,6 +112,12 @@ def _exports_are_verified_in_a_fork(forked_python: ForkedPython, monkeypatch: py
     monkeypatch.setattr(verify, "subprocess", forked_python)
 
 
+@pytest.fixture
+def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors must come before training starts."""
+    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words, **settings: pytest.fail("training has started"))
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> BertTokenizer:
     """See `tiny_tokenizer`."""

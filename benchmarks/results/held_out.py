@@ -10,7 +10,7 @@ of a sweep, and students that the file has already stay in it.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,14 @@ def place(model: Mapping[str, Any]) -> tuple[Any, ...]:
     return model["variant"], model["axes"], model["seed"]
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep_folder", type=Path, help="output of a sweep")
     parser.add_argument("--variants", nargs="+", required=True)
     parser.add_argument("--run_seeds", nargs="+", type=int, help="only students of runs with these seeds")
     parser.add_argument("--mask_seed", type=int, default=1234)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     results = given.results or Path("docs/results/held_out", f"{given.sweep_folder.name}.json")
     teacher, *students = models_of(given.sweep_folder, given.variants, given.run_seeds)
     records = trained(read_records(SweepFolder(given.sweep_folder).records))

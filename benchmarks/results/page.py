@@ -47,10 +47,10 @@ _WIDTH = 120
 _COMMON = ("per_device_train_batch_size", "adam_beta2", "adam_epsilon", "mlm_weight", "hidden_weight", "bf16")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, metavar="DIR", help="first copy the records of DIR/SWEEP/results")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.collect:
         collect(options.collect)
     tables = Tables(Results.read(FOLDER, SWEEPS))

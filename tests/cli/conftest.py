@@ -3,7 +3,6 @@
 import pytest
 from tiny_files import own_cache, write_config
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 
 
@@ -27,13 +26,3 @@ def finished(folder, tmp_path_factory):
         own_cache(monkeypatch, tmp_path_factory.mktemp("cache"))
         assert main(["distill", str(folder / "config.json")]) == 0
     return folder / "run"
-
-
-@pytest.fixture
-def never_trains(monkeypatch):
-    """Errors must come before training starts."""
-
-    def train(*args, **kwargs):
-        pytest.fail("training has started")
-
-    monkeypatch.setattr(HomoDistilTrainer, "train", train)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rows
 from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import own_cache
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 
 
@@ -170,7 +170,7 @@ OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
         "questions alone": ({"text_columns": "question"}, "expected question and context, and answers"),
     },
 }
-CASES = [(kind, case) for kind in KINDS for case in (*EVERY_KIND, *OF_A_KIND[kind])]
+CASES = {kind: [*EVERY_KIND, *OF_A_KIND[kind]] for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +193,13 @@ def _wrong(kind: str, change: Any, file: Path) -> dict[str, Any]:
     return {"train_data": str(file)}
 
 
-@pytest.mark.parametrize(("kind", "case"), CASES, ids=[f"{kind}: {case}" for kind, case in CASES])
+@pytest.mark.usefixtures("never_trains")
+@pytest.mark.parametrize(("kind", "cases"), CASES.items())
+@rows.each("case", "cases")
 def test_a_wrong_launch_trains_nothing_and_names_the_remedy(
     settings_of_kinds, tmp_path, monkeypatch, capsys, kind, case
 ):
     own_cache(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
     change, message = (EVERY_KIND | OF_A_KIND[kind])[case]
     settings = settings_of_kinds[kind] | {"output_dir": str(tmp_path / "run")}
     settings |= _wrong(kind, change, tmp_path / "rows.jsonl")

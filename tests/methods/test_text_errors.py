@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 import pytest
+from rows import each
 from tiny_files import own_cache, write_teacher, write_text
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 
 
@@ -110,10 +110,10 @@ def settings_of(settings_of_kinds):
     return make
 
 
-@pytest.mark.parametrize(("kind", "case"), CASES)
+@pytest.mark.usefixtures("never_trains")
+@each(("kind", "case"), CASES)
 def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of, tmp_path, monkeypatch, capsys, kind, case):
     own_cache(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words: pytest.fail("training has started"))
     change, message = (OF_PAIRS if kind == "pairs" else OF_TEXT)[case]
     settings = settings_of(kind) | {"student": "macs=0.5", "output_dir": str(tmp_path / "run"), "max_steps": 2}
     settings |= {"max_seq_length": 16}

@@ -136,12 +136,11 @@ def test_a_run_replaces_its_own_entry_and_the_table(compat, tmp_path, monkeypatc
 
 
 def test_interpreters_that_cannot_be_started_are_told(compat, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["compat.py", "pinned", "--pythons", "python3.0", sys.executable])
     passing = {"python": "3.11.7", "versions": "pinned", "passed": 2, "skipped": 1, "failed": 0}
     started = []
     monkeypatch.setitem(compat["main"].__globals__, "run", lambda *given: started.append(given) or passing)
     with pytest.raises(SystemExit, match="False"):
-        compat["main"]()
+        compat["main"](["pinned", "--pythons", "python3.0", sys.executable])
     assert [given[1] for given in started] == [sys.executable]
     assert started[0][2] == ".".join(map(str, sys.version_info[:3]))
     printed = capsys.readouterr().out.splitlines()

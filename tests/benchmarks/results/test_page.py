@@ -1,7 +1,6 @@
 """The page of results and the planner's advice: those in the repository, and those by hand."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,7 @@ def write(monkeypatch, tmp_path) -> Any:
     (tmp_path / "results").mkdir()
 
     def run(*words: Any) -> str:
-        monkeypatch.setattr(sys, "argv", ["page.py", *map(str, words)])
-        page.main()
+        page.main([*map(str, words)])
         return (tmp_path / "results.md").read_text(encoding="utf-8")
 
     return run
