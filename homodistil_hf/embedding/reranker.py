@@ -179,7 +179,7 @@ class ScoreEvaluation(HeldOutEvaluation):
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """The metrics of a perfect student; by labels the teacher is measured as a student."""
         perfect = {"probe_loss": 0.0, "correlation": 1.0, "loss": 0.0}
-        return perfect | self._whole_row_scores(self.teacher.exact)
+        return perfect | (self.whole_row_scores(self.teacher.exact) if self.whole_row_scores else {})
 
 
 def pairs_in(

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,12 +66,15 @@ class HeldOutEvaluation:
         return self.meter.update(self.student, self.teacher, rows)
 
     def _own_rows(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        accelerator, num_rows = self.accelerator, len(inputs["input_ids"])
-        state = accelerator.gradient_state
+        state = self.accelerator.gradient_state
         # only the last batch is filled up; the remainder is -1 where the length is unknown
-        remainder = max(0, state.remainder) if state.end_of_dataloader else 0
-        place = {"rank": accelerator.process_index, "num_ranks": accelerator.num_processes}
-        return first_rows(inputs, num_own_rows(remainder, batch_size=num_rows, **place))
+        num_rows = num_own_rows(
+            max(0, state.remainder) if state.end_of_dataloader else 0,
+            batch_size=len(inputs["input_ids"]),
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+        )
+        return first_rows(inputs, num_rows)
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
         """Logits at all positions: a tensor, or a tuple of several; outputs named in `ignore_keys` are left out.
@@ -86,8 +90,7 @@ class HeldOutEvaluation:
 
     def results(self) -> dict[str, float]:
         """Averages since `start`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`."""
-        results = self.meter.results(self._sum_over_ranks) | self.meter.scores(self._of_all_ranks)
-        results |= self._whole_row_scores(self.student) if results else {}
+        results = self._totals(self.meter, self.student)
         # Rows without labels have the distance from the teacher alone.
         return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl", 0.0))} if results else {}
 
@@ -98,22 +101,19 @@ class HeldOutEvaluation:
             rows = self._own_rows(inputs)
             if len(rows["input_ids"]) > 0:
                 meter.update(self.teacher.exact, self.teacher, rows)
-        results = meter.results(self._sum_over_ranks) | meter.scores(self._of_all_ranks)
-        return results | self._whole_row_scores(self.teacher.exact) if results else {}
+        return self._totals(meter, self.teacher.exact)
 
-    def _whole_row_scores(self, model: Any) -> dict[str, float]:
-        return {} if self.whole_row_scores is None else self.whole_row_scores(model)
-
-    def _of_all_ranks(self, value: Any) -> list[Any]:
-        return gather_object([value]) if self.accelerator.num_processes > 1 else [value]
-
-    def _sum_over_ranks(self, sums: torch.Tensor) -> torch.Tensor:
-        # Gathered and added up on the CPU: Apple's GPUs have no float64.
-        return torch.tensor(gathered(self.accelerator, sums.tolist()), dtype=torch.float64).sum(0)
+    def _totals(self, meter: DiscrepancyMeter, model: Any) -> dict[str, float]:
+        """What a meter has measured of a model on all ranks, and grades of whole rows; empty without predictions."""
+        of_all_ranks = partial(gathered, self.accelerator)
+        # added up on the CPU: Apple's GPUs have no float64
+        results = meter.results(lambda sums: torch.tensor(of_all_ranks(sums.tolist()), dtype=torch.float64).sum(0))
+        results |= meter.scores(of_all_ranks)
+        return results | self.whole_row_scores(model) if results and self.whole_row_scores else results
 
 
-def gathered(accelerator: Accelerator, values: list[float]) -> list[list[float]]:
-    """Plain numbers of every rank, exact; collective."""
+def gathered(accelerator: Accelerator, values: Any) -> list[Any]:
+    """The values of every rank, exact; collective."""
     return gather_object([values]) if accelerator.num_processes > 1 else [values]
 
 

@@ -330,8 +330,12 @@ class ExactTrainer(Trainer):
         if self.resumed_logs is not None:
             # load_state_dict accepts moments of any shape silently, and they step silently.
             check_moments(self.optimizer, self.resumed_from)
-            place = {"rank": self.args.process_index, "num_ranks": self.args.world_size}
-            self.step_log.load_state_dict(self.resumed_logs, **place, device=self.args.device)
+            self.step_log.load_state_dict(
+                self.resumed_logs,
+                rank=self.args.process_index,
+                num_ranks=self.args.world_size,
+                device=self.args.device,
+            )
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def begin_epoch(self) -> None:

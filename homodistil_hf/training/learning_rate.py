@@ -44,8 +44,12 @@ def learning_rate_curve(
         held,
         args.adam_beta2,
     )
-    steps = {"warmup_steps": args.get_warmup_steps(total_steps), "end_step": held, "total_steps": total_steps}
-    curve = partial(pruning_learning_rate, **steps)
+    curve = partial(
+        pruning_learning_rate,
+        warmup_steps=args.get_warmup_steps(total_steps),
+        end_step=held,
+        total_steps=total_steps,
+    )
     return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
 
 
