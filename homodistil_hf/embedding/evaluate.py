@@ -150,7 +150,7 @@ def evaluate_embedding(
             models[TEACHER] = load_teacher(named, similarity=student.similarity)
         results: dict[str, Any] = {
             "models": costs_of(models, model_name(model)),
-            "settings": {name: _public(name, value) for name, value in asdict(settings).items()},
+            "settings": asdict(settings) | {name: _public(getattr(settings, name)) for name in _PLACES},
         }
         is_apart = has_own_space(read_embedding_facts(folder))
         if settings.others:  # first, as it refuses other spaces
@@ -248,11 +248,8 @@ def _folder_and_teacher(model: str | Path) -> tuple[str, str | None]:
     return str(place.folder), recorded if isinstance(recorded, str) else None
 
 
-def _public(name: str, value: Any) -> Any:
-    """The value of a setting without folders of this machine."""
-    if name not in _PLACES or not value:
-        return value
-    return public_name(value) if isinstance(value, str) else [public_name(place) for place in value]
+def _public(places: Any) -> Any:
+    return [public_name(place) for place in places] if isinstance(places, tuple) else places and public_name(places)
 
 
 def costs_of(models: Mapping[str, Encoder], name: str) -> dict[str, dict[str, Any]]:

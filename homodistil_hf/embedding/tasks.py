@@ -6,7 +6,7 @@ Shapes: N pairs or questions.
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..tasks.glue import GLUE_TASKS, data_folder, load_glue, load_squad
 from .metrics import defined
+
+_NAMES = ("stsb", "qnli", "squad", "mrpc", "qqp")
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
     """
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. stsb/ and qnli/")
-    tasks = [make(data_dir, max_queries) for name, make in _MAKERS.items() if _has_rows(name, data_dir)]
+    tasks = [_task_of(name, data_dir, max_queries) for name in _NAMES if _has_rows(name, data_dir)]
     if not tasks:
-        raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_MAKERS)}; add some")
+        raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_NAMES)}; add some")
     return tasks
 
 
@@ -117,31 +119,23 @@ def _has_rows(name: str, data_dir: str | Path) -> bool:
     return True
 
 
-def _pair_task(name: str, metric: str) -> Callable[[str | Path, int], EmbeddingTask]:
-    def make(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-        data = load_glue(name, data_dir)
-        rows = data.dev["validation"]
-        if metric != "spearman":
-            rows = drawn(rows, max_queries, seed=0)
-        first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
-        return PairTask(data.name, metric, first, second, rows["label"][:])
-
-    return make
-
-
-def _qnli_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-    data = load_glue("qnli", data_dir)
-    rows = data.dev["validation"]
-    # class 0: the sentence answers its question; sentences of all rows are the index
-    entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
-    return _retrieval_task(data.name, entailed, "question", "sentence", rows["sentence"][:], max_queries)
-
-
-def _squad_task(data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-    data = load_squad("squad", data_dir)
-    # Paragraphs of training questions make the index larger, and the search harder.
-    documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
-    return _retrieval_task(data.name, data.dev["validation"], "question", "context", documents, max_queries)
+def _task_of(name: str, data_dir: str | Path, max_queries: int) -> EmbeddingTask:
+    if name == "squad":
+        data = load_squad("squad", data_dir)
+        # Paragraphs of training questions make the index larger, and the search harder.
+        documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
+        return _retrieval_task(data.name, data.dev["validation"], "question", "context", documents, max_queries)
+    glue = load_glue(name, data_dir)
+    rows = glue.dev["validation"]
+    if name == "qnli":
+        # class 0: the sentence answers its question; sentences of all rows are the index
+        entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
+        return _retrieval_task(glue.name, entailed, "question", "sentence", rows["sentence"][:], max_queries)
+    metric = "spearman" if name == "stsb" else "average_precision"
+    if metric != "spearman":
+        rows = drawn(rows, max_queries, seed=0)
+    first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
+    return PairTask(glue.name, metric, first, second, rows["label"][:])
 
 
 def _retrieval_task(
@@ -153,15 +147,6 @@ def _retrieval_task(
     # equal documents are one, or no rank could tell them apart
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
     return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
-
-
-_MAKERS: dict[str, Callable[[str | Path, int], EmbeddingTask]] = {
-    "stsb": _pair_task("stsb", "spearman"),
-    "qnli": _qnli_task,
-    "squad": _squad_task,
-    "mrpc": _pair_task("mrpc", "average_precision"),
-    "qqp": _pair_task("qqp", "average_precision"),
-}
 
 
 def named_tasks(names: Sequence[str]) -> list[Any]:
