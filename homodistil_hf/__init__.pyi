@@ -29,7 +29,7 @@ from .methods.formats import deploy_export as deploy_export
 from .methods.formats import verify_export as verify_export
 from .methods.gradient_free.pruning import GradientFreeSettings as GradientFreeSettings
 from .methods.gradient_free.pruning import prune_gradient_free as prune_gradient_free
-from .methods.self_distillation.run import self_distill as self_distill
+from .methods.self_distillation.rounds import self_distill as self_distill
 from .methods.self_distillation.trainer import SelfDistillationArguments as SelfDistillationArguments
 from .methods.self_distillation.trainer import SelfDistillTrainer as SelfDistillTrainer
 from .models.architectures import max_tokens as max_tokens

@@ -16,7 +16,7 @@ class Prune(SettingsCommand):
     """Drop FFN neurons of a fine-tuned model, in forward passes on text without labels."""
 
     example: ClassVar[str] = "homodistil prune --model my-sst2-bert --unlabeled_data my.txt --output_dir runs/pruned"
-    settings: ClassVar[str] = "homodistil_hf.methods.gradient_free.run:PruneSettings"
+    settings: ClassVar[str] = "homodistil_hf.methods.gradient_free.pruned_folder:PruneSettings"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "unlabeled_data", "task", "data_dir", "macs", "output_dir", "num_samples", "format"),
     )
@@ -25,7 +25,7 @@ class Prune(SettingsCommand):
     def run_with(self, settings: Any) -> int:
         """Prune, and print what is left."""
         from ..export.outcome import outcome_line
-        from ..methods.gradient_free.run import prune_to_folder
+        from ..methods.gradient_free.pruned_folder import prune_to_folder
 
         facts = prune_to_folder(settings, log_progress, overwrite=self.overwrite)
         print(format_costs(facts))

@@ -1,10 +1,10 @@
-"""The kind of run that binarizes a fine-tuned model; `methods/binarization/run.py` trains its stages."""
+"""The kind of run that binarizes a fine-tuned model; `methods/binarization/stages.py` trains its stages."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ..files.run_names import MODEL_FOLDER
-from ..methods.binarization.run import BinarizationSettings, binarize_chain
+from ..methods.binarization.stages import BinarizationSettings, binarize_chain
 from .kinds import Kind
 from .settings import Log, RunConfig
 

@@ -1,6 +1,6 @@
 """The kind of run that further pre-trains a model on a corpus, alone or before a distillation whose teacher it makes.
 
-`methods/self_distillation/run.py` trains its rounds.
+`methods/self_distillation/rounds.py` trains its rounds.
 """
 
 import time
@@ -16,7 +16,7 @@ from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import parse_json, write_json
-from ..methods.self_distillation.run import check_folder, run_identity, self_distill
+from ..methods.self_distillation.rounds import check_folder, run_identity, self_distill
 from ..tables import aligned_lines, cell
 from .config import settings_of
 from .kinds import Kind

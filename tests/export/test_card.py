@@ -399,7 +399,7 @@ def test_names_of_folders_stay_names():
 
 
 def test_names_of_models_stay_names_in_other_cards():
-    from homodistil_hf.methods.self_distillation.run import further_pretraining_card
+    from homodistil_hf.methods.self_distillation.rounds import further_pretraining_card
 
     settings = dict.fromkeys(("num_rounds", "max_steps", "num_train_epochs", "distillation_weight", "seed"), 1)
     settings |= dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"), 1)

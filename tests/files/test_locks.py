@@ -126,7 +126,7 @@ def test_trainers_refuse_a_folder_in_which_another_process_trains(make_trainer, 
 
 
 def _chain(folder, teacher, blocks):
-    from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
+    from homodistil_hf.methods.binarization.stages import BinarizationSettings, binarize_chain
 
     rows = teacher.parent / "rows.csv"
     rows.write_text("text,label\na,0\nb,1\n", encoding="utf-8")

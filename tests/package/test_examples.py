@@ -148,7 +148,7 @@ def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
 
 
 def test_the_config_of_a_binarization_is_valid():
-    from homodistil_hf.methods.binarization.run import BinarizationSettings
+    from homodistil_hf.methods.binarization.stages import BinarizationSettings
 
     values = json.loads(BINARIZATION.read_text(encoding="utf-8"))
     assert settings_from(BinarizationSettings, values).stages == (1,)

@@ -1,7 +1,7 @@
 """Binarization beside a teacher: soft targets and all layers' hidden states (BiT, NeurIPS 2022, arXiv 2205.13016).
 
 L = KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k): the paper's soft cross-entropy, less its constant, and states of one width.
-This file trains one stage; `run.py` chains them.
+This file trains one stage; `stages.py` chains them.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,7 +2,7 @@
 
 A filter is a neuron's column of the FFN's second matrix. A fine-tuned model loses the filters that represent other
 filters least (R2) and are least active on unlabeled text (D2), in forward passes without training. `activations.py`
-runs the model, `representatives.py` has kernel, masking and fit, `run.py` reads text and writes the folder.
+runs the model, `representatives.py` has kernel, masking and fit, `pruned_folder.py` reads text and writes the folder.
 """
 
 import dataclasses

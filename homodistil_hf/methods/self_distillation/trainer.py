@@ -5,7 +5,7 @@ same rows, with the previous round's model as teacher:
 
 L = masked loss(masked x) + w · ‖h_student(x) − stopgrad h_teacher(x)‖²
 
-with h the last layer's first state on unmasked input, and w = 1. This file trains one round; `run.py` chains them,
+with h the last layer's first state on unmasked input, and w = 1. This file trains one round; `rounds.py` chains them,
 and `masked_models.py` computes the masked loss and the states. Nothing is pruned.
 """
 

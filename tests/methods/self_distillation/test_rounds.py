@@ -13,8 +13,8 @@ from tiny_models import make_blocks, tiny_tokenizer
 from torch import nn
 from transformers import AutoTokenizer, BertForMaskedLM, TrainerCallback, ViTMAEForPreTraining, ViTMAEModel
 
-from homodistil_hf.methods.self_distillation import run as rounds
-from homodistil_hf.methods.self_distillation.run import load_initial, self_distill
+from homodistil_hf.methods.self_distillation import rounds
+from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
 
 

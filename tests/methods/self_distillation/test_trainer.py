@@ -14,7 +14,7 @@ from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
-from homodistil_hf.methods.self_distillation.run import load_initial
+from homodistil_hf.methods.self_distillation.rounds import load_initial
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -23,7 +23,7 @@ from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.export.report import closing_line, write_report
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
-from homodistil_hf.methods.binarization.run import BinarizationSettings, binarize_chain
+from homodistil_hf.methods.binarization.stages import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
 from homodistil_hf.models.heads import collator_of
 from homodistil_hf.models.tokenizers import load_tokenizer
@@ -181,7 +181,7 @@ def chains(fine_tuned, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         own_cache(patch, folder / "cache")
-        patch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 1)
+        patch.setattr("homodistil_hf.methods.binarization.stages._SAVE_STEPS", 1)
         whole = binarize_chain(BinarizationSettings(output_dir=str(folder / "whole"), **fine_tuned), lambda line: None)
         patch.setattr(BinarizationTrainer, "training_step", killed)
         with pytest.raises(Killed):
@@ -193,7 +193,7 @@ def chains(fine_tuned, tmp_path_factory):
 def killed_chain(chains, rows, tmp_path, monkeypatch):
     """What the whole chain found, and the settings that go on with a copy of the killed one, in `run`."""
     whole, folder = chains
-    monkeypatch.setattr("homodistil_hf.methods.binarization.run._SAVE_STEPS", 1)
+    monkeypatch.setattr("homodistil_hf.methods.binarization.stages._SAVE_STEPS", 1)
     for name in ("whole", "run"):
         shutil.copytree(folder / name, tmp_path / name)
     return whole, BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows)

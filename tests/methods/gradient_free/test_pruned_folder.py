@@ -15,12 +15,12 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-import homodistil_hf.methods.gradient_free.run as experiment
+import homodistil_hf.methods.gradient_free.pruned_folder as experiment
 from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.samples import drawn, unlabeled_batches
-from homodistil_hf.methods.gradient_free.run import PruneSettings, prune_to_folder
+from homodistil_hf.methods.gradient_free.pruned_folder import PruneSettings, prune_to_folder
 from homodistil_hf.tasks.glue import load_glue
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}

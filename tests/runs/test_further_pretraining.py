@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
-from homodistil_hf.methods.self_distillation import run as rounds
+from homodistil_hf.methods.self_distillation import rounds
 from homodistil_hf.runs import further_pretraining
 from homodistil_hf.runs.config import help_of, parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
@@ -113,7 +113,7 @@ def test_the_method_is_found_wherever_it_stands(tmp_path):
 
 
 def test_the_json_of_the_page_is_valid(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "guides" / "further_pretraining.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "further_pretraining.md").read_text(encoding="utf-8")
     alone, chained = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "alone.json").write_text(alone)
     assert parse_run([str(tmp_path / "alone.json"), "--use_cpu"]).training.max_steps == 2000
