@@ -8,7 +8,7 @@ are the run of `runs/task.py`.
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,10 @@ from ..tables import figures_line
 from ..tasks.encoding import length_of_rows
 from ..tasks.held_out import keep_aside
 from ..tasks.kinds import CLASSES, VALUES
-from ..tasks.rows_task import LabelledRows, RowsTask, read_labelled
+from ..tasks.rows_task import LabelledRows, read_labelled
 from ..training.ranks import refuse_ranks
 from ..training.run_folder import check_same_start, existing_files, folder_claimed
-from .evaluated_model import EvaluatedModel, load_model
+from .evaluated_model import load_model
 from .fine_tuning import FineTuned, FineTuningSettings, fine_tuned, task_metrics
 from .records import Records
 from .task_runs import best_rate, training_rows, with_length
@@ -142,16 +142,44 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
-    run = _Run(settings, given, replace(evaluated, results=training), task)
-    rate = run.chosen_rate(train, say)
+
+    def trained_at(rate: float, rows: Dataset, max_train_steps: int | None, **saving: Any) -> FineTuned:
+        chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
+        return fine_tuned(evaluated, task, rows, settings=chosen, seed=settings.seed, **saving)
+
+    def measured(model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
+        return task_metrics(model, rows, task, evaluated.tokenizer, settings.row_length)
+
+    rates = settings.candidates()
+    rate = rates[0]
+    if len(rates) > 1:
+        rows, aside, _ = keep_aside(train, task.columns)
+        records, most = Records(replace(evaluated, results=training)), settings.num_search_steps
+        num_steps = replace(settings, max_train_steps=most).num_steps(len(rows), settings.batch_size)
+        say(f"trying {len(rates)} learning rates, {num_steps:,} steps each")
+
+        def tried(rate: float, place: Path) -> dict[str, Any]:
+            try:
+                return {"metrics": measured(trained_at(rate, rows, most, folder=place).model, aside)}
+            except FloatingPointError:
+                return {"metrics": None}
+
+        def score(rate: float) -> float | None:
+            place = f"rate {rates.index(rate) + 1} of {len(rates)}, {rate:g}"
+            say(f"{place}: training")
+            record, _ = records.measured(f"learning-rate-{rate}", given, partial(tried, rate))
+            metrics = record["metrics"]
+            found = f"{figures_line(metrics)} on {len(aside):,} held-out training rows" if metrics else "diverged"
+            say(f"{place}: {found}")
+            return next(iter(metrics.values())) if metrics else None
+
+        rate = best_rate(rates, score)
     num_steps = settings.num_steps(len(train), settings.batch_size)
     say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
-    trained = run.fine_tuned(
-        train, rate, max_train_steps=settings.max_train_steps, folder=training / "run", save_steps=_SAVE_STEPS
-    )
-    metrics = run.metrics(trained.model, dev)
-    results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, "settings": asdict(settings)}
-    results |= {"model": model_facts(trained.model)}
+    saving: dict[str, Any] = {"folder": training / "run", "save_steps": _SAVE_STEPS}
+    trained = trained_at(rate, train, settings.max_train_steps, **saving)
+    results = {"metrics": measured(trained.model, dev), "learning_rate": rate, "num_steps": trained.num_steps}
+    results |= {"settings": asdict(settings), "model": model_facts(trained.model)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
@@ -189,52 +217,3 @@ def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], 
         stock.config.label2id = {name: index for index, name in enumerate(names)}
     stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@dataclass(frozen=True)
-class _Run:
-    settings: OwnTaskSettings
-    given: Mapping[str, Any]
-    evaluated: EvaluatedModel
-    task: RowsTask
-
-    def chosen_rate(self, train: Dataset, say: Callable[[str], None]) -> float:
-        """Choose as the evaluations do: on held-out rows, after few steps."""
-        rates = self.settings.candidates()
-        if len(rates) == 1:
-            return rates[0]
-        rows, held_out, _ = keep_aside(train, self.task.columns)
-        records = Records(self.evaluated)
-
-        def score(rate: float) -> float | None:
-            place = f"rate {rates.index(rate) + 1} of {len(rates)}, {rate:g}"
-            say(f"{place}: training")
-            measure = partial(self._tried, rate, rows, held_out)
-            record, _ = records.measured(f"learning-rate-{rate}", self.given, measure)
-            if not (metrics := record["metrics"]):
-                say(f"{place}: diverged")
-                return None
-            say(f"{place}: {figures_line(metrics)} on {len(held_out):,} held-out training rows")
-            return next(iter(metrics.values()))
-
-        short = replace(self.settings, max_train_steps=self.settings.num_search_steps)
-        num_steps = short.num_steps(len(rows), short.batch_size)
-        say(f"trying {len(rates)} learning rates, {num_steps:,} steps each")
-        return best_rate(rates, score)
-
-    def _tried(self, rate: float, rows: Dataset, held_out: Dataset, folder: Path) -> dict[str, Any]:
-        try:
-            trained = self.fine_tuned(rows, rate, max_train_steps=self.settings.num_search_steps, folder=folder)
-            return {"metrics": self.metrics(trained.model, held_out)}
-        except FloatingPointError:
-            return {"metrics": None}
-
-    def fine_tuned(self, rows: Dataset, rate: float, *, max_train_steps: int | None, **saving: Any) -> FineTuned:
-        settings = self.settings
-        chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
-        how = {"settings": chosen, "seed": settings.seed, **saving}
-        return fine_tuned(self.evaluated, self.task, rows, **how)
-
-    def metrics(self, model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
-        """Metrics on rows; rates are compared by the first one."""
-        return task_metrics(model, rows, self.task, self.evaluated.tokenizer, self.settings.row_length)

@@ -1,7 +1,7 @@
 """Rows of a task → tokenized rows for its model, and the length that fits them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,12 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.masking import UNKNOWN_CLASS
-from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from ..models.tokenizers import as_it_was
 from .columns import Columns, is_missing, is_string, type_of
 from .kinds import ANSWERS, TAGS
 from .labels import label_numbers, parsed_cell
-from .questions import WindowSettings, WindowSizes, check_windows, labelled_inputs, make_windows
+from .questions import WindowSettings, WindowSizes, check_answers, check_windows, labelled_inputs, make_windows
 from .tags import TaggedText, entries_of, tagged_texts, tagged_tokens
 
 logger = logging.getLogger(__name__)
@@ -27,10 +26,6 @@ _MEASURED_ROWS = 10_000
 _MULTIPLE = 8
 _SHORTEST = 16
 _QUESTIONS_AT_ONCE = 1000
-_ANSWERS_REMEDY = (
-    "expected the lists text and answer_start, of one length, and each text in its context at its answer_start, in "
-    "characters counted from 0: correct or drop the row"
-)
 
 
 def encode_rows(
@@ -158,10 +153,8 @@ def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[st
         for place, (asked, text, answer) in enumerate(zip(question, context, answers, strict=True), 1)
     ]
     for row in questions:
-        if row["answers"] is not None and not _is_in_place(row["answers"], row["context"]):
-            raise ValueError(
-                f"{argument}: row {row['id']} has answers={short_repr(row['answers'])}; {_ANSWERS_REMEDY}"
-            )
+        if row["answers"] is not None:
+            check_answers(row["answers"], row["context"], f"{argument}: row {row['id']}")
     return questions
 
 
@@ -182,18 +175,6 @@ def question_rows(rows: Dataset, columns: Columns, argument: str) -> Dataset | N
     features = Features({**dict.fromkeys(("id", "question", "context"), Value("string")), "answers": answers})
     known = [row for row in as_questions(rows, columns, argument) if row["answers"] is not None]
     return Dataset.from_list(known, features=features) if known else None
-
-
-def _is_in_place(answers: Any, context: str) -> bool:
-    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
-        return False
-    texts, starts = answers["text"], answers["answer_start"]
-    if not isinstance(texts, Sequence) or not isinstance(starts, Sequence) or len(texts) != len(starts):
-        return False
-    return all(
-        isinstance(start, int) and isinstance(text, str) and context[start : start + len(text)] == text
-        for text, start in zip(texts, starts, strict=True)
-    )
 
 
 def texts_of(rows: Dataset, columns: Columns) -> Dataset:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,14 @@ from datasets.table import table_cast
 
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, nearest_name, short_repr
-from ..files.strict_json import fits, read_json_rows
 from .columns import Columns
 from .kinds import ANSWERS, CLASSES, VALUES
-from .reading import check_columns, flattened_questions, table_of
+from .questions import check_answers
+from .reading import check_columns, read_json
 from .rows_task import RowsTask
 
 PART_SUFFIX = "_part"
 _SQUAD_COLUMNS = ("id", "context", "question", "answers")
-_SQUAD_REMEDY = f"expected {', '.join(_SQUAD_COLUMNS)}"
 _SQUAD_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
 _SQUAD_SUFFIXES = (".parquet", ".json", ".jsonl")
 _SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
@@ -285,24 +284,19 @@ def read_questions(path: str | Path, *, argument: str) -> Dataset:
 
 def _read_questions(path: Path) -> Dataset:
     label = f"file={str(path)!r}"
-    table = _table(path) if path.suffix == ".parquet" else _json_table(path, label)
-    check_columns(table.column_names, _SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
+    rows = Dataset(_table(path)) if path.suffix == ".parquet" else read_json(path, label)
+    check_columns(rows.column_names, _SQUAD_COLUMNS, label, remedy=f"expected {', '.join(_SQUAD_COLUMNS)}")
+    rows = rows.select_columns(list(_SQUAD_COLUMNS))
     for column in _SQUAD_COLUMNS:
-        if table[column].null_count:
+        if None in rows[column][:]:
             raise ValueError(f"{label} has rows without {column!r}; expected empty lists where there is no answer")
     try:
-        return Dataset(table_cast(table.select(list(_SQUAD_COLUMNS)).combine_chunks(), _SQUAD_FEATURES.arrow_schema))
+        return Dataset(table_cast(rows.data.table.combine_chunks(), _SQUAD_FEATURES.arrow_schema))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{label} has columns of other types ({error}); expected strings, and answers with the lists text and "
             "answer_start"
         ) from error
-
-
-def _json_table(path: Path, label: str) -> pyarrow.Table:
-    rows = read_json_rows(path, label)
-    rows = list(flattened_questions(rows, label)) if "paragraphs" in rows[0] else rows
-    return table_of(rows, _SQUAD_COLUMNS, label, remedy=_SQUAD_REMEDY)
 
 
 def _check_questions(rows: Dataset, label: str, *, need_answers: bool) -> None:
@@ -311,27 +305,5 @@ def _check_questions(rows: Dataset, label: str, *, need_answers: bool) -> None:
     identity, count = Counter(rows["id"][:]).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{label} has id={identity!r} {count} times; expected one row a question")
-    check_answers(rows, argument=label, need_answers=need_answers)
-
-
-def check_answers(rows: Iterable[Mapping[str, Any]], *, argument: str, need_answers: bool) -> None:
-    """Check that each answer is at its `answer_start`; `argument` names the rows in messages."""
     for row in rows:
-        label = f"{argument}: question id={row['id']!r}"
-        if not fits(row["answers"], {"text": [str], "answer_start": [int]}):
-            raise ValueError(
-                f"{label} has answers={short_repr(row['answers'])}; expected the lists text and answer_start, without "
-                "empty entries"
-            )
-        texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
-        if need_answers and not texts:
-            raise ValueError(f"{label} has no answer; take the task squad_v2, or drop such rows")
-        if len(texts) != len(starts):
-            raise ValueError(f"{label} has {len(texts)} answers and {len(starts)} answer_start; expected one for each")
-        for text, start in zip(texts, starts, strict=True):
-            found = row["context"][start : start + len(text)]
-            if found != text:
-                raise ValueError(
-                    f"{label} has answer_start={start}, where the context reads {found!r}, not {text!r}; "
-                    "expected characters counted from 0"
-                )
+        check_answers(row["answers"], row["context"], f"{label}: question id={row['id']!r}", need_answers=need_answers)

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ..files.messages import short_repr
+from ..files.strict_json import fits
+
 Row = Mapping[str, Any]
 
 
@@ -145,3 +148,27 @@ def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tok
         question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
         for question, offsets in zip(questions, encoded, strict=True)
     ]
+
+
+def check_answers(answers: Any, context: str, label: str, *, need_answers: bool = False) -> None:
+    """Refuse, by a ValueError that begins with `label`, answers that aren't at their `answer_start` in a context."""
+    remedy = "correct or drop the row"
+    if not fits(answers, {"text": [str], "answer_start": [int]}):
+        raise ValueError(
+            f"{label} has answers={short_repr(answers)}; expected the lists text and answer_start, without empty "
+            f"entries: {remedy}"
+        )
+    texts, starts = answers["text"], answers["answer_start"]
+    if need_answers and not texts:
+        raise ValueError(f"{label} has no answer; take the task squad_v2, or drop such rows")
+    if len(texts) != len(starts):
+        raise ValueError(
+            f"{label} has {len(texts)} answers and {len(starts)} answer_start; expected one for each: {remedy}"
+        )
+    for text, start in zip(texts, starts, strict=True):
+        there = context[max(0, start) : max(0, start) + len(text)]
+        if start < 0 or there != text:
+            raise ValueError(
+                f"{label} has answer_start={start}, where the context reads {there!r}, not {text!r}; "
+                f"expected characters counted from 0: {remedy}"
+            )

@@ -133,31 +133,6 @@ def check_columns(found: Collection[str], columns: Sequence[str], label: str, *,
             raise ValueError(f"{label} lacks the column {short_repr(column)}; {remedy}; it has {known}")
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], label: str, *, remedy: str) -> pyarrow.Table:
-    """Some columns of rows of JSON.
-
-    Args:
-        rows: of one object each.
-        columns: their names; each is in one row at least.
-        label: begins every message.
-        remedy: what to do where a column is missing.
-
-    Raises:
-        ValueError: a missing column, or one of values of several types, or beyond every type.
-    """
-    check_columns({name for row in rows for name in row}, columns, label, remedy=remedy)
-    table: dict[str, pyarrow.Array] = {}
-    for column in columns:
-        try:
-            table |= _json_column(rows, column)
-        except _COLUMN_ERRORS as error:
-            raise ValueError(
-                f"{label} has values of other types in {short_repr(column)} ({first_line(error)[:200]}); expected one "
-                "type in all rows"
-            ) from error
-    return pyarrow.table(table)
-
-
 def flattened_questions(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
     """Rows of SQuAD's official files, which nest questions in paragraphs in articles."""
     try:

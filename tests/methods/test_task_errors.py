@@ -146,22 +146,31 @@ OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
         "tags in place of spans": (spans("B-PER", "O"), "tags of words stand beside a list of words, tokens"),
     },
     "answers": {
-        "elsewhere": (each(answers={"text": ["w1"], "answer_start": [0]}), "row 1 has answers=.* at its answer_start"),
+        "elsewhere": (
+            each(answers={"text": ["w1"], "answer_start": [0]}),
+            "row 1 has answer_start=0, where the context",
+        ),
         "behind the context": (
             fifth(answers={"text": ["w7"], "answer_start": [500]}),
-            "row 5 has answers=.* drop the",
+            "row 5 has answer_start=500, where .* drop the",
         ),
-        "before the context": (fifth(answers={"text": ["w7"], "answer_start": [-1]}), "row 5 has answers=.* drop the"),
+        "before the context": (
+            fifth(answers={"text": ["w7"], "answer_start": [-1]}),
+            "row 5 has answer_start=-1, where .* drop the",
+        ),
         "a text alone": (
             each(answers=lambda row: row["answers"]["text"][0]),
             "expected the lists text and answer_start",
         ),
         "texts alone": (each(answers=lambda row: row["answers"]["text"]), "expected the lists text and answer_start"),
         "no place": (each(answers={"text": ["w7"]}), "row 1 has answers={'text': ['w7']}; expected the lists text"),
-        "two places": (each(answers={"text": ["w7"], "answer_start": [0, 3]}), "of one length, and each text in its"),
+        "two places": (
+            each(answers={"text": ["w7"], "answer_start": [0, 3]}),
+            "has 1 answers and 2 answer_start; expected one for each",
+        ),
         "a place in words": (
             each(answers={"text": ["w7"], "answer_start": ["x"]}),
-            "row 1 has answers=.*counted from 0",
+            "row 1 has answers=.*expected the lists text and answer_start, without empty",
         ),
         "of two types": (fifth(answers="w7"), "row 5 has answers='w7'; expected the lists text and answer_start"),
         "no context": (only("question", "answers"), "expected question and context, and answers .*: rename them"),

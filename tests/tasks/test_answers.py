@@ -9,8 +9,7 @@ from tiny_models import tiny_tokenizer
 
 from homodistil_hf.evaluation.task_runs import SquadSettings
 from homodistil_hf.tasks.answers import RankedAnswers, rank_answers
-from homodistil_hf.tasks.glue import check_answers
-from homodistil_hf.tasks.questions import Window, labelled_inputs, make_windows
+from homodistil_hf.tasks.questions import Window, check_answers, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
 SHORT = SquadSettings(max_length=12, stride=2, max_question_tokens=3)
@@ -155,12 +154,12 @@ def test_tokenizers_need_a_first_token():
 )
 def test_wrong_rows_are_named(answers, message):
     with pytest.raises(ValueError, match=message):
-        check_answers([question() | {"answers": answers}], argument="train_data", need_answers=True)
+        check_answers(answers, CONTEXT, "train_data: question id='q1'", need_answers=True)
 
 
 def test_right_rows_pass():
-    check_answers([question("w5", CONTEXT, "w10", "w19")], argument="train_data", need_answers=True)
-    check_answers([question()], argument="train_data", need_answers=False)
+    check_answers(question("w5", CONTEXT, "w10", "w19")["answers"], CONTEXT, "it", need_answers=True)
+    check_answers(question()["answers"], CONTEXT, "it")
 
 
 WORDS = [f"{letter}{index}" for index, letter in enumerate("abcdefghijklmnopqrst")]

@@ -156,7 +156,6 @@ def test_wrong_json_is_named(tmp_path, text, message):
         (b"\xff", "train.jsonl' is no UTF-8 text"),
         (b"3", "expected a list of rows"),
         (b'{"id": ', "line 2 is no JSON"),
-        (json.dumps(TRAIN[0] | {"id": 10**30}).encode(), "has values of other types in 'id' .*; expected one type"),
         (json.dumps(TRAIN[0] | {"answers": {"text": [None], "answer_start": [0]}}).encode(), "without empty entries"),
         (json.dumps(TRAIN[0] | {"answers": {"text": None, "answer_start": [0]}}).encode(), "without empty entries"),
     ],
