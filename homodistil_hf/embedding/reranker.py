@@ -24,9 +24,9 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import Task, task_of
 from ..distillation.teacher import FrozenTeacher
-from ..evaluation.fine_tuning import predict
 from ..export.method_card import MethodCard
 from ..homodistil_args import AtOnceArguments
+from ..models.heads import logits_of_rows
 from ..models.tokenizers import as_it_was, padding_multiple, without_unused_segments
 from ..models.widths import WidthPlan
 from ..tasks.columns import ReadRows, find_columns
@@ -273,14 +273,11 @@ class PairReader(RawReader):
         first, second = map(list, zip(*texts, strict=True))
         with as_it_was(self.tokenizer):
             encoded = dict(self.tokenizer(first, second, truncation=True, max_length=self.length))
-        # row numbers stand in the column of labels: `predict` sorts by length, and gives them back beside the logits
-        places = {"length": list(map(len, encoded["input_ids"])), "labels": list(range(len(labels)))}
-        table = Dataset.from_dict(encoded | places)
+        table = Dataset.from_dict(encoded)
 
         def grade(model: PreTrainedModel) -> dict[str, float]:
-            logits_R1, places_R = predict(model, table, self.tokenizer)  # in order of length
-            # argsort of a permutation is its inverse: logits in the order of the rows
-            return ranking_scores(logits_R1[np.argsort(places_R), 0], np.array(labels), first)
+            scores = [float(logits[0]) for (logits,) in logits_of_rows(model, table, self.tokenizer, "logits")]
+            return ranking_scores(np.array(scores), np.array(labels), first)
 
         return grade
 

@@ -21,7 +21,7 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
-from ..models.heads import forward
+from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, fitted_length, load_tokenizer
 from ..tasks.columns import find_columns
@@ -206,19 +206,12 @@ def answers(
     Returns:
         Of each row its class, all its classes where a row may have several, or the tags of its tokens.
     """
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    # rows of like length share a batch
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    rows = Dataset.from_dict(dict(encoded)).select(order)
-    found: list[Any] = []
-    for outputs in forward(model, rows, tokenizer):
-        # the next answer is that of row order[len(found)]
-        for logits in outputs["logits"].float().cpu():
-            found.append(_answer(model, logits, lengths[order[len(found)]], tokenizer.padding_side))
-    # back in the order of the rows
-    by_row = dict(zip(order, found, strict=True))
-    return [by_row[row] for row in range(len(found))]
+    rows = Dataset.from_dict(dict(tokenizer(*columns, truncation=True, max_length=max_length)))
+    lengths = map(len, rows["input_ids"][:])
+    return [
+        _answer(model, logits, length, tokenizer.padding_side)
+        for (logits,), length in zip(logits_of_rows(model, rows, tokenizer, "logits"), lengths, strict=True)
+    ]
 
 
 def _answer(model: PreTrainedModel, logits: torch.Tensor, length: int, padding_side: str) -> Any:

@@ -45,7 +45,6 @@ from ..models.heads import (
     PREDICTION_BATCH_SIZE,
     collator_of,
     fastest_device,
-    forward,
     fresh_answerer,
     fresh_classifier,
     fresh_tagger,
@@ -361,27 +360,20 @@ def task_metrics(
     prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)
     meter = TaskMeter(prediction, task.names)
     collate = collator_for(model, tokenizer)
-    encoded = _by_length(encoded_rows(task, rows, tokenizer, max_length))
+    encoded = encoded_rows(task, rows, tokenizer, max_length)
+    encoded = encoded.select(np.argsort(encoded["length"][:], kind="stable").tolist()).remove_columns("length")
     for batch in DataLoader(encoded, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
         inputs = prediction.with_positions({name: tensor.to(model.device) for name, tensor in batch.items()})
         with torch.autocast(model.device.type, enabled=False):
             outputs = type(model).forward(model, **prediction.model_inputs(inputs))
-        _check_finite(outputs["logits"])
+        if not bool(outputs["logits"].isfinite().all()):
+            raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
         meter.keep(prediction.rows(outputs, inputs), prediction.labels(inputs), inputs)
     scores = meter.scores()
     if not scores or not prediction.has_classes:
         return scores
     right = {"accuracy": accuracy(*meter.known_classes())}
     return right | scores if task.kind == CLASSES else scores | right
-
-
-def _by_length(rows: Dataset) -> Dataset:
-    return rows.select(np.argsort(rows["length"][:], kind="stable").tolist()).remove_columns("length")
-
-
-def _check_finite(logits: torch.Tensor) -> None:
-    if not bool(logits.isfinite().all()):
-        raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
 
 
 def fine_tune(
@@ -452,26 +444,6 @@ def fine_tune(
             ) from error
     trained = trainer.accelerator.unwrap_model(model) if teacher is None else to_stock(trainer.dense_student())
     return FineTuned(trained, output.global_step, output.training_loss)
-
-
-def predict(
-    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase
-) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 logits `(rows, num_labels)` of a fine-tuned classifier and first labels `(rows,)`, in order of length.
-
-    Memory: 4 bytes a logit, on the host: 40 MB for 10,000 rows of 1,000 classes.
-
-    Raises:
-        FloatingPointError: logits are not finite.
-    """
-    by_length = _by_length(rows)
-    logits = [
-        outputs["logits"].float().cpu() for outputs in forward(model, by_length.remove_columns("labels"), tokenizer)
-    ]
-    logits_RC = torch.cat(logits)
-    _check_finite(logits_RC)
-    labels = np.asarray(by_length["labels"][:])
-    return logits_RC.numpy(), labels[:, 0] if labels.ndim > 1 else labels
 
 
 def training_arguments(

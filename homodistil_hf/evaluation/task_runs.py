@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ..data.samples import drawn
 from ..files.field_checks import describe_settings, setting
+from ..models.heads import logits_of_rows
 from ..models.tokenizers import fitted_length
 from ..tables import figures_line
 from ..tasks.answers import EVEN, RankedAnswers, answer_questions
@@ -44,7 +45,6 @@ from .fine_tuning import (
     GlueSettings,
     encoded_rows,
     fine_tuned,
-    predict,
     settings_from,
     training_dtype,
 )
@@ -162,10 +162,10 @@ def classification_metrics(
     trained = fine_tuned(evaluated, described, rows, settings=settings, seed=seed, teacher=teacher, folder=folder)
     metrics = {}
     for name, dev in measured_on.items():
-        encoded = encoded_rows(described, dev, tokenizer, settings.row_length)
-        logits, labels = predict(trained.model, encoded, tokenizer)
-        predictions = logits[:, 0] if described.kind == VALUES else logits.argmax(-1)
-        metrics[name] = load_metric(task).compute(predictions=predictions, references=labels)
+        encoded = encoded_rows(described, dev, tokenizer, settings.row_length).remove_columns(["labels", "length"])
+        rows_C = [logits for (logits,) in logits_of_rows(trained.model, encoded, tokenizer, "logits")]
+        given = [float(logits[0]) if described.kind == VALUES else int(logits.argmax()) for logits in rows_C]
+        metrics[name] = load_metric(task).compute(predictions=given, references=dev["label"][:])
     return metrics, trained
 
 

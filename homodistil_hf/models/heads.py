@@ -126,6 +126,36 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
             yield type(model).forward(model, **batch.to(model.device))
 
 
+def logits_of_rows(
+    model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBase, *names: str
+) -> list[tuple[torch.Tensor, ...]]:
+    """Float32 logits of each tokenized row, padding included, on the host and in the order of the rows.
+
+    Args:
+        model: of any head.
+        rows: a table, or a list of one dictionary a row, without labels; rows of like length share a batch.
+        tokenizer: pads.
+        names: of the model's outputs.
+
+    Raises:
+        FloatingPointError: logits are not finite.
+    """
+    ids = [row["input_ids"] for row in rows] if isinstance(rows, list) else rows["input_ids"][:]
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    ordered = [rows[row] for row in order] if isinstance(rows, list) else rows.select(order)
+    logits: list[tuple[torch.Tensor, ...]] = []
+    for outputs in forward(model, ordered, tokenizer):
+        batch = [outputs[name].float().cpu() for name in names]
+        if not all(bool(values.isfinite().all()) for values in batch):
+            raise FloatingPointError(
+                f"logits of {type(model).__name__} are not finite: fine-tuning diverged; lower learning_rate, or "
+                "train in dtype=float32"
+            )
+        logits += zip(*batch, strict=True)
+    # the argsort of a permutation is its inverse
+    return [logits[place] for place in np.argsort(order)]
+
+
 def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> DataCollatorWithPadding:
     """The collator that pads a batch of tokenized rows for a model."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(config))

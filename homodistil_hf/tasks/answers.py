@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.heads import forward
+from ..models.heads import logits_of_rows
 from .metrics import exact_match, normalize_answer, token_f1
 from .questions import Window, WindowSettings, WindowSizes, make_windows
 
@@ -149,7 +149,12 @@ def answer_questions(
     ranked = []
     for batch in _batches(rows):
         windows = make_windows(batch, tokenizer, settings)
-        found = zip(windows, _window_logits(model, windows, tokenizer), strict=True)
+        inputs = [dict(window.inputs) for window in windows]
+        logits_T = [
+            (starts.numpy(), ends.numpy())
+            for starts, ends in logits_of_rows(model, inputs, tokenizer, "start_logits", "end_logits")
+        ]
+        found = zip(windows, logits_T, strict=True)
         # the windows of a question follow each other
         for row, of_row in groupby(found, key=lambda pair: pair[0].row):
             of_windows, logits = zip(*of_row, strict=True)
@@ -160,22 +165,3 @@ def answer_questions(
 def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
     for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
         yield rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
-
-
-def _window_logits(
-    model: PreTrainedModel, windows: list[Window], tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Logits of starts and ends, float32 `(T,)` each, padding included, in the order of the windows."""
-    # windows of like length share a batch
-    order = sorted(range(len(windows)), key=lambda index: len(windows[index].inputs["input_ids"]))
-    logits: list[tuple[np.ndarray, np.ndarray]] = []
-    for outputs in forward(model, [dict(windows[index].inputs) for index in order], tokenizer):
-        starts, ends = (outputs[name].float().cpu().numpy() for name in ("start_logits", "end_logits"))
-        if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
-            raise FloatingPointError(
-                f"logits of {type(model).__name__} are not finite: fine-tuning diverged; lower learning_rate, or "
-                "train in dtype=float32"
-            )
-        logits += zip(starts, ends, strict=True)
-    # the argsort of a permutation is its inverse
-    return [logits[place] for place in np.argsort(order)]

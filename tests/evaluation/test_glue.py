@@ -23,14 +23,13 @@ from homodistil_hf.evaluation.fine_tuning import (
     FineTuningTrainer,
     encoded_rows,
     fine_tune,
-    predict,
     settings_from,
 )
 from homodistil_hf.evaluation.task_runs import training_rows
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.heads import fastest_device, fresh_classifier
+from homodistil_hf.models.heads import fastest_device, fresh_classifier, logits_of_rows
 from homodistil_hf.tasks.glue import GLUE_TASKS, check_tasks, data_folder, load_glue
 from homodistil_hf.tasks.held_out import keep_aside
 
@@ -231,13 +230,11 @@ def test_predictions_are_those_of_one_row_at_a_time(data_dir):
     tokenizer = tiny_tokenizer()
     classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=0).eval()
     encoded = encoded_rows(GLUE_TASKS["rte"], load_glue("rte", data_dir).dev["validation"], tokenizer, 24)
-    logits, labels = predict(classifier, encoded, tokenizer)
-    by_length = sorted(encoded, key=lambda row: row["length"])
-    assert labels.tolist() == [row["labels"] for row in by_length]
-    for found, row in zip(logits, by_length, strict=True):
+    rows = encoded.remove_columns(["labels", "length"])
+    for (logits,), row in zip(logits_of_rows(classifier, rows, tokenizer, "logits"), rows, strict=True):
         inputs = {name: torch.tensor([row[name]]) for name in ("input_ids", "token_type_ids", "attention_mask")}
         with torch.no_grad():
-            assert torch.allclose(torch.from_numpy(found), classifier(**inputs).logits[0], atol=1e-6)
+            assert torch.allclose(logits, classifier(**inputs).logits[0], atol=1e-6)
 
 
 def test_a_diverged_training_is_no_result(data_dir):
@@ -265,8 +262,10 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     rows = encoded_rows(task, data.train, tokenizer, 24)
     trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK | {"learning_rate": 1e-3}), seed=1)
     assert trained.train_loss == record["train_loss"]
-    logits, labels = predict(trained.model, encoded_rows(task, data.dev["validation"], tokenizer, 24), tokenizer)
-    assert record["metrics"] == {"accuracy": accuracy_score(labels, logits.argmax(-1))}
+    encoded = encoded_rows(task, data.dev["validation"], tokenizer, 24)
+    rows = encoded.remove_columns(["labels", "length"])
+    given = [int(logits.argmax()) for (logits,) in logits_of_rows(trained.model, rows, tokenizer, "logits")]
+    assert record["metrics"] == {"accuracy": accuracy_score(encoded["labels"][:], given)}
 
 
 @pytest.mark.parametrize("steps", [(4,), (13,), (22, 2), (34,)], ids=["rate 1", "rate 2", "seed 0, twice", "seed 1"])
