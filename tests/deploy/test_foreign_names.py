@@ -146,6 +146,7 @@ def places(value):
             yield from places(inner)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_gguf_file_of_an_older_version_stays(run):
     student = run / "student"

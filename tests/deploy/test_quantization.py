@@ -35,6 +35,7 @@ def figures_by_size(fidelity):
     return lambda path: {"fidelity": fidelity, "distance": 0.1}
 
 
+@pytest.mark.slow
 def test_all_int8_wins_where_nothing_is_gained(graph, tmp_path):
     ways = quantize(graph, tmp_path / "int8.onnx", figures_by_size(0.99), least=0.98)
     assert [list(way.kept_float) for way in ways] == [[], *([part] for part in PARTS)]

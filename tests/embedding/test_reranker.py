@@ -42,6 +42,7 @@ def test_an_unpruned_student_is_its_teacher(make_reranking_trainer):
     assert terms["loss_kl"] == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_scores_are_learnt(make_reranking_trainer):
     trainer = make_reranking_trainer(max_steps=60)
     trainer.train()

@@ -46,6 +46,7 @@ def config(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_path, capsys):
     assert main(["distill", config(save_steps=6, save_strategy="steps")]) == 0
     told = capsys.readouterr().out
@@ -74,6 +75,7 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert "is of an encoder without a head: resume the run, which exports its student at its end" in told
 
 
+@pytest.mark.slow
 def test_a_space_of_its_own_is_described_without_the_teachers_measures(config, tmp_path, capsys):
     assert main(["distill", config(output="student", max_steps=2)]) == 0
     header = next(line for line in capsys.readouterr().out.splitlines() if "parameters" in line)
@@ -138,11 +140,13 @@ def test_the_kind_of_a_model_of_the_hub_is_found(tmp_path, monkeypatch, capsys, 
     assert requests == []
 
 
+@pytest.mark.slow
 def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
     assert main(["distill", config(use_cpu=False, max_steps=1)]) == 0
     assert not [entry for entry in recwarn if "pin" in str(entry.message)]
 
 
+@pytest.mark.slow
 def test_a_default_length_is_lowered_to_the_positions(config, tmp_path):
     assert main(["distill", config(max_seq_length=None, max_steps=1)]) == 0
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["max_seq_length"] == 32
@@ -218,6 +222,7 @@ def pairs_config(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_a_reranker_is_found_and_narrowed(pairs_config, tmp_path, capsys):
     assert main(["distill", pairs_config()]) == 0
     told = capsys.readouterr().out
@@ -289,6 +294,7 @@ def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_pa
     assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     words = ["distill", config(student=[WIDE, SMALLER], output=7)]
     assert main(words) == 0
@@ -332,6 +338,7 @@ def test_a_familys_queries_are_of_all_sources(config, tmp_path, monkeypatch):
     assert [text.split()[0] for text in found] == ["w10", "w10", "w20", "w20"]
 
 
+@pytest.mark.slow
 def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     assert main(["distill", config(student=[WIDE, SMALLER], max_steps=1, learning_rate=1e-12)]) == 0
     folders = sorted(path for path in (tmp_path / "run").iterdir() if path.is_dir())
@@ -352,6 +359,7 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_plain_family_keeps_the_hidden_size_and_has_no_map(config, tmp_path):
     assert main(["distill", config(student=["macs=0.95", "macs=0.88"], max_steps=2, width_multiple=1), "--plain"]) == 0
     members = [load_embedding_model(folder / "student") for folder in sorted((tmp_path / "run").glob("?-*"))]
@@ -360,6 +368,7 @@ def test_a_plain_family_keeps_the_hidden_size_and_has_no_map(config, tmp_path):
     assert 64 > ffn_sizes[0] > ffn_sizes[1]
 
 
+@pytest.mark.slow
 def test_a_family_of_rerankers(pairs_config, tmp_path):
     assert main(["distill", pairs_config(student=[WIDE, SMALLER])]) == 0
     (small,) = (tmp_path / "run").glob("2-*")
@@ -373,6 +382,7 @@ def test_held_out_documents_without_text_are_named(config, tmp_path, capsys):
     assert "the held-out part of train_data='" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_family_of_a_trimmed_teacher_goes_on_where_it_was(config, tmp_path, capsys):
     words = ["distill", config(vocabulary="keep=64", student=[WIDE, SMALLER])]
     assert main(words) == 0
@@ -388,6 +398,7 @@ def test_a_family_of_a_trimmed_teacher_goes_on_where_it_was(config, tmp_path, ca
     assert (first / "results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_one_json_trims_a_teacher_and_narrows_it(config, tmp_path, capsys):
     assert main(["distill", config(vocabulary="keep=64")]) == 0
     assert "64 of 96 tokens stay" in capsys.readouterr().out
@@ -401,6 +412,7 @@ def test_one_json_trims_a_teacher_and_narrows_it(config, tmp_path, capsys):
     assert main(["verify", str(tmp_path / "run" / "student")]) == 0
 
 
+@pytest.mark.slow
 def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
     given = {"query": "w90 ", "document": "w91 "}
     make_sentence_folder(tmp_path / "prompted", prompts=given, default_prompt_name="document")
@@ -421,6 +433,7 @@ def test_sources_have_prompts_and_weights(config, tmp_path, monkeypatch):
     assert counts == {(90, 5): 60, (91, 15): 30, (25, 26): 15}
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_as_it_comes(config, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "NUM_FIT_TEXTS", 64)  # a stream goes on until there are so many
     settings = {"streaming": True, "max_steps": 6, "output": 7}
@@ -455,6 +468,7 @@ def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, mon
     assert len(vocabulary) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"output": "student"}])
 def test_one_held_out_text_does_not_fail_the_run(config, tmp_path, capsys, settings):
     (tmp_path / "one.txt").write_text(" ".join(f"w{i}" for i in range(5, 15)))

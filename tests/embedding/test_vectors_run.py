@@ -58,6 +58,7 @@ def config(tmp_path, monkeypatch, teacher):
     return write
 
 
+@pytest.mark.slow
 def test_a_narrower_student_learns_given_vectors(config, tmp_path, capsys):
     assert main(["distill", config(save_steps=6, save_strategy="steps", student=SMALLER)]) == 0
     told = capsys.readouterr().out
@@ -84,6 +85,7 @@ def test_a_narrower_student_learns_given_vectors(config, tmp_path, capsys):
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_without_a_size_the_student_stays_as_its_start(config, tmp_path):
     assert main(["distill", config(student=None, max_steps=30, learning_rate=1e-3)]) == 0
     student = load_embedding_model(tmp_path / "run" / "student")
@@ -93,6 +95,7 @@ def test_without_a_size_the_student_stays_as_its_start(config, tmp_path):
     assert verify_export(tmp_path / "run" / "student").problems == ()
 
 
+@pytest.mark.slow
 def test_flags_say_it_all(config, tmp_path, capsys):
     path = json.loads(Path(config()).read_text())
     words = [f"--teacher_vectors={path['teacher_vectors']}", "--start", path["start"], "--use_cpu", "true"]
@@ -162,6 +165,7 @@ def test_rows_without_vectors_are_refused(make_trainer, tmp_path, teacher):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["teacher", 7])
 def test_a_family_of_given_vectors_shares_their_space(config, tmp_path, capsys, output):
     words = ["distill", config(student=[SMALLER, SMALLEST], max_steps=3, output=output)]
@@ -182,6 +186,7 @@ def test_a_family_of_given_vectors_shares_their_space(config, tmp_path, capsys, 
     assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, teacher, capsys):
     assert main(["distill", config(student=SMALLER, max_steps=3)]) == 0
     for name, texts in (("queries", teacher.texts[:40]), ("documents", teacher.texts[40:])):

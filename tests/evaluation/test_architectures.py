@@ -72,6 +72,7 @@ def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, t
         torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), alone, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @of_every_architecture
 def test_a_training_that_sigterm_stopped_ends_in_the_same_weights(architecture, tmp_path):
     rows = Dataset.from_list(

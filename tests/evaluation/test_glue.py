@@ -268,6 +268,7 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     assert record["metrics"] == {"accuracy": accuracy_score(encoded["labels"][:], given)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [(4,), (13,), (22, 2), (34,)], ids=["rate 1", "rate 2", "seed 0, twice", "seed 1"])
 def test_what_sigterm_stopped_goes_on_in_its_training(data_dir, model, tmp_path, steps):
     settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0, 1], "num_train_epochs": 2}

@@ -136,6 +136,7 @@ def assert_same(tmp_path):
     assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps", [(4,), (10,), (13,), (22, 2), (25, 2)], ids=["rate 1", "its end", "rate 2", "pass 1", "end of pass 1"]
 )
@@ -156,6 +157,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, c
     assert_same(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["optimizer.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, caplog):
     with sigterm_at(FineTuningTrainer, 27), pytest.raises(SystemExit, match="143"):
@@ -167,6 +169,7 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, cap
     assert_same(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_is_neither_overwritten_nor_continued_otherwise(whole, tmp_path, monkeypatch):
     with sigterm_at(FineTuningTrainer, 4), pytest.raises(SystemExit, match="143"):
         run(whole)
@@ -232,6 +235,7 @@ def test_without_others_rows_are_kept_aside(given, tmp_path, caplog, divisor, ho
     assert f"eval_data is not set: {counts[1]} of 40 rows of train_data are kept aside, {how}" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)

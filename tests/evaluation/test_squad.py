@@ -221,6 +221,7 @@ def test_seeds_are_measured_once(folder, tmp_path):
     assert [line.endswith("(read from an earlier evaluation)") for line in lines] == [False, False, True, True]
 
 
+@pytest.mark.slow
 def test_what_sigterm_stopped_goes_on_in_its_training(folder, tmp_path):
     for name, number in (("train", 24), ("validation", 9)):
         Dataset.from_list(list(questions(number, seed=0))).to_parquet(tmp_path / f"{name}.parquet")

@@ -35,6 +35,7 @@ def test_a_resumed_training_counts_its_own_steps(monkeypatch, caplog):
     assert lines_of(monkeypatch, caplog, steps={12: 30.0}, first_step=10) == ["step 12 of 20, 120 s left"]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_of_each_training(given, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     run(given, learning_rate=None, learning_rates=[1e-3, 3e-3], max_train_steps=3)

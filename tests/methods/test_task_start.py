@@ -69,6 +69,7 @@ def finished(request, general, tmp_path_factory):
         return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
 
 
+@pytest.mark.slow
 def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
     settings = write_started(tmp_path, "classes", general) | {"max_steps": 3}
     config = tmp_path / "settings.json"
@@ -82,6 +83,7 @@ def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
     assert f"--student=macs=0.5 beside start={str(general)!r} of {config}: drop --student" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
     name, settings, results = finished
     teacher, student = results["models"]
@@ -194,6 +196,7 @@ def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
     assert results["evaluation"]["kl"] > 0
 
 
+@pytest.mark.slow
 @each("name", KINDS)
 def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     """It keeps head and widths; only the projections are fitted before the first step."""
@@ -208,6 +211,7 @@ def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     assert "a smaller model of the same task" in (tmp_path / "again" / "student" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path):
     settings = write_started(tmp_path, "classes", tmp_path / "pruned", has_labels=False)
     settings |= {"max_steps": 20, "learning_rate": 1e-3}
@@ -219,6 +223,7 @@ def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path
     assert 0 < results["evaluation"]["kl"] < untrained["evaluation"]["kl"]
 
 
+@pytest.mark.slow
 def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
     settings = write_kind(tmp_path, "classes")
     run(settings_of(settings | {"output_dir": str(tmp_path / "pruned")}, "pruned"), lambda line: None)

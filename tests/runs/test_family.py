@@ -65,6 +65,7 @@ def figures_of(results: dict[str, Any]) -> list[list[float]]:
     return [[row[name] for name in FIGURES] for row in results["models"]]
 
 
+@pytest.mark.slow
 def test_one_table_tells_of_the_teacher_and_all_members(whole):
     run, results = whole
     assert json.loads((run / "results.json").read_text()) == results
@@ -81,6 +82,7 @@ def test_one_table_tells_of_the_teacher_and_all_members(whole):
         assert facts["settings"].get("started_as") == {FOLDERS[1]: FOLDERS[0], FOLDERS[2]: FOLDERS[1]}.get(name)
 
 
+@pytest.mark.slow
 def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
     students = ["macs=0.5", "macs=0.25"]
     results = distil(folder, tmp_path / "run", max_seq_length=None, student=students, max_steps=1)
@@ -89,6 +91,7 @@ def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
         assert found["max_seq_length"] == 32
 
 
+@pytest.mark.slow
 def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
     words = ["--student", STUDENTS[0], "--output_dir", str(tmp_path / "alone")]
     assert main(["distill", str(folder / "config.json"), *words]) == 0
@@ -189,6 +192,7 @@ def test_a_family_that_was_killed_goes_on_as_if_it_had_not_been(
     assert figures_of(results) == figures_of(whole[1])
 
 
+@pytest.mark.slow
 def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
     run = tmp_path / "run"
     distil(folder, run, max_steps=4)
@@ -200,6 +204,7 @@ def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
     assert list(run.glob("*/checkpoint-*")) == []
 
 
+@pytest.mark.slow
 def test_members_that_were_trained_with_other_settings_are_named(folder, tmp_path, caplog):
     distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2)
     assert "other settings" not in caplog.text
@@ -216,6 +221,7 @@ def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path)
     assert weights_of(run) == weights_of(whole[0])
 
 
+@pytest.mark.slow
 def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
     def refuse(*_: Any, **__: Any) -> None:
         raise ValueError("measured anew")
@@ -314,6 +320,7 @@ def test_the_example_tells_of_its_family(tmp_path, capsys):
         assert f"\n  {tmp_path}/run/{name}/student\n" in printed
 
 
+@pytest.mark.slow
 def test_each_student_is_pushed_to_a_repository_of_its_own(folder, tmp_path, monkeypatch):
     made, pushed = [], []
     monkeypatch.setattr(family, "ensure_repo", lambda name, **_: made.append(name) or f"me/{name}")

@@ -45,6 +45,7 @@ def weights(folder):
     return {name: tensor.tolist() for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
+@pytest.mark.slow
 def test_one_json_further_pre_trains(tmp_path, capsys):
     assert distill(write_further(tmp_path), "--num_rounds", "2") == 0
     run = tmp_path / "run"
@@ -65,6 +66,7 @@ def test_one_json_further_pre_trains(tmp_path, capsys):
     assert json.loads((run / "results.json").read_text())["rounds"] == results["rounds"]
 
 
+@pytest.mark.slow
 def test_one_json_further_pre_trains_a_teacher_and_distils_it(tmp_path):
     assert distill(write_config(tmp_path, further_pretraining=ROUNDS)) == 0
     run = tmp_path / "run"
@@ -80,6 +82,7 @@ def test_one_json_further_pre_trains_a_teacher_and_distils_it(tmp_path):
     assert weights(teacher) != weights(tmp_path / "teacher")
 
 
+@pytest.mark.slow
 def test_an_interrupted_chain_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = write_config(tmp_path, further_pretraining=ROUNDS, output_dir=str(tmp_path / "whole"))
     assert distill(whole) == 0
@@ -205,6 +208,7 @@ def stopped(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_what_sigterm_stopped_goes_on_and_damage_is_told(stopped, tmp_path, caplog):
     for number, damaged in enumerate(("", "round-0/model/model.safetensors", "round-1/checkpoint-2/optimizer.pt")):
         run = shutil.copytree(tmp_path / "run", tmp_path / f"run-{number}")

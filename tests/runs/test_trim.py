@@ -118,6 +118,7 @@ def test_text_to_evaluate_on_is_looked_for_before_the_teacher_is_trimmed(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
     assert distill(write_config(tmp_path, vocabulary="keep=40")) == 0
     run = tmp_path / "run"
@@ -133,6 +134,7 @@ def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
     assert main(["verify", str(run / "student")]) == 0
 
 
+@pytest.mark.slow
 def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
     rounds = {"max_steps": 4, "per_device_train_batch_size": 8}
     assert distill(write_config(tmp_path, vocabulary="keep=40", further_pretraining=rounds)) == 0
@@ -160,6 +162,7 @@ def test_a_plan_tells_what_a_smaller_vocabulary_brings(tmp_path, capsys):
     assert "--vocabulary is chosen by the tokens of a text; give --text with it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, monkeypatch):
     path = write_config(tmp_path, vocabulary="keep=40")
     assert distill(path) == 0
@@ -181,6 +184,7 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
         distill_settings(parse_run([str(path), "--resume_from_checkpoint", "last"]), print)
 
 
+@pytest.mark.slow
 def test_a_architecture_of_students_has_one_trimmed_teacher(tmp_path):
     path = write_config(tmp_path, vocabulary="keep=40", student=["macs=0.8", "macs=0.5"])
     assert distill(path) == 0
@@ -254,6 +258,7 @@ def test_a_unigram_vocabulary_is_trimmed_by_coverage_without_characters_of_other
     assert small.unk_token_id in small("Quiz")["input_ids"]
 
 
+@pytest.mark.slow
 def test_a_plan_compares_several_sizes(tmp_path, capsys):
     teacher = write_unigram_teacher(tmp_path / "teacher")
     (tmp_path / "text.txt").write_text("\n\n".join(paragraphs()))

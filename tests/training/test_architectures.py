@@ -89,6 +89,7 @@ def test_a_modernbert_of_smaller_heads_is_exported(make_trainer, tmp_path):
     assert narrow.num_parameters() < padded.num_parameters()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
 @each("head", "heads")
 def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, architecture, head, config):

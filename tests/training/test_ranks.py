@@ -254,6 +254,7 @@ class TwiceEach(EverySecond):
         self.indices = [index // 2 for index in range(2 * len(rows))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "steps_a_pass"), [(EverySecond, 4), (TwiceEach, 17)])
 def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, sampler, steps_a_pass):
     class Sampled(HomoDistilTrainer):
@@ -270,6 +271,7 @@ def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, s
     assert collator.rows == a_pass * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"max_steps": -1, "num_train_epochs": 3}, {"max_steps": 7}])
 def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings):
     """21 rows: two steps of 8 a pass, and 5 rows that wait for another shuffle."""

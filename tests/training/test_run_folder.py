@@ -220,6 +220,7 @@ def test_what_was_verified_is_not_verified_again(make_trainer, tmp_path, monkeyp
     assert_same_run(resumed, whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_before_anything_is_loaded(make_trainer, tmp_path, monkeypatch):
     make_trainer(max_steps=4, callbacks=[SaveAt(2, 4)]).train()
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
@@ -290,6 +291,7 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
         trainer.train(checkpoint(tmp_path, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "other"),
     [

@@ -59,6 +59,7 @@ def heads_that_fill(architecture):
     return SAME_HEADS | ({"num_attention_heads": 2, "head_dim": 8} if architecture.is_rotary else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, make_trainer, tmp_path):
     architecture = ARCHITECTURES[model_type]

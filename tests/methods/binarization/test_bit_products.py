@@ -47,6 +47,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_compiler_that_fails_is_told(name, compiler, monkeypatch, caplog):
     script, message = FAILURES[name]

@@ -56,6 +56,7 @@ def chain_of(folder, rows):
     return binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **rows), lambda line: None)
 
 
+@pytest.mark.slow
 def test_a_chain_ends_in_bits(rows, tmp_path):
     said = []
     results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), said.append)
@@ -132,6 +133,7 @@ def test_a_default_length_is_lowered_to_the_positions(rows, tmp_path):
         assert found.get("settings", found)["max_length"] == 32
 
 
+@pytest.mark.slow
 def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_path, monkeypatch):
     teachers, train = [], BinarizationTrainer.train
 
@@ -205,12 +207,14 @@ def assert_same_chain(results, whole, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_chain_that_was_killed_goes_on(killed_chain, tmp_path):
     whole, again = killed_chain
     assert last_checkpoint(tmp_path / "run" / "stage-2").name == "checkpoint-2"
     assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monkeypatch, caplog):
     whole, again = killed_chain
     stage = tmp_path / "run" / "stage-2"
@@ -231,6 +235,7 @@ def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monk
     assert_same_chain(results, whole, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
 def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file, caplog):
     whole, again = killed_chain
@@ -242,6 +247,7 @@ def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file
     assert manifest_problem(model) is None
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, monkeypatch, caplog):
     whole, folder = chains
     shutil.copytree(folder / "whole", tmp_path / "whole")
@@ -262,6 +268,7 @@ def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, monkeyp
     assert_same_chain(json.loads((tmp_path / "run" / "results.json").read_text()), whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(rows, tmp_path, monkeypatch, capsys):
     config = written(tmp_path, rows)
     limit = limited_file_size(4096)
@@ -278,6 +285,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(rows, tmp_path, monke
     assert main(["distill", str(config), "--resume", "true"]) == 0
 
 
+@pytest.mark.slow
 def test_a_stage_without_a_whole_checkpoint_starts_anew(killed_chain, tmp_path):
     whole, again = killed_chain
     for checkpoint in (tmp_path / "run" / "stage-2").glob("checkpoint-*"):
@@ -285,6 +293,7 @@ def test_a_stage_without_a_whole_checkpoint_starts_anew(killed_chain, tmp_path):
     assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
     """The order of rows grouped by length comes from the global generator, in a later pass too."""
     settings = BinarizationSettings(output_dir="unused", **rows | {"max_train_steps": 10, "batch_size": 16})
@@ -386,6 +395,7 @@ def test_rows_that_the_model_can_not_read_are_told(tmp_path, num_good):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
     chain_of(tmp_path, rows)
     other = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows | {"stages": (4, 1)})

@@ -22,6 +22,7 @@ def weights(folder):
     return load_initial(str(folder)).state_dict()
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_student_starts_from_the_initial_weights_beside_round_0(kind, source, arguments, tmp_path, monkeypatch):
     started = spy_on_starts(monkeypatch)
@@ -67,6 +68,7 @@ class StopAt(TrainerCallback):
             raise Interrupted
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_resumed_run_is_the_uninterrupted_one(kind, source, arguments, tmp_path, monkeypatch):
     settings = {"num_rounds": 2, "save_strategy": "steps", "save_steps": 2, "logging_steps": 4}
@@ -88,6 +90,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, source, arguments, tmp_pat
         assert len(started) == num_started
 
 
+@pytest.mark.slow
 def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):
     settings = {"optim": "adafactor", "save_strategy": "steps", "save_steps": 2}
     self_distill(source[TEXT], arguments("whole", **settings), **data_of(TEXT))
@@ -109,6 +112,7 @@ def test_a_checkpoint_of_the_model_alone_is_not_resumed(initial, arguments):
         self_distill(initial, args, **data_of(TEXT))
 
 
+@pytest.mark.slow
 def test_one_more_round_goes_on_from_a_finished_run(initial, arguments, tmp_path, monkeypatch):
     self_distill(initial, arguments(), **data_of(TEXT))
     started = spy_on_starts(monkeypatch)
