@@ -32,6 +32,8 @@ Fidelity = dict[str, float]
 
 _LONGEST_EXAMPLE = 1024
 _ANSWERS = ("start_logits", "end_logits")
+_MANY_CLASSES = 1000
+_MOST_POSITIONS = 8
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,7 @@ def _of_row(tensor: torch.Tensor, ids_T: torch.Tensor, mask_T: torch.Tensor, ski
     return own[some_positions(*own.shape)]
 
 
-_MANY_CLASSES = 1000
-_MOST_POSITIONS = 8
+# The comparison of results
 
 
 def some_positions(num_tokens: int, num_classes: int) -> list[int]:

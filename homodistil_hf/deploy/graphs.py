@@ -17,6 +17,10 @@ from .deployable import Deployable, Fidelity
 
 AXES = ("batch", "sequence")
 """Names of the two free dimensions of all inputs."""
+_PRODUCT, _TABLE = "MatMul", "Gather"
+_LEAST_DISTANCE = 1e-4
+_WIDEST = 8
+"""Outputs an input of the widest product of an encoder's layer; a wider one is a decoder to words."""
 
 
 def write_graph(deployable: Deployable, path: Path) -> None:
@@ -97,10 +101,7 @@ def quietly() -> Iterator[None]:
         logger.handlers[:] = handlers
 
 
-_PRODUCT, _TABLE = "MatMul", "Gather"
-_LEAST_DISTANCE = 1e-4
-_WIDEST = 8
-"""Outputs an input of the widest product of an encoder's layer; a wider one is a decoder to words."""
+# int8
 
 
 class Quantized(NamedTuple):

@@ -33,6 +33,18 @@ from .runtimes import (
 )
 from .targets import TARGETS
 
+logger = logging.getLogger(__name__)
+
+EXACT = 1e-4
+"""Largest distance of a float32 graph's results from the model's own."""
+GRAPHS = ("onnx", "onnx-int8", "onnx-fp16")
+"""Targets that are ONNX graphs."""
+PROBED = (*GRAPHS, "openvino")
+"""Targets that `verify` runs again, on the first of the package's own rows."""
+_NUM_PROBE_ROWS = 12
+_PACKAGES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+_SLACK = 2.0
+"""How far the distance of an int8 graph may be above the stated one: processors round otherwise."""
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -104,11 +116,10 @@ class Workshop:
         elif kept_float is not None:
             write_int8(source, path, kept_float)
         else:
-            self.ways = quantize(source, path, self._compare_graph, least=least)
+            self.ways = quantize(
+                source, path, lambda graph: self.compare(OnnxRuntime(self.deployable, graph)), least=least
+            )
         return path
-
-    def _compare_graph(self, path: Path) -> Fidelity:
-        return self.compare(OnnxRuntime(self.deployable, path))
 
     def add_tokenizer(self) -> Path:
         """Write configuration and tokenizer beside the graphs, where transformers.js reads them; return the folder."""
@@ -136,16 +147,7 @@ def size_of(path: Path) -> int:
     return os.path.getsize(path) + (os.path.getsize(beside) if beside.is_file() else 0)
 
 
-logger = logging.getLogger(__name__)
-
-EXACT = 1e-4
-"""Largest distance of a float32 graph's results from the model's own."""
-GRAPHS = ("onnx", "onnx-int8", "onnx-fp16")
-"""Targets that are ONNX graphs."""
-PROBED = (*GRAPHS, "openvino")
-"""Targets that `verify` runs again, on the first of the package's own rows."""
-_NUM_PROBE_ROWS = 12
-_PACKAGES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+# Each target is made, run and compared
 
 
 def prove(
@@ -274,8 +276,7 @@ def _run_javascript(
         row["not_run"] = f"transformers.js: {error}"
 
 
-_SLACK = 2.0
-"""How far the distance of an int8 graph may be above the stated one: processors round otherwise."""
+# What `verify` asks
 
 
 def graph_problems(folder: Path, facts: Mapping[str, Any], deployable: Deployable) -> Iterator[str]:
@@ -325,6 +326,8 @@ def rows_to_run(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of facts whose files runtimes in this process can run; empty for an export that is not deployed."""
     return [row for row in runtime_rows(facts) if row["target"] in PROBED and row["is_written"]]
 
+
+# The texts
 
 _SENTENCES = (
     "The cat sat on the mat.",
