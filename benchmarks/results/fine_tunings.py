@@ -22,15 +22,18 @@ from datasets import Dataset
 
 from benchmarks.results.sweep_models import Model, models_of
 from benchmarks.sweep.cells import TEACHER
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
 from homodistil_hf.evaluation.metrics import constant_score
-from homodistil_hf.evaluation.task_runs import classification_metrics, evaluate_tasks
+from homodistil_hf.evaluation.task_runs import classification_metrics, evaluate_tasks, glue_metrics
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.tasks.glue import load_glue
+from homodistil_hf.tasks.glue import GLUE_TASKS, load_glue
+from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
 TASKS = ("cola", "sst2", "mrpc", "rte", "stsb")
 PLAIN, BY_TEACHER = "plain", "by the teacher"
@@ -97,10 +100,30 @@ def _keeping(
 
 
 def _beside(
-    kept: Path, evaluated: EvaluatedModel, task: str, *rows: Any, **given: Any
+    kept: Path,
+    evaluated: EvaluatedModel,
+    task: str,
+    rows: Dataset,
+    measured_on: Mapping[str, Dataset],
+    *,
+    settings: GlueSettings,
+    seed: int,
+    folder: Path,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune a student beside the teacher of its task."""
-    return classification_metrics(evaluated, task, *rows, teacher=load_encoder(str(kept / task)), **given)
+    """Train a student beside the teacher of its task, as `homodistil finetune --teacher` does."""
+    how: dict[str, Any] = {"per_device_train_batch_size": settings.batch_size, "learning_rate": settings.learning_rate}
+    how |= {"max_steps": settings.num_steps(len(rows), settings.batch_size), "seed": seed, "report_to": "none"}
+    args = HomoDistilTrainingArguments(str(folder), overwrite_output_dir=True, **how, **BESIDE_A_TEACHER)
+    trainer = HomoDistilTrainer(
+        evaluated.model,
+        args,
+        teacher_model=load_encoder(str(kept / task)),
+        train_dataset=rows.select_columns([*GLUE_TASKS[task].columns.texts, "label"]),
+        processing_class=evaluated.tokenizer,
+    )
+    output, model = trainer.train(), to_stock(trainer.dense_student())
+    metrics = glue_metrics(model, evaluated.tokenizer, task, measured_on, settings.row_length)
+    return metrics, FineTuned(model, output.global_step, output.training_loss)
 
 
 def _write(results: Path, constant: Mapping[str, float], model: dict[str, Any]) -> None:

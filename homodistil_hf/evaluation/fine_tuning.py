@@ -1,8 +1,7 @@
 """One fine-tuning: its settings, its trainer, the training, metrics and float32 predictions of the result.
 
 Every model gets the same treatment: its encoder under stock transformers' head, with fresh layers drawn from the seed.
-With a fine-tuned teacher, the student also learns the teacher's predictions and hidden states, as in any run of
-HomoDistilTrainer that starts small. task_runs.py and own_task.py choose rows and rates.
+task_runs.py and own_task.py choose rows and rates. Beside a teacher it is HomoDistilTrainer that trains.
 """
 
 import logging
@@ -37,10 +36,8 @@ from ..files.checkpoints import SCORES_FILE, last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
-from ..homodistil_args import HomoDistilTrainingArguments
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import TOKEN_CLASSIFICATION
-from ..models.conversion import to_stock
 from ..models.heads import (
     PREDICTION_BATCH_SIZE,
     collator_of,
@@ -50,18 +47,16 @@ from ..models.heads import (
     fresh_tagger,
     start_at_mean,
 )
-from ..models.tokenizers import check_words_of_model, padding_multiple
+from ..models.tokenizers import padding_multiple
 from ..tasks.answers import answer_grades
 from ..tasks.encoding import encode_rows, question_rows, with_lengths
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
 from ..tasks.metrics import accuracy
 from ..tasks.questions import WindowSettings
 from ..tasks.rows_task import RowsTask
-from ..trainer import HomoDistilTrainer
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task
 from ..training.run_folder import RunFolder
-from ..training.small_start import BESIDE_A_TEACHER
 from ..training_args import ExactArguments
 from .evaluated_model import EvaluatedModel
 
@@ -383,7 +378,6 @@ def fine_tune(
     *,
     settings: FineTuningSettings,
     seed: int,
-    teacher: PreTrainedModel | None = None,
     folder: Path | None = None,
     save_steps: int | None = None,
 ) -> FineTuned:
@@ -395,42 +389,24 @@ def fine_tune(
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
-        teacher: fine-tuned for the same labels; the model also learns the teacher's predictions and hidden states.
         folder: of the checkpoint that SIGTERM saves, and at which a training with the same arguments goes on. Default:
             none is kept.
         save_steps: also save so often, and at the end.
 
     Raises:
         FloatingPointError: too many steps in a row, or the weights, are not finite.
-        ValueError: the teacher's tokenizer has other words.
     """
-    if teacher is not None:
-        check_words_of_model(tokenizer, teacher.config)
     set_seed(seed)
     saving: dict[str, Any] = (
         {} if save_steps is None else {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1}
     )
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
         how = {"num_rows": len(rows), "overwrite_output_dir": True, **saving}
-        if teacher is None:
-            kind: Any = FineTuningTrainer
-            beside: dict[str, Any] = {}
-        else:
-            kind, beside = HomoDistilTrainer, {"teacher_model": teacher, "processing_class": tokenizer}
-            how |= {
-                "arguments_class": HomoDistilTrainingArguments,
-                "train_sampling_strategy": "random",
-                **BESIDE_A_TEACHER,
-            }
-            rows = rows.remove_columns("length")
-            # a fresh head has no names yet
-            model.config.id2label, model.config.label2id = teacher.config.id2label, teacher.config.label2id
-        trainer = kind(
+        trainer = FineTuningTrainer(
             model=model,
             args=training_arguments(place, settings, seed, **how),
             train_dataset=rows,
             data_collator=collator_for(model, tokenizer),
-            **beside,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(FineTuningProgress)
@@ -442,8 +418,7 @@ def fine_tune(
                 f"at learning_rate={trainer.args.learning_rate:g}: fine-tuning diverged; lower learning_rate, or "
                 f"train in dtype=float32 ({error})"
             ) from error
-    trained = trainer.accelerator.unwrap_model(model) if teacher is None else to_stock(trainer.dense_student())
-    return FineTuned(trained, output.global_step, output.training_loss)
+    return FineTuned(trainer.accelerator.unwrap_model(model), output.global_step, output.training_loss)
 
 
 def training_arguments(

@@ -151,22 +151,24 @@ def classification_metrics(
     *,
     settings: GlueSettings,
     seed: int,
-    teacher: PreTrainedModel | None = None,
     folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and measure: see [`Measure`]. A predicted similarity is not clipped to 0 … 5.
+    """Fine-tune once and measure: see [`Measure`]."""
+    trained = fine_tuned(evaluated, GLUE_TASKS[task], rows, settings=settings, seed=seed, folder=folder)
+    return glue_metrics(trained.model, evaluated.tokenizer, task, measured_on, settings.row_length), trained
 
-    With a `teacher`, fine-tuned for the task, the model also learns its predictions and hidden states.
-    """
-    described, tokenizer = GLUE_TASKS[task], evaluated.tokenizer
-    trained = fine_tuned(evaluated, described, rows, settings=settings, seed=seed, teacher=teacher, folder=folder)
-    metrics = {}
+
+def glue_metrics(
+    model: PreTrainedModel, tokenizer: Any, task: str, measured_on: Mapping[str, Dataset], max_length: int
+) -> dict[str, dict[str, float]]:
+    """Measure a fine-tuned model on sets of rows by name. A predicted similarity is not clipped to 0 … 5."""
+    described, metrics = GLUE_TASKS[task], {}
     for name, dev in measured_on.items():
-        encoded = encoded_rows(described, dev, tokenizer, settings.row_length).remove_columns(["labels", "length"])
-        rows_C = [logits for (logits,) in logits_of_rows(trained.model, encoded, tokenizer, "logits")]
+        encoded = encoded_rows(described, dev, tokenizer, max_length).remove_columns(["labels", "length"])
+        rows_C = [logits for (logits,) in logits_of_rows(model, encoded, tokenizer, "logits")]
         given = [float(logits[0]) if described.kind == VALUES else int(logits.argmax()) for logits in rows_C]
         metrics[name] = load_metric(task).compute(predictions=given, references=dev["label"][:])
-    return metrics, trained
+    return metrics
 
 
 def evaluate_squad(

@@ -14,7 +14,6 @@ from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, fine_tune
 from homodistil_hf.models.tokenizers import (
     check_tokenizer,
     load_tokenizer,
@@ -154,13 +153,6 @@ def test_trainers_refuse_ids_that_mean_other_words(tmp_path, argument):
     args = HomoDistilTrainingArguments(tmp_path / "out", student="macs=0.25", max_steps=1, report_to="none")
     with pytest.raises(ValueError, match="has 'w6' as id 5, which is 'w5' in the tokenizer of '.*teacher'"):
         HomoDistilTrainer(models.pop("model"), args, **models, processing_class=other)
-
-
-def test_fine_tuning_beside_a_teacher_refuses_ids_that_mean_other_words(folder):
-    teacher = model_of(with_tokenizer(folder))
-    other = BertTokenizer(vocab={word: number for number, word in enumerate(moved_words())})
-    with pytest.raises(ValueError, match="has 'w6' as id 5, which is 'w5'"):
-        fine_tune(teacher, Dataset.from_dict({}), other, settings=FineTuningSettings(), seed=0, teacher=teacher)
 
 
 def test_words_in_place_of_unused_ones_more_words_and_fewer_are_let_pass(folder):
