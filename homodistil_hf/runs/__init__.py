@@ -1,1 +1,1 @@
-"""Whole runs: one JSON in, a folder with a student, tables and plots out."""
+"""Whole runs, a file a kind: one JSON in, a folder with a student and its results out."""
