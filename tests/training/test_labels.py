@@ -1,7 +1,8 @@
-"""Labels that a task can and can not have, in tables and in batches; rows and model must mean the same by a label."""
+"""Labels that a task can and can not have: their values, names and numbers, before training and in batches."""
 
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,25 @@ from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.training.row_checks import check_label_rows
 
 SEVERAL = {"problem_type": "multi_label_classification", "num_labels": 3}
+QUESTIONS = "question_answering"
+WORDS = ["contradiction", "neutral", "entailment"]
+
+
+def sequences(labels: list[Any], column: str = "labels", *, num_rows: int = 16) -> Dataset:
+    rows = [{"input_ids": [2, 5 + i, 6, 3], column: labels[i % len(labels)]} for i in range(num_rows)]
+    return Dataset.from_list(rows)
+
+
+def tokens(label: int = 1, lengths: tuple[int, ...] = (4, 7)) -> Dataset:
+    sizes = [lengths[i % len(lengths)] for i in range(16)]
+    return Dataset.from_list([{"input_ids": [2, *[5] * (n - 2), 3], "labels": [label] * n} for n in sizes])
+
+
+def named_classifier(task: str = "sequence_classification") -> Any:
+    teacher = make_teacher(task, num_labels=3)
+    teacher.config.id2label = dict(enumerate(WORDS))
+    teacher.config.label2id = {word: number for number, word in enumerate(WORDS)}
+    return teacher
 
 
 def labelled(labels: list[Any], column: str = "labels") -> Dataset:
@@ -29,24 +49,14 @@ def labelled(labels: list[Any], column: str = "labels") -> Dataset:
         ("token_classification", {}, labelled([[0, 1, 2, -100]]), "the label 2; expected 0 … 1, as the model has 2"),
         ("token_classification", {}, labelled([[0, 1, 0]]), "3 labels in a row of 4 tokens; expected one a token"),
         ("token_classification", {}, labelled([1, 0]), "1 labels in a row of 4 tokens; expected one a token"),
-        (
-            "sequence_classification",
-            {},
-            labelled([[0, 1], [1, 0]]),
-            "2 labels .* one-hot labels, set config",
-        ),
+        ("sequence_classification", {}, labelled([[0, 1], [1, 0]]), "2 labels .* one-hot labels, set config"),
         ("sequence_classification", {}, labelled(["0", "1"]), "holds values of type string; expected numbers"),
         ("sequence_classification", {}, labelled([0, None]), "has rows without a label; drop them"),
         ("sequence_classification", SEVERAL, labelled([0, 2]), "1 labels .*; expected 3, .*'single_label_classificat"),
         ("sequence_classification", SEVERAL, labelled([[1, 0, 1], [0, 2]]), "2 labels .*; expected 3, one for each"),
         ("sequence_classification", SEVERAL, labelled([[1, 0, -100]]), "the label -100; expected 0 or 1 for each"),
         ("sequence_classification", {"num_labels": 1}, labelled([0.5, math.nan]), "the label nan; expected a finite"),
-        (
-            "sequence_classification",
-            SEVERAL | {"problem_type": "regression"},
-            labelled([0.5]),
-            "expected 3, one",
-        ),
+        ("sequence_classification", SEVERAL | {"problem_type": "regression"}, labelled([0.5]), "expected 3, one"),
     ],
 )
 def test_labels_that_a_task_can_not_have_are_refused_when_a_trainer_is_made(make_trainer, task, config, rows, message):
@@ -79,11 +89,17 @@ def test_the_last_label_of_a_long_table_is_looked_at(make_trainer, task, last, m
     )
 
 
-def test_rows_that_are_chosen_must_have_a_label_that_counts(make_trainer):
-    rows = labelled([0] * 5 + [-100] * 20_000)
-    check_label_rows({"train_dataset": rows}, task_of(make_teacher("sequence_classification")), None)
-    with pytest.raises(ValueError, match="has no label but -100"):
-        make_trainer(model=make_teacher("sequence_classification"), train_dataset=rows.select(range(5, 20_005)))
+def test_labels_that_all_count_for_none_are_refused(make_trainer):
+    classifier, rows = make_teacher("sequence_classification"), labelled([0] * 5 + [-100] * 20_000)
+    check_label_rows({"train_dataset": rows}, task_of(classifier), None)
+    none = rows.select(range(5, 20_005))
+    for task, name, given in (
+        ("sequence_classification", "train_dataset", {"train_dataset": none}),
+        ("token_classification", "train_dataset", {"train_dataset": tokens(-100), "eval_dataset": None}),
+        ("sequence_classification", "eval_dataset", {"train_dataset": rows, "eval_dataset": none}),
+    ):
+        with pytest.raises(ValueError, match=f"^column 'labels' of {name} has no label but -100, which counts for n"):
+            make_trainer(model=make_teacher(task), **given)
 
 
 @each(
@@ -111,10 +127,7 @@ def test_labels_that_a_collator_or_a_transform_makes_are_seen_in_batches():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (
-            [0, 1, 0, 2],
-            "^a batch has the label 2; expected 0 … 1, as the model has 2 classes, or -100 for none",
-        ),
+        ([0, 1, 0, 2], "^a batch has the label 2; expected 0 … 1, as the model has 2 classes, or -100 for none"),
         ([[0, 1]] * 4, "^a batch has 2 labels in a row of 4 tokens; expected the number of one class; for several"),
         ([0.0, 1.0] * 2, "^labels of type torch.float32 don't fit a task of single classes; set config.problem_type"),
     ],
@@ -124,39 +137,20 @@ def test_a_label_that_nobody_looked_at_stops_training_and_evaluation_in_words(ma
     trainer = make_trainer(
         model=make_teacher("sequence_classification"), train_dataset=rows, max_steps=1, per_device_train_batch_size=4
     )
-    with pytest.raises(ValueError, match=message):
-        trainer.evaluate(rows)
-    with pytest.raises(ValueError, match=message):
-        trainer.train()
+    for use in (partial(trainer.evaluate, rows), trainer.train):
+        with pytest.raises(ValueError, match=message):
+            use()
     assert trainer.state.global_step == 0
 
 
 def test_booleans_are_the_classes_0_and_1(make_trainer):
-    losses = []
-    for labels in ([True, False] * 4, [1, 0] * 4):
-        model = make_teacher("sequence_classification")
-        losses.append(make_trainer(model=model, train_dataset=None).evaluate(labelled(labels))["eval_task_loss"])
+    model = make_teacher("sequence_classification")
+    trainers = [make_trainer(model=model, train_dataset=None) for _ in range(2)]
+    losses = [
+        trainer.evaluate(labelled(labels))["eval_task_loss"]
+        for trainer, labels in zip(trainers, ([True, False] * 4, [1, 0] * 4), strict=True)
+    ]
     assert losses[0] == losses[1]
-
-
-WORDS = ["contradiction", "neutral", "entailment"]
-
-
-def sequences(labels: list[Any], column: str = "labels", *, num_rows: int = 16) -> Dataset:
-    rows = [{"input_ids": [2, 5 + i, 6, 3], column: labels[i % len(labels)]} for i in range(num_rows)]
-    return Dataset.from_list(rows)
-
-
-def tokens(label: int = 1, lengths: tuple[int, ...] = (4, 7)) -> Dataset:
-    sizes = [lengths[i % len(lengths)] for i in range(16)]
-    return Dataset.from_list([{"input_ids": [2, *[5] * (n - 2), 3], "labels": [label] * n} for n in sizes])
-
-
-def named_classifier(task: str = "sequence_classification") -> Any:
-    teacher = make_teacher(task, num_labels=3)
-    teacher.config.id2label = dict(enumerate(WORDS))
-    teacher.config.label2id = {word: number for number, word in enumerate(WORDS)}
-    return teacher
 
 
 # Names
@@ -173,16 +167,9 @@ def test_rows_that_number_the_classes_otherwise_are_refused(make_trainer):
         make_trainer(model=teacher, train_dataset=rows, eval_dataset=None)
     aligned = rows.align_labels_with_mapping(teacher.config.label2id, "labels")
     make_trainer(model=teacher, train_dataset=aligned, eval_dataset=None)
-
-
-def test_tags_that_are_numbered_otherwise_are_refused(make_trainer):
-    tagged = tokens().cast_column("labels", List(ClassLabel(names=["neutral", "entailment"])))
-    with pytest.raises(
-        ValueError, match=r"^column 'labels' of eval_dataset\['dev'\] has 'neutral' as class 0, the mo"
-    ):
-        make_trainer(
-            model=named_classifier("token_classification"), train_dataset=tokens(), eval_dataset={"dev": tagged}
-        )
+    tagged = {"dev": tokens().cast_column("labels", List(ClassLabel(names=["neutral", "entailment"])))}
+    with pytest.raises(ValueError, match=r"^column 'labels' of eval_dataset\['dev'\] has 'neutral' as class 0, the m"):
+        make_trainer(model=named_classifier("token_classification"), train_dataset=tokens(), eval_dataset=tagged)
 
 
 @pytest.mark.parametrize("names", [WORDS, ["no", "maybe", "yes"], ["CONTRADICTION", "neutral", "yes"]])
@@ -194,27 +181,17 @@ def test_names_that_agree_or_that_only_one_side_has_pass(make_trainer, names):
 # Rows without labels
 
 
-@pytest.mark.parametrize(
-    ("task", "rows", "missing"),
-    [
+def test_a_table_without_labels_is_no_training_data(make_trainer):
+    for task, rows, missing in (
         ("sequence_classification", sequences([0, 1], "target"), "target, but not labels"),
-        ("question_answering", sequences([1], "start_positions"), None),
-        (
-            "question_answering",
-            sequences([1], "end_positions"),
-            "end_positions, but not start_positions, end_positions",
-        ),
-        ("question_answering", sequences([1], "answers"), "answers, but not start_positions, end_positions"),
-    ],
-)
-def test_a_table_without_labels_is_no_training_data(make_trainer, task, rows, missing):
-    if missing is None:
-        rows = rows.add_column("end_positions", [1] * len(rows))
-        make_trainer(model=make_teacher(task), train_dataset=rows, eval_dataset=None)
-        return
-    message = f"^train_dataset has the columns input_ids, {missing}; rename the column that holds the labels$"
-    with pytest.raises(ValueError, match=message):
-        make_trainer(model=make_teacher(task), train_dataset=rows, eval_dataset=None)
+        (QUESTIONS, sequences([1], "end_positions"), "end_positions, but not start_positions, end_positions"),
+        (QUESTIONS, sequences([1], "answers"), "answers, but not start_positions, end_positions"),
+    ):
+        message = f"^train_dataset has the columns input_ids, {missing}; rename the column that holds the labels$"
+        with pytest.raises(ValueError, match=message):
+            make_trainer(model=make_teacher(task), train_dataset=rows, eval_dataset=None)
+    rows = sequences([1], "start_positions").add_column("end_positions", [1] * 16)
+    make_trainer(model=make_teacher(QUESTIONS), train_dataset=rows, eval_dataset=None)
 
 
 def test_rows_to_evaluate_on_need_labels_only_if_the_run_evaluates(make_trainer, caplog):
@@ -231,18 +208,6 @@ def test_rows_to_evaluate_on_need_labels_only_if_the_run_evaluates(make_trainer,
     caplog.clear()
     assert len(trainer.predict(parts["eval_dataset"]).predictions) == 16
     assert not caplog.text
-
-
-def test_labels_that_all_count_for_none_are_refused(make_trainer):
-    message = "^column 'labels' of train_dataset has no label but -100, which counts for none; check how labels are m"
-    with pytest.raises(ValueError, match=message):
-        make_trainer(model=make_teacher("token_classification"), train_dataset=tokens(-100), eval_dataset=None)
-    with pytest.raises(ValueError, match="^column 'labels' of eval_dataset has no label but -100"):
-        make_trainer(
-            model=make_teacher("sequence_classification"),
-            train_dataset=sequences([0, -100]),
-            eval_dataset=sequences([-100]),
-        )
 
 
 def test_a_loss_of_no_predictions_is_not_the_best_loss(make_trainer, caplog):
@@ -270,21 +235,15 @@ def test_rows_tokenized_by_a_transform_train_as_those_of_a_table(make_trainer, t
     texts = Dataset.from_dict({"text": [f"w{5 + i} w{6 + i}" for i in range(16)], "labels": [0, 1] * 8})
     late = texts.with_transform(lambda batch: {**tokenizer(batch["text"]), "labels": batch["labels"]})
     table = texts.map(lambda batch: tokenizer(batch["text"]), batched=True)
-    runs = []
+    model, runs = make_teacher("sequence_classification"), []
     for rows, settings in ((late, {"remove_unused_columns": False}), (table, {})):
-        given = {"train_dataset": rows, "eval_dataset": rows, "max_steps": 2}
-        trainer = make_trainer(model=make_teacher("sequence_classification"), **given, **settings)
+        trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, **settings)
         trainer.train()
         runs.append(trainer.model.classifier.weight)
     assert torch.equal(*runs)
-
-
-def test_a_transform_of_columns_that_would_be_removed_is_refused(make_trainer, tokenizer):
-    texts = Dataset.from_dict({"sentence": ["w5 w6"] * 16, "label": [0, 1] * 8})
-    late = texts.with_transform(lambda batch: {**tokenizer(batch["sentence"]), "labels": batch["label"]})
     message = (
-        "^eval_dataset makes input_ids by a transform of its columns sentence, label, which Trainer would remove; set "
+        "^eval_dataset makes input_ids by a transform of its columns text, labels, which Trainer would remove; set "
         "remove_unused_columns=False$"
     )
     with pytest.raises(ValueError, match=message):
-        make_trainer(model=make_teacher("sequence_classification"), train_dataset=sequences([0, 1]), eval_dataset=late)
+        make_trainer(model=model, train_dataset=sequences([0, 1]), eval_dataset=late)

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from run_traces import SaveAt, assert_same_run, differences, logs_of, state_of
+from run_traces import OnStep, SaveAt, assert_same_run, differences, logs_of, state_of
 from tiny_models import GRADUAL, make_teacher
-from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import last_checkpoint
@@ -28,14 +27,14 @@ SETTINGS: dict[str, Any] = GRADUAL | {
 }
 
 
-def is_bad(trainer: HomoDistilTrainer, steps: range) -> bool:
-    return trainer.state.global_step + 1 in steps
-
-
 def poison_loss(trainer: HomoDistilTrainer, value: float, steps: range) -> None:
     """Added to the loss: the gradients stay finite."""
     scale_and_log = trainer.scale_and_log
-    trainer.scale_and_log = lambda loss, *rest: scale_and_log(loss + (value if is_bad(trainer, steps) else 0.0), *rest)
+
+    def spoiled(loss: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return scale_and_log(loss + (value if trainer.state.global_step + 1 in steps else 0.0), *rest)
+
+    trainer.scale_and_log = spoiled
 
 
 def poison_gradient(trainer: HomoDistilTrainer, value: float, steps: range) -> None:
@@ -43,7 +42,7 @@ def poison_gradient(trainer: HomoDistilTrainer, value: float, steps: range) -> N
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone()
-        if is_bad(trainer, steps):
+        if trainer.state.global_step + 1 in steps:
             gradient.view(-1)[7] = value
         return gradient
 
@@ -57,7 +56,7 @@ def poison_logits(trainer: HomoDistilTrainer, value: float, steps: range) -> Non
     good = float(bias[7])
 
     def spoil(module: Any, inputs: Any) -> None:
-        bias[7] = value if is_bad(trainer, steps) else good
+        bias[7] = value if trainer.state.global_step + 1 in steps else good
 
     teacher.register_forward_pre_hook(spoil)
 
@@ -66,7 +65,7 @@ def poison_hidden_states(trainer: HomoDistilTrainer, value: float, steps: range)
     """One channel of the teacher's first layer."""
 
     def spoil(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return output.index_fill(-1, torch.tensor([5]), value) if is_bad(trainer, steps) else output
+        return output.index_fill(-1, torch.tensor([5]), value) if trainer.state.global_step + 1 in steps else output
 
     trainer.distillation.teacher.exact.bert.embeddings.LayerNorm.register_forward_hook(spoil)
 
@@ -79,23 +78,12 @@ POISONS: dict[str, Callable[[HomoDistilTrainer, float, range], None]] = {
 }
 
 
-class Remember(TrainerCallback):
-    """The state after every step."""
-
-    def __init__(self) -> None:
-        self.trainer: Any = None
-        self.states: dict[int, dict[str, Any]] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.states[state.global_step] = state_of(self.trainer)
-
-
 def train(trainer: HomoDistilTrainer) -> dict[int, dict[str, Any]]:
-    remember = Remember()
-    remember.trainer = trainer
-    trainer.add_callback(remember)
+    """The state after every step."""
+    states: dict[int, dict[str, Any]] = {}
+    trainer.add_callback(OnStep(lambda step: states.update({step: state_of(trainer)})))
     trainer.train()
-    return remember.states
+    return states
 
 
 def entries(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
@@ -105,7 +93,7 @@ def entries(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", POISONS)
-def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, value):
+def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, value, caplog):
     trainer, clean = make_trainer(**SETTINGS), make_trainer(**SETTINGS)
     POISONS[place](trainer, value, range(BAD, BAD + 1))
     states = train(trainer)
@@ -115,9 +103,11 @@ def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, val
     assert kinds <= {"bad_steps", "groups", "scheduler", "steps", "random"}, moved
     assert trainer.step_log.num_bad_steps == 1
     assert trainer.step_log.num_skipped_tokens == NUM_TOKENS
+    assert "step 3 is skipped: gradients are not finite (1 in a row)" in caplog.text
     found, expected = entries(trainer), entries(clean)
+    assert [entry["num_bad_steps"] for entry in found] == [0, 0] + [1] * 6
     assert all(math.isfinite(number) for entry in found for number in entry.values())
-    for name in ("learning_rate", "kept_fraction_hidden"):
+    for name in ("learning_rate", "kept_fraction_hidden", "epoch"):
         assert [entry[name] for entry in found] == [entry[name] for entry in expected]
     assert [entry["num_skipped_tokens"] for entry in found] == [0, 0] + [NUM_TOKENS] * 6
     assert found[BAD - 1].keys() & {"loss", "loss_mlm", "loss_kl"} == set()
@@ -179,6 +169,27 @@ def test_a_teacher_that_overflows_stops_the_run(make_trainer):
     assert differences(before, trainer.model.state_dict()) == []
 
 
+def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer):
+    trainer = make_trainer(max_bad_steps=2, callbacks=[SaveAt(3)], **SETTINGS | {"max_steps": 20})
+    for steps in (range(2, 4), range(5, 99)):
+        poison_gradient(trainer, math.nan, steps)
+    with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint-"):
+        trainer.train()
+    assert (trainer.state.global_step, trainer.step_log.num_bad_steps) == (6, 5)
+
+
+@pytest.mark.slow
+def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
+    trainer = make_trainer(max_bad_steps=3, callbacks=[SaveAt(4)], **SETTINGS)
+    poison_loss(trainer, math.nan, range(3, 5))
+    trainer.train()
+    resumed = make_trainer(max_bad_steps=3, output_dir=str(tmp_path / "resumed"), **SETTINGS)
+    poison_loss(resumed, math.nan, range(99))
+    with pytest.raises(FloatingPointError, match="for 4 steps in a row"):
+        resumed.train(str(tmp_path / "run" / "checkpoint-4"))
+    assert resumed.step_log.num_bad_steps == 4
+
+
 # Which checkpoint is good
 
 
@@ -209,13 +220,7 @@ def test_bad_steps_push_no_good_checkpoint_out(make_trainer, tmp_path):
 @pytest.mark.parametrize("place", ["parameter", "exp_avg", "score"])
 def test_a_poisoned_state_is_not_saved(make_trainer, tmp_path, place):
     trainer = make_trainer(save_strategy="steps", save_steps=2, **SETTINGS)
-
-    class Spoil(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 4:
-                spoil(trainer, place)
-
-    trainer.add_callback(Spoil())
+    trainer.add_callback(OnStep(lambda step: step == 4 and spoil(trainer, place)))
     with pytest.raises(FloatingPointError, match=f"{place}.* is not finite at the end of step 4.*checkpoint-2$"):
         trainer.train()
     assert os.listdir(tmp_path / "run") == ["checkpoint-2"]
@@ -283,7 +288,7 @@ def test_a_norm_that_overflows_is_skipped_by_the_scaler_too(make_trainer):
     trainer = make_trainer(**SCALED | {"pruning_start_fraction": 0.5})  # else the hooked parameter would be replaced
     scaler = with_scaler(trainer)
     parameter = trainer.model.bert.embeddings.word_embeddings.weight
-    parameter.register_hook(lambda g: torch.full_like(g, 1e30) if is_bad(trainer, range(BAD, BAD + 1)) else g)
+    parameter.register_hook(lambda g: torch.full_like(g, 1e30) if trainer.state.global_step + 1 == BAD else g)
     states = train(trainer)
     moved = differences(states[BAD - 1], states[BAD])
     assert [name for name in moved if name.startswith(("weight", "optimizer"))] == []

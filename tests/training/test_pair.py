@@ -22,11 +22,10 @@ from transformers import (
 from transformers.optimization import Adafactor
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.models import conversion
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training import pair as preparation
-from homodistil_hf.training.pair import Preparation, adopt_optimizer, prepare
+from homodistil_hf.training.pair import adopt_optimizer, prepare
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
 
@@ -188,115 +187,89 @@ def test_unsupported_models_are_refused(name, student):
         prepare(make_teacher(), make_args(), teacher=UNSUPPORTED[name]())
 
 
-def test_an_unsupported_folder_is_refused_before_its_weights_are_read(tmp_path):
-    GPT2Config().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="^model='.*' has model_type='gpt2'; supported: bert, .*. Choose"):
-        prepare(str(tmp_path), make_args())
-
-
-def test_a_decoder_is_refused():
-    with pytest.raises(ValueError, match="model config has is_decoder=True, .*; only encoders are supported"):
-        prepare(BertForMaskedLM(tiny_config(is_decoder=True)), make_args())
-
-
-def test_plans_are_checked_before_weights_are_loaded(tmp_path, monkeypatch):
-    make_teacher().save_pretrained(tmp_path)
+def test_folders_are_refused_before_their_weights_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "load_encoder", lambda *args, **kwargs: pytest.fail("weights were loaded"))
-    for student, message in (
-        (PLAN | {"hidden_size": 64}, "student hidden_size=64 .*teacher"),
-        (PLAN | {"num_attention_heads": 7}, "student .*num_attention_heads=7"),
-        ("homobert-tny", "student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'"),
-        ("macs=3", "student='macs=3'"),
+    GPT2Config().save_pretrained(tmp_path / "gpt2")
+    make_teacher().save_pretrained(tmp_path / "bert")
+    for folder, student, message in (
+        ("gpt2", PLAN, "^model='.*' has model_type='gpt2'; supported: bert, .*. Choose"),
+        ("bert", PLAN | {"hidden_size": 64}, "student hidden_size=64 .*teacher"),
+        ("bert", PLAN | {"num_attention_heads": 7}, "student .*num_attention_heads=7"),
+        ("bert", "homobert-tny", "student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'"),
+        ("bert", "macs=3", "student='macs=3'"),
     ):
         with pytest.raises(ValueError, match=message):
-            prepare(str(tmp_path), make_args(student=student))
+            prepare(str(tmp_path / folder), make_args(student=student))
 
 
-def test_without_widths_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(conversion, "to_student", lambda model: pytest.fail("the model was copied"))
-    with pytest.raises(ValueError, match=r"^student=None names no widths; name a preset \(homobert-tiny\), a budget"):
-        prepare(make_teacher(), make_args(student=None))
+def test_decoders_and_models_that_are_frozen_as_a_whole_are_refused():
+    with pytest.raises(ValueError, match="model config has is_decoder=True, .*; only encoders are supported"):
+        prepare(BertForMaskedLM(tiny_config(is_decoder=True)), make_args())
+    frozen = make_teacher().requires_grad_(False)
+    message = r"^model has \d+ parameters, all of them frozen, so .* not learn; call model.requires_grad_\("
+    with pytest.raises(ValueError, match=message):
+        prepare(frozen, make_args())
+    prepare(make_teacher(), make_args(), teacher=frozen)
 
 
+TASK, TAGS, ANSWERS = "sequence_classification", "token_classification", "question_answering"
+DEEPER, SHORT = {"num_hidden_layers": 3}, {"max_position_embeddings": 16}
+SEVERAL = "multi_label_classification"
 NAMES = {"id2label": {0: "no", 1: "yes", 2: "perhaps"}, "label2id": {"no": 0, "yes": 1, "perhaps": 2}}
 OTHERS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "perhaps": 1, "yes": 2}}
-SEQUENCES, TAGS = "sequence_classification", "token_classification"
-BOTH_AGREE = "both must agree, choose another teacher"
+SWAPPED = r"id2label\[1\]=perhaps, the student yes; both must agree, .*, or set it in teacher.config whe"
 
 
 @each(
-    ("task", "config", "teacher_task", "teacher_config", "message"),
+    ("model", "teacher", "settings", "message"),
     [
-        ("masked_lm", {}, "masked_lm", {"vocab_size": 100}, f"vocab_size=100, the student 96; {BOTH_AGREE}"),
-        ("masked_lm", {}, "masked_lm", {"num_hidden_layers": 3}, f"num_hidden_layers=3, the student 2; {BOTH_AGREE}"),
+        ({}, {"vocab_size": 100}, {}, "vocab_size=100, the student 96; both must agree, choose another"),
+        ({}, DEEPER, {}, "num_hidden_layers=3, the student 2; both must agree"),
+        ({}, DEEPER, {"hidden_weight": 0.0, "attention_weight": 1.0}, "num_hidden_layers=3, the student 2; both must"),
+        ({}, {"task": TAGS}, {}, "class=HomoBertForTokenClassification, the student HomoBertForMaskedLM; both"),
+        ({"task": TASK}, {"num_labels": 3}, {}, "num_labels=3, the student 2; both must agree"),
+        ({"task": TASK} | NAMES, OTHERS, {}, SWAPPED),
+        ({"task": TAGS} | NAMES, OTHERS, {}, SWAPPED),
+        ({"task": TASK}, {"problem_type": SEVERAL}, {}, f"problem_type={SEVERAL}, the student None; both must agree"),
         (
-            *("masked_lm", {}, TAGS, {}),
-            f"class=HomoBertForTokenClassification, the student HomoBertForMaskedLM; {BOTH_AGREE}",
+            {},
+            SHORT,
+            {},
+            "max_position_embeddings=16, fewer than the student's 32, so it .*; choose another teacher, or",
         ),
-        (SEQUENCES, {}, SEQUENCES, {"num_labels": 3}, f"num_labels=3, the student 2; {BOTH_AGREE}"),
-        (
-            *(SEQUENCES, {}, SEQUENCES, {"problem_type": "multi_label_classification"}),
-            f"problem_type=multi_label_classification, the student None; {BOTH_AGREE}, or set it",
-        ),
-        *(
-            (
-                *(task, NAMES, task, OTHERS),
-                rf"id2label\[1\]=perhaps, the student yes; {BOTH_AGREE}, or set it in teacher.config where both "
-                "mean the same$",
-            )
-            for task in (SEQUENCES, TAGS)
-        ),
-        *(
-            (
-                *("masked_lm", {}, "masked_lm", {name: less}),
-                f"{name}={less}, fewer than the student's {more}, so it .*; choose another teacher, or a",
-            )
-            for name, less, more in (("max_position_embeddings", 16, 32), ("type_vocab_size", 1, 2))
-        ),
+        ({}, {"type_vocab_size": 1}, {}, "type_vocab_size=1, fewer than the student's 2, so it .*; choose another t"),
     ],
 )
-def test_teachers_that_can_not_be_compared_are_refused(task, config, teacher_task, teacher_config, message):
-    with pytest.raises(ValueError, match=f"^teacher has {message}"):
-        prepare(make_teacher(task, **config), make_args(), teacher=make_teacher(teacher_task, **teacher_config))
+def test_teachers_that_can_not_be_compared_are_refused(model, teacher, settings, message):
+    with pytest.raises(ValueError, match=f"teacher has {message}"):
+        prepare(make_teacher(**model), make_args(**settings), teacher=make_teacher(**model | teacher))
 
 
-def test_the_same_heads_are_needed_where_attention_is_compared():
-    other = make_teacher(num_attention_heads=2)
+def test_attentions_of_other_heads_are_not_compared():
     message = r"attention_weight > 0 needs the same heads in teacher \[2, 2\] and student \[4, 4\]; set it to 0"
     with pytest.raises(ValueError, match=message):
-        prepare(make_teacher(), make_args(attention_weight=1.0), teacher=other)
-    assert isinstance(prepare(make_teacher(), make_args(), teacher=other), Preparation)
+        prepare(make_teacher(), make_args(attention_weight=1.0), teacher=make_teacher(num_attention_heads=2))
 
 
 @each(
-    ("task", "config", "teacher_config"),
+    ("model", "teacher", "settings"),
     [
-        ("masked_lm", {}, {"num_labels": 3, "problem_type": "regression"}),
-        ("question_answering", {}, {"id2label": {0: "start", 1: "end"}}),
-        (SEQUENCES, {"num_labels": 1}, {"num_labels": 1, "id2label": {0: "stars"}}),
-        (SEQUENCES, {}, {"problem_type": "single_label_classification"}),
-        (SEQUENCES, NAMES, NAMES),
-        (TAGS, NAMES, NAMES),
-        ("masked_lm", {"max_position_embeddings": 16}, {}),
-        ("masked_lm", {"type_vocab_size": 1}, {}),
+        ({}, DEEPER, {"hidden_weight": 0.0}),
+        ({}, {"num_attention_heads": 2}, {}),
+        (SHORT, {}, {}),
+        ({"type_vocab_size": 1}, {}, {}),
+        ({"task": TASK} | NAMES, {"task": TASK} | NAMES, {}),
+        ({"task": TASK}, {"task": TASK, "problem_type": "single_label_classification"}, {}),
+        # Labels without a meaning
+        ({}, {"num_labels": 3, "problem_type": "regression"}, {}),
+        ({"task": ANSWERS}, {"task": ANSWERS, "id2label": {0: "start", 1: "end"}}, {}),
+        ({"task": TASK, "num_labels": 1}, {"task": TASK, "num_labels": 1, "id2label": {0: "stars"}}, {}),
     ],
 )
-def test_teachers_that_mean_the_same_or_read_more_pass(task, config, teacher_config):
-    prepare(make_teacher(task, **config), make_args(), teacher=make_teacher(task, **teacher_config))
-
-
-def test_a_teacher_may_be_deeper_where_no_layers_are_compared():
-    deeper = make_teacher(num_hidden_layers=3)
-    parts = prepare(make_teacher(), make_args(hidden_weight=0.0), teacher=deeper)
-    assert (parts.student.config.num_hidden_layers, parts.teacher.exact.config.num_hidden_layers) == (2, 3)
-    with pytest.raises(ValueError, match="teacher has num_hidden_layers=3, the student 2; both must agree"):
-        prepare(make_teacher(), make_args(hidden_weight=0.0, attention_weight=1.0), teacher=deeper)
-
-
-def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
-    monkeypatch.setattr(HomoDistilTrainingArguments, "n_gpu", 2)
-    with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
-        make_trainer()
+def test_teachers_may_differ_in_what_is_not_compared(model, teacher, settings):
+    parts = prepare(make_teacher(**model), make_args(**settings), teacher=make_teacher(**teacher))
+    for made, config in ((parts.student, model), (parts.teacher.exact, teacher)):
+        assert made.config.num_hidden_layers == config.get("num_hidden_layers", 2)
 
 
 # What stays frozen
@@ -310,16 +283,6 @@ def test_frozen_parameters_stay_frozen(tied):
     frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
     embeddings = {name for name, _ in model.named_parameters() if name.startswith("bert.embeddings.")}
     assert frozen == embeddings | (set() if tied else {"cls.predictions.bias"})  # no gradient ever reaches that one
-
-
-def test_a_model_that_is_frozen_as_a_whole_is_refused():
-    model = make_teacher().requires_grad_(False)
-    message = (
-        r"^model has \d+ parameters, all of them frozen, so the student could not learn; call model.requires_grad_\("
-    )
-    with pytest.raises(ValueError, match=message):
-        prepare(model, make_args())
-    prepare(make_teacher(), make_args(), teacher=model)
 
 
 # Optimizers of the user's own
@@ -338,10 +301,7 @@ class Student(nn.Module):
     def __init__(self, *, with_extra: bool = False):
         super().__init__()
         self.body = nn.Linear(3, 3)
-        if with_extra:
-            self.extra = nn.Linear(3, 1)
-        else:
-            self.projections = nn.Linear(3, 3, bias=False)
+        self.add_module(*(("extra", nn.Linear(3, 1)) if with_extra else ("projections", nn.Linear(3, 3, bias=False))))
 
 
 def test_parameters_are_matched_by_name():

@@ -186,10 +186,7 @@ def test_a_checkpoint_outlives_its_removal_while_it_is_pushed(hub, hub_client, t
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [
-        ({"status": 403}, "the token may not do that (403)"),
-        ({"cut_after_bytes": 200}, "the connection failed ("),
-    ],
+    [({"status": 403}, "the token may not do that (403)"), ({"cut_after_bytes": 200}, "the connection failed (")],
 )
 def test_a_push_that_fails_stops_nothing(hub, hub_client, tmp_path, fault, reason):
     hub.faults.append(Fault("POST", "/commit/", times=99, **fault))

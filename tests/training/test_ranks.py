@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,34 +11,34 @@ import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import DistributedType
+from distributed_runs import RecordingCollator
 from hypothesis import given
 from hypothesis import strategies as st
 from rows import each
-from run_traces import logs_of
-from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
+from run_traces import logs_of, losses_of
+from tiny_models import GRADUAL, make_blocks, make_teacher
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 from torch.utils.data import Sampler
 
-from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
-from homodistil_hf.training.ranks import (
-    WholeBatches,
-    check_whole_model,
-    first_rows,
-    leave_process_group,
-    num_own_rows,
-    on_every_rank,
-)
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.training.ranks import WholeBatches, check_whole_model, first_rows, num_own_rows, on_every_rank
 
 DDP = "use DDP .torchrun or accelerate launch.: pruning needs whole parameters on every rank"
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA"])
+@each("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA"])
 def test_launches_other_than_ddp_are_refused(make_trainer, kind):
     trainer = make_trainer()
     trainer.args.distributed_state = SimpleNamespace(distributed_type=DistributedType[kind])
     with pytest.raises(ValueError, match=f"^distributed_type={kind} is not supported by .*; {DDP}"):
         HomoDistilTrainer(make_teacher(), trainer.args, train_dataset=make_blocks())
+
+
+def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setattr(HomoDistilTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
+        make_trainer()
 
 
 def test_models_in_shards_or_on_several_devices_are_refused(make_trainer):
@@ -81,19 +82,14 @@ def test_streams_are_evaluated_by_one_rank_only(make_trainer, monkeypatch):
 @pytest.mark.slow
 def test_going_on_with_another_global_batch_is_told(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=4, save_strategy="steps", save_steps=2).train()
-    other = make_trainer(max_steps=4, per_device_train_batch_size=4, output_dir=str(tmp_path / "other"))
-    with caplog.at_level(logging.WARNING, logger="homodistil_hf"):
-        other.train(str(tmp_path / "run" / "checkpoint-2"))
-    assert "resumed with rows_per_step=4, the checkpoint has 8: the run will differ" in caplog.text
-    caplog.clear()
-    same = make_trainer(
-        max_steps=4,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        output_dir=str(tmp_path / "same"),
-    )
-    same.train(str(tmp_path / "run" / "checkpoint-2"))
-    assert "rows_per_step" not in caplog.text
+    for accumulation, is_told in ((1, True), (2, False)):
+        caplog.clear()
+        settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": accumulation}
+        other = make_trainer(max_steps=4, output_dir=str(tmp_path / f"other{accumulation}"), **settings)
+        with caplog.at_level(logging.WARNING, logger="homodistil_hf"):
+            other.train(str(tmp_path / "run" / "checkpoint-2"))
+        assert ("resumed with rows_per_step=4, the checkpoint has 8: the run will differ" in caplog.text) is is_told
+        assert ("rows_per_step" in caplog.text) is is_told
 
 
 LEAVING = """
@@ -126,19 +122,12 @@ def test_a_process_group_leaves_no_thread_behind():
     assert done.returncode == 0, done.stderr
 
 
-def test_leaving_without_a_process_group():
-    leave_process_group()
-
-
 @each(("num_rows", "kept"), [(7, 0), (8, 8), (9, 8), (15, 8), (16, 16)])
 def test_rows_too_few_for_a_micro_batch_are_left_out(num_rows, kept):
     assert list(WholeBatches(range(num_rows), num_rows=8)) == list(range(kept))
     assert len(WholeBatches(range(num_rows), num_rows=8)) == kept
-
-
-def test_a_stream_without_a_length_has_none():
     with pytest.raises(TypeError, match="has no len"):
-        len(WholeBatches(iter(range(3)), num_rows=2))
+        len(WholeBatches(iter(range(num_rows)), num_rows=8))
 
 
 def test_the_pass_reaches_a_stream_that_is_shuffled_by_it():
@@ -155,21 +144,11 @@ def test_the_pass_reaches_a_stream_that_is_shuffled_by_it():
 @given(num_rows=st.integers(1, 60), num_ranks=st.integers(1, 5), batch_size=st.integers(1, 5))
 def test_ranks_of_accelerate_share_whole_batches_without_gap_or_overlap(num_rows, num_ranks, batch_size):
     of_all = num_ranks * batch_size
-    shards = [
-        list(
-            IterableDatasetShard(
-                WholeBatches(range(num_rows), num_rows=of_all),
-                batch_size=batch_size,
-                num_processes=num_ranks,
-                process_index=rank,
-            )
-        )
-        for rank in range(num_ranks)
-    ]
+    settings = {"batch_size": batch_size, "num_processes": num_ranks}
+    whole = WholeBatches(range(num_rows), num_rows=of_all)
+    shards = [list(IterableDatasetShard(whole, **settings, process_index=rank)) for rank in range(num_ranks)]
     batches = [[shard[i : i + batch_size] for i in range(0, len(shard), batch_size)] for shard in shards]
-    in_order = [
-        row for batches_of_a_round in zip(*batches, strict=True) for batch in batches_of_a_round for row in batch
-    ]
+    in_order = [row for batches_of_a_round in zip(*batches, strict=True) for row in chain(*batches_of_a_round)]
     assert in_order == list(range(num_rows // of_all * of_all))
 
 
@@ -191,18 +170,6 @@ def test_first_rows_of_a_batch_with_masked_positions():
 
 
 # In runs
-
-
-class RecordingCollator(MaskedLMCollator):
-    """Remembers the rows that it was given, in this process."""
-
-    def __init__(self):
-        super().__init__(tiny_tokenizer())
-        self.rows = []
-
-    def __call__(self, rows):
-        self.rows.extend(int(row["example_id"]) for row in rows)
-        return super().__call__(rows)
 
 
 @pytest.mark.slow
@@ -268,7 +235,7 @@ def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, s
     assert trainer.state.global_step == trainer.state.max_steps == 2 * steps_a_pass
     assert trainer.state.epoch == 2.0
     a_pass = list(sampler(rows))[: 8 * steps_a_pass]
-    assert collator.rows == a_pass * 2
+    assert list(chain.from_iterable(collator.rows)) == a_pass * 2
 
 
 @pytest.mark.slow
@@ -287,14 +254,6 @@ def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings)
     assert whole.state.epoch == parts.state.epoch == whole.state.global_step / 2
     for one, other in zip(losses_of(whole), losses_of(parts), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
-
-
-def losses_of(trainer):
-    return [
-        {name: value for name, value in entry.items() if name.startswith("loss")}
-        for entry in logs_of(trainer)
-        if "loss" in entry
-    ]
 
 
 def test_a_batch_outside_a_step_is_averaged_over_itself(make_trainer):

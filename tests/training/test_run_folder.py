@@ -293,11 +293,7 @@ def test_a_run_of_another_plan_is_refused(make_trainer, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "other"),
-    [
-        ("homodistil", {"importance_metric": "movement"}),
-        ("one_shot", {"student": "macs=0.5"}),
-    ],
+    ("method", "other"), [("homodistil", {"importance_metric": "movement"}), ("one_shot", {"student": "macs=0.5"})]
 )
 def test_a_refused_checkpoint_leaves_the_trainer_as_it_was(make_trainer, tmp_path, method, other):
     settings = {"trainer_class": trainer_named(method), "max_steps": 4}
@@ -338,10 +334,7 @@ def test_checkpoints_load_as_any_model(make_trainer, tmp_path, step):
 
 
 def best_settings(**settings: Any) -> dict[str, Any]:
-    defaults = {
-        "metric_for_best_model": "kl",
-        "greater_is_better": False,
-    }
+    defaults = {"metric_for_best_model": "kl", "greater_is_better": False}
     return STEP_BY_STEP | EVERY_SECOND_STEP | defaults | settings
 
 

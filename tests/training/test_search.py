@@ -9,12 +9,7 @@ from tiny_embeddings import make_sentence_folder
 from tiny_models import make_teacher
 from transformers import TrainerCallback
 
-from homodistil_hf import (
-    EmbeddingDistilArguments,
-    EmbeddingDistilTrainer,
-    HomoDistilTrainer,
-    OneShotTrainer,
-)
+from homodistil_hf import EmbeddingDistilArguments, EmbeddingDistilTrainer, HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.training.evaluation_loop import default_objective
 
 optuna = pytest.importorskip("optuna")

@@ -117,8 +117,3 @@ def test_the_head_of_a_plain_student_fits_its_teacher_too(make_trainer):
     assert trainer.kept == trainer.plan
     assert trainer.plan.layers[0].attention_size < trainer.plan.hidden_size == 32
     assert {name: trainer.model.get_parameter(name).shape for name in heads} == heads
-
-
-def test_no_student_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="student=None names no widths; name a preset"):
-        resolve_student(arguments(tmp_path), tiny_config())
