@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from resumed_runs import sigterm_at
 from students import logits_of, make_batch
-from tiny_architectures import OTHERS, tiny_architecture_teacher
+from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher, tiny_tokenizer
 from torch import nn
 
@@ -14,9 +14,6 @@ from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, FineTuningT
 from homodistil_hf.models.heads import forward, fresh_answerer, fresh_classifier, head_linears, start_at_mean
 from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
-of_every_architecture = pytest.mark.parametrize(
-    "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
-)
 ROWS = [{name: tensor[row] for name, tensor in make_batch("sequence_classification").items()} for row in range(4)]
 
 

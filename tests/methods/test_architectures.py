@@ -4,7 +4,7 @@ import pytest
 import torch
 from run_traces import logs_of
 from students import make_batch
-from tiny_architectures import OTHERS, tiny_architecture_teacher
+from tiny_architectures import OTHERS, masked_lm_teacher, of_every_architecture, tiny_architecture_teacher
 
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.cost import encoder_macs
@@ -12,15 +12,8 @@ from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.runs.kinds import KINDS, METHODS, trainer_named
 
-of_every_architecture = pytest.mark.parametrize(
-    "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
-)
 WITH_ATTENTION = ("tinybert", "minilm", "minilm_v2")
 OTHER_METHODS = sorted(METHODS.keys() - KINDS.keys() - {"homodistil", "distilbert"})
-
-
-def masked_lm_teacher(architecture):
-    return tiny_architecture_teacher(architecture, architecture.heads[0])
 
 
 @of_every_architecture

@@ -275,10 +275,7 @@ REFUSED = {
     "a recipe": ({"recipe": "paper"}, "recipe='paper' beside start=.*its settings are of pruning; leave out one"),
     "a baseline": ({"method": "one_shot"}, "start=.* has no place with method='one_shot'"),
     "nothing there": ({"start": "./none"}, "start='./none' does not exist"),
-    "the teacher": (
-        {"start": "TEACHER"},
-        "start=.* is as wide as the teacher .*; start from a smaller model",
-    ),
+    "the teacher": ({"start": "TEACHER"}, "start=.* is as wide as the teacher .*; start from a smaller model"),
     "another task": ({"start": "TAGGER"}, "has class=BertForTokenClassification, the teacher .* BertForSequence"),
     "words": ({"teacher": "WORDS"}, "start=.* has no place with teacher=.*, which predicts masked words"),
     "layers": ({"num_hidden_layers": 3}, "has num_hidden_layers=3, the teacher .* 2; .*or set hidden_weight=0"),

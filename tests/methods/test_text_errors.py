@@ -50,19 +50,13 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
         {"text_columns": ["query", "pasage"]},
         "train_data lacks the column text_columns='pasage'; nearest valid: 'passage', of query, passage",
     ),
-    "a side of numbers": (
-        _rows(query=_text, passage=7),
-        "column 'passage' holds int64; expected a text a row",
-    ),
+    "a side of numbers": (_rows(query=_text, passage=7), "column 'passage' holds int64; expected a text a row"),
     "empty passages": (
         _rows(query=_text, passage=""),
         "train_data: no pair of two texts; name other text_columns or other",
     ),
     "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
-    "fewer than a step": (
-        {"per_device_train_batch_size": 512},
-        "fewer than the 512 of a step; lower per_device",
-    ),
+    "fewer than a step": ({"per_device_train_batch_size": 512}, "fewer than the 512 of a step; lower per_device"),
     "a stream": ({"streaming": True}, "streaming=True with method='reranker': pairs can't be streamed; leave it out"),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave it"),
     "no such labels": (

@@ -106,11 +106,7 @@ def shared(name: str, folder: Path, num_ranks: int) -> dict[str, Any]:
     """Evaluate, train and evaluate; what a run on another number of ranks is compared with."""
     collator = RecordingCollator()
     trainer = make_trainer(
-        folder / f"{name} on {num_ranks}",
-        num_ranks,
-        data_collator=collator,
-        callbacks=[SaveAt(SAVED)],
-        **SHARED[name],
+        folder / f"{name} on {num_ranks}", num_ranks, data_collator=collator, callbacks=[SaveAt(SAVED)], **SHARED[name]
     )
     before = trainer.evaluate()
     collator.rows.clear()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from tiny_models import VOCAB_SIZE, randomized
 from transformers import PreTrainedModel
@@ -41,6 +42,7 @@ _SAME_HEADS = WidthPlan(24, (LayerWidths(3, 5, 41), LayerWidths(3, 8, 16)))
 
 OTHERS = [architecture for architecture in ARCHITECTURES.values() if architecture.model_type != "bert"]
 """All but the one that has tests of its own."""
+of_every_architecture = pytest.mark.parametrize("architecture", OTHERS, ids=[one.model_type for one in OTHERS])
 FAMILIES = {name: (architecture, architecture.heads, {}) for name, architecture in ARCHITECTURES.items()}
 FAMILIES |= {
     variant: (ARCHITECTURES[name], ARCHITECTURES[name].heads[:2], config)
@@ -60,6 +62,10 @@ def tiny_architecture_teacher(architecture: Architecture, head: Head, **config: 
     """Noise is on every parameter."""
     torch.manual_seed(1)
     return randomized(head.stock(tiny_architecture_config(architecture, **config)))
+
+
+def masked_lm_teacher(architecture: Architecture) -> PreTrainedModel:
+    return tiny_architecture_teacher(architecture, architecture.heads[0])
 
 
 def plan_of(architecture: Architecture, plan: WidthPlan, **config: Any) -> WidthPlan:

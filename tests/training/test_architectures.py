@@ -5,7 +5,7 @@ import torch
 from rows import each
 from run_traces import logs_of
 from students import logits_of, make_batch
-from tiny_architectures import FAMILIES, OTHERS, tiny_architecture_teacher
+from tiny_architectures import FAMILIES, masked_lm_teacher, of_every_architecture, tiny_architecture_teacher
 from tiny_models import GRADUAL
 from transformers import AutoModelForMaskedLM
 
@@ -13,17 +13,9 @@ from homodistil_hf import export_student, verify_export
 from homodistil_hf.data.masking import ReplacedTokensCollator
 from homodistil_hf.models.architectures import ARCHITECTURES
 
-of_every_architecture = pytest.mark.parametrize(
-    "architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS]
-)
-
 
 def all_terms(architecture):
     return {"attention_weight": 0.0 if architecture.scores_have_positions else 1.0, "mlm_weight": 0.5}
-
-
-def masked_lm_teacher(architecture):
-    return tiny_architecture_teacher(architecture, architecture.heads[0])
 
 
 @of_every_architecture

@@ -120,22 +120,16 @@ def test_evaluating_first_leaves_the_model_to_be_prepared_for_training(make_trai
     assert "_is_accelerate_prepared" in vars(trainer.model)
 
 
-def test_several_evaluation_sets(make_trainer):
+def test_several_evaluation_sets_are_measured_each_for_itself(make_trainer, tmp_path):
     sets = {"books": make_blocks(6, seed=1), "news": make_blocks(9, seed=2)}
     trainer = trained(make_trainer, eval_dataset=sets, eval_strategy="steps", eval_steps=3)
+    alone = {name: trainer.evaluate(rows) for name, rows in sets.items()}
     metrics = trainer.evaluate()
-    for name, rows in sets.items():
-        alone = trainer.evaluate(rows)
-        assert metrics[f"eval_{name}_kl"] == alone["eval_kl"]
-        assert metrics[f"eval_{name}_mlm_accuracy"] == alone["eval_mlm_accuracy"]
+    for name, own in alone.items():
+        for metric in ("kl", "mlm_accuracy"):
+            assert metrics[f"eval_{name}_{metric}"] == own[f"eval_{metric}"]
     assert {"eval_books_loss", "eval_news_kept_fraction_ffn"} <= {name for entry in logs_of(trainer) for name in entry}
-
-
-def test_what_all_evaluation_sets_have_measured_is_told(make_trainer, tmp_path):
-    sets = {"books": make_blocks(6, seed=1), "news": make_blocks(9, seed=2)}
-    trainer = trained(make_trainer, eval_dataset=sets, eval_strategy="steps", eval_steps=3)
-    kl = {f"{name}_kl": trainer.evaluate(rows)["eval_kl"] for name, rows in sets.items()}
-    trainer.evaluate()
+    kl = {f"{name}_kl": own["eval_kl"] for name, own in alone.items()}
     trainer.export(tmp_path / "student")
     for told in (trainer.held_out_metrics, read_facts(tmp_path / "student")["evaluation"]):
         assert {name: value for name, value in told.items() if name in kl} == kl
@@ -168,11 +162,11 @@ def test_evaluations_mask_the_same_share_whatever_training_masks(make_trainer, t
 
 def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
     trainer = make_trainer(eval_dataset=make_blocks(21, seed=1), per_device_eval_batch_size=8)
-    assert trainer.args.dataloader_drop_last
     assert trainer.evaluate()["eval_kl"] == 0.0
     assert trainer.predict(make_blocks(21, seed=1)).label_ids.shape == (21, 16)
     assert trainer.args.dataloader_drop_last
-    assert [len(batch["input_ids"]) for batch in trainer.get_eval_dataloader()] == [8, 8, 5]
+    for loader in (trainer.get_eval_dataloader(), trainer.get_test_dataloader(make_blocks(21))):
+        assert [len(batch["input_ids"]) for batch in loader] == [8, 8, 5]
     num_rows = sum(len(batch["input_ids"]) for batch in trainer.get_train_dataloader())
     assert num_rows == 64 // 8 * 8
 
@@ -181,12 +175,9 @@ def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
 def test_loss_does_not_depend_on_the_batch_size(make_trainer):
     rows = [row[: 6 + index % 7] for index, row in enumerate(make_blocks(10)["input_ids"])]
     padded = Dataset.from_dict({"input_ids": rows, "example_id": list(range(10))})
-    losses = [
-        trained(make_trainer, eval_dataset=padded, per_device_eval_batch_size=size, max_steps=2).evaluate()[
-            "eval_loss"
-        ]
-        for size in (1, 3, 10)
-    ]
+    settings = {"eval_dataset": padded, "max_steps": 2}
+    trainers = [trained(make_trainer, per_device_eval_batch_size=size, **settings) for size in (1, 3, 10)]
+    losses = [trainer.evaluate()["eval_loss"] for trainer in trainers]
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-6)
 
 
@@ -233,11 +224,6 @@ def test_metrics_of_the_users_own_on_words(make_trainer):
     assert trainer.evaluate()["eval_own_accuracy"] == metrics["eval_own_accuracy"]
 
 
-def test_metrics_of_an_untrained_runs_teacher_hold_no_times(make_trainer):
-    trainer = make_trainer(compute_metrics=lambda prediction: {"own": 1.0}, eval_dataset=make_blocks(4))
-    assert trainer.evaluate_teacher().keys() == {"own", "kl", "mlm_loss", "mlm_accuracy"}
-
-
 @pytest.mark.parametrize(
     ("end", "remainder", "rank", "expected"),
     [(False, 5, 1, 4), (True, -1, 1, 4), (True, 0, 1, 4), (True, 5, 0, 4), (True, 5, 1, 1), (True, 3, 1, 0)],
@@ -268,18 +254,6 @@ def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, r
     labels = own["labels"].flatten()[own["masked_positions"]]
     assert torch.equal(labels, batch["labels"][:expected][batch["labels"][:expected] != -100])
     assert nn.functional.one_hot(own["masked_positions"], 64).sum() == len(labels)
-
-
-def test_evaluations_see_their_last_rows_though_training_drops_them(make_trainer):
-    data = {"train_dataset": make_blocks(13), "eval_dataset": make_blocks(13)}
-    trainer = make_trainer(per_device_train_batch_size=8, per_device_eval_batch_size=8, **data)
-    loaders = (
-        trainer.get_train_dataloader(),
-        trainer.get_eval_dataloader(),
-        trainer.get_test_dataloader(make_blocks(13)),
-    )
-    assert [sum(len(batch["input_ids"]) for batch in loader) for loader in loaders] == [8, 13, 13]
-    assert trainer.args.dataloader_drop_last
 
 
 # The best checkpoint

@@ -96,13 +96,18 @@ def test_other_ways_to_name_a_checkpoint(value):
 # Up
 
 
-def test_a_checkpoint_is_a_folder_of_the_repository(pushed):
+def test_a_checkpoint_goes_up_as_a_folder_and_comes_down_whole(pushed, hub_client, tmp_path):
     manifest = json.loads(pushed.files("me/run")[f"last-checkpoint/{MANIFEST_NAME}"])
     assert manifest["sha256"].keys() == TRAVELLING.keys()
     found = {path.removeprefix("last-checkpoint/"): content for path, content in pushed.files("me/run").items()}
     found.pop(MANIFEST_NAME)
     assert found == TRAVELLING
     assert pushed.repos["me/run"].titles == ["initial commit", "Training in progress, checkpoint-8"]
+    folder = fetched(hub_client, tmp_path / "there").value
+    assert folder == tmp_path / "there" / "checkpoint-8"
+    assert manifest_problem(folder) is None
+    assert content_of(folder) == TRAVELLING
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["checkpoint-8"]
 
 
 def test_the_next_checkpoint_replaces_the_folder_and_nothing_else(pushed, hub_client, tmp_path):
@@ -146,14 +151,6 @@ def test_an_interrupted_push_leaves_the_earlier_checkpoint(pushed, hub_client, t
 
 
 # Down
-
-
-def test_a_checkpoint_comes_down_whole(pushed, hub_client, tmp_path):
-    folder = fetched(hub_client, tmp_path / "there").value
-    assert folder == tmp_path / "there" / "checkpoint-8"
-    assert manifest_problem(folder) is None
-    assert content_of(folder) == TRAVELLING
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["checkpoint-8"]
 
 
 def test_a_checkpoint_of_a_revision_and_of_another_folder(hub, hub_client, checkpoint, tmp_path):
@@ -223,15 +220,13 @@ def test_names_that_lead_out_of_the_folder(pushed, hub_client, tmp_path):
 
 
 def test_an_interrupted_download_leaves_no_checkpoint_and_the_next_succeeds(pushed, hub_client, tmp_path):
-    large = r"^/storage/"
-    pushed.faults.append(Fault("GET", large, stop_after_bytes=2500, times=1))
-    pushed.faults.append(Fault("GET", large, status=503, times=99))
+    pushed.faults.append(Fault("GET", r"^/storage/", stop_after_bytes=2500, times=1))
+    pushed.faults.append(Fault("GET", r"^/storage/", status=503, times=99))
     failed = fetched(hub_client, tmp_path / "there")
     assert (failed.error, "the Hub is in trouble (503)" in failed.message) == ("HubError", True)
     assert not list((tmp_path / "there").glob("checkpoint-*"))
     pushed.faults.clear()
     assert content_of(fetched(hub_client, tmp_path / "there").value) == TRAVELLING
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["checkpoint-8"]
 
 
 def test_a_checkpoint_that_is_there_already_is_kept(pushed, hub_client, checkpoint, tmp_path):

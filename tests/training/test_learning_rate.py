@@ -29,7 +29,7 @@ def test_rates_rise_with_the_batch_and_fall_with_the_width(tokens_per_step, hidd
     assert default_learning_rate(tokens_per_step, hidden_size) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "rate"),
     [
         ({"per_device_train_batch_size": 8}, 1.6e-3),  # 8 rows of 16 tokens, a 16th of 2,048; 32 channels
@@ -38,8 +38,11 @@ def test_rates_rise_with_the_batch_and_fall_with_the_width(tokens_per_step, hidd
         ({"learning_rate": 3e-4}, 3e-4),
     ],
 )
-def test_the_learning_rate_follows_from_the_tokens_of_a_step(make_trainer, settings, rate):
-    assert make_trainer(**settings).args.learning_rate == rate
+def test_the_learning_rate_follows_from_the_tokens_of_a_step(make_trainer, settings, rate, caplog):
+    with caplog.at_level("INFO", logger="homodistil_hf"):
+        assert make_trainer(**settings).args.learning_rate == rate
+    reason = "as none is given: the measured rule for 128 tokens a step and a teacher of 32 channels"
+    assert (f"learning_rate=0.0016, {reason}" in caplog.text) == (rate == 1.6e-3)
 
 
 @pytest.mark.parametrize(("settings", "num_opened"), [({}, 1), ({"learning_rate": 1e-3}, 0)])
@@ -54,36 +57,26 @@ def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settin
     assert len(opened) == num_opened
 
 
-def test_a_derived_learning_rate_is_told(make_trainer, caplog):
-    with caplog.at_level("INFO", logger="homodistil_hf"):
-        make_trainer()
-    assert (
-        "learning_rate=0.0016, as none is given: the measured rule for 128 tokens a step and a teacher of 32 channels"
-        in caplog.text
-    )
-
-
-def test_the_learning_rate_follows_pruning_by_default(make_trainer):
-    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.6, learning_rate=1.0)
+@each(
+    ("settings", "expected"),
+    [
+        ({"pruning_end_fraction": 0.6}, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        # It stays up for half of the run, or for longer than pruning lasts.
+        ({"pruning_end_fraction": 0.2}, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
+        (
+            {"pruning_end_fraction": 0.2, "learning_rate_hold_fraction": 0.6},
+            [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25],
+        ),
+    ],
+)
+def test_the_learning_rate_follows_pruning_by_default(make_trainer, settings, expected):
+    trainer = make_trainer(max_steps=10, warmup_steps=2, learning_rate=1.0, **settings)
     trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+    assert rates_of(trainer) == pytest.approx(expected)
 
 
-def test_an_early_end_of_pruning_leaves_the_learning_rate_up_for_half_of_the_run(make_trainer):
-    trainer = make_trainer(max_steps=10, warmup_steps=2, pruning_end_fraction=0.2, learning_rate=1.0)
-    trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
-
-
-def test_the_learning_rate_may_be_held_longer_than_pruning_lasts(make_trainer):
-    trainer = make_trainer(
-        max_steps=10, pruning_end_fraction=0.2, learning_rate_hold_fraction=0.6, learning_rate=1.0, warmup_steps=2
-    )
-    trainer.train()
-    rates = [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert rates == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+def rates_of(trainer):
+    return [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry]
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
@@ -99,4 +92,4 @@ def test_schedulers_of_trainer(make_trainer, name):
         expected.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    assert [entry["learning_rate"] for entry in logs_of(trainer) if "loss_kl" in entry] == pytest.approx(expected)
+    assert rates_of(trainer) == pytest.approx(expected)

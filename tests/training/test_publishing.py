@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub_clients import logits_from, release
+from hub_clients import as_user, logits_from, release
 from hub_server import Fault, requests_to
 from tiny_files import write_config
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
@@ -202,21 +202,13 @@ def test_a_push_that_fails_stops_nothing(hub, hub_client, tmp_path, fault, reaso
     # Later, by hand.
     hub.faults.clear()
     student = str(tmp_path / "run" / "student")
-    pushed = hub_client.run(command, ["push", student, "me/run", "--tag", "v1", "--card_tags", "tiny", "small"])
+    pushed = hub_client.run(
+        as_user, "hf_writer", main, ["push", student, "me/run", "--tag", "v1", "--card_tags", "tiny", "small"]
+    )
     assert (pushed.value, pushed.error) == (0, None)
     sha = hub.repos["me/run"].tags["v1"]
     assert f"{hub.url}/me/run/commit/{sha}" in pushed.output
     assert b"\n- tiny\n- small\n" in hub.files("me/run", "v1")["README.md"]
-
-
-def command(words: list[str], token: str = "hf_writer") -> int:
-    import os
-
-    os.environ["HF_TOKEN"] = token
-    try:
-        return main(words)
-    finally:
-        del os.environ["HF_TOKEN"]
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
@@ -242,7 +234,7 @@ def test_embedding_models_are_pushed_as_their_own_folders(hub, hub_client, tmp_p
         "hub_always_push": True,
     }
     (tmp_path / "run.json").write_text(json.dumps(settings))
-    made = hub_client.run(command, ["distill", str(tmp_path / "run.json")])
+    made = hub_client.run(as_user, "hf_writer", main, ["distill", str(tmp_path / "run.json")])
     assert (made.value, made.error) == (0, None), made.output
     pushed, student = hub.files("me/run"), tmp_path / "run" / "student"
     for name in ("modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors", "model.safetensors"):
@@ -261,14 +253,16 @@ def test_a_run_that_could_not_push_does_not_begin(hub, hub_client, tmp_path, tok
     assert hub.repos == {}
 
 
-def test_an_unfinished_student_makes_no_repository(hub, hub_client, tmp_path):
+def push_untrained(folder: str) -> None:
+    make_trainer(folder, push_to_hub=False).push_to_hub()
+
+
+def test_an_unfinished_student_makes_no_repository(hub, hub_client, tmp_path, capsys):
     refused = hub_client.run(push_untrained, str(tmp_path / "run"))
     assert (refused.error, "not reached its plan yet" in refused.message) == ("ValueError", True)
     assert hub.repos == {}
-
-
-def push_untrained(folder: str) -> None:
-    make_trainer(folder, push_to_hub=False).push_to_hub()
+    assert main(["push", str(tmp_path), "me/run"]) == 2
+    assert "holds no export (no facts.json); expected an export or a finished run" in capsys.readouterr().err
 
 
 # Resuming
@@ -374,20 +368,6 @@ def test_no_token_is_left_anywhere(hub, hub_client, tmp_path):
     assert {asked.user for asked in requests_to(hub, "POST", "/commit/")} == {"me"}
 
 
-def test_the_search_for_a_token_would_find_it(tmp_path):
-    """What Trainer does by itself."""
-    torch.save(
-        HomoDistilTrainingArguments(output_dir=str(tmp_path), hub_token=SENTINEL), tmp_path / "training_args.bin"
-    )
-    assert SENTINEL.encode() in (tmp_path / "training_args.bin").read_bytes()
-
-
-def test_the_token_is_back_after_a_save(make_trainer):
-    trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1, hub_token=SENTINEL)
-    trainer.train()
-    assert trainer.args.hub_token == SENTINEL
-
-
 @pytest.mark.slow
 def test_the_card_has_the_teachers_evaluation(hub_client, hub, tmp_path):
     made = hub_client.run(main, ["distill", str(write_config(tmp_path))])
@@ -408,11 +388,6 @@ def test_the_command_asks_for_the_checkpoint_first(hub_client, hub, tmp_path):
     assert refused.value == 2
     assert "resume_from_checkpoint='hf://me/run/checkpoint-4' can't be fetched: " in refused.output
     assert not list(requests_to(hub, "GET", "/tree/"))
-
-
-def test_what_is_no_export_is_not_pushed(tmp_path, capsys):
-    assert main(["push", str(tmp_path), "me/run"]) == 2
-    assert "holds no export (no facts.json); expected an export or a finished run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ({"hub_token": [SENTINEL]}, {"hf_token": SENTINEL}, {"hub_tokn": SENTINEL}))

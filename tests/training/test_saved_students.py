@@ -9,10 +9,11 @@ import torch
 from methods_here import SAME_HEADS
 from run_traces import SaveAt, assert_same_run
 from safetensors.torch import load_file, save_file
+from students import logits_of
 from tiny_architectures import tiny_architecture_teacher
 
 from homodistil_hf import export_student
-from homodistil_hf.export.facts import all_logits, probe_inputs
+from homodistil_hf.export.facts import probe_inputs
 from homodistil_hf.export.verify import run_fresh
 from homodistil_hf.files.checkpoints import QUERIES_FILE, write_manifest
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -49,22 +50,14 @@ def in_stock_class(folders, class_name, inputs, scratch) -> dict[int, torch.Tens
     return {int(name): logits for name, logits in load_file(scratch / "outputs").items()}
 
 
-def logits_of(model, inputs):
-    with torch.no_grad():
-        return all_logits(model.eval()(**inputs))
-
-
-def heads_that_fill(architecture):
-    """Widths of a stock class, with heads of half the teacher's size where there may be such."""
-    return SAME_HEADS | ({"num_attention_heads": 2, "head_dim": 8} if architecture.is_rotary else {})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, make_trainer, tmp_path):
     architecture = ARCHITECTURES[model_type]
     teacher, head = tiny_architecture_teacher(architecture, architecture.heads[0]), architecture.heads[0]
-    students = {"heads that fill": heads_that_fill(architecture)} | _OTHER_SHAPES
+    # Widths of a stock class, with heads of half the teacher's size where there may be such.
+    heads = {"num_attention_heads": 2, "head_dim": 8} if architecture.is_rotary else {}
+    students = {"heads that fill": SAME_HEADS | heads} | _OTHER_SHAPES
     folders, expected, inputs = [], [], probe_inputs(teacher.config)
     for name, student in students.items():
         run = tmp_path / name
@@ -123,6 +116,5 @@ def test_one_line_of_the_log_names_the_export(make_trainer, tmp_path, caplog):
     with caplog.at_level("INFO", logger="homodistil_hf"):
         trainer.train()
         trainer.save_model(str(tmp_path / "saved"))
-    assert [record.getMessage() for record in caplog.records if "trainer.export(" in record.getMessage()] == [
-        "the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it"
-    ]
+    (line,) = (message for message in caplog.messages if "trainer.export(" in message)
+    assert line == "the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it"

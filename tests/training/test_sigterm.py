@@ -31,6 +31,16 @@ from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, ending_clea
 SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
 
+@contextlib.contextmanager
+def handling(number: int, handler: Any) -> Iterator[None]:
+    """A signal is handled so meanwhile."""
+    earlier = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, earlier)
+
+
 class SignalAt(TrainerCallback):
     """Sends this process a signal in the middle of a step: its gradients are there, its update is not."""
 
@@ -55,29 +65,23 @@ def test_the_earlier_handler_comes_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_handler_of_the_users_is_called_before_leaving(monkeypatch):
+def test_a_handler_of_the_users_is_called_before_leaving():
     heard: list[int] = []
-    earlier = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-    try:
+    with handling(signal.SIGTERM, lambda number, frame: heard.append(number)):
         with StopRequest() as stop:
             signal.raise_signal(signal.SIGTERM)
             assert heard == []
         with pytest.raises(SystemExit, match="143"):
             stop.leave()
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
     assert heard == [signal.SIGTERM]
 
 
-def test_who_ignores_sigterm_goes_on_ignoring_it():
-    earlier = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop:
-            signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "command"), [(signal.SIGTERM, contextlib.nullcontext), (signal.SIGINT, None)])
+def test_who_ignores_a_signal_goes_on_ignoring_it(number, command):
+    with handling(number, signal.SIG_IGN), (command or ending_cleanly)(), StopRequest() as stop:
+        signal.raise_signal(number)
         assert not stop.is_made
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+        assert signal.getsignal(number) == signal.SIG_IGN
 
 
 def test_threads_leave_signals_alone():
@@ -98,13 +102,7 @@ def test_threads_leave_signals_alone():
 
 
 def test_a_command_ends_with_143_and_tidies_up(tmp_path):
-    with pytest.raises(SystemExit, match="143"), ending_cleanly(), tempfile.TemporaryDirectory(dir=tmp_path):
-        signal.raise_signal(signal.SIGTERM)
-    assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_tidying_up_is_not_interrupted():
+    """Not interrupted by another SIGTERM."""
     done = []
 
     @contextlib.contextmanager
@@ -115,29 +113,18 @@ def test_tidying_up_is_not_interrupted():
             signal.raise_signal(signal.SIGTERM)
             done.append("all")
 
-    with pytest.raises(SystemExit, match="143"), ending_cleanly(), tidying():
+    folder = tempfile.TemporaryDirectory(dir=tmp_path)
+    with pytest.raises(SystemExit, match="143"), ending_cleanly(), folder, tidying():
         signal.raise_signal(signal.SIGTERM)
-    assert done == ["all"]
-
-
-def test_a_training_inside_of_a_command_leaves_with_143():
-    with ending_cleanly():
-        with StopRequest() as stop:
-            signal.raise_signal(signal.SIGTERM)
-        assert stop.is_made
-        with pytest.raises(SystemExit, match="143"):
-            stop.leave()
+    assert (done, list(tmp_path.iterdir())) == (["all"], [])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
 def test_a_command_leaves_other_handlers_alone(handler):
-    earlier = signal.signal(signal.SIGTERM, handler)
-    try:
-        with ending_cleanly():
-            signal.raise_signal(signal.SIGTERM)
-            assert signal.getsignal(signal.SIGTERM) == handler
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+    with handling(signal.SIGTERM, handler), ending_cleanly():
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_one_of_several_ranks_ends_at_once(monkeypatch):
@@ -253,15 +240,10 @@ def test_sigterm_after_the_last_step_ends_the_process_too(make_trainer):
 
 
 @pytest.mark.slow
-def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_path):
+def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_path, interruptible):
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 2}
-    stopped = make_trainer(callbacks=[SignalAt(5, signal.SIGINT)], **settings)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stopped.train()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(callbacks=[SignalAt(5, signal.SIGINT)], **settings).train()
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
     resumed = make_trainer(**settings)
     resumed.train("last")
@@ -273,10 +255,9 @@ def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_p
 @pytest.fixture
 def interruptible():
     """SIGINT as Python has it; shells start background jobs that ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler  # whatever took it has put it back
-    signal.signal(signal.SIGINT, before)
+    with handling(signal.SIGINT, signal.default_int_handler):
+        yield
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler  # whatever took it has put it back
 
 
 class Twice(SignalAt):
@@ -311,14 +292,6 @@ def test_sigint_after_sigterm_ends_a_command_at_once(interruptible):
 def test_a_command_that_does_not_train_is_interrupted_at_once(interruptible):
     with ending_cleanly(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-
-
-def test_who_ignores_sigint_goes_on_ignoring_it(interruptible):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with ending_cleanly(), StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert not stop.is_made
-    assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("num_asked", [0, 1])
@@ -367,13 +340,7 @@ sys.exit(main([*sys.argv[1:], "--resume_from_checkpoint", "last"]))
 LAUNCHERS = {
     "sigterm": [sys.executable, "-m", "homodistil_hf"],
     "one of two ranks": [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "homodistil_hf",
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "homodistil_hf")
     ],
 }
 
@@ -385,11 +352,18 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
     with _running(LAUNCHERS, folders) as processes:
         going = set(processes)
         while going:  # whichever has saved first: what goes on takes time from the others
-            for name in [one for one in sorted(going) if _has_saved_or_ended(processes[one], folders[one])]:
-                _send(processes[name], name)
+            for name in sorted(going):
+                process = processes[name]
+                if last_checkpoint(folders[name] / "run") is None and process.poll() is None:
+                    continue
+                if name == "one of two ranks":
+                    os.kill(children(process.pid)[1], signal.SIGTERM)
+                else:
+                    os.killpg(process.pid, signal.SIGTERM)
                 going.remove(name)
             time.sleep(0.05)
-        yield {name: (folders[name], *_end(process, folders[name])) for name, process in processes.items()}
+        statuses = {name: process.wait(timeout=120) for name, process in processes.items()}
+        yield {name: (one, statuses[name], (one / "log").read_text(encoding="utf-8")) for name, one in folders.items()}
 
 
 @contextlib.contextmanager
@@ -401,8 +375,8 @@ def _running(launchers: dict[str, list[str]], folders: dict[str, Path]) -> Itera
             folders[name], max_steps=5000, save_steps=3, save_total_limit=2, dataloader_num_workers=1
         )
         # A process inherits that its parent ignores SIGINT, as a background job of a shell does.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        with open(folders[name] / "log", "w", encoding="utf-8") as log:
+        inherited = handling(signal.SIGINT, signal.default_int_handler)
+        with inherited, open(folders[name] / "log", "w", encoding="utf-8") as log:
             processes[name] = subprocess.Popen(
                 [*launcher, "distill", str(config)],
                 env=environment | {"HOMODISTIL_CACHE": str(folders[name] / "cache")},
@@ -410,35 +384,14 @@ def _running(launchers: dict[str, list[str]], folders: dict[str, Path]) -> Itera
                 stderr=log,
                 start_new_session=True,
             )
-        signal.signal(signal.SIGINT, before)
     try:
         yield processes
     finally:
         for process in processes.values():
             if process.poll() is None:
-                for group in (*children(process.pid), process.pid):
-                    _kill_group(group)
-
-
-def _has_saved_or_ended(process: subprocess.Popen, folder: Path) -> bool:
-    return last_checkpoint(folder / "run") is not None or process.poll() is not None
-
-
-def _send(process: subprocess.Popen, name: str) -> None:
-    if name == "one of two ranks":
-        os.kill(children(process.pid)[1], signal.SIGTERM)
-    else:
-        os.killpg(process.pid, signal.SIGTERM)
-
-
-def _end(process: subprocess.Popen, folder: Path) -> tuple[int, str]:
-    status = process.wait(timeout=120)
-    return status, (folder / "log").read_text(encoding="utf-8")
-
-
-def _kill_group(process: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(os.getpgid(process), signal.SIGKILL)
+                for one in (*children(process.pid), process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(os.getpgid(one), signal.SIGKILL)
 
 
 @pytest.mark.distributed
