@@ -36,28 +36,18 @@ def test_queries_and_keys_of_every_layer_in_order():
     assert all(tensor.requires_grad for pair in recorded for tensor in pair)
 
 
-def test_nothing_is_held_outside_and_afterwards():
-    student = make_student()
-    recorder = AttentionRecorder(student)
-    student(**unlabelled(make_batch()))
-    assert recorder._recorded == {}
-    with recorder.recording():
-        student(**unlabelled(make_batch()))
-    assert recorder._recorded == {}
-    student(**unlabelled(make_batch()))
-    assert recorder._recorded == {}
-    with recorder.recording() as recorded:
-        pass
-    assert recorded == []
-
-
-def test_an_error_inside_ends_the_recording():
-    student = make_student()
+def test_nothing_is_held_outside_of_a_recording_however_it_ends():
+    student, inputs = make_student(), unlabelled(make_batch())
     recorder = AttentionRecorder(student)
     with pytest.raises(IndexError, match="out of range"), recorder.recording():
         student(input_ids=torch.tensor([[10_000]]))
-    student(**unlabelled(make_batch()))
-    assert recorder._recorded == {}
+    student(**inputs)
+    with recorder.recording():
+        student(**inputs)
+    student(**inputs)
+    with recorder.recording() as recorded:
+        pass
+    assert recorded == []
 
 
 def test_the_last_forward_pass_counts():

@@ -22,20 +22,11 @@ def test_the_mean_loss_is_stock_berts(case):
         integers = case == "regression of integers"  # stock BERT's own loss wants floats
         expected = teacher(**given | ({"labels": given["labels"].float()} if integers else {})).loss
     assert "loss" not in outputs
+    assert len(rows) == len(task.labels(inputs)) == len(inputs["masked_positions"]) > 0
+    assert (rows.dim(), inputs["masked_positions"].dtype) == (2, torch.int64)
     assert float(loss / len(inputs["masked_positions"])) == pytest.approx(float(expected), rel=1e-5)
     assert float(kl) == pytest.approx(0, abs=1e-6)
     assert task.name == ("mlm" if case == "masked_lm" else "task")
-
-
-@each("case", CASES)
-def test_there_are_as_many_rows_as_labels_and_predictions(case):
-    _, student, given = make_case(case)
-    task = task_of(student)
-    inputs = task.with_positions(given)
-    rows = task.rows(student(**task.model_inputs(inputs, student)), inputs)
-    assert len(rows) == len(task.labels(inputs)) == len(inputs["masked_positions"]) > 0
-    assert rows.dim() == 2
-    assert inputs["masked_positions"].dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -127,38 +118,30 @@ def test_an_attention_of_others_gets_the_mask_as_it_is():
 # What counts
 
 
+def test_padding_has_no_predictions():
+    inputs = task_of(make_student("token_classification")).with_positions(make_batch("token_classification"))
+    assert len(inputs["masked_positions"]) == 4 * 12 - NUM_PADDED
+
+
 def by_hand(task: str, inputs: dict[str, torch.Tensor], logits: dict[str, torch.Tensor]) -> tuple[list, list]:
     found: Task = task_of(make_student(task))
     inputs = found.with_positions(inputs)
     return found.rows(logits, inputs).tolist(), found.labels(inputs).tolist()
 
 
-def test_tokens_without_label_are_left_out():
-    logits = torch.arange(12.0).view(2, 3, 2)
+def test_predictions_without_a_label_are_left_out():
     labels = torch.tensor([[1, IGNORED_LABEL, 0], [IGNORED_LABEL, IGNORED_LABEL, 1]])
-    rows, kept = by_hand("token_classification", {"labels": labels}, {"logits": logits})
-    assert (rows, kept) == ([[0.0, 1.0], [4.0, 5.0], [10.0, 11.0]], [1, 0, 1])
-
-
-def test_padding_has_no_predictions():
-    inputs = task_of(make_student("token_classification")).with_positions(make_batch("token_classification"))
-    assert len(inputs["masked_positions"]) == 4 * 12 - NUM_PADDED
-
-
-def test_sequences_without_label_are_left_out():
-    logits = torch.arange(6.0).view(3, 2)
-    rows, kept = by_hand(
-        "sequence_classification", {"labels": torch.tensor([[1], [IGNORED_LABEL], [0]])}, {"logits": logits}
-    )
-    assert (rows, kept) == ([[0.0, 1.0], [4.0, 5.0]], [1, 0])
-
-
-def test_answers_outside_the_tokens_are_left_out():
+    logits = {"logits": torch.arange(12.0).view(2, 3, 2)}
+    of_tokens = by_hand("token_classification", {"labels": labels}, logits)
+    assert of_tokens == ([[0.0, 1.0], [4.0, 5.0], [10.0, 11.0]], [1, 0, 1])
+    labels, logits = torch.tensor([[1], [IGNORED_LABEL], [0]]), {"logits": torch.arange(6.0).view(3, 2)}
+    of_sequences = by_hand("sequence_classification", {"labels": labels}, logits)
+    assert of_sequences == ([[0.0, 1.0], [4.0, 5.0]], [1, 0])
     logits = {"start_logits": torch.arange(6.0).view(2, 3), "end_logits": torch.arange(6.0, 12.0).view(2, 3)}
     inputs = {"input_ids": torch.zeros(2, 3, dtype=torch.int64)}
     inputs |= {"start_positions": torch.tensor([2, 3]), "end_positions": torch.tensor([IGNORED_LABEL, 0])}
-    rows, kept = by_hand("question_answering", inputs, logits)
-    assert (rows, kept) == ([[0.0, 1.0, 2.0], [9.0, 10.0, 11.0]], [2, 0])
+    of_answers = by_hand("question_answering", inputs, logits)
+    assert of_answers == ([[0.0, 1.0, 2.0], [9.0, 10.0, 11.0]], [2, 0])
 
 
 @each("task", TASKS)

@@ -78,16 +78,12 @@ def test_gradients_agree_with_finite_differences(sizes):
         assert float(difference) == pytest.approx(float((gradient * step).sum()), rel=1e-6)
 
 
-def test_gradients_are_given_once():
+def test_gradients_are_given_once_and_for_the_weights_that_were_said():
     student, teacher = decoder(STUDENT_SIZE, 0), decoder(TEACHER_SIZE, 1)
     loss = sum(decoded_terms(student, teacher, LABELS))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="have been given away; compute the terms again"):
         loss.backward()
-
-
-def test_a_loss_that_weighs_the_terms_otherwise_is_refused():
-    student, teacher = decoder(STUDENT_SIZE, 0), decoder(TEACHER_SIZE, 1)
     ce, kl = decoded_terms(student, teacher, LABELS, weights=(1.0, 2.0))
     with pytest.raises(RuntimeError, match=r"CE and KL do not stand in the loss as weights=\(1.0, 2.0\) said"):
         (ce + kl).backward()

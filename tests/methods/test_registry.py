@@ -9,7 +9,7 @@ from methods_here import student_of
 from rows import each
 from run_traces import logs_of
 from students import make_batch
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 from tiny_models import GRADUAL, make_blocks
 from transformers import BertForMaskedLM
 
@@ -23,8 +23,7 @@ TAKE_SCORES = ("homodistil", "one_shot", "shallow")  # from batches before the f
 
 
 @pytest.mark.parametrize("method", STUDENTS)
-def test_a_run_of_every_method_learns_from_the_whole_teacher(method, tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_a_run_of_every_method_learns_from_the_whole_teacher(method, tmp_path):
     config = write_config(tmp_path, method=method, student=student_of(method))
     trainer = make_configured(parse_run([str(config)]), lambda line: None)
     expected = BertForMaskedLM.from_pretrained(tmp_path / "teacher").state_dict()

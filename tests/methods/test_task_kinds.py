@@ -29,11 +29,6 @@ from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
 STARTED = "from a general model"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def finished(request, tmp_path_factory):
     """Kind, settings, lines and results of a run with labels, whose folder has `run/`."""

@@ -5,19 +5,13 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
-from tiny_files import own_cache, write_teacher
+from tiny_files import write_teacher
 from transformers import BertConfig
 
-from homodistil_hf.files.hub_errors import HubError
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.runs.kinds import TASK, is_task_model, kind_name, kind_of_run
+from homodistil_hf.runs.kinds import TASK, kind_name, kind_of_run
 from homodistil_hf.runs.task import LEAST_STEPS
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.mark.slow
@@ -82,8 +76,6 @@ def test_texts_with_spans_are_tagged(tmp_path):
 
 
 def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
-    from homodistil_hf.runs.kinds import kind_of_run
-
     settings = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1}, "it")
     made = kind_of_run(settings)
     assert made.training(settings, made.inputs(settings), range(80)).max_steps == LEAST_STEPS
@@ -124,15 +116,6 @@ def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
     assert revisions == []
     assert [kind_name(settings) for _ in range(2)] == [TASK, TASK]
     assert revisions == ["v2"]
-
-
-def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch):
-    def refuse(name, **how):
-        raise HubError("teacher='somebody/other' can't be read: no answer")
-
-    monkeypatch.setattr("homodistil_hf.runs.kinds.load_encoder_config", refuse)
-    with pytest.raises(HubError, match="no answer"):
-        is_task_model("somebody/other")
 
 
 def test_a_label_column_without_labels_to_learn_is_refused(tmp_path):

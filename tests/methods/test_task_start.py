@@ -1,7 +1,6 @@
 """A general student that learns a task beside its fine-tuned teacher: every kind, both forms, and what is refused."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,9 @@ from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.kinds import kind_of_run
 from homodistil_hf.runs.student import make_trainer
-from homodistil_hf.runs.task import _WITHOUT_PART
 from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
 from homodistil_hf.tasks.kinds import kind_of
-from homodistil_hf.training.small_start import started_pair
-from homodistil_hf.training_args import DistillationArguments
 
 KEEPS_WIDTHS = {"student": None, "num_scoring_batches": 16, "eval_dataset": None}
 """Where the settings of the fixture `make_trainer` are of pruning."""
@@ -43,20 +39,12 @@ def general(tmp_path_factory):
         folder = tmp_path_factory.mktemp("general")
         own_cache(monkeypatch, folder / "cache")
         # A width that no stock class has.
-        layers = [SMALL | {"intermediate_size": 24}, SMALL]
-        student = {
-            "hidden_size": 16,
-            "layers": [{k: v for k, v in one.items() if k != "hidden_size"} for one in layers],
-        }
+        layers = [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": size} for size in (24, 32)]
+        student = {"hidden_size": 16, "layers": layers}
         config = write_config(folder, max_steps=2, save_strategy="no", student=student, num_scoring_batches=2)
         run(parse_run([str(config)]), lambda line: None)
         export_model_from(folder / "run", folder / "compact", format="compact")
     return folder / "run"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -85,21 +73,15 @@ def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
+    """The export is stock, with the teacher's labels."""
     name, settings, results = finished
     teacher, student = results["models"]
     assert teacher["kl"] == 0 < student["kl"]
     assert results["rows"]["kind"] == KINDS[name][0]
     assert results["plan"] == json.loads((general / "results.json").read_text())["plan"]
-    facts = read_facts(Path(settings["output_dir"]) / "student")
-    assert facts["settings"]["started_as"] == general.name
-    assert (
-        "starting from a smaller general model" in (Path(settings["output_dir"]) / "student" / "README.md").read_text()
-    )
-
-
-def test_the_export_is_stock_with_the_teachers_labels(finished):
-    _, settings, _ = finished
     folder = Path(settings["output_dir"]) / "student"
+    assert read_facts(folder)["settings"]["started_as"] == general.name
+    assert "starting from a smaller general model" in (folder / "README.md").read_text()
     teacher, student = (AutoConfig.from_pretrained(one) for one in (settings["teacher"], folder))
     assert student.architectures == teacher.architectures
     assert (student.id2label, student.problem_type) == (teacher.id2label, teacher.problem_type)
@@ -235,27 +217,15 @@ def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
     assert trainer.dense_student().config.hidden_size == 16
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        (
-            {"pruning_end_fraction": 0.5},
-            "pruning_end_fraction=0.5 has no part in .* widths of model: nothing is pruned; leave",
-        ),
-        ({"projection_init": "random"}, "projection_init='random' has no part in .*fits the teacher best"),
-    ],
-)
-def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tmp_path, setting, message):
+def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tmp_path):
     settings = write_kind(tmp_path, "classes")
     how = {"teacher_model": settings["teacher"], "train_dataset": rows_of_kind("classes"), **KEEPS_WIDTHS}
-    with pytest.raises(ValueError, match=message):
-        make_trainer(model=str(general / "student"), **how, **setting)
-
-
-def test_a_model_without_a_teacher_is_not_looked_at(monkeypatch):
-    read = "homodistil_hf.training.small_start.load_encoder_config"
-    monkeypatch.setattr(read, lambda *words, **how: pytest.fail("a configuration was read"))
-    assert started_pair("somebody/model", None, token=None, seed=0) is None
+    for setting, message in (
+        ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 has no part in .* widths of model: nothing is prun"),
+        ({"projection_init": "random"}, "projection_init='random' has no part in .*fits the teacher best"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_trainer(model=str(general / "student"), **how, **setting)
 
 
 def _rename_word(folder):
@@ -302,12 +272,6 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     with pytest.raises((ValueError, OSError), match=message):
         run(settings_of(settings | changes, "settings"), lambda line: None)
     assert not Path(settings["output_dir"]).exists()
-
-
-def test_every_setting_of_pruning_is_refused():
-    own = {entry.name for entry in fields(HomoDistilTrainingArguments)}
-    own -= {entry.name for entry in fields(DistillationArguments)}
-    assert {name for name in own if not name.endswith("_weight")} == own & _WITHOUT_PART.keys()
 
 
 @pytest.mark.slow

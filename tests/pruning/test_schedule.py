@@ -10,23 +10,11 @@ from homodistil_hf.pruning.schedule import PruningSchedule, pruning_learning_rat
 # Kept fractions
 
 
-@each(
-    ("step", "progress"),
-    [
-        (0, 0.0),
-        (9, 0.0),
-        (10, 0.0),
-        (11, 1 - 0.95**3),
-        (12, 1 - 0.729),
-        (15, 1 - 27 / 64),
-        (20, 1 - 1 / 8),
-        (25, 1 - 1 / 64),
-        (29, 1 - 0.05**3),
-        (30, 1.0),
-        (31, 1.0),
-        (10**9, 1.0),
-    ],
-)
+STEPS = (0, 9, 10, 11, 12, 15, 20, 25, 29, 30, 31, 10**9)
+PROGRESS = (0, 0, 0, 1 - 0.95**3, 1 - 0.729, 1 - 27 / 64, 1 - 1 / 8, 1 - 1 / 64, 1 - 0.05**3, 1, 1, 1)
+
+
+@each(("step", "progress"), zip(STEPS, PROGRESS, strict=True))
 def test_progress_by_hand(step, progress):
     assert pruning_progress(step, 10, 30) == pytest.approx(progress, abs=1e-15)
 
@@ -47,22 +35,10 @@ def test_progress_never_falls_and_stays_a_share(start, length, step):
 # Learning rate
 
 
-@each(
-    ("step", "factor"),
-    [
-        (0, 0.0),
-        (1, 0.25),
-        (3, 0.75),
-        (4, 1.0),
-        (5, 1.0),
-        (12, 1.0),
-        (13, 7 / 8),
-        (16, 0.5),
-        (19, 1 / 8),
-        (20, 0.0),
-        (21, 0.0),
-    ],
-)
+RATES = {0: 0, 1: 0.25, 3: 0.75, 4: 1, 5: 1, 12: 1, 13: 7 / 8, 16: 0.5, 19: 1 / 8, 20: 0, 21: 0}
+
+
+@each(("step", "factor"), RATES.items())
 def test_learning_rate_by_hand(step, factor):
     assert pruning_learning_rate(step, warmup_steps=4, end_step=12, total_steps=20) == factor
 

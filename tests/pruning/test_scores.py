@@ -103,14 +103,11 @@ def test_magnitude_is_the_l1_norm_of_all_slices():
     groups, parameters = encoder_groups(student), dict(student.named_parameters())
     metric = MagnitudeScores(groups)
     metric.update(parameters, groups)
-    weights = {name: parameter.detach().double().abs() for name, parameter in parameters.items()}
-    assert_same_scores(metric.scores(parameters, groups), slow_sums(weights, groups))
-    with torch.no_grad():
-        student.bert.encoder.layer[0].intermediate.dense.bias[3] += 100
-    before, after = weights["bert.encoder.layer.0.intermediate.dense.bias"][3], 100
-    expected = slow_sums(weights, groups)["ffn.0"][3]
-    changed = metric.scores(parameters, groups)["ffn.0"][3]
-    assert float(changed) == pytest.approx(expected + after, abs=2 * float(before) + 1e-3)
+    for added in (0, 100):  # a score follows the weights without another update
+        with torch.no_grad():
+            student.bert.encoder.layer[0].intermediate.dense.bias[3] += added
+        weights = {name: parameter.detach().double().abs() for name, parameter in parameters.items()}
+        assert_same_scores(metric.scores(parameters, groups), slow_sums(weights, groups))
 
 
 def test_movement_adds_up_and_knows_its_sign():
@@ -307,17 +304,6 @@ def test_scores_of_kept_units_survive_slicing(name):
     after = metric.scores(dict(student.named_parameters()), encoder_groups(student))
     assert all(torch.equal(values, before[group][masks[group]]) for group, values in after.items())
     metric.update(take_gradients(student), encoder_groups(student))
-
-
-def test_metrics_are_found_by_name_and_take_their_smoothing():
-    groups = encoder_groups(make_student())
-    assert {name: metric.__name__ for name, metric in METRICS.items()} == {
-        "sensitivity": "SensitivityScores",
-        "magnitude": "MagnitudeScores",
-        "movement": "MovementScores",
-    }
-    for metric in METRICS.values():
-        assert metric(groups, sensitivity_smoothing=0.3).sensitivity_smoothing == 0.3
 
 
 def test_sums_of_nothing_are_zero():

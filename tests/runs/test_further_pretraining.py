@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rows import each
 from safetensors.torch import load_file
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
@@ -20,11 +20,6 @@ from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.student import make_trainer
 
 ROUNDS = {"max_steps": 4, "per_device_train_batch_size": 8}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 def write_further(folder, **settings):

@@ -60,10 +60,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a folder in a file": ({"output_dir": str(Path(__file__) / "below")}, "^output_dir='.*below' can't be created"),
     "no tokenizer": ({"processing_class": None}, "processing_class=None is no tokenizer"),
     "own loss": ({"compute_loss_func": print}, "^compute_loss_func=.* would replace the distillation loss; leave it"),
-    "own model": (
-        {"model_init": make_teacher},
-        "^model_init=.* would replace the student, .*; leave it out; each trial of ",
-    ),
+    "own model": ({"model_init": make_teacher}, "^model_init=.* would replace the student, .*; leave it out; each tr"),
     "rounded evaluation": ({"bf16_full_eval": True}, "bf16_full_eval=True would round"),
     "sampling by length": (
         {"train_sampling_strategy": "group_by_length"},
@@ -74,10 +71,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "dispatch_batches=True; every rank must make its own batches",
     ),
     "unseeded sampler": ({"accelerator_config": {"use_seedable_sampler": False}}, "use_seedable_sampler=False"),
-    "teacher of another vocabulary": (
-        {"teacher_model": make_teacher(vocab_size=80)},
-        "teacher has vocab_size=80, the student 96",
-    ),
+    "teacher of another vocabulary": ({"teacher_model": make_teacher(vocab_size=80)}, "teacher has vocab_size=80, th"),
     "teacher of another task": (
         {"model": CLASSIFIER, "teacher_model": make_teacher("token_classification")},
         "teacher has class=HomoBertForTokenClassification, the student HomoBertForSequenceClassification",
@@ -94,10 +88,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unsupported encoder": ({"model": AlbertForMaskedLM(ALBERT)}, "AlbertForMaskedLM"),
     "weight of a task": ({"task_weight": 2.0}, "^task_weight=2.0 has no part in this run: masked words are its task"),
-    "weight of words": (
-        {"model": CLASSIFIER, "mlm_weight": 0.5},
-        "^mlm_weight=0.5 has no part in this run: its own loss has",
-    ),
+    "weight of words": ({"model": CLASSIFIER, "mlm_weight": 0.5}, "^mlm_weight=0.5 has no part in this run: its own"),
     "masks for a task": ({"model": CLASSIFIER, "mlm_probability": 0.2}, "^mlm_probability=0.2 has .*: no words are"),
     "masks beside a collator": (
         {"mlm_probability": 0.2, "data_collator": print},

@@ -234,28 +234,6 @@ def test_distilbert_starts_as_layers_of_its_teacher(make_trainer):
     assert torch.equal(shallow.embeddings.word_embeddings.weight, deep.embeddings.word_embeddings.weight)
 
 
-def test_distilbert_without_a_number_of_layers_is_refused(make_trainer):
-    with pytest.raises(ValueError, match="'distilbert' is impossible for this student: no number of the teacher's 2"):
-        make_trainer(trainer_class=DistilBertTrainer, student=SAME_HEADS)
-
-
-@each(
-    ("settings", "message"),
-    [
-        ({"temperature": 0.0}, "temperature=0.0 is outside .0, inf.; the default is 2.0"),
-        ({"cosine_weight": -1.0}, "cosine_weight=-1.0 is outside .0, inf.; the default is 1.0"),
-        (
-            {"mlm_weight": 0, "soft_kl_weight": 0, "cosine_weight": 0},
-            "cosine_weight are all 0, so",
-        ),
-    ],
-)
-def test_distilberts_settings_are_checked(make_trainer, settings, message):
-    # Bound, because the fixture takes what training arguments are called for one of them.
-    with pytest.raises(ValueError, match=message):
-        make_trainer(trainer_class=DistilBertTrainer, **settings, student=HALF_THE_MACS)
-
-
 def test_scratch_is_the_plain_masked_lm_loss(started, monkeypatch):
     trainer = started(ScratchTrainer)
     loss = mlm_loss(outputs_of(trainer)[1].logits)
@@ -350,32 +328,6 @@ def test_minilm_v2s_relations_of_any_heads(started, num_relation_heads, teacher_
             for model, layer, output in zip(models, layers, outputs, strict=True)
         ]
         assert terms[f"{name}_relation"] == pytest.approx(mean_kl(*relations), rel=1e-4), name
-
-
-@each(
-    ("settings", "message"),
-    [
-        ({"num_relation_heads": 3}, "num_relation_heads=3 does not divide .*, 16 and 32; nearest valid: 2"),
-        ({"teacher_layer": 2}, "teacher_layer=2 is no index into the teacher's 2 layers; -1 is the last"),
-        ({"mlm_trains": "neither"}, "mlm_trains='neither' is not one of student, head"),
-        ({"relation_weight": -0.5}, "relation_weight=-0.5 is outside .0, inf.; the default is 1.0"),
-    ],
-)
-def test_minilm_v2s_settings_are_checked(make_trainer, settings, message):
-    with pytest.raises(ValueError, match=message):
-        make_trainer(trainer_class=MiniLMv2Trainer, student=SAME_HEADS, **settings)
-
-
-def test_default_relation_heads_divide_both_widths(make_trainer):
-    trainer = make_trainer(trainer_class=MiniLMv2Trainer, student=SAME_HEADS)
-    assert trainer.args.num_relation_heads == 16
-
-
-@each("trainer_class", [MiniLMTrainer, TinyBertTrainer])
-def test_checkpointing_that_loses_recordings_is_refused(make_trainer, trainer_class):
-    settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
-    with pytest.raises(ValueError, match="keeps no gradient of queries and keys, which this method compares; set use"):
-        make_trainer(trainer_class=trainer_class, student=SAME_HEADS, **settings)
 
 
 @each("trainer_class", [MiniLMv2Trainer, TinyBertTrainer])

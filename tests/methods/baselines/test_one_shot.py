@@ -127,17 +127,16 @@ def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
     assert trainer.kept == trainer.full
 
 
-def test_needs_a_batch_to_score(one_shot):
-    with pytest.raises(
-        ValueError,
-        match="num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16",
-    ):
-        one_shot(num_scoring_batches=0)
-
-
-def test_a_schedule_has_no_part_in_it(one_shot):
-    with pytest.raises(ValueError, match="pruning_end_fraction=0.3 has no part in a run of OneShot: everyth"):
-        one_shot(pruning_end_fraction=0.3)
+@each(
+    ("settings", "message"),
+    [
+        ({"num_scoring_batches": 0}, "num_scoring_batches=0 leaves units unscored that go before .* the default is 1"),
+        ({"pruning_end_fraction": 0.3}, "pruning_end_fraction=0.3 has no part in a run of OneShot: everyth"),
+    ],
+)
+def test_settings_that_leave_nothing_to_choose_by_are_refused(one_shot, settings, message):
+    with pytest.raises(ValueError, match=message):
+        one_shot(**settings)
 
 
 def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chosen):

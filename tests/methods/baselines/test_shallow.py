@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rows import each
 from tiny_models import make_blocks, make_teacher
 
 from homodistil_hf.methods.baselines.shallow import ShallowTrainer
@@ -97,25 +98,19 @@ def test_a_shallow_student_can_be_pruned_at_once(make_trainer):
     assert encoder_macs(trainer.plan) < full
 
 
-@pytest.mark.parametrize("num_layers", [4, 5])
-def test_a_number_of_layers_that_is_no_fewer_is_refused(shallow, num_layers):
-    with pytest.raises(ValueError, match=rf"num_layers={num_layers} is outside \[1, 3\], the layers of a shallower"):
-        shallow(num_layers=num_layers)
+NO_FEWER = r"num_layers={} is outside \[1, 3\], the layers of a shallower"
+NO_LEAVING = "has no part in a run of Shallow: layers go before the first step, as many as num_layers"
 
 
-def test_too_few_layers_for_the_macs_are_refused(shallow):
-    with pytest.raises(ValueError, match=r"num_layers=1 of 4 layers have only 0\.\d\d of the encoder MACs"):
-        shallow(num_layers=1, student="macs=0.5")
-
-
-@pytest.mark.parametrize("settings", [{"kept_layers": [0, 1]}, {"layers_end_fraction": 0.5}], ids=str)
-def test_layers_do_not_leave_while_it_is_trained(shallow, settings):
-    with pytest.raises(
-        ValueError, match="has no part in a run of Shallow: layers go before the first step, as many as num_layers"
-    ):
+@each(
+    ("settings", "message"),
+    [
+        *(({"num_layers": number}, NO_FEWER.format(number)) for number in (4, 5)),
+        ({"num_layers": 1, "student": "macs=0.5"}, r"num_layers=1 of 4 layers have only 0\.\d\d of the encoder MACs"),
+        *((settings, NO_LEAVING) for settings in ({"kept_layers": [0, 1]}, {"layers_end_fraction": 0.5})),
+        ({"num_teacher_layers": 1}, "method='shallow' is impossible for this .*: the teacher has one layer"),
+    ],
+)
+def test_layers_that_can_not_go_are_refused(shallow, settings, message):
+    with pytest.raises(ValueError, match=message):
         shallow(**settings)
-
-
-def test_a_teacher_of_one_layer_has_none_to_spare(shallow):
-    with pytest.raises(ValueError, match="method='shallow' is impossible for this .*: the teacher has one layer"):
-        shallow(num_teacher_layers=1)

@@ -10,7 +10,7 @@ from methods_here import SAME_HEADS
 from rows import each
 from run_traces import SaveAt
 from students import make_batch
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 from tiny_models import make_blocks, make_teacher
 
 from homodistil_hf import HomoDistilTrainer
@@ -27,20 +27,6 @@ TEACHER = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
 HALF = WidthPlan.uniform(264, 6, LayerWidths(12, 22, 1112))
 QUARTER = WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704))
 EIGHTH = WidthPlan.uniform(128, 6, LayerWidths(8, 16, 512))
-
-
-@each("method", ["tinybert", "minilm", "minilm_v2"])
-def test_weights_of_nothing_are_refused(make_trainer, method):
-    fields = trainer_named(method).arguments_class.__dataclass_fields__
-    weights = {name: 0.0 for name in fields if name.endswith("_weight")}
-    with pytest.raises(ValueError, match=r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"):
-        make_trainer(trainer_class=trainer_named(method), **weights, student=SAME_HEADS)
-
-
-@each("method", ["distilbert", "shallow"])
-def test_milliseconds_say_nothing_of_fewer_layers(trainer_of, method):
-    with pytest.raises(ValueError, match="student='latency_ms=5' is measured with all .*; ask for a share of the enc"):
-        trainer_of(method, student="latency_ms=5")
 
 
 def test_a_checkpoint_of_another_method_is_refused(trainer_of, tmp_path):
@@ -120,14 +106,6 @@ def test_training_goes_on_where_it_ended(trainer_of):
     assert bool((trainer.model.bert.embeddings.word_embeddings.weight == 0.5).all())
 
 
-def test_methods_without_a_meaning_for_other_heads_say_so(make_trainer):
-    teacher = make_teacher("sequence_classification")
-    message = "method='scratch' trains masked-LM students, model is a HomoBertForSequenceClassification; pass a masked"
-    rows = make_blocks(16).map(lambda row: {"labels": 0})
-    with pytest.raises(ValueError, match=message):
-        make_trainer(model=teacher, trainer_class=trainer_named("scratch"), train_dataset=rows, eval_dataset=rows)
-
-
 def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
     make_trainer(trainer_class=trainer_named("scratch"), max_steps=2, callbacks=[SaveAt(1)]).train()
     folder = tmp_path / "run" / "checkpoint-1"
@@ -136,11 +114,10 @@ def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer,
     assert read_state(folder)["is_finished"]
 
 
-def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer, tmp_path, caplog):
-    half_the_macs = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
-    settings = {"trainer_class": trainer_named("distilbert"), "student": half_the_macs, "max_steps": 3}
-    make_trainer(callbacks=[SaveAt(2)], **settings).train()
-    resumed = make_trainer(output_dir=str(tmp_path / "other"), soft_kl_weight=1.0, temperature=4.0, **settings)
+def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(trainer_of, tmp_path, caplog):
+    trainer_of("distilbert", callbacks=[SaveAt(2)], max_steps=3).train()
+    others = {"soft_kl_weight": 1.0, "temperature": 4.0, "max_steps": 3}
+    resumed = trainer_of("distilbert", output_dir=str(tmp_path / "other"), **others)
     with caplog.at_level("WARNING", logger="homodistil_hf"):
         resumed.train(str(tmp_path / "run" / "checkpoint-2"))
     told = [record.getMessage() for record in caplog.records if "resumed with" in record.getMessage()]
@@ -153,10 +130,7 @@ def test_settings_of_a_methods_own_that_differ_are_told_at_a_resume(make_trainer
 # Names and cells
 
 
-@each(
-    ("plan", "missing"),
-    [(HALF, set()), (QUARTER, {"distilbert"}), (EIGHTH, {"distilbert", "minilm", "tinybert"})],
-)
+@each(("plan", "missing"), [(HALF, set()), (QUARTER, {"distilbert"}), (EIGHTH, {"distilbert", "minilm", "tinybert"})])
 def test_cells_that_can_not_exist_are_named(plan, missing):
     assert {name for name in STUDENTS if trainer_named(name).impossible_reason(plan, TEACHER) is not None} == missing
 
@@ -175,15 +149,53 @@ def test_reasons_say_what_to_do():
     assert reason.startswith("the student's heads [8, 8, 8, 8, 8, 8] are not as many as the teacher's [12, ")
 
 
-@each(("method", "message"), [("minilm", r"heads \[2\] are not as"), ("tinybert", r"heads \[2, 2\]")])
-def test_a_cell_that_can_not_exist_is_refused(make_trainer, method, message):
-    with pytest.raises(ValueError, match=f"method='{method}' is impossible for this .*: the student's {message}"):
-        make_trainer(trainer_class=trainer_named(method))
+ROWS = make_blocks(16).map(lambda row: {"labels": 0})
+CLASSIFIER = {"model": make_teacher("sequence_classification"), "train_dataset": ROWS, "eval_dataset": ROWS}
+REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+NOTHING = r"mlm_weight.* are all 0, so nothing would be learnt; leave one of them at"
+NO_GRADIENT = "keeps no gradient of queries and keys, which this method compares; set use"
+OTHER_HEADS = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
+
+
+def no_weights(method: str) -> dict[str, float]:
+    fields = trainer_named(method).arguments_class.__dataclass_fields__
+    return {name: 0.0 for name in fields if name.endswith("_weight")}
+
+
+@each(
+    ("method", "settings", "message"),
+    [
+        ("distilbert", {"student": SAME_HEADS}, "'distilbert' is impossible for this student: no number of the tea"),
+        ("distilbert", {"temperature": 0.0}, "temperature=0.0 is outside .0, inf.; the default is 2.0"),
+        ("distilbert", {"cosine_weight": -1.0}, "cosine_weight=-1.0 is outside .0, inf.; the default is 1.0"),
+        ("distilbert", no_weights("distilbert"), "cosine_weight are all 0, so"),
+        *((method, no_weights(method), NOTHING) for method in ("tinybert", "minilm", "minilm_v2")),
+        *(
+            (method, {"student": "latency_ms=5"}, "student='latency_ms=5' is measured with all .*; ask for a share of")
+            for method in ("distilbert", "shallow")
+        ),
+        ("minilm_v2", {"num_relation_heads": 3}, "num_relation_heads=3 does not divide .*, 16 and 32; nearest valid:"),
+        ("minilm_v2", {"teacher_layer": 2}, "teacher_layer=2 is no index into the teacher's 2 layers; -1 is the last"),
+        ("minilm_v2", {"mlm_trains": "neither"}, "mlm_trains='neither' is not one of student, head"),
+        ("minilm_v2", {"relation_weight": -0.5}, "relation_weight=-0.5 is outside .0, inf.; the default is 1.0"),
+        ("minilm", REENTRANT, NO_GRADIENT),
+        ("tinybert", REENTRANT, NO_GRADIENT),
+        ("scratch", CLASSIFIER, "method='scratch' trains masked-LM students, model is a HomoBertForSequenceClassific"),
+        ("minilm", {"student": OTHER_HEADS}, r"'minilm' is impossible .*: the student's heads \[2\] are not as"),
+        ("tinybert", {"student": OTHER_HEADS}, r"'tinybert' is impossible .*: the student's heads \[2, 2\]"),
+    ],
+)
+def test_what_a_method_can_not_do_is_refused(trainer_of, method, settings, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(method, **settings)
+
+
+def test_default_relation_heads_divide_both_widths(trainer_of):
+    assert trainer_of("minilm_v2").args.num_relation_heads == 16
 
 
 @pytest.mark.slow
-def test_a_config_chooses_the_method(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_a_config_chooses_the_method(tmp_path):
     config = write_config(tmp_path, method="minilm_v2", num_relation_heads=2, student=SAME_HEADS, max_steps=2)
     results = distill(parse_run([str(config)]), lambda line: None)
     facts = json.loads((Path(tmp_path) / "run" / "student" / "facts.json").read_text(encoding="utf-8"))
@@ -197,10 +209,7 @@ def test_a_config_chooses_the_method(tmp_path, monkeypatch):
         ({"method": "minilm"}, "method='minilm' is impossible for this student: the student's heads"),
         ({"method": "distilber"}, "method='distilber' is unknown; nearest valid: 'distilbert'"),
         ({"temperature": 1}, r"has the unknown key 'temperature' \(value 1\); nearest valid: '.*'"),
-        (
-            {"method": "distilbert", "temperatur": 2},
-            r"has the unknown key 'temperatur' \(value 2\); nearest valid: 'temperature'",
-        ),
+        ({"method": "distilbert", "temperatur": 2}, r"has the unknown key 'temperatur' \(value 2\); nearest valid: '"),
     ],
 )
 def test_a_config_is_refused_before_any_text_is_read(tmp_path, settings, message, monkeypatch):

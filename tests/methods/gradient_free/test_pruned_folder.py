@@ -6,7 +6,7 @@ import pytest
 import torch
 from rows import each
 from students import assert_same_logits
-from tiny_files import own_cache, write_teacher, write_text
+from tiny_files import write_teacher, write_text
 from tiny_glue import write_task
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -24,11 +24,6 @@ from homodistil_hf.methods.gradient_free.pruned_folder import PruneSettings, pru
 from homodistil_hf.tasks.glue import load_glue
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
