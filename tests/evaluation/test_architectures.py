@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from resumed_runs import sigterm_at
 from students import logits_of, make_batch
-from tiny_architectures import tiny_architecture_teacher
+from tiny_architectures import of_every_architecture, tiny_architecture_teacher
 from tiny_models import make_teacher, tiny_tokenizer
 from torch import nn
 

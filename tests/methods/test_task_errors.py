@@ -177,16 +177,17 @@ def _wrong(kind: str, change: Any, file: Path) -> dict[str, Any]:
     """Settings of a launch: others, or those of a file with other rows."""
     if isinstance(change, dict):
         return change
-    rows = rows_of_kind(kind).to_list()
+    wrong = rows_of_kind(kind).to_list()
     if isinstance(change, int):
-        rows = rows[:change]
+        wrong = wrong[:change]
     elif callable(change):
-        rows = [change(row, place) for place, row in enumerate(rows)]
-    file.write_bytes(change if isinstance(change, bytes) else "\n".join(map(json.dumps, rows)).encode())
+        wrong = [change(row, place) for place, row in enumerate(wrong)]
+    file.write_bytes(change if isinstance(change, bytes) else "\n".join(map(json.dumps, wrong)).encode())
     return {"train_data": str(file)}
 
 
-@pytest.mark.parametrize(("kind", "case"), CASES, ids=[f"{kind}: {case}" for kind, case in CASES])
+@pytest.mark.parametrize(("kind", "cases"), CASES.items())
+@rows.each("case", "cases")
 def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of_kinds, assert_refused, tmp_path, kind, case):
     change, message = (EVERY_KIND | OF_A_KIND[kind])[case]
     assert_refused(settings_of_kinds[kind] | _wrong(kind, change, tmp_path / "rows.jsonl"), message)

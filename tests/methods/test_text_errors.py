@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from rows import each
 from tiny_embeddings import make_reranker, make_sentence_folder
 from tiny_files import write_teacher, write_text
 
@@ -80,7 +81,7 @@ def settings_of(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(("kind", "case"), CASES)
+@each(("kind", "case"), CASES)
 def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of, assert_refused, tmp_path, kind, case):
     change, message = (OF_PAIRS if kind == "pairs" else OF_TEXT)[case]
     if isinstance(change, bytes):
