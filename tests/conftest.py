@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hub_server import Hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 from ranks import Ranks
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from tiny_trainers import tiny_trainer
 from transformers import BertTokenizer, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer
@@ -137,37 +139,9 @@ def blocks() -> Dataset:
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path, tokenizer: BertTokenizer) -> Callable[..., HomoDistilTrainer]:
-    """A trainer to a quarter of the tiny teacher's MACs; takes training arguments and the trainer's own arguments.
-
-    It prunes as users have it, before the first step, by few batches; `**GRADUAL` asks for the paper's way.
-    """
-
-    def make(
-        *, model: Any = None, trainer_class: type[HomoDistilTrainer] = HomoDistilTrainer, **settings: Any
-    ) -> HomoDistilTrainer:
-        kind = trainer_class.arguments_class
-        given = {name: settings.pop(name) for name in list(settings) if name not in kind.__dataclass_fields__}
-        defaults = {
-            "output_dir": str(tmp_path / "run"),
-            "student": {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
-            "max_steps": 20,
-            "per_device_train_batch_size": 8,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "teacher_dtype": "float32",
-            "disable_tqdm": True,
-            "use_cpu": True,
-        }
-        if "num_scoring_batches" in kind.__dataclass_fields__ and settings.get("importance_metric") != "magnitude":
-            defaults["num_scoring_batches"] = 2
-        defaults = {name: value for name, value in defaults.items() if name not in kind.no_part}
-        args = kind(**defaults | settings)
-        data = {"train_dataset": make_blocks(), "eval_dataset": make_blocks(16, seed=1), "processing_class": tokenizer}
-        return trainer_class(make_teacher() if model is None else model, args, **data | given)
-
-    return make
+def make_trainer(tmp_path: Path) -> Callable[..., HomoDistilTrainer]:
+    """See `tiny_trainer`; the run's folder is `run` in the test's."""
+    return partial(tiny_trainer, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from methods_here import merged_cases
+from methods_here import SAME_HEADS, merged_cases
 from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
 from tiny_architectures import OTHERS, tiny_architecture_teacher
-from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
+from tiny_trainers import QUARTER, tiny_trainer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
@@ -21,8 +22,6 @@ from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
-PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-NARROW_HEADS = PLAN | {"num_attention_heads": 4, "head_dim": 4}
 GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SAVED = 8, 70, 12, 5
 WORLD_SIZES = (1, 4, 2)
 LOST_TIMEOUT_S = 8
@@ -33,12 +32,12 @@ SHARED: dict[str, dict[str, Any]] = {
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "scored first": {"num_scoring_batches": 3},
     "fewer layers": {
-        "student": PLAN | {"num_hidden_layers": 1},
+        "student": QUARTER | {"num_hidden_layers": 1},
         "model": partial(make_teacher, num_hidden_layers=3),
         "num_scoring_batches": 3,
         "attention_weight": 0.1,
     },
-    "rotated": {"rotate_heads": True, "student": NARROW_HEADS, "attention_weight": 0.1},
+    "rotated": {"rotate_heads": True, "student": SAME_HEADS, "attention_weight": 0.1},
     **merged_cases("DISTRIBUTED"),
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -72,34 +71,19 @@ class RecordingCollator(MaskedLMCollator):
 def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTrainer:
     """A trainer whose global batch is the same on any number of ranks."""
     accumulation = settings.get("gradient_accumulation_steps", 1)
-    defaults = {
-        "output_dir": str(folder),
-        "student": PLAN,
+    kind = settings.get("trainer_class", HomoDistilTrainer).arguments_class
+    defaults = GRADUAL | {
         "max_steps": NUM_STEPS,
         "per_device_train_batch_size": GLOBAL_BATCH // num_ranks // accumulation,
         "per_device_eval_batch_size": 4,
-        "pruning_end_fraction": 0.3,
         "pruning_interval_steps": 1,
-        "num_scoring_batches": 0,
         "width_multiple": 1,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "teacher_dtype": "float32",
-        "disable_tqdm": True,
         "use_cpu": DEVICE == "cpu",
     }
-    trainer_class = settings.pop("trainer_class", HomoDistilTrainer)
-    kind = trainer_class.arguments_class
-    given = {name: settings.pop(name) for name in list(settings) if name not in kind.__dataclass_fields__}
     defaults = {name: defaults[name] for name in defaults if name in kind.__dataclass_fields__.keys() - kind.no_part}
-    data = {
-        "train_dataset": make_blocks(NUM_ROWS),
-        "eval_dataset": make_blocks(21, seed=1),
-        "processing_class": tiny_tokenizer(),
-    }
-    teacher = given.pop("model", make_teacher)()
-    return trainer_class(teacher, kind(**defaults | settings), **data | given)
+    data = {"train_dataset": make_blocks(NUM_ROWS), "eval_dataset": make_blocks(21, seed=1)}
+    teacher = settings.pop("model", make_teacher)()
+    return tiny_trainer(folder, model=teacher, **data | defaults | settings)
 
 
 def shared(name: str, folder: Path, num_ranks: int) -> dict[str, Any]:
@@ -222,14 +206,8 @@ def evaluated_rows(folder: Path, num_ranks: int) -> dict[str, Any]:
 
 
 def best_model(folder: Path, num_ranks: int) -> dict[str, Any]:
-    trainer = make_trainer(
-        folder / "best",
-        num_ranks,
-        metric_for_best_model="kl",
-        greater_is_better=False,
-        **EVERY_SECOND_STEP,
-        save_total_limit=1,
-    )
+    settings = EVERY_SECOND_STEP | {"metric_for_best_model": "kl", "greater_is_better": False, "save_total_limit": 1}
+    trainer = make_trainer(folder / "best", num_ranks, **settings)
     trainer.train()
     kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry and entry["step"] >= 6}
     trainer.export(folder / "export")

@@ -83,16 +83,7 @@ class Client:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def run(self, action: Callable[..., Any], *arguments: Any, **settings: Any) -> Outcome:
-        """Call a function there.
-
-        Args:
-            action: of a module that can be imported.
-            arguments: plain values.
-            settings: plain values.
-
-        Returns:
-            [`Outcome`].
-        """
+        """Call a function of a module that can be imported there, with plain values."""
         return self._pool.submit(_captured, action, arguments, settings).result()
 
 
@@ -161,42 +152,20 @@ def _portable(value: Any) -> Any:
 
 
 def release(url: str, signal: str) -> None:
-    """Let requests go that the Hub holds until a signal.
-
-    Args:
-        url: of the Hub.
-        signal: its name.
-    """
+    """Let requests go that the Hub at `url` holds until a signal."""
     urllib.request.urlopen(urllib.request.Request(f"{url}/_signal/{signal}", method="POST"), timeout=30).close()
 
 
 def as_user(token: str, action: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Call a function while a token is that of the logged-in user.
-
-    Args:
-        token: of the Hub.
-        action: of a module that can be imported.
-        arguments: of the function.
-        settings: of the function.
-
-    Returns:
-        Its result.
-    """
+    """Call a function while a token is that of the logged-in user."""
     with mock.patch.dict(os.environ, {"HF_TOKEN": token}):
         return action(*arguments, **settings)
 
 
 def logits_from(name: str, auto_class: str, **settings: Any) -> dict[str, Any]:
-    """Load what was pushed as anybody would, and run it on the probe of its facts.
+    """Load what was pushed as anybody would, and run it on the probe of its facts: its `class`, and the `logits`.
 
-    Args:
-        name: of the repository.
-        auto_class: of transformers.
-        settings: of `from_pretrained`; `token` counts for everything that is read meanwhile, for transformers 5.14
-            does not hand it on to where it reads the configuration.
-
-    Returns:
-        `dict`: full name of the `class`, and the `logits` at the probe's positions.
+    `token` counts for everything that is read meanwhile: transformers 5.14 doesn't read the configuration with it.
     """
     import json
 

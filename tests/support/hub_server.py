@@ -440,11 +440,5 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
 
 
 def requests_to(hub: Hub, method: str, pattern: str) -> Iterator[Request]:
-    """Requests that were made so far.
-
-    Args:
-        hub: the server.
-        method: of the request.
-        pattern: regular expression, searched in the path.
-    """
+    """Requests that were made so far, whose path has the regular expression."""
     return (asked for asked in hub.requests if asked.method == method and re.search(pattern, asked.path))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import VOCAB_SIZE, make_teacher
-from transformers import BertTokenizer
+from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
+from tiny_trainers import QUARTER
 
 NUM_DOCUMENTS = 120
 
@@ -17,8 +17,7 @@ NUM_DOCUMENTS = 120
 def write_teacher(folder: Path, **config: Any) -> Path:
     """2 layers × 32 hidden, 96 words, with its tokenizer."""
     make_teacher(**config).save_pretrained(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{i}" for i in range(5, VOCAB_SIZE)]
-    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -38,7 +37,7 @@ def write_config(folder: Path, **settings: Any) -> Path:
         write_text(folder / "eval.txt", seed=1)
     values = {
         "teacher": str(folder / "teacher"),
-        "student": {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
+        "student": QUARTER,
         "train_data": str(folder / "train.txt"),
         "eval_data": str(folder / "eval.txt"),
         "max_seq_length": 16,

@@ -227,6 +227,7 @@ def test_an_interrupted_download_leaves_no_checkpoint_and_the_next_succeeds(push
     assert not list((tmp_path / "there").glob("checkpoint-*"))
     pushed.faults.clear()
     assert content_of(fetched(hub_client, tmp_path / "there").value) == TRAVELLING
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["checkpoint-8"]
 
 
 def test_a_checkpoint_that_is_there_already_is_kept(pushed, hub_client, checkpoint, tmp_path):

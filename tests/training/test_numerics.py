@@ -118,7 +118,8 @@ def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, val
 @pytest.mark.parametrize("settings", [{"bf16": True}, {"gradient_accumulation_steps": 2}, {"optim": "sgd"}])
 def test_types_accumulation_and_optimizers(make_trainer, settings):
     trainer = make_trainer(**SETTINGS | settings)
-    poison_loss(trainer, math.inf, range(BAD, BAD + 1))
+    poison = poison_gradient if "gradient_accumulation_steps" in settings else poison_loss
+    poison(trainer, math.inf, range(BAD, BAD + 1))
     states = train(trainer)
     moved = differences(states[BAD - 1], states[BAD])
     assert [name for name in moved if name.startswith(("weight", "optimizer", "pruner"))] == []

@@ -10,16 +10,16 @@ import torch
 from hub_clients import as_user, logits_from, release
 from hub_server import Fault, requests_to
 from tiny_files import write_config
-from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from tiny_models import make_teacher, tiny_tokenizer
+from tiny_trainers import QUARTER, tiny_trainer
 from transformers import TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import last_checkpoint
 
 SENTINEL = "hf_sentinelSENTINELsentinel"
-STUDENT = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -30,36 +30,12 @@ def _nothing_cached(hub_client):
 # What is done in the client's process.
 
 
-def make_trainer(
-    folder: str, *, model: Any = None, teacher_model: Any = None, callbacks: Any = None, **settings: Any
-) -> HomoDistilTrainer:
+def make_trainer(folder: str, **settings: Any) -> HomoDistilTrainer:
     """8 steps; the plan is reached after 3, and every 4th step is saved."""
-    defaults = {
-        "output_dir": folder,
-        "student": STUDENT,
-        "max_steps": 8,
-        "per_device_train_batch_size": 8,
-        "pruning_interval_steps": 2,
-        "pruning_end_fraction": 0.3,
-        "logging_steps": 2,
-        "save_steps": 4,
-        "report_to": "none",
-        "teacher_dtype": "float32",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "push_to_hub": True,
-        "hub_model_id": "me/run",
-        "hub_token": "hf_writer",
-    }
-    return HomoDistilTrainer(
-        make_teacher() if model is None else model,
-        HomoDistilTrainingArguments(**defaults | settings),
-        train_dataset=make_blocks(),
-        eval_dataset=make_blocks(16, seed=1),
-        processing_class=tiny_tokenizer(),
-        callbacks=callbacks,
-        teacher_model=teacher_model,
-    )
+    steps = {"max_steps": 8, "logging_steps": 2, "save_strategy": "steps", "save_steps": 4}
+    steps |= {"pruning_interval_steps": 2, "pruning_end_fraction": 0.3}
+    hub = {"push_to_hub": True, "hub_model_id": "me/run", "hub_token": "hf_writer"}
+    return tiny_trainer(Path(folder), **steps | hub | settings)
 
 
 def digest(trainer: HomoDistilTrainer) -> str:
@@ -219,7 +195,7 @@ def test_embedding_models_are_pushed_as_their_own_folders(hub, hub_client, tmp_p
     (tmp_path / "text.txt").write_text("\n\n".join(f"w{10 + number} w{20 + number} w30" * 4 for number in range(40)))
     settings = {
         "teacher": str(tmp_path / "teacher"),
-        "student": STUDENT,
+        "student": QUARTER,
         "train_data": str(tmp_path / "text.txt"),
         "output_dir": str(tmp_path / "run"),
         "max_seq_length": 16,

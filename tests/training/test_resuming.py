@@ -11,7 +11,7 @@ import pytest
 import torch
 from methods_here import SAME_HEADS, merged_cases, student_of
 from resumed_runs import Run, method
-from run_traces import POINTS, STEP_BY_STEP, SaveAt, assert_same_run
+from run_traces import POINTS, STEP_BY_STEP, WIDER, SaveAt, assert_same_run
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from transformers import DataCollatorForTokenClassification, Trainer
@@ -38,6 +38,18 @@ def distilling_a_tagger(make_trainer: Any, folder: Path, **settings: Any) -> Tra
     model = make_teacher("token_classification", num_labels=4)
     collator = DataCollatorForTokenClassification(tiny_tokenizer())
     return make_trainer(model=model, train_dataset=rows, eval_dataset=rows, data_collator=collator, **settings)
+
+
+def distilling_a_stream(make_trainer: Any, folder: Path, **settings: Any) -> Trainer:
+    """One that is read several times."""
+    stream = make_blocks(28).to_iterable_dataset().shuffle(seed=5, buffer_size=10)
+    return make_trainer(train_dataset=stream, **settings)
+
+
+def with_an_optimizer_of_the_users(make_trainer: Any, folder: Path, **settings: Any) -> Trainer:
+    teacher = make_teacher()
+    optimizer = torch.optim.NAdam(teacher.parameters(), lr=1e-3, weight_decay=0.01)
+    return make_trainer(model=teacher, optimizers=(optimizer, None), **settings)
 
 
 def gradual(**settings: Any) -> Run:
@@ -76,6 +88,13 @@ RUNS: dict[str, Run] = {
         lr_scheduler_type="cosine",
         optim="sgd",
         optim_args="momentum=0.9",
+    ),
+    "gradual, an optimizer of the user's": Run(STEP_BY_STEP, with_an_optimizer_of_the_users, steps=(WIDER,)),
+    "a stream": Run({"max_steps": 8, "student_dropout": 0.1}, distilling_a_stream, steps=(2, 3, 5)),
+    "a stream, accumulation": Run(
+        {"max_steps": 8, "student_dropout": 0.1, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+        distilling_a_stream,
+        steps=(2, 3, 5),
     ),
     "padded rows of tags": Run(
         GRADUAL | {"max_steps": 10, "student_dropout": 0.1, "learning_rate": 5e-3}, distilling_a_tagger, steps=(4,)

@@ -28,7 +28,7 @@ from run_traces import (
     state_of,
 )
 from safetensors.torch import load_file
-from tiny_models import GRADUAL, make_blocks, make_teacher
+from tiny_models import GRADUAL, make_blocks
 from transformers import AutoModelForMaskedLM
 from transformers.optimization import Adafactor
 
@@ -87,22 +87,6 @@ def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
     whole.train()
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1, **settings)
     resumed.train(checkpoint(tmp_path, NARROWER))
-    assert_same_run(resumed, whole)
-
-
-@pytest.mark.slow
-def test_resumed_with_an_optimizer_of_the_users(make_trainer, tmp_path):
-    def trainer(output_dir: str) -> HomoDistilTrainer:
-        teacher = make_teacher()
-        optimizer = torch.optim.NAdam(teacher.parameters(), lr=1e-3, weight_decay=0.01)
-        return make_trainer(
-            model=teacher, optimizers=(optimizer, None), output_dir=str(tmp_path / output_dir), **settings
-        )
-
-    settings = STEP_BY_STEP | {"callbacks": [SaveAt(WIDER)]}
-    whole, resumed = trainer("run"), trainer("resumed")
-    whole.train()
-    resumed.train(checkpoint(tmp_path, WIDER))
     assert_same_run(resumed, whole)
 
 

@@ -1,15 +1,13 @@
-"""Training from a stream: the rows of a table in order, read several times, resumed in between."""
+"""Training from a stream: the rows of a table in order. That it is resumed exactly: `test_resuming.py`."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from datasets import Dataset
-from run_traces import SaveAt, assert_same_run, differences, losses_of
+from run_traces import SaveAt, differences, losses_of
 from tiny_models import make_blocks
 from torch.utils.data import IterableDataset
-
-from homodistil_hf import HomoDistilTrainer
 
 
 def streamed(dataset: Dataset) -> Any:
@@ -25,28 +23,6 @@ def test_a_stream_equals_the_same_rows_in_order(make_trainer):
     table.train()
     assert losses_of(stream) == losses_of(table)
     assert differences(stream.pruner.state_tensors(), table.pruner.state_tensors()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("step", [2, 3, 5])
-def test_a_stream_that_is_read_several_times_resumes_exactly(make_trainer, tmp_path, step, accumulation):
-    def trainer(output_dir: str) -> HomoDistilTrainer:
-        stream = streamed(make_blocks(28)).shuffle(seed=5, buffer_size=10)
-        return make_trainer(
-            output_dir=str(tmp_path / output_dir),
-            max_steps=8,
-            train_dataset=stream,
-            gradient_accumulation_steps=accumulation,
-            per_device_train_batch_size=8 // accumulation,
-            student_dropout=0.1,
-            callbacks=[SaveAt(step)],
-        )
-
-    whole, resumed = trainer("run"), trainer("resumed")
-    whole.train()
-    resumed.train(str(tmp_path / "run" / f"checkpoint-{step}"))
-    assert_same_run(resumed, whole)
 
 
 @pytest.mark.slow
