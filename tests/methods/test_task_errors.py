@@ -130,22 +130,13 @@ OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
         "tags in place of spans": (spans("B-PER", "O"), "tags of words stand beside a list of words, tokens"),
     },
     "answers": {
-        "elsewhere": (
-            each(answers={"text": ["w1"], "answer_start": [0]}),
-            "row 1 has answer_start=0, where the context",
-        ),
+        "elsewhere": (each(answers={"text": ["w1"], "answer_start": [0]}), "row 1 has answer_start=0, where the cont"),
         "behind the context": (
             fifth(answers={"text": ["w7"], "answer_start": [500]}),
             "row 5 has answer_start=500, where .* drop the",
         ),
-        "before the context": (
-            fifth(answers={"text": ["w7"], "answer_start": [-1]}),
-            "row 5 has answer_start=-1, where .* drop the",
-        ),
-        "a text alone": (
-            each(answers=lambda row: row["answers"]["text"][0]),
-            "expected the lists text and answer_start",
-        ),
+        "before the context": (fifth(answers={"text": ["w7"], "answer_start": [-1]}), "row 5 has answer_start=-1, wh"),
+        "a text alone": (each(answers=lambda row: row["answers"]["text"][0]), "expected the lists text and answer_st"),
         "texts alone": (each(answers=lambda row: row["answers"]["text"]), "expected the lists text and answer_start"),
         "no place": (each(answers={"text": ["w7"]}), "row 1 has answers={'text': ['w7']}; expected the lists text"),
         "two places": (
