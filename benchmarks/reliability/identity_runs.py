@@ -230,7 +230,7 @@ def runs() -> dict[str, list[Any]]:
     rates: dict[str, Any] = TUNED | {"learning_rate": None, "learning_rates": [1e-3, 3e-3], "model": "runs/words"}
     rates = {name: value for name, value in rates.items() if value is not None}
     found["finetune, from a run, rates"] = ["finetune", rates | {"train_data": "classes.csv"}]
-    found["finetune --teacher, from a run, rates"] = ["finetune", rates | classes]
+    found["finetune --teacher, from a run"] = ["finetune", TUNED | classes | {"model": "runs/words"}]
     found["bit"] = [
         "distill",
         TUNED | {"method": "bit", "model": "classes", "train_data": "classes.csv", "stages": [2, 1]},
