@@ -143,6 +143,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
 
+    # one fine-tuning, for a trial or for good, and what is measured of it
     def trained_at(rate: float, rows: Dataset, max_train_steps: int | None, **saving: Any) -> FineTuned:
         chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
         return fine_tuned(evaluated, task, rows, settings=chosen, seed=settings.seed, **saving)
@@ -150,6 +151,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     def measured(model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         return task_metrics(model, rows, task, evaluated.tokenizer, settings.row_length)
 
+    # choose a rate as the evaluations do: on held-out rows, after few steps
     rates = settings.candidates()
     rate = rates[0]
     if len(rates) > 1:
@@ -169,11 +171,12 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
             say(f"{place}: training")
             record, _ = records.measured(f"learning-rate-{rate}", given, partial(tried, rate))
             metrics = record["metrics"]
-            found = f"{figures_line(metrics)} on {len(aside):,} held-out training rows" if metrics else "diverged"
-            say(f"{place}: {found}")
+            outcome = f"{figures_line(metrics)} on {len(aside):,} held-out training rows" if metrics else "diverged"
+            say(f"{place}: {outcome}")
             return next(iter(metrics.values())) if metrics else None
 
         rate = best_rate(rates, score)
+    # train with it on all rows, measure, and write
     num_steps = settings.num_steps(len(train), settings.batch_size)
     say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
     saving: dict[str, Any] = {"folder": training / "run", "save_steps": _SAVE_STEPS}
@@ -182,8 +185,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     results |= {"settings": asdict(settings), "model": model_facts(trained.model)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
-    with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
-        _save(trained.model, evaluated.tokenizer, task.names, aside)
+    with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as unfinished:
+        _save(trained.model, evaluated.tokenizer, task.names, unfinished)
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     remove_folder(training)
     return results
