@@ -1,10 +1,10 @@
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
+from resumed_runs import sigterm_at
 from rows import each
 from safetensors.torch import load_file
 from tiny_files import write_config
@@ -185,21 +185,12 @@ def test_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
 
 
 @pytest.fixture
-def stopped(tmp_path, monkeypatch):
+def stopped(tmp_path):
     """A whole run in `whole`, and in `run` one that SIGTERM stopped in its second round."""
     assert distill(write_further(tmp_path, output_dir=str(tmp_path / "whole"))) == 0
-    path, step, seen = write_further(tmp_path), rounds.SelfDistillTrainer.training_step, []
-
-    def asked(self, *args, **kwargs):
-        seen.append(self.state.global_step)
-        if len(seen) == 4 + 2:
-            signal.raise_signal(signal.SIGTERM)
-        return step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(rounds.SelfDistillTrainer, "training_step", asked)
-        with pytest.raises(SystemExit, match="143"):
-            distill(path)
+    path = write_further(tmp_path)
+    with sigterm_at(rounds.SelfDistillTrainer, 4 + 2), pytest.raises(SystemExit, match="143"):
+        distill(path)
     return path
 
 

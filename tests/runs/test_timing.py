@@ -7,7 +7,7 @@ import pytest
 import torch
 from rows import each
 from task_rows import write_kind
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 
 from homodistil_hf.cli import main
 from homodistil_hf.models.loading import load_encoder_config
@@ -16,11 +16,6 @@ from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.runs import timing as timing_module
 from homodistil_hf.runs.timing import NUM_STEPS, StepClock, format_timing, peak_bytes, time_run
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture

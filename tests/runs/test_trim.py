@@ -5,7 +5,7 @@ import json
 import huggingface_hub
 import pytest
 from tiny_architectures import tiny_architecture_config
-from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_files import write_config, write_teacher, write_text
 from tiny_models import make_teacher
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -17,11 +17,6 @@ from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.student import make_trainer
 from homodistil_hf.runs.trim import TrimSource, plan_trimming
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 def trimmed(tmp_path, *words):

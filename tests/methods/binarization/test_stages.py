@@ -3,12 +3,12 @@
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from resumed_runs import sigterm_at
 from rows import each
 from run_traces import logs_of
 from safetensors.torch import load_file
@@ -30,7 +30,7 @@ from homodistil_hf.models.tokenizers import load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def fine_tuned(tmp_path_factory):
+def rows(tmp_path_factory):
     """A task's rows and a model that was fine-tuned on them, which no test changes."""
     folder = tmp_path_factory.mktemp("task")
     found = {"text": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(64)], "label": [i % 2 for i in range(64)]}
@@ -44,12 +44,6 @@ def fine_tuned(tmp_path_factory):
             OwnTaskSettings(model=str(teacher), output_dir=str(folder / "float"), **data, **own_steps), print
         )
     return {"model": str(folder / "float" / "model"), "stages": (2, 1), **data, **own_steps}
-
-
-@pytest.fixture
-def rows(fine_tuned, tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
-    return fine_tuned
 
 
 def chain_of(folder, rows):
@@ -80,8 +74,7 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
 
 
 @pytest.fixture
-def questions(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def questions(tmp_path):
     model = make_teacher("question_answering", max_position_embeddings=128)
     model.save_pretrained(tmp_path / "answerer")
     load_tokenizer(str(write_teacher(tmp_path / "teacher"))).save_pretrained(tmp_path / "answerer")
@@ -171,7 +164,7 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def chains(fine_tuned, tmp_path_factory):
+def chains(rows, tmp_path_factory):
     """A whole chain in `whole`, and in `run` one that was killed in its second stage, after checkpoint-2."""
     folder, step, seen = tmp_path_factory.mktemp("chains"), BinarizationTrainer.training_step, []
 
@@ -184,10 +177,10 @@ def chains(fine_tuned, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         own_cache(patch, folder / "cache")
         patch.setattr("homodistil_hf.methods.binarization.stages._SAVE_STEPS", 1)
-        whole = binarize_chain(BinarizationSettings(output_dir=str(folder / "whole"), **fine_tuned), lambda line: None)
+        whole = binarize_chain(BinarizationSettings(output_dir=str(folder / "whole"), **rows), lambda line: None)
         patch.setattr(BinarizationTrainer, "training_step", killed)
         with pytest.raises(Killed):
-            binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **fine_tuned), lambda line: None)
+            binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **rows), lambda line: None)
     return whole, folder
 
 
@@ -248,20 +241,11 @@ def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file
 
 
 @pytest.mark.slow
-def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, monkeypatch, caplog):
+def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, caplog):
     whole, folder = chains
     shutil.copytree(folder / "whole", tmp_path / "whole")
     config = written(tmp_path, rows)
-    step, seen = BinarizationTrainer.training_step, []
-
-    def asked(self, *args, **kwargs):
-        seen.append(self.state.global_step)
-        if len(seen) == 4 + 2:
-            signal.raise_signal(signal.SIGTERM)
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(BinarizationTrainer, "training_step", asked)
-    with pytest.raises(SystemExit, match="143"):
+    with sigterm_at(BinarizationTrainer, 4 + 2), pytest.raises(SystemExit, match="143"):
         main(["distill", str(config)])
     assert "checkpoint-2 is saved; go on with resume=true" in caplog.text
     assert main(["distill", str(config), "--resume", "true"]) == 0
