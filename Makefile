@@ -49,7 +49,7 @@ BY_FILE = --numprocesses=$(NUM_WORKERS) --dist=loadfile --no-loadscope-reorder
 IN_MEMORY := $(if $(TMPDIR),,$(shell grep -qs ' /dev/shm [^ ]* [^ ]*noexec' /proc/mounts || \
   df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 2000 {print "TMPDIR=/dev/shm"}'))
 
-test: $(VENV)/.installed-test,onnx,notebooks  ## run the test suite
+test: $(VENV)/.installed-test,onnx,notebooks,search  ## run the test suite
 	$(IN_MEMORY) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m "not docs" $(PYTEST_ARGS)
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
@@ -87,7 +87,7 @@ pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the
 	$(BIN)/python docs/features.py
 	set -e; for page in $(PAGES); do $(BIN)/python -m benchmarks.$$page; done
 
-docs: $(VENV)/.installed-docs $(VENV)/.installed-test,onnx,notebooks  ## build the documentation into site/, and run what it shows
+docs: $(VENV)/.installed-docs $(VENV)/.installed-test,onnx,notebooks,search  ## build the documentation into site/, and run what it shows
 	$(BIN)/python docs/settings.py
 	$(BIN)/zensical build --clean --strict
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m docs tests/package $(PYTEST_ARGS)
