@@ -162,7 +162,8 @@ class HomoDistilTrainer(DistillationTrainer):
         + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
 
         k counts layers, H are hidden states, E embeddings, A attention scores before the softmax, W learned
-        projections. [`DistillationLoss.terms`] computes the terms, [`DistillationLoss.total`] weights and adds them.
+        projections. [`DistillationLoss.terms`] (distillation/objective.py) computes the terms by the formulas of
+        distillation/losses.py and vocabulary_loss.py, [`DistillationLoss.total`] weights and adds them.
         """
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 

@@ -26,7 +26,7 @@ from homodistil_hf.files import folders as durable
 from homodistil_hf.pruning import pruner as pruning
 from homodistil_hf.pruning.scores import SensitivityScores
 from homodistil_hf.runs import student as launch
-from homodistil_hf.training import distillation_trainer, exact_trainer, run_folder
+from homodistil_hf.training import exact_trainer, run_folder
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 Call = Callable[[], Any]
@@ -108,7 +108,7 @@ PHASES: tuple[tuple[str, Any, str], ...] = (
     ("evaluation", DistillationTrainer, "evaluation_loop"),
     ("checkpoint", DistillationTrainer, "_save_checkpoint"),
     ("rotation", run_folder, "rotate"),
-    ("export", distillation_trainer, "export_student"),
+    ("export", export, "export_student"),
 )
 """Phases of a worker, as (name, owner, function); between them it is in "training" or "start"."""
 

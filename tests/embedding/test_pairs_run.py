@@ -211,7 +211,7 @@ def test_two_ranks_are_as_one(as_ranks, finished, tmp_path):
     settings = write(tmp_path, per_device_train_batch_size=4, save_strategy="no")
     config = tmp_path / "config.json"
     config.write_text(json.dumps(settings))
-    done = as_ranks(Path(__file__).parents[2] / "support" / "task_ranks.py", config)
+    done = as_ranks(Path(__file__).parents[1] / "support" / "task_ranks.py", config)
     assert done.returncode == 0, done.stderr[-2000:]
     found, alone = json.loads((tmp_path / "run" / "results.json").read_text()), finished[2]
     assert found["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-3, abs=1e-4)
