@@ -16,7 +16,7 @@ from homodistil_hf.cli.command import SettingsCommand
 from homodistil_hf.cli.evaluate import evaluations
 from homodistil_hf.files.field_checks import help_of
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
-from homodistil_hf.runs.kinds import METHODS, kind_name_of, kind_named, trainer_named
+from homodistil_hf.runs.kinds import METHODS, run_kind_for, trainer_named
 from homodistil_hf.runs.settings import RunArguments
 from homodistil_hf.tables import markdown_table
 
@@ -61,7 +61,7 @@ def methods() -> Iterator[str]:
     for name in METHODS:
         if name != "homodistil":
             yield f"## Training: {name}\n"
-            kinds = (*kind_named(kind_name_of(name)).settings_classes(name), trainer_named(name).arguments_class)
+            kinds = (*run_kind_for(name).settings_classes(name), trainer_named(name).arguments_class)
             found = [entry for kind in kinds for entry in changed(kind, known)]
             yield from table(found) or ["No settings of its own.\n"]
 

@@ -192,9 +192,9 @@ def read_tokenizer(target: Path, draw: Random) -> None:
 def read_embedding(target: Path, draw: Random) -> None:
     """A folder of sentence-transformers, as a teacher."""
     from homodistil_hf.embedding.reading import default_activation, load_embedding_model
-    from homodistil_hf.runs.kinds import kind_of_texts
+    from homodistil_hf.runs.kinds import method_of_model
 
-    kind_of_texts(target)
+    method_of_model(target)
     default_activation(target)
     load_embedding_model(target).encode(["w7 w8", "", "w9 " * 40], prompt_name=draw.choice((None, "query", "x")))
 

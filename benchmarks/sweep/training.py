@@ -38,7 +38,15 @@ from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.cost import COSTS
 from homodistil_hf.models.widths import DEPTH_KEY, widths_of
 from homodistil_hf.runs.config import SETTINGS_OF_ONE_CALL, run_of
-from homodistil_hf.runs.kinds import KINDS, MASKED_WORDS, METHODS, RunInputs, kind_name, kind_named, trainer_named
+from homodistil_hf.runs.kinds import (
+    KINDS,
+    MASKED_WORDS_RUN,
+    METHODS,
+    RunInputs,
+    run_kind_named,
+    run_kind_of,
+    trainer_named,
+)
 from homodistil_hf.runs.settings import Log, RunConfig
 from homodistil_hf.runs.student import make_trainer
 from homodistil_hf.tasks.glue import PART_SUFFIX, check_tasks, data_folder
@@ -99,12 +107,13 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     # cells that are equal in these settings share what was read
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
     if key not in known:
-        if kind_name(settings) != MASKED_WORDS:
+        kind = run_kind_of(settings)
+        if kind is not run_kind_named(MASKED_WORDS_RUN):
             raise ValueError(
                 f"cell {cell.name!r} has teacher={settings.run.teacher!r}, no model of masked words; sweeps compare "
                 "students of masked words: start homodistil distill with each setting"
             )
-        known[key] = kind_named(MASKED_WORDS).inputs(settings)
+        known[key] = kind.inputs(settings)
     return trainer_named(cell.method).impossible_reason(known[key].plan, widths_of(known[key].config))
 
 

@@ -33,7 +33,7 @@ _MAIN_SETTINGS = {
     "per_device_train_batch_size": "Blocks a device and micro-batch.",
     "gradient_accumulation_steps": "Micro-batches a step.",
     "learning_rate": "Peak learning rate; default: by the tokens of a step, see docs/method.md.",
-    "pruning_end_fraction": "Share of all steps at which the plan is reached; 0: before any.",
+    "pruning_end_fraction": "Share of all steps, above 0, at which the plan is reached; method one_shot: at once.",
     "bf16": "Train in bfloat16.",
     "seed": "Seed of masks and data order.",
     "resume_from_checkpoint": "last, a checkpoint folder, or hf://user/name on the Hub: go on with a run.",
@@ -57,7 +57,7 @@ class Distill(Command):
             print(help_of([word for word in words if word != HELP_ALL]))
             return 0
         from ..runs.distill import run
-        from ..runs.kinds import kind_of_run
+        from ..runs.kinds import run_kind_of
         from ..training.ranks import leave_process_group, naming_lost_ranks, watch_ranks
 
         settings = parse_run(words)
@@ -69,7 +69,7 @@ class Distill(Command):
         if results and settings.is_main:
             from ..export.report import closing_line
 
-            print(kind_of_run(settings).summary(results, settings.output_dir))
+            print(run_kind_of(settings).summary(results, settings.output_dir))
             print(f"\n{closing_line(settings.output_dir)}")
         leave_process_group()
         return 0

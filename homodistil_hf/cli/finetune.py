@@ -44,10 +44,10 @@ class Finetune(SettingsCommand):
         else:
             from ..runs.config import run_of
             from ..runs.distill import run
-            from ..runs.kinds import kind_of_run
+            from ..runs.kinds import run_kind_of
 
             beside = run_of(run_beside_teacher(asdict(settings), type(settings)), "finetune")
-            print(kind_of_run(beside).summary(run(beside, log_progress), beside.output_dir))
+            print(run_kind_of(beside).summary(run(beside, log_progress), beside.output_dir))
         print(closing_line(settings.output_dir))
         return 0
 

@@ -25,7 +25,7 @@ from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, fitted_length, load_tokenizer
 from ..tasks.columns import find_columns
-from ..tasks.kinds import CLASSES, LABELS, TAGS, kind_of, names_of
+from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
 from .evaluated_model import EvaluatedModel, load_model, model_in, results_claimed
 from .fine_tuning import settings_from
@@ -124,7 +124,7 @@ def _check(model: PreTrainedModel, argument: str) -> None:
 
 
 def _kind(model: PreTrainedModel) -> str:
-    return kind_of(model.config, type(model).__name__)
+    return task_kind_of(model.config, type(model).__name__)
 
 
 def _check_labels(model: PreTrainedModel, teacher: PreTrainedModel) -> None:

@@ -18,13 +18,13 @@ from ..plans.budgets import share_as_budget
 from ..plans.resolve import member_folder
 from .kinds import (
     KINDS,
-    MASKED_WORDS,
+    MASKED_WORDS_RUN,
     METHODS,
     Kind,
     StudentKind,
-    kind_name_of,
-    kind_named,
     method_for,
+    run_kind_for,
+    run_kind_named,
     trainer_named,
 )
 from .settings import RunArguments, RunConfig
@@ -89,7 +89,7 @@ def help_of(words: Sequence[str]) -> str:
 
 def setting_names() -> set[str]:
     """Name every setting that a run on masked words has with one method or another."""
-    kind = kind_named(MASKED_WORDS)
+    kind = run_kind_named(MASKED_WORDS_RUN)
     methods = [name for name in METHODS if name not in KINDS]
     return {name for method in methods for name in setting_types(*kind.settings_classes(method))}
 
@@ -109,7 +109,7 @@ def _method_and_kind(values: Mapping[str, Any], flags: Sequence[str], *, asks_hu
     if method in (None, default):
         asked = teacher if is_here or (asks_hub and isinstance(teacher, str)) else ""
         method = method_for(str(asked), named) or default
-    return method, kind_named(kind_name_of(method, teacher if is_here else None))
+    return method, run_kind_for(method, teacher if is_here else None)
 
 
 def _words_of(flags: Sequence[str]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from ..files.checkpoints import sorted_checkpoints
 from ..files.run_names import FAMILY_FILE, STUDENT_FOLDER
 from ..training.run_folder import check_free, existing_files, folder_claimed
 from ..training_args import with_settings
-from .kinds import kind_of_run
+from .kinds import run_kind_of, student_kind_of
 from .settings import Log, RunConfig
-from .student import student_kind, train_student
+from .student import train_student
 
 
 def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
     """
     if not settings.is_main:
         log = lambda line: None  # noqa: E731  the user reads the lines of the main process
-    kind = kind_of_run(settings)
+    kind = run_kind_of(settings)
     if settings.training is None:  # it claims its folder itself
         results = kind.run(settings, log)
     else:
@@ -70,7 +70,7 @@ def _further_pretrained(settings: RunConfig, log: Log) -> RunConfig:
         has_begun = bool(existing_files(str(first.training.output_dir)))
         check_free(training, existing_files(str(training.output_dir)), has_begun=has_begun)
     # refuse what can't work before hours are spent on the teacher
-    student_kind(settings).inputs(settings)
+    student_kind_of(settings).inputs(settings)
     log(f"\nfurther pretraining of {settings.run.teacher}")
     run(first, log)
     folder = Path(str(first.training.output_dir), STUDENT_FOLDER)

@@ -41,9 +41,9 @@ from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
 from ..training.run_folder import check_free, check_output_dir, check_same_start, existing_files
 from ..training_args import with_settings
-from .kinds import RunInputs
+from .kinds import RunInputs, student_kind_of
 from .settings import Log, RunConfig
-from .student import make_trainer, student_kind, train_to_the_end
+from .student import make_trainer, train_to_the_end
 
 logger = logging.getLogger(__name__)
 _METHODS = ("homodistil", "embedding", "reranker")
@@ -123,10 +123,10 @@ def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list
     for member, plan in zip(settings.members, recorded, strict=True):
         if plan:  # it holds: a budget of milliseconds would be measured anew
             training = with_settings(member.training, student=json.dumps(plan))
-            inputs.append(student_kind(member).inputs(dataclasses.replace(member, training=training)))
+            inputs.append(student_kind_of(member).inputs(dataclasses.replace(member, training=training)))
         else:  # the member before is the upper limit
             earlier = inputs[-1].plan if inputs else None
-            inputs.append(_within(earlier, member, student_kind(member).inputs(member)))
+            inputs.append(_within(earlier, member, student_kind_of(member).inputs(member)))
     if (length := settings.members[0].run.max_seq_length) != settings.run.max_seq_length:
         settings.run.max_seq_length = settings.given["max_seq_length"] = length  # a default was lowered
     plans, teacher = [one.plan for one in inputs], widths_of(inputs[0].config)
@@ -251,7 +251,7 @@ def _results(settings: RunConfig) -> dict[str, Any]:
     folders = [member.folder for member in settings.members]
     results = {folder.name: _read_results(folder) for folder in folders}
     first = results[folders[0].name]
-    of_members = student_kind(settings).of_members
+    of_members = student_kind_of(settings).of_members
     return {
         "method": settings.run.method,
         # the teacher once, then the student of each member

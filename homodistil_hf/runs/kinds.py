@@ -23,7 +23,7 @@ from ..files.settings import differing
 from ..files.strict_json import read_json_object
 from ..models.loading import MODULES_FILE, load_encoder_config
 from ..models.widths import WidthPlan
-from ..tasks import kinds as task_kinds
+from ..tasks.kinds import MASKED_WORDS, task_kind_of
 from .settings import Log, RunArguments, RunConfig
 
 METHODS = {
@@ -43,10 +43,10 @@ METHODS = {
 }
 """Name in configs, sweeps and tables → trainer, whose `arguments_class` are the method's settings."""
 
-MASKED_WORDS, TASK = "masked_words", "task"
+MASKED_WORDS_RUN, TASK_RUN = "masked_words", "task"
 KINDS = {
-    MASKED_WORDS: "homodistil_hf.runs.masked_words:KIND",
-    TASK: "homodistil_hf.runs.task:KIND",
+    MASKED_WORDS_RUN: "homodistil_hf.runs.masked_words:KIND",
+    TASK_RUN: "homodistil_hf.runs.task:KIND",
     "embedding": "homodistil_hf.runs.embedding:KIND",
     "reranker": "homodistil_hf.runs.reranker:KIND",
     "self_distillation": "homodistil_hf.runs.further_pretraining:KIND",
@@ -163,34 +163,42 @@ def trainer_named(method: str) -> Any:
     return resolve_name(METHODS[method])
 
 
-def kind_name(settings: RunConfig) -> str:
-    """Name of the kind of a run, by its method and its teacher."""
+def run_kind_of(settings: RunConfig) -> Any:
+    """Import the kind of a run, a [`Kind`]; as [`run_kind_for`]."""
     run, token = settings.run, getattr(settings.training, "hub_token", None)
-    return kind_name_of(
-        run.method, getattr(run, "teacher", None), revision=getattr(run, "teacher_revision", None), token=token
-    )
+    teacher, revision = getattr(run, "teacher", None), getattr(run, "teacher_revision", None)
+    return run_kind_for(run.method, teacher, revision=revision, token=token)
 
 
-def kind_name_of(
+def student_kind_of(settings: RunConfig) -> StudentKind:
+    """Return the kind of a run that distils a student; a ValueError for another one."""
+    kind = run_kind_of(settings)
+    if not isinstance(kind, StudentKind):
+        raise ValueError(
+            f"method={settings.run.method!r} makes no student of a teacher; run it by itself: homodistil distill "
+            "CONFIG"
+        )
+    return kind
+
+
+def run_kind_for(
     method: str, teacher: str | None = None, *, revision: str | None = None, token: str | None = None
-) -> str:
-    """Name of the kind of a method's run; of a method without one the teacher, if there is one, decides."""
+) -> Any:
+    """Import the kind of the runs of a method with a teacher, a [`Kind`].
+
+    A method without a line in `KINDS` distils a task if its teacher is fine-tuned for one. Otherwise, and where no
+    teacher is named, it distils masked words.
+    """
     trainer_named(method)  # refuses what is no method
     if method in KINDS:
-        return method
-    if teacher is None:
-        return MASKED_WORDS
-    return TASK if is_task_model(teacher, revision=revision, token=token) else MASKED_WORDS
+        return run_kind_named(method)
+    has_task = teacher is not None and is_fine_tuned(teacher, revision=revision, token=token)
+    return run_kind_named(TASK_RUN if has_task else MASKED_WORDS_RUN)
 
 
-def kind_named(name: str) -> Any:
-    """Import a kind, a [`Kind`]."""
+def run_kind_named(name: str) -> Any:
+    """Import a kind of run, a [`Kind`], by its name in `KINDS`."""
     return resolve_name(KINDS[name])
-
-
-def kind_of_run(settings: RunConfig) -> Any:
-    """Import the kind of a run, a [`Kind`]; as [`kind_name`]."""
-    return kind_named(kind_name(settings))
 
 
 def planned_config(teacher: str) -> PreTrainedConfig:
@@ -212,16 +220,16 @@ def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | No
     given = given or {}
     if given.get("teacher_vectors"):
         return "embedding"
-    kind = kind_of_texts(teacher, token=given.get("hub_token")) if teacher else None
-    if kind == "reranker":  # one output: it may be a regression, too
+    method = method_of_model(teacher, token=given.get("hub_token")) if teacher else None
+    if method == "reranker":  # one output: it may be a regression, too
         from .reranker import are_pairs_to_rank
 
-        return kind if given.get("method") is None and are_pairs_to_rank(given) else None
-    return kind
+        return method if given.get("method") is None and are_pairs_to_rank(given) else None
+    return method
 
 
-def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
-    """Kind of the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), or None for others.
+def method_of_model(name: str, *, token: str | None = None) -> str | None:
+    """The method for the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), None for others.
 
     Also None for what can't be reached; the error comes where it is loaded.
     """
@@ -236,23 +244,23 @@ def kind_of_texts(name: str, *, token: str | None = None) -> str | None:
     return "embedding" if model_file(name, MODULES_FILE, token=token) else None
 
 
-def is_task_model(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:
-    """Whether a folder or Hub name holds a model with a fine-tuned head; False where it can't be read.
+def is_fine_tuned(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:
+    """Whether a folder or Hub name holds a model that is fine-tuned for a task; False where it can't be read.
 
     Raises:
         HubError: the Hub refused or can't be reached.
     """
-    read = _read_kind if Path(teacher).exists() else _kind_on_hub
+    read = _task_kind if Path(teacher).exists() else _task_kind_on_hub
     try:
-        return read(teacher, revision, token) != task_kinds.MASKED_WORDS
+        return read(teacher, revision, token) != MASKED_WORDS
     except HubError:  # another rank may read it, and take the run for another
         raise
     except (OSError, ValueError):
         return False
 
 
-def _read_kind(teacher: str, revision: str | None, token: str | None) -> str:
-    return task_kinds.kind_of(load_encoder_config(teacher, revision=revision, token=token))
+def _task_kind(teacher: str, revision: str | None, token: str | None) -> str:
+    return task_kind_of(load_encoder_config(teacher, revision=revision, token=token))
 
 
-_kind_on_hub = cache(_read_kind)  # one config asks several times
+_task_kind_on_hub = cache(_task_kind)  # one config asks several times

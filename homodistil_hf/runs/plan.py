@@ -23,7 +23,7 @@ from ..plans.advice import advise, check_num_tokens, depth_reason, doubts, read_
 from ..plans.budgets import FEWER_LAYERS_BELOW, LATENCY_BUDGET, WIDTH_MULTIPLE, is_latency_budget
 from ..plans.resolve import resolve_plan
 from ..tables import format_table
-from ..tasks.kinds import MASKED_WORDS, kind_of
+from ..tasks.kinds import MASKED_WORDS, task_kind_of
 
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
@@ -151,7 +151,7 @@ class PlanQuestion:
 
     def _predicts_masked_words(self) -> bool:
         """Whether the teacher has a head, and it is not a task's; an embedding model's encoder has none."""
-        return self._config.architectures[0] in HEADS and kind_of(self._config) == MASKED_WORDS
+        return self._config.architectures[0] in HEADS and task_kind_of(self._config) == MASKED_WORDS
 
     def _latency(self) -> dict[str, Any]:
         """The plan for a budget of milliseconds and what is known of its latency; empty for any other student."""

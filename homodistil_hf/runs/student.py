@@ -30,21 +30,10 @@ from ..training.run_folder import (
     verified_checkpoint,
 )
 from ..training_args import with_settings
-from .kinds import RunInputs, StudentKind, kind_of_run, trainer_named
+from .kinds import RunInputs, student_kind_of, trainer_named
 from .settings import Log, RunConfig
 
 logger = logging.getLogger(__name__)
-
-
-def student_kind(settings: RunConfig) -> StudentKind:
-    """Return the kind of a run that distils a student; a ValueError for another one."""
-    kind = kind_of_run(settings)
-    if not isinstance(kind, StudentKind):
-        raise ValueError(
-            f"method={settings.run.method!r} makes no student of a teacher; run it by itself: homodistil distill "
-            "CONFIG"
-        )
-    return kind
 
 
 def make_trainer(
@@ -62,7 +51,7 @@ def make_trainer(
         ValueError: something about the settings, the data or the teacher can't work.
         OSError: a file or a Hub repository can't be read.
     """
-    run, training, kind = settings.run, settings.training, student_kind(settings)
+    run, training, kind = settings.run, settings.training, student_kind_of(settings)
     for name in ("further_pretraining", "vocabulary"):
         if (value := getattr(run, name)) is not None:
             raise ValueError(

@@ -38,7 +38,7 @@ from ..tasks.encoding import (
     what_fits,
 )
 from ..tasks.held_out import apart
-from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, kind_of
+from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, task_kind_of
 from ..tasks.reading import load_rows
 from ..training.learning_rate import default_task_rate, steps_of_task
 from ..training.small_start import BESIDE_A_TEACHER, folder_of_start, is_of_a_task, load_small_start
@@ -88,7 +88,7 @@ def check_inputs(settings: RunConfig) -> RunInputs:
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read and tokenize the rows: those to train on, and those to evaluate on; say what was understood."""
-    run, config, kind = settings.run, inputs.config, kind_of(inputs.config)
+    run, config, kind = settings.run, inputs.config, task_kind_of(inputs.config)
     train = _read(run, config, "train_data")
     log(_what_is_read(run.teacher, config, train))
     if run.start is not None:
@@ -140,7 +140,7 @@ def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRow
     check_number(rows, argument, least=LEAST_ROWS)
     texts = listed_columns(run.text_column or None)
     columns = find_columns(
-        rows, config, kind_of(config), text_columns=texts, label_column=run.label_column, argument=argument
+        rows, config, task_kind_of(config), text_columns=texts, label_column=run.label_column, argument=argument
     )
     check_rows(rows, columns, argument)
     return ReadRows(rows, columns, argument)
@@ -175,7 +175,7 @@ def summary(results: Mapping[str, Any], output_dir: str) -> str:
 
 def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
     config = load_encoder_config(student, argument="student")
-    kind = kind_of(config)
+    kind = task_kind_of(config)
     if kind == ANSWERS:
         head = HEADS[config.architectures[0]].kind
         lines = f"from transformers import {head.auto_class}, AutoTokenizer\n"
@@ -187,7 +187,7 @@ def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
 
 def _what_is_read(teacher: str, config: PreTrainedConfig, train: ReadRows) -> str:
     """What a teacher predicts, and what was understood of the rows."""
-    kind, columns = kind_of(config), train.columns
+    kind, columns = task_kind_of(config), train.columns
     of_scores = " (if it ranks pairs: method=reranker)" if kind == VALUES and config.num_labels == 1 else ""
     others = [name for name in train.rows.column_names if name not in columns.texts]
     where = f" (if there are some in {join_some(others)}: label_column)" if others else ""

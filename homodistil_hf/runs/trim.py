@@ -37,13 +37,13 @@ from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import find_columns, listed_columns
 from ..tasks.encoding import check_rows, texts_of
-from ..tasks.kinds import kind_of
+from ..tasks.kinds import task_kind_of
 from ..tasks.reading import load_rows
 from ..training.run_folder import check_free, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.tokenizer_file import fallback_of, spare_characters
 from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
-from .kinds import TASK, kind_name, method_for
+from .kinds import TASK_RUN, method_for, run_kind_named, run_kind_of
 from .settings import Log, RunConfig
 
 TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
@@ -181,7 +181,7 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
         return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     rows = load_rows(source.text, split=source.split)
     texts = listed_columns(source.text_column or None)
-    columns = find_columns(rows, config, kind_of(config), text_columns=texts)
+    columns = find_columns(rows, config, task_kind_of(config), text_columns=texts)
     check_rows(rows, columns, "train_data")
     return texts_of(rows, columns)
 
@@ -318,7 +318,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     folder = Path(str(training.output_dir), TRIMMED_FOLDER)
     if not training.resume_from_checkpoint:
         check_free(training, existing_files(str(training.output_dir)), has_begun=folder.is_dir())
-    is_task = kind_name(settings) == TASK
+    is_task = run_kind_of(settings) is run_kind_named(TASK_RUN)
     for name in run.eval_data:  # it is read later, by the distillation
         local_files(name, run.eval_split, f"eval_data={name!r}")
     source = TrimSource(

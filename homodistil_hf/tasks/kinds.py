@@ -11,13 +11,13 @@ MASKED_WORDS, CLASSES, LABELS, VALUES, TAGS, ANSWERS = (
 """What a model predicts: of a text one class, several labels or values; tags of its words; answers to questions."""
 
 
-def kind_of(config: PreTrainedConfig, class_name: str | None = None) -> str:
+def task_kind_of(config: PreTrainedConfig, class_name: str | None = None) -> str:
     """Return the kind of a model; `class_name` is its class, default: the one that its configuration names.
 
     Example:
     ```python
     >>> from transformers import BertConfig
-    >>> kind_of(BertConfig(num_labels=1), "BertForSequenceClassification")
+    >>> task_kind_of(BertConfig(num_labels=1), "BertForSequenceClassification")
     'values'
 
     ```

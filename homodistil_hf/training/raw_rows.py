@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
-from ..tasks.kinds import ANSWERS, MASKED_WORDS, kind_of
+from ..tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase) or type(model).__name__ not in HEADS:
         return None
     config = model.config
-    kind = kind_of(config, type(model).__name__)
+    kind = task_kind_of(config, type(model).__name__)
     if kind == MASKED_WORDS:
         length = fitted_length(None, config, argument="max_seq_length", tokenizer=tokenizer)
         return RowReader(kind, config, tokenizer, length)

@@ -20,7 +20,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.heads import HEAD_DROPOUT, fresh_answerer, fresh_classifier, fresh_tagger, head_linears
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.resizing import evenly_matched
-from ..tasks.kinds import VALUES, kind_of
+from ..tasks.kinds import VALUES, task_kind_of
 
 _TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
 BESIDE_A_TEACHER: dict[str, Any] = {"hidden_weight": 1.0, "embedding_weight": 0.0}
@@ -195,7 +195,7 @@ def fit_to_teacher(
         found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
         answers_R.append(task.rows(outputs[1], inputs))
     found.fit(matrices.values(), reduce)
-    if has_fresh_head and kind_of(student.config, type(student).__name__) == VALUES:
+    if has_fresh_head and task_kind_of(student.config, type(student).__name__) == VALUES:
         output = [layer for layer in head_linears(student) if layer.bias is not None][-1]  # projections have none
         answers = torch.cat(answers_R)
         output.bias.copy_(reduce(answers.sum(0)) / reduce(torch.tensor(len(answers))))

@@ -19,7 +19,7 @@ from homodistil_hf.embedding.reranker import RerankerDistilArguments, RerankerDi
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.runs.kinds import kind_of_run
+from homodistil_hf.runs.kinds import run_kind_of
 from homodistil_hf.tasks.held_out import keep_aside
 
 RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
@@ -86,7 +86,7 @@ def test_the_order_is_measured_by_labels_beside_the_teacher(finished):
     folder = Path(settings["output_dir"])
     facts, text = (
         read_facts(folder / "student"),
-        kind_of_run(settings_of(settings, "it")).summary(results, str(folder)),
+        run_kind_of(settings_of(settings, "it")).summary(results, str(folder)),
     )
     assert facts["data"]["max_tokens"] == 16
     for model, section in zip(results["models"], ("teacher_evaluation", "evaluation"), strict=True):
@@ -115,7 +115,7 @@ def test_a_pipeline_and_a_stock_class_take_the_student(finished):
 def test_the_closing_lines_run(finished, capsys):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     settings, _, results = finished
-    text = kind_of_run(settings_of(settings, "it")).summary(results, settings["output_dir"])
+    text = run_kind_of(settings_of(settings, "it")).summary(results, settings["output_dir"])
     lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
     code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
     names = {}

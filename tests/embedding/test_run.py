@@ -25,7 +25,7 @@ from homodistil_hf.runs import embedding, reranker
 from homodistil_hf.runs.config import help_of, parse_run, run_of
 from homodistil_hf.runs.embedding import _held_out_texts, teacher_of
 from homodistil_hf.runs.family import load_start
-from homodistil_hf.runs.kinds import kind_of_run, method_for
+from homodistil_hf.runs.kinds import method_for, run_kind_of
 from homodistil_hf.runs.settings import RunArguments
 
 SMALLER = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
@@ -281,7 +281,7 @@ def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_p
 def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
     Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
     settings = parse_run([pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))])
-    run = kind_of_run(settings)
+    run = run_kind_of(settings)
     assert run is reranker.KIND
     assert reranker.columns_of(settings.run) == ["Query", "Passage"]
 

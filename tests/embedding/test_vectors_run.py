@@ -17,7 +17,7 @@ from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 from homodistil_hf.embedding.vectors import TeacherVectors, load_teacher_vectors, tokenize_vectors
 from homodistil_hf.runs.config import parse_run
-from homodistil_hf.runs.kinds import kind_of_run, method_for
+from homodistil_hf.runs.kinds import method_for, run_kind_of
 
 SMALLER = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 SMALLEST = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
@@ -264,7 +264,7 @@ def test_held_out_vectors_are_read_from_a_file_of_their_own(config, tmp_path, te
     teacher.documents.rename_column("text", "words").to_parquet(tmp_path / "words.parquet")
     names = {"teacher_vectors": str(tmp_path / "words.parquet"), "eval_data": str(tmp_path / "held_out.parquet")}
     settings = parse_run([config(text_column="words", eval_split="train", **names)])
-    run = kind_of_run(settings)
+    run = run_kind_of(settings)
     inputs = run.inputs(settings)
     held_out = run.rows(settings, inputs, print).held_out
     assert torch.allclose(torch.tensor(held_out["vector"][:]), teacher.vectors[:20])

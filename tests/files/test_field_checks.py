@@ -2,9 +2,9 @@ import dataclasses
 import sys
 
 from homodistil_hf.files.field_checks import limits_of
-from homodistil_hf.runs.kinds import KINDS, METHODS, kind_named, trainer_named
+from homodistil_hf.runs.kinds import KINDS, METHODS, run_kind_named, trainer_named
 
-assert [*map(trainer_named, METHODS), *map(kind_named, KINDS)]  # imports every class of settings
+assert [*map(trainer_named, METHODS), *map(run_kind_named, KINDS)]  # imports every class of settings
 
 
 def settings_classes():

@@ -24,7 +24,7 @@ from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.task import REPORTED
 from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
-from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, kind_of
+from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, task_kind_of
 
 STARTED = "from a general model"
 
@@ -79,7 +79,7 @@ def _in_python(finished, folder, ranks):
     name, settings, _, results = finished
     rows = rows_of_kind(name)
     config = AutoConfig.from_pretrained(settings["teacher"])
-    train, aside, _ = keep_aside(rows, find_columns(rows, config, kind_of(config)))
+    train, aside, _ = keep_aside(rows, find_columns(rows, config, task_kind_of(config)))
     own = {key: value for key, value in settings.items() if key not in ("teacher", "train_data", "output_dir")}
     trainer = HomoDistilTrainer(
         settings["teacher"],

@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.runs.kinds import TASK, kind_name, kind_of_run
+from homodistil_hf.runs.kinds import TASK_RUN, run_kind_named, run_kind_of
 from homodistil_hf.runs.task import LEAST_STEPS
 
 
@@ -44,7 +44,7 @@ def test_what_the_held_out_rows_have_is_told_where_it_is_something_else(tmp_path
     with_pairs, with_texts = (
         settings_of(settings | {"eval_data": [str(tmp_path / f"{name}.jsonl")]}, "it") for name in ("pairs", "texts")
     )
-    made, lines = kind_of_run(with_pairs), []
+    made, lines = run_kind_of(with_pairs), []
     made.rows(with_pairs, made.inputs(with_pairs), lines.append)
     assert lines[1] == "eval_data: texts in 'sentence1' and 'sentence2', no labels"
     with pytest.raises(
@@ -77,7 +77,7 @@ def test_texts_with_spans_are_tagged(tmp_path):
 
 def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
     settings = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1}, "it")
-    made = kind_of_run(settings)
+    made = run_kind_of(settings)
     assert made.training(settings, made.inputs(settings), range(80)).max_steps == LEAST_STEPS
     assert made.training(settings, made.inputs(settings), range(80_000)).max_steps == 30_000
     for epochs in (2, 3):  # 3 is the field's default
@@ -91,7 +91,7 @@ def test_all_rows_are_evaluated_unless_their_number_is_named(tmp_path, most):
     concatenate_datasets([rows_of_kind("classes")] * 25).to_parquet(tmp_path / "many.parquet")
     own |= {"eval_data": [str(tmp_path / "many.parquet")]} | ({} if most is None else {"max_eval_blocks": most})
     settings = settings_of(own, "it")
-    made = kind_of_run(settings)
+    made = run_kind_of(settings)
     assert made.rows(settings, made.inputs(settings), lambda line: None).held_out.num_rows == (most or 1200)
 
 
@@ -114,7 +114,7 @@ def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
     given = {"teacher": "somebody/classifier", "teacher_revision": "v2", "train_data": "x", "output_dir": "x"}
     settings = settings_of(given, "it")
     assert revisions == []
-    assert [kind_name(settings) for _ in range(2)] == [TASK, TASK]
+    assert [run_kind_of(settings) for _ in range(2)] == [run_kind_named(TASK_RUN)] * 2
     assert revisions == ["v2"]
 
 

@@ -21,11 +21,11 @@ from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.runs.kinds import kind_of_run
+from homodistil_hf.runs.kinds import run_kind_of
 from homodistil_hf.runs.student import make_trainer
 from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
-from homodistil_hf.tasks.kinds import kind_of
+from homodistil_hf.tasks.kinds import task_kind_of
 
 KEEPS_WIDTHS = {"student": None, "num_scoring_batches": 16, "eval_dataset": None}
 """Where the settings of the fixture `make_trainer` are of pruning."""
@@ -92,7 +92,7 @@ def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
 def test_python_does_the_same(finished, general, tmp_path):
     name, settings, _ = finished
     rows, config = rows_of_kind(name), AutoConfig.from_pretrained(settings["teacher"])
-    train, aside, _ = keep_aside(rows, find_columns(rows, config, kind_of(config)))
+    train, aside, _ = keep_aside(rows, find_columns(rows, config, task_kind_of(config)))
     own = {key: value for key, value in settings.items() if key not in ("teacher", "start", "train_data")}
     own |= {"output_dir": str(tmp_path / "run"), "hidden_weight": 1.0, "embedding_weight": 0.0}
     trainer = HomoDistilTrainer(
@@ -140,7 +140,7 @@ def test_a_run_beside_a_teacher_starts_with_what_fits_best(general, tmp_path):
 
 def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path):
     made = settings_of(write_started(tmp_path, "classes", general), "it", ["--hidden_weight", "30"])
-    method = kind_of_run(made)
+    method = run_kind_of(made)
     arguments = method.training(made, method.inputs(made), range(80))
     assert (arguments.hidden_weight, arguments.embedding_weight) == (30.0, 0.0)
     assert settings_of(made.given, "settings.json").given == made.given | {"hidden_weight": 30.0}

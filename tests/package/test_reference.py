@@ -12,7 +12,7 @@ import homodistil_hf
 import homodistil_hf.evaluation
 from homodistil_hf.cli import COMMANDS, command_named
 from homodistil_hf.files.field_checks import help_of
-from homodistil_hf.runs.kinds import METHODS, kind_name_of, kind_named, trainer_named
+from homodistil_hf.runs.kinds import METHODS, run_kind_for, trainer_named
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
@@ -44,7 +44,7 @@ def test_every_method_has_a_section(sections):
 @each("method", METHODS)
 def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
     shown = "".join(sections[name] for name in ("distill", "Training: homodistil", f"Training: {method}"))
-    for kind in kind_named(kind_name_of(method)).settings_classes(method):
+    for kind in run_kind_for(method).settings_classes(method):
         for entry in fields(kind):
             if entry.init and entry.name not in page.OF_TRAINER and entry.name not in getattr(kind, "no_part", {}):
                 assert f"| `{entry.name}` |" in shown

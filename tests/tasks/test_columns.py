@@ -6,7 +6,7 @@ from rows import each
 from tiny_models import tiny_config
 
 from homodistil_hf.tasks.columns import Columns, find_columns
-from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, kind_of
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, task_kind_of
 
 SEQUENCES = "BertForSequenceClassification"
 ONE = ["a b"]
@@ -28,8 +28,8 @@ WORDS = [["a", "b"]]
     ],
 )
 def test_the_head_tells_the_kind(class_name, settings, kind):
-    assert kind_of(tiny_config(**settings), class_name) == kind
-    assert kind_of(tiny_config(architectures=[class_name], **settings)) == kind
+    assert task_kind_of(tiny_config(**settings), class_name) == kind
+    assert task_kind_of(tiny_config(architectures=[class_name], **settings)) == kind
 
 
 @each(

@@ -16,7 +16,7 @@ from homodistil_hf.tasks.encoding import (
     texts_of,
     what_fits,
 )
-from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, kind_of
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, task_kind_of
 
 LABEL_NAMES = {ANSWERS: {"start_positions", "end_positions"}}
 
@@ -24,7 +24,7 @@ LABEL_NAMES = {ANSWERS: {"start_positions", "end_positions"}}
 def read(name, **how):
     model = make_teacher(**KINDS[name][1])
     rows = rows_of_kind(name, **how)
-    return model.config, rows, find_columns(rows, model.config, kind_of(model.config, type(model).__name__))
+    return model.config, rows, find_columns(rows, model.config, task_kind_of(model.config, type(model).__name__))
 
 
 @each("has_labels", [True, False])

@@ -18,7 +18,7 @@ from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.scores import MagnitudeScores, SensitivityScores
 from homodistil_hf.runs.config import parse_run
-from homodistil_hf.runs.kinds import kind_of_run
+from homodistil_hf.runs.kinds import run_kind_of
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_layers_that_can_not_be_chosen_are_refused_before_any_text_is_read(tmp_p
     (tmp_path / "teacher" / "model.safetensors").unlink()
     run = parse_run([str(config)])
     with pytest.raises(ValueError, match=message):
-        kind_of_run(run).inputs(run)
+        run_kind_of(run).inputs(run)
 
 
 def test_settings_given_are_left_alone_and_serve_the_next_trainer(make_trainer):
