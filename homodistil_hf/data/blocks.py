@@ -204,15 +204,33 @@ def tokenize_to_blocks(
 
     ```
     """
-    _check_max_seq_length(max_seq_length, tokenizer, max_positions)
+    limits = {"tokenizer's model_max_length": tokenizer.model_max_length, "teacher's positions": max_positions}
+    owner, limit = min(((owner, limit) for owner, limit in limits.items() if limit), key=lambda item: item[1])
+    if max_seq_length > limit:
+        raise ValueError(
+            f"max_seq_length={max_seq_length} is over the {owner} ({limit}); expected {_MIN_SEQ_LENGTH} … {limit}"
+        )
+    if max_seq_length < _MIN_SEQ_LENGTH:
+        raise ValueError(f"max_seq_length={max_seq_length} is too short; expected {_MIN_SEQ_LENGTH} or more")
     check_vocabulary(tokenizer)
-    _check_special_tokens(tokenizer)
+    for token, word in (("cls_token", "class"), ("sep_token", "separator")):
+        if getattr(tokenizer, f"{token}_id") is None:
+            raise ValueError(
+                f"tokenizer {type(tokenizer).__name__} has no {word} token ({token}), which every block needs; "
+                "use the tokenizer that was saved with the teacher"
+            )
     if num_proc is not None and num_proc < 1:
         raise ValueError(f"num_proc={num_proc} is no number of processes; expected 1 or more, or None")
     packer = TextPacker(tokenizer, max_seq_length, text_column, packing)
-    if isinstance(dataset, IterableDataset):
-        return _pack_stream(dataset, packer)
-    return _pack_table(dataset, packer, num_proc)
+    if not isinstance(dataset, IterableDataset):
+        return _pack_table(dataset, packer, num_proc)
+    blocks = IterableDataset.from_generator(
+        _stream_rows,
+        features=Features({**packer.features, "example_id": Value("int64")}),
+        gen_kwargs={"documents": dataset, "packer": packer},
+    )
+    next(iter(blocks))  # raises errors now rather than at the first step of the training
+    return blocks
 
 
 def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
@@ -293,16 +311,6 @@ def _single_threaded_tokenizers(num_proc: int) -> Iterator[None]:
         del os.environ[name]
 
 
-def _pack_stream(documents: IterableDataset, packer: TextPacker) -> IterableDataset:
-    blocks = IterableDataset.from_generator(
-        _stream_rows,
-        features=Features({**packer.features, "example_id": Value("int64")}),
-        gen_kwargs={"documents": documents, "packer": packer},
-    )
-    next(iter(blocks))  # raises errors now rather than at the first step of the training
-    return blocks
-
-
 def _stream_rows(documents: IterableDataset, packer: TextPacker) -> Iterator[dict[str, Any]]:
     num_blocks, left = 0, np.empty(0, dtype=np.int32)
     for batch in documents.iter(_STREAM_DOCUMENTS):
@@ -326,24 +334,3 @@ def _too_short(num_tokens: int, packer: TextPacker) -> ValueError:
 def _check_text_column(columns: list[str], packer: TextPacker) -> None:
     if packer.text_column not in columns:
         raise ValueError(f"text_column={packer.text_column!r} is missing; expected one of the columns {columns}")
-
-
-def _check_max_seq_length(max_seq_length: int, tokenizer: PreTrainedTokenizerBase, max_positions: int | None) -> None:
-    limits = {"tokenizer's model_max_length": tokenizer.model_max_length, "teacher's positions": max_positions}
-    owner, limit = min(((owner, limit) for owner, limit in limits.items() if limit), key=lambda item: item[1])
-    if max_seq_length > limit:
-        raise ValueError(
-            f"max_seq_length={max_seq_length} is over the {owner} ({limit}); expected {_MIN_SEQ_LENGTH} … {limit}"
-        )
-    if max_seq_length < _MIN_SEQ_LENGTH:
-        raise ValueError(f"max_seq_length={max_seq_length} is too short; expected {_MIN_SEQ_LENGTH} or more")
-
-
-def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokens = {"class token (cls_token)": tokenizer.cls_token_id, "separator token (sep_token)": tokenizer.sep_token_id}
-    for name, token_id in tokens.items():
-        if token_id is None:
-            raise ValueError(
-                f"tokenizer {type(tokenizer).__name__} has no {name}, which every block needs; "
-                "use the tokenizer that was saved with the teacher"
-            )

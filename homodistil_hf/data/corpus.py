@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 TextSource = str | os.PathLike[str]
 Documents: TypeAlias = Dataset | IterableDataset
 _STRING_TYPES = ("string", "large_string", "str")
-_REPLACED = "\ufffd"
+_REPLACED, _WRITTEN = "\ufffd", ("text", "json", "csv")
 _HELD_OUT_EVERY = 20  # one document in 20 …
 _MOST_HELD_OUT = 2000  # … but no more than this
 _HELD_OUT_OF_STREAM = 1000
@@ -86,7 +86,17 @@ def load_text(
         origin = local_files(name, split, label) or name
         tables = read_source(origin, split=split, streaming=streaming, label=label)
         parts += [only_text(table, text_column, label) for table in tables]
-    _warn_of_replaced_bytes(parts, f"{argument}={join_some(map(repr, names))}")
+    # count the documents with U+FFFD in tables of written text; a stream is read later
+    written = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in _WRITTEN]
+    texts = (part.data.column("text") for part in written)
+    matches = (pyarrow.compute.sum(pyarrow.compute.match_substring(text, _REPLACED)).as_py() for text in texts)
+    if num_replaced := sum(number or 0 for number in matches):
+        logger.warning(
+            "%s: %d of %d documents hold U+FFFD, usually a sign of another encoding; convert the files to UTF-8 first",
+            f"{argument}={join_some(map(repr, names))}",
+            num_replaced,
+            sum(map(len, written)),
+        )
     kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
@@ -95,26 +105,17 @@ def load_text(
     return joined
 
 
-def _warn_of_replaced_bytes(parts: list[Any], label: str) -> None:
-    """Count the documents with U+FFFD in tables of written text; a stream is read later."""
-    written = ("text", "json", "csv")
-    tables = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in written]
-    num_replaced = sum(
-        pyarrow.compute.sum(pyarrow.compute.match_substring(part.data.column("text"), _REPLACED)).as_py() or 0
-        for part in tables
-    )
-    if num_replaced:
-        logger.warning(
-            "%s: %d of %d documents hold U+FFFD, usually a sign of another encoding; convert the files to UTF-8 first",
-            label,
-            num_replaced,
-            sum(map(len, tables)),
-        )
-
-
 def only_text(part: Any, text_column: str | None, label: str) -> Any:
     """Keep the column with the documents, under the name `text`."""
-    types = _column_types(part)
+    # a stream that does not declare its columns has a first row
+    types = (
+        {name: type(value).__name__ for name, value in next(iter(part)).items()}
+        if part.features is None
+        else {
+            name: feature.dtype if isinstance(feature, Value) else type(feature).__name__
+            for name, feature in part.features.items()
+        }
+    )
     strings = [name for name, kind in types.items() if kind in _STRING_TYPES]
     column = text_column or ("text" if "text" in types else strings[0] if len(strings) == 1 else None)
     if column is None or column not in types:
@@ -129,16 +130,6 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
     part = part.select_columns([column])
     part = part if column == "text" else part.rename_column(column, "text")
     return part if part.features else part.cast(Features({"text": Value("string")}))
-
-
-def _column_types(part: Any) -> dict[str, str]:
-    """Return the type of each column, from the first row if a stream does not declare them."""
-    if part.features is not None:
-        return {
-            name: feature.dtype if isinstance(feature, Value) else type(feature).__name__
-            for name, feature in part.features.items()
-        }
-    return {name: type(value).__name__ for name, value in next(iter(part)).items()}
 
 
 def is_running_text(documents: Dataset | IterableDataset) -> bool:

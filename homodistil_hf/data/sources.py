@@ -197,23 +197,19 @@ def _readable(files: list[Path], label: str) -> list[Path]:
         if kind := Extractor.infer_extractor_format(file):
             raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
         if file.suffix.lower() not in (".parquet", ".arrow"):
-            _check_encoding(file, label)
+            # bytes of UTF-16 or UTF-32 would be read as letters and NULs
+            with file.open("rb") as opened:
+                head = opened.read(_HEAD_BYTES)
+            # wide characters begin with a mark, or more than one byte in four is NUL
+            if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
+                raise ValueError(
+                    f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
+                    "`iconv -f UTF-16 -t UTF-8`"
+                )
     filled = [file for file in files if file.stat().st_size > 0]
     if not filled:
         raise ValueError(f"{label} is an empty data set (0 bytes in {len(files)} files); expected text in them")
     return filled
-
-
-def _check_encoding(file: Path, label: str) -> None:
-    """Refuse, by a ValueError, a file of text in UTF-16 or UTF-32, whose bytes would be read as letters and NULs."""
-    with file.open("rb") as opened:
-        head = opened.read(_HEAD_BYTES)
-    # wide characters begin with a mark, or more than one byte in four is NUL
-    if head.startswith(_WIDE_MARKS) or head.count(0) * 4 > len(head):
-        raise ValueError(
-            f"{label}: {file.name} is UTF-16, UTF-32 or no text; expected UTF-8: convert it, as by "
-            "`iconv -f UTF-16 -t UTF-8`"
-        )
 
 
 def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:

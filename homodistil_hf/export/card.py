@@ -180,17 +180,15 @@ def _head(facts: Mapping[str, Any]) -> HeadKind:
 
 
 def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
-    words = facts.get(CARD_SECTION)
-    if not words:
-        return None
-    shown: dict[str, Any] = {name: plain_text(text) if isinstance(text, str) else text for name, text in words.items()}
-    return MethodCard(**shown)
+    words: dict[str, Any] = facts.get(CARD_SECTION) or {}
+    shown = {name: plain_text(text) if isinstance(text, str) else text for name, text in words.items()}
+    return MethodCard(**shown) if shown else None
 
 
 def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
     teacher = facts["teacher"] or {}
     pipeline, method = _head(facts).pipeline, _words_of_method(facts)
-    results = [*_eval_results(facts, pipeline), *_benchmark_results(facts)]
+    results = _eval_results(facts, pipeline)
     return ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
@@ -203,7 +201,7 @@ def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
 
 
 def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
-    return [
+    results = [
         EvalResult(
             task_type=pipeline,
             dataset_type="held-out",
@@ -214,10 +212,6 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
         )
         for name, value in held_out_metrics(facts.get("evaluation", {})).items()
     ]
-
-
-def _benchmark_results(facts: Mapping[str, Any]) -> list[EvalResult]:
-    results = []
     for name, task in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
         is_squad = task["task"].startswith("squad")
         about = f"{name}, mean of {len(task['seeds'])} fine-tunings"
@@ -351,18 +345,16 @@ def _usage(facts: Mapping[str, Any]) -> str:
 
 
 def _format_note(facts: Mapping[str, Any]) -> str:
-    forms = facts["forms"]
-    if facts["format"] == "standard":
-        note = "Stock transformers load it, without remote code."
-        if forms:
-            note += " No stock class has the student's widths; zeros fill the rest, which changes no logit."
-    else:
+    forms, note = facts["forms"], "Stock transformers load it, without remote code."
+    if facts["format"] != "standard":
         files = " and ".join(code_span(name) for name in sorted(facts["files"]) if name.endswith(".py"))
         note = (
             f"It needs transformers {plain_text(facts['requires']['transformers'])}. `trust_remote_code=True` runs "
             f"{files} from this folder, which import torch and transformers only; after "
             f"`import homodistil_hf` it is not needed."
         )
+    elif forms:
+        note += " No stock class has the student's widths; zeros fill the rest, which changes no logit."
     if not forms:
         return note
     padded = forms["padded"] or {}
@@ -406,15 +398,13 @@ def _settings_table(settings: Mapping[str, Any]) -> str:
 
 def _limits(facts: Mapping[str, Any]) -> str:
     """Lengths and languages of text, as far as they are recorded."""
-    data, teacher = facts.get(DATA, {}), facts.get("teacher") or {}
-    lines = []
-    if is_int(most := data.get("max_tokens")):
-        lines.append(f"- It was trained on texts of up to {most:,} tokens; how it reads longer ones was not measured.")
-    if languages := teacher.get("language"):
+    lines = ["- The languages of its text are not recorded; it can read those of the model it was made from."]
+    if languages := (facts.get("teacher") or {}).get("language"):
         named = plain_text(", ".join(map(str, languages)))
-        lines.append(f"- Languages, by the card of the model it was made from: {named}.")
-    else:
-        lines.append("- The languages of its text are not recorded; it can read those of the model it was made from.")
+        lines = [f"- Languages, by the card of the model it was made from: {named}."]
+    if is_int(most := facts.get(DATA, {}).get("max_tokens")):
+        length = f"- It was trained on texts of up to {most:,} tokens; how it reads longer ones was not measured."
+        lines.insert(0, length)
     return "\n".join(lines)
 
 

@@ -59,8 +59,7 @@ def line_chart(
     values = [value for points in lines.values() for _, value in points]
     low, high = _span([*values, *(value for value in (level, top) if value is not None)], is_share=is_share)
     last = max(step for points in lines.values() for step, _ in points) or 1.0
-    names = list(lines) if len(lines) > 1 else []
-    height = _HEIGHT + _LEGEND_HEIGHT * math.ceil(len(names) / 2)
+    height = _HEIGHT + _LEGEND_HEIGHT * (math.ceil(len(lines) / 2) if len(lines) > 1 else 0)
 
     def place(step: float, value: float) -> str:
         x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / last
@@ -80,10 +79,19 @@ def line_chart(
         parts.append(f'<text x="{x}" y="{_HEIGHT - 14}" text-anchor="{anchor}">{words}</text>')
     if level is not None:
         parts.append(f'<path class="level" d="M{place(0, level)}L{place(last, level)}"/>')
-    for index, points in enumerate(lines.values()):
-        parts.append(_drawn(index, [place(step, value) for step, value in points]))
-    parts += _legend(names, _HEIGHT + 2)
-    return _svg(_WIDTH, height, parts, title)
+    legend = []
+    for index, (name, points) in enumerate(lines.items()):
+        colour = f"var(--c{index % NUM_COLOURS})"
+        places = [place(step, value) for step, value in points]
+        x, y = places[0].split(",")
+        point = f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>'
+        line = f'<path class="line" style="stroke:{colour}" d="M{"L".join(places)}"/>'
+        parts.append(line if len(places) > 1 else point)
+        # names stand below the picture, two in a row
+        left, top = (index % 2) * _WIDTH / 2, _HEIGHT + 2 + _LEGEND_HEIGHT * (index // 2)
+        legend.append(f'<rect x="{left:.0f}" y="{top - 3:.0f}" width="12" height="4" style="fill:{colour}"/>')
+        legend.append(f'<text x="{left + 18:.0f}" y="{top + 4:.0f}">{escape(name)}</text>')
+    return _svg(_WIDTH, height, [*parts, *(legend if len(lines) > 1 else ())], title)
 
 
 def width_charts(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[str]:
@@ -111,40 +119,24 @@ def widths_picture(student: Mapping[str, Any], teacher: Mapping[str, Any] | None
 
 def _width_panels(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, list[str]]:
     own, full = _layers(student), _layers(teacher or {})
-    found = {}
+    panels = {}
     for index, label in enumerate(("attention channels", "FFN neurons") if own else ()):
         most = max(layer[index] for layer in [*own, *full]) or 1
         places = len(full) or len(own)
         widest = f"{max(layer[index] for layer in own):,}" + (f" of the teacher's {most:,}" if full else "")
-        found[label] = [
+        panels[label] = [
             f'<text class="title" x="0" y="14">{label} by layer: {widest}</text>',
             *_bars([layer[index] for layer in full], most, 'class="whole"', places),
             *_bars([layer[index] for layer in own], most, 'style="fill:var(--c0)"', places),
             f'<text x="0" y="{_HEIGHT - 6}">layer 0</text>',
             f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">layer {places - 1}</text>',
         ]
-    return found
+    return panels
 
 
 def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return f'<svg {box} role="img" aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg>'
-
-
-def _drawn(index: int, places: Sequence[str]) -> str:
-    colour = f"var(--c{index % NUM_COLOURS})"
-    if len(places) == 1:
-        x, y = places[0].split(",")
-        return f'<circle cx="{x}" cy="{y}" r="3" style="fill:{colour}"/>'
-    return f'<path class="line" style="stroke:{colour}" d="M{"L".join(places)}"/>'
-
-
-def _legend(names: Sequence[str], top: float) -> Iterator[str]:
-    for index, name in enumerate(names):
-        x, y = (index % 2) * _WIDTH / 2, top + _LEGEND_HEIGHT * (index // 2)
-        colour = f"var(--c{index % NUM_COLOURS})"
-        yield f'<rect x="{x:.0f}" y="{y - 3:.0f}" width="12" height="4" style="fill:{colour}"/>'
-        yield f'<text x="{x + 18:.0f}" y="{y + 4:.0f}">{escape(name)}</text>'
 
 
 def _bars(sizes: Sequence[int], most: int, look: str, num_places: int) -> Iterator[str]:

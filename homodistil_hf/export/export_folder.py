@@ -1,7 +1,7 @@
 """Export folders: a student with tokenizer, facts and card, written whole and read back."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -203,7 +203,15 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     target = Path(folder).resolve()
     if not str(folder).strip() or (target.exists() and not target.is_dir()):
         raise ValueError(f"folder={str(folder)!r} is {'a file' if str(folder) else 'empty'}; choose another name")
-    _refuse_inside_another(target, (FACTS_FILE, STATE_FILE, record))
+    for file in (parent / name for parent in target.parents for name in (FACTS_FILE, STATE_FILE, record)):
+        values = None
+        with suppress(OSError, ValueError):  # somebody else's file of that name
+            values = read_json_object(file, file.name) if file.is_file() else None
+        if values is not None and fits(values, _SIGNS.get(file.name, {"files": dict})):
+            raise ValueError(
+                f"folder={str(target)!r} lies in {str(file.parent)!r}, whose {file.name} says what belongs there; "
+                "name a folder beside that one"
+            )
     if not target.is_dir() or not any(target.iterdir()):
         return target
     if not (target / record).is_file():
@@ -223,18 +231,6 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
             "would delete; move them away or choose another folder"
         )
     return target
-
-
-def _refuse_inside_another(target: Path, records: Sequence[str]) -> None:
-    for file in (parent / name for parent in target.parents for name in records):
-        values = None
-        with suppress(OSError, ValueError):  # somebody else's file of that name
-            values = read_json_object(file, file.name) if file.is_file() else None
-        if values is not None and fits(values, _SIGNS.get(file.name, {"files": dict})):
-            raise ValueError(
-                f"folder={str(target)!r} lies in {str(file.parent)!r}, whose {file.name} says what belongs there; "
-                "name a folder beside that one"
-            )
 
 
 @contextmanager
@@ -274,10 +270,7 @@ def plain_classes(*classes: Any) -> Iterator[None]:
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     if teacher is None or isinstance(teacher, Mapping):
         return None if teacher is None else dict(teacher)
-    config: PreTrainedConfig
-    if isinstance(teacher, str | Path):
-        config = load_encoder_config(str(teacher))
-        class_name = config.architectures[0]
-    else:
-        config, class_name = teacher.config, type(teacher).__name__
+    is_name = isinstance(teacher, str | Path)
+    config: PreTrainedConfig = load_encoder_config(str(teacher)) if is_name else teacher.config
+    class_name = config.architectures[0] if is_name else type(teacher).__name__
     return teacher_facts(config, class_name, **teacher_card(config.name_or_path))

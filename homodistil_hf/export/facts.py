@@ -51,13 +51,9 @@ machine of the run; the card's texts on the training method; later results of `h
 
 _SPREAD = {"mean": int | float, "std": int | float | None}
 _TASK: dict[str, Any] = {
-    "task": str,
-    "num_train_rows": int,
-    "num_available_rows": int,
-    "seeds": list,
-    "conditions": dict,
+    **{"task": str, "num_train_rows": int, "num_available_rows": int, "seeds": list, "conditions": dict},
+    **{"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD},
 }
-_TASK |= {"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD}
 
 _BOUNDED = {"num_rows": int, "num_changed": int, "agreement": int | float, "at_least": int | float}
 _GUARANTEE = _BOUNDED | {"confidence": int | float, "groups": {...: {...: _BOUNDED}}}

@@ -29,7 +29,15 @@ def teacher_card(name_or_path: str) -> dict[str, Any]:
         `licence`, `"unknown"` where none is stated; `language`, a list of codes, where any is.
     """
     if name_or_path and Path(name_or_path).is_dir():
-        return _stated(_header_of(Path(name_or_path) / CARD_FILE))
+        file = Path(name_or_path) / CARD_FILE
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        # Regular expressions instead of a parser: a broken header then has no licence and raises no error.
+        header = "".join(text.split("---")[1:2])
+        licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header, re.MULTILINE)
+        # codes of languages stand on the same line, or as a list below it
+        languages = re.search(r"^language:(.*(?:\n[ \t]*- .*)*)", header, re.MULTILINE)
+        codes = re.findall(r"[A-Za-z][\w-]*", languages[1]) if languages else []
+        return _stated({"license": licence and licence[1], "language": codes})
     try:
         card = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
     except (OSError, ValueError, HTTP_ERROR) as error:
@@ -71,7 +79,15 @@ def push_export(
     def commit(api: HfApi, name: str) -> CommitInfo:
         additions = [CommitOperationAdd(path, folder / path) for path in names]
         additions.append(CommitOperationAdd(CARD_FILE, card_for(folder, name, tags=tags).encode()))
-        stale = _files_of_earlier_export(api, name, revision) - {*names, CARD_FILE}
+        # what the repository's own facts.json lists is of an earlier export
+        earlier = set(api.list_repo_files(name, revision=revision))
+        file = api.hf_hub_download(name, FACTS_FILE, revision=revision) if FACTS_FILE in earlier else None
+        try:
+            earlier &= set(read_json(file, FACTS_FILE)["files"]) if file else set()
+        except (ValueError, LookupError, TypeError):
+            logger.warning("%s of %s tells nothing about an earlier export; no file is removed", FACTS_FILE, name)
+            earlier = set()
+        stale = earlier - {*names, CARD_FILE}
         deletions = [CommitOperationDelete(path) for path in sorted(stale)]
         return api.create_commit(name, [*additions, *deletions], commit_message=commit_message, revision=revision)
 
@@ -140,18 +156,6 @@ def tag_commit(repo_id: str, tag: str, *, revision: str) -> None:
         persistently(lambda: HfApi().create_tag(repo_id, tag=tag, revision=revision))
 
 
-def _header_of(card: Path) -> dict[str, Any]:
-    # Regular expressions instead of a parser: a broken header then has no licence and raises no error.
-    header = card.read_text(encoding="utf-8", errors="replace").split("---")[1:2] if card.is_file() else [""]
-    licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", "".join(header), re.MULTILINE)
-    # codes of languages stand on the same line, or as a list below it
-    languages = re.search(r"^language:(.*(?:\n[ \t]*- .*)*)", "".join(header), re.MULTILINE)
-    return {
-        "license": licence[1] if licence else None,
-        "language": re.findall(r"[A-Za-z][\w-]*", languages[1]) if languages else [],
-    }
-
-
 def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
     stated = header.get("language") or []
     languages = [stated] if isinstance(stated, str) else list(map(str, stated))
@@ -172,16 +176,3 @@ def _listed_files(folder: Path) -> list[str]:
     if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
         raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
     return names
-
-
-def _files_of_earlier_export(api: HfApi, repo_id: str, revision: str | None) -> set[str]:
-    """Files of the repository that its own `facts.json` lists."""
-    present = set(api.list_repo_files(repo_id, revision=revision))
-    if FACTS_FILE not in present:
-        return set()
-    path = api.hf_hub_download(repo_id, FACTS_FILE, revision=revision)
-    try:
-        return present & set(read_json(path, FACTS_FILE)["files"])
-    except (ValueError, LookupError, TypeError):
-        logger.warning("%s of %s tells nothing about an earlier export; no file is removed", FACTS_FILE, repo_id)
-        return set()

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -89,7 +89,7 @@ def write_report(folder: str | Path, student: str | Path | None = None, *, outpu
         OSError: the file can't be written.
     """
     records = read_records(folder, student)
-    file = _file_of(records, output)
+    file = records.folder / REPORT_FILE if output is None else Path(output)
     write_text(file, report_of(records))
     return file
 
@@ -111,12 +111,8 @@ def closing_line(folder: str | Path, student: str | Path | None = None, *, outpu
         records = read_records(folder, student)
     except (OSError, ValueError):
         return ""
-    file = _file_of(records, output)
+    file = records.folder / REPORT_FILE if output is None else Path(output)
     return "; ".join(filter(None, (outcome_line(records.facts), str(file) if file.is_file() else "")))
-
-
-def _file_of(records: RunRecords, output: str | Path | None) -> Path:
-    return records.folder / REPORT_FILE if output is None else Path(output)
 
 
 def report_of(records: RunRecords) -> str:
@@ -146,7 +142,13 @@ def report_of(records: RunRecords) -> str:
         _section("How it was made", _how(records)),
         _section("Next", _next(records)),
     ]
-    return _page(title or records.folder.resolve().name, "".join(parts))
+    heading = escape(title or records.folder.resolve().name)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{heading}</title>\n<style>{_PAGE_STYLE}{STYLE}</style>\n</head>\n"
+        f"<body>\n<h1>{heading}</h1>\n{''.join(parts)}</body>\n</html>\n"
+    )
 
 
 def _first_table(records: RunRecords) -> str:
@@ -166,25 +168,21 @@ def _first_table(records: RunRecords) -> str:
 
 def _parts_table(records: RunRecords) -> str:
     """Sizes of a chain, rounds or stages: a row each, with the figures that are recorded of them."""
-    metrics = {part: held_out_metrics(values) for part, values in _results_by_part(records).items()}
+    results, of_round = records.results, ("loss_masked", "loss_state", "eval_loss")
+    by_part: dict[str, Mapping[str, Any]]
+    if "members" in results:  # a chain has its teacher first
+        by_part = {str(model.get("name")): model for model in results.get("models", ())}
+    elif isinstance(results.get("rounds"), list):
+        rounds = enumerate(results["rounds"])
+        by_part = {f"round {number}": {name: of[name] for name in of_round if name in of} for number, of in rounds}
+    else:
+        by_part = {name: of for name, of in results.items() if name == "float" or re.fullmatch(r"stage-\d+", name)}
+    metrics = {part: held_out_metrics(values) for part, values in by_part.items()}
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     if len(metrics) < 2 or not names:
         return ""
     rows = [[part, *(shown(values.get(name), name) for name in names)] for part, values in metrics.items()]
     return _section("Step by step", _html_table(["", *map(metric_label, names)], rows))
-
-
-def _results_by_part(records: RunRecords) -> dict[str, Mapping[str, Any]]:
-    results = records.results
-    if "members" in results:  # a chain has its teacher first
-        return {str(model.get("name")): model for model in results.get("models", ())}
-    if isinstance(results.get("rounds"), list):
-        shown_of = ("loss_masked", "loss_state", "eval_loss")
-        return {
-            f"round {number}": {name: values[name] for name in shown_of if name in values}
-            for number, values in enumerate(results["rounds"])
-        }
-    return {name: values for name, values in results.items() if name == "float" or re.fullmatch(r"stage-\d+", name)}
 
 
 def _charts(records: RunRecords) -> list[str]:
@@ -277,21 +275,18 @@ def _next(records: RunRecords) -> str:
     """Lines that use the student, and commands that go on with it."""
     if records.student is None:
         return ""
-    folder = str(records.student)
     snippet = _SNIPPET.search(records.card)
-    use = _code(_HERE.sub(f"name = {folder!r}", snippet[1])) if snippet else ""
-    return use + _code("\n".join(_commands(shlex.quote(folder), records)))
-
-
-def _commands(folder: str, records: RunRecords) -> Iterator[str]:
+    use = _code(_HERE.sub(f"name = {str(records.student)!r}", snippet[1])) if snippet else ""
+    folder, format = shlex.quote(str(records.student)), records.facts.get("format")
+    commands = [f"homodistil distill --teacher {folder} --student macs=0.25 --train_data TEXT --output_dir OUTPUT"]
     if "format" in records.facts:
-        yield f"homodistil verify {folder}"
-        yield f"homodistil deploy {folder} --to onnx onnx-int8"
-        yield f"homodistil push {folder} USER/NAME --dry_run"
-        if records.facts["format"] == "standard":
-            yield f"homodistil export {folder} --format compact --output {folder}-compact"
-    else:
-        yield f"homodistil distill --teacher {folder} --student macs=0.25 --train_data TEXT --output_dir OUTPUT"
+        commands = [
+            f"homodistil verify {folder}",
+            f"homodistil deploy {folder} --to onnx onnx-int8",
+            f"homodistil push {folder} USER/NAME --dry_run",
+            *([f"homodistil export {folder} --format compact --output {folder}-compact"] * (format == "standard")),
+        ]
+    return use + _code("\n".join(commands))
 
 
 # Records
@@ -418,21 +413,10 @@ def _logs(folder: Path) -> tuple[Mapping[str, Any], ...]:
     return ()
 
 
-# The page around a report: plain HTML, light and dark, for screens of any width; texts are escaped
-
-
-def _page(title: str, body: str) -> str:
-    """A whole document of a title and of HTML."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_PAGE_STYLE}{STYLE}</style>\n</head>\n"
-        f"<body>\n<h1>{escape(title)}</h1>\n{body}</body>\n</html>\n"
-    )
+# Parts of the page: plain HTML, light and dark, for screens of any width; texts are escaped
 
 
 def _section(heading: str, body: str, *, level: int = 2) -> str:
-    """HTML below a heading; nothing where there is no HTML."""
     return f"<h{level}>{escape(heading)}</h{level}>\n{body}\n" if body else ""
 
 
@@ -458,5 +442,4 @@ def _grid(pictures: Iterable[str]) -> str:
 
 
 def _code(text: str) -> str:
-    """Lines to be typed."""
     return f"<pre><code>{escape(text.strip())}</code></pre>\n" if text.strip() else ""

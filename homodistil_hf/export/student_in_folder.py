@@ -109,7 +109,12 @@ def export_model_from(
     place = student_in(source)
     if place.kind == "export":
         return convert_export(place.folder, output, format, teacher=teacher, overwrite=overwrite)
-    verified = check_manifest(source) if place.kind == "checkpoint" else _newest_checkpoint(source)
+    verified = check_manifest(source) if place.kind == "checkpoint" else last_verified(source)
+    if verified is None:
+        raise ValueError(
+            f"folder={str(source)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
+            f"expected a finished run, a checkpoint-N or an export{members_hint(source)}"
+        )
     checkpoint = verified.folder
     place = StudentIn("checkpoint", checkpoint)
     student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
@@ -145,16 +150,6 @@ def exported_student(folder: str | Path) -> Path:
         f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "
         f"one with homodistil export{members_hint(folder)}"
     )
-
-
-def _newest_checkpoint(folder: Path) -> VerifiedCheckpoint:
-    checkpoint = last_verified(folder)
-    if checkpoint is None:
-        raise ValueError(
-            f"folder={str(folder)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
-            f"expected a finished run, a checkpoint-N or an export{members_hint(folder)}"
-        )
-    return checkpoint
 
 
 def _reachable(teacher: str | None) -> str | None:

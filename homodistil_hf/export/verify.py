@@ -121,28 +121,26 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     problems = (
         list(_shape_problems(facts)) or list(file_problems(folder, facts)) or list(_code_problems(folder, facts))
     )
-    report = VerifyReport(folder, tuple(problems)) if problems else _verify_model(folder, facts)
     code = _present_code(folder)
-    return replace(report, code_sha256=file_digest(code) if code else None)
-
-
-def _verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
+    report = VerifyReport(folder, tuple(problems), code_sha256=file_digest(code) if code else None)
+    if problems:
+        return report
     try:
         exported = load_encoder(str(folder), argument="folder")
         compact = load_export(folder)
         probe = probe_facts(compact)
     except (ValueError, RuntimeError, OSError) as error:
-        return VerifyReport(folder, (f"the export can't be loaded: {error}",))
+        return replace(report, problems=(f"the export can't be loaded: {error}",))
     problems = [*_count_problems(exported, compact, facts), *_probe_problems(facts["probe"], probe)]
     if problems:
-        return VerifyReport(folder, tuple(problems))
+        return replace(report, problems=tuple(problems))
     try:
         fresh, tensors = load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
     except ValueError as error:
-        return VerifyReport(folder, (str(error),))
+        return replace(report, problems=(str(error),))
     differences = _output_differences(compact, facts["probe"], tensors)
     problems = [*difference_problems(differences, RELATIVE_TOLERANCE), *_class_problems(exported, facts, fresh)]
-    return VerifyReport(folder, tuple(problems), max(differences.values()))
+    return replace(report, problems=tuple(problems), max_relative_difference=max(differences.values()))
 
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -322,19 +320,15 @@ def _output_differences(
     with torch.no_grad():
         hidden_BTH = compact.base_model(**inputs).last_hidden_state
         logits = all_logits(compact(**inputs))
-    found_logits = tensors[f"{primary}.logits"]
-    in_memory = torch.tensor(probe["logits"])
-    hidden_states = {name: tensor for name, tensor in tensors.items() if name.endswith(".hidden")}
-    return {
-        f"{primary}, logits of the compact form": relative_difference(found_logits, logits),
-        f"{primary}, logits in memory": relative_difference(found_logits.flatten()[probe["positions"]], in_memory),
-        **{
-            f"{name.removesuffix('.hidden')}, hidden states of the compact form": relative_difference(
-                found, hidden_BTH
-            )
-            for name, found in hidden_states.items()
-        },
+    fresh, in_memory = tensors[f"{primary}.logits"], torch.tensor(probe["logits"])
+    differences = {
+        f"{primary}, logits of the compact form": relative_difference(fresh, logits),
+        f"{primary}, logits in memory": relative_difference(fresh.flatten()[probe["positions"]], in_memory),
     }
+    for name in (name.removesuffix(".hidden") for name in tensors if name.endswith(".hidden")):
+        difference = relative_difference(tensors[f"{name}.hidden"], hidden_BTH)
+        differences[f"{name}, hidden states of the compact form"] = difference
+    return differences
 
 
 def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:

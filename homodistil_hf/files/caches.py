@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -44,10 +45,21 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         return folder
     check_cache(folder.parent)
     with FileLock(cache_folder() / _LOCKS / f"{kind}-{key}.lock"):
-        if not _is_whole(folder):  # another process may have been faster
-            remove_folder(folder)
-            _sweep(folder)
-            _build(folder, build)
+        if _is_whole(folder):  # another process was faster
+            return folder
+        remove_folder(folder)
+        # what killed processes have left: of this entry, whose lock we hold, and of others a day ago
+        for path in folder.parent.glob(".*"):
+            with suppress(FileNotFoundError):
+                if path.name.startswith(f".{key}.") or time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+        try:
+            build(aside)
+            write_manifest(aside)
+            os.rename(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
@@ -56,26 +68,6 @@ def _is_whole(folder: Path) -> bool:
         return manifest_problem(folder) is None
     except OSError:  # another process removes it meanwhile
         return False
-
-
-def _build(folder: Path, build: Callable[[Path], None]) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        build(aside)
-        write_manifest(aside)
-        os.rename(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes have left of an entry, whose lock we hold, and of others a day ago."""
-    for path in folder.parent.glob(".*"):
-        try:
-            if path.name.startswith(f".{folder.name}.") or time.time() - path.stat().st_mtime > _OLD_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            continue
 
 
 def check_cache(folder: Path) -> None:

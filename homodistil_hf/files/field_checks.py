@@ -69,25 +69,22 @@ def describe_settings(kind: type[_Kind], *, without: Collection[str] = ()) -> ty
     """
     if kind.__doc__ is None:
         return kind
+    attributes: dict[str, Any] = {}
+    # the nearest class wins; a dataclass, which this class need not be yet, keeps its fields apart from its attributes
+    for base in kind.__mro__:
+        attributes = {**vars(base), **vars(base).get("__dataclass_fields__", {}), **attributes}
     lines: list[str] = []
-    for name, entry in _own_settings(kind).items():
+    # the class's own settings in their order, then the inherited ones
+    for name in dict.fromkeys((*vars(kind), *attributes)):
+        entry = attributes[name]
+        if not isinstance(entry, Field) or "limits" not in entry.metadata or name in without:
+            continue
         default = "" if entry.default is None else f" Default: `{entry.default!r}`."
         text = f"{name}: {help_of(entry)}{default}"
-        lines += wrap(text, 119, initial_indent=" " * 8, subsequent_indent=" " * 12) if name not in without else []
+        lines += wrap(text, 119, initial_indent=" " * 8, subsequent_indent=" " * 12)
     before, heading, after = kind.__doc__.partition("\n    Raises:")
     kind.__doc__ = "\n".join([before.rstrip(), "", "    Args:", *lines]) + (f"\n{heading}{after}" if heading else "")
     return kind
-
-
-def _own_settings(kind: type) -> dict[str, Field[Any]]:
-    """Name → field of each setting that [`setting`] made, in a class that `dataclass` may not have seen yet."""
-    attributes: dict[str, Any] = {}
-    # the nearest class wins; a dataclass keeps its fields apart from its attributes
-    for base in kind.__mro__:
-        attributes = {**vars(base), **vars(base).get("__dataclass_fields__", {}), **attributes}
-    # the class's own settings in their order, then the inherited ones
-    entries = {name: attributes[name] for name in (*vars(kind), *attributes)}
-    return {name: one for name, one in entries.items() if isinstance(one, Field) and "limits" in one.metadata}
 
 
 def help_of(entry: Field[Any]) -> str:

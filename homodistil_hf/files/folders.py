@@ -78,7 +78,9 @@ def publish(staged: Path, final: Path) -> None:
     for path in staged.rglob("*.safetensors"):
         with suppress(OSError):  # some network file systems have no modes
             path.chmod(mode)
-    sync_folder(staged)
+    # all of it is on the disk before a rename can get there
+    for path in (*staged.rglob("*"), staged):
+        _sync(path)
     if final.exists():
         # what an earlier stop has left under that name isn't needed: the final folder is there
         outdated = outdated_name(final)
@@ -130,13 +132,6 @@ def _remove_tree(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder and all it holds are on the disk, so that a rename can't get there first."""
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
 
 
 def is_path(name: str) -> bool:
@@ -206,7 +201,11 @@ def write_text(path: Path, text: str) -> None:
     aside = aside_name(path)
     try:
         with naming_the_file(path.parent, file=path.name):
-            _remove_asides(path.parent)
+            # what processes of this host were writing when they were killed; of others nobody knows whether they run
+            for left in path.parent.glob(".*.aside"):
+                written_by = _ASIDE.fullmatch(left.name)
+                if written_by and not _is_running(int(written_by[1])):
+                    left.unlink(missing_ok=True)
             aside.write_text(text, encoding="utf-8")
             _sync(aside)
             os.replace(aside, path)
@@ -218,15 +217,6 @@ def write_text(path: Path, text: str) -> None:
 def aside_name(path: Path) -> Path:
     """Return the name, beside a file, under which this process writes it; no other process has it."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.aside")
-
-
-def _remove_asides(parent: Path) -> None:
-    """Remove the files in `parent` that processes of this host were writing when they were killed."""
-    for path in parent.glob(".*.aside"):
-        # only about processes of its own host does anybody know whether they run
-        written_by = _ASIDE.fullmatch(path.name)
-        if written_by and not _is_running(int(written_by[1])):
-            path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

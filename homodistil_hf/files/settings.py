@@ -321,10 +321,9 @@ def _is_enum(hint: Any) -> bool:
 
 
 def _expected(hint: Any) -> str:
-    return " or ".join(dict.fromkeys(_expected_one(option) for option in _options(hint)))
-
-
-def _expected_one(hint: Any) -> str:
+    if len(options := _options(hint)) > 1:
+        return " or ".join(dict.fromkeys(map(_expected, options)))
+    (hint,) = options
     if get_origin(hint) in (list, tuple):
         return f"a list, each item {_expected(get_args(hint)[0])}"
     if get_origin(hint) is Literal:

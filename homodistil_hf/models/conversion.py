@@ -61,7 +61,15 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     """
     student_class = _student_class(model, argument, needs_head=needs_head)
     refuse_config(model.config, argument)
-    student = student_class(_student_config(model))
+    config_class = architecture_of(model.config).student_config
+    dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
+    values = {key: value for key, value in model.config.to_dict().items() if key not in dropped_keys}
+    # a stock model divides by the root of its head size, and the student goes on with that scale as it narrows
+    if not isinstance(model.config, config_class):
+        values |= dict.fromkeys(("head_dim", "softmax_head_dim"), layer_head_dim(model.config))
+    if has_own_decoder(model):
+        values["tie_word_embeddings"] = False
+    student = student_class(config_class(**values, **_runtime_settings(model.config)))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
     surplus = (*architecture_of(model.config).surplus, f"{PROJECTIONS}.")
@@ -339,19 +347,6 @@ def has_own_decoder(model: PreTrainedModel) -> bool:
     head = HEADS.get(type(model).__name__)
     can_have = bool(head and head.untied.keys() - set(architecture_of(model.config).absent(model.config)))
     return can_have and model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-
-
-def _student_config(model: PreTrainedModel) -> PreTrainedConfig:
-    config, config_class = model.config, architecture_of(model.config).student_config
-    dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
-    values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
-    # a stock model divides by the root of its head size, and the student goes on with that scale as it narrows
-    if not isinstance(config, config_class):
-        head_dim = layer_head_dim(config)
-        values |= {"head_dim": head_dim, "softmax_head_dim": head_dim}
-    if has_own_decoder(model):
-        values["tie_word_embeddings"] = False
-    return config_class(**values, **_runtime_settings(config))
 
 
 def check_stock_shapes(student: LayerwiseModel, plan: WidthPlan) -> None:

@@ -105,7 +105,12 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
     """
     if model.config._attn_implementation not in ("eager", "sdpa"):
         return
-    inputs = _batch(student)
+    # two rows of at most 8 tokens, one padded; a stride spreads the tokens over any vocabulary
+    config, length = student.config, min(8, max_tokens(student.config))
+    tokens_BT = (torch.arange(2 * length, device=student.device) * 7919 + 1).remainder(config.vocab_size)
+    mask_BT = torch.ones(2, length, dtype=torch.long, device=student.device)
+    mask_BT[1, length - length // 4 :] = 0
+    inputs = {"input_ids": tokens_BT.view(2, length), "attention_mask": mask_BT}
     remedy = (
         f"A student computes what transformers' own {type(student).__name__.removeprefix('Homo')} does; give a model "
         "of that class, or train one to it first"
@@ -136,16 +141,6 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
                 f"and config describe: with the same parameters, answers differ by {float(off.max()):.3g} "
                 f"(the largest is {largest:.3g}). {remedy}"
             )
-
-
-def _batch(student: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Two rows of at most 8 tokens, one padded."""
-    config, length = student.config, min(8, max_tokens(student.config))
-    # Strides spread the tokens over any vocabulary.
-    tokens_BT = (torch.arange(2 * length, device=student.device) * 7919 + 1).remainder(config.vocab_size)
-    mask_BT = torch.ones(2, length, dtype=torch.long, device=student.device)
-    mask_BT[1, length - length // 4 :] = 0
-    return {"input_ids": tokens_BT.view(2, length), "attention_mask": mask_BT}
 
 
 def _answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -156,15 +156,9 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     plan = widths_of(model.config)
     parameters = list(model.parameters())
     encoder = [parameter for name, parameter in model.base_model.named_parameters() if not name.startswith("pooler.")]
-    return {
-        "architecture": type(model).__name__,
-        "plan": plan.to_dict(),
-        "num_hidden_layers": len(plan.layers),
-        "num_parameters": sum(parameter.numel() for parameter in parameters),
-        "num_encoder_parameters": sum(parameter.numel() for parameter in encoder),
-        "encoder_macs": encoder_macs(plan),
-        "size_bytes": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-    }
+    num_parameters, num_of_encoder = (sum(one.numel() for one in some) for some in (parameters, encoder))
+    size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return _facts(type(model).__name__, plan, (num_parameters, num_of_encoder), size_bytes=size_bytes)
 
 
 def planned_facts(config: PreTrainedConfig, class_name: str, plan: WidthPlan | None = None) -> dict[str, Any]:
@@ -176,14 +170,20 @@ def planned_facts(config: PreTrainedConfig, class_name: str, plan: WidthPlan | N
     plan = own if plan is None else of_architecture(plan, own)
     head = HEADS.get(class_name)
     num_parameters = count_parameters(plan, config, head=head.kind.name if head else None)
+    counts = num_parameters, count_parameters(plan, config)
+    return _facts(class_name, plan, counts, size_bytes=4 * num_parameters)
+
+
+def _facts(class_name: str, plan: WidthPlan, counts: tuple[int, int], *, size_bytes: int) -> dict[str, Any]:
+    """The section; `counts` are the parameters of the model and of its encoder alone."""
     return {
         "architecture": class_name,
         "plan": plan.to_dict(),
         "num_hidden_layers": len(plan.layers),
-        "num_parameters": num_parameters,
-        "num_encoder_parameters": count_parameters(plan, config),
+        "num_parameters": counts[0],
+        "num_encoder_parameters": counts[1],
         "encoder_macs": encoder_macs(plan),
-        "size_bytes": 4 * num_parameters,
+        "size_bytes": size_bytes,
     }
 
 

@@ -89,7 +89,9 @@ def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: 
     config = copy.deepcopy(encoder.config)
     for name, value in {**dict.fromkeys(architecture_of(config).dropouts, dropout), **changes}.items():
         setattr(config, name, value)
-    model = auto_class.from_config(config, attn_implementation=_attention())
+    # on a CPU torch's fused attention is slow with bfloat16 or dropout
+    attention = "eager" if fastest_device().type == "cpu" else None
+    model = auto_class.from_config(config, attn_implementation=attention)
     state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
     missing, unexpected = model.base_model.load_state_dict(state, strict=False)
     if unexpected or any(not name.startswith(_POOLER) for name in missing):
@@ -105,11 +107,6 @@ def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
         nn.init.normal_(layer.weight, std=std, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def _attention() -> str | None:
-    """The attention to use: on a CPU torch's fused one is slow with bfloat16 or dropout."""
-    return "eager" if fastest_device().type == "cpu" else None
 
 
 @torch.inference_mode()

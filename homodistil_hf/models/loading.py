@@ -7,8 +7,7 @@ of methods are refused here, before any weight is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,22 +60,13 @@ _LARGEST = {
     "num_channels": 1 << 10,
 }
 _LARGEST |= {f"decoder_{name}": most for name, most in _LARGEST.items()}
-_LARGEST |= {
-    architecture.named(name): most for architecture in ARCHITECTURES.values() for name, most in _LARGEST.items()
-}
-_LAYER_NAMES = {
-    *LAYER_KEYS,
-    *(architecture.named(name) for architecture in ARCHITECTURES.values() for name in LAYER_KEYS),
-}
+_LARGEST |= {one.named(name): most for one in ARCHITECTURES.values() for name, most in _LARGEST.items()}
+_LAYER_NAMES = {*LAYER_KEYS, *(one.named(name) for one in ARCHITECTURES.values() for name in LAYER_KEYS)}
 _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
 
-_SHARES = (
-    "classifier_dropout",
-    "layer_norm_eps",
-    *(name for architecture in ARCHITECTURES.values() for name in architecture.dropouts),
-)
+_SHARES = ("classifier_dropout", "layer_norm_eps", *(name for one in ARCHITECTURES.values() for name in one.dropouts))
 
 
 def plain_name(model: Any) -> Any:
@@ -209,7 +199,12 @@ def load_encoder(
         check_weights(name_or_path, num_parameters, label)
     else:
         with hub_errors(f"{label} can't be read", token=token):
-            _fetch_weights(name_or_path, revision=revision, token=token)
+            # Fetched first, as from_pretrained would report missing weights if the Hub does not answer.
+            try:
+                hf_hub_download(name_or_path, SAFE_WEIGHTS_NAME, revision=revision, token=token)
+            except EntryNotFoundError as error:  # they may be in other files
+                if comes_from_hub(error) and not isinstance(error, RemoteEntryNotFoundError):
+                    raise
     class_name = config.architectures[0]
     model_class = HEADS[class_name].class_called(class_name)
     return load_weights(model_class, name_or_path, config, label=label, revision=revision, token=token)
@@ -242,37 +237,30 @@ def load_weights(
         ValueError: weights that are unreadable, lack a part of the model, or have other shapes.
         HubError: the Hub refused or can't be reached.
     """
+    # without transformers' table of keys, as the keys that matter are named in one message
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
-        with _without_load_report():
-            model, info = model_class.from_pretrained(
-                name_or_path,
-                config=config,
-                revision=revision or "main",
-                token=token,
-                dtype="float32",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-                trust_remote_code=False,
-            )
+        model, info = model_class.from_pretrained(
+            name_or_path,
+            config=config,
+            revision=revision or "main",
+            token=token,
+            dtype="float32",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            trust_remote_code=False,
+        )
     except Exception as error:  # safetensors, pickle and the Hub's client raise errors of many kinds
         if comes_from_hub(error):
             raise explained(f"{label} can't be read", error, token=token) from None
         reason = f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     refuse_loading_problems(info, model, label, optional=optional, remedy=remedy)
     refuse_nonfinite(model, label)
     return model
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Without transformers' table of keys, as the keys that matter are named in one message."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def refuse_loading_problems(
@@ -335,17 +323,6 @@ def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], model: PreTrainedM
     return f"mend {CONFIG_NAME}, or take the one that was saved with these weights"
 
 
-def _fetch_weights(name: str, *, revision: str | None, token: str | None) -> None:
-    # Fetched first, as from_pretrained would report missing weights if the Hub does not answer.
-    try:
-        hf_hub_download(name, SAFE_WEIGHTS_NAME, revision=revision, token=token)
-    except RemoteEntryNotFoundError:
-        return  # they may be in other files
-    except EntryNotFoundError as error:
-        if comes_from_hub(error):
-            raise
-
-
 def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     """Refuse classes without a student class; the message names those that can be loaded."""
     if class_name in HEADS:
@@ -395,10 +372,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "_attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
     "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
     "torch_dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
-    "architectures": (
-        lambda value: value is None or fits(value, [str]),
-        "a list of class names",
-    ),
+    "architectures": (lambda value: value is None or fits(value, [str]), "a list of class names"),
     "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
     **dict.fromkeys(
         (architecture.named("hidden_act") for architecture in ARCHITECTURES.values()),

@@ -100,7 +100,12 @@ def select(
     """
     kept = set().union(*(needs(token) for token in required))
     if vocabulary.tokens is not None:
-        return sorted(kept.union(*(needs(_id_of(token, ids, vocabulary)) for token in vocabulary.tokens)))
+        if unknown := [token for token in vocabulary.tokens if token not in ids]:
+            raise ValueError(
+                f"vocabulary={vocabulary.text!r} has the token {short_repr(unknown[0])}, which the tokenizer doesn't "
+                f"have; nearest valid: {nearest_name(unknown[0], ids)!r}"
+            )
+        return sorted(kept.union(*(needs(ids[token]) for token in vocabulary.tokens)))
     known = np.array(sorted(set(ids.values())))
     # stable, so that the lower of two equally frequent ids comes first
     by_count = known[np.argsort(-counts[known], kind="stable")].tolist()
@@ -131,15 +136,6 @@ def _enough(vocabulary: Vocabulary, by_count: list[int], counts: np.ndarray, kep
     # covered[n]: occurrences of the kept tokens and of the n most frequent others
     covered = counts[sorted(kept)].sum() + np.concatenate([[0], np.cumsum(counts[others])])
     return others[: int(np.searchsorted(covered, vocabulary.coverage * counts.sum() - _ROUNDING))]
-
-
-def _id_of(token: str, ids: dict[str, int], vocabulary: Vocabulary) -> int:
-    if token not in ids:
-        raise ValueError(
-            f"vocabulary={vocabulary.text!r} has the token {short_repr(token)}, which the tokenizer doesn't have; "
-            f"nearest valid: {nearest_name(token, ids)!r}"
-        )
-    return ids[token]
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,8 +70,23 @@ def trim_vocabulary(
     Raises:
         ValueError: a tokenizer that can't be trimmed, or an unknown id.
     """
-    trimmed, chosen = trim_tokenizer(tokenizer, model.config, kept, spare=spare)
-    return _trimmed_model(model, chosen), trimmed
+    trimmed_words, chosen = trim_tokenizer(tokenizer, model.config, kept, spare=spare)
+    config, architecture = trimmed_config(model.config, chosen), architecture_of(model.config)
+    if has_own_decoder(model):
+        config.tie_word_embeddings = False
+    shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
+    rows = torch.tensor(chosen, device=model.device)
+    # cut each parameter along the dimension that counts tokens, if it has one
+    state = {
+        name: tensor.index_select(shapes[name][0].index(_ROWS), rows)
+        if _ROWS in shapes.get(name, ((), None))[0]
+        else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    trimmed = type(model)(config).to(device=model.device, dtype=model.dtype)
+    trimmed.load_state_dict(state)
+    trimmed.name_or_path = model.name_or_path
+    return trimmed.train(model.training), trimmed_words
 
 
 def trim_tokenizer(
@@ -120,22 +135,3 @@ def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
     """Return the settings of a configuration that are ids of tokens."""
     values = config.to_dict()
     return {name: value for name, value in values.items() if name.endswith("_token_id") and isinstance(value, int)}
-
-
-def _trimmed_model(model: Model, kept: Sequence[int]) -> Model:
-    config, architecture = trimmed_config(model.config, kept), architecture_of(model.config)
-    if has_own_decoder(model):
-        config.tie_word_embeddings = False
-    shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
-    rows = torch.tensor(kept, device=model.device)
-    # cut each parameter along the dimension that counts tokens, if it has one
-    state = {
-        name: tensor.index_select(shapes[name][0].index(_ROWS), rows)
-        if _ROWS in shapes.get(name, ((), None))[0]
-        else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    trimmed = type(model)(config).to(device=model.device, dtype=model.dtype)
-    trimmed.load_state_dict(state)
-    trimmed.name_or_path = model.name_or_path
-    return trimmed.train(model.training)
