@@ -141,7 +141,13 @@ class MaskedLMCollator(SeededMasks):
             raise ValueError(f"rows={short_repr(rows)} is no list of rows; expected at least one row with input_ids")
         ids = [_row_ids(row) for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
-        input_BT = _stacked(ids, fill=self._padding_for(ids))
+        lengths = sorted({len(row_ids) for row_ids in ids})
+        if self.pad_token_id is None and len(lengths) > 1:
+            raise ValueError(
+                f"tokenizer has no padding token, but rows have {lengths[0]} to {lengths[-1]} input_ids; "
+                'make them equally long, or give it one: tokenizer.add_special_tokens({"pad_token": "[PAD]"})'
+            )
+        input_BT = _stacked(ids, fill=self.pad_token_id or 0)
         # Labels and masks of the padded batch at once; the random words are still those of each row alone.
         counters = [row_counter(row, row_ids.astype("<i8").tobytes()) for row, row_ids in zip(rows, ids, strict=True)]
         label_BT = self._mask_(input_BT, attention_BT, counters)
@@ -155,17 +161,6 @@ class MaskedLMCollator(SeededMasks):
         if all("token_type_ids" in row for row in rows):
             batch["token_type_ids"] = _stacked(_row_columns(rows, ids, "token_type_ids", default=0), fill=0)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-    def _padding_for(self, ids: list[np.ndarray]) -> int:
-        if self.pad_token_id is not None:
-            return self.pad_token_id
-        lengths = sorted({len(row_ids) for row_ids in ids})
-        if len(lengths) > 1:
-            raise ValueError(
-                f"tokenizer has no padding token, but rows have {lengths[0]} to {lengths[-1]} input_ids; "
-                'make them equally long, or give it one: tokenizer.add_special_tokens({"pad_token": "[PAD]"})'
-            )
-        return 0
 
     def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
         """Replace the chosen tokens of `input_BT` in place and return the labels."""

@@ -98,7 +98,8 @@ def local_files(source: str, split: str, label: str) -> list[Path]:
         return _folder_files(path, split, label)
     files = [path] if path.is_file() else _globbed(path, label)
     files = [file for file in files if file.is_file()]
-    if not files and _is_hub_name(source):
+    is_path = source.startswith((".", "~", "/")) or path.suffix.lower() in _OTHER_FILE_SUFFIXES | set(_READERS)
+    if not files and not is_path and _HUB_NAME.fullmatch(source):
         return []
     if not files:
         raise FileNotFoundError(
@@ -180,14 +181,8 @@ def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
 
 
 def _split_of(words: Iterable[str]) -> str | None:
-    """Return the split that one of the words names."""
     present = set(words)
     return next((split for split, names in _SPLIT_WORDS.items() if present & names), None)
-
-
-def _is_hub_name(source: str) -> bool:
-    is_path = source.startswith((".", "~", "/")) or Path(source).suffix.lower() in _OTHER_FILE_SUFFIXES | set(_READERS)
-    return not is_path and _HUB_NAME.fullmatch(source) is not None
 
 
 def _readable(files: list[Path], label: str) -> list[Path]:

@@ -181,6 +181,7 @@ def _head(facts: Mapping[str, Any]) -> HeadKind:
 
 def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
     words: dict[str, Any] = facts.get(CARD_SECTION) or {}
+    shown: dict[str, Any]
     shown = {name: plain_text(text) if isinstance(text, str) else text for name, text in words.items()}
     return MethodCard(**shown) if shown else None
 
@@ -293,20 +294,20 @@ def guarantee_text(guarantees: Mapping[str, Any]) -> str:
     """
     if not guarantees:
         return ""
-    rows = []
+    counts: list[tuple[str, Mapping[str, Any]]] = []
     for source, one in guarantees.items():
-        rows.append(_guarantee_row(source, one))
+        counts.append((source, one))
         for column, values in one["groups"].items():
-            rows += [_guarantee_row(f"{source}, {column}: {value}", part) for value, part in values.items()]
+            counts += [(f"{source}, {column}: {value}", group) for value, group in values.items()]
+    rows = [
+        (name, of["num_rows"], of["num_changed"], percent_below(of["agreement"]), percent_below(of["at_least"]))
+        for name, of in counts
+    ]
     confidence = min(one["confidence"] for one in guarantees.values())
     return card_table(("answers as the teacher's", "rows", "changed", "agreement, %", "at least, %"), rows) + (
         f"\n\nAt least: exact bounds (Clopper–Pearson) that hold with {confidence:.0%} confidence for rows drawn as "
         "these were, those of the groups of one kind all together."
     )
-
-
-def _guarantee_row(name: str, one: Mapping[str, Any]) -> tuple[str, int, int, str, str]:
-    return name, one["num_rows"], one["num_changed"], percent_below(one["agreement"]), percent_below(one["at_least"])
 
 
 def percent_below(share: float) -> str:

@@ -270,7 +270,10 @@ def plain_classes(*classes: Any) -> Iterator[None]:
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
     if teacher is None or isinstance(teacher, Mapping):
         return None if teacher is None else dict(teacher)
-    is_name = isinstance(teacher, str | Path)
-    config: PreTrainedConfig = load_encoder_config(str(teacher)) if is_name else teacher.config
-    class_name = config.architectures[0] if is_name else type(teacher).__name__
+    config: PreTrainedConfig
+    if isinstance(teacher, str | Path):
+        config = load_encoder_config(str(teacher))
+        class_name = config.architectures[0]
+    else:
+        config, class_name = teacher.config, type(teacher).__name__
     return teacher_facts(config, class_name, **teacher_card(config.name_or_path))

@@ -163,7 +163,6 @@ def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed_files(folder: Path) -> list[str]:
-    """All files of an export but the card."""
     listed = read_facts(folder).get("files")
     if not isinstance(listed, dict):
         raise ValueError(f"{FACTS_FILE} in folder={str(folder)!r} has files={short_repr(listed)}; export again")

@@ -272,7 +272,6 @@ def _value(value: Any) -> str:
 
 
 def _next(records: RunRecords) -> str:
-    """Lines that use the student, and commands that go on with it."""
     if records.student is None:
         return ""
     snippet = _SNIPPET.search(records.card)

@@ -118,6 +118,12 @@ def export_model_from(
     checkpoint = verified.folder
     place = StudentIn("checkpoint", checkpoint)
     student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
+    if not teacher and (teacher := place.teacher) is not None:
+        try:
+            load_encoder_config(teacher)
+        except (OSError, ValueError) as error:
+            logger.warning("the card will not tell about teacher=%r, which can't be read: %s", teacher, error)
+            teacher = None
     full = plan_in(state, "full", student.config.num_hidden_layers)
     kept = kept_fractions(widths_of(student.config), full)
     return export_student(
@@ -125,7 +131,7 @@ def export_model_from(
         output,
         format,
         tokenizer=stored_tokenizer(checkpoint),
-        teacher=teacher or _reachable(place.teacher),
+        teacher=teacher,
         facts={
             "settings": place.settings,
             "training": {
@@ -150,17 +156,6 @@ def exported_student(folder: str | Path) -> Path:
         f"folder={str(folder)!r} holds no export (no {FACTS_FILE}); expected an export or a finished run, or write "
         f"one with homodistil export{members_hint(folder)}"
     )
-
-
-def _reachable(teacher: str | None) -> str | None:
-    if teacher is None:
-        return None
-    try:
-        load_encoder_config(teacher)
-    except (OSError, ValueError) as error:
-        logger.warning("the card will not tell about teacher=%r, which can't be read: %s", teacher, error)
-        return None
-    return teacher
 
 
 def dense_copy(model: LayerwiseModel) -> LayerwiseModel:

@@ -193,18 +193,17 @@ class SettingsParser(RaisingParser):
         """
         checked = checked_values(values or {}, self.hints, label)
         self._refuse_keys_of_first_words(words)
-        found, unknown = self.parse_known_args([self._with_underscores(word) for word in words])
+        spelled = []
+        for word in words:
+            name, equals, value = word.partition("=")
+            key = f"--{name[2:].replace('-', '_')}"
+            # a word that is no flag stays as it is: values may begin with dashes, too
+            is_key = word.startswith("--") and key in self._option_string_actions
+            spelled.append(f"{key}{equals}{value}" if is_key else word)
+        namespace, unknown = self.parse_known_args(spelled)
         if unknown:
             self._refuse(unknown[0])
-        return {name: _without_tilde(value) for name, value in (checked | vars(found)).items()}
-
-    def _with_underscores(self, word: str) -> str:
-        if not word.startswith("--"):
-            return word
-        name, equals, value = word.partition("=")
-        spelled = f"--{name[2:].replace('-', '_')}"
-        # a word that is no flag stays as it is: values may begin with dashes, too
-        return f"{spelled}{equals}{value}" if spelled in self._option_string_actions else word
+        return {name: _without_tilde(value) for name, value in (checked | vars(namespace)).items()}
 
     def _refuse_keys_of_first_words(self, words: Sequence[str]) -> None:
         places = [action for action in self._actions if not action.option_strings]
@@ -282,7 +281,6 @@ def _flag_options(hint: Any) -> dict[str, Any]:
 
 
 def _truth(word: str) -> bool:
-    """`true` or `false` as in JSON, or what stands for them on command lines."""
     if word.lower() not in _TRUTHS:
         raise argparse.ArgumentTypeError(f"{short_repr(word)} is neither true nor false")
     return _TRUTHS[word.lower()]

@@ -38,16 +38,15 @@ class _AfterImport(MetaPathFinder):
 
 
 def _register(modeling: ModuleType) -> None:
-    """Register the classes of a modelling file with transformers' Auto classes."""
     import transformers
 
     for architecture in _architectures():
         if architecture.modeling == modeling.__name__:
             config_class = architecture.student_config
             transformers.AutoConfig.register(architecture.student_type, config_class, exist_ok=True)
-            for name, found in architecture.auto_classes.items():
+            for name, model_class in architecture.auto_classes.items():
                 if name != "AutoConfig":
-                    getattr(transformers, name).register(config_class, found, exist_ok=True)
+                    getattr(transformers, name).register(config_class, model_class, exist_ok=True)
 
 
 def _ask_here_first(auto_configs: ModuleType) -> None:

@@ -56,7 +56,7 @@ def export_onnx(
         raise ValueError(f"{', '.join(missing)} not installed; install with pip install 'homodistil-hf[onnx]'")
     short = [tensor[:1, :num_tokens] for tensor in inputs]
     examples = tuple(tensor.expand(_EXAMPLE_SIZE, *tensor.shape[1:]).contiguous() for tensor in short)
-    with torch.no_grad(), _quietly(), _plain_attention(module):
+    with torch.no_grad(), _as_traced(module):
         program = torch.onnx.export(
             module,
             examples,
@@ -108,28 +108,22 @@ def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | 
 
 
 @contextlib.contextmanager
-def _plain_attention(module: nn.Module) -> Iterator[None]:
-    """Export attention as two products and a softmax: torch's fused one would add checks for NaN."""
+def _as_traced(module: nn.Module) -> Iterator[None]:
+    """Export attention as two products and a softmax: torch's fused one would add checks for NaN.
+
+    torch is silent meanwhile: it warns of its own deprecations and of torchvision's absence at every export.
+    """
     models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
-    before = [model.config._attn_implementation for model in models]
-    for model in models:
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        for model, implementation in zip(models, before, strict=True):
-            model.set_attn_implementation(implementation)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence torch, which warns of its own deprecations and of torchvision's absence at every export."""
-    logger = logging.getLogger("torch.onnx")
+    before, logger = [model.config._attn_implementation for model in models], logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
+        for model in models:
+            model.set_attn_implementation("eager")
+        logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        for model, implementation in zip(models, before, strict=True):
+            model.set_attn_implementation(implementation)

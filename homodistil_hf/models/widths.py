@@ -214,8 +214,17 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
     hidden_size = config.hidden_size
     # In transformers 5.14 a config whose layers are all alike has no view of its single layers.
     layers = config.per_layer_config if config.is_heterogeneous else [config] * config.num_hidden_layers
-    widths = tuple(_configured_layer(layer, hidden_size) for layer in layers)
-    architecture = architecture_of(config)
+    architecture, widths = architecture_of(config), []
+    for layer in layers:
+        num_heads = layer.num_attention_heads
+        # Stock configs have no head_dim; the compact one's is None where the heads fill the hidden size.
+        head_dim = getattr(layer, "head_dim", None)
+        if head_dim is None and hidden_size % num_heads:
+            raise ValueError(
+                f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; expected a "
+                f"config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
+            )
+        widths.append(LayerWidths(num_heads, head_dim or hidden_size // num_heads, architecture.num_neurons(layer)))
     # a student's heads may have lost channels; its softmax scale still has the teacher's head size
     slot = getattr(config, "softmax_head_dim", None) or widths[0].head_dim
     traits = Traits(
@@ -223,7 +232,7 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
         rotary_kinds=architecture.rotary_kinds(config),
         ffn_matrices=3 if architecture.is_gated else 2,
     )
-    return WidthPlan(hidden_size, widths, architecture.embedding_size(config), traits)
+    return WidthPlan(hidden_size, tuple(widths), architecture.embedding_size(config), traits)
 
 
 def of_architecture(plan: WidthPlan, teacher: WidthPlan) -> WidthPlan:
@@ -307,18 +316,6 @@ def _total_attention_size(plan: WidthPlan) -> int:
     return sum(layer.attention_size for layer in plan.layers)
 
 
-def _configured_layer(config: PreTrainedConfig, hidden_size: int) -> LayerWidths:
-    num_heads = config.num_attention_heads
-    # Stock configs have no head_dim; the compact config has one, which is None where the heads fill the hidden size.
-    head_dim = getattr(config, "head_dim", None)
-    if head_dim is None and hidden_size % num_heads:
-        raise ValueError(
-            f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
-            f"expected a config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
-        )
-    return LayerWidths(num_heads, head_dim or hidden_size // num_heads, architecture_of(config).num_neurons(config))
-
-
 def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
     """Return the plan of some layers of a model."""
     return dataclasses.replace(plan, layers=tuple(plan.layers[index] for index in layers))
@@ -340,8 +337,19 @@ def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPla
         )
     hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
     num_heads = _positive_integer(values["num_attention_heads"], "student num_attention_heads")
-    head_dim = values["head_dim"] if "head_dim" in values else _filling_head_dim(hidden_size, num_heads)
-    layer = _read_widths({**values, "head_dim": head_dim}, "student")
+    if "head_dim" not in values:
+        # the heads fill the hidden size
+        if num_heads > hidden_size:
+            raise ValueError(
+                f"student num_attention_heads={num_heads} is more than hidden_size={hidden_size} has channels; "
+                f"nearest valid: {hidden_size}"
+            )
+        if hidden_size % num_heads:
+            raise ValueError(
+                f"student hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
+                f"nearest valid: {_nearest_multiples(hidden_size, num_heads)}"
+            )
+    layer = _read_widths({"head_dim": hidden_size // num_heads, **values}, "student")
     return WidthPlan(hidden_size, (layer,) * num_layers, _embedding_size(values))
 
 
@@ -378,20 +386,6 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
 
 def _read_widths(values: Mapping[str, Any], where: str) -> LayerWidths:
     return LayerWidths(**{key: _positive_integer(values[key], f"{where} {key}") for key in LAYER_KEYS})
-
-
-def _filling_head_dim(hidden_size: int, num_heads: int) -> int:
-    if num_heads > hidden_size:
-        raise ValueError(
-            f"student num_attention_heads={num_heads} is more than hidden_size={hidden_size} has channels; "
-            f"nearest valid: {hidden_size}"
-        )
-    if hidden_size % num_heads:
-        raise ValueError(
-            f"student hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
-            f"nearest valid: {_nearest_multiples(hidden_size, num_heads)}"
-        )
-    return hidden_size // num_heads
 
 
 def _nearest_multiples(number: int, divisor: int) -> str:

@@ -130,7 +130,6 @@ def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict
 
 
 def _ids_around(processor: Any) -> set[int]:
-    """Return the ids that a post-processor names."""
     if not isinstance(processor, dict):
         return set()
     several, tokens = processor.get("processors") or (), processor.get("special_tokens") or {}
@@ -219,11 +218,6 @@ def _trimmed_bpe(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, 
     return {**model, "vocab": vocabulary, "merges": merges}
 
 
-def _unigram_smallest(model: Mapping[str, Any]) -> set[int]:
-    """Return characters, and [`_unigram_fixed`]."""
-    return {old for old, (piece, _) in enumerate(model["vocab"]) if len(piece) == 1} | _unigram_fixed(model)
-
-
 def _unigram_fixed(model: Mapping[str, Any]) -> set[int]:
     """Return bytes, the unknown piece, and the piece of lowest score, which fixes the unknown one's."""
     vocabulary = model["vocab"]
@@ -249,7 +243,9 @@ _KINDS = {
     ),
     "Unigram": _Kind(
         pieces=lambda model: {piece: old for old, (piece, _) in enumerate(model["vocab"])},
-        smallest=_unigram_smallest,
+        smallest=lambda model: (
+            {old for old, (piece, _) in enumerate(model["vocab"]) if len(piece) == 1} | _unigram_fixed(model)
+        ),
         trimmed=_trimmed_unigram,
     ),
 }
