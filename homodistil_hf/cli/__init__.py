@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_memory()
     share_cores()
-    _replace_unknown_characters()
+    # no help and no table fails where a terminal's encoding lacks a character; standard error never does
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     try:
         with ending_cleanly():
             return _run(words)
@@ -111,12 +113,6 @@ def out_of_memory(error: Exception) -> str:
                 "resume_from_checkpoint=last"
             )
     return ""
-
-
-def _replace_unknown_characters() -> None:
-    """Let no help and no table fail where a terminal's encoding lacks a character; standard error never does."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(words: Sequence[str]) -> int:

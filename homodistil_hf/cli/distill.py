@@ -48,7 +48,12 @@ class Distill(Command):
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Run the command, with every setting of the method as a flag."""
         if not words or {"-h", "--help"} & set(words):
-            print(_help())
+            from ..runs.settings import RunArguments
+
+            described = {entry.name: entry.metadata.get("help") for entry in fields(RunArguments)}
+            width = max(map(len, _MAIN_SETTINGS))
+            lines = [f"  --{key.ljust(width)}  {text or described[key]}" for key, text in _MAIN_SETTINGS.items()]
+            print(_USAGE + "\n".join(lines))
             return 0 if words else 2
         with importing():
             from ..runs.config import help_of, parse_run
@@ -73,12 +78,3 @@ class Distill(Command):
             print(f"\n{closing_line(settings.output_dir)}")
         leave_process_group()
         return 0
-
-
-def _help() -> str:
-    from ..runs.settings import RunArguments
-
-    described = {entry.name: entry.metadata.get("help") for entry in fields(RunArguments)}
-    width = max(map(len, _MAIN_SETTINGS))
-    lines = [f"  --{name.ljust(width)}  {text or described[name]}" for name, text in _MAIN_SETTINGS.items()]
-    return _USAGE + "\n".join(lines)

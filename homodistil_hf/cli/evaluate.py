@@ -24,9 +24,6 @@ class _Kind(NamedTuple):
     has_teacher: bool = False
     format: Any = None
 
-    def setting_names(self) -> list[str]:
-        return [entry.name for entry in fields(self.settings)]
-
 
 @dataclass
 class Evaluate(Command):
@@ -154,7 +151,7 @@ def _chosen(names: Sequence[str], kinds: Mapping[str, _Kind]) -> dict[str, list[
 def _settings(given: Mapping[str, Any], kinds: Mapping[str, _Kind], chosen: Iterable[str]) -> dict[str, Any]:
     """Kind → its settings; a flag that none of the chosen ones has is an error."""
     for name in given:
-        having = [kind for kind, found in kinds.items() if name in found.setting_names()]
+        having = [kind for kind, found in kinds.items() if name in {entry.name for entry in fields(found.settings)}]
         if not set(having) & set(chosen):
             raise ValueError(f"--{name} is for {', '.join(having)}, which --task does not name; drop it")
     return {kind: build(kinds[kind].settings, given) for kind in chosen}

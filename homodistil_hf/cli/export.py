@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from ..files.settings import flag
@@ -103,7 +102,16 @@ class Push(Command):
 
         folder = exported_student(self.folder)
         if self.dry_run:
-            print(self._preview(folder))
+            from ..export.facts import CARD_FILE
+            from ..export.hub import card_for, files_to_push
+
+            sizes = files_to_push(folder)
+            card = card_for(folder, self.repo_id, tags=self.card_tags)
+            sizes |= {CARD_FILE: len(card.encode())}
+            total = f"{sum(sizes.values()) / 1e6:,.1f} MB"
+            print(f"nothing is sent; {len(sizes)} files, {total}, would go to {self.repo_id}:\n")
+            print(*aligned_lines([[name, f"{size:,}"] for name, size in sizes.items()]), sep="\n")
+            print(f"\n{CARD_FILE}:\n\n{card.rstrip()}")
             return 0
         commit = push_export(
             folder,
@@ -117,15 +125,3 @@ class Push(Command):
             tag_commit(commit.repo_url.repo_id, self.tag, revision=commit.oid)
         print(commit.commit_url)
         return 0
-
-    def _preview(self, folder: Path) -> str:
-        from ..export.facts import CARD_FILE
-        from ..export.hub import card_for, files_to_push
-
-        sizes = files_to_push(folder)
-        card = card_for(folder, self.repo_id, tags=self.card_tags)
-        sizes |= {CARD_FILE: len(card.encode())}
-        total = f"{sum(sizes.values()) / 1e6:,.1f} MB"
-        lines = [f"nothing is sent; {len(sizes)} files, {total}, would go to {self.repo_id}:", ""]
-        lines += aligned_lines([[name, f"{size:,}"] for name, size in sizes.items()])
-        return "\n".join([*lines, "", f"{CARD_FILE}:", "", card.rstrip()])

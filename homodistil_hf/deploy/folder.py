@@ -76,7 +76,13 @@ def deploy_folder(
     # all is made and tried aside; at the end the export changes as a whole
     with tempfile.TemporaryDirectory() as scratch:
         made = Workshop(student, Path(scratch, "student"), rows)
-        beside = _teacher(teacher, deployment, Path(scratch, "teacher")) if num_rounds else None
+        beside = None
+        if num_rounds and teacher is not None:
+            try:
+                beside = Workshop(deployment.ready(teacher), Path(scratch, "teacher"), [])
+            except (OSError, ValueError) as error:
+                problem = first_line(error)
+                logger.warning("teacher=%r can't be loaded, so its times are not measured: %s", str(teacher), problem)
         graphs = _graphs_for_javascript(names, earlier, folder, made)
         found: list[dict[str, Any]] = []
         for name in names:
@@ -90,16 +96,6 @@ def deploy_folder(
         }
         _publish(target, facts | {RUNTIMES: section}, made, deployment)
     return found
-
-
-def _teacher(name: str | Path | None, deployment: Deployment, folder: Path) -> Workshop | None:
-    if name is None:
-        return None
-    try:
-        return Workshop(deployment.ready(name), folder, [])
-    except (OSError, ValueError) as error:
-        logger.warning("teacher=%r can't be loaded, so its times are not measured: %s", str(name), first_line(error))
-        return None
 
 
 def _graphs_for_javascript(names: list[str], earlier: list[dict[str, Any]], folder: Path, made: Workshop) -> list[str]:

@@ -157,7 +157,12 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
         if all(one.figures["fidelity"] < least for one in tried):
             attempt(tuple(helpful[:count]))
     # a way that another one beats in size and fidelity is out, whatever its cost
-    good = [one for one in tried if one.figures["fidelity"] >= least and not any(_beats(by, one) for by in tried)]
+    good = [
+        one
+        for one in tried
+        if (fidelity := one.figures["fidelity"]) >= least
+        and not any(by.size_bytes < one.size_bytes and by.figures["fidelity"] > fidelity for by in tried)
+    ]
     chosen = min(good, key=lambda one: one.cost) if good else max(tried, key=lambda one: one.figures["fidelity"])
     # the file holds the last attempt, so the chosen one is written again
     _write(graph, path, {name for part in chosen.kept_float for name in parts[part]})
@@ -172,10 +177,6 @@ def write_int8(source: Path, path: Path, kept_float: Sequence[str]) -> None:
     _unshare_transposed(graph)
     parts = _parts(graph)
     _write(graph, path, {name for part in kept_float for name in parts.get(part, ())})
-
-
-def _beats(one: Quantized, other: Quantized) -> bool:
-    return one.size_bytes < other.size_bytes and one.figures["fidelity"] > other.figures["fidelity"]
 
 
 def _parts(graph: Any) -> dict[str, list[str]]:

@@ -251,29 +251,24 @@ def _prove_javascript(
             student.make(graph)
             row = _row(graph, student, {}, {}) | {"not_run": problem or ""}
             row |= {"target": "transformers.js", "runtime": "transformers.js"}
-            if node is not None:
-                _run_javascript(row, node, student, teacher, graph, num_rounds)
             rows.append(row)
+            if node is None:
+                continue
+            logger.info("transformers.js: running %s", row["file"])
+            dtype = DTYPES[row["file"]]
+            try:
+                running = TransformersJs(node, student.deployable, student.add_tokenizer(), dtype)
+                row["runtime"] += f" {running.version}"
+                # It cuts a text that is too long without its last special token.
+                row["figures"] = student.compare(running, only=student.deployable.fits)
+                beside = None
+                if teacher is not None and num_rounds and teacher.deployable.javascript is not None:
+                    teacher.make(graph, kept_float=student.ways[0].kept_float if student.ways else ())
+                    beside = TransformersJs(node, teacher.deployable, teacher.add_tokenizer(), dtype)
+                row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
+            except RuntimeProblem as error:
+                row["not_run"] = f"transformers.js: {error}"
     return rows
-
-
-def _run_javascript(
-    row: dict[str, Any], node: Node, student: Workshop, teacher: Workshop | None, graph: str, num_rounds: int
-) -> None:
-    logger.info("transformers.js: running %s", row["file"])
-    dtype = DTYPES[row["file"]]
-    try:
-        running = TransformersJs(node, student.deployable, student.add_tokenizer(), dtype)
-        row["runtime"] += f" {running.version}"
-        # It cuts a text that is too long without its last special token.
-        row["figures"] = student.compare(running, only=student.deployable.fits)
-        beside = None
-        if teacher is not None and num_rounds and teacher.deployable.javascript is not None:
-            teacher.make(graph, kept_float=student.ways[0].kept_float if student.ways else ())
-            beside = TransformersJs(node, teacher.deployable, teacher.add_tokenizer(), dtype)
-        row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
-    except RuntimeProblem as error:
-        row["not_run"] = f"transformers.js: {error}"
 
 
 # What `verify` asks

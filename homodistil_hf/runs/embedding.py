@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -141,7 +141,10 @@ def _loaded(
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read the text: rows to train on, in batches of about the same length, and rows to evaluate on."""
     run, teacher = settings.run, inputs.teacher
-    log(_what_is_read(run, teacher))
+    length = min(run.row_length, teacher.settings.max_seq_length)
+    column = f" in {run.text_column!r}" if run.text_column else ""
+    what = f"{run.teacher} is an embedding model" if run.teacher else f"{run.teacher_name} hold texts and vectors"
+    log(f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most")
     prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
     train, held_out = [], []
     for name, prompt in zip(run.train_data, prompts, strict=True):
@@ -159,14 +162,6 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         documents = _documents(teacher, run, run.eval_data, is_held_out=True)
         held_out.append(_tokenized(teacher, run, documents, None, f"eval_data={short_repr(run.eval_data)}"))
     return Rows(*in_batches(settings, train, held_out))
-
-
-def _what_is_read(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> str:
-    """What a teacher is for, and what was understood of the rows."""
-    length = min(run.row_length, teacher.settings.max_seq_length)
-    column = f" in {run.text_column!r}" if run.text_column else ""
-    what = f"{run.teacher} is an embedding model" if run.teacher else f"{run.teacher_name} hold texts and vectors"
-    return f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most"
 
 
 def _documents(
@@ -199,8 +194,19 @@ def _tokenized(
     teacher: EmbeddingModel, run: EmbeddingRunArguments, documents: Any, prompt: str | None, argument: str
 ) -> Any:
     """Texts as rows, the prompt of a name before each; a ValueError where the teacher has no such prompt."""
-    if prompt and prompt not in teacher.settings.prompts:
-        raise ValueError(_unknown_prompt(prompt, teacher.settings.prompts))
+    if prompt and prompt not in (prompts := teacher.settings.prompts):
+        # an example that would work: what was named becomes a prompt, its words the name
+        name = re.sub(r"\W+", " ", prompt).strip() or "query"
+        text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
+        remedy = (
+            f"{', '.join(prompts)}; name one of those"
+            if prompts
+            else (
+                "none; leave it out, or give the texts "
+                f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
+            )
+        )
+        raise ValueError(f"train_prompts has {prompt!r}, but the teacher's prompts are {remedy}")
     settings: dict[str, Any] = {
         "tokenizer": teacher.tokenizer,
         "max_length": min(run.row_length, teacher.settings.max_seq_length),
@@ -212,18 +218,6 @@ def _tokenized(
         return tokenize_vectors(documents, **settings)
     # A source whose prompt is named may be one of queries, or of titles.
     return tokenize_texts(documents, **settings, least_characters=None if prompt is None else 1)
-
-
-def _unknown_prompt(prompt: str, known: Mapping[str, str]) -> str:
-    if known:
-        return f"train_prompts has {prompt!r}, but the teacher's prompts are {', '.join(known)}; name one of those"
-    # an example that would work: what was named becomes a prompt, its words the name
-    name = re.sub(r"\W+", " ", prompt).strip() or "query"
-    text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
-    return (
-        f"train_prompts has {prompt!r}, but the teacher's prompts are none; leave it out, or give the texts "
-        f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
-    )
 
 
 def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:

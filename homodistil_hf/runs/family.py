@@ -88,7 +88,16 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
     results = _results(settings)
     write_json(settings.folder / RESULTS_FILE, results)
     if settings.training.push_to_hub:
-        _push(settings)
+        training = settings.training
+        for member in settings.members:
+            push_export(
+                member.folder / STUDENT_FOLDER,
+                _repository(settings, member),
+                private=training.hub_private_repo,
+                token=training.hub_token,
+                revision=training.hub_revision,
+                commit_message="End of training",
+            )
     return results
 
 
@@ -278,19 +287,6 @@ def _read_results(folder: Path) -> dict[str, Any]:
                 "student is trained again from its last checkpoint"
             )
     return results
-
-
-def _push(settings: RunConfig) -> None:
-    training = settings.training
-    for member in settings.members:
-        push_export(
-            member.folder / STUDENT_FOLDER,
-            _repository(settings, member),
-            private=training.hub_private_repo,
-            token=training.hub_token,
-            revision=training.hub_revision,
-            commit_message="End of training",
-        )
 
 
 def _repository(settings: RunConfig, member: RunConfig) -> str:

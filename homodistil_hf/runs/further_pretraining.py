@@ -91,7 +91,12 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
     Raises:
         ValueError: settings of either that can't work.
     """
-    training, values = settings.training, _further_settings(settings.run.further_pretraining)
+    training, given = settings.training, settings.run.further_pretraining
+    values = parse_json(given, "further_pretraining") if isinstance(given, str) else given
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'further_pretraining={short_repr(given)} is no JSON object; expected such as {{"num_train_epochs": 10}}'
+        )
     if settings.members:
         raise ValueError(
             f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
@@ -116,12 +121,3 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
         "hub_token": training.hub_token,
     }
     return settings_of(METHOD, KIND, shared | values | decided, "further_pretraining")
-
-
-def _further_settings(given: Any) -> dict[str, Any]:
-    values = parse_json(given, "further_pretraining") if isinstance(given, str) else given
-    if not isinstance(values, dict):
-        raise ValueError(
-            f'further_pretraining={short_repr(given)} is no JSON object; expected such as {{"num_train_epochs": 10}}'
-        )
-    return values

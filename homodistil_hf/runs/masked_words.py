@@ -131,10 +131,12 @@ def set_length(
     settings: RunConfig, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
     """Lower a default length of rows to what a teacher reads, in the settings; a ValueError refuses a given one."""
-    run, argument = settings.run, "max_seq_length"
-    how: dict[str, Any] = {"argument": argument, "default": run.row_length, "owner": "teacher", "tokenizer": tokenizer}
-    if (length := fitted_length(run.max_seq_length, config, **how)) != run.row_length:
-        run.max_seq_length = settings.given[argument] = length
+    run, name = settings.run, "max_seq_length"
+    length = fitted_length(
+        run.max_seq_length, config, argument=name, default=run.row_length, owner="teacher", tokenizer=tokenizer
+    )
+    if length != run.row_length:
+        run.max_seq_length = settings.given[name] = length
 
 
 def load_blocks(

@@ -95,13 +95,25 @@ class PlanQuestion:
             The facts for machines, and the same in words.
         """
         latency = self._latency()
-        timing = self._timed(log) if self.time else {}
+        timing: dict[str, Any] = {}
+        if self.time:
+            from .timing import time_run
+
+            values: dict[str, Any] = split_config([self.config])[0] if self.config else {}
+            names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
+            values |= {name: value for name in names if (value := getattr(self, name))}
+            timing = time_run(values, log, num_tokens=self.num_tokens)
         # a run has its own: its method, settings and start count
         plan = timing.pop("student", None) or latency.get("plan") or self._plan
         architecture, teacher = self._config.architectures[0], widths_of(self._config)
-        trimming = self._trimming()
+        trimming = None
+        if self.vocabulary is not None:
+            from .trim import TrimSource, plan_trimming
+
+            source = TrimSource(self.teacher, self.vocabulary, self.text, revision=self.teacher_revision)
+            trimming = plan_trimming(source, sizes=_SIZES)
         of_student = trimming.trimmed_config if trimming else self._config
-        costs: dict[str, dict[str, Any]] = {
+        costs: dict[str, Any] = {
             "teacher": planned_facts(self._config, architecture),
             "student": planned_facts(of_student, architecture, plan),
             "padded": planned_facts(of_student, architecture, plan.padded()),
@@ -117,9 +129,18 @@ class PlanQuestion:
         reason = depth_reason(self.student or "", plan, teacher)
         # other methods and settings may leave layers out as well
         lines = [format_plan(costs), reason if reason and plan == self._plan else None]
-        lines += [format_trimmed(trimming.facts)] if trimming else []
-        lines += [format_planned_latency(costs["latency"]) if latency else None, *_run_lines(costs)]
-        return costs, "\n\n".join(filter(None, lines))
+        if trimming:
+            from .trim import format_sizes, format_trimming
+
+            lines.append(f"vocabulary, of the teacher:\n{format_trimming(trimming.facts)}")
+            lines.append(format_sizes(trimming.facts["sizes"]))
+        lines.append(format_planned_latency(costs["latency"]) if latency else None)
+        lines.append(format_planned_run(costs["run"]) if "run" in costs else None)
+        if timing:
+            from .timing import format_timing
+
+            lines.append(format_timing(timing))
+        return costs, "\n\n".join(filter(None, [*lines, costs.get("advice")]))
 
     @cached_property
     def _config(self) -> Any:
@@ -174,24 +195,6 @@ class PlanQuestion:
             facts["measured"] = measure_plan(found.plan, self._config, budget.conditions)
         return {"plan": found.plan, "facts": facts}
 
-    def _timed(self, log: Log) -> dict[str, Any]:
-        """Take steps of the run."""
-        from .timing import time_run
-
-        values: dict[str, Any] = split_config([self.config])[0] if self.config else {}
-        names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
-        values |= {name: value for name in names if (value := getattr(self, name))}
-        return time_run(values, log, num_tokens=self.num_tokens)
-
-    def _trimming(self) -> Any:
-        """What `vocabulary` leaves; None where it isn't given."""
-        if self.vocabulary is None:
-            return None
-        from .trim import TrimSource, plan_trimming
-
-        source = TrimSource(self.teacher, self.vocabulary, self.text, revision=self.teacher_revision)
-        return plan_trimming(source, sizes=_SIZES)
-
     def _of_the_run(self, encoder_macs: float, timing: Mapping[str, Any]) -> dict[str, Any]:
         """How the run is trained, its time and memory, and what was measured of such runs; each where asked for."""
         found: dict[str, Any] = {}
@@ -217,16 +220,6 @@ def _widths_in(config: str) -> dict[str, Any]:
     if isinstance(own.get("student"), dict | list):
         own["student"] = json.dumps(own["student"])
     return checked_values(own, setting_types(RunArguments, DistillationArguments), label)
-
-
-def _run_lines(costs: Mapping[str, Any]) -> list[str]:
-    """How the run is trained, its time and what was measured, in words."""
-    lines = [format_planned_run(costs["run"])] if "run" in costs else []
-    if "timing" in costs:
-        from .timing import format_timing
-
-        lines.append(format_timing(costs["timing"]))
-    return [*lines, *filter(None, [costs.get("advice")])]
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
@@ -305,10 +298,3 @@ def format_planned_latency(facts: Mapping[str, Any]) -> str:
         spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
         lines.append(f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast")
     return "\n".join(lines)
-
-
-def format_trimmed(facts: Mapping[str, Any]) -> str:
-    """Describe what a smaller vocabulary does to the teacher and the text."""
-    from .trim import format_sizes, format_trimming
-
-    return f"vocabulary, of the teacher:\n{format_trimming(facts)}\n\n{format_sizes(facts['sizes'])}"

@@ -78,7 +78,13 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
 
     names = [f"train_data={name!r}" for name in run.train_data] if len(run.train_data) > 1 else ["train_data"]
     train = [read([name], run.train_split, label) for name, label in zip(run.train_data, names, strict=True)]
-    log(_pairs_read(run.teacher, train[0]))
+    columns = train[0].columns
+    others = [name for name in train[0].rows.column_names if name not in columns.texts]
+    labels = f" (if there are some in {join_some(others)}: method=reranker and label_column)" if others else ""
+    log(
+        f"{run.teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: "
+        f"{columns.describe()}{', which the order is measured by' if columns.labels else labels}"
+    )
     if run.eval_data:
         held_out = [read(run.eval_data, run.eval_split, f"eval_data={short_repr(run.eval_data)}")]
     else:
@@ -90,25 +96,12 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     if length is None:
         # the length that the rows of the longest source need
         length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
-        log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
+        log(f"max_seq_length={length}: {what_fits(length, columns, config, tokenizer)}")
     reader = PairReader(config, tokenizer, length, run.preprocessing_num_workers)
     return Rows(
         *in_batches(settings, *([reader.tokenized(part) for part in parts] for parts in (train, held_out))),
         facts=described_rows("scores of pairs", train, held_out, length),
         grading=reader.grading_of(held_out),
-    )
-
-
-def _pairs_read(teacher: str, pairs: ReadRows) -> str:
-    """What was understood of a teacher, which may be another kind, and of its rows."""
-    columns, rows = pairs.columns, pairs.rows
-    others = [name for name in rows.column_names if name not in columns.texts]
-    labels = f" (if there are some in {join_some(others)}: method=reranker and label_column)" if others else ""
-    if columns.labels:
-        labels = ", which the order is measured by"
-    return (
-        f"{teacher} scores pairs of texts: a reranker (if it is a regression: method=homodistil); rows: "
-        f"{columns.describe()}{labels}"
     )
 
 

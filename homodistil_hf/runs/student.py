@@ -106,7 +106,14 @@ def train_to_the_end(
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS_FILE, settings.given)
-    trainer.about = {CHANGED: settings.given, DATA: _data(trainer, settings.run)}
+    run = settings.run
+    # names and numbers of rows, for facts and card
+    data = trainer.data_facts() | {
+        "train": [public_name(name) for name in run.train_data],
+        "held_out": [public_name(name) for name in run.eval_data or run.train_data],
+        "max_tokens": trainer.rows_facts.get("max_seq_length", run.row_length),
+    }
+    trainer.about = {CHANGED: settings.given, DATA: data}
     trainer.train(checkpoint)
     trainer.evaluate()
     trainer.evaluate_teacher()
@@ -122,14 +129,6 @@ def train_to_the_end(
     if settings.training.push_to_hub:
         trainer.push_to_hub()  # last, as it may fail
     return results
-
-
-def _data(trainer: DistillationTrainer, run: Any) -> dict[str, Any]:
-    """Names and numbers of rows, for facts and card."""
-    names = {"train": run.train_data, "held_out": run.eval_data or run.train_data}
-    public = {name: list(map(public_name, found)) for name, found in names.items()}
-    max_tokens = trainer.rows_facts.get("max_seq_length", run.row_length)
-    return trainer.data_facts() | public | {"max_tokens": max_tokens}
 
 
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:

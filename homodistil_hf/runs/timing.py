@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from ..trainer import HomoDistilTrainer
+from ..training.distillation_trainer import DistillationTrainer
 from ..training.progress import ShortProgress
 from ..training_args import with_settings
 from .config import run_of
@@ -41,7 +42,7 @@ class StepClock(TrainerCallback):
     ends: list[float] = field(default_factory=list)
     choosing_s: float = 0.0
 
-    def watch(self, trainer: Any) -> None:
+    def watch(self, trainer: DistillationTrainer) -> None:
         """Take the time of what an `ExactTrainer` does before a step."""
         begin_step = trainer.begin_step
 
@@ -50,7 +51,7 @@ class StepClock(TrainerCallback):
             begin_step()
             self.choosing_s += time.perf_counter() - since if self.ends else 0.0
 
-        trainer.begin_step = timed
+        trainer.begin_step = timed  # type: ignore[method-assign]
         trainer.add_callback(self)
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -89,9 +90,15 @@ def time_run(
         trainer = make_trainer(settings, log)
         length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
         of_step = trainer.rows_per_step * length
-        planned = planned_steps(trainer) if num_tokens is None else max(1, round(num_tokens / of_step))
+        if num_tokens is None:
+            *_, planned = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        else:
+            planned = max(1, round(num_tokens / of_step))
         choices = num_choices(trainer, planned)
-        trainer.args = shortened(trainer.args, min(num_steps, planned))
+        # so few steps, along the same curve
+        shortened = {"max_steps": min(num_steps, planned), "disable_tqdm": True, "logging_strategy": "no"}
+        shortened |= {"pruning_interval_steps": 1} if hasattr(trainer.args, "pruning_interval_steps") else {}
+        trainer.args = with_settings(trainer.args, **shortened)
         trainer.remove_callback(ShortProgress)
         clock = StepClock()
         clock.watch(trainer)
@@ -117,25 +124,12 @@ def time_run(
     }
 
 
-def planned_steps(trainer: Any) -> int:
-    """Steps of the whole run that a trainer is made for."""
-    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    return int(max_steps)
-
-
-def num_choices(trainer: Any, num_steps: int) -> int:
+def num_choices(trainer: DistillationTrainer, num_steps: int) -> int:
     """How often a run of so many steps chooses masks behind its first step; 0 of a method that prunes nothing."""
     if not isinstance(trainer, HomoDistilTrainer):
         return 0
     schedule = trainer.args.pruning_schedule(num_steps, trainer.pruned_kinds)
     return sum(map(schedule.is_due, range(1, math.ceil(schedule.end_step) + 1)))
-
-
-def shortened(args: Any, num_steps: int) -> Any:
-    """Settings of a run of so few steps, whose student narrows along the same curve."""
-    changes = {"max_steps": num_steps, "disable_tqdm": True, "logging_strategy": "no"}
-    changes |= {"pruning_interval_steps": 1} if hasattr(args, "pruning_interval_steps") else {}
-    return with_settings(args, **changes)
 
 
 def peak_bytes(device: torch.device) -> int | None:

@@ -162,8 +162,12 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
         chosen = select(vocabulary, ids, required, needs, counts)
         trimmed, kept = trim_tokenizer(tokenizer, config, chosen, spare=spare)
         after = {"num_tokens": len(kept)} | _costs(trimmed_config(config, kept), config.architectures[0])
-        coverage, growth = float(counts[kept].sum() / counts.sum()), _growth(documents, tokenizer, trimmed)
-        return kept, {"coverage": coverage, "growth": growth, "after": after}
+        # documents at equal distances; unique, as two may be rounded to one
+        sample = documents.select(np.unique(np.linspace(0, len(documents) - 1, _NUM_SAMPLES).astype(int)))
+        texts = sample["text"][:]
+        before, now = (len(TextPacker(one, 0, "text").encode(texts)) for one in (tokenizer, trimmed))
+        coverage = float(counts[kept].sum() / counts.sum())
+        return kept, {"coverage": coverage, "growth": now / max(before, 1) - 1, "after": after}
 
     kept, facts = described(wanted)
     facts["before"] = {"num_tokens": config.vocab_size} | _costs(config, config.architectures[0])
@@ -203,14 +207,6 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
 def _costs(config: PreTrainedConfig, class_name: str) -> dict[str, Any]:
     facts = planned_facts(config, class_name)
     return {name: facts[name] for name in ("num_parameters", "size_bytes")}
-
-
-def _growth(documents: Any, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase) -> float:
-    # documents at equal distances; unique, as two may be rounded to one
-    sample: Dataset = documents.select(np.unique(np.linspace(0, len(documents) - 1, _NUM_SAMPLES).astype(int)))
-    texts = sample["text"][:]
-    lengths = [len(TextPacker(tokenizer, 0, "text").encode(texts)) for tokenizer in (before, after)]
-    return lengths[1] / max(lengths[0], 1) - 1
 
 
 def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrite: bool = False) -> dict[str, Any]:

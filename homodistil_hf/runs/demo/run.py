@@ -219,8 +219,28 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     place = folder / _TRAINING_FOLDER / name
     checkpoint = last_verified(place)
     kind = trainer_named(_STUDENTS[name][0])
-    arguments = _training_arguments(kind, str(place), settings)
-    arguments.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
+    # Students of this small teacher end so near to it that the default would drown out the KL.
+    weights: dict[str, Any] = {"hidden_weight": 10.0} if issubclass(kind, HomoDistilTrainer) else {}
+    arguments = kind.arguments_class(
+        output_dir=str(place),
+        student=settings.student,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=64,
+        bf16=multiplies_bfloat16(torch.device("cpu")),
+        use_cpu=True,
+        seed=settings.seed,
+        eval_strategy="steps",
+        eval_steps=max(1, settings.max_steps // 10),
+        eval_on_start=checkpoint is None,  # Trainer would evaluate wherever a run goes on
+        logging_strategy="no",
+        save_strategy="steps",
+        save_steps=settings.max_steps,
+        overwrite_output_dir=True,
+        report_to="none",
+        dataloader_pin_memory=False,
+        **weights,
+    )
     trainer = kind(
         str(folder / "teacher"),
         arguments,
@@ -235,32 +255,6 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     trainer.evaluate_teacher()
     trainer.export(folder / name)
     return trainer
-
-
-def _training_arguments(kind: type[DistillationTrainer], output_dir: str, settings: DemoSettings) -> Any:
-    tenth = max(1, settings.max_steps // 10)
-    # Students of this small teacher end so near to it that the default would drown out the KL.
-    weights: dict[str, Any] = {"hidden_weight": 10.0} if issubclass(kind, HomoDistilTrainer) else {}
-    return kind.arguments_class(
-        output_dir=output_dir,
-        student=settings.student,
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=64,
-        bf16=multiplies_bfloat16(torch.device("cpu")),
-        use_cpu=True,
-        seed=settings.seed,
-        eval_strategy="steps",
-        eval_steps=tenth,
-        eval_on_start=True,
-        logging_strategy="no",
-        save_strategy="steps",
-        save_steps=settings.max_steps,
-        overwrite_output_dir=True,
-        report_to="none",
-        dataloader_pin_memory=False,
-        **weights,
-    )
 
 
 def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:
@@ -283,21 +277,15 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
 
 def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: Mapping[str, Curve]) -> None:
     print(f"\n{format_table(rows)}\n{_LEGEND}\n")
-    for sentence, answers in _predictions(folder).items():
+    fills = {}
+    for name in ("teacher", "student"):
+        fills[name] = pipeline("fill-mask", model=str(folder / name), tokenizer=str(folder / name), device="cpu")
+    for sentence in _SENTENCES:
         print(sentence)
-        for name, words in answers.items():
+        for name, fill in fills.items():
+            words = [guess["token_str"] for guess in fill(sentence, top_k=_NUM_PREDICTIONS)]
             print(f"  {name.ljust(8)} {', '.join(words)}")
     if can_plot():
         print(f"\nKL over the steps: {plot_discrepancy(curves, folder / PLOT_FILE)}")
     else:
         print(f"\nno {PLOT_FILE}: plots need matplotlib, pip install 'homodistil-hf[report]'")
-
-
-def _predictions(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Sentence → model → its most likely words."""
-    answers: dict[str, dict[str, list[str]]] = {sentence: {} for sentence in _SENTENCES}
-    for name in ("teacher", "student"):
-        fill = pipeline("fill-mask", model=str(folder / name), tokenizer=str(folder / name), device="cpu")
-        for sentence in _SENTENCES:
-            answers[sentence][name] = [guess["token_str"] for guess in fill(sentence, top_k=_NUM_PREDICTIONS)]
-    return answers
