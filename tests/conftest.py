@@ -1,6 +1,7 @@
 """Shared fixtures: tiny real models, a trainer, a Hub on this machine. Nothing is downloaded."""
 
 import gc
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hub_clients import Client
 from hub_server import Hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 from ranks import Ranks
+from tiny_files import own_cache
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import tiny_trainer
 from transformers import BertTokenizer, PreTrainedModel
@@ -24,9 +26,11 @@ from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.export import verify
 from homodistil_hf.files import model_files
 from homodistil_hf.training import run_facts
+from homodistil_hf.training.exact_trainer import ExactTrainer
 
 gc.disable()  # until all tests are collected: what they import is no garbage, and looking through it took seconds
 
+_NUMBERS = itertools.count()
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -78,6 +82,12 @@ def _logged_alike() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Caches of each test's own; their folder is made by what needs it."""
+    own_cache(monkeypatch, tmp_path_factory.getbasetemp() / "caches" / str(next(_NUMBERS)))
+
+
+@pytest.fixture(autouse=True)
 def _no_kind_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a teacher by name is for; without a network its client would try for 24 s."""
 
@@ -117,7 +127,7 @@ def _exports_are_verified_in_a_fork(forked_python: ForkedPython, monkeypatch: py
 @pytest.fixture
 def never_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors must come before training starts."""
-    monkeypatch.setattr(HomoDistilTrainer, "train", lambda *words, **settings: pytest.fail("training has started"))
+    monkeypatch.setattr(ExactTrainer, "train", lambda *words, **settings: pytest.fail("training has started"))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,9 @@
-"""A finished run of the command, what it was made from, and a cache of each test's own."""
+"""A finished run of the command, and what it was made from."""
 
 import pytest
 from tiny_files import own_cache, write_config
 
 from homodistil_hf.cli import main
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -80,11 +80,6 @@ def texts():
     return make_documents(40)
 
 
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.fixture
 def text_files(texts, tmp_path):
     """The documents in two files, so that the stream has two shards."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 from rows import each
 from tiny_embeddings import make_sentence_folder, perturb
-from tiny_files import own_cache
 
 from homodistil_hf import Cascade
 from homodistil_hf.cli import main
@@ -135,7 +134,6 @@ def test_a_cascade_that_is_as_dear_as_its_teacher_is_told(teacher_ms, is_dearer)
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     teacher, other = (load_embedding_model(make_sentence_folder(tmp_path / name)) for name in ("teacher", "other"))
     perturb(other.encoder)

@@ -11,7 +11,6 @@ from datasets import Dataset, DatasetDict
 from rows import each
 from scipy.stats import spearmanr
 from tiny_embeddings import make_sentence_folder, perturb
-from tiny_files import own_cache
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
@@ -75,8 +74,7 @@ def test_questions_that_all_lack_an_answer_are_told(tmp_path):
         load_tasks(tmp_path, max_queries=5)
 
 
-def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_path):
     text = tmp_path / "held-out.txt"
     text.write_text("\n".join(f"w{number} w{number % 7} w9 and some more words" for number in range(10, 40)))
     settings = {"data_dir": str(data_dir), "eval_data": str(text)}
@@ -297,8 +295,7 @@ NUM_QUERIES = 60
 
 
 @pytest.fixture
-def sources(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def sources(tmp_path):
     rows = [
         {"question": f"w{10 + number} w{11 + number % 9}", "language": "de" if number % 3 else "en"}
         for number in range(NUM_QUERIES)

@@ -25,11 +25,6 @@ from homodistil_hf.tasks.held_out import keep_aside
 RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
-
-
 def rows(*, has_labels=True):
     """Three passages a query, of graded worth."""
     found = [

@@ -9,7 +9,7 @@ from datasets import Dataset
 from huggingface_hub.errors import LocalEntryNotFoundError
 from rows import each
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
-from tiny_files import assert_same_weights, own_cache, write_config
+from tiny_files import assert_same_weights, write_config
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification
 
@@ -33,9 +33,7 @@ WIDE = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediat
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
-
+def config(tmp_path):
     def write(**settings):
         folder = tmp_path / "embeddings"
         if not folder.is_dir():
@@ -205,8 +203,7 @@ def test_a_method_that_needs_another_teacher_says_so(config, tmp_path, capsys):
 
 
 @pytest.fixture
-def pairs_config(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def pairs_config(tmp_path):
     torch.manual_seed(1)
     folder = tmp_path / "reranker"
     randomized(BertForSequenceClassification(tiny_config(num_labels=1))).save_pretrained(folder)
@@ -444,8 +441,7 @@ def test_a_stream_is_read_as_it_comes(config, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
 
 
-def test_an_embedding_model_is_trimmed_alone(tmp_path, monkeypatch, capsys):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_an_embedding_model_is_trimmed_alone(tmp_path, capsys):
     folder = make_sentence_folder(tmp_path / "embeddings", dense=5, prompts={"query": "w5 "})
     (tmp_path / "a.txt").write_text("w10 w11 w12 w13")
     words = ["trim", str(folder), "--text", str(tmp_path / "a.txt"), "--vocabulary", "min_count=1"]
@@ -456,8 +452,7 @@ def test_an_embedding_model_is_trimmed_alone(tmp_path, monkeypatch, capsys):
     assert both[0].settings == both[1].settings
 
 
-def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_prompts_stay_whole_and_text_is_read_as_the_model_reads_it(tmp_path):
     folder = make_sentence_folder(tmp_path / "embeddings", prompts={"query": "w70 w71 "}, default_prompt_name="query")
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12, "do_lower_case": true}')
     (tmp_path / "a.txt").write_text("W10 W11 W12 W13")
@@ -498,8 +493,7 @@ def test_a_model_of_vectors_or_of_pairs_has_a_plan(tmp_path, make, capsys):
     assert costs["teacher"]["encoder_macs"] == model_facts(loaded)["encoder_macs"]
 
 
-def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys):
     teacher = make_sentence_folder(tmp_path / "teacher")
     (tmp_path / "text.txt").write_text("w7 w8 w9 w7 w7")
     words = ["plan", "--teacher", str(teacher), "--student", "macs=0.5", "--json"]

@@ -7,7 +7,6 @@ import torch
 from datasets import Dataset, Features, List, Value
 from rows import each
 from tiny_embeddings import make_sentence_folder
-from tiny_files import own_cache
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
@@ -15,11 +14,6 @@ from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 
 TEXTS = ["w7 w8", "w9", "w10 w11 w12"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 def vectors_of(num_channels=4):

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from rows import each
 from tiny_embeddings import make_sentence_folder
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 from tiny_models import VOCAB_SIZE
 
 from homodistil_hf import verify_export
@@ -42,8 +42,7 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch, teacher):
-    own_cache(monkeypatch, tmp_path / "cache")
+def config(tmp_path, teacher):
     make_sentence_folder(tmp_path / "start")
     teacher.documents.to_parquet(tmp_path / "vectors.parquet")
 

@@ -1,13 +1,7 @@
-"""A task of one's own: a tiny model, rows in files, and a cache of each test's own."""
+"""A task of one's own: a tiny model and rows in files."""
 
 import pytest
 from own_rows import write_own_task
-from tiny_files import own_cache
-
-
-@pytest.fixture
-def cache_of_the_test(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from homodistil_hf.runs.student import make_trainer
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
+def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         own_cache(monkeypatch, tmp_path_factory.mktemp("cache"))
         yield

@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict
 from own_rows import run
 from rows import each
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
-from tiny_files import own_cache, write_teacher
+from tiny_files import write_teacher
 from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf.evaluation.fine_tuning import task_metrics
@@ -24,11 +24,6 @@ OWN: dict[str, tuple[str, list[str] | None]] = {
     "two values": ("pearson", ["joy", "fear"]),
 }
 QUICK = {"batch_size": 8, "learning_rate": 1e-3, "max_train_steps": 3, "dtype": "float32"}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 def write(folder, name):

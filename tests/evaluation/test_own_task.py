@@ -28,8 +28,6 @@ from homodistil_hf.tasks.columns import Columns
 from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.rows_task import RowsTask
 
-pytestmark = pytest.mark.usefixtures("cache_of_the_test")
-
 
 def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(given))

@@ -16,8 +16,6 @@ from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.labels import label_numbers
 from homodistil_hf.tasks.rows_task import task_of_rows
 
-pytestmark = pytest.mark.usefixtures("cache_of_the_test")
-
 
 def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
     """Rows as they are read of files that hold these columns."""

@@ -20,8 +20,6 @@ from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.rows_task import RowsTask
 from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
-pytestmark = pytest.mark.usefixtures("cache_of_the_test")
-
 
 def classifier(seed):
     return fresh_classifier(make_teacher().base_model, 2, dropout=0.0, seed=seed)

@@ -10,8 +10,6 @@ from tiny_glue import write_task
 from homodistil_hf.evaluation import evaluate_glue, fine_tuning
 from homodistil_hf.evaluation.fine_tuning import FineTuningProgress
 
-pytestmark = pytest.mark.usefixtures("cache_of_the_test")
-
 
 def lines_of(monkeypatch, caplog, *, steps, first_step=0):
     """Log lines of a training of 20 steps, whose `steps` are step → seconds since its start."""

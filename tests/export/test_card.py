@@ -1,6 +1,7 @@
 """The card states facts and nothing else."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -36,15 +37,27 @@ RUN = {
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)*(?:e-?\d+)?")
 
 
-def facts_of(
-    tmp_path, format="standard", plan=UNEVEN, head=HomoBertForMaskedLM, teacher_name="somebody/a-bert", **run
-):
-    teacher = make_teacher(BertForMaskedLM, name_or_path=teacher_name)
-    given = {**RUN, **run}
-    if (method := str(given["training"].get("method"))) in METHODS:
-        given["card"] = dataclasses.asdict(trainer_named(method).card)
-    folder = export_student(random_student(head, plan), tmp_path / "student", format, teacher=teacher, facts=given)
-    return read_facts(folder), (folder / "README.md").read_text(encoding="utf-8")
+def export(folder, format="standard", plan=UNEVEN, **facts):
+    """Export a random student of `somebody/a-bert`."""
+    teacher = make_teacher(BertForMaskedLM, name_or_path="somebody/a-bert")
+    student = random_student(HomoBertForMaskedLM, plan)
+    return export_student(student, folder / "student", format, teacher=teacher, facts=RUN | facts)
+
+
+@pytest.fixture(scope="module")
+def facts_of(tmp_path_factory):
+    """The facts of an export with others of its run, and their card; students that differ by their run are one."""
+    folders = {}
+
+    def facts_and_card(format="standard", plan=UNEVEN, **run):
+        if (format, plan) not in folders:
+            folders[format, plan] = export(tmp_path_factory.mktemp("card"), format, plan)
+        facts = read_facts(folders[format, plan]) | run
+        if (method := str(facts["training"].get("method"))) in METHODS:
+            facts["card"] = json.loads(json.dumps(dataclasses.asdict(trainer_named(method).card)))
+        return facts, render_card(facts)
+
+    return facts_and_card
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +87,8 @@ def known_numbers(facts):
 
 @each("format", ("standard", "compact"))
 @each("plan", (UNIFORM, UNEVEN))
-def test_a_card_states_only_numbers_of_the_facts(tmp_path, format, plan):
-    facts, card = facts_of(tmp_path, format, plan)
+def test_a_card_states_only_numbers_of_the_facts(facts_of, format, plan):
+    facts, card = facts_of(format, plan)
     static = set(NUMBER.findall(card_template()))
     stated = set(NUMBER.findall(card)) - static
     assert len(stated) > 20
@@ -113,8 +126,8 @@ BENCHMARKS = {
 }
 
 
-def test_a_card_states_evaluations(tmp_path):
-    facts, card = facts_of(tmp_path, benchmarks=BENCHMARKS)
+def test_a_card_states_evaluations(facts_of):
+    facts, card = facts_of(benchmarks=BENCHMARKS)
     for row in (
         "| rte | accuracy | 0.5312 | 0.01562 | 3 | 2,490 |",
         "| squad_v2_part | exact | 20.5 | – | 1 | 4,806 |",
@@ -135,8 +148,8 @@ def test_a_card_states_evaluations(tmp_path):
     assert set(NUMBER.findall(card)) <= known
 
 
-def test_a_card_compares_student_and_teacher(tmp_path):
-    facts, card = facts_of(tmp_path)
+def test_a_card_compares_student_and_teacher(facts_of):
+    facts, card = facts_of()
     student, teacher = facts["student"], facts["teacher"]
     fewer = teacher["num_parameters"] / student["num_parameters"]
     assert (
@@ -150,11 +163,11 @@ def test_a_card_compares_student_and_teacher(tmp_path):
     assert f"\n**{smaller:.2g}× smaller, keeps 82 % of masked-word accuracy.**\n" in card
 
 
-def test_a_card_says_on_what_it_was_measured(tmp_path):
+def test_a_card_says_on_what_it_was_measured(facts_of):
     data = {"train": ["a.parquet"], "held_out": ["b.parquet"], "num_train_rows": 9000, "num_held_out_rows": 1024}
     latency = {"teacher_ms": 8.0, "student_ms": 2.5, "batch_size": 8, "length": 128, "device": "cpu", "machine": "Zen"}
     training = RUN["training"] | {"num_epochs": 0.5, "num_bad_steps": 0}
-    _, card = facts_of(tmp_path, data=data | {"max_tokens": 64}, latency=latency, training=training)
+    _, card = facts_of(data=data | {"max_tokens": 64}, latency=latency, training=training)
     assert "Quality was measured on 1,024 held-out rows of b.parquet. Times are of Zen." in card
     assert "| ms for 8 texts of 128 tokens, on cpu | 8 | 2.5 | 3.2× faster |" in card
     assert "Training took 28,000 optimizer steps, 0.5 passes over 9,000 rows of a.parquet.\n" in card
@@ -163,16 +176,19 @@ def test_a_card_says_on_what_it_was_measured(tmp_path):
 
 
 def test_a_picture_is_one_of_the_files(tmp_path):
-    facts, card = facts_of(tmp_path)
+    folder = export(tmp_path)
+    facts, card = read_facts(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert card == render_card(facts)
     assert "![Widths by layer](widths.svg)" in card
-    assert (tmp_path / "student" / "widths.svg").read_text().startswith("<svg ")
+    assert (folder / "widths.svg").read_text().startswith("<svg ")
     assert "widths.svg" in facts["files"]
     del facts["files"]["widths.svg"]
     assert "widths.svg" not in render_card(facts)
 
 
 def test_a_card_tells_every_setting_those_that_differ_first(tmp_path):
-    _, card = facts_of(tmp_path, changed_settings={"max_steps": 7, "hub_token": "secret"})
+    folder = export(tmp_path, changed_settings={"max_steps": 7, "hub_token": "secret"})
+    card = (folder / "README.md").read_text(encoding="utf-8")
     changed, folded = card.partition("## Settings\n")[2].split("<details>", 1)
     assert changed.strip().endswith("| setting | value |\n| --- | --- |\n| `max_steps` | 7 |")
     for row in (
@@ -187,8 +203,8 @@ def test_a_card_tells_every_setting_those_that_differ_first(tmp_path):
     assert "Training took 28,000 optimizer steps.\n\n- num tokens: 114,688,000\n" in card
 
 
-def test_the_header_is_what_the_hub_reads(tmp_path):
-    facts, card = facts_of(tmp_path)
+def test_the_header_is_what_the_hub_reads(facts_of):
+    facts, card = facts_of()
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "transformers"
     assert header["pipeline_tag"] == "fill-mask"
@@ -206,8 +222,8 @@ def title_of(facts):
     return f"a-bert, {facts['teacher']['size_bytes'] / facts['student']['size_bytes']:.2g}× smaller"
 
 
-def test_the_sections_of_a_card(tmp_path):
-    facts, card = facts_of(tmp_path)
+def test_the_sections_of_a_card(facts_of):
+    facts, card = facts_of()
     assert re.findall(r"^#+ (.+)$", card, re.MULTILINE) == [
         title_of(facts),
         "How to use",
@@ -223,10 +239,10 @@ def test_the_sections_of_a_card(tmp_path):
     assert "@inproceedings{liang2023homodistil," in card
 
 
-def test_a_card_tells_the_widths_and_two_costs_where_they_are_uneven(tmp_path):
-    _, card = facts_of(tmp_path, "compact", UNIFORM)
+def test_a_card_tells_the_widths_and_two_costs_where_they_are_uneven(facts_of):
+    _, card = facts_of("compact", UNIFORM)
     assert "Hidden size 24; in every layer 3 heads, 8 channels a head, 16 FFN neurons." in card
-    facts, card = facts_of(tmp_path / "uneven")
+    facts, card = facts_of()
     header = "| layer | heads | channels a head | FFN neurons |\n| --- | --- | --- | --- |"
     assert f"{header}\n| 0 | 3 | 5 | 16 |\n| 1 |" in render_card(facts | {"student": facts["forms"]["compact"]})
     compact, padded = facts["forms"]["compact"], facts["forms"]["padded"]
@@ -265,8 +281,8 @@ def test_every_method_has_its_words():
     assert len({card.student for card in cards}) == len({card.how for card in cards}) == len(cards)
 
 
-def test_a_card_of_homodistil_says_so(tmp_path):
-    _, card = facts_of(tmp_path)
+def test_a_card_of_homodistil_says_so(facts_of):
+    _, card = facts_of()
     assert [words for words in OF_HOMODISTIL if words not in card] == []
     assert header_of(card)["tags"] == ["homodistil", "bert", "pruning", "distillation"]
 
@@ -291,8 +307,8 @@ def test_a_card_of_homodistil_says_so(tmp_path):
         ),
     ],
 )
-def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, made, tags):
-    facts, card = facts_of(tmp_path, training={"method": method})
+def test_a_card_of_another_method_does_not_say_homodistil(facts_of, method, made, tags):
+    facts, card = facts_of(training={"method": method})
     assert f"\n# {title_of(facts)}\n" in card
     assert made in card
     assert f"## How it was made\n\n{trainer_named(method).card.how}\n\n" in card
@@ -319,8 +335,8 @@ def test_a_card_of_another_method_does_not_say_homodistil(tmp_path, method, made
         ),
     ],
 )
-def test_a_card_says_of_an_unknown_method_only_what_is_known(tmp_path, training, how):
-    facts, card = facts_of(tmp_path, training=training)
+def test_a_card_says_of_an_unknown_method_only_what_is_known(facts_of, training, how):
+    facts, card = facts_of(training=training)
     assert f"\n# {title_of(facts)}\n" in card
     assert "a BERT of 2 layers whose teacher is `somebody/a-bert` (licence: unknown).\n" in card
     assert f"## How it was made\n\n{how}" in card
@@ -333,7 +349,7 @@ def test_a_card_says_of_an_unknown_method_only_what_is_known(tmp_path, training,
 def test_words_that_are_not_all_there_are_refused(tmp_path):
     message = r"facts\['card'\]=.* expected what a method's card says: "
     with pytest.raises(ValueError, match=message):
-        facts_of(tmp_path, training=BY_HAND, card={"student": "Student"})
+        export(tmp_path, training=BY_HAND, card={"student": "Student"})
 
 
 # Templates and code
@@ -351,11 +367,11 @@ def test_the_lines_of_how_to_use_run(tmp_path, tokenizer, capsys, student_class)
     assert capsys.readouterr().out.count("'score': ") > 0 or student_class is HomoBertForQuestionAnswering
 
 
-def test_a_compact_card_asks_for_remote_code(tmp_path):
-    _, card = facts_of(tmp_path, "compact")
+def test_a_compact_card_asks_for_remote_code(facts_of):
+    _, card = facts_of("compact")
     assert "AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)" in card
     assert "It needs transformers ≥ 5.14." in card
-    assert "trust_remote_code" not in facts_of(tmp_path / "other")[1]
+    assert "trust_remote_code" not in facts_of()[1]
 
 
 # Names that anybody may have chosen
@@ -375,8 +391,8 @@ def assert_harmless(card):
     return body
 
 
-def test_names_in_a_strangers_facts_stay_names(tmp_path):
-    facts, _ = facts_of(tmp_path)
+def test_names_in_a_strangers_facts_stay_names(facts_of):
+    facts, _ = facts_of()
     facts["teacher"] |= {"name": EVIL, "licence": EVIL, "hub_id": EVIL}
     facts["versions"] = {EVIL: EVIL}
     for section in ("settings", "training", "evaluation"):

@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from rows import each
@@ -26,6 +27,18 @@ class FakeApi:
         return SimpleNamespace(card_data=self.answer)
 
 
+@pytest.fixture
+def hub_answers(monkeypatch):
+    """Give the Hub's answer, and get the `FakeApi` that gives it."""
+
+    def answers(answer: Any = None) -> FakeApi:
+        api = FakeApi(answer)
+        monkeypatch.setattr(hub, "HfApi", lambda: api)
+        return api
+
+    return answers
+
+
 @each(
     ("answer", "licence"),
     [
@@ -35,9 +48,8 @@ class FakeApi:
         *((error("no"), "unknown") for error in (HfHubHTTPError.__bases__[0], ValueError)),
     ],
 )
-def test_a_licence_on_the_hub(answer, licence, monkeypatch):
-    api = FakeApi(answer)
-    monkeypatch.setattr(hub, "HfApi", lambda: api)
+def test_a_licence_on_the_hub(answer, licence, hub_answers):
+    api = hub_answers(answer)
     assert teacher_card("somebody/a-bert")["licence"] == licence
     ((_, name, settings),) = api.calls
     assert name == "somebody/a-bert"
@@ -57,17 +69,16 @@ def test_a_licence_on_the_hub(answer, licence, monkeypatch):
         (None, "unknown"),
     ],
 )
-def test_a_licence_in_a_folder(tmp_path, text, licence, monkeypatch):
+def test_a_licence_in_a_folder(tmp_path, text, licence, hub_answers):
     if text is not None:
         (tmp_path / "README.md").write_text(text)
-    api = FakeApi()
-    monkeypatch.setattr(hub, "HfApi", lambda: api)
+    api = hub_answers()
     assert teacher_card(str(tmp_path))["licence"] == licence
     assert api.calls == []
 
 
-def test_a_token_is_never_logged(caplog, monkeypatch):
-    monkeypatch.setattr(hub, "HfApi", lambda: FakeApi(OSError("401 for token hf_secret")))
+def test_a_token_is_never_logged(caplog, hub_answers):
+    hub_answers(OSError("401 for token hf_secret"))
     with caplog.at_level(logging.DEBUG):
         teacher_card("somebody/a-bert")
     assert "somebody/a-bert" in caplog.text
@@ -90,7 +101,7 @@ def test_languages_in_a_folder(tmp_path, header, languages):
     assert teacher_card(str(tmp_path)).get("language") == languages
 
 
-def test_languages_on_the_hub(monkeypatch):
+def test_languages_on_the_hub(hub_answers):
     for language, languages in (("en", ["en"]), (["en", "de"], ["en", "de"]), (None, None)):
-        monkeypatch.setattr(hub, "HfApi", lambda language=language: FakeApi(ModelCardData(language=language)))
+        hub_answers(ModelCardData(language=language))
         assert teacher_card("somebody/a-bert").get("language") == languages

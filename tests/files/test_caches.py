@@ -5,14 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_files import own_cache
 
 from homodistil_hf.files.caches import cache_folder, cached, clear_caches
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 def test_a_cached_folder_is_built_once():

@@ -1,4 +1,4 @@
-"""Caches of each test's own, and a trainer of any method of masked words on the tiny teacher."""
+"""A trainer of any method of masked words on the tiny teacher."""
 
 import json
 import re
@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 from commands import error_of
 from methods_here import student_of
-from tiny_files import own_cache
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.runs.kinds import trainer_named
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 
 CLOSURE = {"HomoDistilTrainer": 15_000, "distill": 22_000}
 """Lines of the package at most."""
@@ -34,8 +34,7 @@ def loaded_by(code: str) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", CLOSURE)
-def test_a_use_loads_no_more_than_it_needs(use, tmp_path, monkeypatch):
-    own_cache(monkeypatch, tmp_path / "cache")
+def test_a_use_loads_no_more_than_it_needs(use, tmp_path):
     config = write_config(tmp_path, student="macs=0.25", max_steps=2)
     files = loaded_by(TRAINER if use == "HomoDistilTrainer" else DISTILL.format(config=str(config)))
     listed = "\n".join(f"{num_lines:6} {file}" for file, num_lines in files.items())

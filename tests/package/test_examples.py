@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from rows import each
 from task_rows import KINDS, rows_of_kind, write_kind
-from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_files import write_config, write_teacher, write_text
 from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
@@ -31,11 +31,6 @@ CONFIGS = sorted(set((EXAMPLES / "configs").glob("*.json")) - {FINE_TUNING, BINA
 PAPER_CONFIGS = [path for path in CONFIGS if path.stem in PRESETS]
 LONGER_THAN_POSITIONS = [f"w{5 + i % 40} w{6 + i % 50} w9 " * 20 for i in range(32)]
 PAPER_LEARNING_RATES = {"homobert-base": 3e-4, "homobert-small": 6e-4, "homobert-xsmall": 6e-4, "homobert-tiny": 6e-4}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 def run_script(monkeypatch, name, *words):

@@ -142,8 +142,7 @@ def test_defaults_are_the_papers(tmp_path):
         ({"max_seq_length": 999}, r"max_seq_length=999 is over the teacher's"),
     ],
 )
-def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.runs.further_pretraining.load_blocks", None)
+def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, never_trains):
     path = write_further(tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
         run(parse_run([str(path)]), print)
@@ -160,14 +159,12 @@ def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, monke
         ({"further_pretraining": ROUNDS, "resume_from_checkpoint": "x"}, r"resume_from_checkpoint='x' .* use 'last'"),
     ],
 )
-def test_chains_that_can_not_work_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(further_pretraining, "self_distill", None)
+def test_chains_that_can_not_work_are_refused(settings, message, tmp_path, never_trains):
     with pytest.raises(ValueError, match=message):
         run(parse_run([str(write_config(tmp_path, **settings))]), print)
 
 
-def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(further_pretraining, "self_distill", None)
+def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, never_trains):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
     settings = parse_run([str(write_config(tmp_path, further_pretraining=ROUNDS))])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_files import own_cache, write_config
+from tiny_files import write_config
 
 from benchmarks.sweep import running, worker
 from benchmarks.sweep.__main__ import main
@@ -53,11 +53,6 @@ def sweep_file(tmp_path, base) -> Path:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
 
 
 class FakeProcesses:

@@ -63,11 +63,6 @@ def settings(tmp_path_factory) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    own_cache(monkeypatch, tmp_path / "cache")
-
-
 def cell_of(settings: dict[str, Any], method: str = "homodistil", **changes: Any) -> Cell:
     return Cell("mine", {"seed": 3}, method, settings | changes)
 
