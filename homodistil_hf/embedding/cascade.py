@@ -176,8 +176,32 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     """
     if settings.output_dir is not None:
         check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
-    student, teacher = _models(settings)
-    tasks = _tasks(settings)
+    place = student_in(settings.model)
+    named = settings.teacher or place.settings.get("teacher")
+    if named is None and (vectors := place.settings.get("teacher_vectors")):
+        raise ValueError(
+            f"model={settings.model!r} learnt from teacher_vectors={short_repr(vectors)}: a cascade asks the "
+            "teacher's model for queries in doubt, and vectors of known texts can't answer; name that model with "
+            "--teacher, if it is here"
+        )
+    if named is None:
+        hint = members_hint(settings.model)
+        raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher{hint}")
+    student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(str(named))
+    if has_own_space(read_embedding_facts(place.folder)) or student.dimension != teacher.dimension:
+        raise ValueError(
+            f"model={settings.model!r} has vectors of another space than the teacher's, so they share no index; "
+            "distil one of output='teacher'"
+        )
+    tasks = retrieval_tasks(tasks_of(settings))
+    if not tasks:
+        raise ValueError(f"data_dir={settings.data_dir!r} has no questions, of qnli or squad; name others")
+    for task in tasks:
+        if len(task.queries) < 4 or len(task.documents) < 2:
+            raise ValueError(
+                f"{task.name} has {len(task.queries)} queries and {len(task.documents)} documents; expected four and "
+                "two, or more"
+            )
     macs = [model_facts(model.encoder)["encoder_macs"] for model in (student, teacher)]
     runtime, ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
     results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name)}
@@ -254,40 +278,6 @@ def choose_margin(encoded: Encoded, wanted: float, ms: Mapping[str, float]) -> d
 
 def _mean_ms(ms: Mapping[str, float], share: float) -> float:
     return ms["student"] + share * ms["teacher"]
-
-
-def _models(settings: CascadeSettings) -> tuple[EmbeddingModel, EmbeddingModel]:
-    place = student_in(settings.model)
-    named = settings.teacher or place.settings.get("teacher")
-    if named is None and (vectors := place.settings.get("teacher_vectors")):
-        raise ValueError(
-            f"model={settings.model!r} learnt from teacher_vectors={short_repr(vectors)}: a cascade asks the "
-            "teacher's model for queries in doubt, and vectors of known texts can't answer; name that model with "
-            "--teacher, if it is here"
-        )
-    if named is None:
-        hint = members_hint(settings.model)
-        raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher{hint}")
-    student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(str(named))
-    if has_own_space(read_embedding_facts(place.folder)) or student.dimension != teacher.dimension:
-        raise ValueError(
-            f"model={settings.model!r} has vectors of another space than the teacher's, so they share no index; "
-            "distil one of output='teacher'"
-        )
-    return student, teacher
-
-
-def _tasks(settings: CascadeSettings) -> list[RetrievalTask]:
-    tasks = retrieval_tasks(tasks_of(settings))
-    if not tasks:
-        raise ValueError(f"data_dir={settings.data_dir!r} has no questions, of qnli or squad; name others")
-    for task in tasks:
-        if len(task.queries) < 4 or len(task.documents) < 2:
-            raise ValueError(
-                f"{task.name} has {len(task.queries)} queries and {len(task.documents)} documents; expected four and "
-                "two, or more"
-            )
-    return tasks
 
 
 def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingModel) -> Encoded:

@@ -5,6 +5,7 @@
 Shapes: N texts, pairs or questions, M documents, D channels.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "embedding.json"
 QUERIES = 400
 """Texts at most that a run looks up among as many others."""
-_PLACES = ("data_dir", "eval_data", "queries", "documents")
+_PLACES = ("eval_data", "queries", "documents")
 _PUBLISHED = ("models", "agreement", "scores", GUARANTEE, SPACE)
 
 
@@ -140,17 +141,27 @@ def evaluate_embedding(
     # rows and names of tasks are refused before any model is loaded
     tasks = tasks_of(settings)
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
-    folder, recorded = _folder_and_teacher(model)
+    folder, recorded = str(model), None
+    if model_in(folder) is not None:  # else a name on the Hub
+        place = student_in(folder)
+        if not is_embedding_folder(place.folder):
+            raise ValueError(
+                f"model={short_repr(folder)} is no folder of sentence-transformers (no modules.json); name one, a "
+                "finished run of one, or a Hub name"
+            )
+        folder, recorded = str(place.folder), place.settings.get("teacher")
     with results_claimed(model, output_dir) as target:
-        named = teacher or recorded
+        named = teacher or (recorded if isinstance(recorded, str) else None)
         _check(settings, tasks, named)
         student = load_embedding_model(folder, argument="model")
         models: dict[str, Encoder] = {STUDENT: student}
         if named:
             models[TEACHER] = load_teacher(named, similarity=student.similarity)
+        places: dict[str, Any] = {"data_dir": settings.data_dir and public_name(settings.data_dir)}
+        places |= {name: [public_name(place) for place in getattr(settings, name)] for name in _PLACES}
         results: dict[str, Any] = {
             "models": costs_of(models, model_name(model)),
-            "settings": asdict(settings) | {name: _public(getattr(settings, name)) for name in _PLACES},
+            "settings": asdict(settings) | places,
         }
         is_apart = has_own_space(read_embedding_facts(folder))
         if settings.others:  # first, as it refuses other spaces
@@ -185,7 +196,12 @@ def _measured(
 
     for task in tasks:
         if isinstance(task, PairTask):
-            add_scores(task.name, _pair_scores(task, models))
+            scores, num = {}, len(task.first)
+            for side, model in models.items():
+                # first and second texts in one call, and cut apart again
+                first, second = _encoded(model, [*task.first, *task.second]).split(num)
+                scores[side] = pair_score(task.metric, first, second, task.labels, similarity=model.similarity)
+            add_scores(task.name, {task.metric: scores})
             continue
         metrics, bound = _retrieval(task, models, is_apart=is_apart)
         if metrics:
@@ -208,7 +224,6 @@ def _space(
     *,
     is_apart: bool,
 ) -> dict[str, Any]:
-    """All pairings of the model, its teacher and the others."""
     if is_apart:
         raise ValueError(
             f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
@@ -233,25 +248,6 @@ def format_scores(results: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, [table, guarantee_text(results.get(GUARANTEE, {})), *pairings]))
 
 
-def _folder_and_teacher(model: str | Path) -> tuple[str, str | None]:
-    """The folder or Hub name to load, and the teacher that a run recorded."""
-    source = str(model)
-    if model_in(source) is None:  # a name on the Hub
-        return source, None
-    place = student_in(source)
-    if not is_embedding_folder(place.folder):
-        raise ValueError(
-            f"model={short_repr(source)} is no folder of sentence-transformers (no modules.json); name one, a "
-            "finished run of one, or a Hub name"
-        )
-    recorded = place.settings.get("teacher")
-    return str(place.folder), recorded if isinstance(recorded, str) else None
-
-
-def _public(places: Any) -> Any:
-    return [public_name(place) for place in places] if isinstance(places, tuple) else places and public_name(places)
-
-
 def costs_of(models: Mapping[str, Encoder], name: str) -> dict[str, dict[str, Any]]:
     """Side → name, costs and dimension of a student of a name and of its teacher; vectors alone have no costs."""
     named = {}
@@ -263,7 +259,6 @@ def costs_of(models: Mapping[str, Encoder], name: str) -> dict[str, dict[str, An
 
 
 def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask], teacher: str | Path | None) -> None:
-    """Refuse missing teachers and packages before anything is encoded."""
     for name in ("eval_data", "queries", "others"):
         if (given := getattr(settings, name)) and teacher is None:
             raise ValueError(
@@ -292,16 +287,6 @@ def _agreement(
         )
     student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
     return agreement(student, teacher, has_own_space=is_apart, similarity=models[TEACHER].similarity)
-
-
-def _pair_scores(task: PairTask, models: Mapping[str, Encoder]) -> dict[str, dict[str, float]]:
-    """Metric → side → score."""
-    scores, num = {}, len(task.first)
-    for side, model in models.items():
-        # first and second texts in one call, and cut apart again
-        both = _encoded(model, [*task.first, *task.second])
-        scores[side] = pair_score(task.metric, both[:num], both[num:], task.labels, similarity=model.similarity)
-    return {task.metric: scores}
 
 
 def _retrieval(
@@ -361,32 +346,26 @@ def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) 
     here = {name: model for name, model in models.items() if isinstance(model, EmbeddingModel)}
     runtime, ms = query_ms(here, tasks[0].queries)
     sizes = {name: model_facts(model.encoder)["size_bytes"] for name, model in here.items()}
+    pairings: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    teacher, similarity = next((name, model.similarity) for name, model in models.items())
+    for task in tasks:
+        queries = {name: model.encode(task.queries, prompt_name="query") for name, model in models.items()}
+        index = {name: model.encode(task.documents, prompt_name="document") for name, model in models.items()}
+        # the teacher's first hits in its own index are those wanted of all pairings
+        wanted = first_hits(queries[teacher], index[teacher], similarity)
+        cells = pairings[task.name] = {name: {} for name in models}
+        for asking, answering in itertools.product(models, models):
+            vectors, documents = queries[asking], index[answering]
+            is_same = first_hits(vectors, documents, similarity) == wanted
+            cell = cells[asking][answering] = {"first_hits": float(is_same.double().mean())}
+            if task.answers is not None:
+                scores = retrieval_scores(vectors, documents, task.answers, similarity=similarity)
+                cell["ndcg_at_10"] = scores["ndcg_at_10"]
     return {
         "models": {name: {"size_bytes": sizes[name], "ms": ms[name]} for name in here},
         "runtime": runtime,
         "sizes": {task.name: [len(task.queries), len(task.documents)] for task in tasks},
-        "tasks": {task.name: _pairings(models, task) for task in tasks},
-    }
-
-
-def _pairings(models: Mapping[str, Encoder], task: RetrievalTask) -> dict[str, dict[str, dict[str, float]]]:
-    teacher, similarity = next((name, model.similarity) for name, model in models.items())
-    queries = {name: model.encode(task.queries, prompt_name="query") for name, model in models.items()}
-    index = {name: model.encode(task.documents, prompt_name="document") for name, model in models.items()}
-    # the teacher's first hits in its own index are those wanted of all pairings
-    wanted = first_hits(queries[teacher], index[teacher], similarity)
-
-    def cell(vectors: torch.Tensor, documents: torch.Tensor) -> dict[str, float]:
-        is_same = first_hits(vectors, documents, similarity) == wanted
-        measured = {"first_hits": float(is_same.double().mean())}
-        if task.answers is not None:
-            scores = retrieval_scores(vectors, documents, task.answers, similarity=similarity)
-            measured["ndcg_at_10"] = scores["ndcg_at_10"]
-        return measured
-
-    return {
-        asking: {answering: cell(vectors, documents) for answering, documents in index.items()}
-        for asking, vectors in queries.items()
+        "tasks": pairings,
     }
 
 

@@ -109,6 +109,15 @@ def export_embedding_model(
         OSError: it can't be written.
     """
     target = check_target(folder, overwrite=overwrite)
+    teacher_facts = teacher
+    if isinstance(teacher, Learner):
+        # of given vectors their names and number, and a section of the student's start
+        vectors = teacher.target
+        start = _name_facts(teacher) | model_facts(teacher.encoder) | teacher_card(teacher.name)
+        teacher_facts = {"name": vectors.name, "num_texts": len(vectors.texts), "dimension": vectors.dimension}
+        teacher_facts |= {"sha256": vectors.sha256, START: start}
+    elif isinstance(teacher, EmbeddingModel):
+        teacher_facts = facts_of(teacher) | teacher_card(teacher.name)
     with written_aside(target, overwrite=overwrite) as aside:
         write_model(model, aside)
         if axes is not None:
@@ -118,7 +127,7 @@ def export_embedding_model(
             "format": FORMAT,
             "versions": version_facts(),
             "student": facts_of(model) | {"has_own_space": has_own_space},
-            "teacher": _teacher_facts(teacher) if isinstance(teacher, EmbeddingModel) else teacher,
+            "teacher": teacher_facts,
             "settings_of_vectors": shared_settings(model),
             "probe": probe_facts(query=model),
             **run_facts(facts),
@@ -213,16 +222,6 @@ def _name_facts(model: EmbeddingModel) -> dict[str, Any]:
     return {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
 
 
-def _teacher_facts(teacher: EmbeddingModel) -> dict[str, Any]:
-    """A teacher's section; of given vectors their names and number, and in it a section of the student's start."""
-    if not isinstance(teacher, Learner):
-        return facts_of(teacher) | teacher_card(teacher.name)
-    target = teacher.target
-    start = _name_facts(teacher) | model_facts(teacher.encoder) | teacher_card(teacher.name)
-    vectors = {"name": target.name, "num_texts": len(target.texts), "dimension": target.dimension}
-    return vectors | {"sha256": target.sha256, START: start}
-
-
 def module_kinds(model: EmbeddingModel) -> list[str]:
     """The kinds of its modules, in order."""
     return ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
@@ -254,9 +253,11 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
     """Content of `config_sentence_transformers.json`."""
-    kept = ("prompts", "default_prompt_name", *["similarity_fn_name"] * (model.settings.similarity is not None))
     shared = shared_settings(model)
-    return {"__version__": {}} | {name: shared[name] for name in kept}
+    del shared["max_seq_length"]
+    if model.settings.similarity is None:
+        del shared["similarity_fn_name"]
+    return {"__version__": {}} | shared
 
 
 def export_embedding_from(

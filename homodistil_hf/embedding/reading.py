@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..files.folders import refuse_missing
 from ..files.hub_errors import hub_errors
@@ -105,9 +105,29 @@ def load_embedding_model(
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
     (_, first), (_, second), *others = modules = _modules(folder, label)
-    encoder, tokenizer = _encoder(first, label, argument)
-    pooling, normalizes = _pooling(second / "config.json", label), modules[-1][0] == "Normalize"
-    settings = PoolingSettings(pooling, normalizes, **_settings(folder, first, encoder, tokenizer))
+    config = encoder_config(first, label, argument=argument)
+    check_weights(first, count_parameters(widths_of(config), config), label)
+    tokenizer = load_tokenizer(first, argument=argument, remedy=COPY)
+    # Some published configurations name another token of padding, whose row learns nothing: the tokenizer's counts.
+    # Where positions begin behind it, both must be the same.
+    if tokenizer.pad_token_id not in (None, config.pad_token_id):
+        if architecture_of(config).first_position(config):
+            raise ValueError(
+                f"{label} has pad_token_id={config.pad_token_id} in its config.json, but its tokenizer pads with "
+                f"{tokenizer.pad_token_id}, and positions begin behind it; mend the one that is wrong"
+            )
+        config.pad_token_id = tokenizer.pad_token_id
+    remedy = "copy or download it again"
+    encoder = load_weights(AutoModel, first, config, label=label, optional="pooler.", remedy=remedy).eval()
+    values = read_json_object(second / "config.json", str(second / "config.json"))
+    mode = values.get("pooling_mode")
+    poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
+    if len(poolings) != 1 or poolings[0] not in POOLINGS:
+        raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
+    if values.get("include_prompt") is False:
+        raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
+    normalizes = modules[-1][0] == "Normalize"
+    settings = PoolingSettings(poolings[0], normalizes, **_settings(folder, first, encoder, tokenizer))
     dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
     for layer in dense:
         refuse_nonfinite(layer.linear, label)
@@ -131,16 +151,6 @@ def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
             "Normalize or not"
         )
     return [(kind, folder / path) for kind, (_, path) in zip(kinds, modules, strict=True)]
-
-
-def _encoder(folder: Path, label: str, argument: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    config = encoder_config(folder, label, argument=argument)
-    check_weights(folder, count_parameters(widths_of(config), config), label)
-    tokenizer = load_tokenizer(folder, argument=argument, remedy=COPY)
-    _pad_alike(config, tokenizer, label)
-    remedy = "copy or download it again"
-    encoder = load_weights(AutoModel, folder, config, label=label, optional="pooler.", remedy=remedy)
-    return encoder.eval(), tokenizer
 
 
 def read_modules(file: Path) -> list[tuple[str, str]]:
@@ -179,22 +189,6 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
     return config
 
 
-def _pad_alike(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, label: str) -> None:
-    """Give a configuration its tokenizer's padding, as some published ones name another token.
-
-    The row of the named token learns nothing. Where positions begin behind it, both must be the same.
-    """
-    pads_with, named = tokenizer.pad_token_id, config.pad_token_id
-    if pads_with is None or pads_with == named:
-        return
-    if architecture_of(config).first_position(config):
-        raise ValueError(
-            f"{label} has pad_token_id={named} in its config.json, but its tokenizer pads with {pads_with}, and "
-            "positions begin behind it; mend the one that is wrong"
-        )
-    config.pad_token_id = pads_with
-
-
 def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
     def read(file: Path) -> dict[str, Any]:
         values = read_json_object(file, str(file)) if file.is_file() else {}
@@ -227,17 +221,6 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
     }
 
 
-def _pooling(file: Path, label: str) -> str:
-    values = read_json_object(file, str(file))
-    mode = values.get("pooling_mode")
-    poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
-    if len(poolings) != 1 or poolings[0] not in POOLINGS:
-        raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
-    if values.get("include_prompt") is False:
-        raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
-    return poolings[0]
-
-
 def _dense(folder: Path, label: str) -> Dense:
     values = read_json_object(folder / "config.json", str(folder / "config.json"))
     activation = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
@@ -246,7 +229,18 @@ def _dense(folder: Path, label: str) -> Dense:
             f"{label} has activation_function={short_repr(values['activation_function'])} in {folder.name}; expected "
             f"one of {', '.join(ACTIVATIONS)}"
         )
-    tensors = _weights(folder)
+    pickled = folder / _PICKLED_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not pickled.is_file():
+        tensors = load_tensors(folder / WEIGHTS_FILE)
+    else:
+        try:
+            tensors = torch.load(pickled, map_location="cpu", weights_only=True)  # runs no code of the pickle
+        except Exception as error:  # pickle raises errors of many kinds
+            raise ValueError(
+                f"file={str(pickled)!r} is cut off or no pickle of tensors alone ({first_line(error)}); copy it again"
+            ) from error
+        if not fits(tensors, {...: torch.Tensor}):
+            raise ValueError(f"file={str(pickled)!r} holds {short_repr(type(tensors))}; expected name → tensor")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     sizes = shapes.get("linear.weight", ())
     # a matrix, and maybe a bias as long as its outputs; nothing else may be there
@@ -259,19 +253,3 @@ def _dense(folder: Path, label: str) -> Dense:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias="linear.bias" in tensors)
     linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})
     return Dense(linear.requires_grad_(False), activation)
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a layer: of safetensors, else of a pickle, whose code isn't run."""
-    pickled = folder / _PICKLED_FILE
-    if (folder / WEIGHTS_FILE).is_file() or not pickled.is_file():
-        return load_tensors(folder / WEIGHTS_FILE)
-    try:
-        tensors = torch.load(pickled, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle raises errors of many kinds
-        raise ValueError(
-            f"file={str(pickled)!r} is cut off or no pickle of tensors alone ({first_line(error)}); copy it again"
-        ) from error
-    if not fits(tensors, {...: torch.Tensor}):
-        raise ValueError(f"file={str(pickled)!r} holds {short_repr(type(tensors))}; expected name → tensor")
-    return dict(tensors)

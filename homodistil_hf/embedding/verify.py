@@ -68,8 +68,13 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     """
     if problems := list(_shape_problems(facts)):
         return problems, None
-    if problem := _library_problem():
-        return [problem], None
+    if importlib.util.find_spec("sentence_transformers") is None:
+        return ["sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"], None
+    version = importlib.metadata.version("sentence-transformers")
+    if int(version.partition(".")[0]) < _LEAST_VERSION:
+        # Before, it imported whatever class a folder named.
+        problem = f"sentence-transformers {version} is installed, expected {_LEAST_VERSION} or later, which runs no "
+        return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
     with tempfile.TemporaryDirectory() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
@@ -82,28 +87,23 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         except (ValueError, OSError) as error:
             return [str(error)], None
     problems = [f"{name}: missing or unexpected in {folder.name}" for name in report["missing"]]
-    problems += list(_setting_problems(facts, report["settings"]))
+    for name, setting in facts["settings_of_vectors"].items():
+        if setting is None and name != "default_prompt_name":
+            continue  # sentence-transformers then has its own default
+        loaded = compared = report["settings"][name]
+        if name == "prompts":  # the library adds empty ones
+            compared = {key: text for key, text in loaded.items() if text or key in setting}
+        if compared != setting:
+            problems.append(f"{name}: expected {short_repr(setting)}, found {short_repr(loaded)}")
     expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
     differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
     problems += difference_problems(differences, VECTOR_TOLERANCE)
     return problems, max(differences.values())
 
 
-def _library_problem() -> str | None:
-    if importlib.util.find_spec("sentence_transformers") is None:
-        return "sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"
-    version = importlib.metadata.version("sentence-transformers")
-    if int(version.partition(".")[0]) < _LEAST_VERSION:
-        # Before, it imported whatever class a folder named.
-        return (
-            f"sentence-transformers {version} is installed, expected {_LEAST_VERSION} or later, which runs no code of "
-            "a folder; pip install 'homodistil-hf[embeddings]'"
-        )
-    return None
-
-
 def module_problems(folder: Path) -> Iterator[str]:
     """Modules and settings of a folder that no export writes; sentence-transformers would import or read them."""
+    kinds = {MODULE_TYPE.format(kind): kind for kind in MODULE_KINDS}
     try:
         modules = read_modules(folder / MODULES_FILE)
         # a pair is one module, whose own file has the modules of both routes
@@ -111,31 +111,24 @@ def module_problems(folder: Path) -> Iterator[str]:
             routed = read_json_object(folder / ROUTER_FILE, ROUTER_FILE)["types"]
             modules = [(kind, path) for path, kind in routed.items()]
         for kind, path in modules:
-            yield from _problems_of_module(folder / path, kind, path or ".")
+            place, name = folder / path, path or "."
+            if kind not in kinds or not (name == "." or stays_inside(name)):
+                expected = f"{MODULES_FILE}: expected modules of {', '.join(kinds)}"
+                yield f"{expected}, found {short_repr(kind)} in {short_repr(name)}"
+            elif kinds[kind] == "Transformer":
+                encoder_config(place, name, argument="folder")
+                for file in place.glob("sentence_*_config.json"):
+                    settings = read_json_object(file, file.name)
+                    if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
+                        expected = f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}"
+                        yield f"{expected}, found {file.name} with {short_repr(settings)}"
+            elif kinds[kind] == "Dense":
+                activation = read_json_object(place / "config.json", name).get("activation_function")
+                if activation not in ACTIVATION_TYPES.values():
+                    expected = f"{name} activation_function: expected one of {', '.join(ACTIVATION_TYPES.values())}"
+                    yield f"{expected}, found {short_repr(activation)}"
     except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:  # a table of another shape
         yield f"modules: {error}"
-
-
-def _problems_of_module(folder: Path, kind: str, name: str) -> Iterator[str]:
-    known = {MODULE_TYPE.format(name): name for name in MODULE_KINDS}
-    if kind not in known or not (name == "." or stays_inside(name)):
-        yield f"{MODULES_FILE}: expected modules of {', '.join(known)}, found {short_repr(kind)} in {short_repr(name)}"
-    elif known[kind] == "Transformer":
-        encoder_config(folder, name, argument="folder")
-        for file in folder.glob("sentence_*_config.json"):
-            settings = read_json_object(file, file.name)
-            if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
-                yield (
-                    f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}, found {file.name} with "
-                    f"{short_repr(settings)}"
-                )
-    elif known[kind] == "Dense":
-        activation = read_json_object(folder / "config.json", name).get("activation_function")
-        if activation not in ACTIVATION_TYPES.values():
-            yield (
-                f"{name} activation_function: expected one of {', '.join(ACTIVATION_TYPES.values())}, found "
-                f"{short_repr(activation)}"
-            )
 
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -158,18 +151,6 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {short_repr(routes)}"
     if not isinstance(settings, dict) or set(settings) != set(_SHARED):
         yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
-
-
-def _setting_problems(facts: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[str]:
-    for name, expected in facts["settings_of_vectors"].items():
-        if expected is None and name != "default_prompt_name":
-            continue  # sentence-transformers then has its own default
-        if name == "prompts":  # the library adds empty ones
-            same = {key: text for key, text in loaded[name].items() if text or key in expected} == expected
-        else:
-            same = loaded[name] == expected
-        if not same:
-            yield f"{name}: expected {short_repr(expected)}, found {short_repr(loaded[name])}"
 
 
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:

@@ -91,8 +91,21 @@ def start_shallow(
     full = widths_of(model.config)
     asked = plan or resolve_student(args, model.config, has_all_layers=False)
     # a plan of fewer layers has their widths already
-    if len(asked.layers) < len(full.layers):
-        return _start_as_planned(model, args, asked, layers=layers, widths=widths)
+    if (number := len(asked.layers)) < len(full.layers):
+        kept = layers._replace(asked=number if layers.asked is None else layers.asked).of(len(full.layers))
+        # the plan has both number and widths of layers: what is given beside it contradicts it
+        if len(kept) != number or widths is not None:
+            name, value = ("widths", widths) if len(kept) == number else (layers.called, layers.asked)
+            raise ValueError(
+                f"{name}={short_repr(value)}, but student={args.student} names {number} layers and their widths; "
+                "leave one of both out"
+            )
+        # `resolve_student` leaves `plain` out where a student has fewer layers
+        if args.plain:
+            asked = resolve_plan(args.student or "", model.config, multiple=args.width_multiple, plain=True)
+        student = keep_layers(model, kept)
+        planned = of_architecture(asked, widths_of(student.config))
+        return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
     kept = layers.of(len(full.layers))
     # the share of their MACs that the kept layers may keep; above 1 they are too few, however wide
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
@@ -102,52 +115,20 @@ def start_shallow(
             f"the encoder MACs that student={args.student} asks for; keep more layers"
         )
     student = keep_layers(model, kept)
-    planned = _planned(student, args, share, widths)
-    return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
-
-
-def _start_as_planned(
-    model: PreTrainedModel,
-    args: DistillationArguments,
-    asked: WidthPlan,
-    *,
-    layers: Layers,
-    widths: str | Mapping[str, Any] | None,
-) -> ShallowStart:
-    num_all, number = len(widths_of(model.config).layers), len(asked.layers)
-    kept = layers._replace(asked=number if layers.asked is None else layers.asked).of(num_all)
-    # the plan has both number and widths of layers: what is given beside it contradicts it
-    if len(kept) != number or widths is not None:
-        name, value = ("widths", widths) if len(kept) == number else (layers.called, layers.asked)
-        raise ValueError(
-            f"{name}={short_repr(value)}, but student={args.student} names {number} layers and their widths; leave "
-            "one of both out"
-        )
-    # `resolve_student` leaves `plain` out where a student has fewer layers
-    if args.plain:
-        asked = resolve_plan(args.student or "", model.config, multiple=args.width_multiple, plain=True)
-    student = keep_layers(model, kept)
-    return ShallowStart(
-        student, model, of_architecture(asked, widths_of(student.config)), matched_layers(kept, num_all)
-    )
-
-
-def _planned(
-    student: PreTrainedModel, args: DistillationArguments, share: float, widths: str | Mapping[str, Any] | None
-) -> WidthPlan:
     if widths is None:
         # within the tolerance a share may be above 1, which no budget is
         budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
-        return plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
-    planned = resolve_plan(widths, student.config, multiple=args.width_multiple, plain=args.plain)
-    # share that these widths keep, by the share that was asked for
-    error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
-    if abs(error) > MACS_TOLERANCE:
-        raise ValueError(
-            f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
-            f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
-        )
-    return planned
+        planned = plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
+    else:
+        planned = resolve_plan(widths, student.config, multiple=args.width_multiple, plain=args.plain)
+        # share that these widths keep, by the share that was asked for
+        error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
+        if abs(error) > MACS_TOLERANCE:
+            raise ValueError(
+                f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
+                f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
+            )
+    return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
 
 
 def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:

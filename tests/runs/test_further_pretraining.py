@@ -81,7 +81,7 @@ def test_one_json_further_pre_trains_a_teacher_and_distils_it(tmp_path):
 def test_an_interrupted_chain_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = write_config(tmp_path, further_pretraining=ROUNDS, output_dir=str(tmp_path / "whole"))
     assert distill(whole) == 0
-    for owner, name in ((rounds, "_write_result"), (HomoDistilTrainer, "evaluate")):
+    for owner, name in ((rounds, "further_pretraining_card"), (HomoDistilTrainer, "evaluate")):
         path = write_config(tmp_path, further_pretraining=ROUNDS, output_dir=str(tmp_path / name))
         with monkeypatch.context() as context:
             context.setattr(owner, name, interrupt)

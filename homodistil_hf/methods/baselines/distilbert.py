@@ -135,22 +135,19 @@ class SoftDistillation(DistillationLoss):
         with self.autocast():
             # logits twice: as they are, for MLM and the logged KL, and softened
             own, kl = self._prediction_terms(student, teacher, inputs)
-            soft_kl = self._soft_kl(student, teacher, self.task.labels(inputs))
+            # weights (0, w): the cross-entropy of softened logits has no part in the loss
+            own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
+            _, soft_kl = decoded_terms(
+                self._softened(decoder_of(own_head, student["decoder_inputs"])),
+                self._softened(decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype)),
+                self.task.labels(inputs),
+                weights=(0.0, self.weights["soft_kl"]),
+            )
+            # gradients of softened predictions are 1/T² as large
+            soft_kl = soft_kl * self.temperature**2
         cosine = cosine_error(teacher.hidden_states[-1], student.hidden_states[-1], inputs.get("attention_mask"))
         terms = {"mlm": own / num_predictions, "kl": kl / num_predictions}
         return terms | {"soft_kl": soft_kl / num_predictions, "cosine": cosine / num_tokens}, student
-
-    def _soft_kl(self, student: Any, teacher: Any, labels_M: torch.Tensor) -> torch.Tensor:
-        # weights (0, w): the cross-entropy of softened logits has no part in the loss
-        own_head, fast = self.student.decoder_layer, self.teacher.fast.decoder_layer
-        _, kl = decoded_terms(
-            self._softened(decoder_of(own_head, student["decoder_inputs"])),
-            self._softened(decoder_of(fast, teacher["decoder_inputs"], dtype=self.teacher.dtype)),
-            labels_M,
-            weights=(0.0, self.weights["soft_kl"]),
-        )
-        # gradients of softened predictions are 1/T² as large
-        return kl * self.temperature**2
 
     def _softened(self, decoder: Decoder) -> Decoder:
         # (h Wᵀ + b) / T = (h / T) Wᵀ + b / T: the matrix, the largest of them, stays as it is

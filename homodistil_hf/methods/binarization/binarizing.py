@@ -56,7 +56,21 @@ def to_binary(
         ValueError: another head or architecture, or neurons of zeros that pad a layer.
     """
     # a model of bits has float weights behind them: with its scales they are what fewer bits start from
-    source = model if isinstance(model.config, BinaryBertConfig) else _student(model)
+    source = model
+    if not isinstance(model.config, BinaryBertConfig):
+        source = to_student(model, argument="model")
+        if architecture_of(source.config) is not BERT:
+            raise ValueError(
+                f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a "
+                "student of one"
+            )
+        layers: list[Any] = list(encoder_layers(source))
+        # a neuron of padding has a row of zeros; bits would make it ±mean |W|
+        if num_padded := sum(int((layer.intermediate.dense.weight == 0).all(1).sum()) for layer in layers):
+            raise ValueError(
+                f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring "
+                "to life; take its compact export, or a student of a plan without padding"
+            )
     if getattr(source.config, "packed", False):
         raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
     name = next((head for head in _HEADS if type(source).__name__.endswith(f"For{head}")), None)
@@ -71,22 +85,6 @@ def to_binary(
     missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
     if unexpected or any("quantizer" not in one and "_bits." not in one for one in missing):
         raise ValueError(f"model={type(model).__name__} does not fit: {missing}, {unexpected}")
-    return student
-
-
-def _student(model: PreTrainedModel) -> PreTrainedModel:
-    student = to_student(model, argument="model")
-    if architecture_of(student.config) is not BERT:
-        raise ValueError(
-            f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a student of one"
-        )
-    layers: list[Any] = list(encoder_layers(student))
-    # a neuron of padding has a row of zeros; bits would make it ±mean |W|
-    if num_padded := sum(int((layer.intermediate.dense.weight == 0).all(1).sum()) for layer in layers):
-        raise ValueError(
-            f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring to "
-            "life; take its compact export, or a student of a plan without padding"
-        )
     return student
 
 

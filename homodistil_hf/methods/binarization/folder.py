@@ -4,7 +4,7 @@ transformers loads it without this package, by the modelling files in it.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,35 +170,6 @@ def least_bytes(packed: PreTrainedModel) -> int:
     return bits + 4 * floats
 
 
-def size_problems(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Weights that are larger than their bits and floats."""
-    least, size = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
-    if not is_int(least) or size > LARGEST * least:
-        yield f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {size}"
-
-
-def packed_config(folder: Path) -> PreTrainedConfig:
-    """Read and check a folder's configuration, and that its weights are no fewer than its bits.
-
-    Raises:
-        ValueError: a setting that can't be used.
-    """
-    label = f"folder={str(folder)!r}"
-    values = config_values(folder, label)
-    # the float model of these widths, whose weights take a bit each at least
-    as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.student_config, label)
-    check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
-    return checked_config(values, BinaryBertConfig, label)
-
-
-@torch.inference_mode()
-def logits_of(folder: Path, auto_class: str, config: PreTrainedConfig) -> torch.Tensor:
-    """Logits of the model with this package's classes."""
-    model_class = getattr(modeling_binarybert, auto_class.replace("AutoModelFor", "BinaryBertFor"))
-    model = load_weights(model_class, folder, config, label=f"folder={str(folder)!r}")
-    return all_logits(model.eval()(**packed_probe(config)))
-
-
 def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     """Largest difference from the logits in memory, by the largest of those or 1; infinite where they don't match.
 
@@ -230,15 +201,27 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         or list(file_problems(folder, facts))
         or list(code_problems(folder, facts, files=CODE, auto_map=auto_map_of(facts["auto_class"])))
     )
-    if problems := problems or list(size_problems(folder, facts)):
+    if not problems:
+        least, size = facts.get("least_bytes"), tensor_bytes(folder / WEIGHTS_FILE)
+        if not is_int(least) or size > LARGEST * least:
+            problems = [f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {size}"]
+    if problems:
         return VerifyReport(folder, tuple(problems))
-    name = facts["auto_class"]
+    name, label = facts["auto_class"], f"folder={str(folder)!r}"
     try:
+        values = config_values(folder, label)
+        # the float model of these widths, whose weights take a bit each at least
+        as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.student_config, label)
+        check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
+        config = checked_config(values, BinaryBertConfig, label)
         # logits three times: in a process without this package, with it, and in memory when it was exported
-        config = packed_config(folder)
         _, tensors = load_fresh(folder, [name], packed_probe(config))
         fresh = tensors[f"{name}.logits"]
-        here, in_memory = relative_difference(fresh, logits_of(folder, name, config)), difference_of(facts, fresh)
+        model_class = getattr(modeling_binarybert, name.replace("AutoModelFor", "BinaryBertFor"))
+        model = load_weights(model_class, folder, config, label=label)
+        with torch.inference_mode():
+            logits = all_logits(model.eval()(**packed_probe(config)))
+        here, in_memory = relative_difference(fresh, logits), difference_of(facts, fresh)
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = [

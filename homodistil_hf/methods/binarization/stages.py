@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -42,6 +42,8 @@ from .folder import BITS, export_packed
 from .trainer import BinarizationArguments, BinarizationTrainer
 
 _SAVE_STEPS = 200
+_HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+TaskRows: TypeAlias = tuple[Dataset, Callable[[PreTrainedModel], dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -92,44 +94,49 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
         FloatingPointError: training diverged.
     """
-    _check_folder(Path(settings.output_dir), settings)
-    with folder_claimed(settings.output_dir, is_main=True):
-        return _all_stages(settings, log)
-
-
-def _all_stages(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
-    start = time.perf_counter()
+    refuse_ranks()
     folder = Path(settings.output_dir)
-    _refuse_bits(settings.model)
-    keep_datasets_here()
-    evaluated = load_model(settings.model)
-    settings = with_length(settings, evaluated)
-    given = check_start(folder / SETTINGS_FILE, settings)
-    teacher, tokenizer = evaluated.model, evaluated.tokenizer
-    encoded, measure = task_rows(settings, evaluated)
-    to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
-    write_json(folder / SETTINGS_FILE, given)  # now that nothing was refused
-    results: dict[str, Any] = {"float": measure(teacher)}
-    log(f"float: {results['float']}")
-    for number, bits in enumerate(settings.stages, start=1):
-        place = folder / f"stage-{number}"
-        student = _stage(place, teacher, bits, encoded, tokenizer, settings)
-        results[f"stage-{number}"] = {BITS: bits, **measure(student)}
-        log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
-        # each stage teaches the next one, and is what it starts from
-        teacher = student
-    facts = _facts(settings, results, evaluated.model, num_train_rows=len(encoded))
-    export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
-    results |= {"size_bytes": (export / WEIGHTS_FILE).stat().st_size, "settings": asdict(settings)}
-    results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
-    write_json(folder / RESULTS_FILE, results)
-    return results
+    record = folder / SETTINGS_FILE
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
+    check_writable(folder, f"output_dir={settings.output_dir!r}")
+    if existing_files(str(folder)) and not (settings.resume and record.is_file()):
+        remedy = "set resume, or name another folder" if record.is_file() else "it holds no chain; name another folder"
+        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
+    with folder_claimed(settings.output_dir, is_main=True):
+        start = time.perf_counter()
+        config = Path(settings.model, CONFIG_NAME)
+        if config.is_file() and read_json_object(config, str(config)).get("model_type") == BinaryBertConfig.model_type:
+            raise ValueError(
+                f"model={short_repr(settings.model)} is of bits already; name the float model that it was made from"
+            )
+        keep_datasets_here()
+        evaluated = load_model(settings.model)
+        settings = with_length(settings, evaluated)
+        recorded = check_start(record, settings)
+        teacher, tokenizer = evaluated.model, evaluated.tokenizer
+        encoded, measure = task_rows(settings, evaluated)
+        to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
+        write_json(record, recorded)  # now that nothing was refused
+        results: dict[str, Any] = {"float": measure(teacher)}
+        log(f"float: {results['float']}")
+        for number, bits in enumerate(settings.stages, start=1):
+            student = _stage(folder / f"stage-{number}", teacher, bits, encoded, tokenizer, settings)
+            results[f"stage-{number}"] = {BITS: bits, **measure(student)}
+            log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
+            # each stage teaches the next one, and is what it starts from
+            teacher = student
+        facts = _facts(settings, results, evaluated.model, num_train_rows=len(encoded))
+        export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
+        results |= {"size_bytes": (export / WEIGHTS_FILE).stat().st_size, "settings": asdict(settings)}
+        results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
+        write_json(folder / RESULTS_FILE, results)
+        return results
 
 
 def _facts(
     settings: BinarizationSettings, results: Mapping[str, Any], teacher: PreTrainedModel, *, num_train_rows: int
 ) -> dict[str, Any]:
-    """The run's part of the facts of the last stage."""
     # results are in the order of the stages, so the last one is of the model that is exported
     last = {name: value for name, value in list(results.values())[-1].items() if name != BITS}
     data = {
@@ -151,24 +158,6 @@ def _facts(
     )
     name = {"name": public_name(settings.model), **teacher_card(settings.model)}
     return {"teacher": name | costs, "metrics": dict(results), **run}
-
-
-def _check_folder(folder: Path, settings: BinarizationSettings) -> None:
-    """Refuse, by a ValueError, ranks, or a folder that isn't free."""
-    refuse_ranks()
-    path = folder / SETTINGS_FILE
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
-    check_writable(folder, f"output_dir={settings.output_dir!r}")
-    if existing_files(str(folder)) and not (settings.resume and path.is_file()):
-        remedy = "set resume, or name another folder" if path.is_file() else "it holds no chain; name another folder"
-        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
-
-
-def _refuse_bits(model: str) -> None:
-    config = Path(model, CONFIG_NAME)
-    if config.is_file() and read_json_object(config, str(config)).get("model_type") == BinaryBertConfig.model_type:
-        raise ValueError(f"model={short_repr(model)} is of bits already; name the float model that it was made from")
 
 
 def _stage(
@@ -221,37 +210,26 @@ def _stage(
     return student.eval()
 
 
-class TaskRows(NamedTuple):
-    """Rows of a task.
-
-    Args:
-        encoded: training rows as model inputs, unpadded, with labels and `length`.
-        measure: model → its metrics on the evaluation rows.
-    """
-
-    encoded: Dataset
-    measure: Callable[[PreTrainedModel], dict[str, float]]
-
-
 def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     """Read the rows that a model with a head for classification, regression or questions was fine-tuned for.
+
+    Returns:
+        `(encoded, measure)`: training rows as model inputs, unpadded, with labels and `length`; model → its metrics on
+        the evaluation rows.
 
     Raises:
         ValueError: another head, other labels, or rows that can't be used.
     """
     name = type(evaluated.model).__name__
-    read = next((read for head, read in _READERS.items() if name.endswith(head)), None)
-    if read is None:
-        raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_READERS)}")
-    return read(settings, evaluated)
-
-
-def _labelled(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+    if name.endswith(_HEADS[1]):
+        return _questions(settings, evaluated)
+    if not name.endswith(_HEADS[0]):
+        raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_HEADS)}")
     task, train, dev = own_rows(settings)
     task.check_model(evaluated.model, argument="model")
-    how: dict[str, Any] = {"tokenizer": evaluated.tokenizer, "max_length": settings.row_length}
-    encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), **how)
-    return TaskRows(encoded, partial(task_metrics, rows=dev, task=task, **how))
+    tokenizer, max_length = evaluated.tokenizer, settings.row_length
+    encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
+    return encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
 
 
 def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
@@ -274,10 +252,4 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
         return grade(task, dev, windows.answered(model, dev, tokenizer))
 
     rows = training_rows(train, settings.max_train_samples)
-    return TaskRows(encoded_rows(SQUAD_TASKS[task], rows, tokenizer, windows.row_length, windows), graded)
-
-
-_READERS: dict[str, Callable[[OwnTaskSettings, EvaluatedModel], TaskRows]] = {
-    "ForSequenceClassification": _labelled,
-    "ForQuestionAnswering": _questions,
-}
+    return encoded_rows(SQUAD_TASKS[task], rows, tokenizer, windows.row_length, windows), graded

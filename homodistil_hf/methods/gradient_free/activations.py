@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -55,26 +55,25 @@ def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[di
     """
     if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
         raise ValueError(f"unlabeled={short_repr(unlabeled)} is no sequence of batches; expected dicts with input_ids")
-    batches = [_checked_batch(index, batch, model.config) for index, batch in enumerate(unlabeled)]
+    config = model.config
+    names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
+    batches = []
+    for index, batch in enumerate(unlabeled):
+        label = f"unlabeled[{index}]"
+        tokens_BT = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        if not isinstance(tokens_BT, torch.Tensor) or tokens_BT.dim() != 2:
+            raise ValueError(
+                f"{label} is {short_repr(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
+                "return_tensors='pt', or a collator that pads"
+            )
+        if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
+            raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
+        if tokens_BT.numel():
+            check_ids(label, int(tokens_BT.min()), int(tokens_BT.max()), config.vocab_size)
+        batches.append({name: batch[name] for name in names if batch.get(name) is not None})
     if not any(map(num_tokens, batches)):
         raise ValueError(f"unlabeled has no token in {len(batches)} batches; expected text, e.g. 2,048 samples")
     return batches
-
-
-def _checked_batch(index: int, batch: Any, config: Any) -> dict[str, torch.Tensor]:
-    label = f"unlabeled[{index}]"
-    tokens_BT = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if not isinstance(tokens_BT, torch.Tensor) or tokens_BT.dim() != 2:
-        raise ValueError(
-            f"{label} is {short_repr(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
-            "return_tensors='pt', or a collator that pads"
-        )
-    if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
-        raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
-    if tokens_BT.numel():
-        check_ids(label, int(tokens_BT.min()), int(tokens_BT.max()), config.vocab_size)
-    names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
-    return {name: batch[name] for name in names if batch.get(name) is not None}
 
 
 def num_tokens(batch: Batch) -> int:

@@ -99,7 +99,8 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
         settings = replace(settings, max_length=length)
     batches = _batches(settings, evaluated.tokenizer) if settings.needs_samples else []
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
-    log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {sum(map(_num_rows, batches)):,} rows of text")
+    num_rows = sum(len(batch["input_ids"]) for batch in batches)
+    log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {num_rows:,} rows of text")
     model = evaluated.model.to(fastest_device())
     student = prune_gradient_free(model, batches, settings.macs, settings=settings)
     folder = export_student(
@@ -125,7 +126,3 @@ def _batches(settings: PruneSettings, tokenizer: PreTrainedTokenizerBase) -> lis
     columns = [rows[name][:] for name in names]
     given = {name: getattr(settings, name) for name in ("seed", "max_length", "batch_size")}
     return unlabeled_batches(columns, tokenizer, num_rows=settings.num_samples, **given)
-
-
-def _num_rows(batch: dict[str, torch.Tensor]) -> int:
-    return len(batch["input_ids"])

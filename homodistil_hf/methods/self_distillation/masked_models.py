@@ -208,7 +208,14 @@ class MaskedImageCollator(SeededMasks):
         Raises:
             ValueError: a row without `pixel_values`, or images of several sizes.
         """
-        images = [_image(row) for row in rows]
+        images = []
+        for row in rows:
+            if "pixel_values" not in row:
+                raise ValueError(
+                    f"a row has columns {short_repr(sorted(map(str, row)))}, but no pixel_values; make them with the "
+                    "model's image processor"
+                )
+            images.append(np.asarray(row["pixel_values"], dtype=np.float32))
         if len(shapes := {image.shape for image in images}) != 1:
             raise ValueError(f"images of a batch have shapes {short_repr(sorted(shapes))}; make them all one size")
         noise = []
@@ -221,12 +228,3 @@ class MaskedImageCollator(SeededMasks):
             # Ranks of raw words and not the words: equal ones would be ordered differently on different devices.
             noise.append(generator.random_raw(self.num_patches).argsort(kind="stable").astype(np.float32))
         return {"pixel_values": torch.from_numpy(np.stack(images)), "noise": torch.from_numpy(np.stack(noise))}
-
-
-def _image(row: Mapping[str, Any]) -> np.ndarray:
-    if "pixel_values" not in row:
-        raise ValueError(
-            f"a row has columns {short_repr(sorted(map(str, row)))}, but no pixel_values; make them with the model's "
-            "image processor"
-        )
-    return np.asarray(row["pixel_values"], dtype=np.float32)

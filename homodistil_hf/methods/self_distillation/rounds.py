@@ -92,27 +92,29 @@ def self_distill(
     config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
-        return _all_rounds(name, args, identity=identity, revision=revision, data=kwargs)
-
-
-def _all_rounds(
-    model: str,
-    args: SelfDistillationArguments,
-    *,
-    identity: Mapping[str, Any],
-    revision: str | None,
-    data: Mapping[str, Any],
-) -> dict[str, Any]:
-    folder = Path(args.output_dir or "")
-    # refused on all ranks, before the main process removes what an earlier run has left
-    on_every_rank(lambda: check_folder(args, identity))
-    if args.should_save and not args.resume_from_checkpoint:
-        _start_anew(folder, identity)
-    load = partial(load_initial, model, revision=revision, token=args.hub_token)
-    rounds = [_train_round(number, args, load=load, data=data) for number in range(args.num_rounds + 1)]
-    if args.should_save:
-        _write_result(folder, args, identity)
-    return {"rounds": rounds, "student": str(folder / STUDENT_FOLDER)}
+        folder = Path(args.output_dir or "")
+        # refused on all ranks, before the main process removes what an earlier run has left
+        on_every_rank(lambda: check_folder(args, identity))
+        if args.should_save and not args.resume_from_checkpoint:
+            # in this order: what an earlier run has left must never pass for this one's
+            (folder / RUN_FILE).unlink(missing_ok=True)
+            for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
+                remove_folder(earlier)
+            write_json(folder / RUN_FILE, identity)
+        load = partial(load_initial, name, revision=revision, token=args.hub_token)
+        rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
+        if args.should_save:
+            with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
+                # without the round's manifest: with the card the folder gets another
+                last, manifest = (
+                    folder / f"round-{args.num_rounds}" / MODEL_FOLDER,
+                    shutil.ignore_patterns(MANIFEST_NAME),
+                )
+                shutil.copytree(last, aside, ignore=manifest, dirs_exist_ok=True)
+                values, _ = PreTrainedConfig.get_config_dict(aside)
+                card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
+                write_text(aside / CARD_FILE, card)
+        return {"rounds": rounds, "student": str(folder / STUDENT_FOLDER)}
 
 
 def initial_config(name: str, *, revision: str | None = None, token: str | None = None) -> PreTrainedConfig:
@@ -167,31 +169,14 @@ def _train_round(
     if args.should_save:
         # results before the model: its folder is what marks a round as done
         write_json(folder / RESULTS_FILE, logs)
-        _write_model(trainer, folder)
+        with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
+            trainer.model.save_pretrained(aside)
+            if trainer.processing_class is not None:
+                trainer.processing_class.save_pretrained(aside)
     trainer.accelerator.wait_for_everyone()
     del trainer, teacher
     gc.collect()  # a trainer is full of cycles, and the next round wants its memory
     return logs
-
-
-def _write_model(trainer: SelfDistillTrainer, folder: Path) -> None:
-    with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as aside:
-        trainer.model.save_pretrained(aside)
-        if trainer.processing_class is not None:
-            trainer.processing_class.save_pretrained(aside)
-
-
-def _write_result(folder: Path, args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
-    last = folder / f"round-{args.num_rounds}" / MODEL_FOLDER
-    with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
-        # without the round's manifest: with the card the folder gets another
-        shutil.copytree(last, aside, ignore=shutil.ignore_patterns(MANIFEST_NAME), dirs_exist_ok=True)
-        values, _ = PreTrainedConfig.get_config_dict(aside)
-        card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
-        write_text(aside / CARD_FILE, card)
-
-
-# The folder
 
 
 def run_identity(model: str, revision: str | None) -> dict[str, Any]:
@@ -215,14 +200,6 @@ def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -
     if not path.is_file():
         raise ValueError(f"resume_from_checkpoint='last' finds no {RUN_FILE} in {folder!r}; start without it")
     check_same_start(folder, read_json_object(path, str(path)), identity)
-
-
-def _start_anew(folder: Path, identity: Mapping[str, Any]) -> None:
-    # In this order: what an earlier run has left must never pass for this one's.
-    (folder / RUN_FILE).unlink(missing_ok=True)
-    for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
-        remove_folder(earlier)
-    write_json(folder / RUN_FILE, dict(identity))
 
 
 def further_pretraining_card(architecture: str, source: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -228,8 +228,22 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
             "a data set with a length"
         )
     if config.model_type == ViTMAEConfig.model_type:
+        expected = _image_shape(config)
         for name, images in rows.items():
-            _check_images(name, images, config)
+            if images is None:
+                continue
+            if len(images) == 0:
+                raise ValueError(f"{name} is empty (0 rows); check its filters, split and path")
+            first = images[0]
+            if "pixel_values" not in first:
+                raise ValueError(
+                    f"{name} has rows of {', '.join(map(str, first))}, but no pixel_values; make them with the "
+                    "model's image processor"
+                )
+            if (shape := tuple(torch.as_tensor(first["pixel_values"]).shape)) != expected:
+                raise ValueError(
+                    f"{name} has pixel_values of shape {shape}, the model takes {expected}; resize the images"
+                )
     else:
         check_data(rows, processor, config)
     smallest = args.train_batch_size * args.world_size
@@ -238,22 +252,6 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
             f"train_dataset has {len(rows['train_dataset'])} rows, fewer than the {smallest} of a batch "
             "(per_device_train_batch_size × ranks); give more rows or a smaller batch"
         )
-
-
-def _check_images(name: str, images: Any, config: Any) -> None:
-    if images is None:
-        return
-    if len(images) == 0:
-        raise ValueError(f"{name} is empty (0 rows); check its filters, split and path")
-    first = images[0]
-    if "pixel_values" not in first:
-        raise ValueError(
-            f"{name} has rows of {', '.join(map(str, first))}, but no pixel_values; make them with the model's image "
-            "processor"
-        )
-    expected = _image_shape(config)
-    if (shape := tuple(torch.as_tensor(first["pixel_values"]).shape)) != expected:
-        raise ValueError(f"{name} has pixel_values of shape {shape}, the model takes {expected}; resize the images")
 
 
 def _image_shape(config: Any) -> tuple[int, ...]:
