@@ -142,8 +142,7 @@ def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[
                 return ONNX_RUNTIME, _medians(passes, queries)
         except Exception as error:  # noqa: BLE001 - exporters raise errors of many kinds, and a run has ended here
             logger.warning("models can't be timed in ONNX Runtime, so torch is: %s", first_line(error))
-    by_torch = {name: partial(_encoded_by_torch, model) for name, model in models.items()}
-    return TORCH, _medians(by_torch, queries)
+    return TORCH, _medians({name: partial(_encoded_by_torch, model) for name, model in models.items()}, queries)
 
 
 def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:

@@ -165,7 +165,20 @@ def evaluate_embedding(
         }
         is_apart = has_own_space(read_embedding_facts(folder))
         if settings.others:  # first, as it refuses other spaces
-            results[SPACE] = _space(models, settings, tasks, is_apart=is_apart)
+            if is_apart:
+                raise ValueError(
+                    f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
+                    "(output='student'); leave it out"
+                )
+            names = [TEACHER, STUDENT, *map(model_name, settings.others)]
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"others={short_repr(settings.others)} would stand in a table as {', '.join(names)}; names must "
+                    "differ: rename folders"
+                )
+            others = [load_embedding_model(student_in(one).folder, argument="others") for one in settings.others]
+            members = zip(names, [models[TEACHER], student, *others], strict=True)
+            results[SPACE] = space_matrix(dict(members), retrieval_tasks(tasks))
         results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
         results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
         write_json(target / RESULTS_FILE, results)
@@ -215,30 +228,6 @@ def _measured(
         for name, metrics in mteb_scores(of_mteb, names).items():
             add_scores(name, metrics)
     return results
-
-
-def _space(
-    models: Mapping[str, Encoder],
-    settings: EmbeddingEvaluationSettings,
-    tasks: Sequence[EmbeddingTask],
-    *,
-    is_apart: bool,
-) -> dict[str, Any]:
-    if is_apart:
-        raise ValueError(
-            f"others={short_repr(settings.others)} needs one space, and this student has one of its own "
-            "(output='student'); leave it out"
-        )
-    names = [TEACHER, STUDENT, *map(model_name, settings.others)]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"others={short_repr(settings.others)} would stand in a table as {', '.join(names)}; names must differ: "
-            "rename folders"
-        )
-    members = [load_embedding_model(student_in(name).folder, argument="others") for name in settings.others]
-    return space_matrix(
-        dict(zip(names, [models[TEACHER], models[STUDENT], *members], strict=True)), retrieval_tasks(tasks)
-    )
 
 
 def format_scores(results: Mapping[str, Any]) -> str:

@@ -122,22 +122,31 @@ def export_embedding_model(
         write_model(model, aside)
         if axes is not None:
             save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
-        known = {
-            "facts_version": FACTS_VERSION,
-            "format": FORMAT,
-            "versions": version_facts(),
-            "student": facts_of(model) | {"has_own_space": has_own_space},
-            "teacher": teacher_facts,
-            "settings_of_vectors": shared_settings(model),
-            "probe": probe_facts(query=model),
-            **run_facts(facts),
-        }
-        _write_record(aside, target.name, known)
+        sections = {STUDENT: facts_of(model) | {"has_own_space": has_own_space}, TEACHER: teacher_facts}
+        _write_record(aside, target.name, sections, run=run_facts(facts), query=model)
     return target
 
 
-def _write_record(folder: Path, name: str, facts: dict[str, Any]) -> None:
+def _write_record(
+    folder: Path,
+    name: str,
+    sections: dict[str, Any],
+    *,
+    run: Mapping[str, Any] | None = None,
+    **routes: EmbeddingModel,
+) -> None:
     """Write picture, facts and card of an export whose other files are there."""
+    texts = list(PROBE_TEXTS)
+    vectors = {route: model.encode(texts).tolist() for route, model in routes.items()}
+    facts: dict[str, Any] = {
+        "facts_version": FACTS_VERSION,
+        "format": FORMAT if len(routes) == 1 else PAIR,
+        "versions": version_facts(),
+        **sections,
+        "settings_of_vectors": shared_settings(routes["query"]),
+        "probe": {"texts": texts, "vectors": vectors},
+        **(run or {}),
+    }
     write_picture(folder, facts)
     # digests of all files that are there, then facts with them, then the card made of the facts
     facts["files"] = file_facts(folder)
@@ -190,12 +199,6 @@ def has_own_space(facts: Mapping[str, Any]) -> bool:
     """Whether an export's vectors are in another space than its teacher's, of whatever length."""
     student = facts.get("student")
     return isinstance(student, dict) and bool(student.get("has_own_space"))
-
-
-def probe_facts(**models: EmbeddingModel) -> dict[str, Any]:
-    """Fixed texts, and their vectors by route."""
-    texts = list(PROBE_TEXTS)
-    return {"texts": texts, "vectors": {route: model.encode(texts).tolist() for route, model in models.items()}}
 
 
 def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
@@ -374,14 +377,6 @@ def export_pair(
         write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
         write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])
         write_json(aside / SETTINGS_FILE, shared_file(query))
-        known = {
-            "facts_version": FACTS_VERSION,
-            "format": PAIR,
-            "versions": version_facts(),
-            STUDENT: facts_of(query),
-            TEACHER: facts_of(document),
-            "settings_of_vectors": shared_settings(query),
-            "probe": probe_facts(query=query, document=document),
-        }
-        _write_record(aside, target.name, known)
+        sections = {STUDENT: facts_of(query), TEACHER: facts_of(document)}
+        _write_record(aside, target.name, sections, query=query, document=document)
     return target

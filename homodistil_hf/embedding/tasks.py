@@ -102,40 +102,36 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
     """
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. stsb/ and qnli/")
-    tasks = [_task_of(name, data_dir, max_queries) for name in _NAMES if _has_rows(name, data_dir)]
+    tasks: list[EmbeddingTask] = []
+    squads = [Path(data_dir, f"{name}{part}") for name in ("squad", "squad_v2") for part in ("", "_part")]
+    for name in _NAMES:
+        if name == "squad":
+            if any(folder.is_dir() for folder in squads):
+                squad = load_squad("squad", data_dir)
+                rows = squad.dev["validation"]
+                # Paragraphs of training questions make the index larger, and the search harder.
+                documents = [*rows["context"][:], *squad.train["context"][:]]
+                tasks.append(_retrieval_task(squad.name, rows, "question", "context", documents, max_queries))
+            continue
+        try:
+            data_folder(name, data_dir)
+        except ValueError:  # no such rows
+            continue
+        glue = load_glue(name, data_dir)
+        rows = glue.dev["validation"]
+        if name == "qnli":
+            # class 0: the sentence answers its question; sentences of all rows are the index
+            entailed, index = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist()), rows["sentence"]
+            tasks.append(_retrieval_task(glue.name, entailed, "question", "sentence", index[:], max_queries))
+            continue
+        metric = "spearman" if name == "stsb" else "average_precision"
+        if metric != "spearman":
+            rows = drawn(rows, max_queries, seed=0)
+        first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
+        tasks.append(PairTask(glue.name, metric, first, second, rows["label"][:]))
     if not tasks:
         raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_NAMES)}; add some")
     return tasks
-
-
-def _has_rows(name: str, data_dir: str | Path) -> bool:
-    if name == "squad":
-        folders = [Path(data_dir, f"{name}{part}") for name in ("squad", "squad_v2") for part in ("", "_part")]
-        return any(folder.is_dir() for folder in folders)
-    try:
-        data_folder(name, data_dir)
-    except ValueError:
-        return False
-    return True
-
-
-def _task_of(name: str, data_dir: str | Path, max_queries: int) -> EmbeddingTask:
-    if name == "squad":
-        data = load_squad("squad", data_dir)
-        # Paragraphs of training questions make the index larger, and the search harder.
-        documents = [*data.dev["validation"]["context"][:], *data.train["context"][:]]
-        return _retrieval_task(data.name, data.dev["validation"], "question", "context", documents, max_queries)
-    glue = load_glue(name, data_dir)
-    rows = glue.dev["validation"]
-    if name == "qnli":
-        # class 0: the sentence answers its question; sentences of all rows are the index
-        entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
-        return _retrieval_task(glue.name, entailed, "question", "sentence", rows["sentence"][:], max_queries)
-    metric = "spearman" if name == "stsb" else "average_precision"
-    if metric != "spearman":
-        rows = drawn(rows, max_queries, seed=0)
-    first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
-    return PairTask(glue.name, metric, first, second, rows["label"][:])
 
 
 def _retrieval_task(

@@ -184,11 +184,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             return Start(self.earlier_student, encoder, plan)
         if args.layers is None:
             return Start(encoder, None, plan)
-        shallow = start_shallow(
-            to_student(encoder, needs_head=False), args, layers=Layers(cast(Any, args.layers)), plan=plan
-        )
-        self.matched_layers, args.student = shallow.matched_layers, shallow.plan.to_json()
-        return Start(shallow.student, shallow.whole, shallow.plan)
+        layers, all_layers = Layers(cast(Any, args.layers)), to_student(encoder, needs_head=False)
+        student, plan, self.matched_layers = start_shallow(all_layers, args, layers=layers, plan=plan)
+        args.student = plan.to_json()
+        return Start(student, all_layers, plan)
 
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The embedding model's own, if no other is given."""

@@ -147,7 +147,17 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
     Raises:
         ValueError: no such model, or one that a student can't start from.
     """
-    model = start if isinstance(start, EmbeddingModel) else _loaded(start, token)
+    name = str(start)
+    if isinstance(start, EmbeddingModel):
+        model = start
+    elif is_embedding_folder(name) or not Path(name).is_dir():
+        model = load_embedding_model(name, argument="start", token=token)
+    else:
+        encoder = load_encoder(name, token=token, argument="start")
+        tokenizer = load_tokenizer(name, token=token, argument="start", remedy=COPY)
+        settings = PoolingSettings(max_seq_length=max_tokens(encoder.config))
+        encoder = getattr(encoder, encoder.base_model_prefix, encoder).eval()
+        model = EmbeddingModel(encoder, tokenizer, settings, name=name)
     if (num_texts := len(target.texts)) < (size := model.encoder.config.hidden_size):
         logger.warning(
             "%s has %d texts, fewer than the %d channels of the student's start, so a map to its vectors is a guess; "
@@ -159,19 +169,6 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
     similarity = target.similarity if target.similarity != COSINE else None
     settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity)
     return Learner(model.encoder, model.tokenizer, settings, name=model.name, target=target)
-
-
-def _loaded(start: str | Path, token: str | None) -> EmbeddingModel:
-    name = str(start)
-    if is_embedding_folder(name) or not Path(name).is_dir():
-        return load_embedding_model(name, argument="start", token=token)
-    encoder = load_encoder(name, token=token, argument="start")
-    return EmbeddingModel(
-        getattr(encoder, encoder.base_model_prefix, encoder).eval(),
-        load_tokenizer(name, token=token, argument="start", remedy=COPY),
-        PoolingSettings(max_seq_length=max_tokens(encoder.config)),
-        name=name,
-    )
 
 
 def load_teacher_vectors(
@@ -209,7 +206,17 @@ def load_teacher_vectors(
     check_columns(table.column_names, [column, VECTOR], label, remedy=remedy)
     texts = _texts(table.data.column(column), f"{label}: column {column!r}")
     vectors = _vectors(table.data.column(VECTOR), f"{label}: column {VECTOR!r}")
-    kept = _kept(texts, vectors, label)
+    first: dict[str, int] = {}
+    for row, text in enumerate(texts):
+        if (earlier := first.setdefault(text, row)) != row:
+            one, other = vectors[earlier].astype(float), vectors[row].astype(float)
+            # cosine below `_SAME`, without a division
+            if one @ other < _SAME * np.linalg.norm(one) * np.linalg.norm(other):
+                raise ValueError(
+                    f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
+                    f"{row}; they are of two models, or of two prompts: keep one kind"
+                )
+    kept = list(first.values())
     if len(kept) < len(texts):
         logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
         texts, vectors = [texts[row] for row in kept], vectors[kept]
@@ -261,21 +268,6 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
             also = f", and so have {others:,} others" if others else ""
             raise ValueError(f"{label} has {problem} in row {row}{also}; encode these texts again, or leave them out")
     return vectors
-
-
-def _kept(texts: list[str], vectors: np.ndarray, label: str) -> list[int]:
-    """The first row of each text."""
-    first: dict[str, int] = {}
-    for row, text in enumerate(texts):
-        if (earlier := first.setdefault(text, row)) != row:
-            one, other = vectors[earlier].astype(float), vectors[row].astype(float)
-            # cosine below `_SAME`, without a division
-            if one @ other < _SAME * np.linalg.norm(one) * np.linalg.norm(other):
-                raise ValueError(
-                    f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
-                    f"{row}; they are of two models, or of two prompts: keep one kind"
-                )
-    return list(first.values())
 
 
 def tokenize_vectors(

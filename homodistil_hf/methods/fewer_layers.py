@@ -49,22 +49,6 @@ class Layers(NamedTuple):
         return kept
 
 
-class ShallowStart(NamedTuple):
-    """A student of fewer layers before it is pruned.
-
-    Args:
-        student: the layers that stay, as wide as in `whole`.
-        whole: the model with all layers.
-        plan: the widths that give the student the wanted encoder MACs.
-        matched_layers: the teacher's layer for each of the student's.
-    """
-
-    student: PreTrainedModel
-    whole: PreTrainedModel
-    plan: WidthPlan
-    matched_layers: tuple[int, ...]
-
-
 def start_shallow(
     model: PreTrainedModel,
     args: DistillationArguments,
@@ -72,7 +56,7 @@ def start_shallow(
     layers: Layers,
     widths: str | Mapping[str, Any] | None = None,
     plan: WidthPlan | None = None,
-) -> ShallowStart:
+) -> tuple[PreTrainedModel, WidthPlan, tuple[int, ...]]:
     """Leave layers out, and plan the others' widths so that they have the encoder MACs of the plan asked for.
 
     A student layer's hidden states are compared with the teacher's in front of the next kept layer.
@@ -84,6 +68,10 @@ def start_shallow(
         widths: widths of these layers, in a form that `resolve_plan` reads. Default: those of the plan if it has fewer
             layers, else planned by the budget of MACs.
         plan: widths from `resolve_plan`. Default: resolved from `args.student`.
+
+    Returns:
+        `(student, plan, matched_layers)`: the layers that stay, as wide as in `model`; the widths that give them the
+        wanted encoder MACs; the teacher's layer for each of the student's.
 
     Raises:
         ValueError: no such layers, too few layers for these MACs, `widths` with other MACs, or a latency budget.
@@ -105,7 +93,7 @@ def start_shallow(
             asked = resolve_plan(args.student or "", model.config, multiple=args.width_multiple, plain=True)
         student = keep_layers(model, kept)
         planned = of_architecture(asked, widths_of(student.config))
-        return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
+        return student, planned, matched_layers(kept, len(full.layers))
     kept = layers.of(len(full.layers))
     # the share of their MACs that the kept layers may keep; above 1 they are too few, however wide
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
@@ -128,7 +116,7 @@ def start_shallow(
                 f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
                 f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
             )
-    return ShallowStart(student, model, planned, matched_layers(kept, len(full.layers)))
+    return student, planned, matched_layers(kept, len(full.layers))
 
 
 def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:

@@ -125,9 +125,9 @@ class ScratchTrainer(FreshTrainer):
         plan = plan or self.plan_of(self.args, model.config)
         if len(plan.layers) == len(widths_of(model.config).layers):
             return Start(model, teacher_model, plan)
-        shallow = start_shallow(to_student(model, argument="model"), self.args, layers=Layers(None), plan=plan)
-        self.matched_layers = shallow.matched_layers
-        return Start(shallow.student, teacher_model or shallow.whole, shallow.plan)
+        whole = to_student(model, argument="model")
+        student, plan, self.matched_layers = start_shallow(whole, self.args, layers=Layers(), plan=plan)
+        return Start(student, teacher_model or whole, plan)
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""

@@ -154,8 +154,20 @@ class MiniLMv2Trainer(RelationTrainer):
             )
         sizes = self.plan.layers[-1].attention_size, self.full.layers[layer].attention_size
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
-        self.args.num_relation_heads = _relation_heads(self.args.num_relation_heads, sizes)
-        return Relations(sides, self.args.num_relation_heads, layer)
+        # a number of heads that divides both sizes divides their greatest common divisor
+        common = math.gcd(*sizes)
+        valid = [number for number in range(1, common + 1) if common % number == 0]
+        asked = self.args.num_relation_heads
+        if asked is None:
+            asked = max(number for number in valid if number <= NUM_RELATION_HEADS)
+        if asked not in valid:
+            nearest = min(valid, key=lambda number: abs(number - asked))
+            raise ValueError(
+                f"num_relation_heads={short_repr(asked)} does not divide heads × head size of student and teacher, "
+                f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
+            )
+        self.args.num_relation_heads = asked
+        return Relations(sides, asked, layer)
 
 
 class RelationDistillation(DistillationLoss):
@@ -201,21 +213,6 @@ class RelationDistillation(DistillationLoss):
         num_channels, scaling = self.sides[side].attention_of(0)[1:]
         # That of the model's own attention, or of the relation heads.
         return scaling if left != right else (num_channels / self.relations.num_heads) ** -0.5
-
-
-def _relation_heads(asked: int | None, sizes: tuple[int, int]) -> int:
-    # a number of heads that divides both sizes divides their greatest common divisor
-    common = math.gcd(*sizes)
-    valid = [number for number in range(1, common + 1) if common % number == 0]
-    if asked is None:
-        return max(number for number in valid if number <= NUM_RELATION_HEADS)
-    if asked not in valid:
-        nearest = min(valid, key=lambda number: abs(number - asked))
-        raise ValueError(
-            f"num_relation_heads={short_repr(asked)} does not divide heads × head size of student and teacher, "
-            f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
-        )
-    return asked
 
 
 def relation_error(

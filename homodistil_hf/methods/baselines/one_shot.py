@@ -6,7 +6,7 @@ Where little is cut or training is short it is as good as gradual pruning (docs/
 Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ...export.method_card import LOSSES_ALONE, MethodCard
@@ -58,19 +58,15 @@ class PrunedFirstArguments(AtOnceArguments):
     importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting("magnitude", "Always magnitude.")
 
 
-class PrunedFirstTrainer(HomoDistilTrainer):
-    """Prune the teacher to the plan by the magnitudes of its weights, which needs no scores of data, then distil.
-
-    The loss, its weights and all else are [`HomoDistilTrainer`]'s.
-    """
+class PrunedFirstTrainer(OneShotTrainer):
+    """[`OneShotTrainer`] by the magnitudes of the teacher's weights, which need no scores of data."""
 
     method = "pruned_first"
     arguments_class = PrunedFirstArguments
-    card = MethodCard(
+    card = replace(
+        OneShotTrainer.card,
         student="Magnitude-pruned student",
         made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
         how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
         f"the smallest magnitudes were dropped all at once. {_THEN_DISTILLED}",
-        paper=LOSSES_ALONE,
-        tags=("pruning", "distillation"),
     )

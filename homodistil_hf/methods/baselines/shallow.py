@@ -76,10 +76,11 @@ class ShallowTrainer(HomoDistilTrainer):
         whole = to_student(model, argument="model")
         self.check_possible(widths_of(whole.config), widths_of(whole.config))
         layers = Layers(args.num_layers, called="num_layers")
-        start = start_shallow(whole, args, layers=layers, widths=args.widths, plan=plan)
-        self.matched_layers = start.matched_layers
-        args.student, args.num_layers = start.plan.to_json(), len(start.plan.layers)
-        return Start(start.student, teacher_model or start.whole, start.plan)
+        student, planned, self.matched_layers = start_shallow(
+            whole, args, layers=layers, widths=args.widths, plan=plan
+        )
+        args.student, args.num_layers = planned.to_json(), len(planned.layers)
+        return Start(student, teacher_model or whole, planned)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -141,8 +141,13 @@ def compiled() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
     problem = OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
+    command = os.environ.get("CC")
+    try:
+        named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
+    except ValueError as error:
+        raise OSError(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
     # with threads first; a time-out rules out the compiler, another error these flags alone
-    for compiler in _compilers():
+    for compiler in (words for words in named if words and shutil.which(words[0])):
         for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
             with tempfile.TemporaryDirectory() as folder:  # a library stays loaded without its file
                 path = Path(folder, "bit_products.so")
@@ -160,15 +165,6 @@ def _library() -> ctypes.CDLL:
                 return library
             problem = OSError(f"{path} lacks {', '.join(lacking)}")
     raise problem
-
-
-def _compilers() -> list[list[str]]:
-    command = os.environ.get("CC")
-    try:
-        named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
-    except ValueError as error:
-        raise OSError(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
-    return [words for words in named if words and shutil.which(words[0])]
 
 
 def _run(words: Sequence[str]) -> None:
