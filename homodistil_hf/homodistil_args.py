@@ -87,7 +87,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
     }
     recipes: ClassVar = {"paper": PAPER}
     may_prune_at_once: ClassVar = False
-    """Whether a window may end at 0, before the first step."""
+    """Whether the pruning may end before the first step, in a window whose end is 0; only one-shot methods do."""
 
     # Parameters that control the loss
     mlm_weight: float = setting(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")

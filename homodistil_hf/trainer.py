@@ -6,8 +6,9 @@ One optimizer step, in order:
 1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop (pruning/pruner.py;
    schedule.py has the cubic, masks.py the choice). Layers that the plan leaves out count a little less at every step,
    and are removed at the end (pruning/gates.py).
-2. `compute_loss`, then backward, for each micro-batch: teacher forward, student forward, loss terms
-   (distillation/objective.py; losses.py has the formulas).
+2. `compute_loss`, then backward, for each micro-batch. `DistillationLoss.terms` (distillation/objective.py) runs
+   teacher and student and computes the terms of the loss, `DistillationLoss.total` is the paper's weighted sum.
+   losses.py and vocabulary_loss.py have the formulas of the terms.
 3. `training_step`, after the last micro-batch: until the plan is reached, the gradients update the scores
    (pruning/scores.py). They are complete, averaged over ranks and not clipped.
 4. Trainer clips and steps the optimizer.
@@ -44,10 +45,9 @@ from .homodistil_args import (
 )
 from .models.architectures import architecture_of
 from .models.widths import WidthPlan, widths_of
+from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
-from .plans.resolve import resolve_plan
 from .pruning.gates import LAYERS
-from .pruning.masks import full_masks
 from .pruning.pruner import Pruner, PruningSettings, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
@@ -102,7 +102,7 @@ class HomoDistilTrainer(DistillationTrainer):
     """
 
     method = "homodistil"
-    drops_layers = True
+    allows_fewer_layers = True
     fewer_layers_below = FEWER_LAYERS_BELOW
     """Hidden size below which a budget of MACs leaves layers out; see docs/method.md."""
     arguments_class: ClassVar[type[DistillationArguments]] = HomoDistilTrainingArguments
@@ -126,18 +126,16 @@ class HomoDistilTrainer(DistillationTrainer):
 
         A kind of units keeps r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ of them (HomoDistil, section 3).
         """
-        step = self.state.global_step
+        step, gates, are_layers_removed = self.state.global_step, self.pruner.gates, False
         # layers first, so that masks are chosen for the layers that are left
-        staying = self.pruner.fade(step, self.schedule, optimizer=self.bare_optimizer)
-        if staying is not None:
-            self._leave_out(staying)
-        elif (gates := self.pruner.gates) is not None and gates.leaving and not gates.are_removed:
-            self.distillation.fade(gates.kept or (), gates.value)
+        if gates is not None and not gates.are_removed:
+            self.pruner.fade(step, self.schedule)
+            if gates.kept is not None:
+                self.distillation.fade(gates.kept, gates.value)
+                if are_layers_removed := gates.value == 0:
+                    self._leave_out(gates.kept)
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
-        # parameters went without a mask: DDP must be wrapped again all the same
-        if masks is None and staying is not None:
-            masks = full_masks(self.pruner.groups)
-        if masks is None:
+        if masks is None and not are_layers_removed:
             return
         # students that differ can't average their gradients, so stop before the step
         check_same_masks(self.accelerator, self.pruner.choices_digest, step=step, output_dir=self.args.output_dir)
@@ -145,27 +143,14 @@ class HomoDistilTrainer(DistillationTrainer):
         if self.pruner.plan_reached:
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
 
-    def _leave_out(self, kept: Sequence[int]) -> None:
-        """Compare the student as it is without the other layers."""
+    def _leave_out(self, kept: tuple[int, ...]) -> None:
+        """Remove the other layers from the student, and compare it as it is without them."""
+        self.pruner.remove_layers(kept, optimizer=self.bare_optimizer)
         self.distillation.leave_out(kept)
         self.matched_layers = self.distillation.matched_layers
         self.kept_heads = [self.kept_heads[layer] for layer in kept]
         self.card = replace(self.card, how=f"{self.card.how} {layers_in_words(self.args, kept, self.full)}")
         logger.info("layers %s stay of the student's %d, the others are removed", list(kept), len(self.full.layers))
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The distillation loss of one micro-batch, its share of the step's average.
-
-        L = w_mlm·MLM + w_kl·KL(p_t ‖ p_s) + w_hidden·Σ_k MSE(H_t^k, H_s^k W_k) + w_embedding·MSE(E_t, E_s W_e)
-        + w_attention·Σ_k MSE(A_t^k, A_s^k)   (HomoDistil, section 3; task models: w_task·task, no MLM)
-
-        k counts layers, H are hidden states, E embeddings, A attention scores before the softmax, W learned
-        projections. [`DistillationLoss.terms`] (distillation/objective.py) computes the terms by the formulas of
-        distillation/losses.py and vocabulary_loss.py, [`DistillationLoss.total`] weights and adds them.
-        """
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch; the last one of a step also updates the scores.
@@ -220,7 +205,7 @@ class HomoDistilTrainer(DistillationTrainer):
     @classmethod
     def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
         """Like [`DistillationTrainer.plan_of`], but may leave out layers; refuses layers that could not be chosen."""
-        if not (cls.has_all_layers and isinstance(args, HomoDistilTrainingArguments)):
+        if not (cls.starts_with_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
         plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if args.scores_layers else 0)
         num_kept, num_layers = len(plan.layers), config.num_hidden_layers
@@ -259,25 +244,11 @@ class HomoDistilTrainer(DistillationTrainer):
     def begin_training(self) -> None:
         """The length of the run is known: lay out the schedule."""
         super().begin_training()
-        self._say_depth(self.distillation.teacher.exact.config)
+        if LAYERS in self.pruned_kinds:
+            teacher = widths_of(self.distillation.teacher.exact.config)
+            if reason := depth_reason(self.args.student or "", self.plan, teacher):
+                logger.info(reason)
         self.schedule = self.args.pruning_schedule(self.state.max_steps, self.pruned_kinds)
-
-    def _say_depth(self, teacher: PreTrainedConfig) -> None:
-        """Say why layers leave that the user has not named."""
-        from .plans.advice import depth_reason
-
-        reason = depth_reason(self.args.student or "", self.plan, widths_of(teacher))
-        if not reason:
-            return
-        # other settings may leave layers out as well
-        by_budget = resolve_plan(
-            self.args.student or "",
-            teacher,
-            multiple=self.args.width_multiple,
-            fewer_layers_below=self.fewer_layers_below,
-        )
-        if self.plan == by_budget:
-            logger.info(reason)
 
     def start_student(self) -> None:
         """Choose the bases inside heads, once, with `rotate_heads`; then score the units of the intact student.
@@ -403,7 +374,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 "a new trainer"
             )
         if is_removed and not gates.are_removed:
-            self._leave_out(self.pruner.remove_layers(tuple(saved["kept"]), optimizer=self.bare_optimizer))
+            self._leave_out(tuple(saved["kept"]))
 
     @override
     def read_state(self, folder: Path) -> dict[str, Any]:

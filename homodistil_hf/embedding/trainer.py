@@ -287,7 +287,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             self.fit_map()
         super().start_student()
 
-    def on_resized(self, masks: UnitTensors) -> None:
+    def on_resized(self, masks: UnitTensors | None) -> None:
         """Also fit the map into the teacher's space to the channels that are left."""
         super().on_resized(masks)
         self.fit_map()

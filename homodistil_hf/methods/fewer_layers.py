@@ -77,7 +77,7 @@ def start_shallow(
         ValueError: no such layers, too few layers for these MACs, `widths` with other MACs, or a latency budget.
     """
     full = widths_of(model.config)
-    asked = plan or resolve_student(args, model.config, has_all_layers=False)
+    asked = plan or resolve_student(args, model.config, starts_with_all_layers=False)
     # a plan of fewer layers has their widths already
     if (number := len(asked.layers)) < len(full.layers):
         kept = layers._replace(asked=number if layers.asked is None else layers.asked).of(len(full.layers))

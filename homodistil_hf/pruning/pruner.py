@@ -98,37 +98,27 @@ class Pruner:
         numbers, layers = ({}, {}) if self.gates is None else self.gates.scored
         return {**dict(self.model.named_parameters()), **numbers}, {**self.groups, **layers}
 
-    def fade(
-        self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
-    ) -> tuple[int, ...] | None:
-        """Between two steps, before `step`: let the layers that leave count less, and remove them at 0.
+    def fade(self, step: int, schedule: PruningSchedule) -> None:
+        """Between two steps, before `step` and `remove_layers`: set g of the layers that leave, 1 − p(t).
 
-        They are chosen, once and for all, when the schedule begins; g = 1 − p(t) of the layers' window at every step.
+        They are chosen, once and for all, when the schedule begins. A plan of all layers has none.
 
         Args:
             step: completed optimizer steps.
             schedule: the run's, with a window for `layers`.
-            optimizer: loses the removed parameters.
-
-        Returns:
-            The layers that stay, by their index before, if the others were removed now; else None.
         """
         if self.gates is None or self.gates.are_removed:
-            return None
+            return
         self.gates.forget_gradient()
         progress = schedule.progress(step)
         if self.gates.kept is None and any(progress.values()):
             kept = self.gates.choose(self.scores.state.pop(LAYERS))
             self.choices_digest = hashlib.sha256(self.choices_digest + bytes(str(kept), "ascii")).digest()
-        if self.gates.kept is None:
-            return None
-        self.gates.move_to(1.0 - progress[LAYERS])
-        return self.remove_layers(self.gates.kept, optimizer=optimizer) if progress[LAYERS] == 1 else None
+        if self.gates.kept is not None:
+            self.gates.move_to(1.0 - progress[LAYERS])
 
-    def remove_layers(
-        self, kept: tuple[int, ...], *, optimizer: torch.optim.Optimizer | None = None
-    ) -> tuple[int, ...]:
-        """Remove all layers but these, whatever their g; return them."""
+    def remove_layers(self, kept: tuple[int, ...], *, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Remove all layers but these, whatever the g of the others; the optimizer loses their parameters."""
         remove_layers(self.model, kept, optimizer=optimizer)
         if self.gates is not None:
             self.gates.take(kept, 0.0)
@@ -139,7 +129,6 @@ class Pruner:
         self.target = of_architecture(self.target, self.kept)
         self.groups = encoder_groups(self.model)
         self.scores.state = renumbered(self.scores.state, self.groups, kept)
-        return kept
 
     @property
     def _target_now(self) -> WidthPlan:

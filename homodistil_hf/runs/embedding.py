@@ -110,7 +110,7 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     check_output(training.output, teacher)
     if layers is not None:
         Layers(layers).of(config.num_hidden_layers)
-        plan = resolve_student(training, config, has_all_layers=False)
+        plan = resolve_student(training, config, starts_with_all_layers=False)
     elif training.student is None and isinstance(teacher, Learner):
         plan = widths_of(config)  # given vectors and no size: the student keeps the widths of its start
     else:

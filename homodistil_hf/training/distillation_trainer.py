@@ -48,7 +48,7 @@ from . import raw_rows
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
-from .pair import ProjectionInit, Start, adopt_optimizer, prepare, resolve_student
+from .pair import Preparation, ProjectionInit, Start, adopt_optimizer, prepare, resolve_student
 from .progress import ShortProgress
 from .ranks import check_launch, naming_lost_ranks, wrap_again
 from .row_checks import check_data, check_label_rows, check_labels, checked_batch
@@ -107,12 +107,12 @@ class DistillationTrainer(ExactTrainer):
     """Factor of the default learning rate, for methods that need less."""
     needs_head = True
     """Whether encoders without a head are refused."""
-    has_all_layers = True
-    """Whether the student has as many layers as its teacher."""
-    drops_layers: ClassVar[bool] = False
-    """Whether the student's layers can become fewer than those that it starts with."""
+    starts_with_all_layers = True
+    """Whether a new student has its teacher's layers; else `start_from` leaves some out, whatever the plan has."""
+    allows_fewer_layers: ClassVar[bool] = False
+    """Whether a plan may name fewer layers than the teacher has; the method removes the others at some time."""
     matched_layers: Sequence[int] | None = None
-    """The teacher's layer for each of the student's, where the teacher has more."""
+    """The teacher's layer to compare each of the student's with; None: the same one, as both have equally many."""
 
     # What a run fills in
 
@@ -200,12 +200,12 @@ class DistillationTrainer(ExactTrainer):
         Raises:
             ValueError: no such student, or none that the method could make.
         """
-        return resolve_student(args, config, has_all_layers=cls.has_all_layers)
+        return resolve_student(args, config, starts_with_all_layers=cls.starts_with_all_layers)
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """The reason why the method can't make a student of such a plan from a teacher, or None; sweeps skip it."""
-        if cls.drops_layers or len(plan.layers) == len(teacher.layers):
+        if cls.allows_fewer_layers or len(plan.layers) == len(teacher.layers):
             return None
         return (
             f"the plan has {len(plan.layers)} layers, but this method keeps the teacher's {len(teacher.layers)}; "
@@ -268,51 +268,31 @@ class DistillationTrainer(ExactTrainer):
         check_launch(args)
         args.pin_data_order()
         self.run_folder = RunFolder(args)
-        # student and teacher, and the plan between them
-        start = self.start_from(plain_name(model), plain_name(teacher_model), plan)
-        resolved = start.plan
-        pair = prepare(
-            start.model,
-            args,
-            teacher=start.teacher_model,
-            resolve=self.plan_of if resolved is None else lambda *_: resolved,
-            matched_layers=self.matched_layers,
-            needs_head=self.needs_head,
-            projection_init=self.projection_init,
-        )
-        # the rows, which the student must be able to read
+        start, pair = self._prepare(plain_name(model), plain_name(teacher_model), plan)
+        task, config, teacher = task_of(pair.student), pair.student.config, pair.teacher.exact.config
+        # rows that the student can read, and settings that follow from its task
         processing_class = self.tokenizer_of(processing_class)
-        data: Any = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        data: Mapping[str, Any] = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if data_collator is None:
-            data = self.tokenized(data, processing_class, pair.student)
-            raw, encoded = {"eval_dataset": eval_dataset}, {"eval_dataset": data["eval_dataset"]}
-            self.gradings = raw_rows.gradings_of(raw, encoded, self.row_reader)
-        train_dataset, eval_dataset = data.values()
-        check_data(data, processing_class, pair.student.config, removes_columns=args.remove_unused_columns)
+            data, self.gradings = self._tokenized_and_graded(data, processing_class, pair.student)
+        check_data(data, processing_class, config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
-            check_words_of_model(processing_class, pair.teacher.exact.config)
-        # settings that follow from the student's task
-        task = task_of(pair.student)
+            check_words_of_model(processing_class, teacher)
         self._refuse_settings_without_part(task, masks_words=data_collator is None)
         if args.learning_rate is None:
-            args.learning_rate = self.default_learning_rate(task, pair.teacher.exact.config, train_dataset)
-        self.plan, self.full = pair.plan, widths_of(pair.student.config)
-        if len(self.plan.layers) < len(self.full.layers):
-            self.check_possible(self.plan, self.full)
-        self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
+            args.learning_rate = self.default_learning_rate(task, teacher, data["train_dataset"])
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
-            data_collator = self.default_collator(task, processing_class, pair.student.config)
+            data_collator = self.default_collator(task, processing_class, config)
         # labels are looked at before training: a wrong one far behind would stop it late
-        classes = [word for _, word in sorted(pair.student.config.id2label.items())]
-        evaluates = args.eval_strategy != "no"
-        check_label_rows(data, task, data_collator, class_names=classes, evaluates=evaluates)
+        classes = [word for _, word in sorted(config.id2label.items())]
+        check_label_rows(data, task, data_collator, class_names=classes, evaluates=args.eval_strategy != "no")
         super().__init__(
             model=pair.student,
             args=args,
             data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=data["train_dataset"],
+            eval_dataset=data["eval_dataset"],
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -322,17 +302,47 @@ class DistillationTrainer(ExactTrainer):
         )
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
-        # Trainer has made device and accelerator, which teacher and loss need
-        self.distillation = self.make_distillation(pair.teacher.to(args.device))
-        self.distillation.autocast = self.accelerator.autocast
-        self.held_out = self.make_evaluation()
-        if args.torch_compile:
-            allow_recompiling()
-            self.distillation.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
+        self._set_up_loss(pair.teacher)
         self._look_at_collator()
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
+
+    def _prepare(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> tuple[Start, Preparation]:
+        """Load student and teacher, and resolve the plan between them; refuse plans that the method can't reach."""
+        start = self.start_from(model, teacher_model, plan)
+        resolved = start.plan
+        pair = prepare(
+            start.model,
+            self.args,
+            teacher=start.teacher_model,
+            resolve=self.plan_of if resolved is None else lambda *_: resolved,
+            matched_layers=self.matched_layers,
+            needs_head=self.needs_head,
+            projection_init=self.projection_init,
+        )
+        self.plan, self.full = pair.plan, widths_of(pair.student.config)
+        if len(self.plan.layers) < len(self.full.layers):
+            self.check_possible(self.plan, self.full)
+        self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
+        return start, pair
+
+    def _tokenized_and_graded(
+        self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel
+    ) -> tuple[Mapping[str, Any], Sequence[tuple[Any, raw_rows.Grading]]]:
+        """Raw rows tokenized, as [`DistillationTrainer.tokenized`], and the gradings of those of `eval_dataset`."""
+        encoded = self.tokenized(data, tokenizer, model)
+        raw, read = ({"eval_dataset": sets["eval_dataset"]} for sets in (data, encoded))
+        return encoded, raw_rows.gradings_of(raw, read, self.row_reader)
+
+    def _set_up_loss(self, teacher: FrozenTeacher) -> None:
+        """Make the loss and its held-out measurement, on the device and accelerator that Trainer has made."""
+        self.distillation = self.make_distillation(teacher.to(self.args.device))
+        self.distillation.autocast = self.accelerator.autocast
+        self.held_out = self.make_evaluation()
+        if self.args.torch_compile:
+            allow_recompiling()
+            teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
 
     def _refuse_settings_without_part(self, task: Task, *, masks_words: bool) -> None:
         """Refuse settings that change nothing for a model of this task, unless they have their default."""
@@ -444,10 +454,15 @@ class DistillationTrainer(ExactTrainer):
         counts = self.count(inputs) if counts is None else counts
         return self.distillation.terms(model, inputs, counts)
 
-    def on_resized(self, masks: UnitTensors) -> None:
-        """Update heads and DDP after units were removed; masks have one bool a former unit, True = kept."""
-        # compose the choices: a mask over the present heads picks among their indices in the teacher
-        self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
+    def on_resized(self, masks: UnitTensors | None) -> None:
+        """Update heads and DDP after parameters were removed.
+
+        Args:
+            masks: one bool a former unit, True = kept; None: layers were removed, and of the others nothing.
+        """
+        if masks is not None:
+            # compose the choices: a mask over the present heads picks among their indices in the teacher
+            self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -583,8 +598,8 @@ class DistillationTrainer(ExactTrainer):
         gradings = self.gradings
         if raw_rows.is_raw(eval_dataset):
             raw = {"eval_dataset": eval_dataset}
-            encoded = self.tokenized(raw, self.processing_class, self.model)
-            gradings, eval_dataset = raw_rows.gradings_of(raw, encoded, self.row_reader), encoded["eval_dataset"]
+            encoded, gradings = self._tokenized_and_graded(raw, self.processing_class, self.model)
+            eval_dataset = encoded["eval_dataset"]
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         # by identity: a grading belongs to the very rows that it was made for

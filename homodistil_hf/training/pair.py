@@ -51,7 +51,7 @@ def resolve_student(
     args: DistillationArguments,
     config: PreTrainedConfig,
     *,
-    has_all_layers: bool = True,
+    starts_with_all_layers: bool = True,
     fewer_layers_below: int = 0,
 ) -> WidthPlan:
     """Turn the setting `student` into widths, the same on all ranks. Collective for a latency budget.
@@ -59,16 +59,16 @@ def resolve_student(
     Args:
         args: the run's settings.
         config: configuration of the model that the student starts as.
-        has_all_layers: whether the student has as many layers as the plan; a latency budget is measured on all.
+        starts_with_all_layers: whether a plan's widths are those of all layers; a latency budget is measured on them.
         fewer_layers_below: see [`resolve_plan`].
 
     Raises:
-        ValueError: see [`resolve_plan`]; also a latency budget without `has_all_layers`.
+        ValueError: see [`resolve_plan`]; also a latency budget without `starts_with_all_layers`.
     """
     if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
 
-    plain = args.plain and has_all_layers  # of fewer layers, widths are planned when their share is known
+    plain = args.plain and starts_with_all_layers  # of fewer layers, widths are planned when their share is known
 
     def of_the_first_rank(budget: "LatencyBudget") -> WidthPlan | None:
         from ..plans.latency.budget import plan_within  # clocks, for this budget alone
@@ -79,7 +79,7 @@ def resolve_student(
         return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain).plan
 
     def measure(budget: "LatencyBudget") -> WidthPlan:
-        if not has_all_layers:
+        if not starts_with_all_layers:
             raise ValueError(
                 f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
                 "and wider ones; ask for a share of the encoder MACs, such as macs=0.5"
@@ -96,7 +96,7 @@ def resolve_student(
         plain=plain,
         fewer_layers_below=fewer_layers_below,
     )
-    if args.process_index == 0 and has_all_layers:
+    if args.process_index == 0 and starts_with_all_layers:
         from ..plans.advice import doubts
 
         for warning in doubts(plan, widths_of(config)):

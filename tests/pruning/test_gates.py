@@ -161,7 +161,9 @@ def run(pruner: Pruner, num_steps: int, *, first: int = 0, optimizer: torch.opti
     schedule = PruningSchedule(WINDOWS, 2, 20)
     optimizer = optimizer or torch.optim.AdamW(pruner.model.parameters(), lr=1e-3)
     for step in range(first, first + num_steps):
-        pruner.fade(step, schedule, optimizer=optimizer)
+        pruner.fade(step, schedule)
+        if not pruner.gates.are_removed and pruner.gates.value == 0:
+            pruner.remove_layers(pruner.gates.kept, optimizer=optimizer)
         pruner.step(step, schedule, optimizer=optimizer)
         backward(pruner, seed=step)
         pruner.score()

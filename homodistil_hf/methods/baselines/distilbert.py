@@ -54,7 +54,7 @@ class DistilBertTrainer(DistillationTrainer):
         ValueError: no number of layers has those MACs, the student is a latency budget, or a setting is out of range.
     """
 
-    has_all_layers = False
+    starts_with_all_layers = False
     method = "distilbert"
     arguments_class = DistilBertArguments
     args: DistilBertArguments

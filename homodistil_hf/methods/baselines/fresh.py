@@ -106,7 +106,7 @@ class ScratchTrainer(FreshTrainer):
     """
 
     method = "scratch"
-    drops_layers = True
+    allows_fewer_layers = True
     arguments_class = ScratchArguments
     card = MethodCard(
         student="From-scratch counterpart",

@@ -52,7 +52,7 @@ class ShallowTrainer(HomoDistilTrainer):
     The loss, the schedule and all else are [`HomoDistilTrainer`]'s; `args.num_layers` stay, see [`start_shallow`].
     """
 
-    has_all_layers = False
+    starts_with_all_layers = False
     method = "shallow"
     arguments_class = ShallowArguments
     args: ShallowArguments
