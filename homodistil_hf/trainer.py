@@ -256,7 +256,7 @@ class HomoDistilTrainer(DistillationTrainer):
         Before that, fit the projections of a small start.
         """
         if self.small_start is not None:
-            from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher
+            from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher  # for such a pair alone
 
             fit_to_teacher(
                 self.model,
@@ -339,7 +339,7 @@ class HomoDistilTrainer(DistillationTrainer):
         """Like [`DistillationTrainer.dense_student`]; on its way a student has the nearest possible widths."""
         if self.is_finished or not allow_partial:
             return super().dense_student(format=format, allow_partial=allow_partial)
-        from .export.student_in_folder import narrowed_copy
+        from .export.student_in_folder import narrowed_copy  # for exports alone
 
         return narrowed_copy(self.pruner, format=format)
 

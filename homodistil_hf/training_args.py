@@ -365,6 +365,7 @@ def _refuse_unsupported(args: ExactArguments) -> None:
 
 def _refuse_missing_trackers(args: ExactArguments) -> None:
     for name in {*([args.report_to] if isinstance(args.report_to, str) else args.report_to or ())} - {"all", "none"}:
+        # what looks for all trackers, for runs that name one
         from transformers.integrations import get_available_reporting_integrations
         from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -380,7 +381,7 @@ def _refuse_missing_trackers(args: ExactArguments) -> None:
 
 def _try_optimizer(args: ExactArguments) -> None:
     """Make optimizer and learning-rate curve for one weight: they check their settings at the first step only."""
-    from transformers import Trainer
+    from transformers import Trainer  # seconds, of which settings that are only described need none
 
     if args.optim not in SLICEABLE_OPTIMIZERS:
         return  # others may need the model

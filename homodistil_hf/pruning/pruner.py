@@ -208,7 +208,13 @@ class Pruner:
         if self.gates is not None and not self.gates.are_removed and (kept := state["gates"]["kept"]) is not None:
             self.gates.take(kept, state["gates"]["value"])
             self.scores.state.pop(LAYERS, None)
-        self._check_sizes(tensors)
+        sizes = {name: torch.Size([group.num_units]) for name, group in self._scored[1].items()}
+        misfits = {name for name, values in tensors.items() if values.shape != sizes.get(name)}
+        if wrong := sorted(misfits | (self.scores.state.keys() - tensors.keys())):
+            raise ValueError(
+                f"the checkpoint's {len(tensors)} scores don't fit the student's widths {self.kept.to_json()} "
+                f"({wrong[0]} is missing, unknown or of another size); take another checkpoint"
+            )
         self.plan_reached = state["plan_reached"]
         self.scores.state = {name: values.to(self.model.device) for name, values in tensors.items()}
 
@@ -217,15 +223,6 @@ class Pruner:
         if (metric := state["settings"]["metric"]) != self.settings.metric:
             raise ValueError(
                 f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"
-            )
-
-    def _check_sizes(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        sizes = {name: torch.Size([group.num_units]) for name, group in self._scored[1].items()}
-        misfits = {name for name, values in tensors.items() if values.shape != sizes.get(name)}
-        if wrong := sorted(misfits | (self.scores.state.keys() - tensors.keys())):
-            raise ValueError(
-                f"the checkpoint's {len(tensors)} scores don't fit the student's widths {self.kept.to_json()} "
-                f"({wrong[0]} is missing, unknown or of another size); take another checkpoint"
             )
 
 

@@ -143,31 +143,22 @@ def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTenso
     for group in groups.values():
         for piece in group.slices:
             dims.setdefault(piece.parameter, set()).add(piece.dim)
-    sums = _sums_by_dim({name: pairs[name] for name in dims if name in pairs}, dims, importance)
-    device = next((of_dim.device for of_dim in sums.values()), None)
-    return {name: _sums_of_units(group, sums, device) for name, group in groups.items()}
-
-
-def _sums_by_dim(
-    pairs: Pairs, dims: Mapping[str, set[int]], importance: Importance
-) -> dict[tuple[str, int], torch.Tensor]:
-    """Return (parameter, dimension) → the sum of the importance over all other dimensions."""
     by_chunk: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for names, (firsts, seconds) in _portions(pairs):
+    for names, (firsts, seconds) in _portions({name: pairs[name] for name in dims if name in pairs}):
         for name, value in zip(names, importance(firsts, seconds), strict=True):
             for dim in dims[name]:
                 by_chunk.setdefault((name, dim), []).append(sums_along(value, dim))
     # Rows follow each other along dimension 0; along the others every chunk has a share.
-    return {
-        (name, dim): sums[0] if len(sums) == 1 else torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0)
-        for (name, dim), sums in by_chunk.items()
+    sums = {
+        (name, dim): chunks[0] if len(chunks) == 1 else torch.cat(chunks) if dim == 0 else torch.stack(chunks).sum(0)
+        for (name, dim), chunks in by_chunk.items()
     }
+    device = next((of_dim.device for of_dim in sums.values()), None)
+    return {name: _sums_of_units(group, sums, device) for name, group in groups.items()}
 
 
 def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple[list[str], list[list[torch.Tensor]]]]:
     """Yield names and their tensors, a list for each column: all at once, or on a CPU a few rows of one parameter."""
-    if not tensors:
-        return
     if not _is_cached(tensors):
         yield list(tensors), [list(column) for column in zip(*tensors.values(), strict=True)]
         return

@@ -655,24 +655,21 @@ class DistillationTrainer(ExactTrainer):
         Raises:
             ValueError: the plan has not been reached, or the folder holds something else.
         """
-        self.check_finished(allow_partial=allow_partial)  # on all ranks, or some would wait for ever
-        if self.is_world_process_zero():
-            self.write_export(Path(folder), format, allow_partial)
-            self._report(Path(folder))
-        self.accelerator.wait_for_everyone()
-        return Path(folder)
-
-    def _report(self, student: Path) -> None:
-        """Write logs and `report.html` to the folder of the run, and its last line for the user of a script."""
         from ..export.report import closing_line, try_report
 
-        folder = str(self.args.output_dir)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.save_state()
-        try_report(folder, student)
-        line = closing_line(folder, student)
-        if line and any(isinstance(callback, ShortProgress) for callback in self.callback_handler.callbacks):
-            tqdm.write(line)
+        student, output_dir = Path(folder), str(self.args.output_dir)
+        self.check_finished(allow_partial=allow_partial)  # on all ranks, or some would wait for ever
+        if self.is_world_process_zero():
+            self.write_export(student, format, allow_partial)
+            # the logs and the report of the run, and its last line for the user of a script
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            self.save_state()
+            try_report(output_dir, student)
+            line = closing_line(output_dir, student)
+            if line and any(isinstance(callback, ShortProgress) for callback in self.callback_handler.callbacks):
+                tqdm.write(line)
+        self.accelerator.wait_for_everyone()
+        return student
 
     @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:

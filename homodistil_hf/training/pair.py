@@ -7,7 +7,6 @@ every checkpoint holds the plan, and a resumed run takes it from there.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -34,6 +33,7 @@ from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
+from ..plans.advice import doubts
 from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
 from .ranks import check_whole_model, on_every_rank
@@ -97,8 +97,6 @@ def resolve_student(
         fewer_layers_below=fewer_layers_below,
     )
     if args.process_index == 0 and starts_with_all_layers:
-        from ..plans.advice import doubts
-
         for warning in doubts(plan, widths_of(config)):
             logger.warning(warning)
     return plan
@@ -133,8 +131,7 @@ class Start(NamedTuple):
     plan: WidthPlan | None = None
 
 
-@dataclass(frozen=True)
-class Preparation:
+class Preparation(NamedTuple):
     """The parts of a run: a student with its projections, a frozen teacher, the widths to reach."""
 
     student: LayerwiseModel

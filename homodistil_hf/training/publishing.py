@@ -268,11 +268,8 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
         )
     if problem := manifest_problem(aside / at.folder):
         raise ValueError(f"resume_from_checkpoint={address!r} can't be used: {problem}; name another revision")
-    return _placed(aside / at.folder, Path(output_dir), address)
-
-
-def _placed(staged: Path, output_dir: Path, address: str) -> Path:
-    final = output_dir / f"checkpoint-{_step_of(staged, address)}"
+    staged = aside / at.folder
+    final = Path(output_dir) / f"checkpoint-{_step_of(staged, address)}"
     if not final.exists():
         publish(staged, final)
     elif _digests(final) != _digests(staged):
@@ -280,7 +277,7 @@ def _placed(staged: Path, output_dir: Path, address: str) -> Path:
             f"resume_from_checkpoint={address!r} is another {final.name} than the one in output_dir="
             f"{str(output_dir)!r}; name another output_dir, or move that folder away"
         )
-    shutil.rmtree(output_dir / STAGING_NAME, ignore_errors=True)
+    shutil.rmtree(Path(output_dir) / STAGING_NAME, ignore_errors=True)
     return final
 
 

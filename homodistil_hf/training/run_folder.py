@@ -146,35 +146,20 @@ class RunFolder:
         """Yield a folder whose files become the checkpoint at the end; called on all ranks, rank 0 writes."""
         aside = checkpoint.parent / STAGING_NAME
         staged = aside / checkpoint.name
-        with self._explaining_failures(checkpoint):
+        try:
             # the folder is there before any rank writes into it
             if self.args.should_save:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             wait()
             self.staged_in = str(aside)
-            try:
-                with naming_the_file(aside):
-                    yield staged
-                # the manifest last, of files that are whole; then one rename
-                if self.args.should_save:
-                    check_archives(staged)
-                    write_manifest(staged)
-                    publish(staged, checkpoint)
-            finally:
-                self.staged_in = None
-                if self.args.should_save:
-                    shutil.rmtree(aside, ignore_errors=True)
-
-    def rotate(self, run_dir: Path, keep: Sequence[str | Path | None]) -> None:
-        """Remove checkpoints beyond `save_total_limit`, on the main process, but never those to keep."""
-        if self.args.should_save:
-            rotate(run_dir, limit=self.args.save_total_limit, keep=[Path(path) for path in keep if path])
-
-    @contextmanager
-    def _explaining_failures(self, checkpoint: Path) -> Iterator[None]:
-        try:
-            yield
+            with naming_the_file(aside):
+                yield staged
+            # the manifest last, of files that are whole; then one rename
+            if self.args.should_save:
+                check_archives(staged)
+                write_manifest(staged)
+                publish(staged, checkpoint)
         except OSError as error:
             if error.errno is None:
                 raise
@@ -186,6 +171,15 @@ class RunFolder:
                 f"output_dir, then go on with {self.how_to_resume}",
                 error.filename,
             ) from error
+        finally:
+            self.staged_in = None
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def rotate(self, run_dir: Path, keep: Sequence[str | Path | None]) -> None:
+        """Remove checkpoints beyond `save_total_limit`, on the main process, but never those to keep."""
+        if self.args.should_save:
+            rotate(run_dir, limit=self.args.save_total_limit, keep=[Path(path) for path in keep if path])
 
     # Going on
 
@@ -200,7 +194,15 @@ class RunFolder:
         if requested is None or requested is False:
             return None
         if is_hub_address(requested):
-            requested = self._fetched(str(requested))
+            address = str(requested)
+
+            def fetch() -> str | None:
+                from .publishing import fetch_checkpoint  # few runs go on from the Hub
+
+                is_main, token = self.args.should_save, self.args.hub_token
+                return str(fetch_checkpoint(address, self.args.output_dir, token=token)) if is_main else None
+
+            (requested,) = broadcast_object_list([on_every_rank(fetch)])
 
         def verified() -> str:
             if isinstance(requested, VerifiedCheckpoint):
@@ -208,18 +210,6 @@ class RunFolder:
             return str(verified_checkpoint(requested, self.args.output_dir).folder)
 
         return on_every_rank(verified)
-
-    def _fetched(self, address: str) -> str:
-        from .publishing import fetch_checkpoint  # few runs go on from the Hub
-
-        def fetch() -> str | None:
-            if not self.args.should_save:
-                return None
-            return str(fetch_checkpoint(address, self.args.output_dir, token=self.args.hub_token))
-
-        folder: list[Any] = [on_every_rank(fetch)]
-        broadcast_object_list(folder)
-        return folder[0]
 
 
 def is_hub_address(value: Any) -> bool:
