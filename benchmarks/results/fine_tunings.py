@@ -26,7 +26,7 @@ from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
 from homodistil_hf.evaluation.metrics import constant_score
-from homodistil_hf.evaluation.task_runs import classification_metrics, evaluate_tasks, glue_metrics
+from homodistil_hf.evaluation.task_runs import evaluate_tasks, glue_metrics, official_metrics
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
@@ -64,7 +64,7 @@ def main() -> None:
     write(scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
     for student in students:
         for way in given.ways:
-            measure = partial(_beside, kept) if way == BY_TEACHER else classification_metrics
+            measure = partial(_beside, kept) if way == BY_TEACHER else official_metrics
             write(scored(student, way, given.tasks, settings, measure))
 
 
@@ -94,7 +94,7 @@ def _keeping(
     kept: Path, evaluated: EvaluatedModel, task: str, rows: Dataset, measured_on: Mapping[str, Dataset], **given: Any
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune the teacher, and keep the last model of each task: that of the chosen rate on all rows."""
-    found, trained = classification_metrics(evaluated, task, rows, measured_on, **given)
+    found, trained = official_metrics(evaluated, task, rows, measured_on, **given)
     trained.model.save_pretrained(kept / task)
     return found, trained
 

@@ -83,30 +83,14 @@ class TaskMeter(DiscrepancyMeter):
         parts = [part for of_rank in ranks for part in of_rank]
         if not parts:
             return {}
-        if self.task.has_classes:  # rows of two ranks may have one number
-            parts = [part + np.array([0, 0, rank << 40]) for rank, of_rank in enumerate(ranks) for part in of_rank]
-        else:
-            # (R, 2, C) → predictions and labels
+        if not self.task.has_classes:  # (R, 2, C) → predictions and labels
             given_RC, wanted_RC = np.moveaxis(np.concatenate(parts), 1, 0)
             is_known_R = self.task.is_known(torch.tensor(wanted_RC)).all(-1).numpy()
             score = correlations if self._has_values else several_label_scores
             return score(given_RC[is_known_R], wanted_RC[is_known_R]) if is_known_R.any() else {}
-        return self._class_scores(parts)
-
-    @property
-    def _has_values(self) -> bool:
-        return not self.task.has_classes and self.task.label_range != (0, 1)
-
-    def known_classes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Given and wanted classes `(R,)` of the rows whose label is known."""
-        given_R, wanted_R, _ = self._known(self.kept)
-        return given_R, wanted_R
-
-    def _known(self, parts: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([part[self.task.is_known(torch.tensor(part[:, 1])).numpy()] for part in parts]).T
-
-    def _class_scores(self, parts: list[np.ndarray]) -> dict[str, float]:
-        given_R, wanted_R, row_R = self._known(parts)
+        # rows of two ranks may have one number
+        parts = [part + np.array([0, 0, rank << 40]) for rank, of_rank in enumerate(ranks) for part in of_rank]
+        given_R, wanted_R, row_R = self.known_classes(parts)
         if not len(given_R):
             return {}
         if len(given_R) > 1 and (given_R == given_R[0]).all() and (wanted_R != wanted_R[0]).any():
@@ -117,3 +101,11 @@ class TaskMeter(DiscrepancyMeter):
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):
             return span_scores(given_R, wanted_R, self.names, ends_R=np.diff(row_R, append=-1) != 0)
         return {"macro_f1": class_scores(given_R, wanted_R)["macro_f1"]}
+
+    def known_classes(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Given and wanted classes and numbers of rows, `(3, R)`, where the label is known; `parts` as in `kept`."""
+        return np.concatenate([part[self.task.is_known(torch.tensor(part[:, 1])).numpy()] for part in parts]).T
+
+    @property
+    def _has_values(self) -> bool:
+        return not self.task.has_classes and self.task.label_range != (0, 1)

@@ -27,7 +27,7 @@ from ..models.tokenizers import COPY, fitted_length, load_tokenizer
 from ..tasks.columns import find_columns
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
-from .evaluated_model import EvaluatedModel, load_model, model_in, results_claimed
+from .evaluated_model import load_model, model_in, results_claimed
 from .fine_tuning import settings_from
 from .guarantee import WORDS, guarantee, length_groups
 
@@ -87,13 +87,28 @@ def evaluate_classes(
     settings = settings_from(ClassesSettings, settings)
     with results_claimed(model, output_dir) as folder:
         evaluated = load_model(model, output_dir)
-        name = str(teacher or _recorded(model))
-        beside = load_encoder(name)
+        recorded = model_in(model) if not teacher else None
+        name = teacher or (recorded and recorded.teacher)
+        if not name:
+            raise ValueError(f"model={str(model)!r} is compared with a teacher, and none is recorded: name --teacher")
+        beside = load_encoder(name := str(name))
         _check(evaluated.model, "model")
         _check(beside, "teacher")
-        _check_labels(evaluated.model, beside)
+        own, theirs = (names_of(one.config) for one in (evaluated.model, beside))
+        if own != theirs or _kind(evaluated.model) != _kind(beside):
+            raise ValueError(
+                f"teacher is a {type(beside).__name__} of the labels {short_repr(theirs)}, for {_kind(beside)}, model "
+                f"a {type(evaluated.model).__name__} of {short_repr(own)}, for {_kind(evaluated.model)}; name the "
+                "teacher that the model was made from"
+            )
         columns, groups = _rows(settings, evaluated.model)
-        found = _guarantee(evaluated, beside, load_tokenizer(name, remedy=COPY), columns, settings, groups)
+        models = [(evaluated.model, evaluated.tokenizer), (beside, load_tokenizer(name, remedy=COPY))]
+        length = fitted_length(
+            settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
+        )
+        pairs = zip(*(answers(*one, columns, max_length=length) for one in models), strict=True)
+        words = length_groups([" ".join(texts) for texts in zip(*columns, strict=True)])
+        found = guarantee([answer != other for answer, other in pairs], {WORDS: words} | groups)
         shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
         say(f"classes as the teacher's {shown}%, at least {bound}%")
         source = ", ".join(map(public_name, settings.eval_data))
@@ -108,13 +123,6 @@ def format_classes(results: Mapping[str, Any]) -> str:
     return guarantee_text(results[GUARANTEE])
 
 
-def _recorded(model: str | Path) -> str:
-    found = model_in(model)
-    if found is None or found.teacher is None:
-        raise ValueError(f"model={str(model)!r} is compared with a teacher, and none is recorded: name --teacher")
-    return found.teacher
-
-
 def _check(model: PreTrainedModel, argument: str) -> None:
     if _kind(model) not in _KINDS or model.config.num_labels < 2:
         raise ValueError(
@@ -127,34 +135,22 @@ def _kind(model: PreTrainedModel) -> str:
     return task_kind_of(model.config, type(model).__name__)
 
 
-def _check_labels(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    own, theirs = (names_of(one.config) for one in (model, teacher))
-    if own != theirs or _kind(model) != _kind(teacher):
-        raise ValueError(
-            f"teacher is a {type(teacher).__name__} of the labels {short_repr(theirs)}, for {_kind(teacher)}, model a "
-            f"{type(model).__name__} of {short_repr(own)}, for {_kind(model)}; name the teacher that the model was "
-            "made from"
-        )
-
-
 def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[str]], dict[str, list[str]]]:
     """Columns of texts, and columns to bound by; rows without all texts are left out."""
     keep_datasets_here()
     whole = load_rows(settings.eval_data, split=settings.eval_split, argument="eval_data")
-    columns = find_columns(
-        whole,
-        model.config,
-        _kind(model),
-        text_columns=settings.text_columns,
-        argument="eval_data",
-    )
+    named = settings.text_columns
+    columns = find_columns(whole, model.config, _kind(model), text_columns=named, argument="eval_data")
     for name in settings.group_columns:
         if name not in whole.column_names:
             raise ValueError(
                 f"eval_data lacks the column group_columns={short_repr(name)}; nearest valid: "
                 f"{nearest_name(name, whole.column_names)!r}, of {', '.join(whole.column_names)}"
             )
-    texts = [[_text(value) for value in whole[name][:]] for name in columns.texts]
+    texts = [
+        [" ".join(map(str, cell)) if isinstance(cell, list) else str(cell or "") for cell in whole[name][:]]
+        for name in columns.texts
+    ]
     filled = [row for row, parts in enumerate(zip(*texts, strict=True)) if all(parts)]
     if not filled:
         raise ValueError(
@@ -162,34 +158,10 @@ def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[
         )
     # draw numbers of rows, which then pick texts and groups alike
     rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
-    groups = {name: whole[name][:] for name in settings.group_columns}
-    chosen = {name: [_group(values[row]) for row in rows] for name, values in groups.items()}
-    return [[column[row] for row in rows] for column in texts], chosen
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
-
-
-def _group(value: Any) -> str:
-    return "none" if value is None or value == "" else str(value)  # 0 and False are groups of their own
-
-
-def _guarantee(
-    evaluated: EvaluatedModel,
-    teacher: PreTrainedModel,
-    teacher_tokenizer: PreTrainedTokenizerBase,
-    columns: list[list[str]],
-    settings: ClassesSettings,
-    groups: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    length = fitted_length(
-        settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
-    )
-    own = answers(evaluated.model, evaluated.tokenizer, columns, max_length=length)
-    theirs = answers(teacher, teacher_tokenizer, columns, max_length=length)
-    words = length_groups([" ".join(texts) for texts in zip(*columns, strict=True)])
-    return guarantee([one != other for one, other in zip(own, theirs, strict=True)], {WORDS: words} | dict(groups))
+    cells = {name: whole.select(rows)[name][:] for name in settings.group_columns}
+    # 0 and False are groups of their own
+    groups = {name: ["none" if cell in (None, "") else str(cell) for cell in column] for name, column in cells.items()}
+    return [[column[row] for row in rows] for column in texts], groups
 
 
 def answers(

@@ -13,9 +13,8 @@ from ..export.facts import BENCHMARKS, read_export_facts
 from ..models.cost import COSTS
 from ..tables import markdown_table
 from .evaluated_model import model_in, model_name, results_folder
-from .records import DISCREPANCY, SUMMARY_FILE, Spread, read_summary
+from .records import DISCREPANCY, DISCREPANCY_METRICS, SUMMARY_FILE, Spread, read_summary
 
-DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 _HEADINGS = {
     "num_parameters": "parameters",
     "num_encoder_parameters": "without head",
@@ -58,7 +57,8 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
     common = [task for task in tasks if all(task in summary["tasks"] for summary in summaries.values())]
     rows = [_row(name, summary, common) for name, summary in summaries.items()]
     if teacher:
-        floor = _constant_mean([summary["tasks"][task] for summary in summaries.values() for task in common])
+        constants = [summary["tasks"][task].get("constant_score") for summary in summaries.values() for task in common]
+        floor = statistics.fmean(constants) if constants and None not in constants else None
         for row in rows:
             row["kept_fraction"] = _share(row, rows[0], floor=0.0)
             row["kept_above_constant"] = _share(row, rows[0], floor=floor)
@@ -151,11 +151,6 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
 
 
-def _constant_mean(tasks: list[Mapping[str, Any]]) -> float | None:
-    scores = [task["constant_score"] for task in tasks if task.get("constant_score") is not None]
-    return statistics.fmean(scores) if scores and len(scores) == len(tasks) else None
-
-
 def _share(row: Mapping[str, Any], teacher: Mapping[str, Any], *, floor: float | None) -> float | None:
     """Share of the teacher's mean above a floor; None without a common task, or where the teacher isn't above it."""
     score, best = row["mean"]["mean"], teacher["mean"]["mean"]
@@ -190,7 +185,13 @@ def _different(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> 
     """Notes on settings, data or numbers of seeds that differ between rows."""
     for task in tasks:
         found = {name: summary["tasks"][task] for name, summary in summaries.items() if task in summary["tasks"]}
-        conditions = {name: _comparable(entry) for name, entry in found.items()}
+        conditions = {
+            name: {**entry["conditions"], "number of seeds": len(entry["seeds"]), "rows": entry["num_train_rows"]}
+            for name, entry in found.items()
+        }
+        for of_one in conditions.values():
+            if of_one.get("learning_rates"):  # chosen by the same search, each model its own
+                of_one.pop("learning_rate", None)
         if differing := _differing(conditions):
             yield f"{task}: not measured alike ({differing})."
     measured = {name: summary[DISCREPANCY] for name, summary in summaries.items() if DISCREPANCY in summary}
@@ -201,13 +202,6 @@ def _different(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> 
     }
     if differing := _differing(alike):
         yield f"{DISCREPANCY}: not measured alike ({differing})."
-
-
-def _comparable(entry: Mapping[str, Any]) -> dict[str, Any]:
-    conditions = {**entry["conditions"], "number of seeds": len(entry["seeds"]), "rows": entry["num_train_rows"]}
-    if conditions.get("learning_rates"):  # chosen by the same search, each model its own
-        conditions.pop("learning_rate", None)
-    return conditions
 
 
 def _differing(conditions: Mapping[str, Mapping[str, Any]]) -> str:

@@ -49,7 +49,7 @@ from ..models.heads import (
 )
 from ..models.tokenizers import padding_multiple
 from ..tasks.answers import answer_grades
-from ..tasks.encoding import encode_rows, question_rows, with_lengths
+from ..tasks.encoding import encode_rows, question_rows
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
 from ..tasks.metrics import accuracy
 from ..tasks.questions import WindowSettings
@@ -227,12 +227,9 @@ class FineTuningTrainer(ExactTrainer):
         # As a stock Trainer, which counts `labels`; the positions of answers are none.
         num_labels = None if num_items_in_batch is None or "labels" not in inputs else num_items_in_batch[0]
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_labels)
-        loss = self.own_share(loss, model)
+        # this rank's share of the mean loss over the ranks
+        loss = self.scale_and_log(loss / self.accelerator.num_processes, {}, model)
         return (loss, outputs) if return_outputs else loss
-
-    def own_share(self, loss: torch.Tensor, model: nn.Module) -> torch.Tensor:
-        """Log this rank's share of the mean loss over the ranks, and return it as [`scale_and_log`]."""
-        return self.scale_and_log(loss / self.accelerator.num_processes, {}, model)
 
     def begin_epoch(self) -> None:
         """Draw the order of a resumed pass once more: rows grouped by length use the global generator."""
@@ -308,9 +305,9 @@ def encoded_rows(
     max_length: int,
     windows: WindowSettings | None = None,
 ) -> Dataset:
-    """Rows of a task as [`encode_rows`] tokenizes them, with `length`."""
-    how: dict[str, Any] = {"max_length": max_length, "windows": windows}
-    return with_lengths(encode_rows(rows, task.columns, task.config, tokenizer, **how))
+    """Rows of a task as [`encode_rows`] tokenizes them, with `length`, in tokens."""
+    encoded = encode_rows(rows, task.columns, task.config, tokenizer, max_length=max_length, windows=windows)
+    return encoded.add_column("length", list(map(len, encoded["input_ids"])))
 
 
 def fine_tuned(
@@ -367,7 +364,7 @@ def task_metrics(
     scores = meter.scores()
     if not scores or not prediction.has_classes:
         return scores
-    right = {"accuracy": accuracy(*meter.known_classes())}
+    right = {"accuracy": accuracy(*meter.known_classes(meter.kept)[:2])}
     return right | scores if task.kind == CLASSES else scores | right
 
 
@@ -401,13 +398,9 @@ def fine_tune(
         {} if save_steps is None else {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1}
     )
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
-        how = {"num_rows": len(rows), "overwrite_output_dir": True, **saving}
-        trainer = FineTuningTrainer(
-            model=model,
-            args=training_arguments(place, settings, seed, **how),
-            train_dataset=rows,
-            data_collator=collator_for(model, tokenizer),
-        )
+        args = training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving)
+        collate = collator_for(model, tokenizer)
+        trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(FineTuningProgress)
         try:

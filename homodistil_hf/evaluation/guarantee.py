@@ -98,7 +98,8 @@ def guarantee(changed: Sequence[bool], groups: Mapping[str, Sequence[Any]] | Non
         if len(values) != len(changed):
             raise ValueError(f"groups[{column!r}] has {len(values)} values for {len(changed)} rows; expected as many")
         sizes = Counter(map(str, values))
-        names = [name for name in sorted(sizes, key=_by_number) if sizes[name] >= _LEAST_ROWS]
+        by_number = sorted(sizes, key=lambda name: (int((re.findall(r"\d+", name) or ["0"])[0]), name))
+        names = [name for name in by_number if sizes[name] >= _LEAST_ROWS]
         # the groups share the chance of an error
         confidence = 1 - (1 - CONFIDENCE) / max(1, len(names))
         parts[column] = {
@@ -106,10 +107,6 @@ def guarantee(changed: Sequence[bool], groups: Mapping[str, Sequence[Any]] | Non
             for name in names
         }
     return _bounded(changed, CONFIDENCE) | {"confidence": CONFIDENCE, "groups": parts}
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    return int((re.findall(r"\d+", name) or ["0"])[0]), name
 
 
 def _bounded(changed: Sequence[bool], confidence: float) -> dict[str, Any]:

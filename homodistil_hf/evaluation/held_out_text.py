@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,12 @@ from ..models.loading import load_encoder
 from ..models.tokenizers import check_words_of_model, fitted_length
 from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, results_claimed
 from .fine_tuning import settings_from
-from .records import DISCREPANCY, Records
+from .records import DISCREPANCY, DISCREPANCY_METRICS, Records
 
 logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 32
 _OF_TEACHER = ("kl", "agreement")
-_METRICS = (*_OF_TEACHER, "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,13 @@ def _evaluated(
         start = time.perf_counter()
         metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
         teacher_name = model_name(found.name_or_path) if found else None
-        names = {"teacher": teacher_name, "eval_data": _source_names(settings.eval_data)}
+        # the end of a path names the text; the rest would describe this machine
+        ends = {source: "/".join(Path(source).parts[-2:]) for source in settings.eval_data if Path(source).exists()}
+        names = {"teacher": teacher_name, "eval_data": [ends.get(source, source) for source in settings.eval_data]}
         return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
     record, was_there = records.measured(DISCREPANCY, depends_on, measure)
-    figures = ", ".join(f"{name} {record[name]:.4g}" for name in _METRICS if name in record)
+    figures = ", ".join(f"{name} {record[name]:.4g}" for name in DISCREPANCY_METRICS if name in record)
     say(f"{DISCREPANCY}: {figures}{' (read from an earlier evaluation)' if was_there else ''}")
     summary = records.summarize()
     evaluated.publish(summary)
@@ -229,7 +230,12 @@ def _measured(
     student = student.to(device)
     # without a teacher the student stands in, and what compares them is left out below
     beside = FrozenTeacher(student if teacher is None else _masked_lm(teacher, "teacher").to(device))
-    _check_vocabularies(student, beside.exact)
+    size, expected = (one.config.vocab_size for one in (student, beside.exact))
+    if size != expected:
+        raise ValueError(
+            f"teacher has vocab_size={expected}, the model {size}: their predictions can't be compared; name the "
+            "teacher that the model was made from"
+        )
     collator = MaskedLMCollator(tokenizer, mlm_probability=settings.mlm_probability, seed=settings.mask_seed)
     meter = AgreementMeter(task_of(student))
     starts = range(0, len(blocks), _BATCH_SIZE)
@@ -269,20 +275,6 @@ def _found_teacher(
     except (OSError, ValueError) as error:
         say(f"{model}: its teacher can't be read, so KL and agreement are left out; name one with --teacher ({error})")
         return None
-
-
-def _check_vocabularies(student: LayerwiseModel, teacher: LayerwiseModel) -> None:
-    sizes = (student.config.vocab_size, teacher.config.vocab_size)
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"teacher has vocab_size={sizes[1]}, the model {sizes[0]}: their predictions can't be compared; name the "
-            "teacher that the model was made from"
-        )
-
-
-def _source_names(sources: Sequence[str]) -> list[str]:
-    # The end of a path names the text; the rest would describe this machine.
-    return ["/".join(Path(source).parts[-2:]) if Path(source).exists() else source for source in sources]
 
 
 def _blocks_digest(blocks: Dataset) -> str:

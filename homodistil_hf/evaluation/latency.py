@@ -95,9 +95,11 @@ def compare_latencies(
         cells = []
         for backend, batch_size, length in itertools.product(grid.backends, grid.batch_sizes, grid.lengths):
             place = {"backend": backend, "batch_size": batch_size, "length": length}
-            found = workshop.measure(backend, batch_size, length)
-            say(f"latency: {backend}, batch {batch_size}, length {length}: {_medians(found)}")
-            cells.append(place | found)
+            cell = workshop.measure(backend, batch_size, length)
+            medians = [f"{name} {figures['median_ms']:.2f} ms" for name, figures in cell.get("latency", {}).items()]
+            result = f"skipped, {cell['skipped']}" if "skipped" in cell else ", ".join(medians)
+            say(f"latency: {backend}, batch {batch_size}, length {length}: {result}")
+            cells.append(place | cell)
     return {
         "machine": machine_facts(),
         "settings": dataclasses.asdict(grid),
@@ -161,16 +163,11 @@ class _Workshop:
             self.onnx_runners[name] = runner
         if backend != "torch":
             # padding takes another way through attention, so it is compared as well
-            check_equal(module, runner, _padded(inputs), backend)
+            input_ids_BT, shorter_BT = inputs[0], inputs[1].clone()
+            # half of the last row is padding
+            shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
+            check_equal(module, runner, (input_ids_BT, shorter_BT), backend)
         return runner
-
-
-def _padded(inputs: Inputs) -> Inputs:
-    input_ids_BT, attention_mask_BT = inputs
-    # half of the last row is padding
-    shorter_BT = attention_mask_BT.clone()
-    shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
-    return input_ids_BT, shorter_BT
 
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
@@ -181,13 +178,6 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "encoder_macs": encoder_macs(plan),
     }
-
-
-def _medians(cell: Mapping[str, Any]) -> str:
-    """The milliseconds of a cell by model, or why it was skipped."""
-    if "skipped" in cell:
-        return f"skipped, {cell['skipped']}"
-    return ", ".join(f"{name} {found['median_ms']:.2f} ms" for name, found in cell["latency"].items())
 
 
 def _figures(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:

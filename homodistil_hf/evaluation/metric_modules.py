@@ -159,7 +159,11 @@ class SquadV2Metric(evaluate.Metric):
         pairs = _paired(predictions, references)
         texts = [row["prediction_text"] for row, _ in pairs]
         probabilities = np.array([row["no_answer_probability"] for row, _ in pairs])
-        _check_probabilities(probabilities)
+        outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+        if len(outside):
+            raise ValueError(
+                f"no_answer_probability={outside[0]} is not in [0, 1]; of a score s, give 1 / (1 + exp(-s))"
+            )
         has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
         # Right answers that are not empty once normalised; else the empty one.
         golds = [[text for text in row["answers"]["text"] if normalize_answer(text)] or [""] for _, row in pairs]
@@ -203,9 +207,3 @@ def _paired(predictions: Rows, references: Rows) -> list[tuple[Mapping[str, Any]
     if missing := [row["id"] for row in references if row["id"] not in by_id]:
         raise ValueError(f"predictions lack id={missing[0]!r} of the references; predict an empty text for no answer")
     return [(by_id[reference["id"]], reference) for reference in references]
-
-
-def _check_probabilities(probabilities: np.ndarray) -> None:
-    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
-    if len(outside):
-        raise ValueError(f"no_answer_probability={outside[0]} is not in [0, 1]; of a score s, give 1 / (1 + exp(-s))")

@@ -194,12 +194,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
 
 def own_rows(settings: OwnTaskSettings) -> LabelledRows:
     """Read the rows that settings name; see [`read_labelled`]."""
-    return read_labelled(
-        settings.train_data,
-        settings.eval_data,
-        text_columns=settings.text_columns,
-        label_column=settings.label_column,
-    )
+    texts, labels = settings.text_columns, settings.label_column
+    return read_labelled(settings.train_data, settings.eval_data, text_columns=texts, label_column=labels)
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .evaluated_model import EvaluatedModel
 
 SUMMARY_FILE = "summary.json"
 DISCREPANCY = "discrepancy"
+DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 Record: TypeAlias = dict[str, Any]
 _FORMAT = 1
 _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "format", "sha256")
@@ -84,7 +85,8 @@ class Records:
         Returns:
             `tuple[dict, bool]`: the record; whether it was read.
         """
-        sha256 = _digest({**depends_on, "model": self.model.sha256})
+        digested = json.dumps({**depends_on, "model": self.model.sha256}, sort_keys=True)
+        sha256 = hashlib.sha256(digested.encode("utf-8")).hexdigest()
         path = self.model.results / f"{name}.json"
         if (earlier := _read_record(path)) and earlier.get("sha256") == sha256:
             return earlier, True
@@ -165,7 +167,3 @@ def _read_record(path: Path) -> Record:
         return read_json_object(path, path.name)
     except ValueError:  # cut off, or no record: measured again
         return {}
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()

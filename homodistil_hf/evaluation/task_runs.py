@@ -140,10 +140,10 @@ def evaluate_glue(
         evaluated = load_model(model, output_dir)
         settings = with_length(settings, evaluated)
         rows = (load_glue(name, settings.data_dir) for name in names)
-        return evaluate_tasks(evaluated, rows, classification_metrics, settings=settings, say=say)
+        return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
 
 
-def classification_metrics(
+def official_metrics(
     evaluated: EvaluatedModel,
     task: str,
     rows: Dataset,
@@ -153,9 +153,15 @@ def classification_metrics(
     seed: int,
     folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and measure: see [`Measure`]."""
-    trained = fine_tuned(evaluated, GLUE_TASKS[task], rows, settings=settings, seed=seed, folder=folder)
-    return glue_metrics(trained.model, evaluated.tokenizer, task, measured_on, settings.row_length), trained
+    """Fine-tune once and measure, or grade answers: see [`Measure`]."""
+    windows = settings if isinstance(settings, SquadSettings) else None
+    trained = fine_tuned(
+        evaluated, BENCHMARK_TASKS[task], rows, settings=settings, seed=seed, folder=folder, windows=windows
+    )
+    if windows is None:
+        return glue_metrics(trained.model, evaluated.tokenizer, task, measured_on, settings.row_length), trained
+    ranked = {name: windows.answered(trained.model, dev, evaluated.tokenizer) for name, dev in measured_on.items()}
+    return {name: grade(task, measured_on[name], answers) for name, answers in ranked.items()}, trained
 
 
 def glue_metrics(
@@ -202,28 +208,7 @@ def evaluate_squad(
         settings = fitted if settings.max_length is not None else in_thirds(fitted)
         check_windows(settings, evaluated.tokenizer)
         rows = (load_squad(name, settings.data_dir) for name in names)
-        return evaluate_tasks(evaluated, rows, answer_metrics, settings=settings, say=say)
-
-
-def answer_metrics(
-    evaluated: EvaluatedModel,
-    task: str,
-    rows: Dataset,
-    measured_on: Mapping[str, Dataset],
-    *,
-    settings: SquadSettings,
-    seed: int,
-    folder: Path | None = None,
-) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Fine-tune once and grade: see [`Measure`]."""
-    trained = fine_tuned(
-        evaluated, SQUAD_TASKS[task], rows, settings=settings, seed=seed, folder=folder, windows=settings
-    )
-    grades = {
-        name: grade(task, dev, settings.answered(trained.model, dev, evaluated.tokenizer))
-        for name, dev in measured_on.items()
-    }
-    return grades, trained
+        return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
 
 
 def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
@@ -248,10 +233,8 @@ def in_thirds(settings: SquadSettings) -> SquadSettings:
     """The settings with windows as [`WindowSizes.within`] has them, where none are given."""
     usual, within = WindowSizes(), WindowSizes.within(settings.row_length)
     names = ("stride", "max_question_tokens")
-    return replace(
-        settings,
-        **{name: getattr(within, name) for name in names if getattr(settings, name) == getattr(usual, name)},
-    )
+    chosen = {name: getattr(within, name) for name in names if getattr(settings, name) == getattr(usual, name)}
+    return replace(settings, **chosen)
 
 
 def with_length(settings: _Settings, evaluated: EvaluatedModel) -> _Settings:
@@ -308,18 +291,14 @@ class _TaskRun:
 
     def run(self) -> None:
         """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
-        conditions: dict[str, Any] = {
-            **self.settings.compared(),
-            "dtype": training_dtype(self.settings.dtype),
-            "data_sha256": self.data.sha256,
-        }
+        conditions = self.settings.compared() | {"dtype": training_dtype(self.settings.dtype)}
+        conditions |= {"data_sha256": self.data.sha256}
         rates = self.settings.candidates()
         if len(rates) == 1:
             conditions |= {"learning_rate": rates[0]}
         else:
-            chosen = {"learning_rates": rates, "chosen_with_seed": self.settings.seeds[0]}
-            chosen |= {"chosen_in_steps": LEAST_STEPS}
-            conditions |= {"learning_rate": self._best(rates, conditions), **chosen}
+            conditions |= {"learning_rate": self._best(rates, conditions), "learning_rates": rates}
+            conditions |= {"chosen_with_seed": self.settings.seeds[0], "chosen_in_steps": LEAST_STEPS}
         for index, seed in enumerate(self.settings.seeds):
             depends_on = {"task": self.data.task, "conditions": conditions, "seed": seed}
             record, was_there = self.records.measured(
@@ -344,10 +323,10 @@ class _TaskRun:
             self.say(f"{self.data.name}, learning rate {rate:g}: {result} on {held_out}")
             return record["score"]
 
-        num_steps = self.settings.num_search_steps
-        self.say(f"{self.data.name}: trying {len(rates)} learning rates, {num_steps:,} steps each at most")
-        best = best_rate(rates, score, label=f"{self.data.name}: ")
-        self.say(f"{self.data.name}: learning rate {best:g} it is")
+        name, num_steps = self.data.name, self.settings.num_search_steps
+        self.say(f"{name}: trying {len(rates)} learning rates, {num_steps:,} steps each at most")
+        best = best_rate(rates, score, label=f"{name}: ")
+        self.say(f"{name}: learning rate {best:g} it is")
         return best
 
     def _tried_record(self, tried: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -72,8 +72,12 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
     run, training = settings.run, settings.training
     KIND.check(run)  # again: a teacher of the Hub is known only now
-    if run.start is not None:
-        check_start_settings(settings)
+    if run.start is not None and run.method != "homodistil":
+        raise ValueError(f"start={run.start!r} has no place with method={run.method!r}; leave out one of them")
+    for name, reason in _WITHOUT_PART.items():
+        if run.start is not None and name in settings.given:
+            value = short_repr(settings.given[name])
+            raise ValueError(f"{name}={value} beside start={run.start!r}: {reason}; leave out one of them")
     config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
@@ -199,17 +203,6 @@ def _what_is_read(teacher: str, config: PreTrainedConfig, train: ReadRows) -> st
 # The small model that a run starts from
 
 
-def check_start_settings(settings: RunConfig) -> None:
-    """Refuse, by a ValueError, settings that have no part beside `start`."""
-    start, method = settings.run.start, settings.run.method
-    if method != "homodistil":
-        raise ValueError(f"start={start!r} has no place with method={method!r}; leave out one of them")
-    for name, reason in _WITHOUT_PART.items():
-        if name in settings.given:
-            value = short_repr(settings.given[name])
-            raise ValueError(f"{name}={value} beside start={start!r}: {reason}; leave out one of them")
-
-
 def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> WidthPlan:
     """Widths of the start, once its configuration is compared with the teacher's; no weights are read.
 
@@ -237,33 +230,26 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
             raise ValueError(
                 f"start={start!r} has {what}={own}, the teacher {run.teacher!r} {other}; {_ANOTHER}{remedy}"
             )
-    _check_words(start, load_tokenizer(folder, token=token, argument="start"), run.teacher, tokenizer)
+    # words by rising id; a tokenizer may end before vocab_size, so only the ids of both are compared
+    both = (load_tokenizer(folder, token=token, argument="start"), tokenizer)
+    words, others = (sorted(one.get_vocab().items(), key=lambda item: item[1]) for one in both)
+    for (word, number), (other, _) in zip(words, others, strict=False):
+        if word != other:
+            raise ValueError(
+                f"start={start!r} reads {short_repr(word)} as token {number}, the teacher {run.teacher!r} "
+                f"{short_repr(other)}; {_ANOTHER}"
+            )
     if (most := max_tokens(config)) < (run.max_seq_length or max_tokens(teacher)):
         raise ValueError(f"start={start!r} reads {most} tokens, fewer than the teacher; set max_seq_length={most}")
-    plan = _widths_in(Path(folder), config, is_export)
+    # a standard export may be padded to its stock class; its facts hold the widths without padding
+    forms = read_export_facts(Path(folder))["forms"] if is_export else None
+    plan = WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
     if plan == widths_of(teacher) and "class" in compared:
         raise ValueError(
             f"start={start!r} is as wide as the teacher {run.teacher!r}; start from a smaller model, or set "
             "student=macs=0.25 instead"
         )
     return plan
-
-
-def _widths_in(folder: Path, config: PreTrainedConfig, is_export: bool) -> WidthPlan:
-    # a standard export may be padded to its stock class; its facts hold the widths without padding
-    forms = read_export_facts(folder)["forms"] if is_export else None
-    return WidthPlan.from_dict(forms["compact"]["plan"], config.num_hidden_layers) if forms else widths_of(config)
-
-
-def _check_words(start: str, own: PreTrainedTokenizerBase, teacher: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    # words by rising id; a tokenizer may end before vocab_size, so only the ids of both are compared
-    words, others = (sorted(one.get_vocab().items(), key=lambda item: item[1]) for one in (own, tokenizer))
-    for (word, number), (other, _) in zip(words, others, strict=False):
-        if word != other:
-            raise ValueError(
-                f"start={start!r} reads {short_repr(word)} as token {number}, the teacher {teacher!r} "
-                f"{short_repr(other)}; {_ANOTHER}"
-            )
 
 
 KIND = StudentKind(

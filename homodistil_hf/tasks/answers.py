@@ -5,10 +5,9 @@ al. 2016, 2018.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -147,7 +146,8 @@ def answer_questions(
         FloatingPointError: logits are not finite.
     """
     ranked = []
-    for batch in _batches(rows):
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
         windows = make_windows(batch, tokenizer, settings)
         inputs = [dict(window.inputs) for window in windows]
         logits_T = [
@@ -160,8 +160,3 @@ def answer_questions(
             of_windows, logits = zip(*of_row, strict=True)
             ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
     return ranked
-
-
-def _batches(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
-    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
-        yield rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()

@@ -140,14 +140,9 @@ def find_columns(
             if name in texts:
                 raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
         return Columns(kind, texts, labels)
-    found = _labels(rows, config, kind, texts)
-    if not found and kind in (LABELS, VALUES):
-        _refuse_some_of_several(rows, config, texts, argument)
-    return Columns(kind, texts, found if any(_has_labels(rows, name) for name in found) else ())
-
-
-def _has_labels(rows: Dataset, column: str) -> bool:
-    return any(value is not None for value in known_labels(rows, column))
+    found = _labels(rows, config, kind, texts, argument)
+    has_labels = any(value is not None for name in found for value in known_labels(rows, name))
+    return Columns(kind, texts, found if has_labels else ())
 
 
 def known_labels(rows: Dataset, column: str) -> list[Any]:
@@ -162,17 +157,6 @@ def known_labels(rows: Dataset, column: str) -> list[Any]:
 def is_missing(value: Any) -> bool:
     """Whether a cell holds no label: null, NaN, or nothing in a file of words."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _refuse_some_of_several(rows: Dataset, config: PreTrainedConfig, texts: tuple[str, ...], argument: str) -> None:
-    known = _by_lower_name(name for name in rows.column_names if name not in texts)
-    is_there = {name: name.lower() in known for name in names_of(config)}
-    if any(is_there.values()):
-        lacking = join_some([repr(name) for name, found in is_there.items() if not found])
-        raise ValueError(
-            f"{argument} has columns of some of the model's labels, but lacks {lacking}; add a column for each, or "
-            "drop all of them for a run without labels"
-        )
 
 
 def listed_columns(names: str | None) -> tuple[str, ...]:
@@ -235,14 +219,21 @@ def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) ->
     return texts
 
 
-def _labels(rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+def _labels(
+    rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str, ...], argument: str
+) -> tuple[str, ...]:
+    """Columns of usual names, or one for each of the model's labels; refuses columns of some of these alone."""
     known = _by_lower_name(name for name in rows.column_names if name not in texts)
     wanted = [name.lower() for name in names_of(config)]
     # spans of a text go by other names than tags of words
     usual = _LABEL_COLUMNS[kind] if kind != TAGS or is_of_words(texts) else SPAN_COLUMNS
     found = [known[name] for name in usual if name in known]
-    # a column for each of the model's labels
-    if kind in (LABELS, VALUES) and not found and all(name in known for name in wanted):
+    if kind in (LABELS, VALUES) and not found and any(name in known for name in wanted):
+        if lacking := [repr(name) for name in names_of(config) if name.lower() not in known]:
+            raise ValueError(
+                f"{argument} has columns of some of the model's labels, but lacks {join_some(lacking)}; add a column "
+                "for each, or drop all of them for a run without labels"
+            )
         return tuple(known[name] for name in wanted)
     # of several candidates, the first whose classes are the model's
     of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]

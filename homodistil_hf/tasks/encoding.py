@@ -71,11 +71,6 @@ def encode_rows(
     return table if columns.kind == TAGS else table.add_column("labels", labels)
 
 
-def with_lengths(rows: Dataset) -> Dataset:
-    """Tokenized rows with a column `length`, in tokens."""
-    return rows.add_column("length", list(map(len, rows["input_ids"])))
-
-
 def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1) -> None:
     """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
     check_number(rows, argument, least=least)
@@ -86,16 +81,16 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
                 "other text_columns, or make them texts"
             )
         values = rows[name][:]
-        empty = [place for place, value in enumerate(values, 1) if _is_empty(value, columns.are_words)]
+        # a text without a word, or words of which there are none, or not all
+        empty = [
+            place
+            for place, value in enumerate(values, 1)
+            if not (value.strip() if isinstance(value, str) else value)
+            or (columns.are_words and not isinstance(value, str) and None in [*value])
+        ]
         if empty:
             rows_of = f"{len(empty):,} row{'s' * (len(empty) != 1)}"
             raise ValueError(f"{argument} has {rows_of} without {name!r}, the first is row {empty[0]:,}; drop them")
-
-
-def _is_empty(value: Any, are_words: bool) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return not value or (are_words and None in [*value])
 
 
 def check_number(rows: Dataset, argument: str, *, least: int) -> None:

@@ -55,11 +55,6 @@ def _glue(name: str, *texts: str, num_labels: int = 2, **others: Any) -> Benchma
     return BenchmarkTask(columns, names, on_hub=("nyu-mll/glue", name), **others)
 
 
-def _squad(name: str) -> BenchmarkTask:
-    columns = Columns(ANSWERS, ("question", "context"), ("answers",))
-    return BenchmarkTask(columns, metrics=("f1",), on_hub=(f"rajpurkar/{name}",))
-
-
 _MATCHED = ("validation_matched", "validation_mismatched")
 GLUE_TASKS: dict[str, BenchmarkTask] = {
     "cola": _glue("cola", "sentence", metrics=("matthews_correlation",)),
@@ -73,7 +68,12 @@ GLUE_TASKS: dict[str, BenchmarkTask] = {
     "rte": _glue("rte", "sentence1", "sentence2"),
     "wnli": _glue("wnli", "sentence1", "sentence2"),
 }
-SQUAD_TASKS: dict[str, BenchmarkTask] = {name: _squad(name) for name in ("squad", "squad_v2")}
+SQUAD_TASKS: dict[str, BenchmarkTask] = {
+    name: BenchmarkTask(
+        Columns(ANSWERS, ("question", "context"), ("answers",)), metrics=("f1",), on_hub=(f"rajpurkar/{name}",)
+    )
+    for name in ("squad", "squad_v2")
+}
 """v1.1 and v2.0."""
 BENCHMARK_TASKS = GLUE_TASKS | SQUAD_TASKS
 
@@ -145,7 +145,16 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
     if data_dir is None:
         splits, data_name = _from_hub(name), name
     else:
-        splits, data_name = _glue_in_folder(data_folder(name, data_dir))
+        folder = data_folder(name, data_dir)
+        dev = [split for split in ("validation", *_MATCHED) if (folder / f"{split}.parquet").is_file()]
+        # a copy of the matched rows under the plain name would be measured twice
+        dev = [split for split in dev if split != "validation" or len(dev) == 1]
+        if not (folder / "train.parquet").is_file() or not dev:
+            raise ValueError(f"folder={str(folder)!r} lacks train.parquet or validation.parquet; expected both")
+        splits, data_name = (
+            {split: Dataset(_table(folder / f"{split}.parquet")) for split in ("train", *dev)},
+            folder.name,
+        )
     for split, rows in splits.items():
         _check_labels(rows, described, f"task={name!r}: {split} of {data_dir or described.on_hub[0]}")
     train, digest = splits.pop("train"), hashlib.sha256()
@@ -170,15 +179,6 @@ def data_folder(task: str, data_dir: str | Path) -> Path:
         f"data_dir={str(data_dir)!r} has no folder {task} and no {task}{PART_SUFFIX}, but "
         f"{', '.join(present) or 'none of any task'}; add it, or leave that task out"
     )
-
-
-def _glue_in_folder(folder: Path) -> tuple[dict[str, Dataset], str]:
-    dev = [split for split in ("validation", *_MATCHED) if (folder / f"{split}.parquet").is_file()]
-    # A copy of the matched rows under the plain name would be measured twice.
-    dev = [split for split in dev if split != "validation" or len(dev) == 1]
-    if not (folder / "train.parquet").is_file() or not dev:
-        raise ValueError(f"folder={str(folder)!r} lacks train.parquet or validation.parquet; expected both")
-    return {split: Dataset(_table(folder / f"{split}.parquet")) for split in ("train", *dev)}, folder.name
 
 
 def _table(path: Path) -> pyarrow.Table:
@@ -223,7 +223,16 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
         name, splits = task, _from_hub(task)
         splits = {split: rows.select_columns(list(_SQUAD_COLUMNS)) for split, rows in splits.items()}
     else:
-        name, splits = _squad_in_folder(task, data_dir)
+        files = squad_files(task, data_dir)
+        folder = files["train"].parent
+        splits = {split: _read_questions(path) for split, path in files.items()}
+        is_other = task == "squad" and folder.name.startswith("squad_v2")
+        if is_other:
+            splits = {
+                split: rows.select([place for place, answers in enumerate(rows["answers"][:]) if answers["text"]])
+                for split, rows in splits.items()
+            }
+        name = task + PART_SUFFIX * (is_other or folder.name.endswith(PART_SUFFIX))
     digest = hashlib.sha256()
     for split, rows in splits.items():
         where = data_dir or SQUAD_TASKS[task].on_hub[0]
@@ -251,20 +260,6 @@ def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
             raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
         files[split] = there[0]
     return files
-
-
-def _squad_in_folder(task: str, data_dir: str | Path) -> tuple[str, dict[str, Dataset]]:
-    files = squad_files(task, data_dir)
-    folder = files["train"].parent
-    splits = {split: _read_questions(path) for split, path in files.items()}
-    is_other = task == "squad" and folder.name.startswith("squad_v2")
-    if is_other:
-        splits = {
-            split: rows.select([place for place, answers in enumerate(rows["answers"][:]) if answers["text"]])
-            for split, rows in splits.items()
-        }
-    is_part = is_other or folder.name.endswith(PART_SUFFIX)
-    return task + PART_SUFFIX * is_part, splits
 
 
 def read_questions(path: str | Path, *, argument: str) -> Dataset:

@@ -42,7 +42,10 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
     if together is not None:
         aside, how = _whole_groups(rows[together][:], share, draw), f"all rows of a {together!r} together"
     elif columns.kind == VALUES and columns.labels:
-        aside, how = _every_other(_sizes(rows, columns), share), "spread over their values"
+        aside, how = (
+            _every_other([_size(value) for value in rows[columns.labels[0]]], share),
+            "spread over their values",
+        )
     elif columns.kind == LABELS and columns.labels:
         keys = [str(row) for row in zip(*(rows[name][:] for name in columns.labels), strict=True)]
         aside, how = _every_other(keys, share), "spread over their labels"
@@ -82,10 +85,13 @@ def _by_group(keys: list[Any], share: float, draw: np.random.RandomState) -> lis
     return found
 
 
-def _sizes(rows: Dataset, columns: Columns) -> list[tuple[bool, float]]:
-    values = rows[columns.labels[0]][:]
-    firsts = [value[0] if isinstance(value, list) and value else value for value in values]
-    return [(is_missing(value), _as_number(value)) for value in firsts]
+def _size(value: Any) -> tuple[bool, float]:
+    """Whether a label is missing, and its number or first number; 0 for what is refused later, with its row."""
+    first = value[0] if isinstance(value, list) and value else value
+    try:
+        return is_missing(first), 0.0 if is_missing(first) else float(first)
+    except (TypeError, ValueError):
+        return False, 0.0
 
 
 def _every_other(keys: Sequence[Any], share: float) -> list[int]:
@@ -94,13 +100,6 @@ def _every_other(keys: Sequence[Any], share: float) -> list[int]:
     every = max(2, round(1 / share))
     # begin half a distance in, so that neither end is favoured
     return order[every // 2 :: every]
-
-
-def _as_number(value: Any) -> float:
-    try:
-        return 0.0 if is_missing(value) else float(value)
-    except (TypeError, ValueError):
-        return 0.0  # refused later, with its row
 
 
 def _whole_groups(keys: list[Any], share: float, draw: np.random.RandomState) -> list[int]:

@@ -5,9 +5,9 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
@@ -101,33 +101,24 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
     exact = {name: number for number, name in enumerate(names_of(config))}
     names = {name.strip().casefold(): number for name, number in exact.items()}
     found: dict[Hashable, None] = dict.fromkeys(values)
-    by_name = {value: exact.get(str(value), _by_name(value, names)) for value in found}
+    by_name: dict[Hashable, int | None] = {}
+    for value in found:
+        # a name may be written otherwise: in capitals, `1.0` or `01` for 1
+        word = str(value).strip().casefold()
+        otherwise = (names[way] for way in (word, _POINT.sub("", word), str(_whole(value))) if way in names)
+        by_name[value] = exact.get(str(value), next(otherwise, None))
     if None not in by_name.values():
-        return [_present(by_name[value]) for value in values]
+        return [cast(int, by_name[value]) for value in values]
     by_number = {value: _whole(value) for value in found}
     wrong = [value for value, number in by_number.items() if number is None or not 0 <= number < config.num_labels]
     if wrong:
         # Among names, what is no name is wrong.
         unknown = [value for value, number in by_name.items() if number is None]
         value = (wrong if len(unknown) == len(found) else unknown)[0]
-        raise ValueError(f"{where} has {_first(values, value)}; {_remedy(value, by_number, config)}")
-    return [_present(by_number[value]) for value in values]
-
-
-def _by_name(value: Any, names: Mapping[str, int]) -> int | None:
-    """The number of a class whose name is written otherwise: in capitals, `1.0` or `01` for 1."""
-    word = str(value).strip().casefold()
-    ways = (word, _POINT.sub("", word), str(_whole(value)))
-    return next((names[way] for way in ways if way in names), None)
-
-
-def _present(number: int | None) -> int:
-    return -1 if number is None else number
-
-
-def _first(values: Sequence[Any], value: Any) -> str:
-    count = sum(each == value for each in values)
-    return f"the label {short_repr(value)} ({count:,} row{'s' * (count != 1)})"
+        count = sum(each == value for each in values)
+        rows = f"{count:,} row{'s' * (count != 1)}"
+        raise ValueError(f"{where} has the label {short_repr(value)} ({rows}); {_remedy(value, by_number, config)}")
+    return [cast(int, by_number[value]) for value in values]
 
 
 def _whole(value: Any) -> int | None:

@@ -101,8 +101,14 @@ def check_windows(settings: WindowSettings, tokenizer: PreTrainedTokenizerBase) 
 def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings) -> list[Window]:
     """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
     check_windows(settings, tokenizer)
+    most, questions = settings.max_question_tokens, [row["question"].strip() for row in rows]
+    places = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     encoded = tokenizer(
-        _shortened([row["question"].strip() for row in rows], tokenizer, settings.max_question_tokens),
+        # cut in characters, behind the last token that is read
+        [
+            question if len(offsets) <= most else question[: offsets[most - 1][1]]
+            for question, offsets in zip(questions, places, strict=True)
+        ],
         [row["context"] for row in rows],
         truncation="only_second",
         max_length=settings.row_length,
@@ -139,15 +145,6 @@ def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cl
         first_token=context[0] if context else 0,
         offsets=offsets[context],
     )
-
-
-def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
-    encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    # cut in characters, behind the last token that is read: texts are tokenized again
-    return [
-        question if len(offsets) <= max_tokens else question[: offsets[max_tokens - 1][1]]
-        for question, offsets in zip(questions, encoded, strict=True)
-    ]
 
 
 def check_answers(answers: Any, context: str, label: str, *, need_answers: bool = False) -> None:

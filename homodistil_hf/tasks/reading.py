@@ -7,13 +7,13 @@ import csv
 import glob
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
-from datasets import Dataset, Value
+from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetsError
 
 from ..data.sources import SEPARATORS, csv_settings, local_files, read_source, separator_of
@@ -21,6 +21,7 @@ from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
 
 _JSON = (".json", ".jsonl")
+_STRING, _LARGE = Value("string"), Value("large_string")
 _ANSWER_COLUMNS = ("text", "answer_start")
 
 
@@ -44,7 +45,10 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
         raise ValueError(f"{argument} is not set; name files, folders or Hub data sets with rows")
     parts = [part for name in sources for part in _read(name, split, f"{argument}={name!r}")]
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
-        parts = [_with_large_strings(part) for part in parts]
+        parts = [
+            part.cast(Features({name: _LARGE if one == _STRING else one for name, one in part.features.items()}))
+            for part in parts
+        ]
     try:
         return datasets.concatenate_datasets(parts)
     except (ValueError, pyarrow.ArrowException) as error:
@@ -64,17 +68,14 @@ def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
         yield read_json(file, label) if file.suffix.lower() in _JSON else _as_written(file, label)
 
 
-def _with_large_strings(rows: Dataset) -> Dataset:
-    features = rows.features.copy()
-    for name, feature in features.items():
-        if isinstance(feature, Value) and feature.dtype == "string":
-            features[name] = Value("large_string")
-    return rows.cast(features)
-
-
 def _as_written(file: Path, label: str) -> Dataset:
+    """A CSV file's rows, all of words."""
     try:
-        return _read_words(file)
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            names, *others = itertools.islice(csv.reader(opened, delimiter=separator_of(file)), 2)
+        if names and not others:
+            return Dataset.from_dict({name: [] for name in names})
+        return Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
     except (DatasetsError, OSError, ValueError, csv.Error) as error:
         cause = error.__cause__ or error
         remedy = f"check what {file.name} holds"
@@ -83,15 +84,6 @@ def _as_written(file: Path, label: str) -> Dataset:
         raise ValueError(
             f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); {remedy}"
         ) from error
-
-
-def _read_words(file: Path) -> Dataset:
-    """A CSV file's rows, all of words."""
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        names, *others = itertools.islice(csv.reader(opened, delimiter=separator_of(file)), 2)
-    if names and not others:
-        return Dataset.from_dict({name: [] for name in names})
-    return Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
 
 
 def read_json(file: Path, label: str) -> Dataset:
@@ -105,24 +97,13 @@ def read_json(file: Path, label: str) -> Dataset:
     table: dict[str, pyarrow.Array] = {}
     for column in columns:
         try:
-            table |= _json_column(rows, column)
-        except _COLUMN_ERRORS:
+            array = pyarrow.array([row.get(column) for row in rows])
+            Dataset(pyarrow.table({column: array}))  # fails here for types that are nested too deeply
+        except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
             values = (row.get(column) for row in rows)
-            table[column] = pyarrow.array([None if value is None else _as_word(value) for value in values])
+            array = pyarrow.array([value if isinstance(value, str | None) else json.dumps(value) for value in values])
+        table[column] = array
     return Dataset(pyarrow.table(table))
-
-
-def _as_word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-_COLUMN_ERRORS = (pyarrow.ArrowException, OverflowError, TypeError, ValueError)
-
-
-def _json_column(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, pyarrow.Array]:
-    found = {column: pyarrow.array([row.get(column) for row in rows])}
-    Dataset(pyarrow.table(found))  # fails here for types that are nested too deeply
-    return found
 
 
 def check_columns(found: Collection[str], columns: Sequence[str], label: str, *, remedy: str) -> None:

@@ -169,9 +169,16 @@ def columns_of_rows(rows: Dataset, *, text_columns: Sequence[str] = (), label_co
     # a value has usual names that a class hasn't
     if kind == CLASSES and not columns.labels:
         columns = find_columns(rows, config, VALUES, text_columns=text_columns)
-    if not columns.labels:
-        _refuse_without_labels(rows, columns)
-    return columns
+    if columns.labels:
+        return columns
+    several = [name for name in rows.column_names if name not in columns.texts and _are_worths(rows[name][:])]
+    remedy = f"name text_columns and label_column; it has {join_some(map(short_repr, rows.column_names))}"
+    if len(several) > 1:
+        remedy = (
+            f"{join_some(map(repr, several))} hold numbers: for several values or labels a row set "
+            f"label_column={','.join(several)}, or name one column"
+        )
+    raise ValueError(f"train_data lacks the column 'label'; {remedy}")
 
 
 def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
@@ -187,28 +194,12 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
     if isinstance(next(iter(column(["answers"])), None), Mapping):
         return ANSWERS
     has_words = is_of_words(texts) if texts else words_column(rows) is not None
-    if (has_words and column(TAG_COLUMNS)) or any(map(_are_spans, column(SPAN_COLUMNS))):
+    spans = (span for cell in column(SPAN_COLUMNS) if cell for span in as_list(cell))
+    if (has_words and column(TAG_COLUMNS)) or any(isinstance(span, list | dict) for span in spans):
         return TAGS
     # several labels are lists, or words that are written as such
     are_lists = any(isinstance(cell, list) or str(cell).startswith("[") for cell in column(CLASS_COLUMNS))
     return LABELS if len(labels) > 1 or are_lists else CLASSES
-
-
-def _are_spans(value: Any) -> bool:
-    return any(isinstance(span, list | dict) for span in (as_list(value) if value else ()))
-
-
-def _refuse_without_labels(rows: Dataset, columns: Columns) -> None:
-    """Refuse rows without a column of labels; say how several columns of numbers are named."""
-    others = [name for name in rows.column_names if name not in columns.texts]
-    several = [name for name in others if _are_worths(rows[name][:])]
-    remedy = f"name text_columns and label_column; it has {join_some(map(short_repr, rows.column_names))}"
-    if len(several) > 1:
-        remedy = (
-            f"{join_some(map(repr, several))} hold numbers: for several values or labels a row set "
-            f"label_column={','.join(several)}, or name one column"
-        )
-    raise ValueError(f"train_data lacks the column 'label'; {remedy}")
 
 
 def _are_worths(cells: Sequence[Any]) -> bool:
@@ -243,10 +234,12 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         return RowsTask(replace(columns, kind=LABELS if cells <= _NO_OR_YES else VALUES), columns.labels)
     values = [value for value in rows[columns.labels[0]][:] if not is_missing(value)]
     names = class_names(rows.features[columns.labels[0]])
+    read = entries_of if columns.are_words else as_list
+    lists = [read(value) for value in values]
     if columns.kind == TAGS:
-        task = RowsTask(columns, tuple(names or _tags(values, columns)))
+        task = RowsTask(columns, tuple(names or _tags([entry for row in lists for entry in row], columns)))
     else:
-        task = _of_lists([as_list(value) for value in values], columns, names)
+        task = _of_lists(lists, columns, names)
     if len(task.names) < 2:
         raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
     return task
@@ -292,9 +285,7 @@ def _of_lists(lists: list[list[Any]], columns: Columns, names: Sequence[str]) ->
     return RowsTask(columns, tuple(names or _with_outside_first(set(map(str, flat)))))
 
 
-def _tags(values: Sequence[Any], columns: Columns) -> list[str]:
-    read = entries_of if columns.are_words else as_list
-    entries = [entry for value in values for entry in read(value)]
+def _tags(entries: Sequence[Any], columns: Columns) -> list[str]:
     if columns.are_words:
         return _with_outside_first({str(tag) for tag in entries if not is_missing(tag)})
     types = {str(kind) for *_, kind in map(span_parts, entries) if kind is not None}

@@ -155,12 +155,12 @@ def gradings_of(
 
 def named_sets(data: Mapping[str, Any]) -> dict[str, Any]:
     """All sets of rows by their names in messages; several of one argument by their own names behind its."""
-    sets: dict[str, Any] = {}
-    for name, value in data.items():
-        sets |= (
-            {f"{name}[{part!r}]": rows for part, rows in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return sets
+    named = {name: value if isinstance(value, dict) else {None: value} for name, value in data.items()}
+    return {
+        name if part is None else f"{name}[{part!r}]": rows
+        for name, parts in named.items()
+        for part, rows in parts.items()
+    }
 
 
 def first_raw(data: Mapping[str, Any]) -> tuple[str, Dataset | None]:

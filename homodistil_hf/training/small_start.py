@@ -141,13 +141,11 @@ def with_head_of(teacher: PreTrainedModel, encoder: PreTrainedModel, *, seed: in
         seed: of the head.
     """
     kind, config = HEADS[type(teacher).__name__].kind, teacher.config
-    how: dict[str, Any] = {"dropout": HEAD_DROPOUT, "seed": seed}
     if kind is QUESTION_ANSWERING:
-        model = fresh_answerer(encoder.base_model, **how)
-    elif kind is TOKEN_CLASSIFICATION:
-        model = fresh_tagger(encoder.base_model, config.num_labels, **how)
+        model = fresh_answerer(encoder.base_model, dropout=HEAD_DROPOUT, seed=seed)
     else:
-        model = fresh_classifier(encoder.base_model, config.num_labels, **how)
+        fresh = fresh_tagger if kind is TOKEN_CLASSIFICATION else fresh_classifier
+        model = fresh(encoder.base_model, config.num_labels, dropout=HEAD_DROPOUT, seed=seed)
     for name in _OF_THE_LABELS:
         if hasattr(config, name):
             setattr(model.config, name, getattr(config, name))

@@ -29,7 +29,7 @@ from homodistil_hf.models.widths import widths_of
 def fake(monkeypatch):
     """Nothing is trained here; what a training gives is tested in test_glue.py."""
     measure = FakeMeasure(lambda learning_rate, seed: (0.5, 0.75, 0.7)[seed])
-    monkeypatch.setattr("homodistil_hf.evaluation.task_runs.classification_metrics", measure)
+    monkeypatch.setattr("homodistil_hf.evaluation.task_runs.official_metrics", measure)
     return measure
 
 
@@ -313,7 +313,7 @@ def test_sigterm_ends_an_evaluation_and_what_was_measured_stays(folder, data_dir
         return fake(*args, settings=settings, seed=seed, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr("homodistil_hf.evaluation.task_runs.classification_metrics", asked)
+        patched.setattr("homodistil_hf.evaluation.task_runs.official_metrics", asked)
         with pytest.raises(SystemExit, match="143"):
             main(words)
     records = sorted(path.name for path in (folder / "evaluations").rglob("*") if path.is_file())

@@ -18,9 +18,9 @@ from homodistil_hf.evaluation.fine_tuning import FineTuned, FineTuningTrainer, e
 from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.task_runs import (
     SquadSettings,
-    answer_metrics,
     evaluate_squad,
     grade,
+    official_metrics,
     training_rows,
     with_length,
 )
@@ -73,7 +73,7 @@ def fine_tune_squad(evaluated, data, *, settings, seed):
     check_windows(settings, evaluated.tokenizer)
     settings = with_length(settings, evaluated)
     rows = training_rows(data.train, settings.max_train_samples)
-    found, trained = answer_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
+    found, trained = official_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
     return {"metrics": found["validation"], "num_steps": trained.num_steps, "train_loss": trained.train_loss}
 
 
@@ -248,7 +248,7 @@ def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeyp
     rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
     for name in ("train", "validation"):
         Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
-    monkeypatch.setattr(task_runs, "answer_metrics", measured)
+    monkeypatch.setattr(task_runs, "official_metrics", measured)
     settings = {**TINY.compared(), "data_dir": str(tmp_path), "seeds": 0, "learning_rates": (0.5, 0.25)}
     evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
     for _, learned_from, measured_on in seen[:2]:
@@ -289,7 +289,7 @@ def test_default_windows_are_those_that_a_model_reads(positions, given, expected
 
     make_teacher(max_position_embeddings=positions).save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(task_runs, "answer_metrics", measured)
+    monkeypatch.setattr(task_runs, "official_metrics", measured)
     monkeypatch.setattr(task_runs, "load_squad", lambda *args: tiny_data())
     how = {"learning_rate": 1e-3, "seeds": 0, **given}
     evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")
