@@ -5,7 +5,6 @@ gets pieces of bounded length, a bounded number at a time, so that documents of 
 finds the documents, masking.py masks tokens.
 """
 
-import itertools
 import logging
 import os
 import re
@@ -126,19 +125,15 @@ class TextPacker:
                 )
             if text is not None and text.strip():
                 text = _LONE_SURROGATE.sub("\ufffd", text)
-                bounds = _cuts(text)
-                yield from ((text[start:end], end == len(text)) for start, end in itertools.pairwise(bounds))
-
-
-def _cuts(text: str) -> list[int]:
-    """Return the bounds of pieces of at most `_PIECE_CHARS`, in front of white space if there is any."""
-    bounds = [0]
-    while len(text) - bounds[-1] > _PIECE_CHARS:
-        # behind the last bound, or its own space would be found again
-        start, end = bounds[-1] + 1, bounds[-1] + _PIECE_CHARS
-        space = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
-        bounds.append(end if space < 0 else space)
-    return [*bounds, len(text)]
+                start = 0
+                while len(text) - start > _PIECE_CHARS:
+                    # in front of white space if there is any; behind the start, whose own space would be found again
+                    window = start + 1, start + _PIECE_CHARS
+                    space = max(text.rfind(" ", *window), text.rfind("\n", *window))
+                    end = start + _PIECE_CHARS if space < 0 else space
+                    yield text[start:end], False
+                    start = end
+                yield text[start:], True
 
 
 def _groups(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:

@@ -36,6 +36,22 @@ def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
+def layer_of(attention: tuple[str, str, str, str], ffn: tuple[str, str], norms: tuple[str, str]) -> Shapes:
+    """Return the parameters of a layer with a LayerNorm behind each of its halves.
+
+    Args:
+        attention: names of the linear modules: query, key, value and output.
+        ffn: names of the first and the second linear module.
+        norms: names of the LayerNorms behind attention and FFN.
+    """
+    query, key, value, output = attention
+    return {
+        **{**linear(query, QUERY, HIDDEN), **linear(key, QUERY, HIDDEN), **linear(value, VALUE, HIDDEN)},
+        **{**linear(output, HIDDEN, VALUE), **norm(norms[0])},
+        **{**linear(ffn[0], NEURON, HIDDEN), **linear(ffn[1], HIDDEN, NEURON), **norm(norms[1])},
+    }
+
+
 def biases(shapes: Shapes) -> set[str]:
     """Return the names of the biases among parameters."""
     return {name for name in shapes if name.endswith(".bias")}

@@ -2,23 +2,15 @@
 
 from transformers import BertConfig
 
-from .architecture import HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, Shapes, heads, linear, norm
+from .architecture import HIDDEN, LABELS, Architecture, Shapes, heads, layer_of, linear, norm
 
 _MODELING = f"{__package__}.modeling_homobert"
 _VOCABULARY = "vocab_size"
 
-LAYER = {
-    **linear("attention.self.query", QUERY, HIDDEN),
-    **linear("attention.self.key", QUERY, HIDDEN),
-    **linear("attention.self.value", VALUE, HIDDEN),
-    **linear("attention.output.dense", HIDDEN, VALUE),
-    **norm("attention.output.LayerNorm"),
-    **linear("intermediate.dense", NEURON, HIDDEN),
-    **linear("output.dense", HIDDEN, NEURON),
-    **norm("output.LayerNorm"),
-}
-"""Parameters of a layer, also of the architectures that took theirs from BERT."""
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+FFN, NORMS = ("intermediate.dense", "output.dense"), ("attention.output.LayerNorm", "output.LayerNorm")
+LAYER = layer_of(ATTENTION, FFN, NORMS)
+"""Parameters of a layer, also of the architectures that took theirs from BERT."""
 
 
 def embeddings(channels: str = HIDDEN) -> Shapes:

@@ -2,10 +2,15 @@
 
 from transformers import DebertaV2Config
 
-from .architecture import EMBEDDING, HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, heads, linear, norm
+from .architecture import EMBEDDING, HIDDEN, LABELS, QUERY, Architecture, heads, layer_of, linear, norm
+from .bert import FFN, NORMS
 
 _MODELING = f"{__package__}.modeling_homodebertav2"
 _DISTANCES, _KERNEL = "num_distances", "conv_kernel_size"
+_ATTENTION = (
+    *("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+    "attention.output.dense",
+)
 
 _LEGACY_HEAD = {
     **linear("cls.predictions.transform.dense", EMBEDDING, HIDDEN),
@@ -87,25 +92,9 @@ DEBERTA = Architecture(
         **norm("encoder.LayerNorm"),
         **_CONVOLUTION,
     },
-    layer={
-        **linear("attention.self.query_proj", QUERY, HIDDEN),
-        **linear("attention.self.key_proj", QUERY, HIDDEN),
-        **linear("attention.self.value_proj", VALUE, HIDDEN),
-        **_OWN["c2p"],
-        **_OWN["p2c"],
-        **linear("attention.output.dense", HIDDEN, VALUE),
-        **norm("attention.output.LayerNorm"),
-        **linear("intermediate.dense", NEURON, HIDDEN),
-        **linear("output.dense", HIDDEN, NEURON),
-        **norm("output.LayerNorm"),
-    },
+    layer={**layer_of(_ATTENTION, FFN, NORMS), **_OWN["c2p"], **_OWN["p2c"]},
     layers="encoder.layer",
-    attention=(
-        "attention.self.query_proj",
-        "attention.self.key_proj",
-        "attention.self.value_proj",
-        "attention.output.dense",
-    ),
+    attention=_ATTENTION,
     mlm_entries=("lm_predictions.lm_head.dense", "cls.predictions.transform"),
     absent=_absent,
     sizes={_DISTANCES: _num_distances},

@@ -2,10 +2,10 @@
 
 from transformers import DistilBertConfig
 
-from .architecture import HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, heads, linear, norm
+from .architecture import HIDDEN, LABELS, Architecture, heads, layer_of, linear, norm
 
 _MODELING = f"{__package__}.modeling_homodistilbert"
-
+_ATTENTION = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin")
 
 DISTILBERT = Architecture(
     name="DistilBERT",
@@ -30,18 +30,9 @@ DISTILBERT = Architecture(
         "embeddings.position_embeddings.weight": ("max_position_embeddings", HIDDEN),
         **norm("embeddings.LayerNorm"),
     },
-    layer={
-        **linear("attention.q_lin", QUERY, HIDDEN),
-        **linear("attention.k_lin", QUERY, HIDDEN),
-        **linear("attention.v_lin", VALUE, HIDDEN),
-        **linear("attention.out_lin", HIDDEN, VALUE),
-        **norm("sa_layer_norm"),
-        **linear("ffn.lin1", NEURON, HIDDEN),
-        **linear("ffn.lin2", HIDDEN, NEURON),
-        **norm("output_layer_norm"),
-    },
+    layer=layer_of(_ATTENTION, ("ffn.lin1", "ffn.lin2"), ("sa_layer_norm", "output_layer_norm")),
     layers="transformer.layer",
-    attention=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    attention=_ATTENTION,
     mlm_entries=("vocab_transform",),
     dropouts=("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
     width_names={

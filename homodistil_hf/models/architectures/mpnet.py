@@ -2,11 +2,12 @@
 
 from transformers import MPNetConfig
 
-from .architecture import HEAD, HIDDEN, NEURON, QUERY, VALUE, Architecture, heads, linear, norm
+from .architecture import HEAD, HIDDEN, Architecture, heads, layer_of, linear, norm
+from .bert import FFN
 from .roberta import CLASSIFIER, MLM_SHAPES, UNTIED
 
 _MODELING = f"{__package__}.modeling_homompnet"
-
+_ATTENTION = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o")
 
 MPNET = Architecture(
     name="MPNet",
@@ -22,18 +23,9 @@ MPNET = Architecture(
         **norm("embeddings.LayerNorm"),
         "encoder.relative_attention_bias.weight": ("relative_attention_num_buckets", HEAD),
     },
-    layer={
-        **linear("attention.attn.q", QUERY, HIDDEN),
-        **linear("attention.attn.k", QUERY, HIDDEN),
-        **linear("attention.attn.v", VALUE, HIDDEN),
-        **linear("attention.attn.o", HIDDEN, VALUE),
-        **norm("attention.LayerNorm"),
-        **linear("intermediate.dense", NEURON, HIDDEN),
-        **linear("output.dense", HIDDEN, NEURON),
-        **norm("output.LayerNorm"),
-    },
+    layer=layer_of(_ATTENTION, FFN, ("attention.LayerNorm", "output.LayerNorm")),
     layers="encoder.layer",
-    attention=("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),
+    attention=_ATTENTION,
     mlm_entries=("lm_head.dense",),
     pooler=linear("pooler.dense", HIDDEN, HIDDEN),
     surplus=("mpnet.pooler.",),
