@@ -46,9 +46,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def distil(folder: Path, run: Path, **settings: Any) -> dict[str, Any]:
+def distil(folder: Path, run: Path, *, log: Any = lambda line: None, **settings: Any) -> dict[str, Any]:
     values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(run)} | settings
-    return distill_family(run_of(values, "the test"), lambda line: None)
+    return distill_family(run_of(values, "the test"), log)
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +140,8 @@ def kill_in_training(number: int, step: int) -> Any:
 def kill_at(name: str, number: int) -> Any:
     """Fail at the n-th call of a function of the module."""
 
-    return _kill_at(family, name, number)
-
-
-def _kill_at(owner: Any, name: str, number: int) -> Any:
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        original, calls = getattr(owner, name), []
+        original, calls = getattr(family, name), []
 
         def killed(*args: Any, **kwargs: Any) -> Any:
             calls.append(args)
@@ -153,7 +149,7 @@ def _kill_at(owner: Any, name: str, number: int) -> Any:
                 raise Killed
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(owner, name, killed)
+        monkeypatch.setattr(family, name, killed)
 
     return patch
 
@@ -165,30 +161,32 @@ def distil_killed(monkeypatch: pytest.MonkeyPatch, kill: Any, folder: Path, run:
             distil(folder, run, **settings)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kill", "num_finished"),
-    [
-        (kill_in_training(1, 2), 0),  # before the first checkpoint
-        (kill_in_training(2, 6), 1),  # between two
-        (kill_at("save_projections", 1), 0),
-        (kill_at("write_json", 3), 0),  # all is there, but that it is finished is not said
-        (kill_at("write_json", 4), 1),
-        (kill_at("load_start", 2), 2),
-        (kill_at("_results", 1), 3),
-    ],
+KILLS = (
+    (kill_in_training(1, 2), 0),  # before the first checkpoint
+    (kill_at("save_projections", 1), 0),
+    (kill_at("write_json", 2), 0),  # all is there, but that it is finished is not said
+    (kill_in_training(2, 6), 1),  # between two checkpoints
+    (kill_at("write_json", 2), 1),
+    (kill_at("load_start", 2), 2),
+    (kill_at("_results", 1), 3),
 )
-def test_a_family_that_was_killed_goes_on_as_if_it_had_not_been(
-    whole, folder, tmp_path, monkeypatch, kill, num_finished
-):
-    distil_killed(monkeypatch, kill, folder, tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS[:num_finished]
-    trained: list[Any] = []
-    original = family._train_member
-    monkeypatch.setattr(family, "_train_member", lambda *args, **kwargs: trained.append(original(*args, **kwargs)))
-    results = distil(folder, tmp_path / "run", resume_from_checkpoint="last")
-    assert len(trained) == 3 - num_finished
-    assert weights_of(tmp_path / "run") == weights_of(whole[0])
+"""One after the other, each of what the one before left, and how many members are finished then."""
+
+
+@pytest.mark.slow
+def test_a_family_that_was_killed_goes_on_as_if_it_had_not_been(whole, folder, tmp_path, monkeypatch):
+    run, num_before, resume = tmp_path / "run", 0, {}
+    for kill, num_finished in KILLS:
+        lines: list[str] = []
+        distil_killed(monkeypatch, kill, folder, run, log=lines.append, **resume)
+        assert json.loads((run / "family.json").read_text())["finished"] == FOLDERS[:num_finished]
+        trained = [line.partition(":")[0] for line in lines if line.startswith("\nmember")]
+        assert trained[:1] == [f"\nmember {number} of 3" for number in (num_before + 1,) if number <= 3]
+        num_before, resume = num_finished, {"resume_from_checkpoint": "last"}
+    lines = []
+    results = distil(folder, run, log=lines.append, **resume)
+    assert not [line for line in lines if line.startswith("\nmember")]
+    assert weights_of(run) == weights_of(whole[0])
     assert figures_of(results) == figures_of(whole[1])
 
 
@@ -272,8 +270,8 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
         ({"student": ["macs=0.5", 3]}, "student='macs=3' is out of this teacher's reach"),
     ],
 )
-def test_families_that_can_not_be_made(folder, tmp_path, monkeypatch, settings, message):
-    monkeypatch.setattr(family, "_train_member", None)
+@pytest.mark.usefixtures("never_trains")
+def test_families_that_can_not_be_made(folder, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         distil(folder, tmp_path / "run", **settings)
 
@@ -373,10 +371,10 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
         (f"{FOLDERS[1]}/results.json", {"num_steps": "many"}, "has num_steps='many', which no run wrote"),
     ],
 )
-def test_files_edited_by_hand_are_told_before_training(whole, folder, monkeypatch, file, change, message):
+@pytest.mark.usefixtures("never_trains")
+def test_files_edited_by_hand_are_told_before_training(whole, folder, file, change, message):
     run, _ = whole
     before = (run / file).read_text()
-    monkeypatch.setattr(family, "_train_member", lambda *args, **kwargs: pytest.fail("training has started"))
     (run / file).write_text(json.dumps(json.loads(before) | change))
     try:
         with pytest.raises(ValueError, match=message):
