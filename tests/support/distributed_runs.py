@@ -51,6 +51,10 @@ SHARED |= ARCHITECTURES
 """Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""
 
 
+RESUMED = ("plain", "accumulation", "stream")
+"""Those of them that others resume."""
+
+
 def shared_on(num_ranks: int) -> list[str]:
     """Names of `SHARED` that a world runs: four ranks differ from two by nothing that depends on an architecture."""
     return [name for name in SHARED if num_ranks <= 2 or name not in ARCHITECTURES]
@@ -89,9 +93,8 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
 def shared(name: str, folder: Path, num_ranks: int) -> dict[str, Any]:
     """Evaluate, train and evaluate; what a run on another number of ranks is compared with."""
     collator = RecordingCollator()
-    trainer = make_trainer(
-        folder / f"{name} on {num_ranks}", num_ranks, data_collator=collator, callbacks=[SaveAt(SAVED)], **SHARED[name]
-    )
+    settings = SHARED[name] | ({"callbacks": [SaveAt(SAVED)]} if name in RESUMED else {})
+    trainer = make_trainer(folder / f"{name} on {num_ranks}", num_ranks, data_collator=collator, **settings)
     before = trainer.evaluate()
     collator.rows.clear()
     prune_to = Pruner.prune_to
