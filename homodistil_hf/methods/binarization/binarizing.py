@@ -3,8 +3,7 @@
 `models/architectures/modeling_binarybert.py` has the layers, `trainer.py` trains them.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -108,26 +107,19 @@ def to_packed(model: PreTrainedModel) -> PreTrainedModel:
     return packed.eval()
 
 
-@contextmanager
-def calibrating(model: PreTrainedModel) -> Iterator[None]:
-    """Meanwhile each forward pass sets all scales of activations from what it sees, layer after layer."""
+@torch.no_grad()
+def calibrate(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None:
+    """Set the scales of all activations, layer after layer, from a first batch without labels."""
+    was_training = model.training
+    model.eval()
     quantizers = [module for module in model.modules() if isinstance(module, ElasticQuantizer)]
     for quantizer in quantizers:
         quantizer.calibrates = True
     try:
-        yield
+        model(**batch)
     finally:
         for quantizer in quantizers:
             quantizer.calibrates = False
-
-
-@torch.no_grad()
-def calibrate(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> None:
-    """Set the scales of all activations from a first batch, without labels."""
-    was_training = model.training
-    model.eval()
-    with calibrating(model):
-        model(**batch)
     model.train(was_training)
 
 
