@@ -133,50 +133,42 @@ def evaluate_discrepancy(
     """
     settings = settings_from(DiscrepancySettings, settings)
     with results_claimed(model, output_dir):
-        return _evaluated(load_model(model, output_dir), teacher, settings, argument=f"model={str(model)!r}", say=say)
+        evaluated = load_model(model, output_dir)
+        student = _masked_lm(evaluated.model, f"model={str(model)!r}")
+        found = _found_teacher(evaluated.source, teacher, say=say)
+        if found is not None:
+            check_words_of_model(evaluated.tokenizer, found.config)
+        length = fitted_length(
+            settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
+        )
+        run = model_in(evaluated.source) if settings.packing is None else None
+        packing = settings.packing if run is None else run.settings.get("packing")
+        settings = replace(settings, max_seq_length=length, packing=packing is not False)
+        blocks = held_out_blocks(settings, evaluated)
+        depends_on = {
+            "settings": settings.compared(),
+            "blocks_sha256": _blocks_digest(blocks),
+            "teacher_sha256": weights_digest(found) if found else None,
+        }
+        records = Records(evaluated)
 
+        def measure(folder: Path) -> dict[str, Any]:
+            start = time.perf_counter()
+            metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
+            teacher_name = model_name(found.name_or_path) if found else None
+            # the end of a path names the text; the rest would describe this machine
+            ends = {
+                source: "/".join(Path(source).parts[-2:]) for source in settings.eval_data if Path(source).exists()
+            }
+            names = {"teacher": teacher_name, "eval_data": [ends.get(source, source) for source in settings.eval_data]}
+            return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
-def _evaluated(
-    evaluated: EvaluatedModel,
-    teacher: str | Path | None,
-    settings: DiscrepancySettings,
-    *,
-    argument: str,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    student = _masked_lm(evaluated.model, argument)
-    found = _found_teacher(evaluated.source, teacher, say=say)
-    if found is not None:
-        check_words_of_model(evaluated.tokenizer, found.config)
-    length = fitted_length(
-        settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
-    )
-    run = model_in(evaluated.source) if settings.packing is None else None
-    packing = settings.packing if run is None else run.settings.get("packing")
-    settings = replace(settings, max_seq_length=length, packing=packing is not False)
-    blocks = held_out_blocks(settings, evaluated)
-    depends_on = {
-        "settings": settings.compared(),
-        "blocks_sha256": _blocks_digest(blocks),
-        "teacher_sha256": weights_digest(found) if found else None,
-    }
-    records = Records(evaluated)
-
-    def measure(folder: Path) -> dict[str, Any]:
-        start = time.perf_counter()
-        metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
-        teacher_name = model_name(found.name_or_path) if found else None
-        # the end of a path names the text; the rest would describe this machine
-        ends = {source: "/".join(Path(source).parts[-2:]) for source in settings.eval_data if Path(source).exists()}
-        names = {"teacher": teacher_name, "eval_data": [ends.get(source, source) for source in settings.eval_data]}
-        return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
-
-    record, was_there = records.measured(DISCREPANCY, depends_on, measure)
-    figures = ", ".join(f"{name} {record[name]:.4g}" for name in DISCREPANCY_METRICS if name in record)
-    say(f"{DISCREPANCY}: {figures}{' (read from an earlier evaluation)' if was_there else ''}")
-    summary = records.summarize()
-    evaluated.publish(summary)
-    return summary
+        record, was_there = records.measured(DISCREPANCY, depends_on, measure)
+        figures = ", ".join(f"{name} {record[name]:.4g}" for name in DISCREPANCY_METRICS if name in record)
+        say(f"{DISCREPANCY}: {figures}{' (read from an earlier evaluation)' if was_there else ''}")
+        summary = records.summarize()
+        evaluated.publish(summary)
+        return summary
 
 
 def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:

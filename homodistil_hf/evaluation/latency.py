@@ -104,7 +104,15 @@ def compare_latencies(
         "machine": machine_facts(),
         "settings": dataclasses.asdict(grid),
         "reference": next(iter(models)),
-        "models": {name: _facts(model) for name, model in models.items()},
+        "models": {
+            name: {
+                "architecture": type(model).__name__,
+                "num_hidden_layers": len((plan := widths_of(model.config)).layers),
+                "plan": plan.to_dict(),
+                "encoder_macs": encoder_macs(plan),
+            }
+            for name, model in models.items()
+        },
         "cells": cells,
     }
 
@@ -168,16 +176,6 @@ class _Workshop:
             shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
             check_equal(module, runner, (input_ids_BT, shorter_BT), backend)
         return runner
-
-
-def _facts(model: PreTrainedModel) -> dict[str, Any]:
-    plan = widths_of(model.config)
-    return {
-        "architecture": type(model).__name__,
-        "num_hidden_layers": len(plan.layers),
-        "plan": plan.to_dict(),
-        "encoder_macs": encoder_macs(plan),
-    }
 
 
 def _figures(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from datasets import Dataset
-
 from ..tasks.glue import BENCHMARK_TASKS, GLUE_TASKS, SQUAD_TASKS, TaskData
 from ..tasks.kinds import VALUES
 
@@ -54,18 +52,18 @@ def constant_score(data: TaskData) -> float:
 
     The answer is the training rows' most frequent label, their mean for a similarity, none for a question of SQuAD.
     """
-    return statistics.fmean(task_score(data.task, _constant_metrics(data, dev)) for dev in data.dev.values())
-
-
-def _constant_metrics(data: TaskData, dev: Dataset) -> dict[str, float]:
-    metric = load_metric(data.task)
-    if data.task in GLUE_TASKS:
-        labels = data.train["label"][:]
-        constant = statistics.fmean(labels) if GLUE_TASKS[data.task].kind == VALUES else statistics.mode(labels)
-        return metric.compute(predictions=[constant] * len(dev), references=dev["label"][:])
-    none = {"prediction_text": ""} | ({"no_answer_probability": 1.0} if data.task == "squad_v2" else {})
-    references = [{"id": row["id"], "answers": row["answers"]} for row in dev]
-    return metric.compute(predictions=[{"id": row["id"], **none} for row in references], references=references)
+    metric, scores = load_metric(data.task), []
+    for dev in data.dev.values():
+        if data.task in GLUE_TASKS:
+            labels, references = data.train["label"][:], dev["label"][:]
+            constant = statistics.fmean(labels) if GLUE_TASKS[data.task].kind == VALUES else statistics.mode(labels)
+            predictions = [constant] * len(dev)
+        else:
+            none = {"prediction_text": ""} | ({"no_answer_probability": 1.0} if data.task == "squad_v2" else {})
+            references = [{"id": row["id"], "answers": row["answers"]} for row in dev]
+            predictions = [{"id": row["id"], **none} for row in references]
+        scores.append(task_score(data.task, metric.compute(predictions=predictions, references=references)))
+    return statistics.fmean(scores)
 
 
 def _check_task(task: str) -> None:

@@ -5,9 +5,8 @@ from transformers import PreTrainedConfig
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 
-MASKED_WORDS, CLASSES, LABELS, VALUES, TAGS, ANSWERS = (
-    *("masked words", "classes", "several labels", "values", "tags", "answers"),
-)
+MASKED_WORDS, CLASSES, LABELS = "masked words", "classes", "several labels"
+VALUES, TAGS, ANSWERS = "values", "tags", "answers"
 """What a model predicts: of a text one class, several labels or values; tags of its words; answers to questions."""
 
 
