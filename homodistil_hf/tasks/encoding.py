@@ -81,7 +81,7 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
                 "other text_columns, or make them texts"
             )
         values = rows[name][:]
-        # a text without a word, or words of which there are none, or not all
+        # a text may have no words; a list of words may be empty, or lack some
         empty = [
             place
             for place, value in enumerate(values, 1)
