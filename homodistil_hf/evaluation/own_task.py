@@ -6,7 +6,6 @@ are the run of `runs/task.py`.
 """
 
 import json
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,8 +37,6 @@ from .evaluated_model import load_model
 from .fine_tuning import FineTuned, FineTuningSettings, fine_tuned, task_metrics
 from .records import Records
 from .task_runs import best_rate, training_rows, with_length
-
-logger = logging.getLogger(__name__)
 
 _TRAINING_FOLDER = "training"
 _SAVE_STEPS = 500
