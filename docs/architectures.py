@@ -45,8 +45,6 @@ def _absent(architecture: Architecture) -> list[str]:
         absent.append("`attention_weight`")
     if architecture.attention is None:
         absent.append("`rotate_heads`, TinyBERT, MiniLM")
-    if not architecture.is_timed:
-        absent.append("`latency_ms` budgets")
     if architecture is not BERT:
         absent.append("`bit`")
     return absent

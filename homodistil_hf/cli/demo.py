@@ -30,18 +30,17 @@ class Demo(Command):
 
 @dataclass
 class Cache(Command):
-    """Print the caches' folders and sizes, or remove the caches."""
+    """Print the cache's folder and size, or remove it."""
 
     example: ClassVar[str] = "homodistil cache --clear"
-    clear: bool = flag("remove tokenized texts and latency tables", default=False)
+    clear: bool = flag("remove tokenized texts", default=False)
 
     def run(self) -> int:
-        """Print the caches, or what their removal freed."""
-        from ..files.caches import cache_folder, cache_sizes, clear_caches
+        """Print the cache, or what its removal freed."""
+        from ..files.caches import cache_folder, cache_size, clear_cache
 
         if self.clear:
-            print(f"freed {clear_caches():,} bytes in {cache_folder()}")
-            return 0
-        for kind, size_bytes in cache_sizes().items():
-            print(f"{cache_folder() / kind}: {size_bytes:,} bytes")
+            print(f"freed {clear_cache():,} bytes in {cache_folder()}")
+        else:
+            print(f"{cache_folder() / 'datasets'}: {cache_size():,} bytes")
         return 0

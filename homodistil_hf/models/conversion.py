@@ -130,7 +130,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     widths = widths_of(model.config)
     plan, architecture = widths.padded(), architecture_of(model.config)
     stock_class = architecture.stock_encoder if head is None else head.stock
-    stock = stock_class(_stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
+    stock = stock_class(stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     # Projections serve the loss alone, so no stock class has them.
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place.
@@ -356,16 +356,17 @@ def check_stock_shapes(student: LayerwiseModel, plan: WidthPlan) -> None:
         ValueError: a setting of the configuration gives a parameter another shape.
     """
     plan = of_architecture(plan, widths_of(student.config)).padded()
-    config = _stock_config(student.config, plan)
+    config = stock_config(student.config, plan)
     head, architecture = HEADS.get(type(student).__name__), architecture_of(student.config)
     with torch.device("meta"):
         check_shapes((head.stock if head else architecture.stock_encoder)(config))
 
 
-def _stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
-    dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS)
-    values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
+def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
+    """Return the stock configuration of a plan that needs no padding, and of a teacher's or student's settings."""
     widths, architecture = plan.layers[0], architecture_of(config)
+    dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS, *architecture.student_config.like_head_dim)
+    values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
     values |= {
         architecture.named("hidden_size"): plan.hidden_size,
         architecture.named("num_attention_heads"): widths.num_attention_heads,

@@ -4,13 +4,12 @@ A budget fixes one number and a plan has four. The search prefers shapes whose s
 (docs/results.md). Heads have 24 channels or more, and are as many as the teacher's where this number divides the
 hidden size. For budgets of MACs and milliseconds, the hidden size falls less than the FFN size. Only the compact form
 may need padding. A plain student keeps the hidden size, so its FFNs narrow, and in the compact form its heads.
-latency/budget.py predicts milliseconds. resolve.py reads presets and written plans, and checks plans against the
+latency/budget.py measures milliseconds. resolve.py reads presets and written plans, and checks plans against the
 teacher.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import itertools
@@ -40,6 +39,7 @@ _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads|layers)\s*=\s*(\d{1,6})\s*", re.ASCII)
 _SHARE = re.compile(r"\s*(?:(\d{0,3}\.?\d{1,9})\s*(%?)|(\d{1,4})\s*/\s*([1-9]\d{0,3}))\s*", re.ASCII)
 _MAX_BUDGET_CHARS = 200
+_SAME_SHARE = 1.01  # shares of MACs that are this near need no plan in between
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
 # The kept share of the FFN size is that of the hidden size to this power; measured, see docs/results.md.
@@ -201,45 +201,42 @@ def plan_for_latency(
     limit_ms: float,
     teacher_config: PreTrainedConfig,
     *,
-    predict: Callable[[WidthPlan], float],
+    measure: Callable[[WidthPlan], float],
     multiple: int = 8,
     plain: bool = False,
 ) -> WidthPlan:
-    """Return the largest uniform plan that is predicted to be fast enough.
+    """Return the largest plan of a share of MACs that is fast enough, by bisection of the shares.
 
     Args:
         limit_ms: milliseconds of one forward pass.
         teacher_config: configuration of a teacher of any supported architecture.
-        predict: plan → its milliseconds.
+        measure: plan → its milliseconds; called for about ten plans, for the smallest of all and for the teacher.
         multiple: see `plan_for_budget`.
         plain: keep the teacher's hidden size; FFNs alone narrow.
-
-    Returns:
-        Of the plans within `limit_ms`, the plan with the most encoder MACs. A plan whose proportions or heads are
-        further from the wanted ones must have more MACs to win.
 
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
     """
     teacher = widths_of(teacher_config)
     search = _Search(teacher, multiple, teacher.hidden_size if plain else None)
-    proportional = search.proportional_plans()
-    # measured times may not fall with every width, so the fastest of all plans is the lower end
-    smallest = min(map(predict, (search.ends(proportional)[0], *proportional)))
-    largest = predict(teacher)
+    found, widest = search.ends(search.proportional_plans())
+    smallest, largest = measure(found), measure(teacher)
     if not smallest <= limit_ms <= largest:
         raise ValueError(
             f"student='latency_ms={limit_ms:g}' is out of this teacher's reach on this machine; nearest valid: from "
             f"'latency_ms={_rounded(smallest, math.ceil)}' to 'latency_ms={_rounded(largest, math.floor)}'"
             f"{_SMALLER_THAN_PLAIN if plain else ''}"
         )
-
-    def size(plan: WidthPlan) -> float:
-        # a plan less like the wanted shape wins only with more MACs: by its unlikeness, in logarithms
-        return math.log(encoder_macs(plan)) - search.unlikeness(plan)
-
-    candidates = (candidate for plan in proportional for candidate in search.filled_plans(plan, limit_ms, predict))
-    return max(candidates, key=size)
+    fast, slow = search.macs_fraction(found), search.macs_fraction(widest)
+    while slow > fast * _SAME_SHARE:
+        share = math.sqrt(fast * slow)
+        plan = plan_for_budget(Budget("macs", share, {}), teacher_config, multiple=multiple, plain=plain)
+        if measure(plan) <= limit_ms:
+            # times may not rise with every share, so the largest plan that was measured fast enough counts
+            fast, found = share, max(found, plan, key=encoder_macs)
+        else:
+            slow = share
+    return found
 
 
 def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8, plain: bool = False) -> str:
@@ -351,19 +348,6 @@ class _Search:
         num_steps = min(max(ffn_size + (target - cost) / slope * self.multiple, smallest), largest) / self.multiple
         yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
         yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
-
-    def filled_plans(
-        self, plan: WidthPlan, limit: float, predict: Callable[[WidthPlan], float]
-    ) -> Iterator[WidthPlan]:
-        """Yield the plan if it stays below `limit`, and the one whose FFN size uses the limit up, if there is one."""
-        smallest, largest = (size / self.multiple for size in self._ffn_range(plan.hidden_size))
-        steps = range(max(1, math.floor(smallest)), math.ceil(largest) + 1)
-        sizes = sorted({plan.layers[0].intermediate_size, *map(self._ffn_size, steps)})
-        # Bisection assumes that costs rise with the size. Measured ones may not quite, so the result is checked.
-        position = bisect.bisect_right(sizes, limit, key=lambda size: predict(_with_ffn(plan, size)))
-        for candidate in (plan, _with_ffn(plan, sizes[max(position - 1, 0)])):
-            if predict(candidate) <= limit:
-                yield candidate
 
     def unlikeness(self, plan: WidthPlan) -> float:
         """Return the distance of a plan from the wanted proportions and heads; 0 if it has them."""

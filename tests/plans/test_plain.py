@@ -86,12 +86,12 @@ def milliseconds(plan: WidthPlan) -> float:
 
 
 def test_milliseconds_are_met_by_ffns_alone():
-    plan = plan_for_latency(8.0, SIX, predict=milliseconds, plain=True)
+    plan = plan_for_latency(8.0, SIX, measure=milliseconds, plain=True)
     assert plan.layers[0].attention_size == plan.hidden_size == 384
     assert 0.98 * 8 < milliseconds(plan) <= 8
     with pytest.raises(ValueError, match="from 'latency_ms=4.1657' to .*as plain students keep the hidden size"):
-        plan_for_latency(3.0, SIX, predict=milliseconds, plain=True)
-    assert milliseconds(plan_for_latency(4.1657, SIX, predict=milliseconds, plain=True)) <= 4.1657
+        plan_for_latency(3.0, SIX, measure=milliseconds, plain=True)
+    assert milliseconds(plan_for_latency(4.1657, SIX, measure=milliseconds, plain=True)) <= 4.1657
 
 
 @each(

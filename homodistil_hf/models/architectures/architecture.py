@@ -237,7 +237,6 @@ class Architecture:
             that `attention_weight` can't compare them.
         dropouts: names of the configuration's dropout rates.
         keeps_first_layer: configuration → whether the first layer is built unlike the others, so that it must stay.
-        is_timed: whether plans/latency/budget.py can time its embeddings and layers.
     """
 
     name: str
@@ -271,7 +270,6 @@ class Architecture:
     scores_have_positions: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     keeps_first_layer: Callable[[PreTrainedConfig], bool] = lambda config: False
-    is_timed: bool = False
 
     @property
     def student_type(self) -> str:

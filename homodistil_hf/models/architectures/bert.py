@@ -53,5 +53,4 @@ BERT = Architecture(
         "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
     },
     surplus=("bert.pooler.", "cls.seq_relationship."),
-    is_timed=True,
 )

@@ -45,7 +45,6 @@ def _architecture(title: str, model_type: str, name: str, config: type[PreTraine
         pooler=linear("pooler.dense", HIDDEN, HIDDEN),
         surplus=("roberta.pooler.",),
         first_position=_first_position,
-        is_timed=True,
     )
 
 
