@@ -167,7 +167,17 @@ class HomoDistilTrainingArguments(DistillationArguments):
             check_window(self, kind)
         if self.layers_start_fraction is not None or self.layers_end_fraction is not None:
             check_window(self, LAYERS)
-        _check_scores(self)
+        is_cut_first = not all(self.pruning_window(kind)[1] for kind in PRUNING_KINDS)
+        if is_cut_first and not self.num_scoring_batches and self.importance_metric != "magnitude":
+            raise ValueError(
+                "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"
+            )
+        remedies = {}
+        if self.importance_metric == "magnitude":
+            remedies["num_scoring_batches"] = "magnitudes need no batch; leave it out"
+        if self.importance_metric != "sensitivity":
+            remedies["sensitivity_smoothing"] = f"{self.importance_metric} is not smoothed; leave it out"
+        refuse_without_part(self, remedies)
         if self.kept_layers is not None:
             self.kept_layers = json.dumps(self.kept_layer_indices)
         if self.attention_weight:
@@ -241,7 +251,9 @@ class AtOnceArguments(HomoDistilTrainingArguments):
     pruning_end_fraction: float = setting(0.0, "Always 0: before the first step.", range="[0, 1]")
 
 
-WITHOUT_PART_BESIDE_A_START = {
+_WITHOUT_PART_AT_KEPT_WIDTHS = {
+    "recipe": "its settings are of pruning",
+    "student": "the student keeps the widths of its start",
     "plain": "the student keeps the widths of its start",
     **dict.fromkeys(
         [
@@ -252,21 +264,18 @@ WITHOUT_PART_BESIDE_A_START = {
     ),
     "projection_init": "projections start with what fits the teacher best",
 }
-"""Setting → why it changes nothing where a student keeps the widths of the small model that it starts from."""
 
 
-def _check_scores(args: HomoDistilTrainingArguments) -> None:
-    is_cut_first = not all(args.pruning_window(kind)[1] for kind in PRUNING_KINDS)
-    if is_cut_first and not args.num_scoring_batches and args.importance_metric != "magnitude":
-        raise ValueError(
-            "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"
-        )
-    remedies = {}
-    if args.importance_metric == "magnitude":
-        remedies["num_scoring_batches"] = "magnitudes need no batch; leave it out"
-    if args.importance_metric != "sensitivity":
-        remedies["sensitivity_smoothing"] = f"{args.importance_metric} is not smoothed; leave it out"
-    refuse_without_part(args, remedies)
+def refuse_at_kept_widths(named: Mapping[str, Any], beside: str) -> None:
+    """Refuse, by a ValueError, a setting that changes nothing where a student keeps the widths of a small model.
+
+    Args:
+        named: settings of the run that were given.
+        beside: names the small model.
+    """
+    for name, reason in _WITHOUT_PART_AT_KEPT_WIDTHS.items():
+        if name in named:
+            raise ValueError(f"{name}={short_repr(named[name])} beside {beside}: {reason}; leave out one of them")
 
 
 def check_window(args: HomoDistilTrainingArguments, kind: str) -> None:

@@ -1,21 +1,25 @@
 """HomoDistil as a `Trainer`: prune a student a little at a time while it is distilled from the model it was.
 
-`start_student` scores the units on a few batches before the first step, while the student still is its teacher.
-One optimizer step, in order:
+The paper (Liang et al., ICLR 2023, section 3) and where it stands; the steps of a run in their order:
 
-1. `begin_step`: if a choice of masks is due, choose them and slice off the units that they drop (pruning/pruner.py;
-   schedule.py has the cubic, masks.py the choice). Layers that the plan leaves out count a little less at every step,
-   and are removed at the end (pruning/gates.py).
-2. `compute_loss`, then backward, for each micro-batch. `DistillationLoss.terms` (distillation/objective.py) runs
-   teacher and student and computes the terms of the loss, `DistillationLoss.total` is the paper's weighted sum.
-   losses.py and vocabulary_loss.py have the formulas of the terms.
-3. `training_step`, after the last micro-batch: until the plan is reached, the gradients update the scores
-   (pruning/scores.py). They are complete, averaged over ranks and not clipped.
-4. Trainer clips and steps the optimizer.
-5. Trainer logs, evaluates and saves, so a student is never measured before a step at its widths.
+| paper | code |
+| --- | --- |
+| the student starts as a copy of its teacher | training/pair.py: `prepare` |
+| scores of the intact student, before the first step | `start_student` |
+| r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ | `begin_step`; pruning/schedule.py |
+| masks of rows and columns, by the highest scores | `begin_step`; pruning/masks.py, what they drop: compaction.py |
+| L = L_MLM + α₁·D_KL + α₂·L_hidn + α₃·L_emb + α₄·L_attn | `compute_loss` → `total` of distillation/objective.py |
+| L_MLM, D_KL | distillation/vocabulary_loss.py: `decoded_terms`; of few classes losses.py: `prediction_terms` |
+| L_hidn, L_emb; L_attn | distillation/losses.py: `hidden_error`; `attention_error` |
+| α₁ … α₄, t_i, t_f, β₁; the paper's values | homodistil_args.py; `PAPER` there |
+| S_j = |θ_j·∂L/∂θ_j|, summed over a unit's slices, smoothed by β₁ | `training_step`; pruning/scores.py |
 
-`training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, and
-`training/exact_trainer.py` the loop and the checkpoints.
+Then Trainer clips and steps the optimizer; it logs, evaluates and saves, so a student is never measured before a step
+at its widths. Beyond the paper: layers that the plan leaves out count a little less at every step, and are removed at
+the end (pruning/gates.py); heads start in bases of uncorrelated channels (pruning/rotation.py).
+
+`training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, `compute_loss` among
+it, and `training/exact_trainer.py` the loop and the checkpoints.
 """
 
 import itertools
@@ -34,14 +38,15 @@ from typing_extensions import override
 from .export.method_card import MethodCard
 from .files.checkpoints import SCORES_FILE
 from .files.field_checks import refuse_without_part
+from .files.settings import differing
 from .files.tensors import load_tensors
 from .homodistil_args import (
     LAYER_SETTINGS,
     PRUNING_KINDS,
     WINDOWS,
-    WITHOUT_PART_BESIDE_A_START,
     HomoDistilTrainingArguments,
     check_window,
+    refuse_at_kept_widths,
 )
 from .models.architectures import architecture_of
 from .models.widths import WidthPlan, widths_of
@@ -52,12 +57,12 @@ from .pruning.pruner import Pruner, PruningSettings, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import ProjectionInit, Start, resolve_student
+from .training.pair import Origins, ProjectionInit, resolve_student
 from .training.ranks import check_same_masks
 from .training_args import DistillationArguments
 
 if TYPE_CHECKING:
-    from .training.small_start import StartedPair
+    from .training.small_start import TaskPair
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +121,7 @@ class HomoDistilTrainer(DistillationTrainer):
         tags=("pruning", "distillation"),
     )
     schedule: PruningSchedule
-    small_start: "StartedPair | None" = None
+    task_pair: "TaskPair | None" = None
     """The small model that the student starts from, beside a fine-tuned teacher."""
 
     # One optimizer step
@@ -180,25 +185,25 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
-    ) -> Start:
+    ) -> Origins:
         """The base's start, or a small model beside a fine-tuned teacher; a general model gets a head."""
         if teacher_model is None:
             return super().start_from(model, teacher_model, plan)
-        from .training.small_start import started_pair  # heads of tasks, for such a pair alone
+        from .training.small_start import task_pair  # heads of tasks, for such a pair alone
 
         is_pruned = self.args.student is not None
         # a given plan prunes, unless a loaded model has its widths already
         if plan is not None:
             is_pruned = not isinstance(model, PreTrainedModel) or plan != widths_of(model.config)
-        pair = self.small_start = started_pair(
+        pair = self.task_pair = task_pair(
             model, teacher_model, token=self.args.hub_token, seed=self.args.seed, is_pruned=is_pruned
         )
         if pair is None:
             return super().start_from(model, teacher_model, plan)
         self.card, self.started_as, self.matched_layers = pair.card, pair.name, pair.matched_layers
         if not is_pruned:
-            remedies = {name: f"{reason}; leave it out" for name, reason in WITHOUT_PART_BESIDE_A_START.items()}
-            refuse_without_part(self.args, remedies, run="a run that keeps the widths of model")
+            named = differing(vars(self.args) | {"student": None}, type(self.args))
+            refuse_at_kept_widths(named, "a model that keeps its widths")
             plan = widths_of(pair.student.config)
         return super().start_from(pair.student, pair.teacher, plan)
 
@@ -255,7 +260,7 @@ class HomoDistilTrainer(DistillationTrainer):
 
         Before that, fit the projections of a small start.
         """
-        if self.small_start is not None:
+        if self.task_pair is not None:
             from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher  # for such a pair alone
 
             fit_to_teacher(
@@ -264,7 +269,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 task=self.distillation.task,
                 batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
                 reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
-                has_fresh_head=self.small_start.has_fresh_head,
+                has_fresh_head=self.task_pair.has_fresh_head,
                 matched_layers=self.matched_layers,
             )
         config = self.model.config

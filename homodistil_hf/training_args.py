@@ -193,7 +193,14 @@ class ExactArguments(TrainingArguments):
         epochs_count = not is_int(self.max_steps) or self.max_steps < 1
         check_fields(self, {name: limits for name, limits in _RANGES.items() if epochs_count or name != _EPOCHS})
         refuse_without_part(self, self.no_part, run=f"a run of {type(self).__name__.removesuffix('Arguments')}")
-        _refuse_unsupported(self)
+        unsupported = {name: getattr(self, name, None) for name in _REMEDIES}
+        launches = {name: os.environ.get(name, "") for name in _LAUNCHES_THAT_SPLIT}
+        unsupported |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
+        for name, value in unsupported.items():
+            if value:
+                words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
+                remedy = _REMEDIES.get(name, _USE_DDP)
+                raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
@@ -332,8 +339,24 @@ class DistillationArguments(ExactArguments):
                 f"optim={optimizer!r} keeps state or weights that can't be pruned with the student; use one of "
                 f"{', '.join(SLICEABLE_OPTIMIZERS)}"
             )
-        _refuse_compiling(self)
-        _refuse_two_curves(self)
+        compiles = self.torch_compile or self.torch_compile_mode or self.torch_compile_backend
+        if compiles and (problem := compiling_problem()):
+            raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
+        if self.torch_compile_mode in _GRAPH_MODES:
+            raise ValueError(
+                f"torch_compile_mode={self.torch_compile_mode!r} records CUDA graphs, whose shapes and memory are "
+                "fixed, but the student gets narrower as it trains; use 'max-autotune-no-cudagraphs', or leave it out"
+            )
+        if self.follows_pruning and self.lr_scheduler_kwargs:
+            raise ValueError(
+                f"lr_scheduler_kwargs={self.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to "
+                "pruning; set learning_rate_curve='trainer', or drop them"
+            )
+        if not self.follows_pruning and self.learning_rate_hold_fraction is not None:
+            raise ValueError(
+                f"learning_rate_hold_fraction={self.learning_rate_hold_fraction} would be ignored by lr_scheduler_type"
+                f"={SchedulerType(self.lr_scheduler_type).value}; set learning_rate_curve='pruning', or leave it out"
+            )
         weights = self.loss_weights()
         if weights and not any(weights.values()):
             names = ", ".join(f"{name}_weight" for name in weights)
@@ -350,17 +373,6 @@ class DistillationArguments(ExactArguments):
         if self.learning_rate_curve != "auto":
             return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
-
-
-def _refuse_unsupported(args: ExactArguments) -> None:
-    settings = {name: getattr(args, name, None) for name in _REMEDIES}
-    launches = {name: os.environ.get(name, "") for name in _LAUNCHES_THAT_SPLIT}
-    settings |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
-    for name, value in settings.items():
-        if value:
-            words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
-            remedy = _REMEDIES.get(name, _USE_DDP)
-            raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
 
 
 def _refuse_missing_trackers(args: ExactArguments) -> None:
@@ -400,30 +412,6 @@ def _try_optimizer(args: ExactArguments) -> None:
         raise ValueError(
             f"{words} can't be used ({type(error).__name__}: {first_line(error)}); mend or leave them out"
         ) from error
-
-
-def _refuse_compiling(args: DistillationArguments) -> None:
-    compiles = args.torch_compile or args.torch_compile_mode or args.torch_compile_backend
-    if compiles and (problem := compiling_problem()):
-        raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
-    if args.torch_compile_mode in _GRAPH_MODES:
-        raise ValueError(
-            f"torch_compile_mode={args.torch_compile_mode!r} records CUDA graphs, whose shapes and memory are fixed, "
-            "but the student gets narrower as it trains; use 'max-autotune-no-cudagraphs', or leave it out"
-        )
-
-
-def _refuse_two_curves(args: DistillationArguments) -> None:
-    if args.follows_pruning and args.lr_scheduler_kwargs:
-        raise ValueError(
-            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to pruning; "
-            "set learning_rate_curve='trainer', or drop them"
-        )
-    if not args.follows_pruning and args.learning_rate_hold_fraction is not None:
-        raise ValueError(
-            f"learning_rate_hold_fraction={args.learning_rate_hold_fraction} would be ignored by lr_scheduler_type="
-            f"{SchedulerType(args.lr_scheduler_type).value}; set learning_rate_curve='pruning', or leave it out"
-        )
 
 
 def refuse_reentrant_checkpointing(args: TrainingArguments, reason: str) -> None:

@@ -177,6 +177,34 @@ class _SquaredError(torch.autograd.Function):
         return difference * (2 * grad), None, None
 
 
+def cosine_error(
+    teacher_BTH: torch.Tensor, student_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Σ_tokens (1 − cos(H_t, H_s)), the angle between two models' states (DistilBERT, section 3: L_cos).
+
+    Args:
+        teacher_BTH: the teacher's states; no gradient.
+        student_BTH: the student's, of the same size.
+        token_mask_BT: 1 = token, 0 = padding; default: no padding.
+
+    Returns:
+        `torch.Tensor`: scalar, float32 or float64.
+
+    Example:
+    ```python
+    >>> one, other = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
+    >>> float(cosine_error(one, other)), float(cosine_error(one, other, torch.tensor([[1, 0]])))
+    (1.0, 0.0)
+
+    ```
+    """
+    exact = exact_dtype(student_BTH)
+    # A copy, as autograd saves it and can't save the teacher's inference tensors.
+    teacher = teacher_BTH.clone().to(exact)
+    error_BT = 1 - torch.cosine_similarity(student_BTH.to(exact), teacher, dim=-1)
+    return (error_BT if token_mask_BT is None else error_BT * token_mask_BT).sum()
+
+
 def attention_error(
     teacher_BNTT: torch.Tensor, student_BNTT: torch.Tensor, token_mask_BT: torch.Tensor | None = None
 ) -> torch.Tensor:

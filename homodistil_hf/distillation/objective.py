@@ -1,7 +1,9 @@
-"""The named loss terms of one batch: teacher forward, student forward, comparison.
+"""The loss of one batch, L = Σ factor · term: teacher forward, student forward, comparison, weighted sum.
 
-Weights, the wrapped model and counts are arguments, so nothing here depends on Trainer. losses.py and
-vocabulary_loss.py have the formulas.
+`TERMS` lists the terms, `DistillationLoss.terms` computes them by the formulas of losses.py and vocabulary_loss.py,
+and `DistillationLoss.total` adds them up. A new term is a line in `TERMS`, one in `terms`, its formula in losses.py,
+and its factor, a setting `NAME_weight` (homodistil_args.py). Factors, the wrapped model and counts are arguments, so
+nothing here depends on Trainer.
 
 Shapes: B batch, T tokens.
 """
@@ -18,7 +20,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.resizing import matched_layers
 from .attention_recorder import AttentionRecorder, Recorded
 from .losses import attention_error, attention_scores, hidden_error
-from .tasks import OWN_TERMS, Inputs, task_of
+from .tasks import Inputs, task_of
 from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
 
@@ -26,7 +28,18 @@ Terms = dict[str, torch.Tensor]
 States = Sequence[torch.Tensor]
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
-LOSS_TERMS = ("mlm", "task", "kl", "hidden", "embedding", "attention")
+PREDICTIONS, TOKENS, PAIRS = range(3)
+"""Places in the result of `DistillationLoss.count`."""
+TERMS = {
+    "mlm": PREDICTIONS,  # L_MLM; of models that predict masked words
+    "task": PREDICTIONS,  # in its place, of models of a task
+    "probe": PREDICTIONS,  # in its place, of models without a head, and only while units are scored
+    "kl": PREDICTIONS,  # D_KL
+    "hidden": TOKENS,  # L_hidn
+    "embedding": TOKENS,  # L_emb
+    "attention": PAIRS,  # L_attn
+}
+"""Term of the loss → what its sum is averaged over; its factor is the setting `NAME_weight`."""
 
 
 class DistillationLoss:
@@ -58,7 +71,7 @@ class DistillationLoss:
         self.student = student
         self.teacher = teacher
         self.task = task_of(student)
-        self.weights = dict.fromkeys(LOSS_TERMS, 0.0) | dict(weights)
+        self.weights = dict.fromkeys(TERMS, 0.0) | dict(weights)
         self.kept_heads = kept_heads
         self._is_pre_norm = architecture_of(student.config).is_pre_norm
         layers = range(student.config.num_hidden_layers)
@@ -145,8 +158,6 @@ class DistillationLoss:
             average over the global batch, float32 scalars; and the student's output.
         """
         inputs = self.task.with_positions(inputs)
-        # at least 1: a batch without predictions has a loss of 0, not 0 / 0
-        num_predictions, num_tokens, num_pairs = counts.clamp(min=1).float().unbind()
         # Same inputs for both models; with a vocabulary both stop before their decoders, which decoded_terms applies.
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         if self.task.has_vocabulary:
@@ -158,14 +169,14 @@ class DistillationLoss:
             student = model(**forward)
         with self.autocast():
             own_loss, kl = self._prediction_terms(student, teacher, inputs)
-        terms = {self.task.name: own_loss / num_predictions, "kl": kl / num_predictions}
-        mask_BT = inputs.get("attention_mask")
+        sums, mask_BT = {self.task.name: own_loss, "kl": kl}, inputs.get("attention_mask")
         if forward["output_hidden_states"]:
-            errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
-            terms |= {name: error / num_tokens for name, error in errors.items()}
+            sums |= self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
         if self.recorders:
-            terms["attention"] = self._attention_term(teacher_heads, student_heads, mask_BT) / num_pairs
-        return terms, student
+            sums["attention"] = self._attention_error(teacher_heads, student_heads, mask_BT)
+        # at least 1: a batch without predictions has a loss of 0, not 0 / 0
+        counts = counts.clamp(min=1).float()
+        return {name: value / counts[TERMS[name]] for name, value in sums.items()}, student
 
     def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.task.labels(inputs)
@@ -200,7 +211,7 @@ class DistillationLoss:
                 errors["embedding"] = hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)
         return errors
 
-    def _attention_term(
+    def _attention_error(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None
     ) -> torch.Tensor:
         errors = []
@@ -240,7 +251,7 @@ def check_weights(weights: Mapping[str, float], student: LayerwiseModel) -> None
     Raises:
         ValueError: all terms of a student of this task have factor 0.
     """
-    (foreign,) = OWN_TERMS - {task_of(student).name}
+    foreign = "task" if task_of(student).name == "mlm" else "mlm"
     counting = [name for name in weights if name != foreign]
     if not any(weights[name] for name in counting):
         raise ValueError(

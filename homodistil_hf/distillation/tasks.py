@@ -26,8 +26,6 @@ from .losses import multi_label_terms, prediction_terms, regression_terms
 Inputs = Mapping[str, torch.Tensor]
 Outputs = Mapping[str, torch.Tensor]
 Terms = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-OWN_TERMS = frozenset(("mlm", "task"))
-"""Names of the loss with the labels: every task has one of them."""
 ONE_A_TOKEN = -1
 
 
@@ -244,15 +242,11 @@ class Task:
         return ((labels >= 0) & (labels < inputs["input_ids"].shape[1])) | ~self.is_known(labels)
 
 
-_WITHOUT_HEAD = Task("probe", has_classes=False)
-"""Task of an encoder without a head: each label is a direction in which its units are scored."""
-
-
 def task_of(model: PreTrainedModel) -> Task:
     """Return the task of a model, from its class and `config.problem_type`."""
     head, config = HEADS.get(type(model).__name__), model.config
     if head is None:
-        return _WITHOUT_HEAD
+        return Task("probe", has_classes=False)  # each label is a direction in which its units are scored
     if head.kind is SEQUENCE_CLASSIFICATION:
         return sequence_task(config)
     task = _TASKS[head.kind]

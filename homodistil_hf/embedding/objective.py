@@ -62,7 +62,7 @@ class EmbeddingDistillation(DistillationLoss):
         has_own_space: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(student, teacher, weights={"probe": 0.0} | dict(weights), **kwargs)
+        super().__init__(student, teacher, weights=weights, **kwargs)
         self.model = model
         self.has_own_space = has_own_space
 
@@ -172,7 +172,7 @@ class VectorEvaluation(HeldOutEvaluation):
         self.distillation = distillation
         super().__init__(teacher=distillation.teacher, task=distillation.task, **kwargs)
 
-    def start(self) -> None:
+    def reset(self) -> None:
         """Forget the vectors of an earlier evaluation."""
         self.vectors: list[tuple[torch.Tensor, ...]] = []
 

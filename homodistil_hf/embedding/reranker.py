@@ -35,7 +35,7 @@ from ..tasks.kinds import VALUES
 from ..tasks.labels import label_numbers
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
-from ..training.pair import Start
+from ..training.pair import Origins
 from ..training.raw_rows import Grading, RawReader, first_raw, is_raw
 from .metrics import ranking_scores
 from .reading import default_activation
@@ -132,11 +132,11 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         how="Hidden channels, heads and neurons were removed by a probe of the scores, and the scores distilled.",
     )
 
-    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
         """Remember where the teacher comes from; arguments and return as [`DistillationTrainer.start_from`]."""
         whole = teacher_model or model
         self.teacher_source = whole
-        return Start(model, teacher_model, plan)
+        return model, teacher_model, plan
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
         """How pairs of columns are read; arguments as [`DistillationTrainer.reader_of`]."""
@@ -167,7 +167,6 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         check_one_score(self.model)
         distillation = super().make_distillation(teacher)
         distillation.task = RERANKING
-        distillation.weights = distillation.weights | {RERANKING.name: 0.0}
         return distillation
 
 

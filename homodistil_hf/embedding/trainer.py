@@ -39,7 +39,7 @@ from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW
 from ..trainer import HomoDistilTrainer
 from ..training.learning_rate import rate_for_width
-from ..training.pair import Start
+from ..training.pair import Origins
 from .folder import export_embedding_model, student_model
 from .model import EmbeddingModel, pooled, reduced
 from .objective import EmbeddingDistillation, VectorEvaluation, fit_dense, pooled_by_teacher
@@ -160,7 +160,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         are_given = any(isinstance(each, TeacherVectors | Learner) for each in (model, teacher_model))
         return super().__new__(VectorsDistilTrainer if are_given and cls is EmbeddingDistilTrainer else cls)
 
-    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
         """Take the encoder out of the embedding model, and leave out layers if the settings do.
 
         Arguments and return as [`DistillationTrainer.start_from`].
@@ -181,13 +181,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
                     f"layers={short_repr(args.layers)}: a student that starts as another one has that one's; leave "
                     "it out"
                 )
-            return Start(self.earlier_student, encoder, plan)
+            return self.earlier_student, encoder, plan
         if args.layers is None:
-            return Start(encoder, None, plan)
+            return encoder, None, plan
         layers, all_layers = Layers(cast(Any, args.layers)), to_student(encoder, needs_head=False)
         student, plan, self.matched_layers = start_shallow(all_layers, args, layers=layers, plan=plan)
         args.student = plan.to_json()
-        return Start(student, all_layers, plan)
+        return student, all_layers, plan
 
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The embedding model's own, if no other is given."""
@@ -386,7 +386,7 @@ class VectorsDistilTrainer(EmbeddingDistilTrainer):
     measured_rate = ("start", VECTORS_LEARNING_RATE)
 
     @override
-    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Start:
+    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
         args = self.args
         if isinstance(teacher_model, TeacherVectors):
             model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None

@@ -32,7 +32,7 @@ from ..tasks.held_out import keep_aside
 from ..tasks.kinds import CLASSES, VALUES
 from ..tasks.rows_task import LabelledRows, read_labelled
 from ..training.ranks import refuse_ranks
-from ..training.run_folder import check_same_start, existing_files, folder_claimed
+from ..training.run_folder import check_same_identity, existing_files, folder_claimed
 from .evaluated_model import load_model
 from .fine_tuning import FineTuned, FineTuningSettings, fine_tuned, task_metrics
 from .records import Records
@@ -202,7 +202,7 @@ def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
     )
     if record.is_file():
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
-        check_same_start(settings.output_dir, before, now)
+        check_same_identity(settings.output_dir, before, now)
     return now
 
 

@@ -39,7 +39,7 @@ from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
 from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
-from ..training.run_folder import check_free, check_output_dir, check_same_start, existing_files
+from ..training.run_folder import check_free, check_output_dir, check_same_identity, existing_files
 from ..training_args import with_settings
 from .kinds import RunInputs, student_kind_of
 from .settings import Log, RunConfig
@@ -176,7 +176,7 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
             f"resume_from_checkpoint='last' finds no {FAMILY_FILE} in output_dir={output_dir!r}; start without it"
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={output_dir!r}")
-    check_same_start(output_dir, state, _identity(settings))
+    check_same_identity(output_dir, state, _identity(settings))
     if not fits(state, _STATE) or len(state["plans"]) != len(settings.members):
         raise ValueError(
             f"{FAMILY_FILE} in output_dir={output_dir!r} holds plans="

@@ -15,7 +15,7 @@ from ..data.blocks import some_blocks
 from ..export.facts import read_export_facts
 from ..export.usage import pipeline_call
 from ..files.messages import join_some, short_repr
-from ..homodistil_args import WITHOUT_PART_BESIDE_A_START
+from ..homodistil_args import refuse_at_kept_widths
 from ..models.architectures import HEADS, architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import (
@@ -59,11 +59,6 @@ REPORTED = {
 }
 """Kind → metrics of its labels that results report, beside KL and agreement."""
 
-_WITHOUT_PART = {
-    "recipe": "its settings are of pruning",
-    "student": "the student keeps the widths of its start",
-    **WITHOUT_PART_BESIDE_A_START,
-}
 _ANOTHER = "start from a student that was made from the teacher, or from the model that it was fine-tuned from"
 _FIRST_TOKENS = " (a word's first token has its tag, its other tokens don't count)"
 
@@ -74,10 +69,8 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     KIND.check(run)  # again: a teacher of the Hub is known only now
     if run.start is not None and run.method != "homodistil":
         raise ValueError(f"start={run.start!r} has no place with method={run.method!r}; leave out one of them")
-    for name, reason in _WITHOUT_PART.items():
-        if run.start is not None and name in settings.given:
-            value = short_repr(settings.given[name])
-            raise ValueError(f"{name}={value} beside start={run.start!r}: {reason}; leave out one of them")
+    if run.start is not None:
+        refuse_at_kept_widths(settings.given, f"start={run.start!r}")
     config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
@@ -155,8 +148,7 @@ def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
     training, is_started = settings.training, settings.run.start is not None
     changes: dict[str, Any] = {}
     if training.max_steps <= 0 and "num_train_epochs" not in settings.given:
-        rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-        changes["max_steps"] = steps_of_task(len(train), rows_per_step, least=LEAST_STEPS)
+        changes["max_steps"] = steps_of_task(len(train), training.rows_per_step, least=LEAST_STEPS)
     if training.learning_rate is None:
         # by the width that the student begins with: its start's, else its teacher's
         changes["learning_rate"] = default_task_rate((inputs.plan if is_started else inputs.config).hidden_size)

@@ -89,7 +89,7 @@ def time_run(
             raise ValueError(f"student={values['student']!r} is several students; time one of them, such as the last")
         trainer = make_trainer(settings, log)
         length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
-        of_step = trainer.rows_per_step * length
+        of_step = trainer.args.rows_per_step * length
         if num_tokens is None:
             *_, planned = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         else:
@@ -113,7 +113,7 @@ def time_run(
     setup_s = began - since + max(0.0, clock.ends[0] - began - seconds)
     return {
         "num_steps": planned,
-        "rows_per_step": trainer.rows_per_step,
+        "rows_per_step": trainer.args.rows_per_step,
         "num_tokens": planned * of_step,
         "seconds_per_step": seconds,
         "setup_s": setup_s,

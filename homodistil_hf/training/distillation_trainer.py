@@ -28,7 +28,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator, masking_collator
-from ..distillation.objective import DistillationLoss, Terms, check_weights
+from ..distillation.objective import DistillationLoss, check_weights
 from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.method_card import MethodCard
@@ -48,7 +48,7 @@ from . import raw_rows
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
-from .pair import Preparation, ProjectionInit, Start, adopt_optimizer, prepare, resolve_student
+from .pair import Origins, Preparation, ProjectionInit, adopt_optimizer, prepare, resolve_student
 from .progress import ShortProgress
 from .ranks import check_launch, naming_lost_ranks, wrap_again
 from .row_checks import check_data, check_label_rows, check_labels, checked_batch
@@ -139,12 +139,12 @@ class DistillationTrainer(ExactTrainer):
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
-    ) -> Start:
+    ) -> Origins:
         """What the student starts from, who it learns from and its plan; a method may leave out layers here.
 
         `self.args` is the run's own copy of the settings by then. Arguments as in the constructor.
         """
-        return Start(model, teacher_model, plan)
+        return model, teacher_model, plan
 
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The tokenizer of the run, where the model brings one."""
@@ -268,7 +268,8 @@ class DistillationTrainer(ExactTrainer):
         check_launch(args)
         args.pin_data_order()
         self.run_folder = RunFolder(args)
-        start, pair = self._prepare(plain_name(model), plain_name(teacher_model), plan)
+        origins = self.start_from(plain_name(model), plain_name(teacher_model), plan)
+        pair = self._prepare(*origins)
         task, config, teacher = task_of(pair.student), pair.student.config, pair.teacher.exact.config
         # rows that the student can read, and settings that follow from its task
         processing_class = self.tokenizer_of(processing_class)
@@ -301,21 +302,25 @@ class DistillationTrainer(ExactTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if self.optimizer is not None:
-            adopt_optimizer(self.optimizer, None if isinstance(start.model, str) else start.model, self.model)
-        self._set_up_loss(pair.teacher)
+            adopt_optimizer(self.optimizer, None if isinstance(origins[0], str) else origins[0], self.model)
+        # the loss and its held-out measurement, on the device and accelerator that Trainer has made
+        self.distillation = self.make_distillation(pair.teacher.to(args.device))
+        self.distillation.autocast = self.accelerator.autocast
+        self.held_out = self.make_evaluation()
+        if args.torch_compile:
+            allow_recompiling()
+            pair.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         self._look_at_collator()
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
 
-    def _prepare(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> tuple[Start, Preparation]:
+    def _prepare(self, model: Any, teacher_model: Any, resolved: WidthPlan | None) -> Preparation:
         """Load student and teacher, and resolve the plan between them; refuse plans that the method can't reach."""
-        start = self.start_from(model, teacher_model, plan)
-        resolved = start.plan
         pair = prepare(
-            start.model,
+            model,
             self.args,
-            teacher=start.teacher_model,
+            teacher=teacher_model,
             resolve=self.plan_of if resolved is None else lambda *_: resolved,
             matched_layers=self.matched_layers,
             needs_head=self.needs_head,
@@ -325,7 +330,7 @@ class DistillationTrainer(ExactTrainer):
         if len(self.plan.layers) < len(self.full.layers):
             self.check_possible(self.plan, self.full)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        return start, pair
+        return pair
 
     def _tokenized_and_graded(
         self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel
@@ -334,15 +339,6 @@ class DistillationTrainer(ExactTrainer):
         encoded = self.tokenized(data, tokenizer, model)
         raw, read = ({"eval_dataset": sets["eval_dataset"]} for sets in (data, encoded))
         return encoded, raw_rows.gradings_of(raw, read, self.row_reader)
-
-    def _set_up_loss(self, teacher: FrozenTeacher) -> None:
-        """Make the loss and its held-out measurement, on the device and accelerator that Trainer has made."""
-        self.distillation = self.make_distillation(teacher.to(self.args.device))
-        self.distillation.autocast = self.accelerator.autocast
-        self.held_out = self.make_evaluation()
-        if self.args.torch_compile:
-            allow_recompiling()
-            teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
 
     def _refuse_settings_without_part(self, task: Task, *, masks_words: bool) -> None:
         """Refuse settings that change nothing for a model of this task, unless they have their default."""
@@ -436,23 +432,14 @@ class DistillationTrainer(ExactTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss of one micro-batch, see [`DistillationLoss.total`]; a share of the step's average.
+        """The distillation loss L of one micro-batch, see [`DistillationLoss.total`]; a share of the step's average.
 
         `num_items_in_batch` holds predictions, tokens and pairs of the whole step; None: those of this batch.
         """
-        terms, outputs = self.loss_terms(model, inputs, num_items_in_batch)
+        counts = self.count(inputs) if num_items_in_batch is None else num_items_in_batch
+        terms, outputs = self.distillation.terms(model, inputs, counts)
         loss = self.scale_and_log(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
-
-    def loss_terms(
-        self, model: nn.Module, inputs: Mapping[str, Any], counts: torch.Tensor | None = None
-    ) -> tuple[Terms, Any]:
-        """The terms of a micro-batch, unweighted, and the student's output; as [`DistillationLoss.terms`].
-
-        They are shares of averages over the step that `counts` are of; without `counts`, over the batch itself.
-        """
-        counts = self.count(inputs) if counts is None else counts
-        return self.distillation.terms(model, inputs, counts)
 
     def on_resized(self, masks: UnitTensors | None) -> None:
         """Update heads and DDP after parameters were removed.
@@ -612,7 +599,7 @@ class DistillationTrainer(ExactTrainer):
 
         Averages are over predictions, so `loss` is the same whatever the batch size and the number of ranks.
         """
-        self.held_out.start()
+        self.held_out.reset()
         wrapped, was_prepared = self.model_wrapped, _PREPARED in vars(self.model)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if not self.is_in_train and not was_prepared:
@@ -690,8 +677,14 @@ class DistillationTrainer(ExactTrainer):
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
         """The run's part of the facts of an export in a format: settings, data, held-out metrics, times, card."""
         from ..export.facts import CARD_SECTION, CHANGED, DATA, LATENCY
-        from .run_facts import changed_settings
+        from .run_facts import changed_settings, measured_latency
 
+        # pushes during training time a student once, as long as it has its widths
+        key = (format, self.kept)
+        if self.latency is None or self.latency[0] != key:
+            student = self.dense_student(format=format, allow_partial=True)
+            exported = to_stock(student) if format == "standard" else student
+            self.latency = key, measured_latency(self.distillation.teacher.exact, exported)
         start = {} if self.started_as is None else {"started_as": self.started_as}
         return {
             "settings": self.args.to_sanitized_dict() | start,
@@ -705,7 +698,7 @@ class DistillationTrainer(ExactTrainer):
             DATA: self.data_facts(),
             "evaluation": self.held_out_metrics,
             "teacher_evaluation": dict(self.teacher_evaluation),
-            LATENCY: self._latency_once(format),
+            LATENCY: self.latency[1],
             CARD_SECTION: dataclasses.asdict(self.card),
             **self.about,
         }
@@ -716,17 +709,6 @@ class DistillationTrainer(ExactTrainer):
 
         task = {name: self.rows_facts[name] for name in ("kind", "text_columns") if name in self.rows_facts}
         return facts_of_rows(self.train_dataset, self.eval_dataset) | task
-
-    def _latency_once(self, format: str) -> dict[str, Any]:
-        """The latency of the student at its present widths; pushes during training measure it once."""
-        from .run_facts import measured_latency
-
-        key = (format, self.kept)
-        if self.latency is None or self.latency[0] != key:
-            student = self.dense_student(format=format, allow_partial=True)
-            exported = to_stock(student) if format == "standard" else student
-            self.latency = key, measured_latency(self.distillation.teacher.exact, exported)
-        return self.latency[1]
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository of the run, on the main process."""

@@ -41,9 +41,9 @@ class HeldOutEvaluation:
         self.teacher = teacher
         self.task = task
         self.accelerator = accelerator
-        self.start()
+        self.reset()
 
-    def start(self) -> None:
+    def reset(self) -> None:
         """Start a new evaluation."""
         self.meter = self.new_meter()
 
@@ -89,7 +89,7 @@ class HeldOutEvaluation:
         return one_or_all(nested_detach(logits))
 
     def results(self) -> dict[str, float]:
-        """Averages since `start`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`."""
+        """Averages since `reset`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`."""
         results = self._totals(self.meter, self.student)
         # Rows without labels have the distance from the teacher alone.
         return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl", 0.0))} if results else {}

@@ -35,25 +35,17 @@ from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.messages import nearest_name, short_repr
 from ..files.strict_json import read_json_object, write_json
+from ..models.conversion import as_stock_reads_it
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
 from ..training_args import ExactArguments, trial_settings
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .progress import ShortProgress
-from .ranks import (
-    WholeBatches,
-    check_evaluation_stream,
-    check_has_steps,
-    check_took_steps,
-    lay_out_buckets,
-    naming_lost_ranks,
-)
+from .ranks import WholeBatches, lay_out_buckets, naming_lost_ranks
 from .row_checks import check_source, checked_batch
 from .run_folder import (
     Requested,
     RunFolder,
-    as_saved,
     check_moments,
-    check_resumable,
     check_same_run,
     folder_claimed,
     leaving_no_empty_folder,
@@ -63,6 +55,7 @@ from .step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
+_ROWS = "per_device_train_batch_size × gradient_accumulation_steps × ranks"
 _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 
 
@@ -156,11 +149,6 @@ class ExactTrainer(Trainer):
         return {}
 
     # One optimizer step
-
-    @property
-    def rows_per_step(self) -> int:
-        """The global batch: rows an optimizer step, over all micro-batches and ranks."""
-        return self.args.rows_per_step
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """Fetch the micro-batches of one step, and sum what they count over all of them and all ranks.
@@ -286,7 +274,12 @@ class ExactTrainer(Trainer):
                 result = super().train(folder, trial, *args, **kwargs)
             if self.stop_request.is_made:
                 self.stop_request.leave()
-            check_took_steps(self.state.global_step, self.rows_per_step)
+            if self.state.global_step == 0:
+                raise ValueError(
+                    "the run ended after 0 steps: train_dataset gave fewer rows than a step has "
+                    f"({self.args.rows_per_step} = {_ROWS}; with dataloader_num_workers each worker of a stream needs "
+                    "its own whole micro-batches); give more rows, a smaller batch, or fewer workers"
+                )
             self.save_state()  # the logs, for the report
             # A trial is judged by the student that it leaves: the backend evaluates it, unless the last step did.
             is_evaluated = self.state.global_step in evaluations_in(self.state.log_history)
@@ -298,7 +291,11 @@ class ExactTrainer(Trainer):
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """Trainer's values, for passes of whole steps, each of a whole global batch; refuses data too few for one."""
         num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
-        check_has_steps(num_steps, self.rows_per_step)
+        if num_steps == 0:
+            raise ValueError(
+                f"train_dataset has fewer rows than the {self.args.rows_per_step} of a step ({_ROWS}); give more rows "
+                "or a smaller batch"
+            )
         values = super().set_initial_training_values(args, dataloader)
         # A stream's length is known only at its end: Trainer's values hold, and `whole_step` leaves the rest out.
         if num_steps is None:
@@ -307,7 +304,7 @@ class ExactTrainer(Trainer):
         # are left out, so passes, steps and rows all follow from the number of whole steps.
         _, _, num_examples, _, rows_per_step, _, _ = values
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * num_steps)
-        num_epochs, num_rows = math.ceil(max_steps / num_steps), max_steps * self.rows_per_step
+        num_epochs, num_rows = math.ceil(max_steps / num_steps), max_steps * self.args.rows_per_step
         num_batches = num_steps * args.gradient_accumulation_steps
         return num_epochs, num_steps, num_examples, num_rows, rows_per_step, num_batches, max_steps
 
@@ -378,7 +375,11 @@ class ExactTrainer(Trainer):
         is_training = kwargs.get("is_training")
         check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers)
         if not is_training:
-            check_evaluation_stream(dataset, self.args.world_size)
+            if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and not has_length(dataset):
+                raise ValueError(
+                    f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by "
+                    f"{self.args.world_size} ranks; make it a table: Dataset.from_list(list(stream))"
+                )
             kept = self.data_collator, self.args.dataloader_drop_last
             self.data_collator, self.args.dataloader_drop_last = self.evaluation_collator(), False
             try:
@@ -502,8 +503,12 @@ class ExactTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Like Trainer's; no file has the Hub token, and a student computes the same in its stock class."""
-        with as_saved(self.model, self.args):
-            super().save_model(output_dir, _internal_call=True)
+        token, self.args.hub_token = self.args.hub_token, None  # which would be in training_args.bin
+        try:
+            with as_stock_reads_it(self.model):
+                super().save_model(output_dir, _internal_call=True)
+        finally:
+            self.args.hub_token = token
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -563,7 +568,7 @@ class ExactTrainer(Trainer):
     def state_to_save(self) -> dict[str, Any]:
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
         settings = self.args.settings_that_matter(is_stream=not has_length(self.train_dataset))
-        return {"method": self.method, "settings": settings | {"rows_per_step": self.rows_per_step}}
+        return {"method": self.method, "settings": settings | {"rows_per_step": self.args.rows_per_step}}
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Bring the model back to a verified checkpoint; subclasses bring back what they added.
@@ -589,7 +594,12 @@ class ExactTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a model of other widths. The optimizer doesn't exist yet.
-        check_resumable(resume_from_checkpoint, (OPTIMIZER_NAME, SCHEDULER_NAME))
+        for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+            if not Path(resume_from_checkpoint, name).is_file():
+                raise ValueError(
+                    f"resume_from_checkpoint={resume_from_checkpoint!r} has no {name}, as it was saved with "
+                    "save_only_model=True; it can be exported, but only a full checkpoint can be resumed"
+                )
         self.resumed_from = resume_from_checkpoint
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
         self.has_started = True

@@ -8,7 +8,7 @@ every checkpoint holds the plan, and a resumed run takes it from there.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 Resolve = Callable[[DistillationArguments, PreTrainedConfig], WidthPlan]
 ProjectionInit = Literal["identity", "random"]
+Origins: TypeAlias = tuple[Any, Any, WidthPlan | None]
+"""Model that a student starts as; the one that it learns from, None: a frozen copy; its plan, if that is resolved."""
 
 
 def resolve_student(
@@ -115,20 +117,6 @@ def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> Widt
             logger.info("student=%r: the widths of %s are taken, nothing is measured", args.student, folder)
             return WidthPlan.from_dict(state["plan"], config.num_hidden_layers)
     return None
-
-
-class Start(NamedTuple):
-    """What a student starts from.
-
-    Args:
-        model: Hub name, folder, or a loaded model, which is copied.
-        teacher_model: the model that the student learns from; None: a frozen copy of `model`.
-        plan: the widths to reach, where they are resolved already.
-    """
-
-    model: Any
-    teacher_model: Any = None
-    plan: WidthPlan | None = None
 
 
 class Preparation(NamedTuple):

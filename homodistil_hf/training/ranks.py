@@ -20,7 +20,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
-from transformers.trainer_utils import has_length
 
 from ..files.checkpoints import last_checkpoint
 
@@ -234,35 +233,6 @@ class WholeBatches(IterableDataset):
         """Pass the epoch on to a stream that shuffles by it."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
-
-
-def check_has_steps(num_steps: int | None, rows_per_step: int) -> None:
-    """Refuse a table that has fewer rows than one step; None, the unknown number of steps of a stream, passes."""
-    if num_steps == 0:
-        raise ValueError(
-            f"train_dataset has fewer rows than the {rows_per_step} of a step (per_device_train_batch_size × "
-            "gradient_accumulation_steps × ranks); give more rows or a smaller batch"
-        )
-
-
-def check_took_steps(num_steps: int, rows_per_step: int) -> None:
-    """Refuse to end a run that has taken no step, because its stream was too short."""
-    if num_steps == 0:
-        raise ValueError(
-            "the run ended after 0 steps: train_dataset gave fewer rows than a step has "
-            f"({rows_per_step} = per_device_train_batch_size × gradient_accumulation_steps × ranks; with "
-            "dataloader_num_workers each worker of a stream needs its own whole micro-batches); give more rows, "
-            "a smaller batch, or fewer workers"
-        )
-
-
-def check_evaluation_stream(dataset: Any, num_ranks: int) -> None:
-    """Refuse to evaluate on a stream that ranks can't share evenly, as it has no length."""
-    if isinstance(dataset, IterableDataset) and num_ranks > 1 and not has_length(dataset):
-        raise ValueError(
-            f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by {num_ranks} ranks; make it "
-            "a table: Dataset.from_list(list(stream))"
-        )
 
 
 def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:

@@ -1,7 +1,7 @@
 """Rows, labels and batches of a trainer: looked at before training as far as that is fast, the rest batch by batch."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import datasets
@@ -17,6 +17,7 @@ from ..distillation.tasks import Task
 from ..files.messages import short_repr
 from ..models.architectures import has_segments, max_tokens
 from ..models.tokenizers import check_ids, check_tokenizer
+from .raw_rows import named_sets
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any, *, removes_
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
-    for name, rows in _named_sets(data):
+    check_kind("train_dataset", data.get("train_dataset"))  # a run trains on one set, but evaluates several by name
+    for name, rows in named_sets(data).items():
+        check_kind(name, rows)
         _check_rows(name, rows, config)
         if removes_columns and _tokenizes_late(rows):
             raise ValueError(
@@ -102,17 +105,6 @@ def check_source(dataset: Any, *, is_training: Any, num_workers: int) -> None:
             name,
             type(dataset).__name__,
         )
-
-
-def _named_sets(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, dataset in data.items():
-        # Several sets are evaluated by name, but a run trains on one.
-        sets = {name: dataset}
-        if isinstance(dataset, dict) and name != "train_dataset":
-            sets = {f"{name}[{part!r}]": rows for part, rows in dataset.items()}
-        for label, rows in sets.items():
-            check_kind(label, rows)
-            yield label, rows
 
 
 def _check_rows(name: str, rows: Any, config: Any) -> None:
@@ -180,7 +172,7 @@ def check_label_rows(
         return
     # labels in one column may have any of the names, while an answer needs all its columns
     names = _LABEL_COLUMNS if task.required_labels == ("labels",) else task.required_labels
-    for name, rows in _named_sets(data):
+    for name, rows in named_sets(data).items():
         # streams, lists and rows that a transform makes are seen in their batches
         if not isinstance(rows, datasets.Dataset) or rows.format["type"] == "custom":
             continue

@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainingArguments
 
 from ..files.checkpoints import (
     STAGING_NAME,
@@ -28,27 +27,13 @@ from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publi
 from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
 from ..files.run_names import LOG_FILES
-from ..models.conversion import as_stock_reads_it
+from ..training_args import ExactArguments
 from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
 
 Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
 """Values of `resume_from_checkpoint`."""
-
-
-@contextmanager
-def as_saved(model: Any, args: TrainingArguments) -> Iterator[None]:
-    """Within the block, a model and settings are as files hold them; see [`as_stock_reads_it`].
-
-    Settings have no Hub token, which would be in `training_args.bin`.
-    """
-    token, args.hub_token = args.hub_token, None
-    try:
-        with as_stock_reads_it(model):
-            yield
-    finally:
-        args.hub_token = token
 
 
 @contextmanager
@@ -86,26 +71,13 @@ def leaving_no_empty_folder(output_dir: str, *, is_main: bool) -> Iterator[None]
                 folder.rmdir()
 
 
-class FolderSettings(Protocol):
-    """The settings of a run's folder, which `TrainingArguments` has."""
-
-    output_dir: Any
-    overwrite_output_dir: bool
-    save_total_limit: int | None
-    hub_token: str | None
-
-    @property
-    def should_save(self) -> bool:
-        """Whether this process writes."""
-
-
 class RunFolder:
     """`output_dir` of one run; every rank has an object of its own for the same folder, and can write there."""
 
     how_to_resume = "resume_from_checkpoint=last"
     """The setting by which a run goes on that was stopped."""
 
-    def __init__(self, args: FolderSettings):
+    def __init__(self, args: ExactArguments):
         self.args = args
         self.staged_in: str | None = None
         with leaving_no_empty_folder(args.output_dir, is_main=args.should_save):
@@ -240,7 +212,7 @@ def existing_files(output_dir: str) -> list[str]:
     return sorted(name for name in names if name != STAGING_NAME and not is_of_a_lock(name))
 
 
-def check_free(args: FolderSettings, earlier_files: Sequence[str], *, has_begun: bool = False) -> None:
+def check_free(args: ExactArguments, earlier_files: Sequence[str], *, has_begun: bool = False) -> None:
     """Refuse to mix a new run with an older one's files, unless it may overwrite them.
 
     Args:
@@ -257,7 +229,7 @@ def check_free(args: FolderSettings, earlier_files: Sequence[str], *, has_begun:
         )
 
 
-def check_same_start(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_identity(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse, by a ValueError, to go on with a run that began with other values; both are name → JSON value."""
     for name, value in now.items():
         if recorded.get(name) != value:
@@ -278,16 +250,6 @@ def verified_checkpoint(requested: str | bool | None, output_dir: str) -> Verifi
             )
         requested = str(folders[0])
     return check_manifest(str(requested))
-
-
-def check_resumable(folder: str | Path, names: Sequence[str]) -> None:
-    """Refuse to resume from a checkpoint that lacks one of these files, as it holds only the model."""
-    for name in names:
-        if not os.path.isfile(os.path.join(folder, name)):
-            raise ValueError(
-                f"resume_from_checkpoint={str(folder)!r} has no {name}, as it was saved with save_only_model=True; it "
-                "can be exported, but only a full checkpoint can be resumed"
-            )
 
 
 def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:

@@ -58,7 +58,7 @@ def is_of_a_task(class_name: str) -> bool:
     return head is not None and head.kind in _TASKS
 
 
-class StartedPair(NamedTuple):
+class TaskPair(NamedTuple):
     """A student that keeps its widths, and its fine-tuned teacher, both loaded.
 
     Args:
@@ -88,9 +88,7 @@ class StartedPair(NamedTuple):
         return evenly_matched(*numbers) if numbers[0] < numbers[1] else None
 
 
-def started_pair(
-    model: Any, teacher: Any, *, token: str | None, seed: int, is_pruned: bool = False
-) -> StartedPair | None:
+def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_pruned: bool = False) -> TaskPair | None:
     """Load a small model and the fine-tuned teacher that it learns from; None where the pair is another one.
 
     Args:
@@ -107,7 +105,7 @@ def started_pair(
         return None
     student = load_small_start(model, token=token, argument="model") if isinstance(model, str) else model
     guide = load_encoder(teacher, token=token) if isinstance(teacher, str) else teacher
-    return StartedPair(with_head_of(guide, student, seed=seed) if is_general else student, guide, is_general)
+    return TaskPair(with_head_of(guide, student, seed=seed) if is_general else student, guide, is_general)
 
 
 def folder_of_start(model: str) -> tuple[str, bool]:

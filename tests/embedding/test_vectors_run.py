@@ -140,7 +140,7 @@ def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, te
     (batch, counts) = next(trainer.first_batches(num_texts=1))
     trainer.model.eval()
     with torch.no_grad():
-        terms, _ = trainer.loss_terms(trainer.model, batch, counts)
+        terms, _ = trainer.distillation.terms(trainer.model, batch, counts)
     vectors = trainer.held_out._vectors(batch)[0]
     assert set(terms) == {"vector"}
     assert float(terms["vector"]) == pytest.approx(

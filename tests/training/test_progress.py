@@ -48,7 +48,7 @@ def test_the_lines_of_a_run(make_trainer, capsys):
     trainer.train()
     trainer.evaluate()
     lines = capsys.readouterr().out.splitlines()
-    rows = trainer.rows_per_step
+    rows = trainer.args.rows_per_step
     assert lines[0] == f"4 steps of {rows} rows, learning rate 0.001"
     assert [re.sub(r"[\d.]+ (?=s$)|[\d.]+(?=×| %|  |$)", "_", line).split("  ")[0] for line in lines[1:]] == [
         *("step 2/_", "step 4/_", "step 4/_"),

@@ -265,7 +265,7 @@ def test_a_batch_outside_a_step_is_averaged_over_itself(make_trainer):
         trainer.model.eval()
         with torch.no_grad():
             loss = trainer.compute_loss(trainer.model, dict(batch))
-            terms, _ = trainer.loss_terms(trainer.model, trainer.distillation.task.with_positions(batch))
+            terms, _ = trainer.distillation.terms(trainer.model, batch, trainer.count(batch))
             expected = torch.nn.functional.cross_entropy(
                 type(trainer.model).forward(trainer.model, input_ids=batch["input_ids"]).logits.flatten(0, 1),
                 batch["labels"].flatten(),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ...distillation.losses import exact_dtype
+from ...distillation.losses import cosine_error
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
@@ -27,7 +27,7 @@ from ...models.loading import load_encoder
 from ...models.resizing import keep_layers
 from ...models.widths import WidthPlan, widths_of
 from ...training.distillation_trainer import DistillationTrainer
-from ...training.pair import Start
+from ...training.pair import Origins
 from ...training_args import DistillationArguments
 from ..fewer_layers import shallow_plan
 from .fresh import check_masked_lm
@@ -69,7 +69,7 @@ class DistilBertTrainer(DistillationTrainer):
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
-    ) -> Start:
+    ) -> Origins:
         """Keep whole layers; arguments and return as [`DistillationTrainer.start_from`]."""
         args = self.args
         if isinstance(model, str):
@@ -80,7 +80,7 @@ class DistilBertTrainer(DistillationTrainer):
         student = keep_layers(whole, shallow_plan(asked, full) or ())
         plan = widths_of(student.config)
         args.student = plan.to_json()
-        return Start(student, teacher_model or whole, plan)
+        return student, teacher_model or whole, plan
 
     def set_up_student(self) -> None:
         """Refuse a model of another task."""
@@ -153,31 +153,3 @@ class SoftDistillation(DistillationLoss):
         # (h Wᵀ + b) / T = (h / T) Wᵀ + b / T: the matrix, the largest of them, stays as it is
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
-
-
-def cosine_error(
-    teacher_BTH: torch.Tensor, student_BTH: torch.Tensor, token_mask_BT: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Σ_tokens (1 − cos(H_t, H_s)), the angle between two models' states (DistilBERT, section 3: L_cos).
-
-    Args:
-        teacher_BTH: the teacher's states; no gradient.
-        student_BTH: the student's, of the same size.
-        token_mask_BT: 1 = token, 0 = padding; default: no padding.
-
-    Returns:
-        `torch.Tensor`: scalar, float32 or float64.
-
-    Example:
-    ```python
-    >>> one, other = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 3.0]]])
-    >>> float(cosine_error(one, other)), float(cosine_error(one, other, torch.tensor([[1, 0]])))
-    (1.0, 0.0)
-
-    ```
-    """
-    exact = exact_dtype(student_BTH)
-    # A copy, as autograd saves it and can't save the teacher's inference tensors.
-    teacher = teacher_BTH.clone().to(exact)
-    error_BT = 1 - torch.cosine_similarity(student_BTH.to(exact), teacher, dim=-1)
-    return (error_BT if token_mask_BT is None else error_BT * token_mask_BT).sum()

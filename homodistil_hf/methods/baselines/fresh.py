@@ -25,7 +25,7 @@ from ...models.loading import load_encoder
 from ...models.resizing import replace_parameters, write_plan
 from ...models.widths import WidthPlan, widths_of
 from ...training.distillation_trainer import DistillationTrainer
-from ...training.pair import Start
+from ...training.pair import Origins
 from ...training_args import DistillationArguments, refuse_reentrant_checkpointing
 from ..fewer_layers import Layers, start_shallow
 
@@ -118,16 +118,16 @@ class ScratchTrainer(FreshTrainer):
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
-    ) -> Start:
+    ) -> Origins:
         """Leave out as many layers as the plan lacks; arguments and return as [`DistillationTrainer.start_from`]."""
         if isinstance(model, str):
             model = load_encoder(model, token=self.args.hub_token, argument="model")
         plan = plan or self.plan_of(self.args, model.config)
         if len(plan.layers) == len(widths_of(model.config).layers):
-            return Start(model, teacher_model, plan)
+            return model, teacher_model, plan
         whole = to_student(model, argument="model")
         student, plan, self.matched_layers = start_shallow(whole, self.args, layers=Layers(), plan=plan)
-        return Start(student, teacher_model or whole, plan)
+        return student, teacher_model or whole, plan
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""

@@ -16,7 +16,7 @@ from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.widths import WidthPlan, widths_of
 from ...trainer import UNITS, HomoDistilTrainer
-from ...training.pair import Start
+from ...training.pair import Origins
 from ..fewer_layers import Layers, start_shallow
 
 
@@ -68,7 +68,7 @@ class ShallowTrainer(HomoDistilTrainer):
 
     def start_from(
         self, model: str | PreTrainedModel, teacher_model: str | PreTrainedModel | None, plan: WidthPlan | None
-    ) -> Start:
+    ) -> Origins:
         """Leave layers out; arguments and return as [`DistillationTrainer.start_from`]."""
         args: Any = self.args
         if isinstance(model, str):
@@ -80,7 +80,7 @@ class ShallowTrainer(HomoDistilTrainer):
             whole, args, layers=layers, widths=args.widths, plan=plan
         )
         args.student, args.num_layers = planned.to_json(), len(planned.layers)
-        return Start(student, teacher_model or whole, planned)
+        return student, teacher_model or whole, planned
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:

@@ -34,7 +34,7 @@ from ...models.loading import (
     plain_name,
 )
 from ...training.ranks import on_every_rank
-from ...training.run_folder import check_free, check_output_dir, check_same_start, existing_files, folder_claimed
+from ...training.run_folder import check_free, check_output_dir, check_same_identity, existing_files, folder_claimed
 from ...training_args import with_settings
 from .masked_models import IMAGE_CLASS, check_class, least_parameters
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
@@ -199,7 +199,7 @@ def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -
         )
     if not path.is_file():
         raise ValueError(f"resume_from_checkpoint='last' finds no {RUN_FILE} in {folder!r}; start without it")
-    check_same_start(folder, read_json_object(path, str(path)), identity)
+    check_same_identity(folder, read_json_object(path, str(path)), identity)
 
 
 def further_pretraining_card(architecture: str, source: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -13,9 +13,10 @@ from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.distillation.losses import cosine_error
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.methods.baselines import minilm
-from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer, SoftDistillation, cosine_error
+from homodistil_hf.methods.baselines.distilbert import DistilBertTrainer, SoftDistillation
 from homodistil_hf.methods.baselines.fresh import OwnLoss, ScratchTrainer, TinyBertTrainer
 from homodistil_hf.methods.baselines.minilm import (
     MiniLMTrainer,
