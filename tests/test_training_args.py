@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import math
+import re
+from typing import Any
 
 import accelerate
 import pytest
@@ -9,9 +11,18 @@ import torch._inductor
 from rows import each
 from transformers import BertConfig, HfArgumentParser, TrainingArguments
 
-from homodistil_hf import PRESETS, HomoDistilTrainingArguments, LayerWidths, WidthPlan, resolve_plan
+from homodistil_hf import (
+    PRESETS,
+    BinarizationArguments,
+    HomoDistilTrainingArguments,
+    LayerWidths,
+    SelfDistillationArguments,
+    WidthPlan,
+    resolve_plan,
+)
 from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.runs.config import run_of
 from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training.exact_trainer import warn_of_other_settings
 from homodistil_hf.training_args import _GRAPH_MODES, SLICEABLE_OPTIMIZERS, DistillationArguments, ExactArguments
@@ -92,18 +103,35 @@ def test_numbers_out_of_range_are_refused(name, value):
         make_args(**{name: value})
 
 
+UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "auto_find_batch_size": (True, "set per_device_train_batch"),
+    "label_smoothing_factor": (0.1, "the teacher's distribution"),
+    "fsdp": ("full_shard", r"use DDP \(torchrun or accelerate launch\)"),
+    "deepspeed": ({"zero_optimization": {"stage": 2}}, "use DDP"),
+    "use_liger_kernel": (True, "its fused losses"),
+    "neftune_noise_alpha": (5, "noise on the student's"),
+    "enable_jit_checkpoint": (True, "it may save in the middle"),
+    "ignore_data_skip": (True, "a resumed run would see other data"),
+    "save_on_each_node": (True, "name a folder that all nodes share"),
+    "ddp_find_unused_parameters": (True, "leave it out: decoder and projections are used out"),
+    "ddp_static_graph": (True, "leave it out: the student's graph changes as it is pruned"),
+}
+
+
+@each("name", UNSUPPORTED)
+def test_settings_of_trainer_that_can_not_work_are_refused(name):
+    value, remedy = UNSUPPORTED[name]
+    words = re.escape(repr(value))
+    with pytest.raises(ValueError, match=f"^{name}={words} is not supported by this package's trainers; {remedy}"):
+        make_args(**{name: value})
+
+
 @each("name", COUNTS)
 @each("value", [0, -1, 2.0, 1.5, True, "3", None])
 def test_counts_are_whole_numbers_from_one_on(name, value):
     message = rf"^{name}={value!r} is not a whole number of at least 1; the default is {COUNTS[name]}$"
     with pytest.raises(ValueError, match=message):
         make_args(**{name: value})
-
-
-@pytest.mark.parametrize("value", [-1, 2.0, None])
-def test_scoring_batches_are_a_whole_number_or_none(value):
-    with pytest.raises(ValueError, match=rf"^num_scoring_batches={value!r} is not a whole number of at least 0; the "):
-        make_args(num_scoring_batches=value)
 
 
 @each("name", CHOICES)
@@ -125,6 +153,10 @@ def test_unknown_choices_are_refused(name, value):
             {"pruning_end_fraction": 0.0},
             "^pruning_end_fraction=0.0 would prune before the first step, .*, or prune at once with method=",
         ),
+        (
+            {"num_scoring_batches": -1},
+            "^num_scoring_batches=-1 is not a whole number of at least 0; the default is 16",
+        ),
         ({"ffn_end_fraction": 0}, "^ffn_end_fraction=0 would prune before the first step, but HomoDistil"),
         (
             {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
@@ -141,35 +173,6 @@ def test_unknown_choices_are_refused(name, value):
         (
             {f"{name}_weight": 0.0 for name in ("mlm", "task", "kl", "hidden", "embedding", "attention")},
             "^mlm_weight, .* are all 0, so nothing would be learnt; leave",
-        ),
-        ({"auto_find_batch_size": True}, "^auto_find_batch_size=True is not supported .*; set per_device_train_batch"),
-        (
-            {"label_smoothing_factor": 0.1},
-            "^label_smoothing_factor=0.1 is not supported .*; the teacher's distribution",
-        ),
-        ({"fsdp": True}, r"^fsdp=True is not supported .*; use DDP \(torchrun or accelerate launch\)"),
-        ({"fsdp": "full_shard"}, "^fsdp='full_shard' is not supported .*; use DDP"),
-        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
-        ({"deepspeed": {"zero_optimization": {"stage": 1}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
-        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "^deepspeed={'zero_.* is not supported .*; use DDP"),
-        ({"use_liger_kernel": True}, "^use_liger_kernel=True is not supported .*; its fused losses"),
-        ({"neftune_noise_alpha": 5}, "^neftune_noise_alpha=5 is not supported .*; noise on the student's"),
-        (
-            {"enable_jit_checkpoint": True},
-            "^enable_jit_checkpoint=True is not supported .*; it may save in the middle",
-        ),
-        ({"ignore_data_skip": True}, "^ignore_data_skip=True is not supported .*; a resumed run would see other data"),
-        (
-            {"save_on_each_node": True},
-            "^save_on_each_node=True is not supported by this package's trainers; name a folder that all nodes share",
-        ),
-        (
-            {"ddp_find_unused_parameters": True},
-            "^ddp_find_unused_parameters=True is not supported .*; leave it out: decoder and projections are used out",
-        ),
-        (
-            {"ddp_static_graph": True, "gradient_accumulation_steps": 2},
-            "^ddp_static_graph=True is not supported .*; leave it out: the student's graph changes as it is pruned",
         ),
         *(
             (
@@ -197,6 +200,14 @@ def test_unknown_choices_are_refused(name, value):
             },
             "^gradient_checkpointing_kwargs={'use_reentrant': True} keeps no gradient of queries and keys, which "
             "attention_weight=0.5 needs; set use_reentrant to false",
+        ),
+        (
+            {"importance_metric": "movement", "sensitivity_smoothing": 0.5},
+            "^sensitivity_smoothing=0.5 has no part in this run: movement is not smoothed; leave it out",
+        ),
+        (
+            {"importance_metric": "magnitude", "num_scoring_batches": 3},
+            "^num_scoring_batches=3 has no part in this run: magnitudes need no batch; leave it out",
         ),
     ],
 )
@@ -258,6 +269,75 @@ def test_modes_of_compiling_that_record_graphs_are_refused():
     graphs = {mode for mode, options in torch._inductor.list_mode_options().items() if "triton.cudagraphs" in options}
     assert graphs == set(_GRAPH_MODES)
     assert make_args(torch_compile_mode="max-autotune-no-cudagraphs").torch_compile
+
+
+# Settings of Trainer, which doesn't check them itself
+
+
+@each(
+    ("name", "value", "expected"),
+    [
+        ("adam_beta1", 2.0, r"is outside \[0, 1\)"),
+        ("adam_epsilon", -1.0, r"is outside \[0, inf\)"),
+        ("weight_decay", math.nan, r"is outside \[0, inf\)"),
+        ("max_grad_norm", -1.0, r"is outside \[0, inf\)"),
+        ("logging_steps", -3, r"is outside \[0, inf\)"),
+        ("save_steps", -3, r"is outside \[0, inf\)"),
+        ("max_steps", 0, "is not a whole number of at least 1, or -1, which leaves it out"),
+        ("max_steps", -3, "is not a whole number of at least 1, or -1, which leaves it out"),
+        ("num_train_epochs", 0, r"is outside \(0, inf\)"),
+        ("num_train_epochs", math.inf, r"is outside \(0, inf\)"),
+        ("seed", 2**64, "is not a whole number from 0 to 4294967295"),
+        ("data_seed", 2**64, "is not a whole number from"),
+        ("dataloader_num_workers", -1, "is not a whole number of at least 0"),
+    ],
+)
+@each("kind", [HomoDistilTrainingArguments, SelfDistillationArguments, BinarizationArguments])
+def test_values_that_would_fail_late_are_refused(name, value, expected, kind):
+    with pytest.raises(ValueError, match=f"^{name}={value} {expected}"):
+        kind(output_dir="out", report_to="none", use_cpu=True, **{name: value})
+
+
+def test_epochs_are_free_where_steps_count():
+    assert make_args(max_steps=5, num_train_epochs=0).max_steps == 5
+    assert make_args(max_steps=-1).num_train_epochs == 3
+
+
+def test_a_tracker_that_is_not_there_is_refused(monkeypatch):
+    found = "transformers.integrations.get_available_reporting_integrations"
+    monkeypatch.setattr(found, lambda: ["tensorboard"])
+    with pytest.raises(ValueError, match="^report_to='wandb' is not installed here; install it, or set report_to"):
+        make_args(report_to="wandb")
+    with pytest.raises(ValueError, match="^report_to='tensorbord' is unknown; nearest valid: 'tensorboard'"):
+        make_args(report_to=["tensorboard", "tensorbord"])
+    assert make_args(report_to="tensorboard").report_to == ["tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"optim": "sgd", "optim_args": "momentum=abc"}, "optim='sgd', optim_args='momentum=abc' can't be used"),
+        (
+            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"foo": 1}},
+            "lr_scheduler_type='cosine', lr_scheduler_kwargs={'foo': 1} can't be used",
+        ),
+        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-9}, "lr_scheduler_type='polynomial'"),
+    ],
+)
+def test_optimizer_and_curve_are_tried_at_once(settings, expected):
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        make_args(**settings)
+    assert make_args(lr_scheduler_type="polynomial").learning_rate is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("group_by_length", "train_sampling_strategy"), ("no_cuda", "use_cpu"), ("studnt", "student")]
+)
+def test_the_nearest_setting_of_an_old_one_is_what_it_is_called_now(old, new):
+    with pytest.raises(ValueError, match=f"^{old}=True is no setting; nearest valid: {new}$"):
+        make_args(**{old: True})
+    with pytest.raises(ValueError, match=f"unknown key '{old}' .*nearest valid: '{new}'"):
+        run_of({"teacher": "t", "train_data": "x", "output_dir": "o", old: True}, "config")
 
 
 # What is accepted
@@ -335,11 +415,13 @@ def test_unused_parameters_are_never_searched_for(given):
     assert make_args(ddp_find_unused_parameters=given).ddp_find_unused_parameters is False
 
 
-def test_a_plan_may_be_a_dict():
+def test_a_student_may_be_a_dict_a_plan_or_a_preset():
     plan = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
     assert json.loads(make_args(student=plan).student) == plan
     assert make_args(student="macs=0.25").student == "macs=0.25"
     assert make_args().student is None
+    for plan in (PRESETS["homobert-tiny"], WidthPlan.uniform(24, 12, LayerWidths(3, 8, 32))):
+        assert resolve_plan(make_args(student=plan).student, BertConfig()) == plan
 
 
 @pytest.mark.parametrize(("available", "expected"), [(False, True), (True, False)])
@@ -397,29 +479,6 @@ def test_settings_survive_json_and_the_command_line():
     (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--rotate_heads", "false", "--use_cpu"])
     assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "movement")
     assert parsed.rotate_heads is False
-
-
-def test_a_student_may_be_a_plan_or_a_preset():
-    for plan in (PRESETS["homobert-tiny"], WidthPlan.uniform(24, 12, LayerWidths(3, 8, 32))):
-        assert resolve_plan(make_args(student=plan).student, BertConfig()) == plan
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"importance_metric": "movement", "sensitivity_smoothing": 0.5},
-            "^sensitivity_smoothing=0.5 has no part in this run: movement is not smoothed; leave it out",
-        ),
-        (
-            {"importance_metric": "magnitude", "num_scoring_batches": 3},
-            "^num_scoring_batches=3 has no part in this run: magnitudes need no batch; leave it out",
-        ),
-    ],
-)
-def test_settings_without_a_part_in_the_run_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        make_args(**settings)
 
 
 @each("trainer", [*map(trainer_named, METHODS)])

@@ -63,15 +63,6 @@ def test_prediction_terms_are_the_formulas(dtype):
     torch.testing.assert_close(student.grad.double(), exact.grad, rtol=rounding, atol=rounding)
 
 
-@pytest.mark.parametrize("term", [0, 1])
-def test_each_prediction_term_has_its_own_gradient(term):
-    student, teacher, labels = normal(5, 4).requires_grad_(), normal(5, 4, seed=1), torch.tensor([0, 3, -100, 1, 2])
-    exact = student.detach().clone().requires_grad_()
-    prediction_terms(student, teacher, labels)[term].backward()
-    slow_terms(exact, teacher, labels)[term].backward()
-    torch.testing.assert_close(student.grad, exact.grad, rtol=1e-12, atol=1e-12)
-
-
 def test_gradients_agree_with_finite_differences():
     teacher, labels = normal(5, 4, seed=1), torch.tensor([0, 3, -100, 1, 2])
     student = normal(5, 4).requires_grad_()
@@ -149,13 +140,6 @@ def test_regression_of_several_values_is_averaged_over_them():
     error, kl = regression_terms(student, teacher, labels)
     assert float(error) == pytest.approx(6 * float((student - labels).square().mean()))
     assert float(kl) == pytest.approx(6 * float(0.5 * (student - teacher).square().mean()))
-
-
-def test_the_regression_kl_is_that_of_two_gaussians():
-    student, teacher = normal(4, 1), normal(4, 1, seed=1)
-    distributions = [torch.distributions.Normal(mean, 1.0) for mean in (teacher, student)]
-    expected = torch.distributions.kl_divergence(*distributions).sum()
-    assert float(regression_terms(student, teacher, student)[1]) == pytest.approx(float(expected))
 
 
 def test_several_labels_by_hand():
@@ -252,28 +236,20 @@ def test_errors_of_halves_are_summed_in_float32(function, dtype):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_attention_scores_are_those_of_stock_bert_before_its_softmax(padded, monkeypatch):
+def test_attention_scores_are_those_that_stock_bert_puts_into_its_softmax(padded):
     teacher = make_teacher()
     teacher.set_attn_implementation("eager")
     attention = teacher.bert.encoder.layer[1].attention.self
     seen: dict[str, torch.Tensor] = {}
     for name in ("query", "key"):
         getattr(attention, name).register_forward_hook(lambda module, args, out, name=name: seen.update({name: out}))
-    softmax = torch.nn.functional.softmax
-    before_softmax = []
-
-    def spy(scores: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        before_softmax.append(scores)
-        return softmax(scores, *args, **kwargs)
-
-    monkeypatch.setattr(torch.nn.functional, "softmax", spy)
     inputs = unlabelled(make_batch()) if padded else {"input_ids": make_batch()["input_ids"]}
     with torch.no_grad():
-        teacher(**inputs)
+        shares = teacher(**inputs, output_attentions=True).attentions[1]
     scores = attention_scores(seen["query"], seen["key"], num_heads=4, scaling=8**-0.5)
-    assert scores.shape == before_softmax[1].shape == (4, 4, 12, 12)
-    real = inputs.get("attention_mask", torch.ones(4, 12))[:, None, None, :].expand_as(scores).bool()
-    torch.testing.assert_close(scores[real], before_softmax[1][real], rtol=0, atol=1e-6)
+    assert scores.shape == shares.shape == (4, 4, 12, 12)
+    is_padding = inputs.get("attention_mask", torch.ones(4, 12))[:, None, None, :] == 0
+    torch.testing.assert_close(scores.masked_fill(is_padding, -math.inf).softmax(-1), shares, rtol=0, atol=1e-6)
 
 
 def test_attention_scores_by_hand():

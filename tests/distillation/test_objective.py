@@ -343,18 +343,6 @@ def test_gradient_checkpointing_keeps_all_terms_and_gradients():
     assert float(gradients[0]["bert.encoder.layer.1.attention.self.query.weight"].abs().max()) > 0
 
 
-def test_projections_run_in_the_context_they_are_given():
-    distillation, dtypes = make_pair(make_student()), []
-    projections = [distillation.student.projections.embedding, *distillation.student.projections.hidden]
-    for projection in projections:
-        projection.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
-    terms_of(distillation, make_batch())
-    assert dtypes == [torch.float32] * 3
-    distillation.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    terms_of(distillation, make_batch())
-    assert dtypes[3:] == [torch.bfloat16] * 3
-
-
 def test_terms_are_float32_whatever_the_autocast_type():
     student = make_student()
     sliced(student, ALL_HEADS)

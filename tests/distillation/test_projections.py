@@ -1,6 +1,5 @@
 import pytest
 import torch
-from rows import each
 
 from homodistil_hf.distillation.projections import LeastSquares, Projections
 
@@ -35,29 +34,6 @@ def test_random_projections_keep_the_scale_of_states():
         assert float(matrix(torch.randn(500, 256)).std()) == pytest.approx(1.0, rel=0.02)
     first, second = projections.hidden
     assert not torch.equal(first.weight, second.weight)
-
-
-def test_random_projections_follow_the_generator():
-    torch.manual_seed(5)
-    first = Projections(8, 8, num_hidden_layers=2, init="random").state_dict()
-    torch.manual_seed(5)
-    second = Projections(8, 8, num_hidden_layers=2, init="random").state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@each(
-    ("num_hidden_layers", "with_embedding", "names"),
-    [
-        (0, False, set()),
-        (0, True, {"embedding.weight"}),
-        (2, False, {"hidden.0.weight", "hidden.1.weight"}),
-        (1, True, {"embedding.weight", "hidden.0.weight"}),
-    ],
-)
-def test_there_is_one_matrix_a_comparison_and_no_bias(num_hidden_layers, with_embedding, names):
-    projections = Projections(4, 4, num_hidden_layers=num_hidden_layers, with_embedding=with_embedding)
-    assert set(projections.state_dict()) == names
-    assert all(parameter.requires_grad for parameter in projections.parameters())
 
 
 @pytest.mark.parametrize(("num_rows", "rank"), [(200, 16), (200, 5), (9, 9)], ids=["full", "singular", "few rows"])

@@ -5,7 +5,6 @@ from students import TASKS, logits_of, make_batch, unlabelled
 from tiny_models import make_teacher
 from torch import nn
 
-from homodistil_hf.distillation import teacher as teacher_module
 from homodistil_hf.distillation.teacher import FrozenTeacher, multiplies_bfloat16, resolve_teacher_dtype
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.conversion import to_student
@@ -30,13 +29,6 @@ def test_a_named_type_is_taken(name):
     assert resolve_teacher_dtype(name, CPU) == resolve_teacher_dtype(name, CPU, fp16=True) == getattr(torch, name)
 
 
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_asks_the_hardware_unless_the_student_computes_in_float16(native, expected, monkeypatch):
-    monkeypatch.setattr(teacher_module, "multiplies_bfloat16", lambda device: native)
-    assert resolve_teacher_dtype("auto", CPU) == expected
-    assert resolve_teacher_dtype("auto", CPU, fp16=True) == torch.float16
-
-
 @pytest.mark.parametrize("native", [True, False])
 def test_each_device_is_asked_its_own_question(native, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
@@ -44,6 +36,8 @@ def test_each_device_is_asked_its_own_question(native, monkeypatch):
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native
     )
     assert multiplies_bfloat16(CPU) is native
+    assert resolve_teacher_dtype("auto", CPU) == (torch.bfloat16 if native else torch.float32)
+    assert resolve_teacher_dtype("auto", CPU, fp16=True) == torch.float16
     assert multiplies_bfloat16(torch.device("cuda")) is native
     assert multiplies_bfloat16(torch.device("meta")) is False
 
@@ -106,7 +100,7 @@ def test_to_moves_both_forms_and_returns_the_teacher():
     assert embeddings[0].dtype == embeddings[1].dtype == torch.float32
 
 
-# Frozen, and nobody's submodule
+# Frozen
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -122,14 +116,6 @@ def test_a_teacher_never_learns(dtype):
     assert not any(state.requires_grad for state in outputs.hidden_states)
     assert outputs.logits.is_inference()
     assert torch.equal(teacher(**unlabelled(make_batch())).logits, outputs.logits)
-
-
-def test_a_teacher_is_no_submodule():
-    owner = nn.Linear(1, 1)
-    owner.teacher = make_frozen(dtype=torch.bfloat16)
-    assert list(owner.state_dict()) == ["weight", "bias"]
-    assert len(list(owner.modules())) == 1
-    assert not isinstance(owner.teacher, nn.Module)
 
 
 @pytest.mark.slow

@@ -79,19 +79,6 @@ def gap(one: dict[str, Any], other: dict[str, Any], name: str) -> float:
     return float((swapped.max() - swapped.min()) / swapped.max())
 
 
-def test_swapped_units_are_told_with_the_distance_of_their_scores():
-    def choice(step, kept):
-        scores = {"ffn.0": torch.tensor([4.0, 3.0, 3.0003, 1.0])}
-        return {"step": step, "scores": scores, "masks": {"ffn.0": torch.tensor(kept)}}
-
-    one = [choice(1, [True] * 4), choice(2, [True, True, False, False])]
-    tie = [choice(1, [True] * 4), choice(2, [True, False, True, False])]
-    other = [choice(1, [True] * 4), choice(2, [True, False, False, True])]
-    assert swapped_units(one, one) == []
-    assert swapped_units(tie, one) == [(2, "ffn.0", pytest.approx(1e-4, rel=0.1))]
-    assert swapped_units(other, one) == [(2, "ffn.0", pytest.approx(2 / 3))]
-
-
 # The same run on any number of ranks
 
 

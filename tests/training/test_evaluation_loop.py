@@ -1,6 +1,5 @@
 """Evaluations equal a slow dense computation in float32, whatever training runs in, and change nothing."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,9 @@ import torch
 from datasets import Dataset
 from run_traces import Interrupt, differences, logs_of, state_of
 from tiny_models import GRADUAL, make_blocks, make_teacher
-from torch import nn
 from transformers import EarlyStoppingCallback, EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
-from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.training.evaluation_loop import evaluations_in
 
@@ -222,38 +219,6 @@ def test_metrics_of_the_users_own_on_words(make_trainer):
     assert teacher["own_accuracy"] < metrics["eval_own_accuracy"]  # the teacher has learned nothing
     assert teacher.keys() == {"own_accuracy", "kl", "mlm_loss", "mlm_accuracy"}
     assert trainer.evaluate()["eval_own_accuracy"] == metrics["eval_own_accuracy"]
-
-
-@pytest.mark.parametrize(
-    ("end", "remainder", "rank", "expected"),
-    [(False, 5, 1, 4), (True, -1, 1, 4), (True, 0, 1, 4), (True, 5, 0, 4), (True, 5, 1, 1), (True, 3, 1, 0)],
-)
-def test_rows_that_even_out_ranks_are_left_out(make_trainer, monkeypatch, end, remainder, rank, expected):
-    """`remainder` rows of the last global batch are no repetitions; each rank has 4 of that batch."""
-    trainer = make_trainer()
-    state = type(trainer.accelerator.gradient_state)
-    monkeypatch.setattr(state, "end_of_dataloader", property(lambda _: end))
-    monkeypatch.setattr(state, "remainder", property(lambda _: remainder))
-    held_out = trainer.held_out
-    held_out.accelerator = SimpleNamespace(
-        gradient_state=trainer.accelerator.gradient_state, process_index=rank, num_processes=2
-    )
-    counted: list[int] = []
-    monkeypatch.setattr(
-        DiscrepancyMeter, "update", lambda self, *models_and_rows: counted.append(len(models_and_rows[2]["input_ids"]))
-    )
-    assert held_out.of_teacher([trainer.data_collator(list(make_blocks(4)))]) == {}
-    assert counted == [expected] * (expected > 0)
-    held_out.meter = SimpleNamespace(update=lambda student, teacher, rows: rows)
-    batch = trainer.data_collator(list(make_blocks(4)))
-    own = held_out.measure(batch)
-    if expected == 0:
-        assert own.shape == ()
-        return
-    assert torch.equal(own["input_ids"], batch["input_ids"][:expected])
-    labels = own["labels"].flatten()[own["masked_positions"]]
-    assert torch.equal(labels, batch["labels"][:expected][batch["labels"][:expected] != -100])
-    assert nn.functional.one_hot(own["masked_positions"], 64).sum() == len(labels)
 
 
 # The best checkpoint

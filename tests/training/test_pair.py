@@ -24,7 +24,6 @@ from transformers.optimization import Adafactor
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
-from homodistil_hf.training import pair as preparation
 from homodistil_hf.training.pair import adopt_optimizer, prepare
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
@@ -187,10 +186,10 @@ def test_unsupported_models_are_refused(name, student):
         prepare(make_teacher(), make_args(), teacher=UNSUPPORTED[name]())
 
 
-def test_folders_are_refused_before_their_weights_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "load_encoder", lambda *args, **kwargs: pytest.fail("weights were loaded"))
+def test_folders_are_refused_before_their_weights_are_read(tmp_path):
     GPT2Config().save_pretrained(tmp_path / "gpt2")
     make_teacher().save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "model.safetensors").write_bytes(b"no weights")
     for folder, student, message in (
         ("gpt2", PLAN, "^model='.*' has model_type='gpt2'; supported: bert, .*. Choose"),
         ("bert", PLAN | {"hidden_size": 64}, "student hidden_size=64 .*teacher"),

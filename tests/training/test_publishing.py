@@ -344,19 +344,6 @@ def test_no_token_is_left_anywhere(hub, hub_client, tmp_path):
     assert {asked.user for asked in requests_to(hub, "POST", "/commit/")} == {"me"}
 
 
-@pytest.mark.slow
-def test_the_card_has_the_teachers_evaluation(hub_client, hub, tmp_path):
-    made = hub_client.run(main, ["distill", str(write_config(tmp_path))])
-    assert (made.value, made.error) == (0, None), made.trace
-    facts = read_facts(tmp_path / "run" / "student")
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert facts["teacher_evaluation"]["kl"] == 0.0
-    measured = facts["teacher_evaluation"]["mlm_loss"]
-    assert measured == pytest.approx(results["models"][0]["mlm_loss"])
-    card = (tmp_path / "run" / "student" / "README.md").read_text()
-    assert f"| masked-LM loss, nats a token | {measured:.4g} |" in card
-
-
 def test_the_command_asks_for_the_checkpoint_first(hub_client, hub, tmp_path):
     refused = hub_client.run(
         main, ["distill", str(write_config(tmp_path)), "--resume_from_checkpoint", "hf://me/run/checkpoint-4"]

@@ -66,11 +66,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"train_sampling_strategy": "group_by_length"},
         "train_sampling_strategy='group_by_length' draws from the global random state",
     ),
-    "dispatched batches": (
-        {"accelerator_config": {"dispatch_batches": True}},
-        "dispatch_batches=True; every rank must make its own batches",
-    ),
-    "unseeded sampler": ({"accelerator_config": {"use_seedable_sampler": False}}, "use_seedable_sampler=False"),
     "teacher of another vocabulary": ({"teacher_model": make_teacher(vocab_size=80)}, "teacher has vocab_size=80, th"),
     "teacher of another task": (
         {"model": CLASSIFIER, "teacher_model": make_teacher("token_classification")},
@@ -81,7 +76,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "train_dataset has the columns input_ids, example_id, but not labels",
     ),
     "tokenizer of another vocabulary": ({"model": make_teacher(vocab_size=90)}, "96.*90|90.*96"),
-    "factored optimizer": ({"optim": "adafactor"}, "optim='adafactor' keeps state"),
     "only the weight of another task": (
         {"mlm_weight": 0, "kl_weight": 0, "hidden_weight": 0, "embedding_weight": 0},
         "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",

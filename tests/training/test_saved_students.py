@@ -1,13 +1,9 @@
 """A saved student in its stock class, without this package: its logits, or an error; and resumed, the same run."""
 
-import json
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 from methods_here import SAME_HEADS
-from run_traces import SaveAt, assert_same_run
+from run_traces import SaveAt
 from safetensors.torch import load_file, save_file
 from students import logits_of
 from tiny_architectures import tiny_architecture_teacher
@@ -15,7 +11,7 @@ from tiny_architectures import tiny_architecture_teacher
 from homodistil_hf import export_student
 from homodistil_hf.export.facts import probe_inputs
 from homodistil_hf.export.verify import run_fresh
-from homodistil_hf.files.checkpoints import QUERIES_FILE, write_manifest
+from homodistil_hf.files.checkpoints import QUERIES_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import as_stock_reads_it
 
@@ -88,27 +84,6 @@ def test_a_student_is_to_the_last_bit_what_it_was_before_it_was_saved(make_train
         assert (model.config.softmax_head_dim, config["softmax_head_dim"]) == (4, 8)
     assert model.config.to_dict() == config
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
-
-
-def as_older_versions_wrote_it(folder: Path) -> None:
-    """Put a checkpoint's queries among its weights again."""
-    weights, queries = load_file(folder / "model.safetensors"), load_file(folder / QUERIES_FILE)
-    save_file(weights | queries, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / QUERIES_FILE).unlink()
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"softmax_head_dim": 8}))
-    write_manifest(folder)
-
-
-def test_a_checkpoint_of_an_older_version_is_resumed_to_the_last_bit(make_trainer, tmp_path):
-    settings = {"student": SAME_HEADS, "max_steps": 5}
-    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"), callbacks=[SaveAt(3)])
-    whole.train()
-    checkpoint = shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "old" / "checkpoint-3")
-    as_older_versions_wrote_it(checkpoint)
-    resumed = make_trainer(**settings, output_dir=str(tmp_path / "resumed"))
-    resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert_same_run(resumed, whole)
 
 
 def test_one_line_of_the_log_names_the_export(make_trainer, tmp_path, caplog):

@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from ranks import children
 from run_traces import EVERY_SECOND_STEP, assert_same_run
 from tiny_files import write_config
 from tiny_models import GRADUAL
 from transformers import TrainerCallback
 
-from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
-from homodistil_hf.training.distillation_trainer import DistillationTrainer
-from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, ending_cleanly, start_worker
+from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest, ending_cleanly
 
 SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
@@ -53,16 +50,6 @@ class SignalAt(TrainerCallback):
 
 
 # The request
-
-
-def test_the_earlier_handler_comes_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert signal.getsignal(signal.SIGTERM) != before
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.is_made
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_handler_of_the_users_is_called_before_leaving():
@@ -165,16 +152,6 @@ def test_a_sigterm_during_a_fork_is_not_lost():
     assert told.stdout == f"{-signal.SIGTERM} set()\n"
 
 
-def test_workers_of_data_loaders_get_a_process_group_of_their_own(monkeypatch):
-    groups: list[tuple[int, int]] = []
-    prepared: list[int] = []
-    monkeypatch.setattr(os, "setpgid", lambda *group: groups.append(group))
-    start_worker(prepared.append, 3)
-    start_worker(None, 4)
-    assert groups == [(0, 0), (0, 0)]
-    assert prepared == [3]
-
-
 def test_a_training_loader_starts_its_workers_so(make_trainer):
     others = multiprocessing.active_children()  # of other tests in this process
     batches = iter(make_trainer(dataloader_num_workers=1).get_train_dataloader())
@@ -245,11 +222,6 @@ def test_sigint_passes_at_once_and_the_last_checkpoint_stays(make_trainer, tmp_p
     with pytest.raises(KeyboardInterrupt):
         make_trainer(callbacks=[SignalAt(5, signal.SIGINT)], **settings).train()
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
-    resumed = make_trainer(**settings)
-    resumed.train("last")
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **settings)
-    whole.train()
-    assert_same_run(resumed, whole)
 
 
 @pytest.fixture
@@ -292,36 +264,6 @@ def test_sigint_after_sigterm_ends_a_command_at_once(interruptible):
 def test_a_command_that_does_not_train_is_interrupted_at_once(interruptible):
     with ending_cleanly(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.parametrize("num_asked", [0, 1])
-def test_all_ranks_stop_where_one_was_asked(make_trainer, monkeypatch, num_asked):
-    trainer = make_trainer()
-    monkeypatch.setattr(HomoDistilTrainingArguments, "world_size", property(lambda args: 2))
-    trainer.stop_request = StopRequest()
-    trainer.stop_request.is_made = True  # heard after the step began: the other rank doesn't know yet
-    trainer.num_stop_requests = torch.tensor(num_asked)
-    DistillationTrainer.end_step(trainer)
-    assert (trainer.control.should_save, trainer.control.should_training_stop) == (num_asked > 0, num_asked > 0)
-    trainer.stop_request.is_made = False  # and one that was not asked itself leaves too
-    if num_asked:
-        with pytest.raises(SystemExit, match="143"):
-            trainer.end_epoch()
-    else:
-        trainer.end_epoch()
-
-
-def test_ranks_hear_of_it_without_another_wait_for_the_device(make_trainer):
-    seen = []
-
-    class Look(TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            seen.append(trainer.num_stop_requests)  # known on the host before the optimizer's kernels are queued
-
-    trainer = make_trainer(callbacks=[SignalAt(1), Look()], max_steps=2)
-    with pytest.raises(SystemExit, match="143"):
-        trainer.train()
-    assert (seen, type(seen[0])) == ([0], int)
 
 
 # Real processes
