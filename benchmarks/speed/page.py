@@ -43,7 +43,7 @@ class Goal(NamedTuple):
     is_met: bool
 
 
-def main() -> None:
+def main(docs: Path = DOCS) -> None:
     speed, latency = read("speed.json"), read("latency.json")
     growth = speed.pop(GROWTH)
     on_gpu = {name: speed.pop(name) for name in list(speed) if name.startswith("gpu-")}
@@ -60,8 +60,8 @@ def main() -> None:
         "growth": format_growth(growth | {"vocab_sizes": growth["vocab_sizes"][1::2]}),  # with more predictions
         "gpu": gpu_cases(on_gpu),
     }
-    fill_in(DOCS / "performance.md", performance)
-    fill_in(DOCS / "latency.md", {"figures": latencies(latency)})
+    fill_in(docs / "performance.md", performance)
+    fill_in(docs / "latency.md", {"figures": latencies(latency)})
 
 
 def read(name: str) -> dict[str, Any]:

@@ -31,11 +31,6 @@ def test_nothing_measured_was_other_than_on_paper():
     assert set(results["differences"].values()) == {0}
 
 
-def test_a_page_without_the_place_is_an_error():
-    with pytest.raises(ValueError, match="has 0 places marked soak; expected one"):
-        marked_pages.filled("# Page", "soak", "text")
-
-
 def test_parameters_on_paper_are_those_that_are_trained(make_trainer):
     trainer = make_trainer()
     teacher = trainer.distillation.teacher.exact.config

@@ -10,7 +10,6 @@ from bench_shapes import SHAPE
 from benchmarks.speed import variants
 from benchmarks.speed.settings import BenchSettings, make_workload
 from benchmarks.speed.whole_run import Stretch
-from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 
 def settings(**changes):
@@ -67,16 +66,3 @@ def test_masks_follow_the_schedule_and_are_multiplied(make_loop, tmp_path):
         assert not parameters[f"bert.encoder.layer.{layer}.intermediate.dense.weight"][dropped].any()
         assert parameters[f"bert.encoder.layer.{layer}.intermediate.dense.weight"][~dropped].any(1).all()
         assert not parameters[f"bert.encoder.layer.{layer}.output.dense.weight"][:, dropped].any()
-
-
-@pytest.mark.parametrize("place", ["start", "half", "end"])
-def test_a_held_trainer_keeps_its_widths_and_its_work(place, tmp_path):
-    own = settings(pruning_interval_steps=1)
-    plan = {"start": own.full, "half": WidthPlan.uniform(24, 2, LayerWidths(4, 6, 48)), "end": own.target}[place]
-    trainer = variants.our_trainer(own, make_workload(own, num_steps=12), Stretch(1, plan), tmp_path)
-    before = {name: scores.clone() for name, scores in trainer.pruner.scores.state.items()}
-    trainer.train()
-    assert trainer.pruner.kept == trainer.kept == plan
-    assert trainer.state.global_step == 10
-    scored = [not torch.equal(scores, before[name]) for name, scores in trainer.pruner.scores.state.items()]
-    assert all(scored) == any(scored) == (plan != own.target)  # nobody scores units once the plan is reached

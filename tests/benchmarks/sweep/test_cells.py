@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_files import write_teacher
 
-from benchmarks.sweep.cells import Cell, read_sweep, select_cells
+from benchmarks.sweep.cells import Cell, read_sweep
 from benchmarks.sweep.training import check_cells, run_settings
 from homodistil_hf.runs.config import setting_names
 
@@ -46,34 +46,6 @@ def test_axes_multiply_and_variants_take_turns(read):
     )
     assert sweep.name == "mine"
     assert sweep.output_dir == "runs/mine"
-
-
-def test_an_axis_of_objects_sets_several_settings_at_once(read):
-    budgets = [{"max_steps": 300, "eval_steps": 75}, {"max_steps": 600, "num_layers": 4}]
-    variants = {"a": {"method": "shallow", "widths": "16-2x8-32"}}
-    first, second = read(cells=variants, grid={"budget": budgets}, base={"eval_steps": 50}).cells
-    assert (first.name, second.name) == ("a,max_steps=300", "a,max_steps=600")
-    assert first.settings == {"widths": "16-2x8-32", "max_steps": 300, "eval_steps": 75}
-    assert second.settings == {"widths": "16-2x8-32", "max_steps": 600, "eval_steps": 50, "num_layers": 4}
-    assert [first.value(name) for name in ("budget", "variant", "method", "eval_steps", "seed")] == [
-        300,
-        "a",
-        "shallow",
-        75,
-        None,
-    ]
-
-
-def test_a_digest_is_of_what_is_trained():
-    cell = Cell("a", {"seed": 0}, "homodistil", {"seed": 0, "max_steps": 5})
-    same = Cell("b", {}, "homodistil", {"max_steps": 5, "seed": 0})
-    assert cell.digest == same.digest
-    others = (
-        Cell("a", {"seed": 0}, "one_shot", cell.settings),
-        Cell("a", {"seed": 0}, "homodistil", {"seed": 0, "max_steps": 6}),
-        Cell("a", {"seed": 0}, "homodistil", cell.settings | {"mlm_weight": 1}),
-    )
-    assert cell.digest not in {other.digest for other in others}
 
 
 @pytest.mark.parametrize(
@@ -117,19 +89,6 @@ def test_a_digest_is_of_what_is_trained():
 def test_mistakes_in_a_file_are_named(read, content, message):
     with pytest.raises(ValueError, match=message):
         read(**content)
-
-
-def test_cells_are_picked_by_name_arm_or_pattern(read):
-    cells = read(cells=ONE_ARM | {"other": {"method": "one_shot"}}, grid={"seed": [0, 1]}).cells
-    assert [cell.name for cell in select_cells(cells, [])] == [cell.name for cell in cells]
-    assert [cell.name for cell in select_cells(cells, ["other"])] == ["other,seed=0", "other,seed=1"]
-    assert [cell.name for cell in select_cells(cells, ["*seed=1", "mine,seed=0"])] == [
-        "mine,seed=0",
-        "mine,seed=1",
-        "other,seed=1",
-    ]
-    with pytest.raises(ValueError, match="only='mime' matches no cell; nearest valid: 'mine'"):
-        select_cells(cells, ["other", "mime"])
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,10 @@
 """A sweep's figures from records made by hand: seeds taken together, searches, tables, curves, what is missing."""
 
-import pytest
-from sweep_records import METHODS, record, sweep_of
+from sweep_records import record, sweep_of
 
-from benchmarks.sweep.cells import TEACHER, Cell, Choice
+from benchmarks.sweep.cells import Cell, Choice
 from benchmarks.sweep.folder import record_head
-from benchmarks.sweep.tables import chosen, over_seeds, searches, sweep_table
-from homodistil_hf.evaluation.records import Spread
-
-
-def test_seeds_are_taken_together():
-    groups = over_seeds(METHODS)
-    assert [len(group) for group in groups] == [3, 3, 3, 3]
-    spread = Spread.of(one["evaluation"]["kl"] for one in groups[0])
-    assert (spread.mean, spread.std, spread.n) == (pytest.approx(0.52), pytest.approx(0.02), 3)
-    assert str(spread) == "0.520 ± 0.020 (3)"
-    other = [record("homodistil", 0.4, seed=0, eval_steps=7)]
-    assert len(over_seeds([*METHODS, *other])) == 5
-
+from benchmarks.sweep.tables import chosen, searches, sweep_table
 
 RATES = [
     record(variant, kl, seed=seed, axes={"learning_rate": rate}, num_steps=steps)
@@ -61,19 +48,3 @@ def test_a_table_marks_the_best_and_names_what_is_missing():
     assert "- impossible: `c,seed=0`: no layers" in lines
     assert "- failed: `d,seed=0`: MemoryError" in lines
     assert lines[-1] == "- not run: `b,learning_rate=0.001,seed=1`"
-
-
-def test_scores_stand_beside_their_teachers():
-    students = [record("a", 0.5, seed=seed) for seed in (0, 1)]
-    for student, mean in zip(students, (0.7, 0.8), strict=True):
-        student["evaluate"] = {"glue": {"settings": {}, "results": {"mean": mean}}}
-    teacher = record_head(Cell(TEACHER, {}, TEACHER, {TEACHER: "t"})) | {"status": "done"}
-    teacher["evaluate"] = {"glue": {"settings": {}, "results": {"mean": 0.9}}}
-    sweep = sweep_of([teacher, *students], evaluate={"glue": {}})
-    lines = sweep_table(sweep, [teacher, *students]).splitlines()
-    assert lines[4].endswith("| tokens/s | glue |")
-    assert lines[6].endswith("| – | 0.900 |")
-    assert lines[7].endswith("| 1,000 | 0.750 ± 0.071 (2) |")
-    assert len(lines) == 8
-    del students[1]["evaluate"], teacher["evaluate"]
-    assert sweep_table(sweep, [teacher, *students]).splitlines()[-1] == "- glue not run: `teacher`, `a,seed=1`"

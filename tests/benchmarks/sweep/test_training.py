@@ -1,7 +1,6 @@
 """One cell of a sweep: trained to its end from wherever it is, and everything about it in its record."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -111,27 +110,6 @@ def test_a_record_tells_everything(whole, settings):
 
 
 @pytest.mark.slow
-def test_a_record_tells_a_students_own_costs_from_those_of_its_padded_export(whole, settings, tmp_path):
-    layers = [{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": width} for width in (24, 16)]
-    record = run(cell_of(settings, student=json.dumps({"hidden_size": 16, "layers": layers})), tmp_path)
-    costs = record["models"]
-    assert costs["compact"].keys() == {*costs["student"].keys(), "plan"}
-    assert costs["compact"]["encoder_macs"] < costs["student"]["encoder_macs"] < costs["teacher"]["encoder_macs"]
-    assert "compact" not in whole[0]["models"]  # nothing to pad
-
-
-def test_a_record_tells_up_to_which_step_a_student_was_how_wide():
-    widths = {5: (1.0, 1.0, 1.0), 10: (0.5, 1.0, 2 / 3), 15: (0.5, 1.0, 2 / 3), 20: (0.5, 0.5, 0.25)}
-    names = ("kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn")
-    logged = [{"step": step, "loss": 1.0, **dict(zip(names, kept, strict=True))} for step, kept in widths.items()]
-    assert training._kept_fractions([*logged, {"step": 25, "eval_loss": 1.0}, {"step": 30, "loss": 1.0}]) == [
-        {"step": 5, "hidden": 1.0, "attention": 1.0, "ffn": 1.0},
-        {"step": 15, "hidden": 0.5, "attention": 1.0, "ffn": 0.666667},
-        {"step": 20, "hidden": 0.5, "attention": 0.5, "ffn": 0.25},
-    ]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [6, NUM_STEPS])
 def test_a_killed_cell_ends_with_the_same_numbers(whole, settings, tmp_path, monkeypatch, step):
     def interrupted(*args: Any, **kwargs: Any) -> HomoDistilTrainer:
@@ -149,23 +127,6 @@ def test_a_killed_cell_ends_with_the_same_numbers(whole, settings, tmp_path, mon
     assert {name: record[name] for name in SAME_EVERY_TIME} == {name: whole[0][name] for name in SAME_EVERY_TIME}
     assert record["num_sessions"] == 2
     assert state_of(cell, folder, {}) == "done"
-
-
-def test_a_finished_cell_is_not_trained_again(whole, settings, monkeypatch):
-    record, root = whole
-    monkeypatch.setattr(training, "train_cell", None)
-    assert run(cell_of(settings), root) == record
-
-
-@pytest.mark.slow
-def test_other_settings_begin_anew(settings, tmp_path):
-    first = cell_of(settings, max_steps=2, eval_on_start=False)
-    run(first, tmp_path)
-    other = cell_of(settings, "one_shot", max_steps=4, eval_on_start=False)
-    assert state_of(other, SweepFolder(tmp_path), {}) == "changed"
-    record = run(other, tmp_path)
-    assert (record["digest"], record["num_sessions"], record["method"]) == (other.digest, 1, "one_shot")
-    assert {row["step"] for row in record["kept_fractions"]} == {4}  # narrow from the first step on
 
 
 @pytest.mark.slow

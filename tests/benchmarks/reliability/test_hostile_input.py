@@ -1,9 +1,8 @@
-"""Hostile input ends in success or in an error of ours: three properties, and bugs that the fuzzer has found."""
+"""Hostile input ends in success or in an error of ours: three properties, and inputs that once did not."""
 
 import gzip
 import io
 import json
-import os
 import tarfile
 import zipfile
 from contextlib import contextmanager
@@ -13,21 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import each
 from tiny_models import tiny_tokenizer
-from transformers import BertConfig, BertTokenizer
+from transformers import BertConfig
 
 from benchmarks.reliability.fuzz import is_own
-from benchmarks.reliability.fuzz_samples import SHAPE, make_export, tiny_teacher
+from benchmarks.reliability.fuzz_samples import SHAPE, tiny_teacher
 from homodistil_hf import HomoDistilTrainingArguments, load_text
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.samples import unlabeled_batches
-from homodistil_hf.export.export_folder import check_target, convert_export
 from homodistil_hf.files.checkpoints import check_manifest
 from homodistil_hf.files.inside import stays_inside
 from homodistil_hf.files.strict_json import parse_json, read_json
 from homodistil_hf.files.tensors import load_tensors
-from homodistil_hf.models.loading import check_config_values, load_encoder, load_encoder_config
-from homodistil_hf.models.tokenizers import check_tokenizer_files, load_tokenizer, stored_tokenizer
+from homodistil_hf.models.loading import load_encoder, load_encoder_config
+from homodistil_hf.models.tokenizers import load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.runs.config import parse_run
@@ -80,35 +77,6 @@ def test_any_text_is_cut_into_blocks(texts):
 # Settings, plans and budgets
 
 
-def test_a_pipe_is_no_json(tmp_path):
-    os.mkfifo(tmp_path / "manifest.json")
-    with pytest.raises(ValueError, match="x is a folder or device; name a JSON file"):
-        read_json(tmp_path / "manifest.json", "x")
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-        check_manifest(tmp_path)
-
-
-def test_a_link_to_itself_is_no_json(tmp_path):
-    (tmp_path / "x").symlink_to("x")
-    with pytest.raises(OSError, match="x can't be read"):
-        read_json(tmp_path / "x", "x")
-
-
-@each(
-    ("text", "message"),
-    [
-        ("9" * 5000, "holds 9{40}, which is no JSON or beyond every float"),
-        ("1e999", "holds 1e999, which is no JSON or beyond every float"),
-        ("-Infinity", "holds -Infinity, which is no JSON"),
-        ('{"a": 1, "a": 2}', "has the key 'a' more than once"),
-        ("[" * 100_000, "nested too deeply"),
-    ],
-)
-def test_json_that_only_looks_like_it_is_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_json(text, "x")
-
-
 def written(folder, name, values):
     (folder / name).write_text(json.dumps(values))
     return folder
@@ -124,20 +92,16 @@ BERT = BertConfig(**SHAPE)
         (lambda _: parse_run(["a\0b"]), r"config='a\\x00b' has a NUL in its path"),
         (lambda _: parse_run(["--max_steps", HUGE]), "invalid int value: 'xxx"),
         (lambda _: parse_run(["--" + HUGE, "1"]), "unknown key --xxx"),
-        (lambda _: parse_run(["--seed", "1", HUGE]), "unexpected argument 'xxx"),
         (lambda folder: parse_run([str(written(folder, "x.json", {HUGE: 1}) / "x.json")]), "unknown key 'xxx"),
         (lambda folder: HomoDistilTrainingArguments(str(folder), kl_weight=10**400), "^kl_weight=.* is outside"),
-        (lambda folder: HomoDistilTrainingArguments(str(folder), kl_weight=HUGE), "^kl_weight=.* is outside"),
         (lambda _: plan_for_budget("macs=" + "9" * 200_000 + "%", BERT), "is no number of macs"),
         (lambda _: resolve_plan(10**399, BERT), "^student='macs=inf' is no number of macs"),
-        (lambda _: plan_for_budget("macs=0.5", BERT, multiple=0), "is no width to round to; nearest valid: 1"),
-        (lambda _: plan_for_budget("macs=0.5", BERT, multiple=10**399), "nearest valid: 2147483647"),
         (lambda _: load_encoder_config(HUGE), "^teacher=.*can't be read"),
         (lambda _: load_encoder_config("a\0b"), "^teacher=.*(can't be read|does not exist)"),
-        (lambda _: load_encoder_config("~no_such_user/x"), "^teacher=.*(can't be read|does not exist)"),
-        (lambda _: load_encoder_config("../../x y"), "^teacher=.*(can't be read|does not exist)"),
         (lambda folder: load_encoder(with_index(folder, "x" * 10_000)), "its weights are unreadable"),
         (lambda folder: check_manifest(written(folder, "manifest.json", {"format": HUGE})), "can't be used"),
+        (lambda _: parse_json("9" * 5000, "x"), "holds 9{40}, which is no JSON or beyond every float"),
+        (lambda _: parse_json("[" * 100_000, "x"), "nested too deeply"),
     ],
 )
 def test_what_is_beyond_every_use_is_named_in_short(act, message, tmp_path, monkeypatch):
@@ -178,12 +142,6 @@ def test_a_configuration_is_checked_before_it_is_used(values, message, tmp_path)
         load_encoder_config(str(tmp_path))
 
 
-def test_what_transformers_writes_is_a_configuration_that_may_be_used():
-    check_config_values(BertConfig().to_dict(), BertConfig, "config.json")
-    values = BertConfig(num_labels=5, problem_type="regression", dtype="bfloat16").to_dict()
-    check_config_values(values, BertConfig, "config.json")
-
-
 def header_of(tensors):
     text = json.dumps(tensors).encode()
     return len(text).to_bytes(8, "little") + text
@@ -220,12 +178,6 @@ def test_an_index_names_no_file_outside_its_folder(name, tmp_path):
         load_encoder(with_index(tmp_path, name))
 
 
-def test_an_index_names_files_and_no_pipes(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="names 'pipe', which is a folder or device; expected files"):
-        load_encoder(with_index(tmp_path, "pipe"))
-
-
 # Tokenizers
 
 
@@ -254,11 +206,6 @@ def test_a_tokenizer_stays_in_its_folder(file, change, message, tmp_path):
         stored_tokenizer(tmp_path)
 
 
-def test_a_path_of_another_machine_does_no_harm(tmp_path):
-    (tmp_path / "tokenizer_config.json").write_text('{"vocab_file": "/no/such/vocab.txt", "name_or_path": "/home/x"}')
-    check_tokenizer_files(tmp_path, "folder")
-
-
 @each("names", ["x", 5, [], [{"input_ids": 1}], ["token_type_ids", "input_ids"], ["input_ids", [1]], ["INPUT_IDS"]])
 def test_a_tokenizer_names_its_inputs_token_ids_first(names, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path)
@@ -266,12 +213,6 @@ def test_a_tokenizer_names_its_inputs_token_ids_first(names, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_input_names": names}))
     with pytest.raises(ValueError, match="has model_input_names=.*; expected input_ids first|can't be loaded"):
         load_tokenizer(tmp_path)
-
-
-def test_batches_of_texts_need_a_padding_token():
-    tokenizer = BertTokenizer(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3}, pad_token=None)
-    with pytest.raises(ValueError, match="has no padding token, which batches of texts need; give it one"):
-        unlabeled_batches([["a", "a a"]], tokenizer)
 
 
 # Text
@@ -295,11 +236,6 @@ def test_batches_of_texts_need_a_padding_token():
 def test_rows_that_are_no_tokens_are_refused(row, message):
     with pytest.raises(ValueError, match=message):
         MaskedLMCollator(tiny_tokenizer())([row])
-
-
-def test_no_rows_are_no_batch():
-    with pytest.raises(ValueError, match="is no list of rows; expected at least one row"):
-        MaskedLMCollator(tiny_tokenizer())([])
 
 
 def test_half_a_character_is_an_unknown_one():
@@ -341,30 +277,3 @@ def test_paths_that_are_none_are_named(source, message):
 
 
 # Facts
-
-
-@each(
-    ("change", "message"),
-    [
-        (lambda facts: facts.pop("forms"), "has forms=None, which no export has"),
-        (lambda facts: facts.update(files=[]), r"has files=\[\]"),
-        (lambda facts: facts["forms"].pop("compact"), "has forms=.*which no export has"),
-        (lambda facts: facts["teacher"].update(size_bytes=0), "has teacher=.*which no export has"),
-        (lambda facts: facts["teacher"].update(hub_id="../x"), "has teacher=.*which no export has"),
-        (lambda facts: facts.update(training=[1]), r"has training=\[1\]"),
-    ],
-)
-def test_facts_that_no_export_has_are_refused(tmp_path, change, message):
-    facts = make_export(tmp_path / "x")
-    change(facts)
-    (tmp_path / "x" / "facts.json").write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match=message):
-        convert_export(tmp_path / "x", tmp_path / "y", "compact")
-
-
-@each("files", [None, [], "x", 5])
-def test_nothing_is_replaced_when_facts_do_not_tell_its_files(tmp_path, files):
-    facts = make_export(tmp_path / "x")
-    (tmp_path / "x" / "facts.json").write_text(json.dumps(facts | {"files": files}))
-    with pytest.raises(ValueError, match="has files=.*which no export has"):
-        check_target(tmp_path / "x", overwrite=True)
