@@ -50,7 +50,8 @@ def _absent(architecture: Architecture) -> list[str]:
     return absent
 
 
-def main() -> None:
+def page_text() -> str:
+    """The page with its table."""
     page = PAGE.read_text(encoding="utf-8")
     before, after = page[: page.index(BEGIN)], page[page.index(END) :]
     first, *others = map(row, ARCHITECTURES.values())
@@ -58,8 +59,8 @@ def main() -> None:
         [f"as {first[0]}" if cell == known else cell for cell, known in zip(one, first, strict=True)] for one in others
     ]
     table = "\n".join(markdown_table(COLUMNS, [first, *like_first]))
-    PAGE.write_text(f"{before}{BEGIN}{table}\n{after}", encoding="utf-8")
+    return f"{before}{BEGIN}{table}\n{after}"
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page_text(), encoding="utf-8")

@@ -53,11 +53,11 @@ def picture(floors: list[list[str]], says: dict[str, str]) -> str:
     return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', *shapes, "</svg>", ""])
 
 
-def main() -> None:
+def drawn() -> str:
+    """The picture of the contract."""
     floors = floors_of(CONTRACT.read_text(encoding="utf-8"))
-    says = {room: first_line(room) for rooms in floors for room in rooms}
-    PICTURE.write_text(picture(floors, says), encoding="utf-8")
+    return picture(floors, {room: first_line(room) for rooms in floors for room in rooms})
 
 
 if __name__ == "__main__":
-    main()
+    PICTURE.write_text(drawn(), encoding="utf-8")

@@ -1,9 +1,7 @@
 """Deprecated calls are errors, and what is said to be supported is what was run."""
 
 import configparser
-import json
 import runpy
-import sys
 import warnings
 from pathlib import Path
 
@@ -52,11 +50,6 @@ def test_a_deprecated_call_inside_a_dependency_is_none(category):
         assert caller_in("transformers.trainer")(deprecated, category) == "done"
 
 
-def test_a_warning_that_we_raise_ourselves_is_an_error_too():
-    with pytest.raises(FutureWarning, match="old"):
-        caller_in("homodistil_hf.trainer")(warnings.warn, "old", FutureWarning)
-
-
 @pytest.fixture(scope="module")
 def compat():
     return runpy.run_path(str(ROOT / "benchmarks" / "compat.py"))
@@ -98,53 +91,3 @@ def test_the_page_shows_the_record(compat):
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = compat["table"](compat["recorded"]())
     assert page.count(compat["BEGIN"] + table + compat["END"]) == 1
-
-
-def test_tests_are_counted_by_their_outcome(compat, tmp_path):
-    report = tmp_path / "junit.xml"
-    report.write_text(
-        "<testsuites><testsuite><testcase name='a'/><testcase name='b'/>"
-        "<testcase name='c'><skipped message='no GPU'/></testcase>"
-        "<testcase name='d'><skipped message='no GPU'/></testcase>"
-        "<testcase name='e'><failure/></testcase><testcase name='f'><error/></testcase>"
-        "</testsuite></testsuites>"
-    )
-    expected = {"passed": 2, "skipped": 2, "failed": 2, "skip_reasons": {"no GPU": 2}}
-    assert compat["counts"](report) == expected
-
-
-def test_a_run_replaces_its_own_entry_and_the_table(compat, tmp_path, monkeypatch):
-    packages = dict.fromkeys(compat["COLUMNS"], "1.0") | {"torch": "2.6.0+cpu", "huggingface-hub": "1.5"}
-    packages.pop("huggingface_hub")
-    entries = [
-        {"versions": kind, "python": python, "commit": "abc", "packages": packages, "passed": 2000}
-        | {"skipped": 4, "failed": 1}
-        for kind, python in (("oldest", "3.10.1"), ("pinned", "3.9.0"))
-    ]
-    page, stored = tmp_path / "page.md", tmp_path / "compat.json"
-    page.write_text("before\n" + compat["BEGIN"] + "| an older table |\n" + compat["END"] + "after\n")
-    monkeypatch.setitem(compat["write"].__globals__, "PAGE", page)
-    monkeypatch.setitem(compat["write"].__globals__, "RECORD", stored)
-    compat["write"](entries)
-    assert json.loads(stored.read_text())["compat"] == entries == compat["recorded"]()
-    lines = page.read_text().splitlines()
-    assert lines[:2] + lines[-2:] == ["before", compat["BEGIN"].strip(), compat["END"].strip(), "after"]
-    assert lines[4] == "| oldest | 3.10.1 | 2.6.0 | 1.0 | 1.0 | 1.0 | 1.5 | 1.0 | 2,000 | 4 | 1 | abc |"
-    keys = [compat["key"](entry) for entry in entries]
-    assert sorted(keys) == keys
-    assert compat["key"]({"versions": "pinned", "python": "3.9.7"}) == keys[1]
-
-
-def test_interpreters_that_cannot_be_started_are_told(compat, monkeypatch, capsys):
-    passing = {"python": "3.11.7", "versions": "pinned", "passed": 2, "skipped": 1, "failed": 0}
-    started = []
-    monkeypatch.setitem(compat["main"].__globals__, "run", lambda *given: started.append(given) or passing)
-    with pytest.raises(SystemExit, match="False"):
-        compat["main"](["pinned", "--pythons", "python3.0", sys.executable])
-    assert [given[1] for given in started] == [sys.executable]
-    assert started[0][2] == ".".join(map(str, sys.version_info[:3]))
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == [
-        "Python 3.11.7, pinned versions: 2 passed, 1 skipped, 0 failed",
-        "python3.0 cannot be started on this machine: not run",
-    ]

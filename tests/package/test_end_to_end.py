@@ -1,59 +1,14 @@
 """From text and a teacher on disk to a smaller model that stock transformers load, in this process and in others."""
 
-import json
-
 import pytest
 import torch
 from datasets import load_dataset
-from run_traces import Interrupt, SaveAt, logs_of
+from run_traces import Interrupt, SaveAt
 from students import assert_same_logits, logits_of
-from tiny_models import GRADUAL, make_teacher, tiny_tokenizer
+from tiny_models import GRADUAL
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, load_text, tokenize_to_blocks
-
-INPUT_IDS = torch.randint(5, 96, (3, 12), generator=torch.Generator().manual_seed(3))
-
-
-@pytest.mark.slow
-def test_text_and_a_teacher_folder_become_a_stock_student(tmp_path):
-    teacher, tokenizer = make_teacher(), tiny_tokenizer()
-    teacher.save_pretrained(tmp_path / "teacher")
-    tokenizer.save_pretrained(tmp_path / "teacher")
-    generator = torch.Generator().manual_seed(0)
-    lines = [" ".join(f"w{i}" for i in torch.randint(5, 96, (30,), generator=generator)) for _ in range(60)]
-    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
-    blocks = tokenize_to_blocks(load_text(str(tmp_path / "train.txt")), tokenizer, max_seq_length=16)
-    args = HomoDistilTrainingArguments(
-        output_dir=str(tmp_path / "run"),
-        student="macs=0.3",
-        max_steps=12,
-        per_device_train_batch_size=8,
-        eval_strategy="steps",
-        eval_steps=6,
-        report_to="none",
-        disable_tqdm=True,
-        bf16=True,
-    )
-    trainer = HomoDistilTrainer(
-        model=str(tmp_path / "teacher"),
-        args=args,
-        train_dataset=blocks.select(range(64)),
-        eval_dataset=blocks.select(range(64, 80)),
-        processing_class=tokenizer,
-    )
-    trainer.train()
-    folder = trainer.export(tmp_path / "student")
-    student = AutoModelForMaskedLM.from_pretrained(folder)
-    assert type(student) is BertForMaskedLM
-    assert student.config.hidden_size < 32
-    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
-    assert not list(folder.glob("*.bin"))
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    assert facts["training"]["num_steps"] == 12
-    assert facts["evaluation"]["kl"] == [entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry][-1]
-    assert facts["settings"]["student"] == "macs=0.3"
+from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, tokenize_to_blocks
 
 
 def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_path):

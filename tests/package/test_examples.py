@@ -1,21 +1,16 @@
-import ast
 import json
 import re
 import runpy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from datasets import Dataset
 from rows import each
 from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_files import write_config, write_teacher, write_text
-from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
-import homodistil_hf
 from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import settings_from
@@ -110,23 +105,6 @@ def test_text_is_drawn_from_a_model(tmp_path, monkeypatch):
     texts = Dataset.from_parquet(str(tmp_path / "text.parquet"), cache_dir=str(tmp_path / "cache"))["text"]
     assert [4 <= len(text.split()) <= 6 for text in texts] == [True] * 5
     assert not {"[PAD]", "[MASK]", "[UNK]"} & set(" ".join(texts).split())
-
-
-def test_drawn_words_are_what_the_model_predicts():
-    script = runpy.run_path(str(EXAMPLES / "sample_text.py"))
-    tokenizer, sure = tiny_tokenizer(), 50
-    logits = torch.full((tokenizer.vocab_size,), -1e9)
-    logits[sure], logits[tokenizer.mask_token_id] = 0.0, 5.0  # special tokens are never drawn
-
-    def model(input_ids, attention_mask):
-        return SimpleNamespace(logits=logits.expand(*input_ids.shape, -1))
-
-    torch.manual_seed(0)
-    first = script["first_rows"](tokenizer, 3, 10, 12)
-    rows = script["draw"](model, tokenizer, first, 30)
-    is_special = torch.isin(first, torch.tensor(tokenizer.all_special_ids))
-    assert torch.equal(rows[is_special], first[is_special])
-    assert set(rows[~is_special].tolist()) == {sure}
 
 
 @pytest.mark.slow
@@ -241,21 +219,6 @@ def test_the_json_of_the_pages_is_a_config(tmp_path):
     path.write_text(text)
     settings = parse_run([str(path), "--bf16", "false", "--use_cpu"])
     assert resolve_plan(settings.training.student, BertConfig()) == PRESETS["homobert-tiny"]
-
-
-def test_ten_lines_of_python_distil_an_encoder():
-    (text,) = blocks_of("docs/guides/pretrained_encoder.md", "python")
-    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
-    names = {alias.name for node in imports if node.module == "homodistil_hf" for alias in node.names}
-    assert names == {"HomoDistilTrainer", "HomoDistilTrainingArguments", "load_text", "tokenize_to_blocks"}
-    assert names <= set(homodistil_hf.__all__)
-    assert len([line for line in text.splitlines() if line and " import " not in line]) <= 10
-
-
-def test_the_readme_is_short_and_its_blocks_too():
-    assert len(PAGES["README.md"].splitlines()) <= MAX_README_LINES
-    blocks = [block for language in ("bash", "python") for block in blocks_of("README.md", language)]
-    assert max(len(block.splitlines()) for block in blocks) <= MAX_BLOCK_LINES
 
 
 @each("name", PRESETS)

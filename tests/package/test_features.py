@@ -24,10 +24,3 @@ def test_the_page_has_a_row_for_every_feature(monkeypatch):
     rows = [line for line in page.partition(features.END)[0].splitlines() if line.startswith("|")]
     first = [[row.split(" | ")[0] for row in table] for table in (rows, features.table())]
     assert first[0] == first[1]
-
-
-def test_what_is_imported_inside_of_functions_is_not_counted(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    files = features.closure_of([features.PACKAGE / "cli" / "report.py"])
-    assert features.PACKAGE / "files" / "settings.py" in files
-    assert features.PACKAGE / "export" / "report.py" not in files

@@ -174,8 +174,3 @@ def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeyp
         monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
     for language, code in blocks(page, "bash", "python"):
         run_block(language, code)
-
-
-def test_wrong_flags_are_seen():
-    with pytest.raises(AssertionError, match="--quick"):
-        check_words(["homodistil", "deploy", "out", "--quick"])

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,59 +90,17 @@ def test_two_nodes_make_the_run_of_two_ranks_under_accelerate(folder, on_two_nod
     assert [name for name, tensor in weights[0].items() if not tensor.equal(weights[1][name])] == []
 
 
-@pytest.fixture(scope="module")
-def logs(folder: Path) -> dict[str, str]:
-    """What is left of two launches prints, one without a rank and one without a node; side by side, as both wait."""
-    with ThreadPoolExecutor() as threads:
-        started = {run.__name__: threads.submit(run, folder) for run in (without_a_rank, without_a_node)}
-        return {name: log.result() for name, log in started.items()}
-
-
-def without_a_rank(folder: Path) -> str:
-    run = folder / "without_a_rank"
-    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 400, "per_device_train_batch_size": 2}
-    launcher = start(folder, TORCHRUN, "--standalone", "--nproc_per_node", "3", output_dir=run, **settings)
-    wait_for_a_checkpoint(run, launcher)
-    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
-    return failed(launcher)
-
-
-def without_a_node(folder: Path) -> str:
+def test_a_node_that_goes_is_named_and_the_run_goes_on_without_it(folder, on_two_nodes, as_ranks, monkeypatch):
     run = folder / "without_a_node"
     first, second = start_nodes(folder, run, save_strategy="steps", save_steps=1, ddp_timeout=60)
-    wait_for_a_checkpoint(run, first)
+    while last_checkpoint(run) is None and first.poll() is None:
+        time.sleep(0.01)
     (rank,) = children(second.pid)
     for process in (second.pid, rank):
         os.kill(process, signal.SIGKILL)
     second.communicate()
-    return failed(first)
-
-
-def wait_for_a_checkpoint(run: Path, launcher: subprocess.Popen[str]) -> None:
-    while last_checkpoint(run) is None and launcher.poll() is None:
-        time.sleep(0.01)
-
-
-def failed(launcher: subprocess.Popen[str]) -> str:
-    """What a launcher and its ranks have logged, after a failure."""
-    _, log = launcher.communicate(timeout=120)
-    assert launcher.returncode == 1, log[-5000:]
-    return log
-
-
-def test_a_rank_that_is_killed_is_named_by_all_others(logs):
-    """Though torchrun sends them SIGTERM while they find out."""
-    log = logs["without_a_rank"]
-    errors = [line for line in log.splitlines() if line.startswith("homodistil: error: ")]
-    assert len(errors) == 2, log
-    for error in errors:
-        assert re.match(
-            r"homodistil: error: rank \d gave no sign of life .*ddp_timeout=1800 s.*/checkpoint-\d+; ", error
-        )
-
-
-def test_a_node_that_goes_is_named_and_the_run_goes_on_without_it(folder, on_two_nodes, logs, as_ranks, monkeypatch):
-    run, log = folder / "without_a_node", logs["without_a_node"]
+    _, log = first.communicate(timeout=120)
+    assert first.returncode == 1, log[-5000:]
     good = last_checkpoint(run)
     assert re.search(rf"homodistil: error: rank 1 gave no sign of life .*ddp_timeout=60 s.* {good}; read", log), log
     going_on = {"output_dir": run, "per_device_train_batch_size": 8, "resume_from_checkpoint": "last"}

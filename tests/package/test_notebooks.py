@@ -22,10 +22,6 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
-def test_there_are_two():
-    assert [path.stem for path in NOTEBOOKS] == ["classifier", "embedding_model"]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_and_a_plot_are_stored(path):
     notebook = read(path)

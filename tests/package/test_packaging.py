@@ -15,7 +15,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rows import each
@@ -108,12 +107,6 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
 
 
 @pytest.mark.slow
-def test_wheel_carries_the_text_of_the_card_template(wheel):
-    shipped = files_in(wheel)["homodistil_hf/MODEL_CARD_TEMPLATE.md"]
-    assert shipped == (ROOT / "MODEL_CARD_TEMPLATE.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
 def test_source_archive_builds_the_same_wheel(source_archive, wheel, tmp_path):
     rebuilt = files_in(build_wheel(source_archive, tmp_path / "out"))
     original = files_in(wheel)
@@ -125,14 +118,8 @@ def test_source_archive_builds_the_same_wheel(source_archive, wheel, tmp_path):
 def test_source_archive_has_the_pages_without_the_records(source_archive):
     with tarfile.open(source_archive) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
-    assert {"docs/results.md", "docs/guides/run.md"} <= set(names)
+    assert {"docs/results.md", "docs/guides/run.md", "MODEL_CARD_TEMPLATE.md"} <= set(names)
     assert [name for name in names if name.startswith("docs/results/")] == []
-
-
-@pytest.mark.slow
-def test_source_archive_has_the_template_at_the_top(source_archive):
-    with tarfile.open(source_archive) as archive:
-        assert "MODEL_CARD_TEMPLATE.md" in {name.partition("/")[2] for name in archive.getnames()}
 
 
 @pytest.mark.slow
@@ -198,13 +185,6 @@ def third_party_requirements() -> list[Requirement]:
     return [requirement for requirement in found if requirement.name != "homodistil-hf"]
 
 
-def test_supported_ranges_are_wide():
-    required = {r.name: r.specifier for r in requirements_in(setup_options()["options"]["install_requires"])}
-    assert set(map(str, required["transformers"])) == {">=5.14", "<6"}
-    assert set(map(str, required["torch"])) == {">=2.6"}
-    assert [str(s) for name, s in required.items() if "==" in str(s)] == []
-
-
 def version_pinned(name: str, *, python_version: str) -> str:
     environment = {"python_version": python_version}
     candidates = pins()[canonicalize_name(name)]
@@ -212,11 +192,6 @@ def version_pinned(name: str, *, python_version: str) -> str:
     (exact,) = pin.specifier
     assert exact.operator == "=="
     return exact.version
-
-
-def test_demo_and_tests_run_with_these_versions():
-    assert version_pinned("torch", python_version="3.11") == "2.13.0"
-    assert version_pinned("transformers", python_version="3.11") == "5.23.0"
 
 
 @each("requirement", third_party_requirements())
@@ -235,29 +210,14 @@ def hashed_pins() -> dict[Requirement, list[str]]:
     return {Requirement(name): [digest.strip() for digest in digests] for name, *digests in lines}
 
 
-def test_every_pin_has_hashes_and_the_version_of_the_constraints():
+def test_every_pin_and_requirement_has_hashes_and_the_version_of_the_constraints():
     for pin, digests in hashed_pins().items():
         assert digests, pin
         assert all(re.fullmatch("sha256:[0-9a-f]{64}", digest) for digest in digests), pin
         if known := pins().get(canonicalize_name(pin.name)):
             assert pin.specifier in [other.specifier for other in known], f"{pin}: renew constraints-hashes.txt"
-
-
-def test_every_requirement_has_hashes():
     hashed = {canonicalize_name(pin.name) for pin in hashed_pins()}
     assert {canonicalize_name(requirement.name) for requirement in third_party_requirements()} - hashed == set()
-
-
-def test_the_workflow_reads_only_and_pins_its_actions():
-    (file,) = (ROOT / ".github" / "workflows").iterdir()
-    workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}
-    (job,) = workflow["jobs"].values()
-    assert "permissions" not in job
-    used = [step["uses"] for step in job["steps"] if "uses" in step]
-    assert [name for name in used if not re.fullmatch("actions/[a-z-]+@[0-9a-f]{40}", name)] == []
-    assert job["steps"][0]["with"] == {"persist-credentials": False}
-    assert job["steps"][-1] == {"run": "bash .ci/run"}
 
 
 def imported_distributions(path: Path) -> set[str]:
@@ -275,9 +235,3 @@ def test_everything_the_package_imports_is_required():
     declared = {canonicalize_name(requirement.name) for requirement in third_party_requirements()}
     for path in sorted((ROOT / "homodistil_hf").rglob("*.py")):
         assert imported_distributions(path) - declared == set(), f"{path.name} imports what setup.cfg does not name"
-
-
-def test_help_lists_every_target():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
-    assert re.findall(r"^([a-z-]+):.* ## ", makefile, re.MULTILINE) == phony

@@ -50,11 +50,6 @@ def test_every_setting_of_a_run_stands_in_a_section_of_it(method, sections):
                 assert f"| `{entry.name}` |" in shown
 
 
-def test_settings_of_transformers_are_named_without_its_words():
-    (entry,) = [entry for entry in fields(trainer_named("bit").arguments_class) if entry.name == "warmup_steps"]
-    assert page.text_of(entry) == "As in `TrainingArguments`."
-
-
 PUBLIC = [getattr(package, name) for package in (homodistil_hf, homodistil_hf.evaluation) for name in package.__all__]
 SETTINGS = {kind for kind in PUBLIC if isinstance(kind, type) and kind.__name__.endswith(("Arguments", "Settings"))}
 SETTINGS |= {trainer.arguments_class for trainer in map(trainer_named, METHODS)}
