@@ -75,13 +75,6 @@ def test_help_names_settings_that_help_all_describes(command, capsys):
     assert [name for name in further.split() if re.search(rf"^  {name}\b", short, re.M)] == []
 
 
-def test_help_all_lists_every_setting(capsys):
-    assert main(["distill", "--help_all"]) == 0
-    text = capsys.readouterr().out
-    for setting in ("--kl_weight", "--train_data", "--max_grad_norm", "--max_bad_steps", "--mlm_probability"):
-        assert setting in text
-
-
 def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
@@ -293,11 +286,6 @@ def test_held_out_documents_without_enough_text_are_named(folder, tmp_path, caps
     assert "or name eval_data" in message
 
 
-def test_an_impossible_plan(folder, capsys):
-    message = error_of(capsys, "plan", "--teacher", folder / "teacher", "--student", "homobert-tiny")
-    assert "student='homobert-tiny' has 12 layers, its teacher's 2; nearest valid: student='macs=" in message
-
-
 # export, verify, cache
 
 
@@ -374,11 +362,3 @@ def test_results_end_with_lines_that_run():
     assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
     compile("\n".join(code), "lines", "exec")
     assert "padded" not in text
-
-
-def test_results_say_how_to_get_rid_of_padding():
-    results = {"models": [{"name": "student", "kl": 0.5}], "num_steps": 12, "time_s": 1.0}
-    compact = {"num_parameters": 4000, "encoder_macs": 3000, "size_bytes": 16000}
-    text = masked_words.KIND.summary(results | {"compact": compact}, "my runs/a")
-    assert "4,000 parameters, 3,000 encoder MACs" in text
-    assert "  homodistil export 'my runs/a' --format compact --output 'my runs/a-compact'\n" in text

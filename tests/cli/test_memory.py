@@ -1,6 +1,5 @@
 """What commands ask of malloc, and how they end where memory is used up."""
 
-import gc
 import os
 import platform
 import re
@@ -13,19 +12,28 @@ import pyarrow
 import pytest
 import torch
 from datasets import Dataset
+from rows import each
 
 from homodistil_hf.cli import main
-from homodistil_hf.cli.command import importing
 from homodistil_hf.cli.plan import Plan
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
-def test_large_tensors_go_into_large_pages_unless_told_otherwise(given, expected, monkeypatch, capsys):
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+@each(
+    ("name", "given", "expected"),
+    [
+        ("THP_MEM_ALLOC_ENABLE", None, "1"),
+        ("THP_MEM_ALLOC_ENABLE", "0", "0"),
+        ("OMP_WAIT_POLICY", None, "PASSIVE"),
+        ("OMP_WAIT_POLICY", "ACTIVE", "ACTIVE"),
+        ("MALLOC_MMAP_MAX_", "7", "7"),
+    ],
+)
+def test_large_pages_and_sleeping_threads_unless_the_user_says_otherwise(name, given, expected, monkeypatch):
+    monkeypatch.delenv(name, raising=False)
     if given is not None:
-        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
+        monkeypatch.setenv(name, given)
     assert main(["cache"]) == 0
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
+    assert os.environ[name] == expected
 
 
 _FAULTS_OF_A_SECOND_BLOCK = """
@@ -52,66 +60,7 @@ def test_freed_memory_is_used_again_without_page_faults(tuned):
     assert (faults < 10) == tuned  # even huge pages would be 48
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given, expected, monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    assert main(["cache"]) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == expected
-
-
-def test_a_command_sets_it_before_torch_is_loaded():
-    code = "import sys, homodistil_hf.cli; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"
-
-
-def test_no_garbage_is_collected_while_a_command_imports(monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch")
-    brought: list[object] = []
-    try:
-        with importing():
-            assert not gc.isenabled()
-        assert gc.isenabled()
-        assert not _is_collected(brought)
-    finally:
-        gc.enable()
-
-
-def _is_collected(thing: object) -> bool:
-    """Whether collections look at it: what is frozen, they leave out."""
-    return any(found is thing for found in gc.get_objects())
-
-
-def test_what_a_user_says_of_malloc_stays(monkeypatch):
-    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-    assert main(["cache"]) == 0
-    assert os.environ["MALLOC_MMAP_MAX_"] == "7"
-
-
 # Memory that is used up
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "use_up",
-    [
-        lambda: torch.empty(1 << 50),
-        lambda: np.empty(1 << 50),
-        lambda: pyarrow.allocate_buffer(1 << 50),
-        lambda: [0] * (1 << 60),
-        lambda: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nSee documentation")),
-    ],
-    ids=["torch", "numpy", "arrow", "list", "cuda"],
-)
-def test_memory_that_is_used_up_is_told_as_such(use_up, monkeypatch, capsys):
-    monkeypatch.setattr(Plan, "run", lambda command: use_up())
-    assert main(["plan", "--teacher", "any", "--student", "homobert-tiny"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("homodistil: error: out of memory (")
-    assert error.endswith("a run goes on with resume_from_checkpoint=last\n")
-    assert error.count("\n") == 1
 
 
 class Killed(torch.utils.data.Dataset):
@@ -124,10 +73,25 @@ class Killed(torch.utils.data.Dataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _raise(error):
+    raise error
+
+
+PROCESSES = "the number of processes"
+SHARED = (
+    "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that workers are out of shared memory."
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("use_up", "reason", "setting"),
     [
+        (lambda: torch.empty(1 << 50), ".*DefaultCPUAllocator.*", PROCESSES),
+        (lambda: np.empty(1 << 50), "Unable to allocate.*", PROCESSES),
+        (lambda: pyarrow.allocate_buffer(1 << 50), ".*", PROCESSES),
+        (lambda: [0] * (1 << 60), "no more is free", PROCESSES),
+        (lambda: _raise(torch.OutOfMemoryError("CUDA out of memory. Tried.\nSee")), "CUDA .* Tried", PROCESSES),
         (
             lambda: list(torch.utils.data.DataLoader(Killed(), num_workers=1)),
             r"DataLoader worker \(pid \d+\) is killed by signal: Killed",
@@ -138,29 +102,15 @@ class Killed(torch.utils.data.Dataset):
             "One of the subprocesses has abruptly died during map operation.*",
             "preprocessing_num_workers",
         ),
-        (
-            lambda: _raise(
-                RuntimeError(
-                    "DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that dataloader's "
-                    "workers are out of shared memory. Please try to raise your shared memory limit."
-                )
-            ),
-            "DataLoader worker .*raise your shared memory limit",
-            "dataloader_num_workers",
-        ),
+        (lambda: _raise(RuntimeError(SHARED)), "DataLoader worker .* shared memory", "dataloader_num_workers"),
     ],
-    ids=["loader", "map", "shared"],
+    ids=["torch", "numpy", "arrow", "list", "cuda", "loader", "map", "shared"],
 )
-def test_a_worker_that_was_killed_for_memory_is_told_as_such(use_up, reason, setting, monkeypatch, capsys):
+def test_memory_that_is_used_up_is_told_as_such(use_up, reason, setting, monkeypatch, capsys):
     monkeypatch.setattr(Plan, "run", lambda command: use_up())
     assert main(["plan", "--teacher", "any", "--student", "homobert-tiny"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
         rf"homodistil: error: out of memory \({reason}\); lower per_device_train_batch_size \(.*\), the length of "
         rf"texts, or {setting}; a run goes on with resume_from_checkpoint=last",
-        error,
+        capsys.readouterr().err.splitlines()[-1],
     )
-
-
-def _raise(error):
-    raise error

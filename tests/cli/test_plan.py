@@ -8,27 +8,6 @@ from tiny_files import write_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
-from homodistil_hf.runs.plan import format_plan
-
-PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-COSTS = {
-    "architecture": "BertForMaskedLM",
-    "num_hidden_layers": 2,
-    "plan": PLAN,
-    "num_parameters": 1234567,
-    "num_encoder_parameters": 1000000,
-    "encoder_macs": 4096,
-    "size_bytes": 4938268,
-}
-FRACTIONS = {"num_parameters": 0.25, "encoder_macs": 0.5}
-
-
-def test_help_says_that_a_plan_takes_one_of_two_flags(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["plan", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "--student STUDENT this or --latency_ms: " in text
-    assert "--latency_ms MS this or --student: " in text
 
 
 def test_plan_needs_no_weights(tmp_path, folder, capsys):
@@ -79,15 +58,6 @@ def test_an_even_plan_has_one_cost(folder, capsys):
 
 
 # tables
-
-
-def test_the_padded_form_shows_only_where_it_differs():
-    costs = {"teacher": COSTS, "student": COSTS, "padded": COSTS, "cost_fractions": FRACTIONS}
-    assert "padded" not in format_plan(costs)
-    padded = {**costs, "padded": {**COSTS, "plan": {**PLAN, "intermediate_size": 64}, "encoder_macs": 8192}}
-    assert "padded to the stock class" in format_plan(padded)
-    assert "8,192" in format_plan(padded)
-    assert "parameters 0.250, MACs 0.500" in format_plan(padded)
 
 
 def test_a_tasks_teacher_has_no_advice_on_tokens(tmp_path, capsys):

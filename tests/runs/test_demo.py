@@ -1,9 +1,7 @@
-import importlib
 import io
 import json
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
@@ -14,7 +12,7 @@ import torch
 from resumed_runs import sigterm_at
 from rows import each
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertForMaskedLM, pipeline
+from transformers import BertForMaskedLM, pipeline
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.latency import LatencyGrid
@@ -173,42 +171,6 @@ def test_the_teacher_is_small_and_loads_with_stock_transformers():
     assert len(fill.tokenizer) == fill.model.config.vocab_size
     texts = ["read at most n bytes from the [MASK].", "This function returns [MASK] if the path is a directory."]
     assert [guesses[0]["token_str"] for guesses in fill(texts)] == ["bytes", "true"]  # of their context
-
-
-@pytest.mark.slow
-def test_the_script_that_made_the_teacher_makes_it_again(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    script = importlib.import_module("make_demo_teacher")
-    monkeypatch.setattr(script, "PACKAGES", ("tqdm",))  # all of them take minutes to read
-    monkeypatch.setattr(sys, "argv", ["make_demo_teacher.py", "--output_dir", str(tmp_path), "--num_steps", "2"])
-    script.main()
-    for name in ("config.json", "tokenizer_config.json"):
-        made, shipped = (json.loads((folder / name).read_text()) for folder in (tmp_path, TEACHER))
-        assert made | {"transformers_version": ""} == shipped | {"transformers_version": ""}
-    made, shipped = (
-        {name: (tensor.shape, tensor.dtype) for name, tensor in weights(folder).items()}
-        for folder in (tmp_path, TEACHER)
-    )
-    assert made == shipped
-    words = [set(AutoTokenizer.from_pretrained(folder).get_vocab()) for folder in (tmp_path, TEACHER)]
-    assert len(words[0] & words[1]) > 0.6 * len(words[1])  # fewer packages have other words
-
-
-@pytest.mark.slow
-def test_the_vocabulary_is_the_same_in_every_process(forked_package, monkeypatch, capsys, tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'examples')!r})\n"
-        "from make_demo_teacher import train_tokenizer\n"
-        "words = [f'{a}{b}{c}ing the {b}{a}' for a in 'abcdefg' for b in 'hijklm' for c in 'nopqrst']\n"
-        "print(sorted(train_tokenizer(words, 120).get_vocab().items()))"
-    )
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    exec(code, {})
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1"}
-    # Its strings have other hashes: it wasn't forked from this process.
-    printed = forked_package.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=environment).stdout
-    assert printed.strip() == capsys.readouterr().out.strip()
-    assert "('##ing'" in printed
 
 
 # the demo

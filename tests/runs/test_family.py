@@ -83,15 +83,6 @@ def test_one_table_tells_of_the_teacher_and_all_members(whole):
 
 
 @pytest.mark.slow
-def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
-    students = ["macs=0.5", "macs=0.25"]
-    results = distil(folder, tmp_path / "run", max_seq_length=None, student=students, max_steps=1)
-    places = [tmp_path / "run", *(tmp_path / "run" / member["folder"] for member in results["members"])]
-    for found in (json.loads((place / "settings.json").read_text()) for place in places):
-        assert found["max_seq_length"] == 32
-
-
-@pytest.mark.slow
 def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
     words = ["--student", STUDENTS[0], "--output_dir", str(tmp_path / "alone")]
     assert main(["distill", str(folder / "config.json"), *words]) == 0
@@ -355,29 +346,3 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
         trainer.train()
         student = trainer.model
     assert widths_of(student.config).to_dict() == NARROWEST
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("family.json", {"plans": True}, "^family.json in output_dir=.* holds plans=True"),
-        ("family.json", {"plans": []}, "expected a plan of each of 3 students"),
-        ("family.json", {"finished": 1.5}, "holds plans=.* and finished=1.5"),
-        (
-            f"{FOLDERS[0]}/results.json",
-            {"models": []},
-            "^results.json in .* has models=.*, which no run wrote",
-        ),
-        (f"{FOLDERS[1]}/results.json", {"num_steps": "many"}, "has num_steps='many', which no run wrote"),
-    ],
-)
-@pytest.mark.usefixtures("never_trains")
-def test_files_edited_by_hand_are_told_before_training(whole, folder, file, change, message):
-    run, _ = whole
-    before = (run / file).read_text()
-    (run / file).write_text(json.dumps(json.loads(before) | change))
-    try:
-        with pytest.raises(ValueError, match=message):
-            distil(folder, run, resume_from_checkpoint="last")
-    finally:
-        (run / file).write_text(before)
