@@ -64,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(words)
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         problem = out_of_memory(error) if isinstance(error, MemoryError | RuntimeError) else str(error)
-        if not problem or _is_a_bug(error):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        in_training = any(frame.f_code.co_name == "_inner_training_loop" for frame in frames)
+        raised_here = str(frames[-1].f_globals.get("__name__")).startswith("homodistil_hf.")
+        # a ValueError that other code raises in the middle of training is a bug, and keeps its traceback
+        if not problem or (isinstance(error, ValueError) and in_training and not raised_here):
             raise
         print(f"homodistil: error: {problem}", file=sys.stderr)
         return 2
@@ -116,11 +120,6 @@ def out_of_memory(error: Exception) -> str:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words[:1] == ["sweep"]:
-        raise ValueError(
-            "sweep is no command any more; in a checkout use python -m benchmarks.sweep FILE.json, or let "
-            "Trainer.hyperparameter_search try settings (docs/guides/search.md)"
-        )
     if words[:1] and words[0] in COMMANDS:
         return command_named(words[0]).main(words[0], words[1:])
     _parser().parse_args(words[:1] or ["--help"])  # prints the help or the version, or refuses the word
@@ -130,14 +129,6 @@ def _run(words: Sequence[str]) -> int:
 def command_named(name: str) -> Any:
     """Import the class of a command, a [`Command`]."""
     return resolve_name(COMMANDS[name])
-
-
-def _is_a_bug(error: Exception) -> bool:
-    """A `ValueError` that other code raises in the middle of training keeps its traceback."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    in_training = any(frame.f_code.co_name == "_inner_training_loop" for frame in frames)
-    raised_here = str(frames[-1].f_globals.get("__name__")).startswith("homodistil_hf.") if frames else True
-    return isinstance(error, ValueError) and in_training and not raised_here
 
 
 def _parser() -> RaisingParser:
@@ -151,15 +142,10 @@ def _parser() -> RaisingParser:
     parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
     for name, path in COMMANDS.items():
-        text = _docstring(path)
+        # the docstring of its class, without importing the file
+        module, _, class_name = path.partition(":")
+        tree = ast.parse(Path(__file__).with_name(f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
+        found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+        text = str(ast.get_docstring(found))
         commands.add_parser(name, help=text[0].lower() + text[1:].removesuffix("."), add_help=False)
     return parser
-
-
-def _docstring(path: str) -> str:
-    """The docstring of a class in this folder, without importing its file."""
-    module, _, name = path.partition(":")
-    tree = ast.parse(Path(__file__).with_name(f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
-    return next(
-        str(ast.get_docstring(node)) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name
-    )

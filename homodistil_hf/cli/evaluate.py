@@ -86,7 +86,17 @@ class Evaluate(Command):
 
     def measure(self, kinds: Mapping[str, _Kind], given: Mapping[str, Any]) -> int:
         """Run the evaluations that the tasks name, and print a table."""
-        chosen = _chosen(self.task, kinds)
+        valid, groups = _task_names(kinds), _groups(kinds)
+        for name in self.task:
+            if name not in valid:
+                raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
+            others = ", ".join(other for other in self.task if other != name)
+            if name in kinds and kinds[name].format and others:
+                raise ValueError(f"task={name} has a table of its own: name it alone, without {others}")
+        # kind of evaluation → its tasks, in the order of the kinds
+        wanted = dict.fromkeys(task for name in self.task for task in groups.get(name, (name,)))
+        named = {kind: [task for task in wanted if task in one.tasks] for kind, one in kinds.items()}
+        chosen = {kind: tasks for kind, tasks in named.items() if tasks}
         if self.teacher is not None and not any(kinds[kind].has_teacher for kind in chosen):
             takers = [kind for kind, found in kinds.items() if found.has_teacher]
             raise ValueError(f"--teacher is for {', '.join(takers)}, which --task does not name; drop it")
@@ -131,21 +141,6 @@ def _groups(kinds: Mapping[str, _Kind]) -> dict[str, tuple[str, ...]]:
 def _task_names(kinds: Mapping[str, _Kind]) -> list[str]:
     groups = _groups(kinds)
     return [*groups["all"], *groups, *(kind for kind, found in kinds.items() if found.format)]
-
-
-def _chosen(names: Sequence[str], kinds: Mapping[str, _Kind]) -> dict[str, list[str]]:
-    """Kind of evaluation → its tasks, in the order of the kinds."""
-    valid = _task_names(kinds)
-    for name in names:
-        if name not in valid:
-            raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
-        others = ", ".join(other for other in names if other != name)
-        if name in kinds and kinds[name].format and others:
-            raise ValueError(f"task={name} has a table of its own: name it alone, without {others}")
-    groups = _groups(kinds)
-    wanted = dict.fromkeys(task for name in names for task in groups.get(name, (name,)))
-    chosen = {kind: [task for task in wanted if task in found.tasks] for kind, found in kinds.items()}
-    return {kind: tasks for kind, tasks in chosen.items() if tasks}
 
 
 def _settings(given: Mapping[str, Any], kinds: Mapping[str, _Kind], chosen: Iterable[str]) -> dict[str, Any]:

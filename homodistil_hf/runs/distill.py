@@ -49,7 +49,18 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Make the teacher that a distillation asks for, and train its student or chain of students; as [`run`]."""
     if settings.run.further_pretraining is not None:
-        settings = _further_pretrained(settings, log)
+        from .further_pretraining import further_pretraining_of
+
+        training, first = settings.training, further_pretraining_of(settings)
+        if not training.resume_from_checkpoint:
+            has_begun = bool(existing_files(str(first.training.output_dir)))
+            check_free(training, existing_files(str(training.output_dir)), has_begun=has_begun)
+        # refuse what can't work before hours are spent on the teacher, whose shape stays as it is
+        student_kind_of(settings).inputs(settings)
+        log(f"\nfurther pretraining of {settings.run.teacher}")
+        run(first, log)
+        folder = Path(str(first.training.output_dir), STUDENT_FOLDER)
+        settings = with_teacher(settings, str(folder), done="further_pretraining")
     if settings.run.vocabulary is not None:
         from .trim import trimmed_teacher
 
@@ -59,22 +70,6 @@ def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
 
         return distill_family(settings, log)
     return train_student(settings, log)
-
-
-def _further_pretrained(settings: RunConfig, log: Log) -> RunConfig:
-    """The same distillation after the run that further pre-trains its teacher, whose shape stays as it is."""
-    from .further_pretraining import further_pretraining_of
-
-    training, first = settings.training, further_pretraining_of(settings)
-    if not training.resume_from_checkpoint:
-        has_begun = bool(existing_files(str(first.training.output_dir)))
-        check_free(training, existing_files(str(training.output_dir)), has_begun=has_begun)
-    # refuse what can't work before hours are spent on the teacher
-    student_kind_of(settings).inputs(settings)
-    log(f"\nfurther pretraining of {settings.run.teacher}")
-    run(first, log)
-    folder = Path(str(first.training.output_dir), STUDENT_FOLDER)
-    return with_teacher(settings, str(folder), done="further_pretraining")
 
 
 def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:

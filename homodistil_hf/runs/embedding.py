@@ -29,7 +29,7 @@ from ..models.architectures import architecture_of
 from ..models.widths import widths_of
 from ..training.pair import resolve_student
 from .kinds import Rows, RunInputs, StudentKind
-from .masked_words import set_length
+from .masked_words import check_stream, set_length
 from .settings import Log, RunArguments, RunConfig
 from .texts import UNUSED, check_sampling, in_batches, models_of, summary_with, training_of
 
@@ -98,11 +98,8 @@ def planned_config(teacher: str) -> PreTrainedConfig:
 
 def check_inputs(settings: RunConfig) -> RunInputs:
     """Load the teacher and plan the widths."""
-    run, training = settings.run, settings.training
-    if run.streaming and training.max_steps <= 0:
-        raise ValueError(
-            f"streaming=True with max_steps={training.max_steps}: a stream has no length, so set max_steps"
-        )
+    training = settings.training
+    check_stream(settings)
     check_sampling(settings)
     teacher = teacher_of(settings)
     config, layers = teacher.encoder.config, training.layers
@@ -226,7 +223,7 @@ def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
     if settings.training.output == "student":  # each has a space of its own
         return {}
     model = teacher_of(settings)
-    if (task := task_of_texts(_held_out_texts(run, model))) is None:
+    if (task := task_of_texts(held_out_texts(run, model))) is None:
         return {}
     whole: EmbeddingModel | TeacherVectors = model
     if isinstance(model, Learner):
@@ -245,8 +242,8 @@ def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
     return {SPACE: matrix, TABLES: tables}
 
 
-def _held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[str]:
-    """Some held-out texts, of given vectors the first ones, whole; none of a stream."""
+def held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[str]:
+    """Some held-out texts of all sources, of given vectors the first ones, whole; none of a stream."""
     most = 2 * QUERIES
     if run.eval_data:
         parts = [_documents(teacher, run, run.eval_data, is_held_out=True)]
@@ -257,7 +254,7 @@ def _held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list
             hold_out(_documents(teacher, run, [name]), label=f"{run.train_setting}={name!r}")[1]
             for name in run.train_data
         ]
-        most = -(-most // len(run.train_data))
+        most = -(-most // len(parts))
     is_given = isinstance(teacher, Learner)
     return [text for part in parts for text in (part["text"][:most] if is_given else some_paragraphs(part, most))]
 

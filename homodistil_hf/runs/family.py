@@ -27,7 +27,7 @@ from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ..files.strict_json import fits, read_json_object, write_json
+from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -48,9 +48,6 @@ from .student import make_trainer, train_to_the_end
 logger = logging.getLogger(__name__)
 _METHODS = ("homodistil", "embedding", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
-_STATE: dict[str, Any] = {"plans": [{}], "finished": [str]}
-_RESULTS: dict[str, Any] = {"models": [{}], "plan": {}, "evaluation": {}, "num_steps": int, "time_s": int | float}
-"""What both files hold, as [`fits`] takes it."""
 
 
 def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
@@ -62,13 +59,11 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
         `dict`: what was written to `results.json`; empty on all but the main process.
     """
     _check_settings(settings)
-    state = on_every_rank(lambda: _recorded(settings))
-    members, inputs, is_main = settings.members, _check_members(settings, state), settings.is_main
-    if state is None:
-        plans = [one.plan.to_dict(of_layers=one.config.num_hidden_layers) for one in inputs]
-        state = _identity(settings) | {"plans": plans, "finished": []}
-        on_every_rank(lambda: _start_anew(settings, state) if is_main else None)
-    on_every_rank(lambda: _write_settings(settings, state["finished"]) if is_main else None)
+    recorded = on_every_rank(lambda: _recorded(settings))
+    members, inputs, is_main = settings.members, check_members(settings, recorded), settings.is_main
+    plans = [one.plan.to_dict(of_layers=one.config.num_hidden_layers) for one in inputs]
+    state = recorded or _identity(settings) | {"plans": plans, "finished": []}
+    on_every_rank(lambda: _write_start(settings, state, is_new=recorded is None) if is_main else None)
     try:
         for number, member in enumerate(members):
             if member.folder.name not in state["finished"]:
@@ -125,7 +120,7 @@ def _check_settings(settings: RunConfig) -> None:
         check_output(member.folder / STUDENT_FOLDER, overwrite=True)
 
 
-def _check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[RunInputs]:
+def check_members(settings: RunConfig, state: Mapping[str, Any] | None) -> list[RunInputs]:
     """Everything about all members that can be known before the first is trained."""
     recorded: Sequence[Mapping[str, Any] | None] = state["plans"] if state else [None] * len(settings.members)
     inputs: list[RunInputs] = []
@@ -177,18 +172,9 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={output_dir!r}")
     check_same_identity(output_dir, state, _identity(settings))
-    if not fits(state, _STATE) or len(state["plans"]) != len(settings.members):
-        raise ValueError(
-            f"{FAMILY_FILE} in output_dir={output_dir!r} holds plans="
-            f"{short_repr(state.get('plans'))} and finished={short_repr(state.get('finished'))}; expected a plan of "
-            f"each of {len(settings.members)} students and names of folders: mend it, or start anew in another folder"
-        )
     files = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
     finished = [member.folder for member in settings.members if member.folder.name in state["finished"]]
-    done = [folder for folder in finished if all((folder / name).is_file() for name in files)]
-    for folder in done:
-        _read_results(folder)  # now rather than after the others are trained
-    state["finished"] = [folder.name for folder in done]
+    state["finished"] = [folder.name for folder in finished if all((folder / name).is_file() for name in files)]
     return state
 
 
@@ -196,22 +182,22 @@ def _identity(settings: RunConfig) -> dict[str, Any]:
     return {"teacher": settings.run.teacher_name, "students": settings.given["student"]}
 
 
-def _write_settings(settings: RunConfig, finished: Sequence[str]) -> None:
-    path = settings.folder / SETTINGS_FILE
-    earlier = read_json_object(path, SETTINGS_FILE) if finished and path.is_file() else settings.given
-    names = earlier.keys() | settings.given.keys()
-    if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
-        logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
+def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool) -> None:
+    """Write down what is trained; of a family that goes on, warn of settings that its finished members hadn't."""
+    path, finished = settings.folder / SETTINGS_FILE, state["finished"]
+    if is_new:
+        # in this order: what an earlier family has left must never pass for this one's
+        (settings.folder / FAMILY_FILE).unlink(missing_ok=True)
+        for member in settings.members:
+            for checkpoint in sorted_checkpoints(member.folder):
+                remove_folder(checkpoint)
+        write_json(settings.folder / FAMILY_FILE, state)
+    elif finished and path.is_file():
+        earlier = read_json_object(path, SETTINGS_FILE)
+        names = earlier.keys() | settings.given.keys()
+        if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
+            logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
     write_json(path, settings.given)
-
-
-def _start_anew(settings: RunConfig, state: Mapping[str, Any]) -> None:
-    # In this order: what an earlier family has left must never pass for this one's.
-    (settings.folder / FAMILY_FILE).unlink(missing_ok=True)
-    for member in settings.members:
-        for checkpoint in sorted_checkpoints(member.folder):
-            remove_folder(checkpoint)
-    write_json(settings.folder / FAMILY_FILE, state)
 
 
 def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: Path | None) -> None:
@@ -258,7 +244,9 @@ def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor
 
 def _results(settings: RunConfig) -> dict[str, Any]:
     folders = [member.folder for member in settings.members]
-    results = {folder.name: _read_results(folder) for folder in folders}
+    results = {
+        folder.name: read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}") for folder in folders
+    }
     first = results[folders[0].name]
     of_members = student_kind_of(settings).of_members
     return {
@@ -275,18 +263,6 @@ def _results(settings: RunConfig) -> dict[str, Any]:
         "time_s": round(sum(one["time_s"] for one in results.values()), 1),
         **(of_members(settings, folders) if of_members else {}),
     } | ({"rows": first["rows"]} if "rows" in first else {})
-
-
-def _read_results(folder: Path) -> dict[str, Any]:
-    label = f"{RESULTS_FILE} in {folder}"
-    results = read_json_object(folder / RESULTS_FILE, label)
-    for name, shape in _RESULTS.items():
-        if not fits(results.get(name), shape) or (not results[name] and name == "models"):
-            raise ValueError(
-                f"{label} has {name}={short_repr(results.get(name))}, which no run wrote; remove that file, and the "
-                "student is trained again from its last checkpoint"
-            )
-    return results
 
 
 def _repository(settings: RunConfig, member: RunConfig) -> str:

@@ -25,10 +25,11 @@ from .settings import Log, RunArguments, RunConfig
 
 METHOD = "self_distillation"
 FURTHER_FOLDER = "further_pretraining"
-_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights", "start")
+_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights", "start", "streaming")
 _SHARED = (
     *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),
+    "streaming",  # refused here as in a run of its own
 )
 _DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_checkpoint", "overwrite_output_dir")
 
@@ -42,8 +43,6 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     """
     since = time.perf_counter()
     arguments, training = settings.run, settings.training
-    if arguments.streaming:
-        raise ValueError(f"streaming=True is not supported for method={arguments.method!r}; leave it out")
     # as `self_distill` does, but before any text is read
     check_folder(training, run_identity(arguments.teacher, arguments.teacher_revision))
     config, tokenizer = masked_lm_inputs(settings)

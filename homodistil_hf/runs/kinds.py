@@ -201,15 +201,6 @@ def run_kind_named(name: str) -> Any:
     return resolve_name(KINDS[name])
 
 
-def planned_config(teacher: str) -> PreTrainedConfig:
-    """Read the configuration of a teacher's encoder, naming its student's class; as [`load_encoder_config`]."""
-    if method_for(teacher) != "embedding":
-        return load_encoder_config(teacher)
-    from .embedding import planned_config
-
-    return planned_config(teacher)
-
-
 def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | None:
     """Return the method that the folder of a teacher is for; None where several may distil it.
 

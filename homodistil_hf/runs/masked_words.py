@@ -104,10 +104,7 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
         OSError: one of them can't be read.
     """
     run, training = settings.run, settings.training
-    if run.streaming and training.max_steps <= 0:
-        raise ValueError(
-            f"streaming={run.streaming} with max_steps={training.max_steps}: a stream has no length; set max_steps"
-        )
+    check_stream(settings)
     config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
     class_name = (config.architectures or [""])[0]
     if "ForMaskedLM" not in class_name and "ForPreTraining" not in class_name:
@@ -125,6 +122,12 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
     check_tokenizer(tokenizer, config)
     set_length(settings, config, tokenizer)
     return config, tokenizer
+
+
+def check_stream(settings: RunConfig) -> None:
+    """Refuse, by a ValueError, a stream without a number of steps."""
+    if settings.run.streaming and (num_steps := settings.training.max_steps) <= 0:
+        raise ValueError(f"streaming=True with max_steps={num_steps}: a stream has no length; set max_steps")
 
 
 def set_length(

@@ -7,8 +7,7 @@ Trainer, data sets or timing is imported where it is asked for.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,208 +17,188 @@ from ..files.settings import checked_values, setting_types, split_config
 from ..models.architectures import HEADS
 from ..models.cost import COSTS, cost_fractions, planned_facts
 from ..models.loading import MODULES_FILE, config_values, load_encoder_config
-from ..models.widths import widths_of
+from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import advise, check_num_tokens, depth_reason, doubts, read_advice
 from ..plans.budgets import FEWER_LAYERS_BELOW, LATENCY_BUDGET, WIDTH_MULTIPLE, is_latency_budget
 from ..plans.resolve import resolve_plan
 from ..tables import format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
+from .plan_question import PlanQuestion
 
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
 
 
-@dataclass(kw_only=True)
-class PlanQuestion:
-    """Which student is planned and what is asked of it; the flags of the command describe the fields.
+def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
+    """Plan, and time what is to be timed; `log` gets warnings and lines of progress.
 
-    Widths in the run's file count where no field gives them.
+    Returns:
+        The facts for machines, and the same in words.
 
     Raises:
-        ValueError: fields that contradict each other or the file.
+        ValueError: the question contradicts its file, or no such student can be made.
+        OSError: a file or a Hub repository can't be read.
     """
-
-    teacher: str
-    student: str | None
-    latency_ms: float | None
-    batch_size: int | None
-    length: int | None
-    backend: str | None
-    no_measurement: bool
-    num_tokens: float | None
-    time: bool
-    train_data: list[str]
-    config: str | None
-    vocabulary: str | None
-    text: list[str]
-    teacher_revision: str | None
-    plain: bool
-    width_multiple: int | None
-
-    def __post_init__(self) -> None:
-        self._check_time()
-        if self.num_tokens is not None:
-            check_num_tokens(self.num_tokens)
-        self._take_widths()
-        self._check_time()  # of the file's student, too
-        if self.num_tokens is not None and not self._predicts_masked_words():
-            raise ValueError(
-                f"num_tokens={self.num_tokens:g}: runs on masked words were measured, {self.teacher} predicts none; "
-                "leave it out"
-            )
-
-    def _check_time(self) -> None:
-        if self.time and (self.latency_ms is not None or is_latency_budget(self.student)):
-            raise ValueError("--time times a run of a known student; name it by --student, without latency_ms")
-        if self.time and self.vocabulary is not None:
-            raise ValueError("--time with --vocabulary: trim first (homodistil trim), and time the trimmed teacher")
-
-    def _take_widths(self) -> None:
-        found = _widths_in(self.config) if self.config else {}
-        self.plain |= found.get("plain", False)
-        if self.width_multiple is None:
-            self.width_multiple = found.get("width_multiple", WIDTH_MULTIPLE)
-        if (start := found.get("start")) is not None:
-            if self.student is not None:
-                raise ValueError(f"--student={self.student} beside start={start!r} of {self.config}: drop --student")
-            return
-        if self.student is None:
-            self.student = found.get("student")
-        if self.student is None and self.latency_ms is None:
-            raise ValueError(f"--student is not given, and {self.config} names neither student nor start; name one")
-
-    def answer(self, log: Log) -> tuple[dict[str, Any], str]:
-        """Plan, and time what is to be timed; `log` gets warnings and lines of progress.
-
-        Returns:
-            The facts for machines, and the same in words.
-        """
-        latency = self._latency()
-        timing: dict[str, Any] = {}
-        if self.time:
-            from .timing import time_run
-
-            values: dict[str, Any] = split_config([self.config])[0] if self.config else {}
-            names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
-            values |= {name: value for name in names if (value := getattr(self, name))}
-            timing = time_run(values, log, num_tokens=self.num_tokens)
-        # a run has its own: its method, settings and start count
-        plan = timing.pop("student", None) or latency.get("plan") or self._plan
-        architecture, teacher = self._config.architectures[0], widths_of(self._config)
-        trimming = None
-        if self.vocabulary is not None:
-            from .trim import TrimSource, plan_trimming
-
-            source = TrimSource(self.teacher, self.vocabulary, self.text, revision=self.teacher_revision)
-            trimming = plan_trimming(source, sizes=_SIZES)
-        of_student = trimming.trimmed_config if trimming else self._config
-        costs: dict[str, Any] = {
-            "teacher": planned_facts(self._config, architecture),
-            "student": planned_facts(of_student, architecture, plan),
-            "padded": planned_facts(of_student, architecture, plan.padded()),
-        }
-        costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
-        if trimming:
-            costs["vocabulary"] = trimming.facts
-        if latency:
-            costs["latency"] = latency["facts"]
-        for warning in doubts(plan, teacher):
-            log(f"warning: {warning}")
-        costs |= self._of_the_run(costs["cost_fractions"]["encoder_macs"], timing)
-        reason = depth_reason(self.student or "", plan, teacher)
-        # other methods and settings may leave layers out as well
-        lines = [format_plan(costs), reason if reason and plan == self._plan else None]
-        if trimming:
-            from .trim import format_sizes, format_trimming
-
-            lines.append(f"vocabulary, of the teacher:\n{format_trimming(trimming.facts)}")
-            lines.append(format_sizes(trimming.facts["sizes"]))
-        lines.append(format_planned_latency(costs["latency"]) if latency else None)
-        lines.append(format_planned_run(costs["run"]) if "run" in costs else None)
-        if timing:
-            from .timing import format_timing
-
-            lines.append(format_timing(timing))
-        return costs, "\n\n".join(filter(None, [*lines, costs.get("advice")]))
-
-    @cached_property
-    def _config(self) -> Any:
-        """Configuration of the teacher's encoder; what several modules make up is its method's to read."""
-        if not Path(self.teacher).is_dir():  # else a Hub that can't be reached would be asked for another file
-            config_values(self.teacher, f"teacher={self.teacher!r}", revision=self.teacher_revision)
-        if not self._has_modules:
-            return load_encoder_config(self.teacher, revision=self.teacher_revision)
-        from .kinds import planned_config
-
-        return planned_config(self.teacher)
-
-    @property
-    def _has_modules(self) -> bool:
-        return model_file(self.teacher, MODULES_FILE) is not None
-
-    @cached_property
-    def _plan(self) -> Any:
-        """The student's widths by the method that the folder of its teacher is for, or by the default."""
-        least = FEWER_LAYERS_BELOW
-        if self._has_modules:
-            from .kinds import method_for, trainer_named
-
-            least = trainer_named(method_for(self.teacher) or "homodistil").fewer_layers_below
-        multiple = self.width_multiple or WIDTH_MULTIPLE
-        return resolve_plan(
-            self.student or "", self._config, multiple=multiple, plain=self.plain, fewer_layers_below=least
+    values: dict[str, Any] = {}
+    _check_time(question)
+    if question.num_tokens is not None:
+        check_num_tokens(question.num_tokens)
+    if question.config is not None:
+        values = split_config([question.config])[0]
+        question = _with_widths_of(question, question.config)
+        _check_time(question)
+    config, method = _teacher_config(question)
+    architecture, widths = config.architectures[0], widths_of(config)
+    # an embedding model's encoder has no head, and a task's predicts no words
+    predicts_words = architecture in HEADS and task_kind_of(config) == MASKED_WORDS
+    num_tokens = question.num_tokens
+    if num_tokens is not None and not predicts_words:
+        raise ValueError(
+            f"num_tokens={num_tokens:g}: runs on masked words were measured, {question.teacher} predicts none; "
+            "leave it out"
         )
 
-    def _predicts_masked_words(self) -> bool:
-        """Whether the teacher has a head, and it is not a task's; an embedding model's encoder has none."""
-        return self._config.architectures[0] in HEADS and task_kind_of(self._config) == MASKED_WORDS
+    # of a budget of milliseconds, of the run that is timed, as its settings count, or of the teacher's method
+    latency, timing = _latency(question, config), {}
+    if question.time:
+        from .timing import time_run
 
-    def _latency(self) -> dict[str, Any]:
-        """The plan for a budget of milliseconds and what is known of its latency; empty for any other student."""
-        conditions = {"batch_size": self.batch_size, "length": self.length, "backend": self.backend}
-        given = {name: value for name, value in conditions.items() if value is not None}
-        if self.latency_ms is None and (given or self.no_measurement):
-            name = next(iter(given), "no_measurement")
-            raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
-        student = self.student or ""
-        if self.latency_ms is not None:
-            student = ",".join(f"{name}={value}" for name, value in {LATENCY_BUDGET: self.latency_ms, **given}.items())
-        if not is_latency_budget(student):
-            return {}
-        from ..plans.latency.budget import LatencyBudget, measure_plan, plan_within
+        names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
+        values |= {name: value for name in names if (value := getattr(question, name))}
+        timing = time_run(values, log, num_tokens=num_tokens)
+    plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, method)
 
-        budget = LatencyBudget.parse(student).on(self._config)
-        found = plan_within(budget, self._config, multiple=self.width_multiple or WIDTH_MULTIPLE, plain=self.plain)
-        facts = found.facts(budget)
-        if not self.no_measurement:
-            facts["measured"] = measure_plan(found.plan, self._config, budget.conditions)
-        return {"plan": found.plan, "facts": facts}
+    trimming = _trimming(question)
+    trimmed = trimming.trimmed_config if trimming else config
+    costs: dict[str, Any] = {
+        "teacher": planned_facts(config, architecture),
+        "student": planned_facts(trimmed, architecture, plan),
+        "padded": planned_facts(trimmed, architecture, plan.padded()),
+    }
+    costs["cost_fractions"] = cost_fractions(costs["student"], costs["teacher"])
+    lines = [format_plan(costs)]
+    for warning in doubts(plan, widths):
+        log(f"warning: {warning}")
+    reason = depth_reason(question.student or "", plan, widths)
+    # other methods and settings may leave layers out as well
+    if reason and plan == _plan_of(question, config, method):
+        lines.append(reason)
 
-    def _of_the_run(self, encoder_macs: float, timing: Mapping[str, Any]) -> dict[str, Any]:
-        """How the run is trained, its time and memory, and what was measured of such runs; each where asked for."""
-        found: dict[str, Any] = {}
-        num_tokens = self.num_tokens
-        if num_tokens is not None:
-            found["run"] = planned_run(num_tokens, self._config.hidden_size)
-        if timing:
-            found["timing"] = timing
-            num_tokens = timing["num_tokens"] if self._predicts_masked_words() else None
-        if num_tokens is not None:
-            teacher, measured = read_advice()
-            found["advice"] = advise(encoder_macs, num_tokens, measured=measured, teacher=teacher)
-        return found
+    if trimming:
+        from .trim import format_sizes, format_trimming
+
+        costs["vocabulary"] = trimming.facts
+        lines.append(f"vocabulary, of the teacher:\n{format_trimming(trimming.facts)}")
+        lines.append(format_sizes(trimming.facts["sizes"]))
+    if latency:
+        costs["latency"] = latency["facts"]
+        lines.append(format_planned_latency(costs["latency"]))
+    if num_tokens is not None:
+        costs["run"] = planned_run(num_tokens, config.hidden_size)
+        lines.append(format_planned_run(costs["run"]))
+    if timing:
+        from .timing import format_timing
+
+        costs["timing"] = timing
+        lines.append(format_timing(timing))
+        num_tokens = timing["num_tokens"] if predicts_words else None
+    if num_tokens is not None:
+        teacher, measured = read_advice()
+        fraction = costs["cost_fractions"]["encoder_macs"]
+        costs["advice"] = advise(fraction, num_tokens, measured=measured, teacher=teacher)
+        lines.append(costs["advice"])
+    return costs, "\n\n".join(filter(None, lines))
 
 
-def _widths_in(config: str) -> dict[str, Any]:
+def _trimming(question: PlanQuestion) -> Any:
+    """The plan of trimming the teacher's vocabulary, a `TrimPlan`, where the question names one."""
+    if question.vocabulary is None:
+        return None
+    from .trim import TrimSource, plan_trimming
+
+    source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
+    return plan_trimming(source, sizes=_SIZES)
+
+
+def _check_time(question: PlanQuestion) -> None:
+    if question.time and (question.latency_ms is not None or is_latency_budget(question.student)):
+        raise ValueError("--time times a run of a known student; name it by --student, without latency_ms")
+
+
+def _with_widths_of(question: PlanQuestion, file: str) -> PlanQuestion:
+    """The question with the widths of a run's file where no flag names them."""
     from ..training_args import DistillationArguments
     from .settings import RunArguments
 
-    values, _, label = split_config([config])
+    values, _, label = split_config([file])
     names = {"plain", "width_multiple", "student", "start"}
-    own: dict[str, Any] = {name: value for name, value in values.items() if name in names}
-    if isinstance(own.get("student"), dict | list):
-        own["student"] = json.dumps(own["student"])
-    return checked_values(own, setting_types(RunArguments, DistillationArguments), label)
+    of_widths: dict[str, Any] = {name: value for name, value in values.items() if name in names}
+    if isinstance(of_widths.get("student"), dict | list):
+        of_widths["student"] = json.dumps(of_widths["student"])
+    widths = checked_values(of_widths, setting_types(RunArguments, DistillationArguments), label)
+    start, student = widths.get("start"), question.student
+    if start is not None and student is not None:
+        raise ValueError(f"--student={student} beside start={start!r} of {file}: drop --student")
+    if start is None and student is None:
+        student = widths.get("student")
+        if student is None:
+            raise ValueError(f"--student is not given, and {file} names neither student nor start; name one")
+    multiple = widths.get("width_multiple") if question.width_multiple is None else question.width_multiple
+    return replace(
+        question, student=student, plain=question.plain or widths.get("plain", False), width_multiple=multiple
+    )
+
+
+def _teacher_config(question: PlanQuestion) -> tuple[Any, str | None]:
+    """Configuration of the teacher's encoder, and the method for a teacher that several modules make up."""
+    teacher, revision = question.teacher, question.teacher_revision
+    if not Path(teacher).is_dir():  # else a Hub that can't be reached would be asked for another file
+        config_values(teacher, f"teacher={teacher!r}", revision=revision)
+    method = None
+    if model_file(teacher, MODULES_FILE) is not None:
+        from .kinds import method_for
+
+        method = method_for(teacher)
+    if method == "embedding":
+        from .embedding import planned_config
+
+        return planned_config(teacher), method
+    return load_encoder_config(teacher, revision=revision), method
+
+
+def _plan_of(question: PlanQuestion, config: Any, method: str | None) -> WidthPlan:
+    least = FEWER_LAYERS_BELOW
+    if method is not None:
+        from .kinds import trainer_named
+
+        least = trainer_named(method).fewer_layers_below
+    multiple = WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
+    return resolve_plan(
+        question.student or "", config, multiple=multiple, plain=question.plain, fewer_layers_below=least
+    )
+
+
+def _latency(question: PlanQuestion, config: Any) -> dict[str, Any]:
+    """The plan for a budget of milliseconds and what is known of its latency; empty for any other student."""
+    conditions = {"batch_size": question.batch_size, "length": question.length, "backend": question.backend}
+    given = {name: value for name, value in conditions.items() if value is not None}
+    if question.latency_ms is None and (given or question.no_measurement):
+        name = next(iter(given), "no_measurement")
+        raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
+    student = question.student or ""
+    if question.latency_ms is not None:
+        student = ",".join(f"{name}={value}" for name, value in {LATENCY_BUDGET: question.latency_ms, **given}.items())
+    if not is_latency_budget(student):
+        return {}
+    from ..plans.latency.budget import LatencyBudget, measure_plan, plan_within
+
+    budget = LatencyBudget.parse(student).on(config)
+    multiple = WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
+    planned = plan_within(budget, config, multiple=multiple, plain=question.plain)
+    facts = planned.facts(budget)
+    if not question.no_measurement:
+        facts["measured"] = measure_plan(planned.plan, config, budget.conditions)
+    return {"plan": planned.plan, "facts": facts}
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:

@@ -36,8 +36,6 @@ def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
 def check_inputs(settings: RunConfig) -> RunInputs:
     """Load the teacher and plan the widths."""
     run = settings.run
-    if run.streaming:
-        raise ValueError(f"streaming=True with method={run.method!r}: pairs can't be streamed; leave it out")
     check_sampling(settings)
     columns_of(run)
     model, tokenizer = _loaded(run.teacher, settings.training.hub_token)
@@ -124,6 +122,6 @@ KIND = StudentKind(
     training=training_of,
     models=models_of,
     summary=partial(summary_with, "CrossEncoder", 'print(model.predict([("…", "…")]))'),
-    unused=(*UNUSED, "train_prompts", "vocabulary", "start"),
+    unused=(*UNUSED, "train_prompts", "vocabulary", "start", "streaming"),
     forget=_loaded.cache_clear,
 )

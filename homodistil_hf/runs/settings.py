@@ -104,7 +104,14 @@ class RunArguments:
                 f"vocabulary={short_repr(self.vocabulary)} beside start={self.start!r}: the student keeps the words "
                 "of its start; leave out one of them"
             )
-        self._check_sources()
+        for name in ("train_prompts", "train_weights"):
+            if (values := getattr(self, name)) and len(values) != len(self.train_data):
+                raise ValueError(
+                    f"{name}={short_repr(values)} has {len(values)} entries for {len(self.train_data)} of train_data"
+                )
+        if any(not 0 < weight < math.inf for weight in self.train_weights):
+            weights = short_repr(self.train_weights)
+            raise ValueError(f"train_weights={weights}: expected finite numbers > 0; leave sources out")
 
     @property
     def train_setting(self) -> str:
@@ -125,16 +132,6 @@ class RunArguments:
     def row_length(self) -> int:
         """Tokens a block, by default as many as any teacher may have."""
         return self.max_seq_length or ROW_LENGTH
-
-    def _check_sources(self) -> None:
-        for name in ("train_prompts", "train_weights"):
-            if (given := getattr(self, name)) and len(given) != len(self.train_data):
-                raise ValueError(
-                    f"{name}={short_repr(given)} has {len(given)} entries for {len(self.train_data)} of train_data"
-                )
-        if any(not 0 < weight < math.inf for weight in self.train_weights):
-            weights = short_repr(self.train_weights)
-            raise ValueError(f"train_weights={weights}: expected finite numbers > 0; leave sources out")
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,9 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
     run, training = settings.run, settings.training
     KIND.check(run)  # again: a teacher of the Hub is known only now
-    if run.start is not None and run.method != "homodistil":
-        raise ValueError(f"start={run.start!r} has no place with method={run.method!r}; leave out one of them")
     if run.start is not None:
+        if run.method != "homodistil":
+            raise ValueError(f"start={run.start!r} has no place with method={run.method!r}; leave out one of them")
         refuse_at_kept_widths(settings.given, f"start={run.start!r}")
     config = load_encoder_config(run.teacher, revision=run.teacher_revision, token=training.hub_token)
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
@@ -87,10 +87,26 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read and tokenize the rows: those to train on, and those to evaluate on; say what was understood."""
     run, config, kind = settings.run, inputs.config, task_kind_of(inputs.config)
     train = _read(run, config, "train_data")
-    log(_what_is_read(run.teacher, config, train))
+    columns = train.columns
+    of_scores = " (if it ranks pairs: method=reranker)" if kind == VALUES and config.num_labels == 1 else ""
+    others = [name for name in train.rows.column_names if name not in columns.texts]
+    where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
+    if columns.labels:
+        where = _FIRST_TOKENS if kind == TAGS else ""
+    log(f"{run.teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}")
     if run.start is not None:
         log(f"the student starts from {run.start} and keeps its widths")
-    train, held_out = _with_held_out(run, config, train, log)
+    if not run.eval_data:
+        train, held_out = apart(train, log)
+    else:
+        held_out = _read(run, config, "eval_data")
+        if len(held_out.columns.texts) != len(train.columns.texts):
+            raise ValueError(
+                f"eval_data has {held_out.columns.describe()}, train_data {train.columns.describe()}; expected as "
+                "many texts a row in both: name text_columns"
+            )
+        if held_out.columns != train.columns:
+            log(f"eval_data: {held_out.columns.describe()}")
     length = run.max_seq_length
     if length is None:
         length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
@@ -99,9 +115,9 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
         for part in (train, held_out)
     ]
-    questions = question_rows(*held_out) if kind == ANSWERS else None
     grading = None
-    if questions is not None:
+    if kind == ANSWERS:
+        questions = question_rows(*held_out)
         grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
     # its default is one for blocks of text; a task is measured on all rows that are held out
     if "max_eval_blocks" in settings.given:
@@ -113,22 +129,6 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         grading=grading,
         metrics=("kl", "agreement", *REPORTED[kind]),
     )
-
-
-def _with_held_out(
-    run: RunArguments, config: PreTrainedConfig, train: ReadRows, log: Log
-) -> tuple[ReadRows, ReadRows]:
-    if not run.eval_data:
-        return apart(train, log)
-    held_out = _read(run, config, "eval_data")
-    if len(held_out.columns.texts) != len(train.columns.texts):
-        raise ValueError(
-            f"eval_data has {held_out.columns.describe()}, train_data {train.columns.describe()}; expected as "
-            "many texts a row in both: name text_columns"
-        )
-    if held_out.columns != train.columns:
-        log(f"eval_data: {held_out.columns.describe()}")
-    return train, held_out
 
 
 def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRows:
@@ -179,17 +179,6 @@ def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
         return f"{lines}tokenizer = AutoTokenizer.from_pretrained({student!r})\n{head.question}"
     call = pipeline_call(kind, repr(student), ["…" for _ in results["rows"]["text_columns"]])
     return f"from transformers import pipeline\nprint({call})"
-
-
-def _what_is_read(teacher: str, config: PreTrainedConfig, train: ReadRows) -> str:
-    """What a teacher predicts, and what was understood of the rows."""
-    kind, columns = task_kind_of(config), train.columns
-    of_scores = " (if it ranks pairs: method=reranker)" if kind == VALUES and config.num_labels == 1 else ""
-    others = [name for name in train.rows.column_names if name not in columns.texts]
-    where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
-    if columns.labels:
-        where = _FIRST_TOKENS if kind == TAGS else ""
-    return f"{teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}"
 
 
 # The small model that a run starts from

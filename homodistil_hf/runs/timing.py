@@ -8,7 +8,7 @@ choice takes counts as often as the run makes one. `plan.py` says what comes out
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,28 +39,19 @@ _STEPS_ALONE |= {"report_to": "none", "push_to_hub": False}
 class StepClock(TrainerCallback):
     """Notes when each step ends, and how long masks are chosen before steps behind the first one."""
 
+    begin_step: Callable[[], None]
     ends: list[float] = field(default_factory=list)
     choosing_s: float = 0.0
 
-    def watch(self, trainer: DistillationTrainer) -> None:
-        """Take the time of what an `ExactTrainer` does before a step."""
-        begin_step = trainer.begin_step
-
-        def timed() -> None:
-            since = time.perf_counter()
-            begin_step()
-            self.choosing_s += time.perf_counter() - since if self.ends else 0.0
-
-        trainer.begin_step = timed  # type: ignore[method-assign]
-        trainer.add_callback(self)
+    def timed_begin(self) -> None:
+        """Do what a trainer does before a step, and take its time."""
+        since = time.perf_counter()
+        self.begin_step()
+        self.choosing_s += time.perf_counter() - since if self.ends else 0.0
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Take the time."""
         self.ends.append(time.perf_counter())
-
-    def seconds_per_step(self, choice_s: float = 0.0) -> float:
-        """Mean time of the steps behind the first one, of which choices of masks take so much on average."""
-        return (self.ends[-1] - self.ends[0] - self.choosing_s) / (len(self.ends) - 1) + choice_s
 
 
 def time_run(
@@ -100,15 +91,17 @@ def time_run(
         shortened |= {"pruning_interval_steps": 1} if hasattr(trainer.args, "pruning_interval_steps") else {}
         trainer.args = with_settings(trainer.args, **shortened)
         trainer.remove_callback(ShortProgress)
-        clock = StepClock()
-        clock.watch(trainer)
+        clock = StepClock(trainer.begin_step)
+        trainer.begin_step = clock.timed_begin
+        trainer.add_callback(clock)
         began = time.perf_counter()
         trainer.train()
     if len(clock.ends) < 3:
         raise ValueError(f"max_steps={planned} is too short a run to be timed; expected at least 3")
     taken = num_choices(trainer, trainer.args.max_steps)
-    # time of a choice · choices of the whole run / its steps
-    seconds = clock.seconds_per_step(clock.choosing_s / max(1, taken) * choices / planned)
+    # the mean of the steps behind the first, with as many choices of masks as the whole run makes
+    alone = (clock.ends[-1] - clock.ends[0] - clock.choosing_s) / (len(clock.ends) - 1)
+    seconds = alone + clock.choosing_s / max(1, taken) * choices / planned
     # what the first step took beyond a usual one is part of the setup
     setup_s = began - since + max(0.0, clock.ends[0] - began - seconds)
     return {

@@ -330,19 +330,15 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         is_task,
     )
     with training.main_process_first(desc="trimming the vocabulary"):
-        if training.process_index == 0 and not (training.resume_from_checkpoint and _is_made(folder, source)):
+        is_made = training.resume_from_checkpoint and (folder / RECORD_FILE).is_file()
+        if training.process_index == 0 and is_made:
+            made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")
+            if made != source.identity():
+                raise ValueError(
+                    f"vocabulary={short_repr(run.vocabulary)} of {short_repr(run.teacher)} is not what the "
+                    f"interrupted run began with, {short_repr(made)}; resume with its settings, or take another "
+                    "output_dir"
+                )
+        elif training.process_index == 0:
             trim_to_folder(source, folder, log, overwrite=True)
     return str(folder)
-
-
-def _is_made(folder: Path, source: TrimSource) -> bool:
-    """Whether an interrupted run has trimmed this teacher already; another trimmed teacher is refused."""
-    if not (folder / RECORD_FILE).is_file():
-        return False
-    made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")
-    if made != source.identity():
-        raise ValueError(
-            f"vocabulary={short_repr(source.vocabulary)} of {short_repr(source.model)} is not what the interrupted "
-            f"run began with, {short_repr(made)}; resume with its settings, or take another output_dir"
-        )
-    return True

@@ -113,7 +113,6 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
             "what stands first has no key: homodistil push FOLDER NAME …",
         ),
         (["evaluate", "--model", "x"], "what stands first has no key: homodistil evaluate MODEL …"),
-        (["sweep", "examples/sweeps/smoke.json"], "in a checkout use python -m benchmarks.sweep FILE.json, or let "),
         (["distill", "--config", "x"], "what stands first has no key: homodistil distill CONFIG.json …"),
         (["finetune", "--config=x"], "what stands first has no key: homodistil finetune CONFIG.json …"),
         (["verify", "x", "--deep"], "unknown key --deep; nearest valid: --least; see homodistil verify --help"),

@@ -23,7 +23,7 @@ from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs import embedding, reranker
 from homodistil_hf.runs.config import help_of, parse_run, run_of
-from homodistil_hf.runs.embedding import _held_out_texts, teacher_of
+from homodistil_hf.runs.embedding import held_out_texts, teacher_of
 from homodistil_hf.runs.family import load_start
 from homodistil_hf.runs.kinds import method_for, run_kind_of
 from homodistil_hf.runs.settings import RunArguments
@@ -159,7 +159,7 @@ def test_weights_of_sources_are_finite(weight):
 @each(
     ("settings", "message"),
     [
-        ({"streaming": True, "max_steps": -1}, "a stream has no length, so set max_steps"),
+        ({"streaming": True, "max_steps": -1}, "a stream has no length; set max_steps"),
         ({"train_prompts": ["query", "x"]}, "train_prompts=['query', 'x'] has 2 entries for 1 of train_data"),
         ({"train_prompts": ["query"]}, "train_prompts has 'query', but the teacher's prompts are none"),
         ({"output": 99}, "output=99: expected 'teacher', 'student', or a length from 1 to 31"),
@@ -331,7 +331,7 @@ def test_a_familys_queries_are_of_all_sources(config, tmp_path, monkeypatch):
         lines = [f"w{start} w{start + 1} text that is long enough {number}" for number in range(1000)]
         (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
     settings = parse_run([config(train_data=[str(tmp_path / f"{name}.txt") for name in "ab"], eval_data=[])])
-    found = _held_out_texts(settings.run, teacher_of(settings))
+    found = held_out_texts(settings.run, teacher_of(settings))
     assert [text.split()[0] for text in found] == ["w10", "w10", "w20", "w20"]
 
 

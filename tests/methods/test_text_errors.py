@@ -49,7 +49,7 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
     "empty passages": (_rows(query=_text, passage=""), "train_data: no pair of two texts; name other text_columns or"),
     "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
     "fewer than a step": ({"per_device_train_batch_size": 512}, "fewer than the 512 of a step; lower per_device"),
-    "a stream": ({"streaming": True}, "streaming=True with method='reranker': pairs can't be streamed; leave it out"),
+    "a stream": ({"streaming": True}, "streaming=True has no place with method='reranker'; leave it out"),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave it"),
     "no such labels": (
         {"method": "reranker", "label_column": "clicks"},

@@ -22,7 +22,7 @@ from homodistil_hf.plans.latency import budget
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
-from homodistil_hf.runs.family import distill_family, load_start
+from homodistil_hf.runs.family import check_members, distill_family, load_start
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
 NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
@@ -234,7 +234,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     config = settings.members[0].run.teacher
     alone = [resolve_plan(budget, load_encoder_config(config), multiple=2) for budget in budgets]
     assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
-    plans = [source.plan for source in family._check_members(settings, None)]
+    plans = [source.plan for source in check_members(settings, None)]
     assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
     assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.06)
 

@@ -137,7 +137,7 @@ def test_defaults_are_the_papers(tmp_path):
         ({"torch_compile_mode": "default"}, r"torch_compile_mode='default' is not supported by SelfDistillTrainer"),
         ({"compared_states": "all", "distillation_weight": 0.0}, r"compared_states='all' has no part in this run"),
         ({"further_pretraining": {"num_rounds": 2}}, r"has no place with method='self_distillation'"),
-        ({"streaming": True}, r"streaming=True is not supported for method='self_distillation'"),
+        ({"streaming": True}, r"streaming=True has no place with method='self_distillation'"),
         ({"resume_from_checkpoint": "last"}, r"finds no self_distillation\.json"),
         ({"max_seq_length": 999}, r"max_seq_length=999 is over the teacher's"),
     ],
