@@ -337,9 +337,10 @@ class BinarySelfAttention(nn.Module):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, T, H)` → `(B, T, N · D)`, and the shares `(B, N, T, T)` before they lose bits."""
-        # whole numbers and a scale each, by head
+        # whole numbers and a scale each, by head: (B, T, N · D) → (B, N, T, D)
+        by_head = (self.num_attention_heads, self.attention_head_size)
         (query_BNTD, query_scale), (key_BNTD, key_scale), (value_BNTD, value_scale) = (
-            getattr(self, f"{name}_bits")(self._by_head(getattr(self, name)(hidden_states)))
+            getattr(self, f"{name}_bits")(getattr(self, name)(hidden_states).unflatten(-1, by_head).transpose(1, 2))
             for name in ("query", "key", "value")
         )
         # A = q·kᵀ / √d: sums over D channels, which must fit float16, scaled afterwards
@@ -356,9 +357,6 @@ class BinarySelfAttention(nn.Module):
         power = power_for(codes_BNTT.shape[-1] * self.share_bits.largest * self.value_bits.largest)
         context_BNTD = codes_BNTT @ (value_BNTD * power) * (share_scale / power * value_scale)
         return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT
-
-    def _by_head(self, values_BTC: torch.Tensor) -> torch.Tensor:
-        return values_BTC.unflatten(-1, (self.num_attention_heads, self.attention_head_size)).transpose(1, 2)
 
 
 def _quantizer(config: BinaryBertConfig, *, is_signed: bool) -> ElasticQuantizer:

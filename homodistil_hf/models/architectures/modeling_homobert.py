@@ -18,20 +18,20 @@ class HomoBertConfig(LayerwiseConfig, BertConfig):
 
     model_type = "homobert"
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
+
+class BertLayers(LayerwiseModel):
+    """BERT's linear layers, which are those of [`LayerwiseModel`]."""
+
+    config_class = HomoBertConfig
 
 
-class HomoBertModel(LayerwiseModel, BertModel):
+class HomoBertModel(BertLayers, BertModel):
     """The encoder, with or without the pooler."""
 
-    config_class = HomoBertConfig
 
-
-class HomoBertForMaskedLM(LayerwiseMaskedLM, BertForMaskedLM):
+class HomoBertForMaskedLM(BertLayers, LayerwiseMaskedLM, BertForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
-    config_class = HomoBertConfig
     unused_if_untied = "cls.predictions.bias"
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
@@ -39,19 +39,13 @@ class HomoBertForMaskedLM(LayerwiseMaskedLM, BertForMaskedLM):
         return self.cls.predictions.transform(states)
 
 
-class HomoBertForSequenceClassification(LayerwiseModel, BertForSequenceClassification):
+class HomoBertForSequenceClassification(BertLayers, BertForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoBertConfig
 
-
-class HomoBertForTokenClassification(LayerwiseModel, BertForTokenClassification):
+class HomoBertForTokenClassification(BertLayers, BertForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoBertConfig
 
-
-class HomoBertForQuestionAnswering(LayerwiseModel, BertForQuestionAnswering):
+class HomoBertForQuestionAnswering(BertLayers, BertForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoBertConfig

@@ -23,13 +23,11 @@ class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
     like_hidden_size: ClassVar[tuple[str, ...]] = ("pooler_hidden_size",)
     like_head_dim: ClassVar[tuple[str, ...]] = ("attention_head_size",)
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
-
 
 class DebertaV2Layers(LayerwiseModel):
     """DeBERTa's linear layers, and the scale of its scores."""
 
+    config_class = HomoDebertaV2Config
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         (f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query")), 1
     )
@@ -49,8 +47,6 @@ class DebertaV2Layers(LayerwiseModel):
 class HomoDebertaV2Model(DebertaV2Layers, DebertaV2Model):
     """The encoder."""
 
-    config_class = HomoDebertaV2Config
-
 
 class Decoder(NamedTuple):
     """Weight and bias of a decoder that is no module."""
@@ -61,8 +57,6 @@ class Decoder(NamedTuple):
 
 class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
-
-    config_class = HomoDebertaV2Config
 
     def __init__(self, config: Any):
         self.unused_if_untied = "cls.predictions.bias" if config.legacy else None  # type: ignore[misc]
@@ -86,16 +80,10 @@ class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForM
 class HomoDebertaV2ForSequenceClassification(DebertaV2Layers, DebertaV2ForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoDebertaV2Config
-
 
 class HomoDebertaV2ForTokenClassification(DebertaV2Layers, DebertaV2ForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoDebertaV2Config
-
 
 class HomoDebertaV2ForQuestionAnswering(DebertaV2Layers, DebertaV2ForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoDebertaV2Config

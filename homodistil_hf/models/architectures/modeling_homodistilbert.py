@@ -22,13 +22,11 @@ class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
     model_type = "homodistilbert"
     width_names: ClassVar[Mapping[str, str]] = {"num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
-
 
 class DistilBertLayers(LayerwiseModel):
     """DistilBERT's linear layers."""
 
+    config_class = HomoDistilBertConfig
     layers_path = "transformer.layer"
     attention_path = "attention"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
@@ -43,13 +41,9 @@ class DistilBertLayers(LayerwiseModel):
 class HomoDistilBertModel(DistilBertLayers, DistilBertModel):
     """The encoder."""
 
-    config_class = HomoDistilBertConfig
-
 
 class HomoDistilBertForMaskedLM(DistilBertLayers, LayerwiseMaskedLM, DistilBertForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
-
-    config_class = HomoDistilBertConfig
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
         """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
@@ -59,16 +53,10 @@ class HomoDistilBertForMaskedLM(DistilBertLayers, LayerwiseMaskedLM, DistilBertF
 class HomoDistilBertForSequenceClassification(DistilBertLayers, DistilBertForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoDistilBertConfig
-
 
 class HomoDistilBertForTokenClassification(DistilBertLayers, DistilBertForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoDistilBertConfig
-
 
 class HomoDistilBertForQuestionAnswering(DistilBertLayers, DistilBertForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoDistilBertConfig

@@ -19,45 +19,36 @@ class HomoElectraConfig(LayerwiseConfig, ElectraConfig):
 
     model_type = "homoelectra"
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
+
+class ElectraLayers(LayerwiseModel):
+    """ELECTRA's linear layers, which are those of [`LayerwiseModel`]."""
+
+    config_class = HomoElectraConfig
 
 
-class HomoElectraModel(LayerwiseModel, ElectraModel):
+class HomoElectraModel(ElectraLayers, ElectraModel):
     """The encoder."""
 
-    config_class = HomoElectraConfig
 
-
-class HomoElectraForMaskedLM(LayerwiseMaskedLM, ElectraForMaskedLM):
+class HomoElectraForMaskedLM(ElectraLayers, LayerwiseMaskedLM, ElectraForMaskedLM):
     """The generator; its head can run at chosen positions only, and stop before its decoder."""
-
-    config_class = HomoElectraConfig
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
         """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs, `(…, embedding_size)`."""
         return self.generator_predictions(states)
 
 
-class HomoElectraForPreTraining(LayerwiseModel, ElectraForPreTraining):
+class HomoElectraForPreTraining(ElectraLayers, ElectraForPreTraining):
     """The discriminator: one logit a token, above 0 for a token that was replaced."""
 
-    config_class = HomoElectraConfig
 
-
-class HomoElectraForSequenceClassification(LayerwiseModel, ElectraForSequenceClassification):
+class HomoElectraForSequenceClassification(ElectraLayers, ElectraForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoElectraConfig
 
-
-class HomoElectraForTokenClassification(LayerwiseModel, ElectraForTokenClassification):
+class HomoElectraForTokenClassification(ElectraLayers, ElectraForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoElectraConfig
 
-
-class HomoElectraForQuestionAnswering(LayerwiseModel, ElectraForQuestionAnswering):
+class HomoElectraForQuestionAnswering(ElectraLayers, ElectraForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoElectraConfig

@@ -38,9 +38,6 @@ class HomoModernBertConfig(LayerwiseConfig, ModernBertConfig):
     """
 
     model_type = "homomodernbert"
-
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
     rotary_pairs: dict[str, list[int]] | None = None
 
 
@@ -64,6 +61,7 @@ class RotaryPairs(ModernBertRotaryEmbedding):
 class ModernBertLayers(LayerwiseModel):
     """ModernBERT's linear layers, and the frequencies of its positions."""
 
+    config_class = HomoModernBertConfig
     layers_path = "layers"
     attention_path = "attn"
     into_attention: ClassVar[Mapping[str, int]] = {"attn.Wqkv": 3}
@@ -72,7 +70,8 @@ class ModernBertLayers(LayerwiseModel):
     out_of_ffn = "mlp.Wo"
     queries = ()
 
-    def _build_shared(self, config: Any) -> None:
+    def build_shared(self, config: Any) -> None:
+        """Compute the frequencies of positions."""
         self.set_shared_widths()
 
     def set_shared_widths(self) -> None:
@@ -81,7 +80,14 @@ class ModernBertLayers(LayerwiseModel):
         Raises:
             ValueError: the configuration's pairs don't fit its head size.
         """
-        _check_pairs(self.config)
+        num_pairs, kept = _whole_head_dim(self.config) // 2, self.config.rotary_pairs or {}
+        for index, kind in enumerate(self.config.layer_types):
+            pairs, head_dim = kept.get(kind, range(num_pairs)), layer_head_dim(layer_config(self.config, index))
+            if 2 * len(pairs) != head_dim or not set(pairs) <= set(range(num_pairs)):
+                raise ValueError(
+                    f"rotary_pairs[{kind!r}]={pairs} doesn't fit head_dim={head_dim} in layer {index}; expected "
+                    f"{head_dim // 2} pairs below {num_pairs}"
+                )
         # frequencies depend on the head size: those of whole heads, of which RotaryPairs keeps some
         whole = copy.deepcopy(self.config)
         widths = {"num_attention_heads": 1, "head_dim": _whole_head_dim(whole), "intermediate_size": 1}
@@ -99,17 +105,6 @@ class ModernBertLayers(LayerwiseModel):
         self.config.rotary_pairs = pairs or None
 
 
-def _check_pairs(config: Any) -> None:
-    num_pairs, kept = _whole_head_dim(config) // 2, config.rotary_pairs or {}
-    for index, kind in enumerate(config.layer_types):
-        pairs, head_dim = kept.get(kind, range(num_pairs)), layer_head_dim(layer_config(config, index))
-        if 2 * len(pairs) != head_dim or not set(pairs) <= set(range(num_pairs)):
-            raise ValueError(
-                f"rotary_pairs[{kind!r}]={pairs} doesn't fit head_dim={head_dim} in layer {index}; expected "
-                f"{head_dim // 2} pairs below {num_pairs}"
-            )
-
-
 def _whole_head_dim(config: Any) -> int:
     """Return the channels of a head before any pair was dropped."""
     return config.softmax_head_dim or layer_head_dim(layer_config(config, 0))
@@ -118,13 +113,9 @@ def _whole_head_dim(config: Any) -> int:
 class HomoModernBertModel(ModernBertLayers, ModernBertModel):
     """The encoder."""
 
-    config_class = HomoModernBertConfig
-
 
 class HomoModernBertForMaskedLM(ModernBertLayers, LayerwiseMaskedLM, ModernBertForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
-
-    config_class = HomoModernBertConfig
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
         """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
@@ -134,16 +125,10 @@ class HomoModernBertForMaskedLM(ModernBertLayers, LayerwiseMaskedLM, ModernBertF
 class HomoModernBertForSequenceClassification(ModernBertLayers, ModernBertForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoModernBertConfig
-
 
 class HomoModernBertForTokenClassification(ModernBertLayers, ModernBertForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoModernBertConfig
-
 
 class HomoModernBertForQuestionAnswering(ModernBertLayers, ModernBertForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoModernBertConfig

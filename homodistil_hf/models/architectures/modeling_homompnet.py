@@ -23,13 +23,11 @@ class HomoMPNetConfig(LayerwiseConfig, MPNetConfig):
 
     model_type = "homompnet"
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
-
 
 class MPNetLayers(LayerwiseModel):
     """MPNet's linear layers, and the table of distances that the heads of all layers share."""
 
+    config_class = HomoMPNetConfig
     attention_path = "attention.attn"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("attention.attn.q", "attention.attn.k", "attention.attn.v"), 1
@@ -38,7 +36,7 @@ class MPNetLayers(LayerwiseModel):
     queries = ("attention.attn.q",)
     scales_queries = True
 
-    def _build_shared(self, config: Any) -> None:
+    def build_shared(self, config: Any) -> None:
         """Give each head its column in the table of distances."""
         encoder: Any = self.base_model.encoder
         num_distances = encoder.relative_attention_bias.num_embeddings
@@ -48,13 +46,10 @@ class MPNetLayers(LayerwiseModel):
 class HomoMPNetModel(MPNetLayers, MPNetModel):
     """The encoder, with or without the pooler."""
 
-    config_class = HomoMPNetConfig
-
 
 class HomoMPNetForMaskedLM(MPNetLayers, LayerwiseMaskedLM, MPNetForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
-    config_class = HomoMPNetConfig
     unused_if_untied = "lm_head.bias"
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
@@ -66,16 +61,10 @@ class HomoMPNetForMaskedLM(MPNetLayers, LayerwiseMaskedLM, MPNetForMaskedLM):
 class HomoMPNetForSequenceClassification(MPNetLayers, MPNetForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoMPNetConfig
-
 
 class HomoMPNetForTokenClassification(MPNetLayers, MPNetForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoMPNetConfig
-
 
 class HomoMPNetForQuestionAnswering(MPNetLayers, MPNetForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoMPNetConfig

@@ -44,38 +44,31 @@ class HomoRobertaConfig(LayerwiseConfig, RobertaConfig):
 
     model_type = "homoroberta"
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
+
+class RobertaLayers(LayerwiseModel):
+    """Its linear layers, which are those of [`LayerwiseModel`]."""
+
+    config_class = HomoRobertaConfig
 
 
-class HomoRobertaModel(LayerwiseModel, RobertaModel):
+class HomoRobertaModel(RobertaLayers, RobertaModel):
     """The encoder, with or without the pooler."""
 
-    config_class = HomoRobertaConfig
 
-
-class HomoRobertaForMaskedLM(RobertaMaskedLM, RobertaForMaskedLM):
+class HomoRobertaForMaskedLM(RobertaLayers, RobertaMaskedLM, RobertaForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
-    config_class = HomoRobertaConfig
 
-
-class HomoRobertaForSequenceClassification(LayerwiseModel, RobertaForSequenceClassification):
+class HomoRobertaForSequenceClassification(RobertaLayers, RobertaForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoRobertaConfig
 
-
-class HomoRobertaForTokenClassification(LayerwiseModel, RobertaForTokenClassification):
+class HomoRobertaForTokenClassification(RobertaLayers, RobertaForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoRobertaConfig
 
-
-class HomoRobertaForQuestionAnswering(LayerwiseModel, RobertaForQuestionAnswering):
+class HomoRobertaForQuestionAnswering(RobertaLayers, RobertaForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoRobertaConfig
 
 
 class HomoXLMRobertaConfig(LayerwiseConfig, XLMRobertaConfig):
@@ -83,38 +76,31 @@ class HomoXLMRobertaConfig(LayerwiseConfig, XLMRobertaConfig):
 
     model_type = "homoxlm-roberta"
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
+
+class XLMRobertaLayers(LayerwiseModel):
+    """Its linear layers, which are those of [`LayerwiseModel`]."""
+
+    config_class = HomoXLMRobertaConfig
 
 
-class HomoXLMRobertaModel(LayerwiseModel, XLMRobertaModel):
+class HomoXLMRobertaModel(XLMRobertaLayers, XLMRobertaModel):
     """The encoder, with or without the pooler."""
 
-    config_class = HomoXLMRobertaConfig
 
-
-class HomoXLMRobertaForMaskedLM(RobertaMaskedLM, XLMRobertaForMaskedLM):
+class HomoXLMRobertaForMaskedLM(XLMRobertaLayers, RobertaMaskedLM, XLMRobertaForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
-    config_class = HomoXLMRobertaConfig
 
-
-class HomoXLMRobertaForSequenceClassification(LayerwiseModel, XLMRobertaForSequenceClassification):
+class HomoXLMRobertaForSequenceClassification(XLMRobertaLayers, XLMRobertaForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoXLMRobertaConfig
 
-
-class HomoXLMRobertaForTokenClassification(LayerwiseModel, XLMRobertaForTokenClassification):
+class HomoXLMRobertaForTokenClassification(XLMRobertaLayers, XLMRobertaForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoXLMRobertaConfig
 
-
-class HomoXLMRobertaForQuestionAnswering(LayerwiseModel, XLMRobertaForQuestionAnswering):
+class HomoXLMRobertaForQuestionAnswering(XLMRobertaLayers, XLMRobertaForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoXLMRobertaConfig
 
 
 class HomoCamembertConfig(LayerwiseConfig, CamembertConfig):
@@ -122,35 +108,28 @@ class HomoCamembertConfig(LayerwiseConfig, CamembertConfig):
 
     model_type = "homocamembert"
 
-    head_dim: int | None = None
-    softmax_head_dim: int | None = None
+
+class CamembertLayers(LayerwiseModel):
+    """Its linear layers, which are those of [`LayerwiseModel`]."""
+
+    config_class = HomoCamembertConfig
 
 
-class HomoCamembertModel(LayerwiseModel, CamembertModel):
+class HomoCamembertModel(CamembertLayers, CamembertModel):
     """The encoder, with or without the pooler."""
 
-    config_class = HomoCamembertConfig
 
-
-class HomoCamembertForMaskedLM(RobertaMaskedLM, CamembertForMaskedLM):
+class HomoCamembertForMaskedLM(CamembertLayers, RobertaMaskedLM, CamembertForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
 
-    config_class = HomoCamembertConfig
 
-
-class HomoCamembertForSequenceClassification(LayerwiseModel, CamembertForSequenceClassification):
+class HomoCamembertForSequenceClassification(CamembertLayers, CamembertForSequenceClassification):
     """Classification or regression of whole sequences."""
 
-    config_class = HomoCamembertConfig
 
-
-class HomoCamembertForTokenClassification(LayerwiseModel, CamembertForTokenClassification):
+class HomoCamembertForTokenClassification(CamembertLayers, CamembertForTokenClassification):
     """Classification of every token."""
 
-    config_class = HomoCamembertConfig
 
-
-class HomoCamembertForQuestionAnswering(LayerwiseModel, CamembertForQuestionAnswering):
+class HomoCamembertForQuestionAnswering(CamembertLayers, CamembertForQuestionAnswering):
     """Start and end of an answer."""
-
-    config_class = HomoCamembertConfig

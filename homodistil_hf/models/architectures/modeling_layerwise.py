@@ -19,18 +19,23 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 
+@dataclass(init=False, repr=False, eq=False)
 class LayerwiseConfig:
     """Mixin in front of a stock configuration: widths of its own for every layer.
 
     Uniform widths are plain attributes. Differing ones stand in transformers' own ``per_layer_config``, under the
-    stock configuration's names and ``head_dim``. Subclasses declare two fields of their own:
+    stock configuration's names and ``head_dim``.
 
-    head_dim (`int`, *optional*):
-        Channels of one head. Default: ``hidden_size // num_attention_heads``.
-    softmax_head_dim (`int`, *optional*):
-        Head size d of the softmax scale 1/√d. A pruned head keeps the scale it was trained with, so
-        this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
+    Args:
+        head_dim (`int`, *optional*):
+            Channels of one head. Default: ``hidden_size // num_attention_heads``.
+        softmax_head_dim (`int`, *optional*):
+            Head size d of the softmax scale 1/√d. A pruned head keeps the scale it was trained with, so
+            this stays the teacher's head size while ``head_dim`` shrinks. Default: each layer's ``head_dim``.
     """
+
+    head_dim: int | None = None
+    softmax_head_dim: int | None = None
 
     _auto_class = None  # not inherited: a process may have registered the stock class as remote code
     width_names: ClassVar[Mapping[str, str]] = {}
@@ -40,15 +45,13 @@ class LayerwiseConfig:
     like_head_dim: ClassVar[tuple[str, ...]] = ()
     """Further names of the head size in the stock configuration, which can derive it from the hidden size."""
 
-    is_heterogeneous: bool
-    per_layer_config: Any
-
     def validate(self) -> None:
         """Check the configuration, layer by layer where they differ: transformers 5.14 cannot check those at once."""
-        if not self.is_heterogeneous:
+        config: Any = self
+        if not config.is_heterogeneous:
             super().validate()  # type: ignore[misc]
             return
-        for layer in self.per_layer_config:
+        for layer in config.per_layer_config:
             layer.validate()
 
 
@@ -127,13 +130,15 @@ class LayerwiseModel(PreTrainedModel):
         super().__init__(narrow, *args, **kwargs)
         # the stock constructor chose the attention for the narrow copy
         config._attn_implementation = narrow._attn_implementation
-        _begin_with_encoder(self)
+        # Encoder first: of tied weights `save_pretrained` keeps the first name, which must be the embeddings'.
+        for name in [name for name, _ in self.named_children() if name != self.base_model_prefix]:
+            self._modules[name] = self._modules.pop(name)
         for module in self.modules():
             if getattr(module, "config", None) is narrow:
                 module.config = config
         for index, layer in enumerate(encoder_layers(self)):
             self._build(layer, layer_config(config, index))
-        self._build_shared(config)
+        self.build_shared(config)
         self.post_init()
 
     def _build(self, layer: nn.Module, widths: PreTrainedConfig) -> None:
@@ -151,7 +156,7 @@ class LayerwiseModel(PreTrainedModel):
                 layer.set_submodule(name, kind(inputs, outputs, bias=present[name].bias is not None))
         self.set_layer_widths(layer, widths)
 
-    def _build_shared(self, config: Any) -> None:
+    def build_shared(self, config: Any) -> None:
         """Resize the modules that all layers share, such as MPNet's relative positions; none by default."""
 
     def note_units(self, units: Mapping[str, torch.Tensor]) -> None:
@@ -191,14 +196,6 @@ class LayerwiseModel(PreTrainedModel):
     def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
         """Return the factor of queries where scores are divided by √head_dim instead of √softmax_head_dim."""
         return (head_dim / softmax_head_dim) ** 0.5
-
-
-def _begin_with_encoder(model: PreTrainedModel) -> None:
-    # Encoder first: of tied weights `save_pretrained` keeps the first name, which must be the embeddings'.
-    modules: dict[str, Any] = model.__dict__["_modules"]
-    encoder_first = dict(sorted(modules.items(), key=lambda item: item[0] != model.base_model_prefix))
-    modules.clear()
-    modules.update(encoder_first)
 
 
 def encoder_layers(model: LayerwiseModel) -> Any:
