@@ -7,7 +7,6 @@ finds the documents, masking.py masks tokens.
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from transformers import PreTrainedTokenizerBase
 from ..files.messages import short_repr
 from ..models.tokenizers import check_vocabulary
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer takes
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
 _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
 
@@ -124,7 +122,6 @@ class TextPacker:
                     "strings; choose another column or convert it"
                 )
             if text is not None and text.strip():
-                text = _LONE_SURROGATE.sub("\ufffd", text)
                 start = 0
                 while len(text) - start > _PIECE_CHARS:
                     # in front of white space if there is any; behind the start, whose own space would be found again

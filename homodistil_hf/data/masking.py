@@ -134,12 +134,16 @@ class MaskedLMCollator(SeededMasks):
             only where some row is padded; `token_type_ids` (B, T) only where the rows have them.
 
         Raises:
-            ValueError: no rows, a row without `input_ids`, columns that are no integers or of other lengths, or rows
-                to be padded by a tokenizer without a padding token.
+            ValueError: a row without `input_ids`, columns that are no integers or of other lengths, or rows to be
+                padded by a tokenizer without a padding token.
         """
-        if not isinstance(rows, Sequence) or not rows:
-            raise ValueError(f"rows={short_repr(rows)} is no list of rows; expected at least one row with input_ids")
-        ids = [_row_ids(row) for row in rows]
+        for row in rows:
+            if "input_ids" not in row:
+                raise ValueError(
+                    f"a row has columns {short_repr(sorted(map(str, row)))}, but no input_ids; make rows with "
+                    "tokenize_to_blocks, and train with remove_unused_columns=False"
+                )
+        ids = [_integers(row, "input_ids") for row in rows]
         attention_BT = _stacked(_row_columns(rows, ids, "attention_mask", default=1), fill=0)
         lengths = sorted({len(row_ids) for row_ids in ids})
         if self.pad_token_id is None and len(lengths) > 1:
@@ -150,7 +154,7 @@ class MaskedLMCollator(SeededMasks):
         input_BT = _stacked(ids, fill=self.pad_token_id or 0)
         # Labels and masks of the padded batch at once; the random words are still those of each row alone.
         counters = [row_counter(row, row_ids.astype("<i8").tobytes()) for row, row_ids in zip(rows, ids, strict=True)]
-        label_BT = self._mask_(input_BT, attention_BT, counters)
+        label_BT = self.mask(input_BT, attention_BT, counters)
         batch = {
             "input_ids": input_BT,
             "labels": label_BT,
@@ -162,7 +166,7 @@ class MaskedLMCollator(SeededMasks):
             batch["token_type_ids"] = _stacked(_row_columns(rows, ids, "token_type_ids", default=0), fill=0)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
+    def mask(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
         """Replace the chosen tokens of `input_BT` in place and return the labels."""
         maskable_BT = ~np.isin(input_BT, self._unmaskable_ids_S) & (attention_BT == 1)
         chosen_M, words_2M = self._drawn(maskable_BT, counters)
@@ -202,7 +206,8 @@ class ReplacedTokensCollator(MaskedLMCollator):
     changed, 0 where it didn't, -100 at special tokens and padding.
     """
 
-    def _mask_(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
+    def mask(self, input_BT: np.ndarray, attention_BT: np.ndarray, counters: list[list[int]]) -> np.ndarray:
+        """Replace the chosen tokens of `input_BT` in place and return the labels."""
         maskable_BT = ~np.isin(input_BT, self._unmaskable_ids_S) & (attention_BT == 1)
         chosen_M, words_2M = self._drawn(maskable_BT, counters)
         before_BT = input_BT.copy()
@@ -219,20 +224,6 @@ def unmaskable_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return np.array(sorted(set(tokenizer.all_special_ids) - unknown), dtype=np.int64)
 
 
-def _row_ids(row: Mapping[str, Any]) -> np.ndarray:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"a row is {short_repr(row)}; expected a mapping with input_ids")
-    if "input_ids" not in row:
-        raise ValueError(
-            f"a row has columns {short_repr(sorted(map(str, row)))}, but no input_ids; make rows with "
-            "tokenize_to_blocks, and train with remove_unused_columns=False"
-        )
-    ids = _integers(row, "input_ids")
-    if len(ids) > 0 and ids.min() < 0:
-        raise ValueError(f"a row has {ids.min()} among its input_ids; expected token ids, 0 or more")
-    return ids
-
-
 def _row_columns(
     rows: Sequence[Mapping[str, Any]], ids: list[np.ndarray], name: str, *, default: int
 ) -> list[np.ndarray]:
@@ -246,13 +237,9 @@ def _row_columns(
 
 
 def _integers(row: Mapping[str, Any], name: str) -> np.ndarray:
-    try:
-        values = np.asarray(row[name])
-    except (ValueError, TypeError, OverflowError, RuntimeError):  # numpy can't make an array of it
-        values = np.empty(0, dtype=object)
+    values = np.asarray(row[name])
     # numpy makes floats of an empty list
-    is_empty = values.shape == (0,) and values.dtype != object
-    if values.ndim != 1 or not (is_empty or np.can_cast(values.dtype, np.int64)):
+    if values.ndim != 1 or not (len(values) == 0 or np.can_cast(values.dtype, np.int64)):
         raise ValueError(f"a row has {name}={short_repr(row[name])}; expected a flat list of integers")
     return values.astype(np.int64, copy=False)
 

@@ -23,7 +23,6 @@ from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
-from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
 from ..files.messages import join_some
@@ -89,10 +88,9 @@ _SPLIT_WORDS = {
 
 def local_files(source: str, split: str, label: str) -> list[Path]:
     """Return the files of a `source`; none if it is the name of a Hub data set."""
-    if not source.strip():
-        raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
-    if "\0" in source:
-        raise ValueError(f"{label} has a NUL in its path; expected a file, folder, glob or Hub data set")
+    if not source.strip() or "\0" in source:
+        problem = "has a NUL in its path" if source.strip() else "is empty"
+        raise ValueError(f"{label} {problem}; expected a file, folder, glob or Hub data set")
     path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
         return _folder_files(path, split, label)
@@ -116,13 +114,11 @@ def local_files(source: str, split: str, label: str) -> list[Path]:
 
 def _globbed(pattern: Path, label: str) -> list[Path]:
     """Return the files that match, each once; below `**`, links to folders are not followed: they may be circular."""
-    parts = pattern.parts
-    start = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    root, rest = Path(*parts[:start]), parts[start:]
-    if "**" in rest:
-        files = list(root.glob("/".join(rest if rest[-1] != "**" else (*rest, "*"))))
-    else:
-        files = [Path(name) for name in glob.glob(str(pattern))]
+    start = next((index for index, part in enumerate(pattern.parts) if glob.has_magic(part)), None)
+    if start is None:
+        return []
+    root, rest = Path(*pattern.parts[:start]), pattern.parts[start:]
+    files = list(root.glob("/".join(rest if rest[-1] != "**" else (*rest, "*"))))
     return sorted(files) if _is_hidden(rest) else _shown(files, root, label)
 
 
@@ -141,7 +137,11 @@ def _is_hidden(parts: Iterable[str]) -> bool:
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    files = _shown([file for file in folder.rglob("*") if _is_text(file) and file.is_file()], folder, label)
+    found = [file for file in folder.rglob("*") if file.suffix.lower() in _READERS and file.is_file()]
+    # records of `save_to_disk`, and what `map` leaves beside its data, are no text
+    found = [file for file in found if file.name not in _OF_SAVED_SETS]
+    found = [file for file in found if file.suffix != ".arrow" or not file.name.startswith(("cache-", "tmp"))]
+    files = _shown(found, folder, label)
     if not files:
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
     split_of = _splits(files, folder)
@@ -157,12 +157,6 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
             "%s: files named after no split are left out, as others are: %s", label, join_some(sorted(set(others)))
         )
     return _readable([file for file in files if not named or split_of[file] == wanted], label)
-
-
-def _is_text(file: Path) -> bool:
-    if file.suffix.lower() not in _READERS or file.name in _OF_SAVED_SETS:
-        return False
-    return not (file.suffix == ".arrow" and file.name.startswith(("cache-", "tmp")))  # left by `map`
 
 
 def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
@@ -186,11 +180,8 @@ def _split_of(words: Iterable[str]) -> str | None:
 
 
 def _readable(files: list[Path], label: str) -> list[Path]:
-    """Refuse files that no reader should open, and leave out empty ones."""
+    """Refuse files of other encodings than UTF-8, and leave out empty ones."""
     for file in files:
-        # The readers would unpack an archive, of any size and to any place.
-        if kind := Extractor.infer_extractor_format(file):
-            raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
         if file.suffix.lower() not in (".parquet", ".arrow"):
             # bytes of UTF-16 or UTF-32 would be read as letters and NULs
             with file.open("rb") as opened:

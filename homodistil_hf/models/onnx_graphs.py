@@ -57,7 +57,7 @@ def export_onnx(
     short = [tensor[:1, :num_tokens] for tensor in inputs]
     examples = tuple(tensor.expand(_EXAMPLE_SIZE, *tensor.shape[1:]).contiguous() for tensor in short)
     with torch.no_grad(), _as_traced(module):
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             module,
             examples,
             dynamo=True,
@@ -67,8 +67,6 @@ def export_onnx(
             output_names=list(output_names),
             verbose=False,
         )
-    if program is None:  # only without dynamo, which is on
-        raise ValueError("torch.onnx.export returned no program; expected one with dynamo=True")
     program.save(path)
 
 

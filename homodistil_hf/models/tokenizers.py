@@ -39,10 +39,8 @@ _USUAL_TOKENS = {
 _UNUSED = "unused"
 COPY = "copy it again from the teacher"
 """What to do about the tokenizer in a folder."""
-_MAX_ID = 1 << 24
 _MULTIPLE = 8
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
-_LENGTHS = ("model_max_length", "max_length", "max_input_chars_per_word")  # 10³⁰: no limit
 _FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
 
 
@@ -297,12 +295,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 
 
 def check_tokenizer_files(folder: Path, label: str) -> None:
-    """Raise `ValueError` if a tokenizer's files are no JSON, have huge ids or lead out of the folder."""
+    """Raise `ValueError` if a tokenizer's files are no JSON or lead out of the folder."""
     contents = {
         name: read_json_object(folder / name, f"{label}: {name}") for name in _JSON_FILES if (folder / name).is_file()
     }
-    for name, values in contents.items():
-        _refuse_huge_ids(values, f"{label}: {name}")
     config = contents.get(TOKENIZER_CONFIG_FILE, {})
     # many configurations name a file on their maker's machine: harmless, unless there is such a file here
     for key in _FILE_KEYS:
@@ -321,22 +317,6 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
             raise ValueError(
                 f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {short_repr(name)}; expected a plain "
                 "word"
-            )
-
-
-def _refuse_huge_ids(values: Any, label: str) -> None:
-    """Refuse ids for which the tokenizers library would take memory: it does so for all up to the largest."""
-    # a list in place of recursion, as the file may be nested to any depth
-    left = [("", values)]
-    while left:
-        name, value = left.pop()
-        if isinstance(value, dict):
-            left += value.items()
-        elif isinstance(value, list):
-            left += ((name, item) for item in value)
-        elif isinstance(value, int) and abs(value) > _MAX_ID and name not in _LENGTHS:
-            raise ValueError(
-                f"{label} has {short_repr(name)}={short_repr(value)}; expected token ids of at most {_MAX_ID}"
             )
 
 

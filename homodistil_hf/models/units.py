@@ -121,7 +121,13 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
     # Groups and their sizes first: groups that span layers, then each layer's own.
-    outer = _outer_units(model.config, architecture)
+    outer = _Units({"hidden": ("hidden", model.config.hidden_size)}, {HIDDEN: {"hidden": None}})
+    # embeddings have the hidden size, unless a projection follows them
+    outer.maps[EMBEDDING] = {"hidden": None}
+    if embedding_size := architecture.embedding_size(model.config):
+        outer.sizes["embedding"], outer.maps[EMBEDDING] = ("hidden", embedding_size), {"embedding": None}
+    if architecture.shares_heads:  # their size comes with every layer
+        outer.maps[HEAD] = {"head": None}
     kinds: tuple[str | None, ...] = architecture.rotary_kinds(model.config) or (None,) * num_layers
     layers = [
         _layer_units(layer_config(model.config, layer), architecture, layer, kind) for layer, kind in enumerate(kinds)
@@ -144,18 +150,6 @@ class _Units(NamedTuple):
 
     sizes: dict[str, tuple[str, int]]
     maps: dict[str, dict[str, UnitMap | None]]
-
-
-def _outer_units(config: PreTrainedConfig, architecture: Architecture) -> _Units:
-    """Return the groups that span layers; the size of shared heads comes with every layer."""
-    sizes = {"hidden": ("hidden", config.hidden_size)}
-    # embeddings have the hidden size, unless a projection follows them
-    maps: dict[str, dict[str, UnitMap | None]] = {HIDDEN: {"hidden": None}, EMBEDDING: {"hidden": None}}
-    if embedding_size := architecture.embedding_size(config):
-        sizes["embedding"], maps[EMBEDDING] = ("hidden", embedding_size), {"embedding": None}
-    if architecture.shares_heads:
-        maps[HEAD] = {"head": None}
-    return _Units(sizes, maps)
 
 
 def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: int, kind: str | None) -> _Units:

@@ -4,13 +4,13 @@ The measurements are those of docs/results.md, with one teacher on general text;
 `advice.json` beside this file. For a size that was not measured the advice names the measured sizes.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files.strict_json import read_json_object
 from ..models.cost import encoder_macs
 from ..models.widths import WidthPlan
 from .budgets import TOLERANCE, leaves_layers_open, share_as_budget
@@ -52,18 +52,9 @@ class Measured:
 
 
 def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
-    """Read words for the teacher, and the measurements.
-
-    Raises:
-        ValueError: the file's content is not the package's.
-    """
-    content = read_json_object(path, f"the package's file={str(path)!r}")
-    try:
-        return content["teacher"], [Measured(**point) for point in content["points"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"file={str(path)!r} is not what the package came with ({error}); install it again"
-        ) from error
+    """Read words for the teacher, and the measurements."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["teacher"], [Measured(**point) for point in content["points"]]
 
 
 def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], teacher: str) -> str:
@@ -136,19 +127,19 @@ def depth_reason(student: str | float, plan: WidthPlan, teacher: WidthPlan) -> s
 
 def doubts(plan: WidthPlan, teacher: WidthPlan) -> list[str]:
     """Warnings about a student that is far smaller than any that was measured, as a whole or in its FFNs."""
-    fraction, found = encoder_macs(plan) / encoder_macs(teacher), []
+    fraction, warnings = encoder_macs(plan) / encoder_macs(teacher), []
     if fraction < _DEEPEST_MEASURED * (1 - TOLERANCE):
-        found.append(
+        warnings.append(
             f"the student keeps {fraction:.3f} of its teacher's encoder MACs; nothing below {_DEEPEST_MEASURED:g} was "
             "measured, and so small a student keeps little of what its teacher knows"
         )
-    own, whole = (min(layer.intermediate_size for layer in one.layers) for one in (plan, teacher))
-    if own < _NARROWEST_FFN * whole:
-        found.append(
-            f"the student's FFNs keep {own:,} of {whole:,} neurons, as its other widths take the budget, and so few "
+    kept, whole = (min(layer.intermediate_size for layer in one.layers) for one in (plan, teacher))
+    if kept < _NARROWEST_FFN * whole:
+        warnings.append(
+            f"the student's FFNs keep {kept:,} of {whole:,} neurons, as its other widths take the budget, and so few "
             "were never measured; ask for a larger budget or fewer layers, or leave plain out"
         )
-    return found
+    return warnings
 
 
 def check_num_tokens(num_tokens: float) -> None:

@@ -5,6 +5,7 @@ masks.py chooses the units; models/units.py finds their indices in every paramet
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -41,8 +42,16 @@ def compact(
         ValueError: the optimizer's state of a parameter has another shape; nothing has been changed then.
     """
     units, indices = kept_indices(groups, masks, device=model.device)
-    if optimizer is not None:
-        _check_state(optimizer, {name: model.get_parameter(name) for name in indices})
+    states: dict[torch.Tensor, Any] = {} if optimizer is None else optimizer.state
+    for name in indices:
+        parameter = model.get_parameter(name)
+        for key, value in states.get(parameter, {}).items():
+            if torch.is_tensor(value) and value.shape != parameter.shape and value.numel() > 1:
+                raise ValueError(
+                    f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
+                    f"{tuple(parameter.shape)}, which can't be pruned alike; use an optimizer whose state has the "
+                    "parameter's shape, e.g. optim='adamw_torch'"
+                )
     model.note_units(units)
     places = optimizer_places(optimizer)
     # One parameter after the other, so that there are never two students in memory.
@@ -50,8 +59,8 @@ def compact(
         old = model.get_parameter(name)
         new = put_parameter(model, name, _sliced(old, kept), places)
         # The optimizer finds its state by the parameter: hand the old one's on, cut at the same indices.
-        if optimizer is not None and old in optimizer.state:
-            state = optimizer.state[new] = optimizer.state.pop(old)
+        if old in states:
+            state = states[new] = states.pop(old)
             for key, value in state.items():
                 if torch.is_tensor(value) and value.shape == old.shape:
                     state[key] = _sliced(value, kept)
@@ -64,14 +73,3 @@ def _sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.
     for dim, kept in sorted(indices.items()):
         tensor = tensor.index_select(dim, kept.to(tensor.device))
     return tensor
-
-
-def _check_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if torch.is_tensor(value) and value.shape != parameter.shape and value.numel() > 1:
-                raise ValueError(
-                    f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for {name} of shape "
-                    f"{tuple(parameter.shape)}, which can't be pruned alike; use an optimizer whose state has the "
-                    "parameter's shape, e.g. optim='adamw_torch'"
-                )

@@ -130,17 +130,6 @@ class Pruner:
         self.groups = encoder_groups(self.model)
         self.scores.state = renumbered(self.scores.state, self.groups, kept)
 
-    @property
-    def _target_now(self) -> WidthPlan:
-        """The plan, with widths for layers that are leaving: those of the layer before them that stays."""
-        gates = self.gates
-        if gates is None or gates.are_removed or gates.kept is None:
-            return self.target
-        # layer → number of staying layers up to it, the last of which lends its widths
-        number_before = [sum(one <= layer for one in gates.kept) for layer in range(len(self.full.layers))]
-        widths = chosen(self.target, [max(0, number - 1) for number in number_before])
-        return of_architecture(widths, self.full)
-
     def step(
         self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
     ) -> UnitTensors | None:
@@ -156,12 +145,15 @@ class Pruner:
         """
         if self.plan_reached or not schedule.is_due(step):
             return None
-        progress = schedule.progress(step)
-        if self.gates is not None and self.gates.kept is None:
-            return None  # nothing has begun
-        plan = scheduled_plan(
-            self.full, self._target_now, progress=progress, kept=self.kept, multiple=self.settings.multiple
-        )
+        progress, target = schedule.progress(step), self.target
+        if self.gates is not None and not self.gates.are_removed:
+            if self.gates.kept is None:
+                return None  # nothing has begun
+            # layers that are leaving have the widths of the one before them that stays: the last of the staying ones
+            # up to them, or the first
+            number_before = [sum(one <= layer for one in self.gates.kept) for layer in range(len(self.full.layers))]
+            target = of_architecture(chosen(target, [max(0, number - 1) for number in number_before]), self.full)
+        plan = scheduled_plan(self.full, target, progress=progress, kept=self.kept, multiple=self.settings.multiple)
         self.plan_reached = all(value == 1 for value in progress.values())
         return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
 

@@ -195,8 +195,17 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
         for head in range(num_heads):
             channels = slice(head * size, (head + 1) * size)
             # Softmax ignores what all keys share, so keys count around their mean; queries count whole.
-            _rotate_scores((queries, keys), channels, _second(query)[head], _covariance(key)[head])
-            _rotate_values((values, output), channels, _covariance(context)[head])
+            weights = tuple(linear.weight[channels].cpu().double() for linear in (queries, keys, values))
+            bases = _with_old_ratio(paired_bases(_second(query)[head], _covariance(key)[head]), weights[:2])
+            _multiply(queries, channels, bases[0])
+            _multiply(keys, channels, bases[1])
+            # A head's output is Σ_c context_c · column_c: contexts and columns multiply as queries and keys do.
+            # Columns are weights, so their moments are exact; all hidden channels count alike.
+            columns = output.weight[:, channels].T.cpu().double()
+            bases = paired_bases(columns @ columns.T, _covariance(context)[head])
+            bases = _with_old_ratio(bases, (columns, weights[2]))
+            output.weight.data[:, channels] = (bases[0] @ columns).T.to(output.weight)
+            _multiply(values, channels, bases[1])
 
 
 def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -> None:
@@ -206,33 +215,13 @@ def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -
     output.bias.data += output.weight @ means
 
 
-def _rotate_scores(
-    linears: tuple[nn.Linear, nn.Linear], channels: slice, query: torch.Tensor, key: torch.Tensor
-) -> None:
-    first, second = (linear.weight[channels].cpu().double() for linear in linears)
-    bases = _with_old_ratio(paired_bases(query, key), (first, second))
-    for linear, basis in zip(linears, bases, strict=True):
-        _multiply(linear, channels, basis)
-
-
-def _rotate_values(linears: tuple[nn.Linear, nn.Linear], channels: slice, context: torch.Tensor) -> None:
-    # A head's output is Σ_c context_c · column_c: contexts and columns multiply as queries and keys do. Columns are
-    # weights, so their moments are exact; all hidden channels count alike.
-    value, output = linears
-    columns = output.weight[:, channels].T.cpu().double()
-    bases = paired_bases(columns @ columns.T, context)
-    bases = _with_old_ratio(bases, (columns, value.weight[channels].cpu().double()))
-    output.weight.data[:, channels] = (bases[0] @ columns).T.to(output.weight)
-    _multiply(value, channels, bases[1])
-
-
 def _multiply(linear: nn.Linear, channels: slice, basis: torch.Tensor) -> None:
     for parameter in (linear.weight, linear.bias):
         parameter.data[channels] = (basis @ parameter[channels].cpu().double()).to(parameter)
 
 
 def _with_old_ratio(
-    bases: tuple[torch.Tensor, torch.Tensor], weights: tuple[torch.Tensor, torch.Tensor]
+    bases: tuple[torch.Tensor, torch.Tensor], weights: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale two bases so that the ratio of both weights' norms stays: one learning rate still suits both."""
     norms = [float(weight.norm()) for weight in weights]

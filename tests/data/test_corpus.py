@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 
 import datasets
 import pyarrow as pa
@@ -134,14 +133,6 @@ def test_empty_and_broken_files_are_refused(tmp_path, streaming, name, content, 
     file.write_bytes(content) if isinstance(content, bytes) else write(file, content)
     with pytest.raises(ValueError, match=rf"^eval_data='.*{name}' .*({message})"):
         load_text(file, streaming=streaming, argument="eval_data")
-
-
-def test_an_archive_behind_text_is_not_unpacked(tmp_path):
-    (tmp_path / "a.txt").write_text("w7 w8\n")
-    with zipfile.ZipFile(tmp_path / "a.txt", "a") as archive:
-        archive.writestr("inner.txt", "w9")
-    with pytest.raises(ValueError, match="a.txt is a zip archive under another name; unpack it first"):
-        load_text(tmp_path / "a.txt")
 
 
 @BOTH

@@ -62,7 +62,11 @@ def time_in_turns(
     durations_ms: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(num_warmup + num_rounds):
         for name, forward in passes.items():
-            durations_ms[name].append(_turn_ms(forward, num_passes, rest_s))
+            time.sleep(rest_s)
+            turn_ms = _time_ms(forward)
+            if turn_ms < _LONG_MS:
+                turn_ms = statistics.median(_time_ms(forward) for _ in range(num_passes))
+            durations_ms[name].append(turn_ms)
     return {name: durations[num_warmup:] for name, durations in durations_ms.items()}
 
 
@@ -102,14 +106,6 @@ def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def quartiles(values: Sequence[float]) -> list[float]:
     """Return lower quartile, median and upper quartile of one or more values."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-
-
-def _turn_ms(forward: Pass, num_passes: int, rest_s: float) -> float:
-    time.sleep(rest_s)
-    first_ms = _time_ms(forward)
-    if first_ms >= _LONG_MS:
-        return first_ms
-    return statistics.median(_time_ms(forward) for _ in range(num_passes))
 
 
 def _time_ms(forward: Pass) -> float:
