@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ..files.provenance import machine_facts
 from ..models.architectures import max_tokens
 from ..models.cost import encoder_macs
+from ..models.modes import evaluation_mode
 from ..models.widths import widths_of
 from ..plans.latency.timing import (
     BACKENDS,
@@ -27,7 +28,6 @@ from ..plans.latency.timing import (
     Runner,
     check_backend,
     check_equal,
-    evaluation_mode,
     figures,
     make_runner,
     missing_reason,

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..files.messages import first_line, join_some
 from .architectures import architecture_of, max_tokens
+from .modes import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,15 +145,10 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
 
 
 def _answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    modes = {module: module.training for module in model.modules()}
     # accelerate puts autocast around `forward` and keeps the model's own.
     forward = vars(model).get("_original_forward") or model.forward
-    try:
-        model.eval()
+    with evaluation_mode(model):
         outputs = forward(**inputs, return_dict=True)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     is_token_BT = inputs["attention_mask"] != 0
     answers = [outputs[name] for name in _ANSWERS if name in outputs]
     # attention kernels differ in what they give padded tokens

@@ -14,8 +14,7 @@ from torch import nn
 
 from ..files.checkpoints import PROJECTIONS_FILE, QUERIES_FILE, STATE_FILE
 from ..files.folders import naming_the_file
-from ..files.messages import short_repr
-from ..files.strict_json import read_json_object
+from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .architectures.architecture import PROJECTIONS
 from .architectures.modeling_layerwise import LayerwiseModel
@@ -25,18 +24,18 @@ from .resizing import replace_parameters
 from .widths import DEPTH_KEY, WidthPlan, widths_of
 
 _PREFIX = f"{PROJECTIONS}."
-_TYPES: dict[str, tuple[type, ...]] = {"method": (str,), "student": (str, type(None))}
-_TYPES |= dict.fromkeys(("card", "full", "plan"), (dict,)) | {"is_finished": (bool,), "kept_heads": (list,)}
-_TYPES |= dict.fromkeys(("settings", "logs"), (dict,))
-_PRUNER_TYPES = {"settings": (dict,), "plan_reached": (bool,)}
-_GATES_TYPES: dict[str, tuple[type, ...]] = {"kept": (list, type(None)), "value": (int, float)}
+_STATE = {
+    **{"method": str, "student": str | None, "card": dict, "full": dict, "plan": dict},
+    **{"is_finished": bool, "kept_heads": list, "settings": dict, "logs": dict},
+    "pruner?": {"settings": dict, "plan_reached": bool, "gates?": {"kept": list | None, "value": int | float}},
+}
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
     """Return the JSON state of a `checkpoint-N`, with `pruner` if the method prunes while it trains.
 
     Raises:
-        ValueError: the folder is no checkpoint of a run, or holds values of other types.
+        ValueError: the folder is no checkpoint of a run, or holds a state that no run writes.
         OSError: it can't be read.
     """
     path = Path(folder) / STATE_FILE
@@ -44,13 +43,8 @@ def read_state(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"folder={str(folder)!r} has no {STATE_FILE}; expected a checkpoint-N of a distillation run")
     label = f"{STATE_FILE} in folder={str(folder)!r}"
     state = read_json_object(path, label)
-    _check_types(state, _TYPES, label)
-    if "pruner" in state:
-        _check_types({"pruner": state["pruner"]}, {"pruner": (dict,)}, label)
-        _check_types(state["pruner"], _PRUNER_TYPES, f"{label}, pruner")
-        if "gates" in state["pruner"]:
-            _check_types(state["pruner"], {"gates": (dict,)}, f"{label}, pruner")
-            _check_types(state["pruner"]["gates"], _GATES_TYPES, f"{label}, gates")
+    if not fits(state, _STATE):
+        raise ValueError(f"{label} holds a state that no run writes; take another checkpoint")
     # only checked here: how many layers the student has is not known yet
     for name in ("full", "plan"):
         layers = state[name].get("layers")
@@ -63,15 +57,6 @@ def plan_in(state: Mapping[str, Any], name: str, num_hidden_layers: int) -> Widt
     values = state[name]
     named = len(values["layers"]) if "layers" in values else values.get(DEPTH_KEY, num_hidden_layers)
     return WidthPlan.from_dict(values, named)
-
-
-def _check_types(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], label: str) -> None:
-    for name, expected in types.items():
-        if name not in values:
-            raise ValueError(f"{label} lacks {name}; expected {', '.join(types)}")
-        if not isinstance(values[name], expected):
-            words = " or ".join(kind.__name__ for kind in expected)
-            raise ValueError(f"{label} has {name}={short_repr(values[name])}; expected a value of type {words}")
 
 
 def weights_without_projections(model: LayerwiseModel) -> dict[str, torch.Tensor]:

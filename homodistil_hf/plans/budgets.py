@@ -35,10 +35,9 @@ EMBEDDINGS_FEWER_LAYERS_BELOW = 192
 """The same of embedding models, as docs/embeddings.md measures."""
 _OF_MACS = ("macs", "compact_macs")
 _EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
-_BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
+_BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
 _NAMED = re.compile(r"\s*(hidden_size|num_attention_heads|layers)\s*=\s*(\d{1,6})\s*", re.ASCII)
 _SHARE = re.compile(r"\s*(?:(\d{0,3}\.?\d{1,9})\s*(%?)|(\d{1,4})\s*/\s*([1-9]\d{0,3}))\s*", re.ASCII)
-_MAX_BUDGET_CHARS = 200
 _SAME_SHARE = 1.01  # shares of MACs that are this near need no plan in between
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
@@ -124,7 +123,18 @@ def _plan_of(
 ) -> WidthPlan:
     """Return the plan of a budget that names all layers, or none and so keeps them; as [`plan_for_budget`]."""
     kind, target, named, text = budget
-    search = _search_for(budget, widths_of(teacher_config), multiple=multiple, within=within, plain=plain)
+    teacher, widths = widths_of(teacher_config), dict(named)
+    if plain and (width := widths.setdefault("hidden_size", teacher.hidden_size)) != teacher.hidden_size:
+        raise ValueError(
+            f"student={short_repr(text)} names hidden_size={width}, but plain students keep the teacher's "
+            f"{teacher.hidden_size}; leave one of both out"
+        )
+    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
+    # there: hidden size and FFN keep the teacher's proportion.
+    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
+    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
+    kind_of_search = _PlainSearch if plain and kind == "compact_macs" else _Search
+    search = kind_of_search(teacher, multiple, **widths, ffn_power=ffn_power, attention=attention, within=within)
 
     def measure(plan: WidthPlan) -> float:
         if kind == "params":
@@ -134,11 +144,11 @@ def _plan_of(
     proportional = search.proportional_plans()
     smallest, largest = map(measure, search.ends(proportional))
     if not smallest <= target <= largest:
-        widths = "".join(f",{name}={width}" for name, width in named.items())
+        named_text = "".join(f",{name}={width}" for name, width in named.items())
         raise ValueError(
-            f"student={short_repr(text or f'{kind}={target}{widths}')} is out of this teacher's reach; nearest valid: "
-            f"from '{kind}={_rounded(smallest, math.ceil)}{widths}' to "
-            f"'{kind}={_rounded(largest, math.floor)}{widths}'{_SMALLER_THAN_PLAIN if plain else ''}"
+            f"student={short_repr(text or f'{kind}={target}{named_text}')} is out of this teacher's reach; nearest "
+            f"valid: from '{kind}={_rounded(smallest, math.ceil)}{named_text}' to "
+            f"'{kind}={_rounded(largest, math.floor)}{named_text}'{_SMALLER_THAN_PLAIN if plain else ''}"
         )
 
     # Within the tolerance all costs are equally good, so that a better shape may win over an exact cost.
@@ -190,8 +200,7 @@ def named_widths(budget: str) -> dict[str, int]:
 
     ```
     """
-    # Longer texts are no budgets, and matching them takes time that grows with the square of their length.
-    parts = budget.split(",")[1:] if len(budget) <= _MAX_BUDGET_CHARS else []
+    parts = budget.split(",")[1:]
     matches = [_NAMED.fullmatch(part) for part in parts]
     named = {match[1]: int(match[2]) for match in matches if match}
     return named if len(named) == len(parts) else {}
@@ -443,28 +452,11 @@ class _PlainSearch(_Search):
         return (attention_size / self.full.attention_size) ** _PLAIN_FFN_POWER * self.full.intermediate_size
 
 
-def _search_for(
-    budget: Budget, teacher: WidthPlan, *, multiple: int, within: WidthPlan | None, plain: bool
-) -> _Search:
-    kind, named = budget.kind, dict(budget.named)
-    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
-    # there: hidden size and FFN keep the teacher's proportion.
-    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
-    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
-    if plain and (width := named.setdefault("hidden_size", teacher.hidden_size)) != teacher.hidden_size:
-        raise ValueError(
-            f"student={short_repr(budget.text)} names hidden_size={width}, but plain students keep the teacher's "
-            f"{teacher.hidden_size}; leave one of both out"
-        )
-    kind_of_search = _PlainSearch if plain and kind == "compact_macs" else _Search
-    return kind_of_search(teacher, multiple, **named, ffn_power=ffn_power, attention=attention, within=within)
-
-
 def _parse(budget: str) -> Budget:
     named = named_widths(budget)
     # with a malformed name behind it the whole text has to match, and is refused
     cost = budget.partition(",")[0] if named else budget
-    match = _BUDGET.fullmatch(cost) if len(cost) <= _MAX_BUDGET_CHARS else None
+    match = _BUDGET.fullmatch(cost)
     kind = budget.partition("=")[0].strip()
     if kind not in _EXAMPLES:
         nearest = nearest_name(kind, _EXAMPLES)

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
+from ..models.modes import evaluation_mode
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13
@@ -65,17 +66,15 @@ def head_moments(
         for index in layers
         for hook in _hooks(architecture_of(model.config).attention_linears(model, index), moments[index], running)
     ]
-    was_training = model.training
-    model.eval()
     try:
-        for batch in batches:
-            inputs = {name: batch[name] for name in _ENCODER_INPUTS if batch.get(name) is not None}
-            mask = inputs.get("attention_mask")
-            # for the hooks: which tokens count, and that no projection has seen them yet
-            running.kept, running.seen = None if mask is None else mask.flatten().bool(), set()
-            model.base_model(**inputs)
+        with evaluation_mode(model):
+            for batch in batches:
+                inputs = {name: batch[name] for name in _ENCODER_INPUTS if batch.get(name) is not None}
+                mask = inputs.get("attention_mask")
+                # for the hooks: which tokens count, and that no projection has seen them yet
+                running.kept, running.seen = None if mask is None else mask.flatten().bool(), set()
+                model.base_model(**inputs)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     return moments

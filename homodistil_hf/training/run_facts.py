@@ -13,7 +13,8 @@ from transformers.trainer_utils import has_length
 from ..files.provenance import machine_facts
 from ..files.settings import differing
 from ..models.architectures import max_tokens
-from ..plans.latency.timing import evaluation_mode, figures, model_inputs, time_in_turns
+from ..models.modes import evaluation_mode
+from ..plans.latency.timing import figures, model_inputs, time_in_turns
 from ..training_args import ExactArguments
 
 _BATCH_SIZE, _LENGTH = {"cpu": 8}, 128

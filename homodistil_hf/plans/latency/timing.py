@@ -4,11 +4,10 @@ Everything is float32, in evaluation mode and without gradients. Outputs of two 
 timed. `models/onnx_graphs.py` writes the graphs. No measured time may steer a run.
 """
 
-import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,16 +192,3 @@ def check_equal(module: nn.Module, runner: Runner, inputs: Sequence[torch.Tensor
             f"backend={backend!r} gives other outputs than torch, by {difference:.1e} of the largest; expected "
             f"at most {TOLERANCE:.0e}; time another backend, and report this"
         )
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every part of a model into evaluation mode, and restore each part's mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        # One by one: a frozen part inside a model that trains stays in evaluation mode.
-        for module, training in modes.items():
-            module.training = training
