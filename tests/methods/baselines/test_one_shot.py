@@ -8,7 +8,7 @@ import torch
 from rows import each
 from run_traces import SaveAt, logs_of
 from tiny_files import write_config
-from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
+from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
@@ -72,26 +72,6 @@ def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, cho
     assert [mask_digest(masks) for masks in chosen] == [mask_digest(expected)]
 
 
-@pytest.mark.slow
-def test_sees_the_same_batches_as_gradual_pruning(one_shot, make_trainer, tmp_path):
-    seen: dict[str, list[torch.Tensor]] = {"one_shot": [], "gradual": []}
-
-    def watch(trainer: HomoDistilTrainer, name: str) -> None:
-        training_step = trainer.training_step
-
-        def watched(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            seen[name] += [inputs["input_ids"], inputs["labels"]]
-            return training_step(model, inputs, *args, **kwargs)
-
-        trainer.training_step = watched
-        trainer.train()
-
-    watch(one_shot(max_steps=10, student_dropout=0.1), "one_shot")
-    watch(make_trainer(max_steps=10, student_dropout=0.1, output_dir=str(tmp_path / "gradual"), **GRADUAL), "gradual")
-    assert len(seen["one_shot"]) == 20
-    assert all(torch.equal(one, other) for one, other in zip(seen["one_shot"], seen["gradual"], strict=True))
-
-
 def test_a_resumed_run_chooses_nothing_again(one_shot, chosen, tmp_path):
     one_shot(max_steps=1, callbacks=[SaveAt(1)]).train()
     chosen.clear()
@@ -153,9 +133,9 @@ def test_pruning_first_keeps_the_units_of_the_largest_weights(make_trainer, chos
     assert logs_of(trainer)[0]["loss_kl"] > 0.01
 
 
-def test_pruning_first_reads_no_data_to_choose(make_trainer, monkeypatch):
+def test_pruning_first_reads_no_data_to_choose(make_trainer):
     trainer = make_trainer(trainer_class=PrunedFirstTrainer)
-    monkeypatch.setattr(trainer, "get_train_dataloader", lambda: pytest.fail("data were read"))
+    trainer.get_train_dataloader = lambda: pytest.fail("data were read")
     trainer.start_student()
     trainer.begin_training()
     trainer.begin_step()

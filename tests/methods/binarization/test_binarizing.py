@@ -1,9 +1,5 @@
 """From a float model to bits and to their packed form."""
 
-import json
-import os
-import sys
-
 import pytest
 import torch
 from rows import each
@@ -13,7 +9,6 @@ from transformers import BertForSequenceClassification
 
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
-from homodistil_hf.methods.binarization.folder import export_packed
 from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer
 from homodistil_hf.models.conversion import to_student
 
@@ -103,27 +98,3 @@ def test_the_next_stage_begins_as_the_one_before():
     second = to_binary(first, activation_bits=1)
     assert second.config.activation_bits == 1
     assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())
-
-
-def test_exports_hold_bits_and_run_in_a_process_without_this_package(forked_python, tmp_path):
-    model = to_binary(classifier(), activation_bits=1).eval()
-    rows = batch(model)
-    calibrate(model, rows)
-    folder = export_packed(model, tmp_path / "bits")
-    with torch.no_grad():
-        wanted = model(**rows).logits
-    torch.save(rows, tmp_path / "rows.pt")
-    code = f"""
-import sys; sys.modules["homodistil_hf"] = None
-import torch
-from transformers import AutoModelForSequenceClassification
-model = AutoModelForSequenceClassification.from_pretrained({str(folder)!r}, trust_remote_code=True)
-with torch.no_grad():
-    torch.save(model(**torch.load({str(tmp_path / "rows.pt")!r})).logits, {str(tmp_path / "logits.pt")!r})
-"""
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    forked_python.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
-    assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
-    assert "activations of 1 bit;" in (folder / "README.md").read_text()
-    facts = json.loads((folder / "facts.json").read_text())
-    assert (folder / "model.safetensors").stat().st_size == facts["size_bytes"]

@@ -12,7 +12,6 @@ from resumed_runs import sigterm_at
 from rows import each
 from run_traces import logs_of
 from safetensors.torch import load_file
-from small_disk import limited_file_size
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
@@ -201,43 +200,35 @@ def assert_same_chain(results, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_chain_that_was_killed_goes_on(killed_chain, tmp_path):
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (None, None),
+        (
+            "stage-2/checkpoint-2/optimizer.pt",
+            "checkpoint-2 can't be used and is passed over: optimizer.pt is damaged",
+        ),
+        ("stage-1/model/model.safetensors", "model can't be used and is made anew: model.safetensors is damaged"),
+        ("stage-1/model/manifest.json", "model can't be used and is made anew: manifest.json is damaged"),
+    ],
+)
+def test_a_chain_that_was_killed_goes_on(killed_chain, tmp_path, damaged, message, caplog):
     whole, again = killed_chain
     assert last_checkpoint(tmp_path / "run" / "stage-2").name == "checkpoint-2"
+    if damaged is not None:
+        file = tmp_path / "run" / damaged
+        file.write_bytes(b"0" * file.stat().st_size)
     assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
+    assert message is None or message in caplog.text
+    assert manifest_problem(tmp_path / "run" / "stage-1" / "model") is None
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_of_a_chain_is_refused(killed_chain, tmp_path, monkeypatch, caplog):
+def test_a_stage_without_a_whole_checkpoint_starts_anew(killed_chain, tmp_path):
     whole, again = killed_chain
-    stage = tmp_path / "run" / "stage-2"
-    with open(stage / "checkpoint-2" / "optimizer.pt", "r+b") as file:
-        file.write(b"damaged")
-    train, started = BinarizationTrainer.train, []
-
-    def watched(self, resume_from_checkpoint):
-        with pytest.raises(ValueError, match=r"optimizer\.pt is damaged .*last good checkpoint, .*checkpoint-1"):
-            train(self, "last")
-        started.append(resume_from_checkpoint.folder)
-        return train(self, resume_from_checkpoint)
-
-    monkeypatch.setattr(BinarizationTrainer, "train", watched)
-    results = binarize_chain(again, lambda line: None)
-    assert started == [stage / "checkpoint-1"]
-    assert "checkpoint-2 can't be used and is passed over: optimizer.pt is damaged" in caplog.text
-    assert_same_chain(results, whole, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["model.safetensors", "manifest.json"])
-def test_a_damaged_stage_of_a_chain_is_trained_anew(killed_chain, tmp_path, file, caplog):
-    whole, again = killed_chain
-    model = tmp_path / "run" / "stage-1" / "model"
-    (model / file).write_bytes(b"0" * (model / file).stat().st_size)
-    results = binarize_chain(again, lambda line: None)
-    assert f"{model} can't be used and is made anew: {file} is damaged" in caplog.text
-    assert_same_chain(results, whole, tmp_path)
-    assert manifest_problem(model) is None
+    for checkpoint in (tmp_path / "run" / "stage-2").glob("checkpoint-*"):
+        (checkpoint / "manifest.json").unlink()
+    assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
 
 
 @pytest.mark.slow
@@ -250,31 +241,6 @@ def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, caplog)
     assert "checkpoint-2 is saved; go on with resume=true" in caplog.text
     assert main(["distill", str(config), "--resume", "true"]) == 0
     assert_same_chain(json.loads((tmp_path / "run" / "results.json").read_text()), whole, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_full_at_the_end_of_a_stage_is_told(rows, tmp_path, monkeypatch, capsys):
-    config = written(tmp_path, rows)
-    limit = limited_file_size(4096)
-    with monkeypatch.context() as patched:
-        patched.setattr(BinarizationTrainer, "check_finite", lambda self: limit.__enter__())
-        try:
-            assert main(["distill", str(config)]) == 2
-        finally:
-            limit.__exit__(None, None, None)
-    message = capsys.readouterr().err
-    assert "File too large" in message
-    assert "stage-1/model was not written. Make room, then go on with resume=true" in message
-    assert not [path.name for path in (tmp_path / "run" / "stage-1").iterdir() if "model" in path.name]
-    assert main(["distill", str(config), "--resume", "true"]) == 0
-
-
-@pytest.mark.slow
-def test_a_stage_without_a_whole_checkpoint_starts_anew(killed_chain, tmp_path):
-    whole, again = killed_chain
-    for checkpoint in (tmp_path / "run" / "stage-2").glob("checkpoint-*"):
-        (checkpoint / "manifest.json").unlink()
-    assert_same_chain(binarize_chain(again, lambda line: None), whole, tmp_path)
 
 
 @pytest.mark.slow

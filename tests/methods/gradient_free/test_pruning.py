@@ -1,9 +1,5 @@
 """Pruning without gradients or labels: scores beside slow loops, exact budgets, limits, exports, refusals."""
 
-import dataclasses
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from filter_errors import output_error
@@ -15,7 +11,6 @@ from transformers import AutoModelForSequenceClassification, BertModel
 
 from homodistil_hf import GradientFreeSettings, export_student, prune_gradient_free, verify_export
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
-from homodistil_hf.files.field_checks import limits_of
 from homodistil_hf.methods.gradient_free.pruning import (
     export_facts,
     filter_scores,
@@ -333,16 +328,6 @@ def test_activations_that_are_not_finite_are_told(model):
 def test_settings_are_checked(values, message):
     with pytest.raises(ValueError, match=message):
         GradientFreeSettings(**values)
-
-
-def test_the_page_lists_every_setting_with_its_origin():
-    page = (Path(__file__).parents[3] / "docs" / "gradient_free.md").read_text(encoding="utf-8")
-    points = re.findall(r"^- (Stated|Believed|Ours)\b(.*?)\.$", page, re.M | re.S)
-    told = {origin.lower(): dict(re.findall(r"`(\w+)`\s\(`([^`]+)`\)", text)) for origin, text in points}
-    wanted = {origin: {} for origin in told}
-    for entry in dataclasses.fields(GradientFreeSettings):
-        wanted[limits_of(entry)["origin"]][entry.name] = str(entry.default)
-    assert told == wanted
 
 
 def test_a_model_by_name_is_loaded(model, tmp_path):
