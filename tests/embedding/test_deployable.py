@@ -174,14 +174,6 @@ def test_a_graph_gets_each_query_behind_its_prompt_and_gives_its_vector(models, 
         np.testing.assert_allclose(vectors, model.encode([query], prompt_name="query"), atol=1e-5)
 
 
-def test_without_the_extra_torch_is_timed(models, monkeypatch):
-    monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} is missing")
-    runtime, ms = query_ms(models, QUERIES)
-    assert runtime == TORCH
-    assert list(ms) == ["a", "b"]
-    assert min(ms.values()) > 0
-
-
 @needs_onnx
 def test_a_model_that_has_no_graph_is_timed_in_torch_with_a_warning(models, monkeypatch, caplog):
     def fail(*given):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -145,8 +146,8 @@ def test_foreign_modules_of_a_pair_are_not_loaded(export, tmp_path):
     assert "found 'evil.Pooling' in 'query_1_Pooling'" in verify_export(pair).problems[0]
 
 
+@needs_library
 def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "5.4.1")
     (problem,) = verify_export(export).problems
     assert problem.startswith("sentence-transformers 5.4.1 is installed, expected 6 or later")
@@ -172,7 +173,7 @@ def test_facts_that_are_none_are_told(export, values, message):
 
 
 def test_without_the_library_verify_says_so(export, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     assert verify_export(export).problems == (
         "sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'",
     )

@@ -123,14 +123,6 @@ def test_every_architecture_can_be_narrowed(make_reranking_trainer, architecture
     assert trainer.kept == trainer.plan
 
 
-def test_gradual_pruning_is_refused(make_reranking_trainer):
-    with pytest.raises(
-        ValueError,
-        match="pruning_end_fraction=0.3 has no part in a run of R.*: everything is pruned before",
-    ):
-        make_reranking_trainer(pruning_end_fraction=0.3)
-
-
 def test_a_tokenizer_is_needed_before_the_first_step(make_reranking_trainer):
     with pytest.raises(ValueError, match="processing_class=None is no tokenizer, so pairs can't be padded"):
         make_reranking_trainer(processing_class=None)

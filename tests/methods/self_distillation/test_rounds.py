@@ -102,16 +102,6 @@ def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):
     assert_equal(*(weights(tmp_path / name / "student") for name in ("whole", "parts")))
 
 
-def test_a_checkpoint_of_the_model_alone_is_not_resumed(initial, arguments):
-    settings = {"save_only_model": True, "save_strategy": "steps", "save_steps": 2}
-    args = arguments(**settings)
-    with pytest.raises(Interrupted):
-        self_distill(initial, args, callbacks=[StopAt(5)], **data_of(TEXT))
-    args.resume_from_checkpoint = "last"
-    with pytest.raises(ValueError, match=r"has no optimizer\.pt, as it was saved with save_only_model=True"):
-        self_distill(initial, args, **data_of(TEXT))
-
-
 @pytest.mark.slow
 def test_one_more_round_goes_on_from_a_finished_run(initial, arguments, tmp_path, monkeypatch):
     self_distill(initial, arguments(), **data_of(TEXT))

@@ -16,7 +16,7 @@ from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
 from homodistil_hf.methods.self_distillation.rounds import load_initial
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillationArguments, SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
 
 
 def batch_of(trainer, num_rows=4):
@@ -236,13 +236,6 @@ def test_plain_rows_of_the_same_content_are_masked_alike_whatever_their_order():
 def test_settings_that_can_not_work_are_refused(settings, message, arguments):
     with pytest.raises(ValueError, match=message):
         arguments(**settings)
-
-
-@KINDS
-def test_several_gpus_in_one_process_are_refused(kind, source, arguments, monkeypatch):
-    monkeypatch.setattr(SelfDistillationArguments, "n_gpu", 2)
-    with pytest.raises(ValueError, match="2 GPUs in one process would use DataParallel, .*; launch with torchrun"):
-        SelfDistillTrainer(load_initial(source[kind]), arguments(), **data_of(kind))
 
 
 @pytest.mark.parametrize("moment", ["train", "evaluate"])
