@@ -28,13 +28,7 @@ LAYER_SETTINGS = ("kept_layers", "layers_start_fraction", "layers_end_fraction")
 
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
-        **{
-            "mlm_weight": 1.0,
-            "kl_weight": 1.0,
-            "hidden_weight": 1.0,
-            "embedding_weight": 1.0,
-            "attention_weight": 1.0,
-        },
+        **dict.fromkeys(("mlm_weight", "kl_weight", "hidden_weight", "embedding_weight", "attention_weight"), 1.0),
         **{"projection_init": "random", "rotate_heads": False, "student_dropout": None, "mlm_probability": 0.15},
         **{"pruning_start_fraction": 0.0, "pruning_end_fraction": 0.7, "pruning_interval_steps": 1},
         **{"importance_metric": "sensitivity", "num_scoring_batches": 0, "sensitivity_smoothing": 0.85},
@@ -60,12 +54,6 @@ _Arguments = TypeVar("_Arguments", bound="HomoDistilTrainingArguments")
 @dataclass
 class HomoDistilTrainingArguments(DistillationArguments):
     """Settings of a run: the student, the loss, the pruning schedule, and all that `TrainingArguments` has.
-
-    Defaults that differ from `TrainingArguments`: `learning_rate` (the trainer computes it from the tokens of a step
-    and the teacher's hidden size), `adam_beta2`, `adam_epsilon` (the paper's), `per_device_train_batch_size`,
-    `warmup_steps`, a learning-rate curve tied to pruning, `dataloader_drop_last=True` (a step always has its whole
-    global batch), `ddp_find_unused_parameters=False`, and `logging_nan_inf_filter=False` (it would synchronise every
-    micro-step).
 
     Raises:
         ValueError: a value out of range or a setting that can't work with pruning; the message names argument, value

@@ -208,7 +208,20 @@ class ExactArguments(TrainingArguments):
         if self.greater_is_better is None and (self.metric_for_best_model or "").split("_")[-1] == "kl":
             self.greater_is_better: bool | None = False
         super().__post_init__()
-        _refuse_missing_trackers(self)
+        trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or ()
+        for name in {*trackers} - {"all", "none"}:
+            # what looks for all trackers, for runs that name one
+            from transformers.integrations import get_available_reporting_integrations
+            from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+            if name not in INTEGRATION_TO_CALLBACK:
+                nearest = nearest_name(name, [*INTEGRATION_TO_CALLBACK, "none"])
+                raise ValueError(f"report_to={short_repr(name)} is unknown; nearest valid: {nearest!r}")
+            if name not in (*(installed := get_available_reporting_integrations()), *_SILENT_TRACKERS):
+                raise ValueError(
+                    f"report_to={name!r} is not installed here; install it, or set report_to to "
+                    f"{' or '.join(map(repr, (*installed, 'none')))}"
+                )
         _try_optimizer(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -373,22 +386,6 @@ class DistillationArguments(ExactArguments):
         if self.learning_rate_curve != "auto":
             return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
-
-
-def _refuse_missing_trackers(args: ExactArguments) -> None:
-    for name in {*([args.report_to] if isinstance(args.report_to, str) else args.report_to or ())} - {"all", "none"}:
-        # what looks for all trackers, for runs that name one
-        from transformers.integrations import get_available_reporting_integrations
-        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-        if name not in INTEGRATION_TO_CALLBACK:
-            nearest = nearest_name(name, [*INTEGRATION_TO_CALLBACK, "none"])
-            raise ValueError(f"report_to={short_repr(name)} is unknown; nearest valid: {nearest!r}")
-        if name not in (*(installed := get_available_reporting_integrations()), *_SILENT_TRACKERS):
-            raise ValueError(
-                f"report_to={name!r} is not installed here; install it, or set report_to to "
-                f"{' or '.join(map(repr, (*installed, 'none')))}"
-            )
 
 
 def _try_optimizer(args: ExactArguments) -> None:

@@ -91,7 +91,21 @@ class Task:
         batch = dict(inputs)
         if "masked_positions" in batch:
             return batch
-        self._check_batch(inputs)
+        # type and number first: no device waits for these
+        for name in self.required_labels:
+            labels = inputs[name]
+            if not isinstance(labels, torch.Tensor):
+                raise ValueError(
+                    f"a batch has {name} in a {type(labels).__name__}; expected a tensor: change the data_collator"
+                )
+            if self.has_classes and labels.is_floating_point():
+                raise ValueError(
+                    f"{name} of type {labels.dtype} don't fit a task of single classes; set config.problem_type of "
+                    "the model to 'multi_label_classification' or 'regression', or make the labels integers"
+                )
+            if "input_ids" in inputs:
+                num_rows, num_tokens = inputs["input_ids"].shape[:2]
+                self.check_count(labels.numel() / max(1, num_rows), num_tokens, "a batch")
         labels, mask_BT = self._all_labels(inputs), inputs.get("attention_mask")
         # all three counts in one copy, as every copy waits for the device
         counted_N = self._counted(labels, inputs)
@@ -203,23 +217,6 @@ class Task:
             remedy = f"expected {expected}, one for each label of the model; for numbers of classes set "
             remedy += "config.problem_type to 'single_label_classification'"
         raise ValueError(f"{where} has {num_labels:g} labels in a row of {num_tokens} tokens; {remedy}")
-
-    def _check_batch(self, inputs: Inputs) -> None:
-        """Refuse labels of another type or number than the task's; no device waits."""
-        for name in self.required_labels:
-            labels = inputs[name]
-            if not isinstance(labels, torch.Tensor):
-                raise ValueError(
-                    f"a batch has {name} in a {type(labels).__name__}; expected a tensor: change the data_collator"
-                )
-            if self.has_classes and labels.is_floating_point():
-                raise ValueError(
-                    f"{name} of type {labels.dtype} don't fit a task of single classes; set config.problem_type of "
-                    "the model to 'multi_label_classification' or 'regression', or make the labels integers"
-                )
-            if "input_ids" in inputs:
-                num_rows, num_tokens = inputs["input_ids"].shape[:2]
-                self.check_count(labels.numel() / max(1, num_rows), num_tokens, "a batch")
 
     def _all_labels(self, inputs: Inputs) -> torch.Tensor:
         labels = torch.cat([inputs[name] for name in self.required_labels])

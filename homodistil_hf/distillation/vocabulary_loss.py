@@ -158,18 +158,16 @@ class _Gradient:
         if self.states_MH is not None:
             torch.mm(gradient_RV, self.student.weight_VH, out=self.states_MH[rows])
         if self.weight_VH is not None:
-            self._add_to_weight(self.weight_VH, gradient_RV, self.student.states_MH[rows])
+            states_RH = self.student.states_MH[rows]
+            if self.adds:
+                # in slices of words, as the product of one chunk would be as large as the weight itself
+                bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
+                for words in slices(len(self.weight_VH), LOGITS_BYTES // bytes_per_word):
+                    self.weight_VH[words] += gradient_RV[:, words].t() @ states_RH
+            else:
+                torch.mm(gradient_RV.t(), states_RH, out=self.weight_VH)
         if self.bias_V is not None:
             self.bias_V += gradient_RV.sum(0, dtype=self.bias_V.dtype)
-
-    def _add_to_weight(self, sum_VH: torch.Tensor, gradient_RV: torch.Tensor, states_RH: torch.Tensor) -> None:
-        if not self.adds:
-            torch.mm(gradient_RV.t(), states_RH, out=sum_VH)
-            return
-        # In slices of words, as the product of one chunk would be as large as the weight itself.
-        bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
-        for words in slices(len(sum_VH), LOGITS_BYTES // bytes_per_word):
-            sum_VH[words] += gradient_RV[:, words].t() @ states_RH
 
 
 def _lowered(decoder: Decoder) -> Decoder:

@@ -48,7 +48,7 @@ from . import raw_rows
 from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
-from .pair import Origins, Preparation, ProjectionInit, adopt_optimizer, prepare, resolve_student
+from .pair import Origins, ProjectionInit, adopt_optimizer, prepare, resolve_student
 from .progress import ShortProgress
 from .ranks import check_launch, naming_lost_ranks, wrap_again
 from .row_checks import check_data, check_label_rows, check_labels, checked_batch
@@ -268,8 +268,20 @@ class DistillationTrainer(ExactTrainer):
         check_launch(args)
         args.pin_data_order()
         self.run_folder = RunFolder(args)
-        origins = self.start_from(plain_name(model), plain_name(teacher_model), plan)
-        pair = self._prepare(*origins)
+        origin, teacher_origin, resolved = self.start_from(plain_name(model), plain_name(teacher_model), plan)
+        pair = prepare(
+            origin,
+            args,
+            teacher=teacher_origin,
+            resolve=self.plan_of if resolved is None else lambda *_: resolved,
+            matched_layers=self.matched_layers,
+            needs_head=self.needs_head,
+            projection_init=self.projection_init,
+        )
+        self.plan, self.full = pair.plan, widths_of(pair.student.config)
+        if len(self.plan.layers) < len(self.full.layers):
+            self.check_possible(self.plan, self.full)
+        self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
         task, config, teacher = task_of(pair.student), pair.student.config, pair.teacher.exact.config
         # rows that the student can read, and settings that follow from its task
         processing_class = self.tokenizer_of(processing_class)
@@ -302,7 +314,7 @@ class DistillationTrainer(ExactTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if self.optimizer is not None:
-            adopt_optimizer(self.optimizer, None if isinstance(origins[0], str) else origins[0], self.model)
+            adopt_optimizer(self.optimizer, None if isinstance(origin, str) else origin, self.model)
         # the loss and its held-out measurement, on the device and accelerator that Trainer has made
         self.distillation = self.make_distillation(pair.teacher.to(args.device))
         self.distillation.autocast = self.accelerator.autocast
@@ -314,23 +326,6 @@ class DistillationTrainer(ExactTrainer):
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
-
-    def _prepare(self, model: Any, teacher_model: Any, resolved: WidthPlan | None) -> Preparation:
-        """Load student and teacher, and resolve the plan between them; refuse plans that the method can't reach."""
-        pair = prepare(
-            model,
-            self.args,
-            teacher=teacher_model,
-            resolve=self.plan_of if resolved is None else lambda *_: resolved,
-            matched_layers=self.matched_layers,
-            needs_head=self.needs_head,
-            projection_init=self.projection_init,
-        )
-        self.plan, self.full = pair.plan, widths_of(pair.student.config)
-        if len(self.plan.layers) < len(self.full.layers):
-            self.check_possible(self.plan, self.full)
-        self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        return pair
 
     def _tokenized_and_graded(
         self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel

@@ -183,7 +183,8 @@ class ExactTrainer(Trainer):
         """Forward and backward of one micro-batch.
 
         After the last one of a step gradients are complete, averaged over ranks and not clipped yet. A step whose
-        gradients are not finite is skipped: `step_log.num_bad_steps_in_row` is above 0 then.
+        gradients are not finite is skipped: `step_log.num_bad_steps_in_row` is above 0 then. After `max_bad_steps` of
+        them in a row it raises.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients:
@@ -194,13 +195,8 @@ class ExactTrainer(Trainer):
         is_finite, self.num_stop_requests = torch.stack([norm.isfinite(), asked]).tolist()
         if is_finite:
             self.step_log.close_step()
-        else:
-            self._skip_step(num_items_in_batch)
-        return loss
-
-    def _skip_step(self, counts: torch.Tensor | None) -> None:
-        """Skip the step if gradients are not finite; raise after `max_bad_steps` in a row."""
-        num_tokens = 0 if counts is None else self.num_tokens(counts)
+            return loss
+        num_tokens = 0 if num_items_in_batch is None else self.num_tokens(num_items_in_batch)
         self.step_log.skip_step(num_tokens)
         step, in_row = self.state.global_step + 1, self.step_log.num_bad_steps_in_row
         logger.warning(
@@ -218,6 +214,7 @@ class ExactTrainer(Trainer):
                 "lower learning_rate or check the data. Last good checkpoint: "
                 f"{self.run_folder.last_good_before(step - in_row + 1)}"
             )
+        return loss
 
     def check_finite(self) -> None:
         """Refuse, by a FloatingPointError, a run that ended with weights or gradients that are not finite."""
@@ -259,7 +256,11 @@ class ExactTrainer(Trainer):
             ConnectionError: another rank is dead or hangs.
         """
         if trial is not None:
-            self._begin_trial(trial)
+            # a trial of Optuna becomes settings by hp_space, other backends pass settings
+            is_optuna = self.hp_search_backend == HPSearchBackend.OPTUNA
+            values = self.hp_space(trial) if is_optuna else {name: trial[name] for name in trial if name != "wandb"}
+            self.args.output_dir = self.made_with["args"].output_dir
+            self._make_again(values | {"output_dir": super()._get_output_dir(trial)})
         # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
@@ -455,13 +456,6 @@ class ExactTrainer(Trainer):
         self.run_folder.earlier_files = earlier_files  # the trials' folders are in no run's way
         return best
 
-    def _begin_trial(self, trial: Any) -> None:
-        # a trial of Optuna becomes settings by hp_space, other backends pass settings
-        is_optuna = self.hp_search_backend == HPSearchBackend.OPTUNA
-        values = self.hp_space(trial) if is_optuna else {name: trial[name] for name in trial if name != "wandb"}
-        self.args.output_dir = self.made_with["args"].output_dir
-        self._make_again(values | {"output_dir": super()._get_output_dir(trial)})
-
     def _make_again(self, settings: Mapping[str, Any]) -> None:
         """Become the trainer that the constructor makes with these settings in place of the given ones."""
         made, callbacks = self.made_with, self.callback_handler.callbacks
@@ -480,7 +474,7 @@ class ExactTrainer(Trainer):
                 self.add_callback(callback)
 
     def _hp_search_setup(self, trial: Any) -> None:
-        # Trainer would only now change args, by which the student was planned; _begin_trial has.
+        # Trainer would only now change args, by which the student was planned; `train` has.
         self._trial = trial
 
     # Logs

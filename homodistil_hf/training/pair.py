@@ -180,7 +180,12 @@ def prepare(
             attentive.set_attn_implementation("eager")
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     if args.student_dropout is not None:
-        _set_dropout(student, args.student_dropout)
+        # on the modules, not in the configuration: an export keeps the teacher's rates for its fine-tuning
+        for module in modules_of(student, nn.Dropout):
+            module.p = args.student_dropout
+        for module in student.modules():
+            if isinstance(getattr(module, "attention_dropout", None), float | int):
+                module.attention_dropout = args.student_dropout  # of attention that has no module for it
     _attach_projections(student, guide, args, init=projection_init)
     # a student that goes on with its teacher has learned its projections
     earlier, fresh = getattr(model, PROJECTIONS, None), student.get_submodule(PROJECTIONS)
@@ -254,15 +259,6 @@ def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: boo
     if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:
         for label, word in student.config.id2label.items():
             yield f"id2label[{label}]", teacher.config.id2label.get(label), word
-
-
-def _set_dropout(student: LayerwiseModel, rate: float) -> None:
-    # On the modules, not in the configuration: an export keeps the teacher's rates for its fine-tuning.
-    for module in modules_of(student, nn.Dropout):
-        module.p = rate
-    for module in student.modules():
-        if isinstance(getattr(module, "attention_dropout", None), float | int):
-            module.attention_dropout = rate  # of attention that has no module for it
 
 
 def _attach_projections(

@@ -29,12 +29,12 @@ class ShortProgress(ProgressCallback, PrinterCallback):
     def __init__(self, size_in_words: Callable[[], str]):
         super().__init__()
         self.size_in_words = size_in_words
-        self.first_step, self.start = 0, time.monotonic()
+        self.first_step, self.begun_s = 0, time.monotonic()
         self.last_line = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say what was chosen, and make the bar."""
-        self.first_step, self.start = state.global_step, time.monotonic()
+        self.first_step, self.begun_s = state.global_step, time.monotonic()
         rate, rows = f"{args.learning_rate:g}", f"{args.rows_per_step:,}"
         if state.is_world_process_zero and not args.verbose:
             tqdm.write(f"{state.max_steps - state.global_step:,} steps of {rows} rows, learning rate {rate}")
@@ -59,8 +59,12 @@ class ShortProgress(ProgressCallback, PrinterCallback):
             kind.on_log(self, args, state, control, logs=logs, **kwargs)
         elif state.is_world_process_zero and (words := list(log_words(logs))):
             if "train_runtime" not in logs:
-                ends = filter(None, [self.size_in_words(), self._time_left(state)])
-                words = [f"step {state.global_step:,}/{state.max_steps:,}", *words, *ends]
+                words = [f"step {state.global_step:,}/{state.max_steps:,}", *words]
+                if size := self.size_in_words():
+                    words.append(size)
+                done, left = state.global_step - self.first_step, state.max_steps - state.global_step
+                if done > 0 and left > 0:
+                    words.append(f"eta {in_minutes((time.monotonic() - self.begun_s) / done * left)}")
             if (line := "  ".join(words)) != self.last_line:  # an evaluation after the last step may repeat it
                 tqdm.write(line)
             if "train_runtime" not in logs:
@@ -70,12 +74,6 @@ class ShortProgress(ProgressCallback, PrinterCallback):
         """Close the bar."""
         if self.training_bar is not None:
             super().on_train_end(args, state, control, **kwargs)
-
-    def _time_left(self, state: Any) -> str:
-        done, left = state.global_step - self.first_step, state.max_steps - state.global_step
-        if done <= 0 or left <= 0:
-            return ""
-        return f"eta {in_minutes((time.monotonic() - self.start) / done * left)}"
 
 
 def log_words(logs: Mapping[str, Any]) -> Iterator[str]:

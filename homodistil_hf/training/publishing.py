@@ -69,13 +69,23 @@ def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -
     if args.hub_strategy not in _WITH_CHECKPOINTS:
         return []
     in_repo = LAST_CHECKPOINT if args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
-    aside = _linked_aside(checkpoint)
+
+    def link_or_copy(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, target)
+
+    # the same files under a name that `save_total_limit` doesn't remove: a slow push may outlive its checkpoint
+    aside = checkpoint.parent / _PUSHING_NAME
+    shutil.rmtree(aside, ignore_errors=True)
+    linked = Path(shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=link_or_copy))
 
     def push() -> None:
         try:
-            push_checkpoint(aside, repo_id, path_in_repo=in_repo, **_where(args))
+            push_checkpoint(linked, repo_id, path_in_repo=in_repo, **_where(args))
         finally:
-            shutil.rmtree(aside.parent, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
 
     return [push]
 
@@ -111,21 +121,6 @@ def push_aside(
 
 def _where(args: TrainingArguments) -> dict[str, Any]:
     return {"token": args.hub_token, "revision": args.hub_revision, "private": args.hub_private_repo}
-
-
-def _linked_aside(checkpoint: Path) -> Path:
-    """The same files under a name that `save_total_limit` doesn't remove: a slow push may outlive its checkpoint."""
-
-    def link_or_copy(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, target)
-
-    aside = checkpoint.parent / _PUSHING_NAME
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=link_or_copy)
-    return aside / checkpoint.name
 
 
 def _warn(error: BaseException) -> None:
