@@ -93,7 +93,14 @@ class TextPacker:
         stream, has_tokens = [np.empty(0, dtype=np.int32)], False
         for group in _groups(self._pieces(texts)):
             ids: list[int] = []
-            encoded = self._tokenize([piece for piece, _ in group])
+            encoded = self.tokenizer(
+                [piece for piece, _ in group],
+                add_special_tokens=False,
+                split_special_tokens=True,  # a literal "[MASK]" in the text is text
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,  # pieces are longer than the model's input by design
+            )["input_ids"]
             for piece_ids, (_, is_last) in zip(encoded, group, strict=True):
                 ids += piece_ids
                 has_tokens = has_tokens or len(piece_ids) > 0
@@ -102,16 +109,6 @@ class TextPacker:
                     has_tokens = False
             stream.append(np.array(ids, dtype=np.int32))
         return np.concatenate(stream)
-
-    def _tokenize(self, pieces: list[str]) -> list[list[int]]:
-        return self.tokenizer(
-            pieces,
-            add_special_tokens=False,
-            split_special_tokens=True,  # a literal "[MASK]" in the text is text
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # pieces are longer than the model's input by design
-        )["input_ids"]
 
     def _pieces(self, texts: Iterable[str | None]) -> Iterator[tuple[str, bool]]:
         """Yield pieces of bounded length, each with whether it is the last one of its text."""

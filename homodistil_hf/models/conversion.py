@@ -59,7 +59,19 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
         >>> type(student).__name__, student.config.softmax_head_dim
         ('HomoBertForMaskedLM', 8)
     """
-    student_class = _student_class(model, argument, needs_head=needs_head)
+    name = type(model).__name__
+    refuse_no_model(model, argument)
+    if remedy := wrapper_remedy(model):
+        raise ValueError(f"{argument}={name} is not a model of transformers, but holds one; {remedy}")
+    encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
+    if not needs_head and name in encoders:
+        student_class = architecture_of(model.config).student_encoder
+    else:
+        refuse_architecture(name, argument)
+        student_class = HEADS[name].student
+    # a student keeps its own class, which may be a compact export's copy
+    if name == student_class.__name__:
+        student_class = type(model)
     refuse_config(model.config, argument)
     config_class = architecture_of(model.config).student_config
     dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
@@ -92,21 +104,6 @@ def refuse_no_model(model: Any, argument: str) -> None:
         raise ValueError(
             f"{argument} is a {type(model).__name__}; expected a folder, a name on the Hub, or a loaded model"
         )
-
-
-def _student_class(model: PreTrainedModel, argument: str, *, needs_head: bool) -> type[LayerwiseModel]:
-    name = type(model).__name__
-    refuse_no_model(model, argument)
-    if remedy := wrapper_remedy(model):
-        raise ValueError(f"{argument}={name} is not a model of transformers, but holds one; {remedy}")
-    encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
-    if not needs_head and name in encoders:
-        found = architecture_of(model.config).student_encoder
-    else:
-        refuse_architecture(name, argument)
-        found = HEADS[name].student
-    # a student keeps its own class, which may be a compact export's copy
-    return type(model) if name == found.__name__ else found
 
 
 def to_stock(model: LayerwiseModel) -> PreTrainedModel:

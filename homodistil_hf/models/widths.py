@@ -337,18 +337,12 @@ def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPla
         )
     hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
     num_heads = _positive_integer(values["num_attention_heads"], "student num_attention_heads")
-    if "head_dim" not in values:
-        # the heads fill the hidden size
-        if num_heads > hidden_size:
-            raise ValueError(
-                f"student num_attention_heads={num_heads} is more than hidden_size={hidden_size} has channels; "
-                f"nearest valid: {hidden_size}"
-            )
-        if hidden_size % num_heads:
-            raise ValueError(
-                f"student hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; "
-                f"nearest valid: {_nearest_multiples(hidden_size, num_heads)}"
-            )
+    # without a head size the heads fill the hidden size
+    if "head_dim" not in values and hidden_size % num_heads:
+        raise ValueError(
+            f"student hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; nearest valid: "
+            f"{_nearest_multiples(hidden_size, num_heads)}"
+        )
     layer = _read_widths({"head_dim": hidden_size // num_heads, **values}, "student")
     return WidthPlan(hidden_size, (layer,) * num_layers, _embedding_size(values))
 
@@ -362,17 +356,13 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
     _check_keys(values, PER_LAYER_KEYS, where="student plan with layers", optional=(EMBEDDING_KEY,))
     hidden_size = _positive_integer(values["hidden_size"], "student hidden_size")
     entries = values["layers"]
-    if not isinstance(entries, list | tuple) or not entries:
+    is_list = isinstance(entries, list | tuple) and entries and all(isinstance(entry, Mapping) for entry in entries)
+    if not is_list:
         raise ValueError(
             f"student layers={short_repr(entries)}; expected a list of {num_hidden_layers} JSON objects with the keys "
             + ", ".join(LAYER_KEYS)
         )
     for index, entry in enumerate(entries):
-        if not isinstance(entry, Mapping):
-            raise ValueError(
-                f"student layers[{index}] is {short_repr(entry)}; expected a JSON object with the keys "
-                + ", ".join(LAYER_KEYS)
-            )
         _check_keys(entry, LAYER_KEYS, where=f"student layers[{index}]")
     layers = tuple(_read_widths(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
     plan = WidthPlan(hidden_size, layers, _embedding_size(values))
@@ -390,7 +380,7 @@ def _read_widths(values: Mapping[str, Any], where: str) -> LayerWidths:
 
 def _nearest_multiples(number: int, divisor: int) -> str:
     below = number // divisor * divisor
-    return f"{below}, {below + divisor}"
+    return f"{below}, {below + divisor}" if below else str(divisor)
 
 
 def _check_keys(

@@ -171,15 +171,10 @@ def check_plan(plan: WidthPlan, teacher: WidthPlan) -> None:
     if misfit:
         nearest = nearest_within(plan, teacher).to_json(of_layers=len(teacher.layers))
         raise ValueError(f"student {misfit}; nearest valid plan: {nearest}")
-    if teacher.traits.head_slot:
-        _check_turned_heads(plan, teacher)
-    plan.padded(of_layers=len(teacher.layers))
-
-
-def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
-    """Refuse head sizes that rotary positions can't have."""
+    # head sizes that rotary positions can't have
     whole, kinds = teacher.widest.head_dim, teacher.traits.rotary_kinds
-    if not kinds and (other := next((layer for layer in plan.layers if layer.head_dim != whole), None)):
+    other = next((layer for layer in plan.layers if layer.head_dim != whole), None)
+    if teacher.traits.head_slot and not kinds and other:
         raise ValueError(
             f"student head_dim={other.head_dim}, but this teacher's positions are scaled for whole heads; nearest "
             f"valid: {whole}"
@@ -199,6 +194,7 @@ def _check_turned_heads(plan: WidthPlan, teacher: WidthPlan) -> None:
                 f"student head_dim={layer.head_dim} and {sizes[kind]} among layers of {kind}, which have their "
                 f"positions in common; nearest valid: {sizes[kind]} in all of them"
             )
+    plan.padded(of_layers=len(teacher.layers))
 
 
 def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's") -> str | None:

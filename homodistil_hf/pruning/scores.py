@@ -8,7 +8,7 @@ a few rows at a time, so their importances stay in the cache.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -129,13 +129,17 @@ def sensitivities(parameters: Parameters, groups: Groups) -> UnitTensors:
     return unit_sums(_with_gradients(parameters), groups, _sensitivity)
 
 
-def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTensors:
+def unit_sums(
+    pairs: Pairs, groups: Groups, importance: Importance, *, chunk_elements: int | None = None
+) -> UnitTensors:
     """Sum a per-weight importance over every unit's slices, float32; each parameter is visited once.
 
     Args:
         pairs: parameter name → two tensors of its shape that its importance is made of; names may be missing.
         groups: the student's groups.
         importance: lists of the first and of the second tensors → list of importances, each of its weight's shape.
+        chunk_elements: weights of one parameter at a time; 0: all weights of all parameters at once. Default: 0 on an
+            accelerator, `CPU_CHUNK_ELEMENTS` on a CPU.
     """
     # A parameter may be divided along both dimensions, and by several groups along one: sum once for each dimension,
     # then let every group gather the sums of its slices.
@@ -143,8 +147,22 @@ def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTenso
     for group in groups.values():
         for piece in group.slices:
             dims.setdefault(piece.parameter, set()).add(piece.dim)
+    named = {name: pairs[name] for name in dims if name in pairs}
+    if chunk_elements is None:
+        is_on_cpu = all(first.device.type == "cpu" for first, _ in named.values())
+        chunk_elements = CPU_CHUNK_ELEMENTS if is_on_cpu else 0
+    # names and their tensors, a list for each side of the pairs
+    portions: Iterable[tuple[list[str], list[list[torch.Tensor]]]]
+    if chunk_elements:
+        portions = (
+            ([name], [[side[rows]] for side in pair])
+            for name, pair in named.items()
+            for rows in row_slices(pair[0], chunk_elements)
+        )
+    else:
+        portions = [(list(named), [list(side) for side in zip(*named.values(), strict=True)])]
     by_chunk: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for names, (firsts, seconds) in _portions({name: pairs[name] for name in dims if name in pairs}):
+    for names, (firsts, seconds) in portions:
         for name, value in zip(names, importance(firsts, seconds), strict=True):
             for dim in dims[name]:
                 by_chunk.setdefault((name, dim), []).append(sums_along(value, dim))
@@ -155,20 +173,6 @@ def unit_sums(pairs: Pairs, groups: Groups, importance: Importance) -> UnitTenso
     }
     device = next((of_dim.device for of_dim in sums.values()), None)
     return {name: _sums_of_units(group, sums, device) for name, group in groups.items()}
-
-
-def _portions(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> Iterator[tuple[list[str], list[list[torch.Tensor]]]]:
-    """Yield names and their tensors, a list for each column: all at once, or on a CPU a few rows of one parameter."""
-    if not _is_cached(tensors):
-        yield list(tensors), [list(column) for column in zip(*tensors.values(), strict=True)]
-        return
-    for name, columns in tensors.items():
-        for rows in row_slices(columns[0], CPU_CHUNK_ELEMENTS):
-            yield [name], [[column[rows]] for column in columns]
-
-
-def _is_cached(tensors: Mapping[str, tuple[torch.Tensor, ...]]) -> bool:
-    return all(columns[0].device.type == "cpu" for columns in tensors.values())
 
 
 def _sums_of_units(

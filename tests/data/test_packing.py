@@ -76,16 +76,18 @@ def test_pieces_and_calls_do_not_show(texts, piece_chars, call_chars):
         assert make_packer().encode(texts).tolist() == expected_stream(texts)
 
 
-def test_the_tokenizer_never_sees_a_long_text(monkeypatch):
+def test_the_tokenizer_never_sees_a_long_text():
     calls = []
 
-    def record(self, pieces):
-        calls.append(pieces)
-        return [[5] for _ in pieces]
+    class Recorder:
+        sep_token_id = SEP
 
-    monkeypatch.setattr(TextPacker, "_tokenize", record)
+        def __call__(self, pieces, **_):
+            calls.append(pieces)
+            return {"input_ids": [[5] for _ in pieces]}
+
     document = "word " * 100_000 + "x" * 100_000  # with and without white space
-    stream = make_packer().encode([document, document])
+    stream = TextPacker(Recorder(), 8, "text").encode([document, document])
     pieces = [piece for call in calls for piece in call]
     assert "".join(pieces) == document * 2
     assert max(map(len, pieces)) == data._PIECE_CHARS

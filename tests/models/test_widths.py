@@ -78,7 +78,7 @@ BAD_PLANS = {
     ),
     "more heads than channels": (
         {"hidden_size": 6, "num_attention_heads": 8, "intermediate_size": 900},
-        "num_attention_heads=8 is more than hidden_size=6 has channels; nearest valid: 6",
+        "student hidden_size=6 is not divisible by num_attention_heads=8; nearest valid: 8$",
     ),
     "bool": (UNIFORM | {"num_attention_heads": True}, "student num_attention_heads=True is no integer"),
     "float": (UNIFORM | {"hidden_size": 63.7}, "hidden_size=63.7 is no integer; .* such as 64"),
@@ -93,7 +93,10 @@ BAD_PLANS = {
     "no layers": ({"hidden_size": 64, "layers": []}, r"layers=\[\]; expected a list of 2 JSON objects"),
     "layers as text": ({"hidden_size": 64, "layers": "ab"}, "layers='ab'; expected a list of 2 JSON objects"),
     "layers as object": ({"hidden_size": 64, "layers": LAYER}, "expected a list of 2 JSON objects"),
-    "layer is no object": ({"hidden_size": 64, "layers": [LAYER, 3]}, r"layers\[1\] is 3; expected a JSON object"),
+    "layer is no object": (
+        {"hidden_size": 64, "layers": [LAYER, 3]},
+        r"layers=\[.*3\]; expected a list of 2",
+    ),
     "layer lacks a key": (
         {"hidden_size": 64, "layers": [LAYER, {"head_dim": 8}]},
         r"layers\[1\] has head_dim but lacks",

@@ -14,7 +14,6 @@ from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.units import Group, Slice, UnitMap, UnitTensors, encoder_groups
-from homodistil_hf.pruning import scores as sensitivity
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.pruning.masks import full_masks
 from homodistil_hf.pruning.scores import (
@@ -312,45 +311,24 @@ def test_sums_of_nothing_are_zero():
     assert full_masks(groups)["unit"].tolist() == [True, True]
 
 
-@each("num_elements", [1, 7, 64, 1 << 18])
-@each("metric", METRICS)
-def test_a_few_rows_at_a_time_give_the_same_scores(metric, num_elements, monkeypatch):
-    def scored(metric: str) -> dict[str, torch.Tensor]:
-        student = make_student()
-        loss_of(student).backward()
-        groups, parameters = encoder_groups(student), dict(student.named_parameters())
-        scores = METRICS[metric](groups)
-        scores.update(parameters, groups)
-        return scores.scores(parameters, groups)
-
-    whole, sizes = scored(metric), scored("sensitivity")
-    monkeypatch.setattr(sensitivity, "CPU_CHUNK_ELEMENTS", num_elements)
-    parts = scored(metric)
-    assert parts.keys() == whole.keys()
-    for name, values in whole.items():
-        # Products of either sign cancel in movement's sums: rounding goes with the sum of their sizes.
-        atol = 1e-6 * float(sizes[name].max()) if metric == "movement" else 1e-8 * float(values.abs().max())
-        torch.testing.assert_close(parts[name], values, rtol=1e-5, atol=atol)
-
-
 # On an accelerator
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_all_weights_at_once_give_the_scores_of_a_few_rows_at_a_time(metric, monkeypatch):
-    scores = []
-    for is_cached in (True, False):
-        monkeypatch.setattr(sensitivity, "_is_cached", lambda tensors, is_cached=is_cached: is_cached)
-        monkeypatch.setattr(sensitivity, "CPU_CHUNK_ELEMENTS", 64)
-        student = make_student()
-        groups, found = encoder_groups(student), METRICS[metric](encoder_groups(student))
-        for seed in range(3):
-            found.update(take_gradients(student, seed), groups, gradient_scale=3.0)
-        scores.append(found.scores(dict(student.named_parameters()), groups))
-    sizes = {name: float(values.abs().max()) for name, values in scores[0].items()}
-    for name, values in scores[1].items():
-        torch.testing.assert_close(values, scores[0][name], rtol=1e-5, atol=1e-6 * sizes[name])
-        assert sizes[name] > 0
+@each("chunk_elements", [1, 7, 64, 1 << 18])
+def test_a_few_rows_at_a_time_give_the_sums_of_all_weights_at_once(chunk_elements):
+    student = make_student()
+    groups, parameters = encoder_groups(student), take_gradients(student)
+    pairs = {name: (p.detach(), p.grad) for name, p in parameters.items() if p.grad is not None}
+
+    def importance(weights, gradients):
+        return [(weight * gradient).abs() for weight, gradient in zip(weights, gradients, strict=True)]
+
+    whole = unit_sums(pairs, groups, importance, chunk_elements=0)
+    parts = unit_sums(pairs, groups, importance, chunk_elements=chunk_elements)
+    assert parts.keys() == whole.keys()
+    for name, values in whole.items():
+        torch.testing.assert_close(parts[name], values, rtol=1e-5, atol=1e-8 * float(values.abs().max()))
+        assert float(values.max()) > 0
 
 
 class Launches(TorchDispatchMode):
