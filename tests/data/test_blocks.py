@@ -3,7 +3,6 @@
 import itertools
 import os
 from functools import cache
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -22,7 +21,6 @@ from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.models.tokenizers import check_tokenizer
 
-REAL_TEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpora" / "wikipedia" / "validation.parquet"
 SENTENCES = [
     "A student that starts as a copy of its teacher has nothing to forget.",
     "Width is pruned while the model is distilled, a few units at a time.",
@@ -122,16 +120,6 @@ def test_blocks_equal_the_slow_reference(tokenizer, texts):
     assert list(blocks["example_id"]) == list(range(len(expected)))
 
 
-def test_block_contents_put_together_are_the_text(tokenizer, texts):
-    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
-    content = [token for ids in ids_of(blocks) for token in ids[1:-1]]
-    stream = token_stream(texts, tokenizer)
-    assert content == stream[: len(content)]
-    assert 0 <= len(stream) - len(content) < LENGTH - 2
-    assert content.count(tokenizer.sep_token_id) in (len([t for t in texts if t and t.strip()]) - i for i in (0, 1))
-    assert tokenizer.pad_token_id not in content
-
-
 def test_columns_and_types(tokenizer, texts):
     documents = table(texts).rename_column("text", "body")
     documents = documents.add_column("input_ids", ["another column of that name"] * len(texts))
@@ -153,16 +141,6 @@ def test_only_the_end_of_each_batch_is_lost(tokenizer, texts, monkeypatch):
 
 
 @pytest.mark.slow
-def test_batches_have_four_megabytes_of_text_whatever_the_length_of_documents():
-    for num_chars in (50, 5_000, 3_000_000, 50_000_000):
-        documents = Dataset.from_dict({"text": ["x" * num_chars, None]})
-        num_documents = data._batch_size(documents, "text")
-        assert num_documents == max(1, round(data._BATCH_SIZE_BYTES / num_chars))
-    assert data._batch_size(Dataset.from_dict({"text": ["", ""]}), "text") == data._BATCH_SIZE_BYTES
-    assert data._batch_size(Dataset.from_dict({"text": [None, "a"]}).select([0]), "text") > 1
-
-
-@pytest.mark.slow
 def test_several_processes_give_the_same_blocks(tokenizer, texts, monkeypatch):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     monkeypatch.setattr(data, "_batch_size", lambda documents, text_column: 5)
@@ -171,20 +149,6 @@ def test_several_processes_give_the_same_blocks(tokenizer, texts, monkeypatch):
     assert ids_of(one) == ids_of(two)
     assert list(two["example_id"]) == list(range(len(one)))
     assert "TOKENIZERS_PARALLELISM" not in os.environ
-
-
-def test_tokenizer_threads_are_off_below_processes_only(monkeypatch):
-    name = "TOKENIZERS_PARALLELISM"
-    monkeypatch.delenv(name, raising=False)
-    with data._single_threaded_tokenizers(1):
-        assert name not in os.environ
-    with data._single_threaded_tokenizers(2):
-        assert os.environ[name] == "false"
-    assert name not in os.environ
-    monkeypatch.setenv(name, "true")
-    with data._single_threaded_tokenizers(2):
-        assert os.environ[name] == "true"  # the user's choice
-    assert os.environ[name] == "true"
 
 
 @pytest.fixture
@@ -224,13 +188,6 @@ def test_other_texts_tokenizers_and_lengths_are_not_taken_from_the_cache(text_fi
         blocks = tokenize_to_blocks(documents, chosen, max_seq_length=length)
         assert ids_of(blocks) != ids_of(base)
     assert len(num_encoded) == 4
-
-
-def test_a_new_block_format_is_not_taken_from_the_cache(text_files, tokenizer, num_encoded, monkeypatch):
-    tokenize_to_blocks(load_text(text_files), tokenizer, max_seq_length=LENGTH)
-    monkeypatch.setattr(data, "TextPacker", lambda *args: TextPacker(*args, format_version=2))
-    tokenize_to_blocks(load_text(text_files), tokenizer, max_seq_length=LENGTH)
-    assert len(num_encoded) == 2
 
 
 @pytest.fixture
@@ -322,26 +279,6 @@ def test_repeated_streams_mask_every_pass_anew(stream, tokenizer):
     rows = list(itertools.islice(repeat_stream(stream), 2 * num_rows))
     labels = MaskedLMCollator(tokenizer)(rows)["labels"]
     assert (labels[:num_rows] != labels[num_rows:]).any(1).float().mean() > 0.9
-
-
-@pytest.mark.slow
-def test_repeated_streams_can_be_shuffled(stream):
-    shuffled = repeat_stream(stream).shuffle(seed=1, buffer_size=20)
-    first, again = (list(itertools.islice(shuffled, 60)) for _ in range(2))
-    ids = [row["example_id"] for row in first]
-    assert first == again
-    assert ids != sorted(ids)
-    assert len(set(ids)) == 60
-    plain = {row["example_id"]: row["input_ids"] for row in itertools.islice(repeat_stream(stream), 80)}
-    assert all(plain[row["example_id"]] == row["input_ids"] for row in first)
-
-
-def test_blocks_go_through_a_data_loader_with_the_collator(tokenizer, texts):
-    blocks = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
-    loader = torch.utils.data.DataLoader(blocks, batch_size=8, collate_fn=MaskedLMCollator(tokenizer), drop_last=True)
-    batches = list(loader)
-    assert len(batches) == len(blocks) // 8
-    assert all(batch["input_ids"].shape == (8, LENGTH) and "attention_mask" not in batch for batch in batches)
 
 
 @each("as_stream", [False, True])
@@ -438,17 +375,3 @@ def test_tokenizers_of_other_models_are_refused(tokenizer):
 def test_a_much_larger_vocabulary_is_warned_of(tokenizer, caplog):
     check_tokenizer(tokenizer, BertConfig(vocab_size=len(tokenizer) + 128))
     assert f"tokenizer has {len(tokenizer)} tokens, but the teacher's vocab_size={len(tokenizer) + 128}" in caplog.text
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_real_articles(tokenizer):
-    if not REAL_TEXT.is_file():
-        pytest.skip(f"no real text beside the checkout ({REAL_TEXT.name})")
-    blocks = tokenize_to_blocks(load_text(REAL_TEXT), tokenizer, max_seq_length=128)
-    articles = Dataset.from_parquet(str(REAL_TEXT))["text"][:]
-    assert ids_of(blocks) == reference_blocks(articles, tokenizer, 128)
-    stream = tokenize_to_blocks(load_text(REAL_TEXT, streaming=True), tokenizer, max_seq_length=128)
-    assert all(row == block for row, block in zip(stream, blocks, strict=True))
-    batch = MaskedLMCollator(tokenizer)(list(blocks.take(256)))
-    assert abs(len(batch["masked_positions"]) / (256 * 128) - 0.15) < 0.01

@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from data_files import BOTH, json_lines, texts, write
 from datasets.exceptions import DatasetNotFoundError
-from datasets.io.json import JsonDatasetReader
-from datasets.io.parquet import ParquetDatasetReader
 from rows import each
 
 from homodistil_hf.data.corpus import load_text
@@ -147,33 +145,6 @@ def test_files_of_one_glob_may_share_the_one_column(tmp_path, streaming):
     write(tmp_path / "x" / "f.parquet", {"title": ["x"], "n": [1]})
     with pytest.raises(ValueError, match=r"missing text column \(text_column='text'\)"):
         load_text(f"{tmp_path}/x/*.parquet", text_column="text", streaming=streaming)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("{}.jsonl", lambda row: json_lines(row)),
-        ("{}.jsonl", lambda row: json_lines(row).encode().replace(b'"x"', b'"\xff"')),
-        ("{}.json", lambda row: json.dumps([row])),
-        ("{}.json", lambda row: json.dumps([row, row])),
-        ("{}.parquet", lambda row: {key: [value] for key, value in row.items()}),
-    ],
-    ids=["lines", "bytes that are no text", "a list of one", "a list", "parquet"],
-)
-@BOTH
-def test_files_of_the_same_columns_are_read_at_once_wherever_they_stand(
-    tmp_path, monkeypatch, streaming, name, content
-):
-    """One reader a file takes minutes for 10,000 files with an optional key."""
-    readers = []
-    for kind in (JsonDatasetReader, ParquetDatasetReader):
-        read = kind.read
-        monkeypatch.setattr(kind, "read", lambda self, read=read: readers.append(self) or read(self))
-    rows = [{"text": str(number)} if number % 2 else {"text": str(number), "title": "x"} for number in range(6)]
-    for number, row in enumerate(rows):
-        write(tmp_path / "x" / name.format(number), content(row))
-    assert list(dict.fromkeys(texts(tmp_path / "x", streaming=streaming))) == ["0", "2", "4", "1", "3", "5"]
-    assert len(readers) == 2
 
 
 def test_a_file_without_rows_is_left_out_and_columns_of_two_types_are_refused(tmp_path):

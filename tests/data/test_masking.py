@@ -53,13 +53,17 @@ def reference_mask(row_ids, *, seed, epoch, example_id, probability):
     return ids, labels
 
 
-def test_masks_equal_the_documented_recipe(tokenizer):
-    collator = MaskedLMCollator(tokenizer, mlm_probability=0.3, seed=11)
+@each("probability", [0.01, 0.15, 0.4, 0.99])
+@each("length", [8, 9, 34, 128])
+def test_masks_equal_the_documented_recipe(tokenizer, probability, length):
+    collator = MaskedLMCollator(tokenizer, mlm_probability=probability, seed=11)
     collator.set_epoch(4)
-    rows = make_rows(20, first_id=7)
+    rows = make_rows(20, length, first_id=7)
     batch = collator(rows)
     for row, ids, labels in zip(rows, batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-        expected = reference_mask(row["input_ids"], seed=11, epoch=4, example_id=row["example_id"], probability=0.3)
+        expected = reference_mask(
+            row["input_ids"], seed=11, epoch=4, example_id=row["example_id"], probability=probability
+        )
         assert (ids, labels) == expected
 
 
@@ -81,25 +85,6 @@ def test_types_shapes_and_masked_positions(tokenizer):
     assert batch["masked_positions"].tolist() == [i for i, label in enumerate(flat.tolist()) if label != IGNORED_LABEL]
 
 
-@each("probability", [0.01, 0.15, 0.4, 0.99])
-@each("length", [8, 9, 34, 128])
-def test_number_of_masked_tokens_is_exact(tokenizer, probability, length):
-    batch = MaskedLMCollator(tokenizer, mlm_probability=probability)(make_rows(16, length))
-    num_maskable = length - 3  # [CLS] and two [SEP]
-    expected = max(1, round(probability * num_maskable))
-    assert (batch["labels"] != IGNORED_LABEL).sum(1).tolist() == [expected] * 16
-
-
-def test_labels_are_the_original_tokens_and_the_rest_is_untouched(tokenizer):
-    rows = make_rows(50)
-    batch = MaskedLMCollator(tokenizer, mlm_probability=0.5)(rows)
-    original = torch.tensor([row["input_ids"] for row in rows])
-    labelled = batch["labels"] != IGNORED_LABEL
-    assert torch.equal(batch["labels"][labelled], original[labelled])
-    assert torch.equal(batch["input_ids"][~labelled], original[~labelled])
-    assert not torch.isin(original[labelled], torch.tensor([PAD, CLS, SEP, MASK])).any()
-
-
 def test_eighty_ten_ten(tokenizer):
     rows = make_rows(2000)
     batch = MaskedLMCollator(tokenizer, mlm_probability=0.5)(rows)
@@ -113,16 +98,6 @@ def test_eighty_ten_ten(tokenizer):
         assert abs(count / num - share) < 4 * (share * (1 - share) / num) ** 0.5
     random_tokens = ids[(ids != MASK) & (ids != original)]
     assert set(random_tokens.tolist()) == set(ORDINARY)
-
-
-def test_every_position_is_chosen_equally_often(tokenizer):
-    rows = make_rows(4000, length=23)
-    labelled = MaskedLMCollator(tokenizer, mlm_probability=0.15)(rows)["labels"] != IGNORED_LABEL
-    share = labelled.float().mean(0)
-    maskable = torch.ones(23, dtype=torch.bool)
-    maskable[[0, 11, 22]] = False
-    assert share[~maskable].tolist() == [0.0, 0.0, 0.0]
-    assert (share[maskable] - 0.15).abs().max() < 4.5 * (0.15 * 0.85 / 4000) ** 0.5
 
 
 def test_the_unknown_token_is_maskable_and_no_replacement(tokenizer):

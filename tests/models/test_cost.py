@@ -47,10 +47,6 @@ def num_model_parameters(model_class: type, config: BertConfig, **kwargs: bool) 
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def tiny_model(**changes: int) -> BertModel:
-    return BertModel(BertConfig(**{**TINY.to_diff_dict(), **changes}))
-
-
 # Formulas
 
 

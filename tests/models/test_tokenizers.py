@@ -4,14 +4,11 @@ import copy
 import json
 
 import pytest
-from datasets import Dataset
 from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
 from tiny_tokenizers import python_tokenizer, trained_tokenizer
 from tokenizers import normalizers
 from transformers import BertTokenizer
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.data.blocks import tokenize_to_blocks
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.models.tokenizers import (
@@ -123,10 +120,6 @@ def test_tokenizers_without_vocabulary_in_memory_are_refused():
     bare = BertTokenizer()
     with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
         check_tokenizer(bare, make_teacher().config)
-    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
-        unlabeled_batches([["w5 w6"]], bare)
-    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
-        tokenize_to_blocks(Dataset.from_dict({"text": ["w5 " * 20]}), bare, max_seq_length=8)
 
 
 def test_ids_that_mean_other_words_are_refused(folder, tmp_path):
@@ -142,17 +135,6 @@ def test_ids_that_mean_other_words_are_refused(folder, tmp_path):
 
 def model_of(folder):
     return load_model(folder).model
-
-
-@pytest.mark.parametrize("argument", ["model", "teacher_model"])
-def test_trainers_refuse_ids_that_mean_other_words(tmp_path, argument):
-    make_teacher().save_pretrained(tmp_path / "teacher")
-    with_tokenizer(tmp_path / "teacher")
-    other = load_tokenizer(with_tokenizer(tmp_path / "other", moved_words()))
-    models = {"model": make_teacher(), "teacher_model": make_teacher()} | {argument: str(tmp_path / "teacher")}
-    args = HomoDistilTrainingArguments(tmp_path / "out", student="macs=0.25", max_steps=1, report_to="none")
-    with pytest.raises(ValueError, match="has 'w6' as id 5, which is 'w5' in the tokenizer of '.*teacher'"):
-        HomoDistilTrainer(models.pop("model"), args, **models, processing_class=other)
 
 
 def test_words_in_place_of_unused_ones_more_words_and_fewer_are_let_pass(folder):

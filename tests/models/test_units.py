@@ -16,7 +16,6 @@ from homodistil_hf.models.units import (
     UnitMap,
     encoder_groups,
     kept_indices,
-    modules_of,
     sums_along,
 )
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -148,28 +147,3 @@ def test_an_index_is_kept_where_all_its_groups_agree():
     }
     assert as_lists(indices) == {"query": {0: [2], 1: [0, 2]}, "dense": {0: [0, 2], 1: [0, 2]}}
     assert indices["dense"][0] is indices["query"][1]  # one tensor for all places of a group
-
-
-def test_indices_are_moved_at_once_and_without_asking_the_device(monkeypatch):
-    """Whatever is looked for is looked for on the CPU: `nonzero` on a device waits for it."""
-    moves = []
-    move = torch.Tensor.to
-    monkeypatch.setattr(
-        torch.Tensor, "to", lambda tensor, device: (moves.append(len(tensor)), move(tensor, device))[1]
-    )
-    groups = encoder_groups(make_model(CLASSES[0]))
-    masks = {name: torch.arange(group.num_units) > 0 for name, group in groups.items()}
-    expected, _ = kept_indices(groups, masks)
-    assert moves == []
-    units, indices = kept_indices(groups, masks, device=torch.device("meta"))
-    assert len(moves) == 1
-    assert {name: len(kept) for name, kept in units.items()} == {name: len(kept) for name, kept in expected.items()}
-    assert {kept.device.type for dims in indices.values() for kept in dims.values()} == {"meta"}
-
-
-def test_modules_come_in_order_and_with_subclasses():
-    model = make_model(CLASSES[0])
-    norms = modules_of(model, nn.LayerNorm)
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
-    assert [model.get_submodule(name) for name in names] == norms
-    assert len(norms) >= 5

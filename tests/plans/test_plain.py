@@ -1,14 +1,11 @@
 """Plain students keep the hidden size: budgets plan them or name the smallest, and every way in knows them."""
 
-import json
 import re
 
 import pytest
 from rows import each
-from tiny_models import make_teacher, tiny_config
 from transformers import BertConfig
 
-from homodistil_hf.cli import main
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.budgets import plan_for_budget, plan_for_latency
@@ -125,12 +122,3 @@ def test_a_family_is_planned_member_within_member(kind):
         assert plan.hidden_size == 384
         assert share_of(plan, SIX) == pytest.approx(share, rel=0.05)
         earlier = plan
-
-
-def test_the_command_plans_them(tmp_path, capsys):
-    make_teacher().save_pretrained(tmp_path / "teacher")
-    words = ["plan", "--teacher", str(tmp_path / "teacher"), "--student", "macs=0.9", "--plain", "--json"]
-    assert main(words) == 0
-    plan = json.loads(capsys.readouterr().out)["student"]["plan"]
-    assert plan == resolve_plan("macs=0.9", tiny_config(), plain=True).to_dict()
-    assert plan["hidden_size"] == 32

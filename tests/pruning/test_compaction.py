@@ -25,13 +25,10 @@ from students import (
     zero_dropped,
     zeroed_copy,
 )
-from tiny_models import make_teacher
 from torch import nn
 
-from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
-from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel, layer_config
-from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.resizing import replace_parameters, set_widths, write_plan
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.resizing import replace_parameters
 from homodistil_hf.models.units import UnitTensors, encoder_groups, modules_of
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import Kept, compact
@@ -182,19 +179,6 @@ def test_hidden_states_of_kept_channels_survive_slicing(dtype):
     for old, new in zip(before, after, strict=True):
         assert_same_logits(new, old[..., kept])
         assert old[..., ~kept].abs().max() == 0
-
-
-@each("task", TASKS)
-def test_slices_add_up(task):
-    student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
-    steps = (
-        WidthPlan.uniform(24, 2, LayerWidths(4, 6, 40)),
-        WidthPlan(24, (LayerWidths(3, 6, 40), LayerWidths(2, 4, 9))),
-        WidthPlan(11, (LayerWidths(1, 5, 8), LayerWidths(2, 3, 9))),
-    )
-    for seed, plan in enumerate(steps):
-        assert_sliced_is_zeroed(student, plan, inputs, seed)
-        assert student.config.softmax_head_dim == 8
 
 
 def test_slicing_in_two_rounds_equals_slicing_at_once():
@@ -418,25 +402,3 @@ def test_new_values_come_without_the_old_ones_state():
 
 
 # What is written down
-
-
-@pytest.mark.parametrize("plan", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
-def test_a_plan_is_written_into_a_configuration(plan):
-    config = HomoBertConfig(num_hidden_layers=2, per_layer_config={0: {"intermediate_size": 3}})
-    write_plan(config, plan)
-    assert config.hidden_size == plan.hidden_size
-    assert config.is_heterogeneous is not plan.is_uniform
-    for index, layer in enumerate(plan.layers):
-        view = layer_config(config, index)
-        assert dataclasses.astuple(layer) == (view.num_attention_heads, view.head_dim, view.intermediate_size)
-
-
-def test_widths_are_read_off_the_parameters():
-    widths = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 6}
-    student = to_student(make_teacher(**widths))
-    student.bert.encoder.layer[0].intermediate.dense.weight = nn.Parameter(torch.zeros(4, 8))
-    student.bert.encoder.layer[0].output.dense.weight = nn.Parameter(torch.zeros(8, 4))
-    set_widths(student, WidthPlan.uniform(8, 1, LayerWidths(2, 4, 4)))
-    layer = student.bert.encoder.layer[0]
-    assert (layer.intermediate.dense.out_features, layer.output.dense.in_features) == (4, 4)
-    assert student.config.intermediate_size == 4

@@ -12,7 +12,6 @@ from students import FULL, UNEVEN, UNIFORM, kept_plan, random_scores
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.units import Group
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -121,15 +120,6 @@ def test_half_precision_scores_and_other_devices_come_back_as_cpu_masks():
     assert {(mask.dtype, mask.device.type) for mask in masks.values()} == {(torch.bool, "cpu")}
 
 
-def test_a_device_is_asked_once(monkeypatch):
-    """Every copy from a device waits for it."""
-    copies, cpu = [], torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (copies.append(tensor), cpu(tensor))[1])
-    groups = groups_of(FULL)
-    choose_masks(random_scores(groups), full_masks(groups), plan=UNEVEN)
-    assert len(copies) == 1
-
-
 def test_choosing_changes_neither_scores_nor_masks():
     scores, masks = random_scores(groups_of(FULL)), full_masks(groups_of(FULL))
     scores["hidden"][3] = math.nan
@@ -209,11 +199,7 @@ def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses
     assert present == target
 
 
-BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 UNITS = (8, 1, 1, 8)  # hidden channels, heads, channels of a head, FFN neurons
-
-
-WINDOWS = {"hidden": (0.0, 0.3), "attention": (0.1, 0.5), "ffn": (0.0, 0.9)}
 
 
 def check_no_cut_is_larger_than_asked(
@@ -253,15 +239,6 @@ def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -
         for most, least in zip(dataclasses.astuple(full)[:2], dataclasses.astuple(target)[:2], strict=True)
     )
     return float(heads * channels)
-
-
-@pytest.mark.slow
-@each(
-    ("preset", "total_steps"),
-    [*((preset, num_steps) for preset in sorted(PRESETS) for num_steps in (2, 100, 1000)), ("homobert-tiny", 28_000)],
-)
-def test_no_choice_on_the_way_to_a_preset_is_larger_than_the_schedule_asks(preset, total_steps):
-    check_no_cut_is_larger_than_asked(BERT_BASE, PRESETS[preset], total_steps, 10, WINDOWS)
 
 
 @QUICK

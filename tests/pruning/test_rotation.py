@@ -1,7 +1,6 @@
 """Other bases inside heads: the same function, channels that are easier to drop, and no trace in the run's data."""
 
 import copy
-import json
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +11,7 @@ from rows import each
 from run_traces import SaveAt
 from students import FULL, UNEVEN, assert_same_logits, logits_of, make_batch, make_student, sliced, zeroed_copy
 from tiny_models import GRADUAL, make_teacher
-from transformers import BertForMaskedLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from homodistil_hf.distillation.losses import attention_scores
 from homodistil_hf.models.units import encoder_groups
@@ -255,14 +254,3 @@ def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, monkeyp
     trainer.train()
     make_trainer(**settings).train("last")
     assert chosen == [[0, 1]]
-
-
-@pytest.mark.slow
-def test_exports_load_in_stock_bert(make_trainer, tmp_path):
-    trainer = make_trainer(trainer_class=trainer_named("one_shot"), student=NARROW, rotate_heads=True, max_steps=2)
-    trainer.train()
-    folder = trainer.export(tmp_path / "student")
-    stock = BertForMaskedLM.from_pretrained(folder)
-    assert_same_logits(logits_of(stock, make_batch()), logits_of(trainer.model.eval(), make_batch()))
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    assert facts["settings"]["rotate_heads"] is True

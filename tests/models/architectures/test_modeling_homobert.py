@@ -31,20 +31,6 @@ from homodistil_hf.models.widths import WidthPlan
 # Stock BERT's forward passes
 
 
-def test_the_head_runs_at_masked_positions_only():
-    student, inputs = make_student(), make_batch()
-    positions = torch.tensor([0, 3, 17, 47, 3])
-    seen = []
-    student.cls.predictions.transform.register_forward_hook(lambda module, args, out: seen.append(args[0].shape))
-    with torch.no_grad():
-        outputs = student(**unlabelled(inputs), masked_positions=positions, output_hidden_states=True)
-        everywhere = student(**unlabelled(inputs)).logits.flatten(0, 1)
-    assert seen[0] == (5, 32)
-    torch.testing.assert_close(outputs.logits, everywhere[positions], rtol=1e-5, atol=1e-5)
-    assert [state.shape for state in outputs.hidden_states] == [(4, 12, 32)] * 3
-    assert student(**unlabelled(inputs), masked_positions=positions[:0]).logits.shape == (0, 96)
-
-
 def test_segments_are_the_third_argument_and_a_trainer_leaves_their_column():
     student, inputs = make_student(), unlabelled(make_batch())
     types_BT = torch.arange(12).expand(4, -1) % 2
@@ -61,17 +47,6 @@ def test_labels_and_masked_positions_exclude_each_other():
         ValueError, match=r"labels of shape \(4, 12\) and masked_positions exclude each other; drop one"
     ):
         make_student()(**inputs, masked_positions=torch.tensor([1]))
-
-
-def test_hidden_states_begin_with_the_embeddings_and_end_with_the_last_layer():
-    student, inputs = make_student("token_classification"), make_batch("token_classification")
-    with torch.no_grad():
-        states = student(**unlabelled(inputs), output_hidden_states=True).hidden_states
-        last = student.bert(**unlabelled(inputs)).last_hidden_state
-        embeddings = student.bert.embeddings(inputs["input_ids"])
-    assert len(states) == 3
-    assert torch.equal(states[0], embeddings)
-    assert torch.equal(states[-1], last)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")

@@ -120,11 +120,6 @@ def test_measuring_leaves_every_training_mode_and_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_lengths_above_the_positions_are_refused():
-    with pytest.raises(ValueError, match="length=33 is above the model's positions=32; nearest valid: 32"):
-        model_inputs(tiny_config(), 1, 33)
-
-
 # Backends
 
 
