@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,13 +17,13 @@ from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import check_fields, make_tuples, setting
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
 from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, fitted_length, load_tokenizer
-from ..tasks.columns import find_columns
+from ..tasks.columns import check_named, find_columns
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
 from .evaluated_model import load_model, model_in, results_claimed
@@ -142,11 +141,7 @@ def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[
     named = settings.text_columns
     columns = find_columns(whole, model.config, _kind(model), text_columns=named, argument="eval_data")
     for name in settings.group_columns:
-        if name not in whole.column_names:
-            raise ValueError(
-                f"eval_data lacks the column group_columns={short_repr(name)}; nearest valid: "
-                f"{nearest_name(name, whole.column_names)!r}, of {', '.join(whole.column_names)}"
-            )
+        check_named(whole, name, "eval_data", "group_columns")
     texts = [
         [" ".join(map(str, cell)) if isinstance(cell, list) else str(cell or "") for cell in whole[name][:]]
         for name in columns.texts
@@ -179,17 +174,12 @@ def answers(
         Of each row its class, all its classes where a row may have several, or the tags of its tokens.
     """
     rows = Dataset.from_dict(dict(tokenizer(*columns, truncation=True, max_length=max_length)))
-    lengths = map(len, rows["input_ids"][:])
-    return [
-        _answer(model, logits, length, tokenizer.padding_side)
-        for (logits,), length in zip(logits_of_rows(model, rows, tokenizer, "logits"), lengths, strict=True)
-    ]
-
-
-def _answer(model: PreTrainedModel, logits: torch.Tensor, length: int, padding_side: str) -> Any:
-    # (T, C) of tags: those of the row's own tokens, without padding
-    if logits.dim() == 2:
-        return (logits[-length:] if padding_side == "left" else logits[:length]).argmax(-1).tolist()
-    if model.config.problem_type == "multi_label_classification":
-        return (logits > 0).tolist()
-    return int(logits.argmax())
+    logits_of = [logits for (logits,) in logits_of_rows(model, rows, tokenizer, "logits")]
+    if _kind(model) == TAGS:
+        # (T, C) of each row: its own tokens, without padding
+        lengths, is_left = map(len, rows["input_ids"][:]), tokenizer.padding_side == "left"
+        tokens_of = (slice(-length, None) if is_left else slice(length) for length in lengths)
+        return [logits[tokens].argmax(-1).tolist() for logits, tokens in zip(logits_of, tokens_of, strict=True)]
+    if _kind(model) == LABELS:
+        return [(logits > 0).tolist() for logits in logits_of]
+    return [int(logits.argmax()) for logits in logits_of]

@@ -67,7 +67,7 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
         "rows": rows,
         "tasks": tasks,
         "common_tasks": common,
-        "notes": [*_missing(summaries, tasks), *_partial(summaries, tasks), *_different(summaries, tasks)],
+        "notes": [*_lacking(summaries, tasks), *_different(summaries, tasks)],
     }
 
 
@@ -159,7 +159,8 @@ def _share(row: Mapping[str, Any], teacher: Mapping[str, Any], *, floor: float |
     return (score - floor) / (best - floor)
 
 
-def _missing(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
+def _lacking(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
+    """Notes on what was not measured, or on a part of the rows."""
     wants_discrepancy = any(DISCREPANCY in summary for summary in summaries.values())
     for name, summary in summaries.items():
         lacking = [task for task in tasks if task not in summary["tasks"]]
@@ -168,9 +169,6 @@ def _missing(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> It
             yield f"{name} has not been evaluated on {', '.join(lacking)}."
         elif summary.get(DISCREPANCY, {"kl": 0}).get("kl") is None:
             yield f"{name} was measured without a teacher: no KL, no agreement."
-
-
-def _partial(summaries: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> Iterator[str]:
     for task in tasks:
         if task.endswith("_part"):
             yield f"{task}: a part of the task's rows, so no figure to hold against published ones."

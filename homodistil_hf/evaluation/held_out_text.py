@@ -145,9 +145,13 @@ def evaluate_discrepancy(
         packing = settings.packing if run is None else run.settings.get("packing")
         settings = replace(settings, max_seq_length=length, packing=packing is not False)
         blocks = held_out_blocks(settings, evaluated)
+        ids = blocks["input_ids"][:]
+        lengths = list(map(len, ids))
+        # equal tokens in other rows get another digest; little-endian on every machine
+        shape = json.dumps([len(ids), lengths[0]] if len(set(lengths)) == 1 else lengths).encode()
         depends_on = {
             "settings": settings.compared(),
-            "blocks_sha256": _blocks_digest(blocks),
+            "blocks_sha256": hashlib.sha256(shape + np.concatenate(ids).astype("<i4").tobytes()).hexdigest(),
             "teacher_sha256": weights_digest(found) if found else None,
         }
         records = Records(evaluated)
@@ -267,11 +271,3 @@ def _found_teacher(
     except (OSError, ValueError) as error:
         say(f"{model}: its teacher can't be read, so KL and agreement are left out; name one with --teacher ({error})")
         return None
-
-
-def _blocks_digest(blocks: Dataset) -> str:
-    rows = blocks["input_ids"][:]
-    lengths = list(map(len, rows))
-    # equal tokens in other rows get another digest; little-endian on every machine
-    shape = [len(rows), lengths[0]] if len(set(lengths)) == 1 else lengths
-    return hashlib.sha256(json.dumps(shape).encode() + np.concatenate(rows).astype("<i4").tobytes()).hexdigest()

@@ -88,14 +88,46 @@ def compare_latencies(
     """
     if not models:
         raise ValueError("models={} holds no model; name at least one")
+    modules = {name: FirstOutput(model if grid.with_head else model.base_model) for name, model in models.items()}
+    limits = {name: max_tokens(model.config) for name, model in models.items()}
+    onnx_runners: dict[str, Runner] = {}  # made once, they serve all shapes
+
+    def runner_of(name: str, backend: str, inputs: Inputs, folder: Path) -> Runner:
+        earlier = onnx_runners.get(name) if backend == "onnxruntime" else None
+        runner = earlier or make_runner(modules[name], backend, inputs, folder)
+        if backend == "onnxruntime":
+            onnx_runners[name] = runner
+        if backend != "torch":
+            # padding takes another way through attention, so it is compared as well: half of the last row
+            input_ids_BT, shorter_BT = inputs[0], inputs[1].clone()
+            shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
+            check_equal(modules[name], runner, (input_ids_BT, shorter_BT), backend)
+        return runner
+
+    def measured(backend: str, batch_size: int, length: int, folder: Path) -> dict[str, Any]:
+        too_long = (f"{name} has positions={limit}" for name, limit in limits.items() if length > limit)
+        if reason := missing_reason(backend) or next(too_long, None):
+            return {"skipped": reason}
+        if backend == "compiled":
+            torch.compiler.reset()  # each shape is compiled anew, and torch limits their number
+        inputs = {name: model_inputs(model.config, batch_size, length) for name, model in models.items()}
+        try:
+            runners = {name: runner_of(name, backend, inputs[name], folder) for name in modules}
+        except RuntimeError as error:
+            if backend != "compiled":
+                raise
+            return {"skipped": f"torch.compile fails here: {' '.join(str(error).split())[:_LONGEST_REASON]}"}
+        passes = {name: functools.partial(runner, *inputs[name]) for name, runner in runners.items()}
+        return figures(time_in_turns(passes, num_rounds=grid.num_rounds, num_warmup=_NUM_WARMUP))
+
     with ExitStack() as stack, torch.no_grad():
         for model in models.values():
             stack.enter_context(evaluation_mode(model))
-        workshop = _Workshop(models, grid, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cells = []
         for backend, batch_size, length in itertools.product(grid.backends, grid.batch_sizes, grid.lengths):
             place = {"backend": backend, "batch_size": batch_size, "length": length}
-            cell = workshop.measure(backend, batch_size, length)
+            cell = measured(backend, batch_size, length, folder)
             medians = [f"{name} {figures['median_ms']:.2f} ms" for name, figures in cell.get("latency", {}).items()]
             result = f"skipped, {cell['skipped']}" if "skipped" in cell else ", ".join(medians)
             say(f"latency: {backend}, batch {batch_size}, length {length}: {result}")
@@ -125,7 +157,14 @@ def format_latencies(results: Mapping[str, Any]) -> str:
         backend, batch_size, length = cell["backend"], str(cell["batch_size"]), str(cell["length"])
         if "skipped" in cell:
             notes.append(f"skipped: {backend}, batch {batch_size}, length {length}: {cell['skipped']}")
-        rows += [(backend, batch_size, length, *_figures(name, cell)) for name in cell.get("latency", ())]
+        for name, latency in cell.get("latency", {}).items():
+            spread = f"{latency['lower_quartile_ms']:.2f} – {latency['upper_quartile_ms']:.2f}"
+            row = (backend, batch_size, length, name, f"{latency['median_ms']:.2f}", spread)
+            if ratio := cell["speed_up"].get(name):
+                quartiles = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
+                rows.append((*row, f"{ratio['ratio']:.2f}×", quartiles))
+            else:
+                rows.append((*row, "", ""))
     machine = results["machine"]
     about = (
         f"float32, {machine['num_threads']} threads on {machine['processor']}; medians over "
@@ -133,56 +172,3 @@ def format_latencies(results: Mapping[str, Any]) -> str:
         + ("whole models" if results["settings"]["with_head"] else "embeddings and encoder, no head")
     )
     return "\n".join([*aligned_lines(rows, names={0, 3}), "", *notes, *textwrap.wrap(about, _WIDTH)])
-
-
-class _Workshop:
-    """Models ready to run; ONNX graphs are made once and serve all shapes."""
-
-    def __init__(self, models: Mapping[str, PreTrainedModel], grid: LatencyGrid, folder: Path):
-        parts = {name: model if grid.with_head else model.base_model for name, model in models.items()}
-        self.modules = {name: FirstOutput(part) for name, part in parts.items()}
-        self.configs = {name: model.config for name, model in models.items()}
-        self.num_rounds = grid.num_rounds
-        self.folder = folder
-        self.onnx_runners: dict[str, Runner] = {}
-
-    def measure(self, backend: str, batch_size: int, length: int) -> dict[str, Any]:
-        limits = {name: max_tokens(config) for name, config in self.configs.items()}
-        too_long = (f"{name} has positions={limit}" for name, limit in limits.items() if length > limit)
-        if reason := missing_reason(backend) or next(too_long, None):
-            return {"skipped": reason}
-        if backend == "compiled":
-            torch.compiler.reset()  # each shape is compiled anew, and torch limits their number
-        inputs = {name: model_inputs(config, batch_size, length) for name, config in self.configs.items()}
-        try:
-            runners = {name: self._runner(name, backend, inputs[name]) for name in self.modules}
-        except RuntimeError as error:
-            if backend != "compiled":
-                raise
-            return {"skipped": f"torch.compile fails here: {' '.join(str(error).split())[:_LONGEST_REASON]}"}
-        passes = {name: functools.partial(runner, *inputs[name]) for name, runner in runners.items()}
-        return figures(time_in_turns(passes, num_rounds=self.num_rounds, num_warmup=_NUM_WARMUP))
-
-    def _runner(self, name: str, backend: str, inputs: Inputs) -> Runner:
-        module = self.modules[name]
-        earlier = self.onnx_runners.get(name) if backend == "onnxruntime" else None
-        runner = earlier or make_runner(module, backend, inputs, self.folder)
-        if backend == "onnxruntime":
-            self.onnx_runners[name] = runner
-        if backend != "torch":
-            # padding takes another way through attention, so it is compared as well
-            input_ids_BT, shorter_BT = inputs[0], inputs[1].clone()
-            # half of the last row is padding
-            shorter_BT[-1, shorter_BT.shape[1] // 2 :] = 0
-            check_equal(module, runner, (input_ids_BT, shorter_BT), backend)
-        return runner
-
-
-def _figures(name: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
-    latency = cell["latency"][name]
-    spread = f"{latency['lower_quartile_ms']:.2f} – {latency['upper_quartile_ms']:.2f}"
-    ratio = cell["speed_up"].get(name)
-    if ratio is None:
-        return name, f"{latency['median_ms']:.2f}", spread, "", ""
-    quartiles = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
-    return name, f"{latency['median_ms']:.2f}", spread, f"{ratio['ratio']:.2f}×", quartiles

@@ -5,7 +5,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import evaluate
@@ -167,7 +167,9 @@ class SquadV2Metric(evaluate.Metric):
         has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
         # Right answers that are not empty once normalised; else the empty one.
         golds = [[text for text in row["answers"]["text"] if normalize_answer(text)] or [""] for _, row in pairs]
-        scores = {"exact": _scores(exact_match, texts, golds), "f1": _scores(token_f1, texts, golds)}
+        rows = list(zip(texts, golds, strict=True))
+        formulas: dict[str, Any] = {"exact": exact_match, "f1": token_f1}
+        scores = {name: np.array([formula(*row) for row in rows]) for name, formula in formulas.items()}
         counted = {
             name: np.where(probabilities > no_answer_threshold, ~has_answer, values) for name, values in scores.items()
         }
@@ -181,10 +183,6 @@ class SquadV2Metric(evaluate.Metric):
             best, threshold = best_threshold(values, probabilities, has_answer=has_answer, is_answered=is_answered)
             results |= {f"best_{name}": 100 * best, f"best_{name}_thresh": threshold}
         return results
-
-
-def _scores(formula: Callable[..., float], texts: list[str], golds: list[list[str]]) -> np.ndarray:
-    return np.array([formula(text, answers) for text, answers in zip(texts, golds, strict=True)])
 
 
 def _mean_scores(scores: Mapping[str, np.ndarray]) -> dict[str, float]:

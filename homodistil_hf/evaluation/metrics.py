@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..tasks.glue import BENCHMARK_TASKS, GLUE_TASKS, SQUAD_TASKS, TaskData
+from ..tasks.glue import BENCHMARK_TASKS, GLUE_TASKS, SQUAD_TASKS, TaskData, check_task
 from ..tasks.kinds import VALUES
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def load_metric(task: str) -> "evaluate.Metric":
 
     ```
     """
-    _check_task(task)
+    check_task(task, BENCHMARK_TASKS)
     from .metric_modules import GlueMetric, SquadMetric, SquadV2Metric  # `evaluate` takes half a second to import
 
     if task in SQUAD_TASKS:
@@ -35,15 +35,9 @@ def load_metric(task: str) -> "evaluate.Metric":
     return GlueMetric(task, keep_in_memory=True)
 
 
-def main_metrics(task: str) -> tuple[str, ...]:
-    """Names of the metrics that a task's score is the mean of: one or two for GLUE, F1 for SQuAD."""
-    _check_task(task)
-    return BENCHMARK_TASKS[task].metrics
-
-
 def task_score(task: str, results: Mapping[str, float]) -> float:
     """The mean of a task's main metrics, in [-1, 1] with 1 for a perfect model; SQuAD's percents become fractions."""
-    names = main_metrics(task)
+    names = BENCHMARK_TASKS[task].metrics
     return sum(results[name] for name in names) / len(names) / (100 if task in SQUAD_TASKS else 1)
 
 
@@ -64,8 +58,3 @@ def constant_score(data: TaskData) -> float:
             predictions = [{"id": row["id"], **none} for row in references]
         scores.append(task_score(data.task, metric.compute(predictions=predictions, references=references)))
     return statistics.fmean(scores)
-
-
-def _check_task(task: str) -> None:
-    if task not in BENCHMARK_TASKS:
-        raise ValueError(f"task={task!r} is unknown; expected one of {', '.join(BENCHMARK_TASKS)}")

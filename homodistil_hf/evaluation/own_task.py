@@ -7,14 +7,14 @@ are the run of `runs/task.py`.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
@@ -183,7 +183,12 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as unfinished:
-        _save(trained.model, evaluated.tokenizer, task.names, unfinished)
+        stock: Any = to_stock(trained.model) if isinstance(trained.model, LayerwiseModel) else trained.model
+        if task.names:
+            stock.config.id2label = dict(enumerate(task.names))
+            stock.config.label2id = {name: index for index, name in enumerate(task.names)}
+        stock.save_pretrained(unfinished)
+        evaluated.tokenizer.save_pretrained(unfinished)
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     remove_folder(training)
     return results
@@ -204,12 +209,3 @@ def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
         check_same_identity(settings.output_dir, before, now)
     return now
-
-
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], folder: Path) -> None:
-    stock = to_stock(model) if isinstance(model, LayerwiseModel) else model
-    if names:
-        stock.config.id2label = dict(enumerate(names))
-        stock.config.label2id = {name: index for index, name in enumerate(names)}
-    stock.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -255,8 +255,8 @@ def evaluate_tasks(
     """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date."""
     records = Records(evaluated)
     summary: dict[str, Any] = {}
-    for rows in tasks:
-        _TaskRun(records, rows, measure, settings, say).run()
+    for data in tasks:
+        _evaluate_task(records, data, measure, settings, say)
         summary = records.summarize()
         evaluated.publish(summary)
     return summary
@@ -279,101 +279,75 @@ def best_rate(rates: Sequence[float], score: Callable[[float], float | None], *,
     return max(scores, key=lambda rate: scores[rate])
 
 
-@dataclass(frozen=True)
-class _TaskRun:
-    """One task of one model, with a learning rate that is given or chosen on held-out rows."""
+def _evaluate_task(
+    records: Records, data: TaskData, measure: Measure, settings: GlueSettings, say: Callable[[str], None]
+) -> None:
+    """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
+    task, name, seeds, rates = data.task, data.name, settings.seeds, settings.candidates()
+    train = training_rows(data.train, settings.max_train_samples)
+    conditions = settings.compared() | {"dtype": training_dtype(settings.dtype), "data_sha256": data.sha256}
 
-    records: Records
-    data: TaskData
-    measure: Measure
-    settings: GlueSettings
-    say: Callable[[str], None]
+    # one fine-tuning: results, the trained model, seconds; `changes` are of the settings, a learning rate among them
+    def measured(
+        rows: Dataset, measured_on: Mapping[str, Dataset], folder: Path, *, seed: int, **changes: Any
+    ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
+        start, changed = time.perf_counter(), replace(settings, learning_rates=(), **changes)
+        results, trained = measure(records.model, task, rows, measured_on, settings=changed, seed=seed, folder=folder)
+        return results, trained, round(time.perf_counter() - start, 1)
 
-    def run(self) -> None:
-        """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
-        conditions = self.settings.compared() | {"dtype": training_dtype(self.settings.dtype)}
-        conditions |= {"data_sha256": self.data.sha256}
-        rates = self.settings.candidates()
-        if len(rates) == 1:
-            conditions |= {"learning_rate": rates[0]}
-        else:
-            conditions |= {"learning_rate": self._best(rates, conditions), "learning_rates": rates}
-            conditions |= {"chosen_with_seed": self.settings.seeds[0], "chosen_in_steps": LEAST_STEPS}
-        for index, seed in enumerate(self.settings.seeds):
-            depends_on = {"task": self.data.task, "conditions": conditions, "seed": seed}
-            record, was_there = self.records.measured(
-                f"{self.data.name}.seed-{seed}", depends_on, partial(self._seed_record, seed, conditions)
-            )
-            metrics = figures_line(record["metrics"])
-            source = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
-            self.say(
-                f"{self.data.name}, seed {seed} ({index + 1} of {len(self.settings.seeds)}): {metrics} ({source})"
-            )
-
-    def _best(self, rates: list[float], conditions: dict[str, Any]) -> float:
-        """Try each rate with the first seed on rows without a slice, and measure on the slice."""
-
-        def score(rate: float) -> float | None:
-            tried = {"learning_rate": rate, "seed": self.settings.seeds[0]}
-            depends_on = {"task": self.data.task, "conditions": conditions | {"learning_rate": None}, "tried": tried}
-            measure = partial(self._tried_record, tried)
-            record, _ = self.records.measured(f"{self.data.name}.learning-rate-{rate:g}", depends_on, measure)
-            result = "diverged" if record["score"] is None else f"{record['score']:.4f}"
-            held_out = f"{record['num_held_out_rows']:,} rows held out from the training set"
-            self.say(f"{self.data.name}, learning rate {rate:g}: {result} on {held_out}")
-            return record["score"]
-
-        name, num_steps = self.data.name, self.settings.num_search_steps
-        self.say(f"{name}: trying {len(rates)} learning rates, {num_steps:,} steps each at most")
-        best = best_rate(rates, score, label=f"{name}: ")
-        self.say(f"{name}: learning rate {best:g} it is")
-        return best
-
-    def _tried_record(self, tried: dict[str, Any], folder: Path) -> dict[str, Any]:
-        rows = training_rows(self.data.train, self.settings.max_train_samples)
-        rows, held_out, _ = keep_aside(rows, BENCHMARK_TASKS[self.data.task].columns)
+    # each rate is tried with the first seed on rows without a slice, and measured on the slice
+    def tried_record(tried: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        rows, held_out, _ = keep_aside(train, BENCHMARK_TASKS[task].columns)
         record = {"tried": tried, "num_held_out_rows": len(held_out)}
-        changes = {"max_train_steps": self.settings.num_search_steps, **tried}
+        few = settings.num_search_steps
         try:
-            results, _, time_s = self._fine_tuned(rows, {"held_out": held_out}, folder=folder, **changes)
+            results, _, time_s = measured(rows, {"held_out": held_out}, folder, max_train_steps=few, **tried)
         except FloatingPointError as error:
             return record | {"score": None, "diverged": str(error)}
         metrics = results["held_out"]
-        return record | {"metrics": metrics, "score": task_score(self.data.task, metrics), "time_s": time_s}
+        return record | {"metrics": metrics, "score": task_score(task, metrics), "time_s": time_s}
 
-    def _seed_record(self, seed: int, conditions: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        task, rows = self.data.task, training_rows(self.data.train, self.settings.max_train_samples)
-        results, trained, time_s = self._fine_tuned(
-            rows, self.data.dev, folder=folder, learning_rate=conditions["learning_rate"], seed=seed
-        )
-        metrics = {
-            name + ("_mismatched" if split == MISMATCHED else ""): value
-            for split, values in results.items()
-            for name, value in values.items()
-        }
+    def score(rate: float) -> float | None:
+        tried = {"learning_rate": rate, "seed": seeds[0]}
+        depends_on = {"task": task, "conditions": conditions | {"learning_rate": None}, "tried": tried}
+        record, _ = records.measured(f"{name}.learning-rate-{rate:g}", depends_on, partial(tried_record, tried))
+        result = "diverged" if record["score"] is None else f"{record['score']:.4f}"
+        held_out = f"{record['num_held_out_rows']:,} rows held out from the training set"
+        say(f"{name}, learning rate {rate:g}: {result} on {held_out}")
+        return record["score"]
+
+    rate, chosen = rates[0], {}
+    if len(rates) > 1:
+        say(f"{name}: trying {len(rates)} learning rates, {settings.num_search_steps:,} steps each at most")
+        rate = best_rate(rates, score, label=f"{name}: ")
+        say(f"{name}: learning rate {rate:g} it is")
+        chosen = {"learning_rates": rates, "chosen_with_seed": seeds[0], "chosen_in_steps": LEAST_STEPS}
+    conditions |= {"learning_rate": rate, **chosen}
+
+    def seed_record(seed: int, folder: Path) -> dict[str, Any]:
+        results, trained, time_s = measured(train, data.dev, folder, learning_rate=rate, seed=seed)
         return {
             "task": task,
-            "data": self.data.name,
+            "data": name,
             "seed": seed,
-            "metrics": metrics,
+            "metrics": {
+                metric + ("_mismatched" if split == MISMATCHED else ""): value
+                for split, values in results.items()
+                for metric, value in values.items()
+            },
             "score": statistics.fmean(task_score(task, values) for values in results.values()),
-            "constant_score": constant_score(self.data),
-            "conditions": dict(conditions),
-            "num_train_rows": len(rows),
-            "num_available_rows": len(self.data.train),
-            "num_dev_rows": {split: len(dev) for split, dev in self.data.dev.items()},
+            "constant_score": constant_score(data),
+            "conditions": conditions,
+            "num_train_rows": len(train),
+            "num_available_rows": len(data.train),
+            "num_dev_rows": {split: len(dev) for split, dev in data.dev.items()},
             "num_steps": trained.num_steps,
             "train_loss": trained.train_loss,
             "time_s": time_s,
         }
 
-    def _fine_tuned(
-        self, rows: Dataset, measured_on: Mapping[str, Dataset], *, folder: Path, seed: int, **changes: Any
-    ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
-        """The results of `measure`, and seconds; `changes` are of the settings, a learning rate among them."""
-        start = time.perf_counter()
-        settings = replace(self.settings, learning_rates=(), **changes)
-        results, trained = self.measure(
-            self.records.model, self.data.task, rows, measured_on, settings=settings, seed=seed, folder=folder
-        )
-        return results, trained, round(time.perf_counter() - start, 1)
+    for index, seed in enumerate(seeds, 1):
+        depends_on = {"task": task, "conditions": conditions, "seed": seed}
+        record, was_there = records.measured(f"{name}.seed-{seed}", depends_on, partial(seed_record, seed))
+        source = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
+        say(f"{name}, seed {seed} ({index} of {len(seeds)}): {figures_line(record['metrics'])} ({source})")

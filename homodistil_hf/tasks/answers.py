@@ -15,11 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.heads import logits_of_rows
 from .metrics import exact_match, normalize_answer, token_f1
-from .questions import Window, WindowSettings, WindowSizes, make_windows
+from .questions import Window, WindowSettings, WindowSizes, windows_in_batches
 
 logger = logging.getLogger(__name__)
 
-_QUESTIONS_AT_ONCE = 1000
 EVEN = 0.5  # at this probability "no answer" and the best span have the same score
 
 
@@ -146,9 +145,7 @@ def answer_questions(
         FloatingPointError: logits are not finite.
     """
     ranked = []
-    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
-        batch = rows.select(range(first, min(first + _QUESTIONS_AT_ONCE, len(rows)))).to_list()
-        windows = make_windows(batch, tokenizer, settings)
+    for batch, windows in windows_in_batches(rows.to_list(), tokenizer, settings):
         inputs = [dict(window.inputs) for window in windows]
         logits_T = [
             (starts.numpy(), ends.numpy())

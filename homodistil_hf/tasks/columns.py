@@ -129,14 +129,14 @@ def find_columns(
         ValueError: a column that isn't there, or none that holds texts.
     """
     for name in text_columns:
-        _check_given(rows, name, argument, "text_columns")
+        check_named(rows, name, argument, "text_columns")
     if len(set(text_columns)) < len(text_columns):
         raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
     texts = _checked(tuple(text_columns) or _texts(rows, kind), rows, kind, argument)
     if label_column is not None:
         labels = listed_columns(label_column)
         for name in labels:
-            _check_given(rows, name, argument, "label_column")
+            check_named(rows, name, argument, "label_column")
             if name in texts:
                 raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
         return Columns(kind, texts, labels)
@@ -172,7 +172,8 @@ def listed_columns(names: str | None) -> tuple[str, ...]:
     return () if names is None else tuple(name.strip() for name in names.split(","))
 
 
-def _check_given(rows: Dataset, name: str, argument: str, setting: str) -> None:
+def check_named(rows: Dataset, name: str, argument: str, setting: str) -> None:
+    """Refuse, by a ValueError, rows without a column that a setting names."""
     if name not in rows.column_names:
         raise ValueError(
             f"{argument} lacks the column {setting}={short_repr(name)}; nearest valid: "

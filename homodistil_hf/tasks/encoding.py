@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.masking import UNKNOWN_CLASS
@@ -16,7 +15,15 @@ from ..models.tokenizers import as_it_was
 from .columns import Columns, is_missing, is_string, type_of
 from .kinds import ANSWERS, TAGS
 from .labels import label_numbers, parsed_cell
-from .questions import WindowSettings, WindowSizes, check_answers, check_windows, labelled_inputs, make_windows
+from .questions import (
+    QUESTION_FEATURES,
+    WindowSettings,
+    WindowSizes,
+    check_answers,
+    check_windows,
+    labelled_inputs,
+    windows_in_batches,
+)
 from .tags import TaggedText, entries_of, tagged_texts, tagged_tokens
 
 logger = logging.getLogger(__name__)
@@ -25,7 +32,6 @@ _PERCENTILE = 99
 _MEASURED_ROWS = 10_000
 _MULTIPLE = 8
 _SHORTEST = 16
-_QUESTIONS_AT_ONCE = 1000
 
 
 def encode_rows(
@@ -58,14 +64,35 @@ def encode_rows(
         ValueError: a label that is none of the model's.
     """
     if columns.kind == ANSWERS:
-        return _windows(rows, columns, tokenizer, windows or WindowSizes.within(max_length), argument)
+        sizes = windows or WindowSizes.within(max_length)
+        check_windows(sizes, tokenizer)
+        questions = as_questions(rows, columns, argument)
+        parts = [
+            Dataset.from_list(
+                [
+                    {**window.inputs, "start_positions": UNKNOWN_CLASS, "end_positions": UNKNOWN_CLASS}
+                    if batch[window.row]["answers"] is None
+                    else labelled_inputs(window, batch[window.row])
+                    for window in of_batch
+                ]
+            )
+            for batch, of_batch in windows_in_batches(questions, tokenizer, sizes)
+        ]
+        return datasets.concatenate_datasets(parts)
+
+    def tagged(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+        texts = [TaggedText(*row) for row in zip(batch["text"], batch["words"], batch["tags"], strict=True)]
+        return tagged_tokens(texts, tokenizer, max_length)
+
+    def tokenized(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+        with as_it_was(tokenizer):
+            return dict(tokenizer(*(batch[name] for name in columns.texts), truncation=True, max_length=max_length))
+
     if columns.kind == TAGS:
         texts = tagged_texts(rows, columns, config, argument)
-        table = Dataset.from_list([one._asdict() for one in texts])
-        tokenize = partial(_tagged, tokenizer=tokenizer, max_length=max_length)
+        table, tokenize = Dataset.from_list([text._asdict() for text in texts]), tagged
     else:
-        table = rows.select_columns(list(columns.texts))
-        tokenize = partial(_texts, columns=columns, tokenizer=tokenizer, max_length=max_length)
+        table, tokenize = rows.select_columns(list(columns.texts)), tokenized
         labels = label_numbers(rows, columns, config, argument)
     table = table.map(tokenize, batched=True, remove_columns=table.column_names, desc="Tokenizing rows")
     return table if columns.kind == TAGS else table.add_column("labels", labels)
@@ -99,42 +126,6 @@ def check_number(rows: Dataset, argument: str, *, least: int) -> None:
         raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
 
 
-def _texts(
-    batch: Mapping[str, list[Any]], columns: Columns, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, Any]:
-    with as_it_was(tokenizer):
-        return dict(tokenizer(*(batch[name] for name in columns.texts), truncation=True, max_length=max_length))
-
-
-def _tagged(batch: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    texts = [TaggedText(*row) for row in zip(batch["text"], batch["words"], batch["tags"], strict=True)]
-    return tagged_tokens(texts, tokenizer, max_length)
-
-
-def _windows(
-    rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, sizes: WindowSettings, argument: str
-) -> Dataset:
-    check_windows(sizes, tokenizer)
-    questions = as_questions(rows, columns, argument)
-    parts = []
-    # so many at once, as the windows of all of them are in memory
-    for first in range(0, len(questions), _QUESTIONS_AT_ONCE):
-        batch = questions[first : first + _QUESTIONS_AT_ONCE]
-        windows = make_windows(batch, tokenizer, sizes)
-        unknown = {"start_positions": UNKNOWN_CLASS, "end_positions": UNKNOWN_CLASS}
-        parts.append(
-            Dataset.from_list(
-                [
-                    {**window.inputs, **unknown}
-                    if batch[window.row]["answers"] is None
-                    else labelled_inputs(window, batch[window.row])
-                    for window in windows
-                ]
-            )
-        )
-    return datasets.concatenate_datasets(parts)
-
-
 def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[str, Any]]:
     """Rows as SQuAD has them: `id`, `question`, `context`, `answers`, which are None where a row has none to learn.
 
@@ -142,34 +133,24 @@ def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[st
         ValueError: an answer that isn't at its place.
     """
     question, context = (rows[name][:] for name in columns.texts)
-    answers = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
-    questions = [
-        {"id": str(place), "question": asked, "context": text, "answers": _as_lists(answer)}
-        for place, (asked, text, answer) in enumerate(zip(question, context, answers, strict=True), 1)
-    ]
-    for row in questions:
-        if row["answers"] is not None:
-            check_answers(row["answers"], row["context"], f"{argument}: row {row['id']}")
+    cells = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
+    questions = []
+    for place, (asked, text, cell) in enumerate(zip(question, context, cells, strict=True), 1):
+        answers = None
+        if not is_missing(cell):
+            # lists `text` and `answer_start`, a list of objects with both, or either of them in a file of words
+            answers = parsed_cell(cell) if isinstance(cell, str) else cell
+            if isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers):
+                answers = {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
+            check_answers(answers, text, f"{argument}: row {place}")
+        questions.append({"id": str(place), "question": asked, "context": text, "answers": answers})
     return questions
-
-
-def _as_lists(answers: Any) -> Any:
-    """Answers as lists `text` and `answer_start`: from a list of objects, or from a cell of a file of words."""
-    if is_missing(answers):
-        return None
-    if isinstance(answers, str):
-        answers = parsed_cell(answers)
-    if isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers):
-        return {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
-    return answers
 
 
 def question_rows(rows: Dataset, columns: Columns, argument: str) -> Dataset | None:
     """The questions with known answers as a table of SQuAD's columns; None where there are none."""
-    answers = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
-    features = Features({**dict.fromkeys(("id", "question", "context"), Value("string")), "answers": answers})
     known = [row for row in as_questions(rows, columns, argument) if row["answers"] is not None]
-    return Dataset.from_list(known, features=features) if known else None
+    return Dataset.from_list(known, features=QUESTION_FEATURES) if known else None
 
 
 def texts_of(rows: Dataset, columns: Columns) -> Dataset:

@@ -16,28 +16,22 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.parquet
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from datasets.table import table_cast
 
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, nearest_name, short_repr
 from .columns import Columns
 from .kinds import ANSWERS, CLASSES, VALUES
-from .questions import check_answers
+from .questions import QUESTION_FEATURES, check_answers
 from .reading import check_columns, read_json
 from .rows_task import RowsTask
 
 PART_SUFFIX = "_part"
-_SQUAD_COLUMNS = ("id", "context", "question", "answers")
+_SQUAD_COLUMNS = tuple(QUESTION_FEATURES)
 _SQUAD_SPLITS = {"train": ("train",), "validation": ("validation", "dev")}
 _SQUAD_SUFFIXES = (".parquet", ".json", ".jsonl")
 _SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for validation)"
-_SQUAD_FEATURES = Features(
-    {
-        **dict.fromkeys(_SQUAD_COLUMNS[:3], Value("string")),
-        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -286,7 +280,7 @@ def _read_questions(path: Path) -> Dataset:
         if None in rows[column][:]:
             raise ValueError(f"{label} has rows without {column!r}; expected empty lists where there is no answer")
     try:
-        return Dataset(table_cast(rows.data.table.combine_chunks(), _SQUAD_FEATURES.arrow_schema))
+        return Dataset(table_cast(rows.data.table.combine_chunks(), QUESTION_FEATURES.arrow_schema))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{label} has columns of other types ({error}); expected strings, and answers with the lists text and "

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from .columns import Columns, ReadRows, is_missing
 from .kinds import ANSWERS, CLASSES, LABELS, VALUES
+from .labels import finite_number
 
 _FRACTION = 0.1
 _MOST = 1000
@@ -42,10 +43,10 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
     if together is not None:
         aside, how = _whole_groups(rows[together][:], share, draw), f"all rows of a {together!r} together"
     elif columns.kind == VALUES and columns.labels:
-        aside, how = (
-            _every_other([_size(value) for value in rows[columns.labels[0]]], share),
-            "spread over their values",
-        )
+        # a missing label is the largest; what is no number is refused later, with its row
+        firsts = [value[0] if isinstance(value, list) and value else value for value in rows[columns.labels[0]]]
+        keys: list[Any] = [(is_missing(first), finite_number(first) or 0.0) for first in firsts]
+        aside, how = _every_other(keys, share), "spread over their values"
     elif columns.kind == LABELS and columns.labels:
         keys = [str(row) for row in zip(*(rows[name][:] for name in columns.labels), strict=True)]
         aside, how = _every_other(keys, share), "spread over their labels"
@@ -54,7 +55,11 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
     else:
         has_labels = columns.kind == CLASSES and bool(columns.labels)
         keys = [str(label) for label in rows[columns.labels[0]]] if has_labels else [""] * len(rows)
-        aside, how = _by_group(keys, share, draw), "drawn label by label" if has_labels else "drawn at random"
+        # a row of every label, unless it is the only one
+        aside, how = [], "drawn label by label" if has_labels else "drawn at random"
+        for places in _groups(keys):
+            count = max(round(share * len(places)), int(len(places) > 1))
+            aside += draw.permutation(places)[:count].tolist()
     # at least one row to evaluate on
     aside = sorted(aside) or [len(rows) - 1]
     kept = sorted(set(range(len(rows))) - set(aside))
@@ -74,24 +79,6 @@ def _groups(keys: list[Hashable]) -> list[list[int]]:
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)
     return list(groups.values())
-
-
-def _by_group(keys: list[Any], share: float, draw: np.random.RandomState) -> list[int]:
-    found = []
-    for places in _groups(keys):
-        # a row of every group, unless it is the only one
-        count = max(round(share * len(places)), int(len(places) > 1))
-        found += draw.permutation(places)[:count].tolist()
-    return found
-
-
-def _size(value: Any) -> tuple[bool, float]:
-    """Whether a label is missing, and its number or first number; 0 for what is refused later, with its row."""
-    first = value[0] if isinstance(value, list) and value else value
-    try:
-        return is_missing(first), 0.0 if is_missing(first) else float(first)
-    except (TypeError, ValueError):
-        return False, 0.0
 
 
 def _every_other(keys: Sequence[Any], share: float) -> list[int]:

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from decimal import Decimal
 from typing import Any, cast
 
@@ -58,23 +58,22 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
     else:
         values = known_labels(rows, columns.labels[0])
     # read all known labels at once, then put them back at their places
-    read = {CLASSES: _classes, LABELS: _several, VALUES: _values}[columns.kind]
-    found = iter(read([value for value in values if value is not None], rows, columns, config, where))
-    return [unknown if value is None else next(found) for value in values]
-
-
-Read = Callable[[Sequence[Any], Dataset, Columns, PreTrainedConfig, str], list[Any]]
-
-
-def _classes(
-    values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str
-) -> list[int]:
-    if (lists := next((value for value in values if isinstance(value, list | dict)), None)) is not None:
+    known = [value for value in values if value is not None]
+    own_names = class_names(rows.features[columns.labels[0]])
+    numbers: list[Any]
+    if columns.kind == VALUES:
+        numbers = [_finite_values(value, config, where) for value in known]
+    elif columns.kind == LABELS:
+        numbers = _several(known, columns, config, own_names, where)
+    elif lists := [value for value in known if isinstance(value, list | dict)]:
         raise ValueError(
-            f"{where} holds {short_repr(lists)}; expected one class a row: for several, set problem_type of the "
+            f"{where} holds {short_repr(lists[0])}; expected one class a row: for several, set problem_type of the "
             "model's config.json to multi_label_classification"
         )
-    return class_numbers(values, config, class_names(rows.features[columns.labels[0]]), where)
+    else:
+        numbers = class_numbers(known, config, own_names, where)
+    found = iter(numbers)
+    return [unknown if value is None else next(found) for value in values]
 
 
 def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Sequence[str], where: str) -> list[int]:
@@ -152,21 +151,16 @@ def _remedy(value: Any, numbers: dict[Any, int | None], config: PreTrainedConfig
     )
 
 
-def _values(values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str) -> list[Any]:
-    found = []
-    for value in values:
-        parts = as_list(value)
-        numbers = [_number(part) for part in parts]
-        if len(parts) != config.num_labels or None in numbers:
-            expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
-            raise ValueError(
-                f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it"
-            )
-        found.append(numbers)
-    return found
+def _finite_values(value: Any, config: PreTrainedConfig, where: str) -> list[float | None]:
+    numbers = [finite_number(part) for part in as_list(value)]
+    if len(numbers) != config.num_labels or None in numbers:
+        expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
+        raise ValueError(f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it")
+    return numbers
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
+    """A number that float32 holds, also one that is written as a word; None for anything else."""
     try:
         number = float(value)
     except (OverflowError, TypeError, ValueError):
@@ -175,14 +169,15 @@ def _number(value: Any) -> float | None:
 
 
 def _several(
-    values: Sequence[Any], rows: Dataset, columns: Columns, config: PreTrainedConfig, where: str
+    values: Sequence[Any], columns: Columns, config: PreTrainedConfig, own_names: Sequence[str], where: str
 ) -> list[Any]:
     """Shares of each class, from one-hot rows of as many numbers as classes, or from lists of names or numbers."""
     num_labels = config.num_labels
     lists = [as_list(value) for value in values]
-    numbers = [[_share(part) for part in parts] for parts in lists]
+    numbers = [[finite_number(part) for part in parts] for parts in lists]
+    are_shares = (all(part is not None and 0 <= part <= 1 for part in parts) for parts in numbers)
     # a share of each class in every row
-    if all(len(parts) == num_labels and None not in parts for parts in numbers):
+    if all(len(parts) == num_labels for parts in numbers) and all(are_shares):
         return numbers
     if len(columns.labels) > 1:
         raise ValueError(f"{where} and others hold no 0 or 1 in all rows; correct or drop such rows")
@@ -196,7 +191,7 @@ def _several(
         )
     # else lists of names or numbers: look all up at once, then deal them out to their rows
     flat = [part for parts in lists for part in parts]
-    classes = iter(class_numbers(flat, config, class_names(rows.features[columns.labels[0]]), where))
+    classes = iter(class_numbers(flat, config, own_names, where))
     chosen = [{next(classes) for _ in parts} for parts in lists]
     return [[float(number in row) for number in range(num_labels)] for row in chosen]
 
@@ -266,8 +261,3 @@ def parsed_cell(cell: str) -> Any:
     except (MemoryError, RecursionError, SyntaxError, ValueError):
         return cell
     return value if repr(value) == cell.strip() else cell  # ['a' 'b'], an array of NumPy, would be ['ab']
-
-
-def _share(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and 0 <= number <= 1 else None

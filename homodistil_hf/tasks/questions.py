@@ -3,17 +3,26 @@
 A context that is too long for one window of tokens is cut into several windows that overlap.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from datasets import Features, List, Value
+from transformers import PreTrainedTokenizerBase
 
 from ..files.messages import short_repr
 from ..files.strict_json import fits
 
 Row = Mapping[str, Any]
+_QUESTIONS_AT_ONCE = 1000
+QUESTION_FEATURES = Features(
+    {
+        **dict.fromkeys(("id", "context", "question"), Value("string")),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
+    }
+)
+"""SQuAD's columns."""
 
 
 class WindowSettings(Protocol):
@@ -117,10 +126,24 @@ def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settin
         return_offsets_mapping=True,
     )
     names = [name for name in tokenizer.model_input_names if name in encoded]
-    return [
-        _window(encoded, part, row=row, names=names, cls_token_id=tokenizer.cls_token_id)
-        for part, row in enumerate(encoded["overflow_to_sample_mapping"])
-    ]
+    windows = []
+    for part, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        # 0 is the question, 1 the context, None a special token
+        context = [index for index, side in enumerate(encoded.sequence_ids(part)) if side == 1]
+        offsets = np.array(encoded["offset_mapping"][part], dtype=np.int32).reshape(-1, 2)
+        inputs = {name: encoded[name][part] for name in names}
+        cls_index = inputs["input_ids"].index(tokenizer.cls_token_id)
+        windows.append(Window(inputs, row, cls_index, context[0] if context else 0, offsets[context]))
+    return windows
+
+
+def windows_in_batches(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings
+) -> Iterator[tuple[Sequence[Row], list[Window]]]:
+    """A thousand rows at once with their windows, as the windows of all rows would be in memory."""
+    for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        batch = rows[first : first + _QUESTIONS_AT_ONCE]
+        yield batch, make_windows(batch, tokenizer, settings)
 
 
 def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
@@ -132,19 +155,6 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
         begin = starts[0] + len(texts[0]) - len(texts[0].lstrip())
         start, end = window.tokens_of(begin, begin + len(texts[0].strip()))
     return {**window.inputs, "start_positions": start, "end_positions": end}
-
-
-def _window(encoded: BatchEncoding, part: int, *, row: int, names: list[str], cls_token_id: int) -> Window:
-    # 0 is the question, 1 the context, None a special token
-    context = [index for index, side in enumerate(encoded.sequence_ids(part)) if side == 1]
-    offsets = np.array(encoded["offset_mapping"][part], dtype=np.int32).reshape(-1, 2)
-    return Window(
-        inputs={name: encoded[name][part] for name in names},
-        row=row,
-        cls_index=encoded["input_ids"][part].index(cls_token_id),
-        first_token=context[0] if context else 0,
-        offsets=offsets[context],
-    )
 
 
 def check_answers(answers: Any, context: str, label: str, *, need_answers: bool = False) -> None:

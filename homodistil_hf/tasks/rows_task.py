@@ -29,7 +29,7 @@ from .columns import (
 from .encoding import LEAST_ROWS, check_rows
 from .held_out import apart
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
-from .labels import as_list, label_numbers, plain_labels
+from .labels import as_list, finite_number, label_numbers, plain_labels
 from .reading import load_rows
 from .tags import entries_of, span_parts
 
@@ -204,11 +204,8 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
 
 def _are_worths(cells: Sequence[Any]) -> bool:
     """Whether cells hold fractions, or 0 and 1 alone; whole numbers may count the rows."""
-    try:
-        numbers = {float(cell) for cell in cells if not is_missing(cell)}
-    except (TypeError, ValueError):
-        return False
-    return any(number % 1 for number in numbers) or numbers == {0.0, 1.0}
+    numbers = {finite_number(cell) for cell in cells if not is_missing(cell)}
+    return None not in numbers and (any(number % 1 for number in numbers if number) or numbers == {0.0, 1.0})
 
 
 # Names
@@ -236,13 +233,20 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     names = class_names(rows.features[columns.labels[0]])
     read = entries_of if columns.are_words else as_list
     lists = [read(value) for value in values]
-    if columns.kind == TAGS:
-        task = RowsTask(columns, tuple(names or _tags([entry for row in lists for entry in row], columns)))
-    else:
-        task = _of_lists(lists, columns, names)
-    if len(task.names) < 2:
-        raise ValueError(f"train_data has the labels {short_repr(list(task.names))}; expected two or more")
-    return task
+    # a word may have no tag
+    flat = [entry for row in lists for entry in row if columns.kind == LABELS or not is_missing(entry)]
+    if columns.kind == TAGS and not columns.are_words:
+        types = {str(kind) for *_, kind in map(span_parts, flat) if kind is not None}
+        names = names or [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
+    elif columns.kind == LABELS and len({*map(len, lists)}) == 1 and all(isinstance(one, int | float) for one in flat):
+        # equally many numbers a row: one-hot, or values where some are fractions
+        is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
+        if is_hot or any(isinstance(entry, float) for entry in flat):
+            columns, names = replace(columns, kind=LABELS if is_hot else VALUES), list(map(str, range(len(lists[0]))))
+    names = names or _with_outside_first(set(map(str, flat)))
+    if len(names) < 2:
+        raise ValueError(f"train_data has the labels {short_repr(names)}; expected two or more")
+    return RowsTask(columns, tuple(names))
 
 
 def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
@@ -271,25 +275,6 @@ def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         if isinstance(found[0], int) and "." in str(stored := parts[argument][column][0]):
             logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, stored)
     return RowsTask(replace(columns, kind=CLASSES), tuple(names), are_numbered=bool(numbered))
-
-
-def _of_lists(lists: list[list[Any]], columns: Columns, names: Sequence[str]) -> RowsTask:
-    flat = [entry for row in lists for entry in row]
-    lengths = {len(row) for row in lists}
-    # equally many numbers a row: one-hot, or values where some are fractions
-    if len(lengths) == 1 and flat and all(isinstance(entry, int | float) for entry in flat):
-        is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
-        if is_hot or any(isinstance(entry, float) for entry in flat):
-            numbers = tuple(map(str, range(lengths.pop())))
-            return RowsTask(replace(columns, kind=LABELS if is_hot else VALUES), numbers)
-    return RowsTask(columns, tuple(names or _with_outside_first(set(map(str, flat)))))
-
-
-def _tags(entries: Sequence[Any], columns: Columns) -> list[str]:
-    if columns.are_words:
-        return _with_outside_first({str(tag) for tag in entries if not is_missing(tag)})
-    types = {str(kind) for *_, kind in map(span_parts, entries) if kind is not None}
-    return [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
 
 
 def _with_outside_first(tags: set[str]) -> list[str]:

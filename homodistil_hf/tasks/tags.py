@@ -4,6 +4,7 @@ A word's first token has its tag, its other tokens and special ones count for no
 Face's examples have.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,7 +54,12 @@ def tagged_texts(rows: Dataset, columns: Columns, config: PreTrainedConfig, argu
     found = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     where = f"{argument}: column {columns.labels[0]!r}" if columns.labels else argument
     if columns.are_words:
-        texts = [_of_words([str(word) for word in entries_of(cell)]) for cell in cells]
+        texts = []
+        for cell in cells:
+            words = [str(word) for word in entries_of(cell)]
+            starts = itertools.accumulate((len(word) + 1 for word in words), initial=0)  # with the space between
+            places = [(start, start + len(word)) for word, start in zip(words, starts, strict=False)]
+            texts.append((" ".join(words), places))
         # an empty list beside words is no tagging
         tags = [
             None if is_missing(row) or (row == [] and words) else entries_of(row)
@@ -87,15 +93,6 @@ def span_parts(span: Any) -> Sequence[Any]:
 def entries_of(cell: Any) -> list[Any]:
     """Entries of a list, of one written as JSON, or the words of a text."""
     return cell.split() if isinstance(cell, str) and not cell.lstrip().startswith("[") else as_list(cell)
-
-
-def _of_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    places, end = [], 0
-    for word in words:
-        places.append((end, end + len(word)))
-        # one more for the space between
-        end += len(word) + 1
-    return " ".join(words), places
 
 
 def _numbers(
@@ -189,16 +186,14 @@ def tagged_tokens(texts: Sequence[TaggedText], tokenizer: PreTrainedTokenizerBas
             return_special_tokens_mask=True,
         )
     offsets, special = encoded.pop("offset_mapping"), encoded.pop("special_tokens_mask")
-    labels = [_token_labels(*of_row) for of_row in zip(texts, offsets, special, strict=True)]
+    labels = []
+    for text, places, are_special in zip(texts, offsets, special, strict=True):
+        word_of = {place: word for word, (first, last) in enumerate(text.words) for place in range(first, last)}
+        of_row, seen = [], -1
+        for (first, last), is_special in zip(places, are_special, strict=True):
+            # A token's last character: its first may be the space before the word.
+            word = -1 if is_special or last <= first else word_of.get(last - 1, -1)
+            of_row.append(text.tags[word] if word > seen else IGNORED_LABEL)
+            seen = max(seen, word)
+        labels.append(of_row)
     return {**encoded, "labels": labels}
-
-
-def _token_labels(text: TaggedText, offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int]:
-    word_of = {place: word for word, (first, last) in enumerate(text.words) for place in range(first, last)}
-    labels, seen = [], -1
-    for (first, last), is_special in zip(offsets, special, strict=True):
-        # A token's last character: its first may be the space before the word.
-        word = None if is_special or last <= first else word_of.get(last - 1)
-        labels.append(IGNORED_LABEL if word is None or word <= seen else text.tags[word])
-        seen = seen if word is None else max(seen, word)
-    return labels

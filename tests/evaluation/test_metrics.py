@@ -11,7 +11,7 @@ from rows import each
 from sklearn import metrics
 
 from homodistil_hf.evaluation.metric_modules import GlueMetric
-from homodistil_hf.evaluation.metrics import constant_score, load_metric, main_metrics, task_score
+from homodistil_hf.evaluation.metrics import constant_score, load_metric, task_score
 from homodistil_hf.tasks.glue import BENCHMARK_TASKS, GLUE_TASKS, TaskData
 
 GLUE_METRICS = {name: task.metrics for name, task in GLUE_TASKS.items()}
@@ -25,21 +25,6 @@ REFERENCE = {
 
 def computed(task, given, wanted):
     return load_metric(task).compute(predictions=given, references=wanted)
-
-
-def test_every_task_has_its_official_metrics():
-    assert {task: set(names) for task, names in GLUE_METRICS.items()} == {
-        "cola": {"matthews_correlation"},
-        "sst2": {"accuracy"},
-        "mrpc": {"accuracy", "f1"},
-        "stsb": {"pearson", "spearmanr"},
-        "qqp": {"accuracy", "f1"},
-        "mnli": {"accuracy"},
-        "qnli": {"accuracy"},
-        "rte": {"accuracy"},
-        "wnli": {"accuracy"},
-    }
-    assert [*BENCHMARK_TASKS] == [*GLUE_METRICS, "squad", "squad_v2"]
 
 
 @each("task", BENCHMARK_TASKS)
@@ -100,17 +85,13 @@ def test_no_predictions_and_those_of_a_diverged_model_are_errors(task, given, me
 
 
 def test_unknown_tasks_are_named():
-    with pytest.raises(ValueError, match="task='mnli-mm' is unknown; expected one of cola, sst2, .*squad_v2"):
+    with pytest.raises(ValueError, match="task='mnli-mm' is unknown; nearest valid: 'mnli'"):
         load_metric("mnli-mm")
-    with pytest.raises(ValueError, match="task='glue' is unknown"):
-        main_metrics("glue")
     with pytest.raises(ValueError, match="config_name='default' is no GLUE task; expected cola"):
         GlueMetric()
 
 
 def test_the_score_of_a_task_is_the_mean_of_its_main_metrics():
-    assert main_metrics("stsb") == ("pearson", "spearmanr")
-    assert main_metrics("squad_v2") == ("f1",)
     assert task_score("mrpc", {"accuracy": 0.7, "f1": 0.8, "loss": 9.0}) == pytest.approx(0.75)
     assert task_score("cola", {"matthews_correlation": -0.1}) == -0.1
     assert task_score("squad", {"exact_match": 60.0, "f1": 70.0}) == pytest.approx(0.7)

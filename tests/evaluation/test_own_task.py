@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import pytest
@@ -13,11 +14,10 @@ from safetensors.torch import load_file
 from small_disk import limited_file_size
 from tiny_files import assert_same_weights
 from tiny_models import VOCAB_SIZE, make_teacher, random_student, tiny_tokenizer
-from transformers import AutoTokenizer, BertForSequenceClassification
+from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.finetune import run_beside_teacher
-from homodistil_hf.evaluation import own_task
 from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, settings_from, task_metrics
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.export.export_folder import export_student
@@ -55,13 +55,11 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert modes["model.safetensors"] == modes["config.json"]
 
 
-def test_a_default_length_is_lowered_to_the_positions(given, tmp_path, caplog, monkeypatch):
+def test_a_default_length_is_lowered_to_the_positions(given, tmp_path, caplog):
     caplog.set_level("INFO", logger="homodistil_hf")
     del given["max_length"]
-    with monkeypatch.context() as patched:
-        patched.setattr(own_task, "_save", save_and(interrupt))
-        with pytest.raises(KeyboardInterrupt):
-            run(given)
+    with sigterm_at(FineTuningTrainer, 2), pytest.raises(SystemExit, match="143"):
+        run(given)
     assert json.loads((tmp_path / "out" / "training" / "settings.json").read_text())["max_length"] == 32
     assert "max_length=32, as the model reads no longer rows; the default is 128" in caplog.text
     results, _ = run(given, resume=True)
@@ -76,16 +74,6 @@ def test_a_given_length_over_the_positions_is_refused(given):
 # What stops it
 
 
-def save_and(then):
-    """In the place of `_save`: half of a model, and then something."""
-
-    def save(model, tokenizer, names, folder):
-        tokenizer.save_pretrained(folder)
-        then()
-
-    return save
-
-
 def interrupt():
     raise KeyboardInterrupt
 
@@ -94,8 +82,13 @@ def interrupt():
 def test_a_call_that_is_ended_leaves_nothing_half(given, tmp_path, monkeypatch, then, status):
     (tmp_path / "config.json").write_text(json.dumps(given))
     before = signal.getsignal(signal.SIGTERM)
+
+    def stop(tokenizer, folder, **how):
+        if "training" not in str(folder):  # the model is written, its tokenizer isn't
+            then()
+
     with monkeypatch.context() as patched:
-        patched.setattr(own_task, "_save", save_and(then))
+        patched.setattr(PreTrainedTokenizerBase, "save_pretrained", stop)
         assert status_of("finetune", tmp_path / "config.json") == status
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["training"]
     assert last_checkpoint(tmp_path / "out" / "training" / "run").name == "checkpoint-10"  # what was trained stays
@@ -186,14 +179,14 @@ def test_a_run_that_was_stopped_is_neither_overwritten_nor_continued_otherwise(w
 
 def test_a_disk_that_is_full_is_told_and_refuses_no_later_call(given, tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text(json.dumps(given))
-    save = own_task._save
+    save = BertForSequenceClassification.save_pretrained
 
-    def full(*args):
-        with limited_file_size(4096):
-            save(*args)
+    def full(model, folder, **how):
+        with nullcontext() if "training" in str(folder) else limited_file_size(4096):
+            save(model, folder, **how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(own_task, "_save", full)
+        patched.setattr(BertForSequenceClassification, "save_pretrained", full)
         assert status_of("finetune", tmp_path / "config.json") == 2
     message = capsys.readouterr().err
     assert re.search(
