@@ -71,8 +71,8 @@ def space_tables(space: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], l
     tables = []
     for task, rows in space.get("tasks", {}).items():
         measures = next(iter(next(iter(rows.values())).values()))
-        size = space.get("sizes", {}).get(task)
-        counted = f"{task}, {size[0]:,} in an index of {size[1]:,}" if size else task
+        num_queries, num_documents = space["sizes"][task]
+        counted = f"{task}, {num_queries:,} in an index of {num_documents:,}"
         for measure in (name for name in titles if name in measures):
             cells = []
             for name, row in rows.items():

@@ -27,7 +27,7 @@ from ..models.cost import model_facts
 from ..tables import aligned_lines
 from .deployable import query_ms
 from .folder import has_own_space, read_embedding_facts
-from .metrics import best, gains
+from .metrics import best, gains, ranks_of
 from .model import EmbeddingModel
 from .reading import load_embedding_model
 from .tasks import RetrievalTask, retrieval_tasks, tasks_of
@@ -287,7 +287,7 @@ def _encoded(task: RetrievalTask, student: EmbeddingModel, teacher: EmbeddingMod
     (nearness, rows), (_, wanted) = (best(one, index, 2, teacher.similarity) for one in vectors)
     scored = None
     if task.answers is not None:
-        own, theirs = (gains(one, index, task.answers, similarity=teacher.similarity) for one in vectors)
+        own, theirs = (gains(ranks_of(one, index, task.answers, teacher.similarity)) for one in vectors)
         scored = own, theirs
     return Encoded(nearness[:, 0] - nearness[:, 1], rows[:, 0] == wanted[:, 0], scored)
 

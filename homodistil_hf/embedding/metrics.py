@@ -165,25 +165,22 @@ def retrieval_scores(
 
     ```
     """
-    ranks = _ranks(queries_ND, documents_MD, answers, similarity)
-    return {"ndcg_at_10": float(_gains(ranks).mean()), "mrr_at_10": float(((ranks <= NUM_BEST) / ranks).mean())}
+    ranks = ranks_of(queries_ND, documents_MD, answers, similarity)
+    return {"ndcg_at_10": float(gains(ranks).mean()), "mrr_at_10": float(((ranks <= NUM_BEST) / ranks).mean())}
 
 
-def gains(
-    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], *, similarity: str = COSINE
+def ranks_of(
+    queries_ND: torch.Tensor, documents_MD: torch.Tensor, answers: list[int], similarity: str = COSINE
 ) -> torch.Tensor:
-    """Each question's part of nDCG@10, `(N,)` float64; arguments as [`retrieval_scores`]."""
-    return _gains(_ranks(queries_ND, documents_MD, answers, similarity))
-
-
-def _ranks(queries: torch.Tensor, documents: torch.Tensor, answers: list[int], similarity: str) -> torch.Tensor:
-    similarities_NM = similarities(queries.double(), documents.double(), similarity)
+    """The rank of each question's document, from 1, `(N,)` float64; arguments as [`retrieval_scores`]."""
+    similarities_NM = similarities(queries_ND.double(), documents_MD.double(), similarity)
     # as many documents as are at least as similar, the right one among them, are its rank
     right_N1 = similarities_NM.gather(1, torch.tensor(answers)[:, None])
     return (similarities_NM >= right_N1).sum(1).double()
 
 
-def _gains(ranks: torch.Tensor) -> torch.Tensor:
+def gains(ranks: torch.Tensor) -> torch.Tensor:
+    """The part of each rank in nDCG@10."""
     return (ranks <= NUM_BEST) / torch.log2(1 + ranks)
 
 
@@ -216,12 +213,12 @@ def ranking_scores(scores_R: np.ndarray, labels_R: np.ndarray, queries: Sequence
     of_queries = []
     for rows in rows_of.values():
         # lexsort's last key comes first: by falling score, of equal ones the least gain first
-        gains, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
-        if np.ptp(gains) > 0:
+        own, order = gains_R[rows], np.lexsort((gains_R[rows], -scores_R[rows]))
+        if np.ptp(own) > 0:
             # Σ gain / log₂(1 + rank) over ten ranks, by that of the best order; rank of the first best passage
-            weights = _gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
-            rank = int(np.argmax(gains[order] == gains.max())) + 1
-            of_queries.append((gains[order] @ weights / (np.sort(gains)[::-1] @ weights), (rank <= NUM_BEST) / rank))
+            weights = gains(torch.arange(1.0, len(rows) + 1, dtype=torch.float64)).numpy()
+            rank = int(np.argmax(own[order] == own.max())) + 1
+            of_queries.append((own[order] @ weights / (np.sort(own)[::-1] @ weights), (rank <= NUM_BEST) / rank))
     means = dict(zip(("ndcg_at_10", "mrr_at_10"), np.mean(of_queries, 0).tolist(), strict=True)) if of_queries else {}
     return means | {"spearman": spearman(scores_R, labels_R)}
 

@@ -138,9 +138,16 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         self.teacher_source = whole
         return model, teacher_model, plan
 
-    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Any:
+    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> "PairReader | None":
         """How pairs of columns are read; arguments as [`DistillationTrainer.reader_of`]."""
-        return pair_reader(data, tokenizer, model)
+        argument, first = first_raw(data)
+        if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return None
+        rows, columns, _ = pairs_in(first, argument=argument)
+        own = without_unused_segments(tokenizer, model.config)
+        length = length_of_rows(rows, columns, model.config, own)
+        logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
+        return PairReader(model.config, own, length)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads pairs; arguments as [`DistillationTrainer.default_collator`]."""
@@ -279,18 +286,6 @@ class PairReader(RawReader):
             return ranking_scores(np.array(scores), np.array(labels), first)
 
         return grade
-
-
-def pair_reader(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> PairReader | None:
-    """Return the reader of tables without `input_ids`; arguments, return and errors as [`reader_of`]."""
-    argument, first = first_raw(data)
-    if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return None
-    rows, columns, _ = pairs_in(first, argument=argument)
-    own = without_unused_segments(tokenizer, model.config)
-    length = length_of_rows(rows, columns, model.config, own)
-    logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
-    return PairReader(model.config, own, length)
 
 
 def tokenize_pairs(

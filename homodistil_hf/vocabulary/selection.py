@@ -111,7 +111,14 @@ def select(
     by_count = known[np.argsort(-counts[known], kind="stable")].tolist()
     most = vocabulary.keep
     if vocabulary.min_count is not None or vocabulary.coverage is not None:
-        kept = kept.union(*(needs(token) for token in _enough(vocabulary, by_count, counts, kept)))
+        if vocabulary.coverage is None:
+            enough = [token for token in by_count if counts[token] >= (vocabulary.min_count or 0)]
+        else:
+            others = [token for token in by_count if token not in kept]
+            # covered[n]: occurrences of the kept tokens and of the n most frequent others
+            covered = counts[sorted(kept)].sum() + np.concatenate([[0], np.cumsum(counts[others])])
+            enough = others[: int(np.searchsorted(covered, vocabulary.coverage * counts.sum() - _ROUNDING))]
+        kept = kept.union(*map(needs, enough))
         # up to the next multiple, if there are so many tokens
         most = min(-(-len(kept) // _MULTIPLE) * _MULTIPLE, len(known))
     elif most is not None and not len(kept) <= most <= len(known):
@@ -126,16 +133,6 @@ def select(
         if token not in kept and len(kept) + len(more := needs(token) - kept) <= (most or 0):
             kept.update(more)
     return sorted(kept)
-
-
-def _enough(vocabulary: Vocabulary, by_count: list[int], counts: np.ndarray, kept: set[int]) -> list[int]:
-    """The tokens that are frequent enough, or those that cover enough of the text together with the kept ones."""
-    if vocabulary.coverage is None:
-        return [token for token in by_count if counts[token] >= (vocabulary.min_count or 0)]
-    others = [token for token in by_count if token not in kept]
-    # covered[n]: occurrences of the kept tokens and of the n most frequent others
-    covered = counts[sorted(kept)].sum() + np.concatenate([[0], np.cumsum(counts[others])])
-    return others[: int(np.searchsorted(covered, vocabulary.coverage * counts.sum() - _ROUNDING))]
 
 
 @dataclass(frozen=True, eq=False)

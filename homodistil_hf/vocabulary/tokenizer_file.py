@@ -10,30 +10,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..files.messages import short_repr
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_KINDS = ("WordPiece", "BPE", "Unigram")
 _Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """Functions of a kind of tokenizer, each of its model's content.
-
-    Args:
-        pieces: piece → id.
-        smallest: ids of the smallest pieces, which words fall to without larger ones, and of those the model requires.
-        needs: a function from an id to the ids that it is merged from; None if no piece needs another.
-        trimmed: the model with the tokens that stay, by their new ids.
-    """
-
-    pieces: Callable[[Mapping[str, Any]], dict[str, int]]
-    smallest: Callable[[Mapping[str, Any]], set[int]]
-    trimmed: Callable[[Mapping[str, Any], Mapping[int, int]], dict[str, Any]]
-    needs: Callable[[Mapping[str, Any]], Callable[[int], set[int]]] | None = None
 
 
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
@@ -44,8 +27,7 @@ def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     Raises:
         ValueError: a model that is neither WordPiece nor BPE nor Unigram.
     """
-    pieces = _kind(tokenizer).pieces(tokenizer["model"])
-    return pieces | {token["content"]: token["id"] for token in tokenizer["added_tokens"] or ()}
+    return _pieces(_model_of(tokenizer)) | {token["content"]: token["id"] for token in tokenizer["added_tokens"] or ()}
 
 
 def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
@@ -54,15 +36,27 @@ def required_ids(tokenizer: Mapping[str, Any]) -> set[int]:
     Raises:
         ValueError: as [`token_ids`]; or the tokenizer puts unknown ids around a text.
     """
-    model, added = tokenizer["model"], {token["id"] for token in tokenizer["added_tokens"] or ()}
-    unknown = _kind(tokenizer).pieces(model).get(model.get("unk_token") or "")
+    model, added = _model_of(tokenizer), {token["id"] for token in tokenizer["added_tokens"] or ()}
+    pieces = _pieces(model)
+    unknown = pieces.get(model.get("unk_token") or "")
     around, padding = _ids_around(tokenizer.get("post_processor")), tokenizer.get("padding")
     around |= {padding["pad_id"]} if padding else set()
     if missing := around - set(token_ids(tokenizer).values()):
         raise ValueError(
             f"tokenizer.json puts {short_repr(sorted(missing))} around a text, which are ids of no token; mend it"
         )
-    return added | around | _kind(tokenizer).smallest(model) | ({unknown} if unknown is not None else set())
+    # the smallest pieces, which words fall to without larger ones, and what the model requires
+    affixes = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+    smallest = {
+        old
+        for piece, old in pieces.items()
+        if len(piece) == 1 or len(piece.removeprefix(affixes[0]).removesuffix(affixes[1])) == 1
+    }
+    if model["type"] == "BPE":
+        smallest |= {old for piece, old in pieces.items() if _BYTE.match(piece)}
+    elif model["type"] == "Unigram":
+        smallest |= _unigram_fixed(model)
+    return added | around | smallest | ({unknown} if unknown is not None else set())
 
 
 def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
@@ -71,8 +65,8 @@ def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
     Added tokens need no others: they are found in the text as they are.
     """
     added = {token["id"] for token in tokenizer["added_tokens"] or ()}
-    made_of = _kind(tokenizer).needs
-    needs = made_of(tokenizer["model"]) if made_of else lambda token: {token}
+    model = _model_of(tokenizer)
+    needs = _bpe_needs(model) if model["type"] == "BPE" else lambda token: {token}
     return lambda token: {token} if token in added else needs(token)
 
 
@@ -122,7 +116,17 @@ def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict
     """
     new = {old: number for number, old in enumerate(kept)}
     added = [token | {"id": new[token["id"]]} for token in tokenizer["added_tokens"] or ()]
-    trimmed = {**tokenizer, "added_tokens": added, "model": _kind(tokenizer).trimmed(tokenizer["model"], new)}
+    model = dict(_model_of(tokenizer))
+    if model["type"] == "Unigram":
+        model["vocab"] = [model["vocab"][old] for old in kept if old < len(model["vocab"])]
+        unknown = model.get("unk_id")
+        model["unk_id"] = None if unknown is None else new[unknown]
+    else:
+        model["vocab"] = {piece: new[old] for piece, old in model["vocab"].items() if old in new}
+    if model["type"] == "BPE":
+        # a merge stays where its parts and its result do, in the old order
+        model["merges"] = [list(pair) for pair in _merges(model) if {*pair, "".join(pair)} <= model["vocab"].keys()]
+    trimmed = {**tokenizer, "added_tokens": added, "model": model}
     trimmed["post_processor"] = _renumbered(tokenizer.get("post_processor"), new)
     if padding := tokenizer.get("padding"):
         trimmed["padding"] = padding | {"pad_id": new[padding["pad_id"]]}
@@ -155,32 +159,20 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
     return processor | changes
 
 
-def _kind(tokenizer: Mapping[str, Any]) -> _Kind:
-    name = tokenizer["model"].get("type")
-    if name not in _KINDS:
+def _model_of(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
+    model: Mapping[str, Any] = tokenizer["model"]
+    if model.get("type") not in _KINDS:
         raise ValueError(
-            f"tokenizer.json has a model of type {short_repr(name)}; its tokens can be left out where it is one of "
-            f"{', '.join(_KINDS)}"
+            f"tokenizer.json has a model of type {short_repr(model.get('type'))}; its tokens can be left out where it "
+            f"is one of {', '.join(_KINDS)}"
         )
-    return _KINDS[name]
+    return model
 
 
-def _of_vocabulary(vocabulary: Mapping[str, int], new: Mapping[int, int]) -> dict[str, int]:
-    return {piece: new[old] for piece, old in vocabulary.items() if old in new}
-
-
-def _wordpiece_singles(model: Mapping[str, Any]) -> set[int]:
-    prefix = model.get("continuing_subword_prefix") or ""
-    return {old for piece, old in model["vocab"].items() if len(piece.removeprefix(prefix)) == 1}
-
-
-def _bpe_singles(model: Mapping[str, Any]) -> set[int]:
-    affixes = (model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or "")
-    return {
-        old
-        for piece, old in model["vocab"].items()
-        if len(piece) == 1 or len(piece.removeprefix(affixes[0]).removesuffix(affixes[1])) == 1 or _BYTE.match(piece)
-    }
+def _pieces(model: Mapping[str, Any]) -> dict[str, int]:
+    if model["type"] == "Unigram":
+        return {piece: old for old, (piece, _) in enumerate(model["vocab"])}
+    return dict(model["vocab"])
 
 
 def _merges(model: Mapping[str, Any]) -> list[_Pair]:
@@ -211,41 +203,9 @@ def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
     return needs
 
 
-def _trimmed_bpe(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
-    vocabulary = _of_vocabulary(model["vocab"], new)
-    # a merge stays where its parts and its result do, in the old order
-    merges = [list(pair) for pair in _merges(model) if {*pair, "".join(pair)} <= vocabulary.keys()]
-    return {**model, "vocab": vocabulary, "merges": merges}
-
-
 def _unigram_fixed(model: Mapping[str, Any]) -> set[int]:
     """Return bytes, the unknown piece, and the piece of lowest score, which fixes the unknown one's."""
     vocabulary = model["vocab"]
     lowest = min(range(len(vocabulary)), key=lambda old: vocabulary[old][1])
     fixed = {old for old, (piece, _) in enumerate(vocabulary) if _BYTE.fullmatch(piece)} | {lowest}
     return fixed | ({model["unk_id"]} if model.get("unk_id") is not None else set())
-
-
-def _trimmed_unigram(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
-    vocabulary = [entry for old, entry in enumerate(model["vocab"]) if old in new]
-    unknown = model.get("unk_id")
-    return {**model, "vocab": vocabulary, "unk_id": None if unknown is None else new[unknown]}
-
-
-_KINDS = {
-    "WordPiece": _Kind(
-        pieces=lambda model: dict(model["vocab"]),
-        smallest=_wordpiece_singles,
-        trimmed=lambda model, new: {**model, "vocab": _of_vocabulary(model["vocab"], new)},
-    ),
-    "BPE": _Kind(
-        pieces=lambda model: dict(model["vocab"]), smallest=_bpe_singles, trimmed=_trimmed_bpe, needs=_bpe_needs
-    ),
-    "Unigram": _Kind(
-        pieces=lambda model: {piece: old for old, (piece, _) in enumerate(model["vocab"])},
-        smallest=lambda model: (
-            {old for old, (piece, _) in enumerate(model["vocab"]) if len(piece) == 1} | _unigram_fixed(model)
-        ),
-        trimmed=_trimmed_unigram,
-    ),
-}

@@ -11,10 +11,8 @@ import logging
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ SOURCE = Path(__file__).with_suffix(".c")
 _TILE = 16  # outputs beside each other, as in the C file
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
 _COMPILERS = ("cc", "gcc", "clang")
-_FUNCTIONS = ("pack_values", "multiply_bits")
 _COMPILER_SECONDS = 60
 
 
@@ -140,62 +137,33 @@ def compiled() -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
-    problem = OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
     command = os.environ.get("CC")
     try:
         named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
     except ValueError as error:
         raise OSError(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
+    problem = OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
     # with threads first; a time-out rules out the compiler, another error these flags alone
     for compiler in (words for words in named if words and shutil.which(words[0])):
         for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
-            with tempfile.TemporaryDirectory() as folder:  # a library stays loaded without its file
+            # A library stays loaded without its file. Words go into a file, as children of a compiler that was ended
+            # would hold a pipe open.
+            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
                 path = Path(folder, "bit_products.so")
+                words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(path)]
+                to_file: Any = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
                 try:
-                    _run([*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(path)])
-                    library = ctypes.CDLL(str(path))
+                    subprocess.run(words, check=True, timeout=_COMPILER_SECONDS, **to_file)
+                    return ctypes.CDLL(str(path))
                 except subprocess.TimeoutExpired:
                     problem = OSError(f"{shlex.join(compiler)} is not done after {_COMPILER_SECONDS} seconds")
                     break
+                except subprocess.CalledProcessError as error:
+                    said.seek(0)
+                    problem = OSError(said.read()[-500:].strip() or f"{words[0]} ended with status {error.returncode}")
                 except OSError as error:
                     problem = error
-                    continue
-            lacking = [name for name in _FUNCTIONS if not hasattr(library, name)]
-            if not lacking:
-                return library
-            problem = OSError(f"{path} lacks {', '.join(lacking)}")
     raise problem
-
-
-def _run(words: Sequence[str]) -> None:
-    """Run a compiler, for a minute at most, without children that outlive it.
-
-    Raises:
-        subprocess.TimeoutExpired: it was not done.
-        OSError: it can't be started, failed, or did not write its last word, the library.
-    """
-    # Not into a pipe: children that a killed compiler leaves behind would hold its end open.
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
-        try:
-            status = process.wait(_COMPILER_SECONDS)
-        finally:
-            _end(process)
-        said.seek(0)
-        if status != 0 or not Path(words[-1]).is_file():
-            problem = said.read()[-500:].strip()
-            raise OSError(problem or f"{words[0]} ended with status {status} and wrote nothing")
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a compiler that still runs, and what it has started."""
-    if process.poll() is not None:
-        return
-    # it leads a session of its own, so the group is the compiler and its children
-    if os.name == "posix":
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
 
 
 def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
