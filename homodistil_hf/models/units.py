@@ -36,8 +36,6 @@ Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
 """Parameter → dimension → int64 indices to keep."""
 
 _Maps: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
-_Source: TypeAlias = tuple[tuple[str, int], ...]  # the same, each map by its identity
-_SAME = id(None)
 _PROJECTION: tuple[tuple[str, ...], int | None] = (("teacher", HIDDEN), None)
 
 
@@ -227,22 +225,26 @@ def kept_indices(
             divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.units))
     # Many dimensions are divided alike, the hidden one in nearly every parameter. Each way is worked out once, under a
     # key of groups and identities of maps; so are the units of a group, as if it were divided by itself alone.
-    places = {place: tuple((name, id(units)) for name, units in sources) for place, sources in divided.items()}
-    wanted: dict[_Source, _Maps] = {((name, _SAME),): [(name, None)] for name in smaller}
-    wanted |= {places[place]: sources for place, sources in divided.items()}
-    kept: dict[_Source, torch.Tensor] = {}
-    for source, maps in wanted.items():
-        agreed = (masks[name] if units is None else units.kept(masks[name]) for name, units in maps)
-        kept[source] = functools.reduce(torch.logical_and, agreed).nonzero().flatten()
+    kept: dict[tuple[tuple[str, int], ...], torch.Tensor] = {}
+
+    def key_of(maps: _Maps) -> tuple[tuple[str, int], ...]:
+        key = tuple((name, id(units)) for name, units in maps)
+        if key not in kept:
+            agreed = (masks[name] if units is None else units.kept(masks[name]) for name, units in maps)
+            kept[key] = functools.reduce(torch.logical_and, agreed).nonzero().flatten()
+        return key
+
+    of_units = {name: key_of([(name, None)]) for name in groups if name in smaller}
+    of_places = {place: key_of(maps) for place, maps in divided.items()}
     # in one copy: every copy would wait for the device
     if device is not None and device.type != "cpu" and kept:
         sizes = [len(tensor) for tensor in kept.values()]
         kept = dict(zip(kept, torch.cat(list(kept.values())).to(device).split(sizes), strict=True))
     # Hand the results out to all dimensions that are divided alike.
     indices: dict[str, dict[int, torch.Tensor]] = {}
-    for (parameter, dim), source in places.items():
-        indices.setdefault(parameter, {})[dim] = kept[source]
-    return {name: kept[((name, _SAME),)] for name in groups if name in smaller}, indices
+    for (parameter, dim), key in of_places.items():
+        indices.setdefault(parameter, {})[dim] = kept[key]
+    return {name: kept[key] for name, key in of_units.items()}, indices
 
 
 def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:

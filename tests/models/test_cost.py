@@ -62,18 +62,6 @@ def test_without_a_head_there_is_no_pooler_either(config):
     assert count_parameters(widths_of(config), config) == expected
 
 
-@each("preset", PRESETS)
-def test_parameters_of_the_presets_equal_those_of_stock_models(preset):
-    plan = PRESETS[preset]
-    layer = plan.layers[0]
-    student = BertConfig(
-        hidden_size=plan.hidden_size,
-        num_attention_heads=layer.num_attention_heads,
-        intermediate_size=layer.intermediate_size,
-    )
-    assert count_parameters(plan, BertConfig(), head="masked_lm") == num_model_parameters(BertForMaskedLM, student)
-
-
 @each("head", HEADS)
 def test_parameters_of_uneven_widths_equal_those_of_the_compact_model(head):
     plan = WidthPlan(20, (LayerWidths(3, 4, 40), LayerWidths(1, 7, 9)))

@@ -88,8 +88,6 @@ BAD_PLANS = {
     "null": (UNIFORM | {"head_dim": None}, "head_dim=None is no integer"),
     "zero": (UNIFORM | {"intermediate_size": 0}, "intermediate_size=0 is not positive; nearest valid: 1"),
     "negative": (UNIFORM | {"hidden_size": -64}, "hidden_size=-64 is not positive; nearest valid: 1"),
-    "huge": (UNIFORM | {"hidden_size": 2**31}, "hidden_size=2147483648 is beyond every model"),
-    "unprintable": (UNIFORM | {"hidden_size": 10**5000}, "hidden_size=an integer of more than 40 digits is beyond"),
     "no layers": ({"hidden_size": 64, "layers": []}, r"layers=\[\]; expected a list of 2 JSON objects"),
     "layers as text": ({"hidden_size": 64, "layers": "ab"}, "layers='ab'; expected a list of 2 JSON objects"),
     "layers as object": ({"hidden_size": 64, "layers": LAYER}, "expected a list of 2 JSON objects"),

@@ -21,7 +21,6 @@ from homodistil_hf.plans.latency.timing import (
     check_backend,
     check_equal,
     figures,
-    make_runner,
     missing_reason,
     model_inputs,
     time_in_turns,
@@ -142,27 +141,6 @@ def test_an_onnx_graph_gives_the_same_numbers_at_any_size_and_under_any_mask(mak
         torch.testing.assert_close(output, expected, rtol=1e-4, atol=2e-5)
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.slow
-@if_torch_compiles
-def test_compiled_outputs_are_checked(monkeypatch, tmp_path):
-    # Dynamo with its own interpreter of graphs: the C++ compiler would take half a minute.
-    compiled = []
-    original = torch.compile
-
-    def compile_eagerly(module: nn.Module, **settings: object) -> object:
-        compiled.append(settings)
-        return original(module, backend="eager", **settings)
-
-    monkeypatch.setattr(torch, "compile", compile_eagerly)
-    model = make_teacher(num_hidden_layers=1)
-    inputs = model_inputs(model.config, 2, 8)
-    module = FirstOutput(model)
-    with torch.no_grad():
-        runner = make_runner(module, "compiled", inputs, tmp_path)
-        assert torch.allclose(runner(*inputs), module(*inputs), atol=1e-6)
-    assert compiled == [{"dynamic": False, "fullgraph": True}]
 
 
 @pytest.mark.parametrize("error", [1e-3, float("nan")])
