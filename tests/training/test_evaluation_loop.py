@@ -106,17 +106,6 @@ def test_evaluation_changes_no_run(make_trainer, tmp_path, settings):
     assert [e for e in logs_of(measured) if "loss" in e] == [e for e in logs_of(plain) if "loss" in e]
 
 
-def test_evaluating_first_leaves_the_model_to_be_prepared_for_training(make_trainer):
-    trainer = make_trainer(bf16=True, max_steps=2)
-    trainer.evaluate()
-    assert trainer.model_wrapped is trainer.model
-    assert "_is_accelerate_prepared" not in vars(trainer.model)
-    trainer.train()
-    assert "_is_accelerate_prepared" in vars(trainer.model)
-    trainer.evaluate()
-    assert "_is_accelerate_prepared" in vars(trainer.model)
-
-
 def test_several_evaluation_sets_are_measured_each_for_itself(make_trainer, tmp_path):
     sets = {"books": make_blocks(6, seed=1), "news": make_blocks(9, seed=2)}
     trainer = trained(make_trainer, eval_dataset=sets, eval_strategy="steps", eval_steps=3)

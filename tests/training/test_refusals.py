@@ -9,7 +9,7 @@ from datasets import Dataset
 from rows import each
 from run_traces import SaveAt
 from tiny_models import make_blocks, make_teacher
-from transformers import AlbertConfig, AlbertForMaskedLM, TrainingArguments, default_data_collator
+from transformers import TrainingArguments, default_data_collator
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.training import pair as preparation
@@ -42,21 +42,9 @@ def test_a_trainer_may_train_twice_into_its_own_folder(make_trainer):
 
 
 CLASSIFIER = make_teacher("sequence_classification")
-ALBERT = AlbertConfig(vocab_size=96, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-WIDE = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown preset": ({"student": "homobert-tinny"}, "homobert-tinny.*homobert-tiny"),
     "no student": ({"student": None}, r"^student=None names no widths; name a preset \(homobert-tiny\), a budget"),
-    "plan wider than the teacher": ({"student": WIDE}, "hidden_size=64.*32"),
-    "indivisible heads": (
-        {"student": {"hidden_size": 20, "num_attention_heads": 3, "intermediate_size": 32}},
-        "hidden_size=20 is not divisible by num_attention_heads=3.*18, 21",
-    ),
     "empty data": ({"train_dataset": make_blocks(8).select([])}, r"^train_dataset is empty \(0 rows\)"),
-    "long rows": (
-        {"train_dataset": Dataset.from_dict({"input_ids": [list(range(5, 45))] * 8})},
-        "^train_dataset has sequences of 40 tokens, above .*positions=32",
-    ),
     "a folder in a file": ({"output_dir": str(Path(__file__) / "below")}, "^output_dir='.*below' can't be created"),
     "no tokenizer": ({"processing_class": None}, "processing_class=None is no tokenizer"),
     "own loss": ({"compute_loss_func": print}, "^compute_loss_func=.* would replace the distillation loss; leave it"),
@@ -67,20 +55,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "train_sampling_strategy='group_by_length' draws from the global random state",
     ),
     "teacher of another vocabulary": ({"teacher_model": make_teacher(vocab_size=80)}, "teacher has vocab_size=80, th"),
-    "teacher of another task": (
-        {"model": CLASSIFIER, "teacher_model": make_teacher("token_classification")},
-        "teacher has class=HomoBertForTokenClassification, the student HomoBertForSequenceClassification",
-    ),
     "teacher of a task without its rows": (
         {"teacher_model": make_teacher("token_classification"), "student": None, "num_scoring_batches": 16},
         "train_dataset has the columns input_ids, example_id, but not labels",
     ),
-    "tokenizer of another vocabulary": ({"model": make_teacher(vocab_size=90)}, "96.*90|90.*96"),
     "only the weight of another task": (
         {"mlm_weight": 0, "kl_weight": 0, "hidden_weight": 0, "embedding_weight": 0},
         "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",
     ),
-    "unsupported encoder": ({"model": AlbertForMaskedLM(ALBERT)}, "AlbertForMaskedLM"),
     "weight of a task": ({"task_weight": 2.0}, "^task_weight=2.0 has no part in this run: masked words are its task"),
     "weight of words": ({"model": CLASSIFIER, "mlm_weight": 0.5}, "^mlm_weight=0.5 has no part in this run: its own"),
     "masks for a task": ({"model": CLASSIFIER, "mlm_probability": 0.2}, "^mlm_probability=0.2 has .*: no words are"),
