@@ -154,6 +154,18 @@ def make_trainer(tmp_path: Path) -> Callable[..., HomoDistilTrainer]:
     return partial(tiny_trainer, tmp_path / "run")
 
 
+@pytest.fixture
+def trained(make_trainer: Callable[..., HomoDistilTrainer]) -> Callable[..., HomoDistilTrainer]:
+    """As `make_trainer`, and the trainer has trained."""
+
+    def make(**settings: Any) -> HomoDistilTrainer:
+        trainer = make_trainer(**settings)
+        trainer.train()
+        return trainer
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[Hub]:
     """A Hub on this machine; tests take `hub`."""

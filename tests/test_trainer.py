@@ -24,9 +24,8 @@ from homodistil_hf.pruning.scores import SensitivityScores
 # The loss
 
 
-def test_the_student_starts_equal_to_its_teacher(make_trainer):
-    trainer = make_trainer(max_steps=1, attention_weight=1.0, mlm_weight=0.5, rotate_heads=False, **GRADUAL)
-    trainer.train()
+def test_the_student_starts_equal_to_its_teacher(trained):
+    trainer = trained(max_steps=1, attention_weight=1.0, mlm_weight=0.5, rotate_heads=False, **GRADUAL)
     (terms,) = losses_of(trainer)
     assert trainer.kept == trainer.plan  # a single step has no other moment
     assert terms == {
@@ -39,11 +38,10 @@ def test_the_student_starts_equal_to_its_teacher(make_trainer):
     }
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms(make_trainer):
+def test_the_loss_is_the_weighted_sum_of_its_terms(trained):
     weights = {"mlm": 0.5, "kl": 2.0, "hidden": 0.3, "embedding": 0.7, "attention": 0.1}
     settings = {f"{name}_weight": value for name, value in weights.items()}
-    trainer = make_trainer(max_steps=4, projection_init="random", **settings)
-    trainer.train()
+    trainer = trained(max_steps=4, projection_init="random", **settings)
     for terms in losses_of(trainer):
         assert terms["loss"] == pytest.approx(sum(weights[name] * terms[f"loss_{name}"] for name in weights), rel=1e-5)
         assert terms["loss_hidden"] > 0
@@ -66,14 +64,13 @@ class WithAnotherTerm(DistillationLoss):
         return terms | {"norm": self.student.base_model.embeddings.LayerNorm.weight.square().sum()}, outputs
 
 
-def test_a_subclass_adds_a_term_with_a_weight_of_its_own(make_trainer):
+def test_a_subclass_adds_a_term_with_a_weight_of_its_own(trained):
     class Trainer(HomoDistilTrainer):
         def make_distillation(self, teacher: Any) -> DistillationLoss:
             weights = super().make_distillation(teacher).weights | {"norm": 0.5, "hidden": 2.0}
             return WithAnotherTerm(self.model, teacher, weights=weights, kept_heads=self.matched_heads)
 
-    trainer = make_trainer(trainer_class=Trainer, max_steps=1, rotate_heads=False, mlm_weight=0.0, **GRADUAL)
-    trainer.train()
+    trainer = trained(trainer_class=Trainer, max_steps=1, rotate_heads=False, mlm_weight=0.0, **GRADUAL)
     (terms,) = losses_of(trainer)
     assert terms["loss_norm"] > 0
     assert terms["loss"] == pytest.approx(0.5 * terms["loss_norm"])  # the others begin at 0
@@ -105,23 +102,20 @@ ACCUMULATED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ACCUMULATED)
-def test_one_batch_of_eight_equals_eight_of_one(make_trainer, case):
+def test_one_batch_of_eight_equals_eight_of_one(trained, case):
     settings = WIDE_WINDOW | ACCUMULATED[case]
-    whole = make_trainer(per_device_train_batch_size=8, **settings)
-    parts = make_trainer(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
-    whole.train()
-    parts.train()
+    whole = trained(per_device_train_batch_size=8, **settings)
+    parts = trained(per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
     assert whole.kept != whole.full
     assert_close_run(parts, whole)
 
 
-def test_a_step_without_any_label_learns_from_the_hidden_states_alone(make_trainer):
+def test_a_step_without_any_label_learns_from_the_hidden_states_alone(trained):
     input_ids = make_blocks(8)["input_ids"]
     unlabelled = Dataset.from_dict({"input_ids": input_ids, "labels": [[-100] * 16] * 8})
-    trainer = make_trainer(
+    trainer = trained(
         max_steps=4, train_dataset=unlabelled, data_collator=default_data_collator, projection_init="random"
     )
-    trainer.train()
     for terms in losses_of(trainer):
         assert terms["loss_mlm"] == terms["loss_kl"] == 0.0
         assert terms["loss_hidden"] > 0
@@ -252,15 +246,14 @@ def test_a_metric_without_gradients_scores_no_batches_first(make_trainer):
 
 
 @pytest.mark.parametrize("max_steps", [1, 2, 7])
-def test_short_runs_reach_their_plan_too(make_trainer, max_steps):
-    trainer = make_trainer(max_steps=max_steps, **GRADUAL)
-    trainer.train()
+def test_short_runs_reach_their_plan_too(trained, max_steps):
+    trainer = trained(max_steps=max_steps, **GRADUAL)
     assert trainer.kept == trainer.plan
 
 
 @pytest.mark.slow
-def test_kinds_of_groups_have_their_own_windows(make_trainer):
-    trainer = make_trainer(
+def test_kinds_of_groups_have_their_own_windows(trained):
+    trainer = trained(
         max_steps=20,
         hidden_start_fraction=0.5,
         hidden_end_fraction=0.9,
@@ -269,7 +262,6 @@ def test_kinds_of_groups_have_their_own_windows(make_trainer):
         attention_end_fraction=0.5,
         **GRADUAL,
     )
-    trainer.train()
     logs = {entry["step"]: entry for entry in logs_of(trainer) if "kept_fraction_ffn" in entry}
     fractions = {
         step: [logs[step][f"kept_fraction_{kind}"] for kind in ("ffn", "attention", "hidden")] for step in logs
@@ -328,18 +320,16 @@ def test_a_step_is_counted_on_a_device_without_float64(make_trainer):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
-def test_activation_checkpointing_changes_no_loss(make_trainer):
-    plain = make_trainer(max_steps=6, attention_weight=1.0, student_dropout=0.1)
+def test_activation_checkpointing_changes_no_loss(trained):
+    plain = trained(max_steps=6, attention_weight=1.0, student_dropout=0.1)
     # The name that all supported versions of transformers have; newer ones call it activation_checkpointing.
-    saving = make_trainer(max_steps=6, attention_weight=1.0, student_dropout=0.1, gradient_checkpointing=True)
-    plain.train()
-    saving.train()
+    saving = trained(max_steps=6, attention_weight=1.0, student_dropout=0.1, gradient_checkpointing=True)
     assert_close_run(saving, plain, tolerance=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
-def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(make_trainer):
+def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(trained):
     compiled_graphs = []
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -349,13 +339,11 @@ def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(make_train
     own = torch.compile(lambda values: values.sin() + 1, backend=backend)
     own(torch.zeros(3))
     settings = WIDE_WINDOW | {"max_steps": 8, "pruning_end_fraction": 0.75}
-    plain = make_trainer(model=make_teacher(num_hidden_layers=1), **settings)
-    plain.train()
+    plain = trained(model=make_teacher(num_hidden_layers=1), **settings)
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
-        compiled = make_trainer(
+        compiled = trained(
             model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
         )
-        compiled.train()
     assert_close_run(compiled, plain)
     own(torch.zeros(3))
     assert len(compiled_graphs) == 1
@@ -375,9 +363,8 @@ def test_compiled_code_is_sliced_at_few_moments():
     assert few.end_step == every_ten.end_step == due[1][-1] == 1200
 
 
-def test_training_twice_starts_anew_from_the_student_as_it_is(make_trainer):
-    trainer = make_trainer(max_steps=6)
-    trainer.train()
+def test_training_twice_starts_anew_from_the_student_as_it_is(trained):
+    trainer = trained(max_steps=6)
     trainer.step_log.num_bad_steps = 3
     trainer.train()
     assert trainer.state.global_step == 6

@@ -84,14 +84,13 @@ def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
     assert float(distillation._sum("hidden", whole[2:])) == 12
 
 
-def test_at_once_layers_go_before_the_first_step(make_trainer):
-    trainer = make_trainer(
+def test_at_once_layers_go_before_the_first_step(trained):
+    trainer = trained(
         model=make_teacher(num_hidden_layers=4),
         trainer_class=trainer_named("one_shot"),
         student=SETTINGS["student"],
         max_steps=2,
     )
-    trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["kept_fraction_layers"] for entry in logs] == [0.5, 0.5]
     assert "those with the lowest scores were removed before the first step." in trainer.card.how
@@ -172,14 +171,13 @@ def test_other_methods_keep_all_layers(make_trainer, method):
 
 
 @pytest.mark.slow
-def test_random_weights_have_the_layers_of_the_plan(make_trainer, tmp_path):
+def test_random_weights_have_the_layers_of_the_plan(make_trainer, trained, tmp_path):
     settings: Any = {
         "trainer_class": trainer_named("scratch"),
         "student": PLAN | {"num_hidden_layers": 2},
         "max_steps": 2,
     }
-    trainer = make_trainer(model=make_teacher(num_hidden_layers=4), callbacks=[SaveAt(1)], **settings)
-    trainer.train()
+    trainer = trained(model=make_teacher(num_hidden_layers=4), callbacks=[SaveAt(1)], **settings)
     exported = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "student"))
     assert exported.config.num_hidden_layers == 2
     resumed = make_trainer(model=make_teacher(num_hidden_layers=4), **settings)
@@ -188,11 +186,10 @@ def test_random_weights_have_the_layers_of_the_plan(make_trainer, tmp_path):
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
-def test_a_narrow_budget_leaves_layers_out_and_says_so(make_trainer, caplog):
+def test_a_narrow_budget_leaves_layers_out_and_says_so(trained, caplog):
     settings = SETTINGS | {"student": "macs=0.25"}
     with caplog.at_level("INFO", "homodistil_hf"):
-        trainer = make_trainer(model=make_teacher(num_hidden_layers=4), **settings)
-        trainer.train()
+        trainer = trained(model=make_teacher(num_hidden_layers=4), **settings)
     assert len(trainer.kept.layers) == 2
     (told,) = [one.message for one in caplog.records if "fewer, wider ones end nearer" in one.message]
     assert told.startswith("student='macs=0.25' plans 2 of 4 layers")

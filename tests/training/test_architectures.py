@@ -19,11 +19,10 @@ def all_terms(architecture):
 
 
 @of_every_architecture
-def test_the_student_starts_equal_to_its_teacher(make_trainer, architecture):
-    trainer = make_trainer(
+def test_the_student_starts_equal_to_its_teacher(trained, architecture):
+    trainer = trained(
         model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **GRADUAL | all_terms(architecture)
     )
-    trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
     assert terms["loss_mlm"] > 0
     others = {name: value for name, value in terms.items() if name.startswith("loss_") and name != "loss_mlm"}
@@ -32,36 +31,16 @@ def test_the_student_starts_equal_to_its_teacher(make_trainer, architecture):
 
 
 @of_every_architecture
-def test_rotated_heads_change_nothing(make_trainer, architecture):
-    student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
-    rows = [{"input_ids": list(range(5, 9 + index))} for index in range(8)]  # batches are padded
-    trainer = make_trainer(
-        model=masked_lm_teacher(architecture),
-        student=student,
-        train_dataset=rows,
-        max_steps=1,
-        mlm_weight=0.5,
-        **GRADUAL,
-    )
-    assert trainer.args.rotate_heads
-    trainer.train()
-    (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
-    assert terms["loss_kl"] == pytest.approx(0.0, abs=1e-5)
-
-
-@of_every_architecture
-def test_an_export_loads_where_the_package_can_not_be_imported(make_trainer, architecture, tmp_path):
-    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=4)
-    trainer.train()
+def test_an_export_loads_where_the_package_can_not_be_imported(trained, architecture, tmp_path):
+    trainer = trained(model=masked_lm_teacher(architecture), max_steps=4)
     for format in ("standard", "compact"):
         assert verify_export(export_student(trainer.model, tmp_path / format, format)).problems == (), format
 
 
 @of_every_architecture
-def test_a_plain_student_keeps_the_hidden_size(make_trainer, architecture, tmp_path):
+def test_a_plain_student_keeps_the_hidden_size(trained, architecture, tmp_path):
     settings = {"student": "compact_macs=0.7", "plain": True, "width_multiple": 4}
-    trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=1, **settings)
-    trainer.train()
+    trainer = trained(model=masked_lm_teacher(architecture), max_steps=1, **settings)
     layer = trainer.kept.layers[0]
     assert trainer.kept == trainer.plan
     assert trainer.kept.padded().hidden_size == trainer.kept.hidden_size == 32
@@ -69,10 +48,9 @@ def test_a_plain_student_keeps_the_hidden_size(make_trainer, architecture, tmp_p
     assert verify_export(trainer.export(tmp_path / "student", "compact")).problems == ()
 
 
-def test_a_modernbert_of_smaller_heads_is_exported(make_trainer, tmp_path):
+def test_a_modernbert_of_smaller_heads_is_exported(trained, tmp_path):
     student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
-    trainer = make_trainer(model=masked_lm_teacher(ARCHITECTURES["modernbert"]), max_steps=4, student=student)
-    trainer.train()
+    trainer = trained(model=masked_lm_teacher(ARCHITECTURES["modernbert"]), max_steps=4, student=student)
     assert trainer.kept == trainer.plan
     for format in ("standard", "compact"):
         folder = export_student(trainer.model, tmp_path / format, format)
@@ -84,18 +62,17 @@ def test_a_modernbert_of_smaller_heads_is_exported(make_trainer, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
 @each("head", "heads")
-def test_every_head_learns_from_a_teacher_of_its_task(make_trainer, architecture, head, config):
+def test_every_head_learns_from_a_teacher_of_its_task(trained, architecture, head, config):
     kind = head.kind.name
     batch = make_batch(kind, num_rows=8)
     rows = [{name: tensor[index] for name, tensor in batch.items()} for index in range(8)]
     data = {} if kind == "masked_lm" else {"train_dataset": rows, "eval_dataset": rows, "data_collator": stacked}
-    trainer = make_trainer(
+    trainer = trained(
         model=tiny_architecture_teacher(architecture, head, **config),
         max_steps=4,
         per_device_train_batch_size=4,
         **data,
     )
-    trainer.train()
     assert trainer.kept == trainer.plan
     assert logits_of(trainer.model.eval(), make_batch(kind)).isfinite().all()
 
@@ -125,10 +102,9 @@ def stacked(rows):
 
 
 @of_every_architecture
-def test_bfloat16_changes_little(make_trainer, architecture):
+def test_bfloat16_changes_little(trained, architecture):
     def first_terms(**settings):
-        trainer = make_trainer(model=masked_lm_teacher(architecture), max_steps=2, **settings)
-        trainer.train()
+        trainer = trained(model=masked_lm_teacher(architecture), max_steps=2, **settings)
         return [entry["loss_mlm"] for entry in logs_of(trainer) if "loss_mlm" in entry]
 
     assert first_terms(bf16=True) == pytest.approx(first_terms(), rel=0.05)

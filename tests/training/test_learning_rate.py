@@ -69,9 +69,8 @@ def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settin
         ),
     ],
 )
-def test_the_learning_rate_follows_pruning_by_default(make_trainer, settings, expected):
-    trainer = make_trainer(max_steps=10, warmup_steps=2, learning_rate=1.0, **settings)
-    trainer.train()
+def test_the_learning_rate_follows_pruning_by_default(trained, settings, expected):
+    trainer = trained(max_steps=10, warmup_steps=2, learning_rate=1.0, **settings)
     assert rates_of(trainer) == pytest.approx(expected)
 
 
@@ -80,11 +79,10 @@ def rates_of(trainer):
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "constant_with_warmup"])
-def test_schedulers_of_trainer(make_trainer, name):
-    trainer = make_trainer(
+def test_schedulers_of_trainer(trained, name):
+    trainer = trained(
         max_steps=6, warmup_steps=2, lr_scheduler_type=name, learning_rate_curve="trainer", learning_rate=0.01
     )
-    trainer.train()
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
     scheduler = get_scheduler(name, optimizer, num_warmup_steps=2, num_training_steps=6)
     expected = []

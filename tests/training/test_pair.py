@@ -329,14 +329,14 @@ def test_an_optimizer_of_another_model_is_refused(make_trainer, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OPTIMIZERS)
-def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
+def test_a_users_optimizer_trains_like_trainers_own(trained, case):
     optimizer_class, settings = OPTIMIZERS[case]
     settings = {"lr": 1e-3, **settings}
     teacher = make_teacher()
     optimizer = optimizer_class(teacher.parameters(), **settings)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    own = make_trainer(model=teacher, max_steps=10, optimizers=(optimizer, scheduler), **GRADUAL)
-    named = make_trainer(
+    own = trained(model=teacher, max_steps=10, optimizers=(optimizer, scheduler), **GRADUAL)
+    named = trained(
         **GRADUAL,
         max_steps=10,
         lr_scheduler_type="constant",
@@ -345,8 +345,6 @@ def test_a_users_optimizer_trains_like_trainers_own(make_trainer, case):
         weight_decay=settings.get("weight_decay", 0.0),
         warmup_steps=0,
     )
-    own.train()
-    named.train()
     assert own.kept == own.plan
     assert own.optimizer.optimizer is optimizer
     teacher_weights = make_teacher().state_dict()

@@ -32,9 +32,8 @@ def test_times_in_words(seconds, words):
     assert in_minutes(seconds) == words
 
 
-def test_a_run_in_a_script_tells_rate_progress_and_what_was_won(make_trainer, tmp_path, capsys):
-    trainer = make_trainer(max_steps=4, logging_steps=2, eval_strategy="steps", eval_steps=4, learning_rate=1e-3)
-    trainer.train()
+def test_a_run_in_a_script_tells_rate_progress_and_what_was_won(trained, tmp_path, capsys):
+    trainer = trained(max_steps=4, logging_steps=2, eval_strategy="steps", eval_steps=4, learning_rate=1e-3)
     trainer.evaluate_teacher()
     capsys.readouterr()
     trainer.export(tmp_path / "small")
@@ -43,9 +42,8 @@ def test_a_run_in_a_script_tells_rate_progress_and_what_was_won(make_trainer, tm
     assert re.fullmatch(rf"[\d.]+× smaller, [\d.]+× (faster|slower) here(, keeps \d+ % of .+)?; {place}", line)
 
 
-def test_the_lines_of_a_run(make_trainer, capsys):
-    trainer = make_trainer(max_steps=4, logging_steps=2, eval_strategy="steps", eval_steps=4, learning_rate=1e-3)
-    trainer.train()
+def test_the_lines_of_a_run(trained, capsys):
+    trainer = trained(max_steps=4, logging_steps=2, eval_strategy="steps", eval_steps=4, learning_rate=1e-3)
     trainer.evaluate()
     lines = capsys.readouterr().out.splitlines()
     rows = trainer.args.rows_per_step

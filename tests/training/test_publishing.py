@@ -175,16 +175,6 @@ def test_a_push_that_fails_stops_nothing(hub, hub_client, tmp_path, fault, reaso
     assert hub.repos["me/run"].titles == ["initial commit"]
     assert read_facts(tmp_path / "run" / "student")
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-8"
-    # Later, by hand.
-    hub.faults.clear()
-    student = str(tmp_path / "run" / "student")
-    pushed = hub_client.run(
-        as_user, "hf_writer", main, ["push", student, "me/run", "--tag", "v1", "--card_tags", "tiny", "small"]
-    )
-    assert (pushed.value, pushed.error) == (0, None)
-    sha = hub.repos["me/run"].tags["v1"]
-    assert f"{hub.url}/me/run/commit/{sha}" in pushed.output
-    assert b"\n- tiny\n- small\n" in hub.files("me/run", "v1")["README.md"]
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
@@ -277,22 +267,7 @@ def test_an_optimizer_that_is_a_trojan_is_not_opened(hub, hub_client, tmp_path):
     assert not (tmp_path / "was_here").exists()
 
 
-# Teachers and tokens
-
-
-def test_a_private_teacher_is_read_with_the_runs_token(hub, hub_client, tmp_path):
-    make_teacher().save_pretrained(tmp_path / "bert")
-    hub.put("you/bert", content_of(tmp_path / "bert"), is_private=True)
-    made = hub_client.run(teacher_of, str(tmp_path / "run"), hub_token="hf_other")
-    assert (made.value, made.error) == ("you/bert", None), made.trace
-    hub_client.forget()
-    refused = hub_client.run(teacher_of, str(tmp_path / "other"), hub_token="hf_unknown")
-    assert (refused.error, refused.message[:36]) == ("HubError", "teacher='you/bert' can't be read: th")
-
-
-def teacher_of(folder: str, **settings: Any) -> str:
-    trainer = make_trainer(folder, model="you/bert", teacher_model="you/bert", push_to_hub=False, **settings)
-    return trainer.distillation.teacher.exact.config.name_or_path
+# Tokens
 
 
 @pytest.mark.slow

@@ -170,12 +170,11 @@ def test_first_rows_of_a_batch_with_masked_positions():
 
 
 @pytest.mark.slow
-def test_a_stream_of_several_files_with_loader_workers_is_trained_on(make_trainer):
+def test_a_stream_of_several_files_with_loader_workers_is_trained_on(trained):
     """A pass holds two steps, so it is gone through again."""
     stream = make_blocks(64).to_iterable_dataset(num_shards=4)
     settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "dataloader_num_workers": 4}
-    trainer = make_trainer(train_dataset=stream, max_steps=6, **settings)
-    trainer.train()
+    trainer = trained(train_dataset=stream, max_steps=6, **settings)
     assert trainer.state.global_step == 6
     assert len([entry for entry in logs_of(trainer) if "loss" in entry]) == 6
     assert trainer.kept == trainer.plan
@@ -220,15 +219,14 @@ class TwiceEach(EverySecond):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "steps_a_pass"), [(EverySecond, 4), (TwiceEach, 17)])
-def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(make_trainer, sampler, steps_a_pass):
+def test_a_sampler_of_the_users_own_loses_no_row_of_a_whole_step(trained, sampler, steps_a_pass):
     class Sampled(HomoDistilTrainer):
         def _get_train_sampler(self, dataset=None):
             return sampler(dataset or self.train_dataset)
 
     rows, collator = make_blocks(70), RecordingCollator()
     settings = {"train_dataset": rows, "data_collator": collator, "max_steps": -1, "num_train_epochs": 2}
-    trainer = make_trainer(trainer_class=Sampled, **GRADUAL | settings)
-    trainer.train()
+    trainer = trained(trainer_class=Sampled, **GRADUAL | settings)
     assert trainer.state.global_step == trainer.state.max_steps == 2 * steps_a_pass
     assert trainer.state.epoch == 2.0
     a_pass = list(sampler(rows))[: 8 * steps_a_pass]

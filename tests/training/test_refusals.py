@@ -31,9 +31,8 @@ def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_t
     assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 2
 
 
-def test_a_trainer_may_train_twice_into_its_own_folder(make_trainer):
-    trainer = make_trainer(max_steps=2, callbacks=[SaveAt(1)])
-    trainer.train()
+def test_a_trainer_may_train_twice_into_its_own_folder(trained):
+    trainer = trained(max_steps=2, callbacks=[SaveAt(1)])
     trainer.train()
     assert trainer.state.global_step == 2
 

@@ -130,25 +130,21 @@ def two_segments(**config):
     return make_teacher("sequence_classification", **config), rows
 
 
-def test_segments_are_dropped_where_a_model_has_one_row_of_them(make_trainer):
+def test_segments_are_dropped_where_a_model_has_one_row_of_them(trained):
     """As for a RoBERTa-like model beside BERT's tokenizer, which numbers the texts of a pair."""
     model, rows = two_segments(type_vocab_size=1)
-    trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2)
-    trainer.train()
+    trainer = trained(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2)
     assert trainer.evaluate()["eval_loss"] > 0
     assert trainer.evaluate_teacher()
 
 
 @pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
-def test_segments_are_dropped_where_an_architecture_has_none(make_trainer, name):
+def test_segments_are_dropped_where_an_architecture_has_none(trained, name):
     architecture = ARCHITECTURES[name]
     (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
     _, rows = two_segments()
     model = tiny_architecture_teacher(architecture, head)
-    trainer = make_trainer(
-        model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, data_collator=default_data_collator
-    )
-    trainer.train()
+    trained(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, data_collator=default_data_collator)
 
 
 @pytest.mark.parametrize("wrong", [tiny_config().vocab_size, -1])

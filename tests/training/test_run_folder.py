@@ -55,11 +55,10 @@ def checkpoint(tmp_path: Path, step: int) -> str:
         {"train_dataset": make_blocks(21).to_iterable_dataset(num_shards=3)},
     ],
 )
-def test_a_finished_run_takes_no_further_step(make_trainer, length):
+def test_a_finished_run_takes_no_further_step(make_trainer, trained, length):
     """As after a kill in its export."""
     settings = STEP_BY_STEP | {"save_strategy": "steps", "save_steps": 4} | length
-    whole = make_trainer(**settings)
-    whole.train()
+    whole = trained(**settings)
     resumed = make_trainer(**settings)
     resumed.train("last")
     assert resumed.state.global_step == whole.state.max_steps
@@ -67,19 +66,17 @@ def test_a_finished_run_takes_no_further_step(make_trainer, length):
 
 
 @pytest.mark.slow
-def test_resumed_with_other_data_loader_workers(make_trainer, tmp_path):
+def test_resumed_with_other_data_loader_workers(make_trainer, trained, tmp_path):
     settings = STEP_BY_STEP | {"per_device_train_batch_size": 13, "student_dropout": 0.1}
-    whole = make_trainer(callbacks=[SaveAt(NARROWER)], **settings)
-    whole.train()
+    whole = trained(callbacks=[SaveAt(NARROWER)], **settings)
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1, **settings)
     resumed.train(checkpoint(tmp_path, NARROWER))
     assert_same_run(resumed, whole)
 
 
 @pytest.mark.slow
-def test_a_second_train_in_one_process_goes_back_to_wider_students(make_trainer, tmp_path):
-    trainer = make_trainer(callbacks=[SaveAt(BEFORE, WIDER)], **STEP_BY_STEP)
-    trainer.train()
+def test_a_second_train_in_one_process_goes_back_to_wider_students(trained, tmp_path):
+    trainer = trained(callbacks=[SaveAt(BEFORE, WIDER)], **STEP_BY_STEP)
     state, logs = state_of(trainer), logs_of(trainer)
     for step in (WIDER, BEFORE):
         trainer.train(checkpoint(tmp_path, step))
@@ -113,10 +110,11 @@ class FullDisk:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_or_found_a_full_disk_goes_on_from_its_last_whole_checkpoint(make_trainer, tmp_path):
+def test_a_run_that_was_killed_or_found_a_full_disk_goes_on_from_its_last_whole_checkpoint(
+    make_trainer, trained, tmp_path
+):
     settings = STEP_BY_STEP | {"save_strategy": "steps", "save_steps": 4}
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **settings)
-    whole.train()
+    whole = trained(output_dir=str(tmp_path / "whole"), **settings)
     killed, failed = (str(tmp_path / name) for name in ("killed", "failed"))
     with pytest.raises(KeyboardInterrupt):
         make_trainer(output_dir=killed, callbacks=[Interrupt(10)], **settings).train()
@@ -132,10 +130,9 @@ def test_a_run_that_was_killed_or_found_a_full_disk_goes_on_from_its_last_whole_
         assert_same_run(resumed, whole)
 
 
-def test_a_staging_folder_of_a_killed_process_is_no_earlier_run(make_trainer, tmp_path):
+def test_a_staging_folder_of_a_killed_process_is_no_earlier_run(trained, tmp_path):
     (tmp_path / "run" / ".staging" / "checkpoint-4").mkdir(parents=True)
-    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
-    trainer.train()
+    trained(max_steps=2, save_strategy="steps", save_steps=2)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "trainer_state.json"]
 
 
@@ -240,9 +237,8 @@ BEST = STEP_BY_STEP | EVERY_SECOND_STEP | {"metric_for_best_model": "kl", "great
 
 
 @pytest.mark.slow
-def test_the_best_model_is_one_at_the_target_plan_in_a_resumed_run_too(make_trainer, tmp_path):
-    trainer = make_trainer(**BEST)
-    trainer.train()
+def test_the_best_model_is_one_at_the_target_plan_in_a_resumed_run_too(make_trainer, trained, tmp_path):
+    trainer = trained(**BEST)
     kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry}
     at_plan = {step: value for step, value in kl.items() if step >= 8}
     assert min(kl, key=kl.get) < 8  # the unpruned student would have won
@@ -275,18 +271,16 @@ def test_a_trainer_alone_makes_no_folder(make_trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(make_trainer, tmp_path):
-    trainer = make_trainer(**BEST | {"save_strategy": "best"})
-    trainer.train()
+def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(trained, tmp_path):
+    trained(**BEST | {"save_strategy": "best"})
     saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "run").glob("checkpoint-*"))
     assert saved
     assert saved[0] >= 8
 
 
 @pytest.mark.slow
-def test_save_total_limit_keeps_the_newest_and_the_best(make_trainer, tmp_path):
-    trainer = make_trainer(**BEST | {"save_total_limit": 2})
-    trainer.train()
+def test_save_total_limit_keeps_the_newest_and_the_best(trained, tmp_path):
+    trainer = trained(**BEST | {"save_total_limit": 2})
     names = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
     assert {"checkpoint-12", Path(trainer.state.best_model_checkpoint).name} <= names
     assert len(names) == 2
@@ -313,9 +307,8 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_no_file_of_a_checkpoint_or_an_export_is_for_its_owner_alone(make_trainer, tmp_path):
-    trainer = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
-    trainer.train()
+def test_no_file_of_a_checkpoint_or_an_export_is_for_its_owner_alone(trained, tmp_path):
+    trainer = trained(save_strategy="steps", save_steps=2, max_steps=2)
     usual = (tmp_path / "usual").open("w").close() or (tmp_path / "usual").stat().st_mode
     for folder in (Path(trainer.args.output_dir, "checkpoint-2"), trainer.export(tmp_path / "student")):
         assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}

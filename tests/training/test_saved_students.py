@@ -48,7 +48,7 @@ def in_stock_class(folders, class_name, inputs, scratch) -> dict[int, torch.Tens
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, make_trainer, tmp_path):
+def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, trained, tmp_path):
     architecture = ARCHITECTURES[model_type]
     teacher, head = tiny_architecture_teacher(architecture, architecture.heads[0]), architecture.heads[0]
     # Widths of a stock class, with heads of half the teacher's size where there may be such.
@@ -57,10 +57,9 @@ def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, make_tr
     folders, expected, inputs = [], [], probe_inputs(teacher.config)
     for name, student in students.items():
         run = tmp_path / name
-        trainer = make_trainer(
+        trainer = trained(
             model=teacher, student=student, max_steps=1, output_dir=str(run), callbacks=[SaveAt(1)], width_multiple=4
         )
-        trainer.train()
         assert trainer.kept == trainer.plan
         trainer.save_model(str(run / "saved"))
         compact = export_student(trainer.model, run / "compact", "compact")
@@ -73,9 +72,8 @@ def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, make_tr
     assert (folders[1] / QUERIES_FILE).is_file() is not architecture.is_rotary  # whose scale is the student's
 
 
-def test_a_student_is_to_the_last_bit_what_it_was_before_it_was_saved(make_trainer, tmp_path):
-    trainer = make_trainer(student=SAME_HEADS, max_steps=1)
-    trainer.train()
+def test_a_student_is_to_the_last_bit_what_it_was_before_it_was_saved(trained, tmp_path):
+    trainer = trained(student=SAME_HEADS, max_steps=1)
     model = trainer.model
     before, config = {name: values.clone() for name, values in model.state_dict().items()}, model.config.to_dict()
     with as_stock_reads_it(model) as exact:

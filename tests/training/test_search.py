@@ -44,7 +44,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("kind", [HomoDistilTrainer, OneShotTrainer])
-def test_a_search_tries_new_runs_and_leaves_a_trainer_of_the_best(make_trainer, tmp_path, kind):
+def test_a_search_tries_new_runs_and_leaves_a_trainer_of_the_best(make_trainer, trained, tmp_path, kind):
     model = make_teacher()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer = make_trainer(trainer_class=kind, model=model, max_steps=2)
@@ -58,8 +58,7 @@ def test_a_search_tries_new_runs_and_leaves_a_trainer_of_the_best(make_trainer, 
     trainer.train()
     # the same settings in a trainer that knows of no search
     settings = {"max_steps": 2, **best.hyperparameters, "output_dir": str(tmp_path / "fresh")}
-    fresh = make_trainer(trainer_class=kind, model=model, **settings)
-    fresh.train()
+    fresh = trained(trainer_class=kind, model=model, **settings)
     assert_same(weights_of(trainer), weights_of(fresh))
     metrics = fresh.evaluate()
     assert default_objective(metrics) == best.objective

@@ -175,7 +175,7 @@ def test_a_training_loader_starts_its_workers_so(make_trainer):
     ],
     ids=["no saving", "a step that is saved anyway", "a step that is not the best"],
 )
-def test_sigterm_saves_the_step_and_the_resumed_run_is_the_same(make_trainer, tmp_path, settings):
+def test_sigterm_saves_the_step_and_the_resumed_run_is_the_same(make_trainer, trained, tmp_path, settings):
     settings = SETTINGS | settings
     before = signal.getsignal(signal.SIGTERM)
     stopped = make_trainer(callbacks=[SignalAt(5)], **settings)
@@ -186,8 +186,7 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_the_same(make_trainer, tm
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-5"]
     resumed = make_trainer(**settings)
     resumed.train("last")
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **settings)
-    whole.train()
+    whole = trained(output_dir=str(tmp_path / "whole"), **settings)
     assert_same_run(resumed, whole)
 
 

@@ -15,23 +15,19 @@ def streamed(dataset: Dataset) -> Any:
 
 
 @pytest.mark.slow
-def test_a_stream_equals_the_same_rows_in_order(make_trainer):
+def test_a_stream_equals_the_same_rows_in_order(trained):
     rows = make_blocks(24)
-    stream = make_trainer(max_steps=8, train_dataset=streamed(rows))
-    table = make_trainer(max_steps=8, train_dataset=rows, train_sampling_strategy="sequential")
-    stream.train()
-    table.train()
+    stream = trained(max_steps=8, train_dataset=streamed(rows))
+    table = trained(max_steps=8, train_dataset=rows, train_sampling_strategy="sequential")
     assert losses_of(stream) == losses_of(table)
     assert differences(stream.pruner.state_tensors(), table.pruner.state_tensors()) == []
 
 
 @pytest.mark.slow
-def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(make_trainer):
+def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(trained):
     settings = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    ragged = make_trainer(train_dataset=streamed(make_blocks(20)), **settings)
-    even = make_trainer(train_dataset=streamed(make_blocks(16)), **settings)
-    ragged.train()
-    even.train()
+    ragged = trained(train_dataset=streamed(make_blocks(20)), **settings)
+    even = trained(train_dataset=streamed(make_blocks(16)), **settings)
     assert losses_of(ragged) == losses_of(even)
 
 

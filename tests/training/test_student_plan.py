@@ -43,10 +43,9 @@ def arguments(folder: Path, **settings: Any) -> HomoDistilTrainingArguments:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_takes_its_widths_from_the_checkpoint(machine, make_trainer, tmp_path):
+def test_a_resumed_run_takes_its_widths_from_the_checkpoint(machine, make_trainer, trained, tmp_path):
     settings = {"student": BUDGET, "max_steps": 8}
-    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"))
-    whole.train()
+    whole = trained(**settings, output_dir=str(tmp_path / "whole"))
     assert whole.plan == FAST
 
     machine.answers[1] = FAST
@@ -65,9 +64,8 @@ def test_a_resumed_run_takes_its_widths_from_the_checkpoint(machine, make_traine
     assert_same_run(whole, resumed)
 
 
-def test_a_checkpoint_elsewhere_is_named_by_the_arguments(machine, make_trainer, tmp_path):
-    trainer = make_trainer(student=BUDGET, max_steps=4, callbacks=[SaveAt(2)])
-    trainer.train()
+def test_a_checkpoint_elsewhere_is_named_by_the_arguments(machine, trained, tmp_path):
+    trained(student=BUDGET, max_steps=4, callbacks=[SaveAt(2)])
     checkpoint = tmp_path / "run" / "checkpoint-2"
     elsewhere = arguments(tmp_path / "other", student=BUDGET, resume_from_checkpoint=str(checkpoint))
     assert resolve_student(elsewhere, tiny_config()) == FAST
@@ -97,13 +95,12 @@ def test_other_students_ask_no_machine(machine, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_head_of_a_plain_student_fits_its_teacher_too(make_trainer):
+def test_the_head_of_a_plain_student_fits_its_teacher_too(trained):
     teacher, rows = make_teacher("sequence_classification", num_labels=3), make_blocks(16).remove_columns("example_id")
     rows = rows.map(lambda row: {"labels": row["input_ids"][1] % 3})
-    trainer = make_trainer(
+    trainer = trained(
         model=teacher, student="compact_macs=0.8", plain=True, train_dataset=rows, eval_dataset=rows, max_steps=2
     )
-    trainer.train()
     heads = {name: tensor.shape for name, tensor in teacher.named_parameters() if not name.startswith("bert.encoder")}
     assert trainer.kept == trainer.plan
     assert trainer.plan.layers[0].attention_size < trainer.plan.hidden_size == 32
