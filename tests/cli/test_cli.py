@@ -89,34 +89,14 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
 @each(
     ("words", "message"),
     [
-        (
-            ["plan", "--teacher", "x", "--student", "y", "--jsn"],
-            "unknown key --jsn; nearest valid: --json; see",
-        ),
+        (["plan", "--teacher", "x", "--student", "y", "--jsn"], "unknown key --jsn; nearest valid: --json; see"),
         (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
-        (
-            ["trim", "--model", "x", "--text", "y"],
-            "unknown key --model; what stands first has no key: homodistil tr",
-        ),
-        (
-            ["trim", "--model=x", "--text", "y"],
-            "what stands first has no key: homodistil trim TEACHER …; see",
-        ),
-        (["export", "--model", "x", "--output", "y"], "what stands first has no key: homodistil export FOLDER …"),
-        (
-            ["verify", "--folder", "x"],
-            "what stands first has no key: homodistil verify FOLDER …",
-        ),
-        (["latency", "--folders", "x"], "what stands first has no key: homodistil latency FOLDER …; see homodistil"),
-        (
-            ["push", "x", "--repo-id", "y"],
-            "what stands first has no key: homodistil push FOLDER NAME …",
-        ),
+        (["trim", "--model=x", "--text", "y"], "what stands first has no key: homodistil trim TEACHER …; see"),
+        (["push", "x", "--repo-id", "y"], "what stands first has no key: homodistil push FOLDER NAME …"),
         (["evaluate", "--model", "x"], "what stands first has no key: homodistil evaluate MODEL …"),
         (["distill", "--config", "x"], "what stands first has no key: homodistil distill CONFIG.json …"),
         (["finetune", "--config=x"], "what stands first has no key: homodistil finetune CONFIG.json …"),
         (["verify", "x", "--deep"], "unknown key --deep; nearest valid: --least; see homodistil verify --help"),
-        (["cache", "--hep"], "unknown key --hep; nearest valid: --clear"),
         (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),
         (["plan", "--teacher", "x", "--student", "y", "--latency_ms", 5], "--latency_ms: not allowed with argument"),
         (["cache", "--clear=no"], "argument --clear: ignored explicit argument 'no'; see homodistil cache --help"),
@@ -178,17 +158,13 @@ def test_settings_are_a_config_of_the_same_run(folder, tmp_path):
     [
         ("{", "is no JSON: .* line 1, column 2"),
         ("[1, 2]", r"holds \[1, 2\]; expected a JSON object"),
-        ('"text"', "expected a JSON object"),
-        ("[" * 100_000, "nested too deeply"),
         ('{"seed": 1, "seed": 2}', "has the key 'seed' more than once"),
         ('{"kl_weight": NaN}', "holds NaN, which is no JSON"),
         (b"\xff\xfe", "is no UTF-8 text"),
         ('{"max_step": 5}', r"unknown key 'max_step' \(value 5\); nearest valid: 'max_steps'"),
         ('{"max_steps": "5"}', "max_steps='5', of the JSON type string; expected a whole number"),
-        ('{"max_steps": 5.5}', "max_steps=5.5, of the JSON type number; expected a whole number"),
         ('{"bf16": 1}', "bf16=1, of the JSON type number; expected true or false"),
         ('{"kl_weight": true}', "kl_weight=True, of the JSON type boolean; expected a number"),
-        ('{"kl_weight": null}', "kl_weight=None, of the JSON type null; expected a number"),
         ('{"student": true}', "student=True, of the JSON type boolean; expected a string or null or a number"),
         ('{"train_data": ["a", 3]}', "expected a list, each item a string"),
         ('{"lr_scheduler_type": "cosin"}', "lr_scheduler_type='cosin'.* expected one of 'linear', 'cosine'"),
@@ -206,7 +182,6 @@ def test_a_config_that_is_wrong(content, message, tmp_path):
 @each(
     ("flags", "message"),
     [
-        (["--max_step", "5"], "unknown key --max_step; nearest valid: --max_steps"),
         (["--max-stepz=5"], "unknown key --max-stepz; nearest valid: --max_steps"),
         (["--max_steps", "many"], "max_steps.* invalid int value: 'many'"),
         (["more.json"], "unexpected argument 'more.json'; expected CONFIG.json first"),

@@ -2,9 +2,9 @@ import io
 import json
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from functools import cache, partial
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,14 @@ from safetensors.torch import load_file
 from transformers import BertForMaskedLM, pipeline
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.latency import LatencyGrid
+from homodistil_hf.cli.demo import Demo
 from homodistil_hf.export import verify
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.cost import model_facts
 from homodistil_hf.runs.config import parse_run
-from homodistil_hf.runs.demo import run as demo_run
 from homodistil_hf.runs.demo.run import TEACHER, DemoSettings, claim_folder, next_steps, run_demo, verdict
 from homodistil_hf.runs.demo.text import (
     english_paragraphs,
-    is_english,
     is_held_out,
     read_documents,
     source_files,
@@ -39,7 +37,7 @@ SENTENCE = "Return the number of bytes that are left in the buffer."
 
 def small(folder: Path, seed: int = 0) -> DemoSettings:
     """A demo of ten steps."""
-    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 8}
+    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 8, "latency_rounds": 1}
     return DemoSettings(output_dir=str(folder), seed=seed, **settings)
 
 
@@ -48,15 +46,6 @@ def some_files() -> dict[str, Path]:
     """Three of them are held out."""
     files = dict(list(source_files().items())[:60])
     return {name: file for number, (name, file) in enumerate(files.items()) if number < 15 or is_held_out(name)}
-
-
-@contextmanager
-def small_parts() -> Iterator[None]:
-    """A part of the standard library, and latencies by one turn of each model."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(demo_run, "source_files", some_files)
-        monkeypatch.setattr(demo_run, "LatencyGrid", partial(LatencyGrid, num_rounds=1))
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,8 +57,7 @@ def _processes_are_forked(forked_python):
 
 
 def run_small_demo(folder: Path, seed: int = 0) -> None:
-    with small_parts():
-        run_demo(small(folder, seed))
+    run_demo(small(folder, seed), some_files())
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +89,6 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 # text
-
-
-def test_listings_tables_and_other_languages_are_no_english():
-    assert is_english(SENTENCE)
-    assert not is_english("x : array_like, shape (n, m), dtype=float64, default=None, y : int, z : int")
-    assert not is_english("The buffer.")
-    assert not is_english("Gib die Zahl der Bytes zurück, die noch im Puffer sind, oder null.")
 
 
 def test_strings_and_comments_are_read_and_nothing_runs(tmp_path):
@@ -306,9 +287,5 @@ def test_numbers_that_can_not_work(numbers, message):
         DemoSettings(**numbers)
 
 
-def test_the_command_has_the_demos_defaults(monkeypatch):
-    taken = []
-    monkeypatch.setattr(demo_run, "run_demo", taken.append)
-    assert main(["demo"]) == 0
-    assert main(["demo", "--output_dir", "out", "--seed", "3", "--max_steps", "50"]) == 0
-    assert taken == [DemoSettings(), DemoSettings(output_dir="out", seed=3, max_steps=50)]
+def test_the_command_has_the_demos_defaults():
+    assert DemoSettings(**asdict(Demo())) == DemoSettings()

@@ -18,7 +18,6 @@ from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.models.widths import widths_of
-from homodistil_hf.plans.latency import budget
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
@@ -211,20 +210,17 @@ def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path)
 
 
 @pytest.mark.slow
-def test_measured_plans_are_taken_again(folder, tmp_path, monkeypatch):
-    def refuse(*_: Any, **__: Any) -> None:
-        raise ValueError("measured anew")
-
-    class Measured:
-        plan = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher")))
-
-    monkeypatch.setattr(budget, "plan_within", lambda *_, **__: Measured)
-    students = ["latency_ms=5", "16-2x6-24"]
-    distil_killed(monkeypatch, kill_at("_train_member", 1), folder, tmp_path / "run", student=students)
-    monkeypatch.setattr(budget, "plan_within", refuse)
-    results = distil(folder, tmp_path / "run", student=students, max_steps=2, resume_from_checkpoint="last")
-    assert [member["plan"]["hidden_size"] for member in results["members"]] == [24, 16]
-    assert [member["folder"] for member in results["members"]] == ["1-latency_ms-5", "2-16-2x6-24"]
+def test_plans_that_were_recorded_are_taken_again(folder, tmp_path, monkeypatch):
+    """A budget of milliseconds, measured anew, would give another plan."""
+    run, students = tmp_path / "run", ["macs=0.5", "16-2x6-24"]
+    distil_killed(monkeypatch, kill_at("_train_member", 1), folder, run, student=students)
+    state = json.loads((run / "family.json").read_text())
+    measured = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher"))).to_dict()
+    assert state["plans"][0] != measured
+    (run / "family.json").write_text(json.dumps(state | {"plans": [measured, state["plans"][1]]}))
+    results = distil(folder, run, student=students, max_steps=2, resume_from_checkpoint="last")
+    assert [member["plan"] for member in results["members"]] == [measured, state["plans"][1]]
+    assert [member["folder"] for member in results["members"]] == ["1-macs-0.5", "2-16-2x6-24"]
 
 
 def test_budgets_are_planned_within_the_member_before(folder, tmp_path):

@@ -12,7 +12,6 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from homodistil_hf.cli import main
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.runs import trim
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.student import make_trainer
@@ -85,9 +84,8 @@ def test_what_can_not_work_is_told(words, message, tmp_path, capsys, monkeypatch
     assert message in capsys.readouterr().err
 
 
-def test_what_can_not_be_met_is_told_before_text_is_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trim, "load_text", None)
-    assert trimmed(tmp_path, "--vocabulary", "keep=97") == 2
+def test_what_can_not_be_met_is_told_before_text_is_read(tmp_path, capsys):
+    assert trimmed(tmp_path, "--vocabulary", "keep=97", "--text", "nowhere.txt") == 2
     assert "out of reach, as there are no more; nearest valid: keep=96" in capsys.readouterr().err
 
 
@@ -155,7 +153,7 @@ def test_a_plan_tells_what_a_smaller_vocabulary_brings(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path):
     path = write_config(tmp_path, vocabulary="keep=40")
     assert distill(path) == 0
     whole = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
@@ -163,8 +161,9 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path, m
         for file in (tmp_path / "run" / f"checkpoint-{step}").iterdir():
             file.unlink()
         (tmp_path / "run" / f"checkpoint-{step}").rmdir()
-    monkeypatch.setattr(trim, "trim_to_folder", None)
+    written = (tmp_path / "run" / "trimmed_teacher" / "trimming.json").stat().st_mtime_ns
     assert distill(path, "--resume_from_checkpoint", "last") == 0
+    assert (tmp_path / "run" / "trimmed_teacher" / "trimming.json").stat().st_mtime_ns == written
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
     with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
         distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)

@@ -89,6 +89,7 @@ class DemoSettings:
     batch_size: int = 32
     num_eval_blocks: int = 256
     student: str = "macs=0.25"
+    latency_rounds: int = 15
 
     def __post_init__(self) -> None:
         for name, value, least in (("max_steps", self.max_steps, 10), ("seed", self.seed, 0)):
@@ -96,8 +97,12 @@ class DemoSettings:
                 raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
 
 
-def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
+def run_demo(settings: DemoSettings, files: Mapping[str, Path] | None = None) -> list[dict[str, Any]]:
     """Run the demo, print what came out, and return the rows of `results.json`.
+
+    Args:
+        settings: the demo's.
+        files: source files by name whose text is read. Default: those of the standard library.
 
     Raises:
         ValueError: `output_dir` holds something that is not the demo's or is in use by another process, or an export
@@ -105,14 +110,14 @@ def run_demo(settings: DemoSettings) -> list[dict[str, Any]]:
     """
     check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     with folder_claimed(settings.output_dir, is_main=True):
-        return _run(settings, Path(settings.output_dir))
+        return _run(settings, Path(settings.output_dir), files or source_files())
 
 
-def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
+def _run(settings: DemoSettings, folder: Path, files: Mapping[str, Path]) -> list[dict[str, Any]]:
     start = time.perf_counter()
     claim_folder(settings)
     print("1/4  text: this Python's standard library, its strings and comments; one file in 16 is only measured on")
-    blocks = prepare_blocks(settings)
+    blocks = prepare_blocks(settings, files)
     copy_teacher(folder / "teacher")
     trainers: dict[str, DistillationTrainer] = {}
     config = load_encoder_config(str(folder / "teacher"))
@@ -127,7 +132,7 @@ def _run(settings: DemoSettings, folder: Path) -> list[dict[str, Any]]:
     report = verify_export(folder / "student")
     if not report.ok:
         raise ValueError(f"folder={str(folder / 'student')!r} is not what it should be: {'; '.join(report.problems)}")
-    rows = _rows(folder, trainers)
+    rows = _rows(folder, trainers, num_rounds=settings.latency_rounds)
     curves = {
         name: sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items())
         for name, trainer in trainers.items()
@@ -196,12 +201,12 @@ def claim_folder(settings: DemoSettings) -> None:
     write_json(marker, marks)
 
 
-def prepare_blocks(settings: DemoSettings) -> dict[str, Dataset]:
+def prepare_blocks(settings: DemoSettings, files: Mapping[str, Path]) -> dict[str, Dataset]:
     """Read the text, and cut it into blocks of the teacher's length: to `train` on, and `held_out`."""
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     train, held_out = (
         tokenize_to_blocks(Dataset.from_dict({"text": part}), tokenizer, max_seq_length=tokenizer.model_max_length)
-        for part in read_documents(source_files())
+        for part in read_documents(files)
     )
     num_eval_blocks = min(settings.num_eval_blocks, len(held_out))
     return {"train": train, "held_out": held_out.shuffle(seed=0).select(range(num_eval_blocks))}
@@ -257,10 +262,10 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     return trainer
 
 
-def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:
+def _rows(folder: Path, trainers: dict[str, DistillationTrainer], *, num_rounds: int) -> list[dict[str, Any]]:
     models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
     length = max_tokens(models["teacher"].config)
-    grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True)
+    grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True, num_rounds=num_rounds)
     latencies = compare_latencies(models, grid)["cells"][0]["latency"]
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
     measured["teacher"] = dict(trainers["student"].teacher_evaluation)

@@ -9,6 +9,7 @@ import hashlib
 import re
 import sysconfig
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -44,7 +45,7 @@ def is_held_out(name: str) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] % _HELD_OUT_EVERY == 0
 
 
-def read_documents(files: dict[str, Path]) -> tuple[list[str], list[str]]:
+def read_documents(files: Mapping[str, Path]) -> tuple[list[str], list[str]]:
     """Training documents and held-out ones, no paragraph twice.
 
     Args:
