@@ -212,7 +212,7 @@ def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path)
 @pytest.mark.slow
 def test_plans_that_were_recorded_are_taken_again(folder, tmp_path, monkeypatch):
     """A budget of milliseconds, measured anew, would give another plan."""
-    run, students = tmp_path / "run", ["macs=0.5", "16-2x6-24"]
+    run, students = tmp_path / "run", ["macs=0.8", "8-2x4-16"]
     distil_killed(monkeypatch, kill_at("_train_member", 1), folder, run, student=students)
     state = json.loads((run / "family.json").read_text())
     measured = resolve_plan(STUDENTS[0], load_encoder_config(str(folder / "teacher"))).to_dict()
@@ -220,7 +220,7 @@ def test_plans_that_were_recorded_are_taken_again(folder, tmp_path, monkeypatch)
     (run / "family.json").write_text(json.dumps(state | {"plans": [measured, state["plans"][1]]}))
     results = distil(folder, run, student=students, max_steps=2, resume_from_checkpoint="last")
     assert [member["plan"] for member in results["members"]] == [measured, state["plans"][1]]
-    assert [member["folder"] for member in results["members"]] == ["1-macs-0.5", "2-16-2x6-24"]
+    assert [member["folder"] for member in results["members"]] == ["1-macs-0.8", "2-8-2x4-16"]
 
 
 def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
