@@ -81,17 +81,14 @@ def map_problem(model: EmbeddingModel) -> str:
     return ""
 
 
-def embedding_deployable(folder: str | Path) -> Deployable:
-    """Make an embedding model ready, of an export or of another folder or repository of sentence-transformers.
+def embedding_deployable(model: str | Path | EmbeddingModel) -> Deployable:
+    """Make an embedding model ready: loaded, an export, or another folder or repository of sentence-transformers.
 
     Raises:
         ValueError: see [`load_embedding_model`].
     """
-    return deployable_of(load_embedding_model(folder, argument="folder"))
-
-
-def deployable_of(model: EmbeddingModel) -> Deployable:
-    """Make a loaded embedding model ready."""
+    if not isinstance(model, EmbeddingModel):
+        model = load_embedding_model(model, argument="folder")
     model = replace(model, dense=folded(model.dense))
     problem, settings = map_problem(model), model.settings
     has_states = not problem
@@ -162,7 +159,7 @@ def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, floa
 def graph_encoder(model: EmbeddingModel, folder: Path) -> Encode:
     """Write a model's graph below a folder, and return queries → their vectors by ONNX Runtime on one core."""
     encoder = model.encoder if model.encoder.device.type == "cpu" else copy.deepcopy(model.encoder).cpu()
-    ready = deployable_of(replace(model, encoder=encoder))
+    ready = embedding_deployable(replace(model, encoder=encoder))
     path = Path(tempfile.mkdtemp(dir=folder), "model.onnx")
     write_graph(ready, path)
     session = onnx_session(path, num_threads=1)

@@ -198,7 +198,19 @@ def _measured(
     """`agreement`, where there is text for it and a teacher, `scores` and guarantees."""
     results: dict[str, Any] = {}
     if settings.eval_data and TEACHER in models:
-        results["agreement"] = _agreement(models, settings, is_apart=is_apart)
+        keep_datasets_here()
+        documents: Any = load_text(
+            list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
+        )
+        most, of_vectors = settings.max_texts, isinstance(models[TEACHER], TeacherVectors)  # they are of whole texts
+        texts = documents["text"][:most] if of_vectors else some_paragraphs(documents, most)
+        if len(texts) < 2:
+            raise ValueError(
+                f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
+            )
+        own, theirs = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
+        similarity = models[TEACHER].similarity
+        results["agreement"] = agreement(own, theirs, has_own_space=is_apart, similarity=similarity)
         say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
     results["scores"], results[GUARANTEE] = {}, {}
 
@@ -259,23 +271,6 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
             f"others={short_repr(settings.others)} needs queries with documents: rows of qnli or squad in --data_dir, "
             "or --queries"
         )
-
-
-def _agreement(
-    models: Mapping[str, Encoder], settings: EmbeddingEvaluationSettings, *, is_apart: bool
-) -> dict[str, float]:
-    keep_datasets_here()
-    documents: Any = load_text(
-        list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
-    )
-    of_vectors = isinstance(models[TEACHER], TeacherVectors)  # they are of whole texts
-    texts = documents["text"][: settings.max_texts] if of_vectors else some_paragraphs(documents, settings.max_texts)
-    if len(texts) < 2:
-        raise ValueError(
-            f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
-        )
-    student, teacher = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
-    return agreement(student, teacher, has_own_space=is_apart, similarity=models[TEACHER].similarity)
 
 
 def _retrieval(

@@ -157,9 +157,7 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     """Check an embedding model or a pair: files first, then the vectors in sentence-transformers."""
     if not isinstance(facts.get("files"), dict):
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
-    if problems := list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE))):
-        return VerifyReport(folder, tuple(problems), compared="vectors")
-    if problems := list(code_problems(folder, facts)) or list(module_problems(folder)):
-        return VerifyReport(folder, tuple(problems), compared="vectors")
-    problems, difference = vector_problems(folder, facts)
+    problems = list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE)))
+    problems = problems or list(code_problems(folder, facts)) or list(module_problems(folder))
+    problems, difference = (problems, None) if problems else vector_problems(folder, facts)
     return VerifyReport(folder, tuple(problems), difference, compared="vectors")

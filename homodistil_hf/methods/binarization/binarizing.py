@@ -80,10 +80,7 @@ def to_binary(
     changes: dict[str, Any] = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
     changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
     student = _HEADS[name](_config(source.config, changes))
-    # quantizers alone may be missing: a float model has none
-    missing, unexpected = student.load_state_dict(source.state_dict(), strict=False)
-    if unexpected or any("quantizer" not in one and "_bits." not in one for one in missing):
-        raise ValueError(f"model={type(model).__name__} does not fit: {missing}, {unexpected}")
+    student.load_state_dict(source.state_dict(), strict=False)  # a float model has no quantizers
     return student
 
 

@@ -6,9 +6,10 @@ second matrix.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -118,24 +119,34 @@ def ffn_statistics(
     with_products = sizes if max_product_tokens else {}
     products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
     seen = 0
+    kept: torch.Tensor | None = None
 
-    def add(name: str, activations_TF: torch.Tensor) -> None:
-        # `-seen % stride` continues the stride over tokens where the last batch left it.
+    def add(name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        # what a second matrix gets: tokens of all rows without padding
+        activations_TF = inputs[0].flatten(0, 1).float()
+        activations_TF = activations_TF if kept is None else activations_TF[kept]
         of_batch[name] = _SUMS[average](activations_TF)
         if products:
+            # `-seen % stride` continues the stride over tokens where the last batch left it.
             chosen_SF = activations_TF[-seen % stride :: stride]
             products[name].addmm_(chosen_SF.T, chosen_SF)
 
-    for index, batch in enumerate(batches):
-        inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
-        lower = torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32)
-        with lower, _activations(student, batch.get("attention_mask"), names, add):
-            student.base_model(**inputs)
-        sums_A += torch.cat([of_batch[name] for name in names]).cpu()
-        seen += num_tokens(batch)
-        # a line for each tenth of the batches
-        if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
-            logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(second_linear(student, name).register_forward_pre_hook(partial(add, name)))
+        for index, batch in enumerate(batches):
+            inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
+            # places of the tokens among those of all rows; None: there is no padding
+            kept, mask_BT = None, batch.get("attention_mask")
+            if mask_BT is not None and not bool(mask_BT.all()):
+                kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)
+            with torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                student.base_model(**inputs)
+            sums_A += torch.cat([of_batch[name] for name in names]).cpu()
+            seen += num_tokens(batch)
+            # a line for each tenth of the batches
+            if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
+                logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
     averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
     # sums were of squares: the root comes after the mean
     if average == "norm":
@@ -143,34 +154,6 @@ def ffn_statistics(
     if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:
         raise FloatingPointError(f"activations of {broken[0]} are not finite: the model diverged; take an earlier one")
     return FilterStatistics(averages, products)
-
-
-@contextmanager
-def _activations(
-    student: LayerwiseModel,
-    mask_BT: torch.Tensor | None,
-    names: Sequence[str],
-    add: Callable[[str, torch.Tensor], None],
-) -> Iterator[None]:
-    """Call `add` with the inputs of each FFN's second matrix, float32 `(T, F)`: tokens of all rows without padding."""
-    # places of the tokens among those of all rows; None: there is no padding
-    kept = None
-    if mask_BT is not None and not bool(mask_BT.all()):
-        kept = mask_BT.flatten().nonzero()[:, 0].to(student.device)
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            activations_TF = inputs[0].flatten(0, 1).float()
-            add(name, activations_TF if kept is None else activations_TF[kept])
-
-        return hook
-
-    handles = [second_linear(student, name).register_forward_pre_hook(watch(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def second_linear(student: LayerwiseModel, group: str) -> nn.Linear:

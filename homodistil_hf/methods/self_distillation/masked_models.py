@@ -177,7 +177,7 @@ class MaskedImageCollator(SeededMasks):
         seed: of the orders, 0 … 2⁶⁴ − 1.
 
     Raises:
-        ValueError: `num_patches` or `seed` out of range.
+        ValueError: `seed` out of range.
 
     Example:
     ```python
@@ -190,8 +190,6 @@ class MaskedImageCollator(SeededMasks):
     """
 
     def __init__(self, num_patches: int, *, seed: int = 0) -> None:
-        if num_patches < 1:
-            raise ValueError(f"num_patches={num_patches} is below 1; expected the number of patches of an image")
         super().__init__(seed)
         self.num_patches = num_patches
 
@@ -206,16 +204,9 @@ class MaskedImageCollator(SeededMasks):
             `dict`: `pixel_values` (B, C, Y, X), and `noise` (B, P), a permutation of 0 … P − 1 a row; float32 both.
 
         Raises:
-            ValueError: a row without `pixel_values`, or images of several sizes.
+            ValueError: images of several sizes.
         """
-        images = []
-        for row in rows:
-            if "pixel_values" not in row:
-                raise ValueError(
-                    f"a row has columns {short_repr(sorted(map(str, row)))}, but no pixel_values; make them with the "
-                    "model's image processor"
-                )
-            images.append(np.asarray(row["pixel_values"], dtype=np.float32))
+        images = [np.asarray(row["pixel_values"], dtype=np.float32) for row in rows]
         if len(shapes := {image.shape for image in images}) != 1:
             raise ValueError(f"images of a batch have shapes {short_repr(sorted(shapes))}; make them all one size")
         noise = []
