@@ -94,9 +94,7 @@ def test_other_folders_are_refused(tmp_path):
         ({"vocab_size": 1 << 23, "hidden_size": 1 << 12}, "its config.json describes"),
         ({"attn_implementation": "kernels/evil"}, "attn_implementation='kernels/evil'; expected eager or sdpa"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "brings its own modelling code"),
-        ({"hidden_act": ["gelu"]}, "expected an activation of transformers"),
         ({"model_type": ["bert"]}, "expected one of bert"),
-        ({"hidden_size": "32"}, "expected a whole number"),
         ({"is_decoder": True}, "only encoders are supported"),
     ],
 )
@@ -139,8 +137,6 @@ def test_a_folder_without_vocabulary_is_refused(tmp_path):
 @each(
     ("weights", "values", "message"),
     [
-        (lambda name: f"module.{name}", {}, r"weights named module\..*; take the prefix 'module\.' off"),
-        (lambda name: f"{name}.lora_A", {}, r"holds adapters \(.*merge_and_unload"),
         (str, {"vocab_size": VOCAB_SIZE - 6}, r"word_embeddings.weight of the shape .*describes .*; mend config.json"),
         (str, {"num_labels": 3, "type_vocab_size": 3}, r"token_type_.*describes \(3, .*; mend config.json"),
         (lambda name: name.replace("layer.1", "layer.7"), {}, r"has no weights for .*layer\.1\..*download it again"),

@@ -49,8 +49,9 @@ def test_filters_are_pruned_without_gradients(architecture):
 
     (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
     model, batch = tiny_architecture_teacher(architecture, head), make_batch("sequence_classification")
-    unlabeled = [{name: batch[name] for name in ("input_ids", "attention_mask")}]
-    pruned = prune_gradient_free(model, unlabeled, macs=0.85)
+    unlabeled = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    unlabeled["token_type_ids"] = torch.ones_like(batch["input_ids"])  # dropped where it has no segments
+    pruned = prune_gradient_free(model, [unlabeled], macs=0.85)
     share = encoder_macs(widths_of(pruned.config)) / encoder_macs(widths_of(model.config))
     assert share == pytest.approx(0.85, abs=0.02)
     assert type(pruned) is head.student

@@ -204,18 +204,6 @@ def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path
     assert 0 < results["evaluation"]["kl"] < untrained["evaluation"]["kl"]
 
 
-@pytest.mark.slow
-def test_python_takes_a_smaller_model_of_the_task(make_trainer, tmp_path):
-    settings = write_kind(tmp_path, "classes")
-    run(settings_of(settings | {"output_dir": str(tmp_path / "pruned")}, "pruned"), lambda line: None)
-    rows = rows_of_kind("classes", has_labels=False)
-    how = {"teacher_model": settings["teacher"], "train_dataset": rows, **KEEPS_WIDTHS}
-    trainer = make_trainer(model=str(tmp_path / "pruned" / "student"), max_steps=1, **how)
-    trainer.train()
-    assert not trainer.task_pair.has_fresh_head
-    assert trainer.dense_student().config.hidden_size == 16
-
-
 def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tmp_path):
     settings = write_kind(tmp_path, "classes")
     how = {"teacher_model": settings["teacher"], "train_dataset": rows_of_kind("classes"), **KEEPS_WIDTHS}
@@ -240,8 +228,6 @@ REFUSED = {
     "a size": ({"student": "macs=0.25"}, "student='macs=0.25' beside start="),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' beside start=.*keeps the words of its start"),
     "pruning": ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 beside start=.*nothing is pruned"),
-    "a window": ({"ffn_end_fraction": 0.5}, "ffn_end_fraction=0.5 beside start=.*nothing is pruned"),
-    "scores": ({"importance_metric": "movement"}, "importance_metric='movement' beside start=.*nothing is pruned"),
     "plain": ({"plain": True}, "plain=True beside start=.*keeps the widths of its start"),
     "projections": ({"projection_init": "random"}, "projection_init='random' beside start=.*fits the teacher best"),
     "a recipe": ({"recipe": "paper"}, "recipe='paper' beside start=.*its settings are of pruning; leave out one"),

@@ -98,15 +98,6 @@ def test_a_plan_of_full_width_is_only_distilled(one_shot, chosen):
     assert logs_of(trainer)[0]["loss_kl"] == 0.0
 
 
-def test_nothing_is_pruned_into_a_folder_that_is_not_empty(one_shot, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
-    trainer = one_shot()
-    with pytest.raises(ValueError, match="is not empty"):
-        trainer.train()
-    assert trainer.kept == trainer.full
-
-
 @each(
     ("settings", "message"),
     [

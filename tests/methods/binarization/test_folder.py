@@ -179,7 +179,6 @@ def test_facts_without_logits_are_refused(folder, positions):
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number"),
         ({"vocab_size": 1 << 23, "hidden_size": 1 << 13, "head_dim": None}, "its config.json describes"),
         ({"attn_implementation": "kernels/evil"}, "expected eager or sdpa"),
-        ({"hidden_act": 3}, "expected an activation"),
     ],
 )
 def test_configurations_of_bits_are_checked_before_weights_are_read(folder, values, message):

@@ -5,7 +5,6 @@ import torch
 from filter_errors import output_error
 from rows import each
 from students import assert_same_logits, logits_of, make_batch, unlabelled
-from tiny_architectures import tiny_architecture_teacher
 from tiny_models import make_teacher, random_student, tiny_config
 from transformers import AutoModelForSequenceClassification, BertModel
 
@@ -19,7 +18,6 @@ from homodistil_hf.methods.gradient_free.pruning import (
     prune_filters,
 )
 from homodistil_hf.methods.gradient_free.representatives import convex_masking, gaussian_kernel, output_products
-from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.cost import encoder_macs
@@ -236,12 +234,6 @@ def test_what_is_left_can_be_trained_and_is_padded_to_the_widest_layer_in_stock_
     assert encoder_groups(student)["ffn.0"].num_units == widths(student)[0]
 
 
-def test_nothing_is_read_where_weights_alone_rank(model):
-    settings = GradientFreeSettings(ranking="r2", rescaling="none")
-    student = prune_gradient_free(model, [], 0.7, settings=settings)
-    assert sum(widths(student)) == num_kept_filters(widths_of(model.config), 0.7)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_keeps_the_same_filters():
@@ -335,12 +327,3 @@ def test_a_model_by_name_is_loaded(model, tmp_path):
     student = prune_gradient_free(str(tmp_path), make_batches(), 0.7)
     expected = prune_gradient_free(model, make_batches(), 0.7)
     torch.testing.assert_close(logits_of(student), logits_of(expected))
-
-
-@each("name", ["distilbert", "mpnet", "roberta"])
-def test_segments_are_dropped_where_an_architecture_has_none(name):
-    architecture = ARCHITECTURES[name]
-    (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
-    tokens = make_batch("sequence_classification")["input_ids"]
-    inputs = {"input_ids": tokens, "token_type_ids": torch.ones_like(tokens)}
-    prune_gradient_free(tiny_architecture_teacher(architecture, head), [inputs], macs=0.9)
