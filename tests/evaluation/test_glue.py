@@ -17,12 +17,14 @@ from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-from homodistil_hf.evaluation import GlueSettings, evaluate_glue, fine_tuning
+from homodistil_hf.evaluation import GlueSettings, evaluate_glue
+from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import (
     LEAST_STEPS,
     FineTuningTrainer,
     encoded_rows,
     fine_tune,
+    fine_tuned,
     settings_from,
 )
 from homodistil_hf.evaluation.task_runs import training_rows
@@ -136,15 +138,6 @@ def test_unreadable_and_missing_files_are_named(tmp_path):
         load_glue("rte", tmp_path)
 
 
-def test_the_hub_out_of_reach_is_told(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no route\nto the Hub")
-
-    monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(ValueError, match=r"task='rte' can't be loaded from the Hub \(nyu-mll/glue: no route\)"):
-        load_glue("rte")
-
-
 def test_other_rows_have_another_digest(data_dir, tmp_path):
     folder = write_task(tmp_path, "rte")
     assert load_glue("rte", tmp_path).sha256 == load_glue("rte", data_dir).sha256
@@ -202,19 +195,15 @@ def test_a_classifier_takes_the_encoder_and_nothing_else(kind):
     assert pooler.bias.count_nonzero() == classifier.classifier.bias.count_nonzero() == 0
 
 
-@pytest.mark.slow
-def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model, tmp_path, monkeypatch):
-    started = []
-
-    def fine_tune_and_look(classifier, *args, **kwargs):
-        started.append(classifier.classifier.bias.detach().clone())
-        return fine_tune(classifier, *args, **kwargs)
-
-    monkeypatch.setattr(fine_tuning, "fine_tune", fine_tune_and_look)
-    settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0]}
-    evaluate_glue(model, ["stsb", "rte"], settings=settings, output_dir=tmp_path)
-    labels = load_glue("stsb", data_dir).train["label"][:]
-    assert [bias.tolist() for bias in started] == [[pytest.approx(sum(labels) / NUM_TRAIN, rel=1e-6)], [0.0, 0.0]]
+def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model):
+    settings = GlueSettings(**QUICK | {"learning_rate": 1e-30, "max_train_steps": 1})  # no weight moves
+    rows = {task: load_glue(task, data_dir).train for task in ("stsb", "rte")}
+    trained = {
+        task: fine_tuned(load_model(model), GLUE_TASKS[task], rows[task], settings=settings, seed=0) for task in rows
+    }
+    mean = sum(rows["stsb"]["label"][:]) / NUM_TRAIN
+    assert trained["stsb"].model.classifier.bias.tolist() == [pytest.approx(mean, rel=1e-6)]
+    assert trained["rte"].model.classifier.bias.tolist() == pytest.approx([0.0, 0.0], abs=1e-20)
 
 
 def test_a_models_own_pooler_and_head_are_left_behind():
@@ -344,12 +333,6 @@ def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path,
     settings = {"data_dir": str(data_dir), "max_length": 64}
     with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
         evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
-
-
-def test_a_default_length_is_lowered_to_the_positions(data_dir, model, tmp_path):
-    settings = {**QUICK, "data_dir": str(data_dir), "seeds": 0, "max_train_steps": 1, "max_length": None}
-    found = evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)["tasks"]["rte"]
-    assert found["conditions"]["max_length"] == 32
 
 
 # Settings

@@ -165,14 +165,15 @@ def test_without_a_teacher_its_figures_are_left_out(folder, tmp_path, recorded, 
 
 
 @pytest.mark.slow
-def test_a_measurement_is_not_repeated(folder, tmp_path, monkeypatch):
-    arguments = {"teacher": folder / "teacher", "output_dir": tmp_path}
+def test_a_measurement_is_not_repeated(folder, tmp_path):
+    lines = []
+    arguments = {"teacher": folder / "teacher", "output_dir": tmp_path, "say": lines.append}
     first = evaluate_discrepancy(folder / "student", settings=settings_of(folder), **arguments)
-    monkeypatch.setattr("homodistil_hf.evaluation.held_out_text._measured", lambda *args, **kwargs: {"again": True})
     assert evaluate_discrepancy(folder / "student", settings=settings_of(folder), **arguments) == first
     for change in ({"max_eval_blocks": 8}, {"mask_seed": 1}, {"mlm_probability": 0.3}):
         other = evaluate_discrepancy(folder / "student", settings=settings_of(folder, **change), **arguments)
-        assert other["discrepancy"]["again"]
+        assert other["discrepancy"]["kl"] != first["discrepancy"]["kl"]
+    assert [line.endswith("(read from an earlier evaluation)") for line in lines] == [False, True, False, False, False]
 
 
 def test_another_vocabulary_can_not_be_compared(folder, tmp_path):

@@ -1,9 +1,7 @@
 """Fine-tunings on tags, several labels, several values and questions; what rows of each kind are."""
 
-import json
-
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from own_rows import run
 from rows import each
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
@@ -14,7 +12,6 @@ from homodistil_hf.evaluation.fine_tuning import task_metrics
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.tasks.columns import Columns
 from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES
-from homodistil_hf.tasks.reading import load_rows
 from homodistil_hf.tasks.rows_task import RowsTask, columns_of_rows, task_of_rows
 
 OWN: dict[str, tuple[str, list[str] | None]] = {
@@ -51,41 +48,6 @@ def test_a_kind_is_fine_tuned(tmp_path, name):
         )
     if name == "several labels":
         assert config.problem_type == "multi_label_classification"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["tags", "answers"])
-def test_without_others_rows_are_kept_aside(tmp_path, name):
-    results, _ = run(write(tmp_path, name), eval_data=None)
-    num_rows = len(rows_of_kind(name, seed=0))
-    assert 0 < results["num_eval_rows"] < results["num_train_rows"] < num_rows
-
-
-@pytest.mark.slow
-def test_usual_names_of_columns_are_found_for_classes_too(tmp_path):
-    given = write(tmp_path, "pairs")
-    results, _ = run(given)
-    assert {"accuracy", "macro_f1"} == results["metrics"].keys()
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["text_columns"] == [
-        "sentence1",
-        "sentence2",
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["folder of splits", "tsv"])
-def test_classes_come_in_other_files_too(tmp_path, form):
-    given = write(tmp_path, "classes")
-    sets = {name: rows_of_kind("classes", seed=seed) for seed, name in enumerate(("train", "validation"))}
-    if form == "tsv":
-        files = {"train_data": str(tmp_path / "train.tsv"), "eval_data": str(tmp_path / "validation.tsv")}
-        for file, rows in zip(files.values(), sets.values(), strict=True):
-            rows.to_csv(file, sep="\t")
-    else:
-        DatasetDict(sets).save_to_disk(tmp_path / "saved")
-        files = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / "saved"))
-    (expected, _), (found, _) = run(given), run(given, **files, output_dir=str(tmp_path / "other"))
-    assert found["metrics"] == expected["metrics"]
 
 
 @each(
@@ -181,13 +143,3 @@ def test_words_without_tags_count_for_no_metric(tmp_path):
     found, expected = (task_metrics(model, Dataset.from_dict(some), task, tokenizer, 24) for some in (rows, known))
     assert found == expected
     assert found.keys() == {"span_f1", "span_precision", "span_recall", "accuracy"}
-
-
-def test_rows_come_from_the_hub_too(tmp_path, monkeypatch):
-    """As those of `distil` do: a name without a file is a data set's."""
-    given = write(tmp_path, "tags")
-    expected, _ = run(given)
-    rows = load_rows([given.pop("train_data")])
-    monkeypatch.setattr("homodistil_hf.data.sources.datasets.load_dataset", lambda name, *words, **how: rows)
-    found, _ = run(given, train_data="somebody/rows", output_dir=str(tmp_path / "again"))
-    assert found["metrics"] == expected["metrics"]

@@ -1,6 +1,5 @@
 """Labels and rows of a fine-tuning on a task of one's own: how they are read, and which are refused."""
 
-import json
 from decimal import Decimal
 
 import pytest
@@ -179,16 +178,6 @@ def test_other_columns_of_a_file_need_no_type(given, tmp_path):
     train.write_text("")
     with pytest.raises(ValueError, match=r"train_data=.* is an empty data set \(0 bytes in 1 files\)"):
         read(given, **{"train_data": str(train), "eval_data": str(dev)})
-
-
-def test_rows_of_json_are_read_in_every_form(given, tmp_path):
-    table = [{"text": f"w{n}", "label": "ab"[n % 2], "x": [n, "y"][n % 2]} for n in range(5, 13)]
-    lines = "\n".join(map(json.dumps, table))
-    for name, text in {"a.json": lines, "b.json": json.dumps(table), "c.json": json.dumps({"data": table})}.items():
-        (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        paths = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / name))
-        train, _, names = read(given, **paths)
-        assert (train[:3], names) == ([1, 0, 1], ["a", "b"])
 
 
 @pytest.mark.parametrize("depth", [200, 100_000])

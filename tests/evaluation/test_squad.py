@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from resumed_runs import sigterm_at
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
-from homodistil_hf.evaluation import GlueSettings, task_runs
+from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, FineTuningTrainer, encoded_rows, settings_from
 from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.task_runs import (
     SquadSettings,
     evaluate_squad,
+    evaluate_tasks,
     grade,
     official_metrics,
     training_rows,
@@ -26,8 +28,7 @@ from homodistil_hf.evaluation.task_runs import (
 )
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 from homodistil_hf.models.heads import fresh_answerer
-from homodistil_hf.tasks import answers
-from homodistil_hf.tasks.answers import RankedAnswers, answer_questions, rank_answers
+from homodistil_hf.tasks.answers import RankedAnswers, answer_grades, answer_questions, rank_answers
 from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_squad
 from homodistil_hf.tasks.questions import check_windows, labelled_inputs, make_windows
 
@@ -186,12 +187,16 @@ def test_no_answer_is_said_where_its_score_is_higher():
     assert even["NoAns_f1"] == 0
 
 
-@pytest.mark.parametrize(("best", "is_told"), [(-0.1, True), (0.1, False)])
-def test_a_model_that_never_answers_is_told(monkeypatch, caplog, best, is_told):
+@pytest.mark.parametrize(("sign", "is_told"), [(1, True), (-1, False)])
+def test_a_model_that_never_answers_is_told(evaluated, caplog, sign, is_told):
     """Where half of the questions have no answer it scores 50 %, which looks like something."""
-    ranked = [answered("w11", best), answered("w90 w91", -0.1), answered("w90 w91", -0.3)]
-    monkeypatch.setattr(answers, "answer_questions", lambda *words: ranked)
-    answers.answer_grades(None, Dataset.from_list(list(questions(3, seed=0))), None, 32)
+    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0).eval()
+    rows = Dataset.from_list(list(questions(3, seed=0)))
+    with torch.no_grad():
+        # [CLS], the first token, has a larger logit than the others, or a smaller one
+        states_TH = answerer.bert(**TOKENIZER(rows["context"][0], return_tensors="pt")).last_hidden_state[0]
+        answerer.qa_outputs.weight[:] = sign * (states_TH[0] - states_TH[1:].mean(0))
+    answer_grades(answerer, rows, TOKENIZER, 32)
     assert ("none of 3 held-out questions gets an answer: this model has learned nothing" in caplog.text) == is_told
 
 
@@ -237,7 +242,7 @@ def test_what_sigterm_stopped_goes_on_in_its_training(folder, tmp_path):
     assert losses[0]["train_loss"] == losses[1]["train_loss"]
 
 
-def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeypatch):
+def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path):
     seen = []
 
     def measured(evaluated, task, rows, measured_on, *, settings, seed, folder):
@@ -246,11 +251,9 @@ def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path, monkeyp
 
     rows = [row | {"context": context} for row, context in zip(questions(40, seed=0), "abcde" * 8, strict=True)]
     rows = [row | {"answers": {"text": [], "answer_start": []}} for row in rows]
-    for name in ("train", "validation"):
-        Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
-    monkeypatch.setattr(task_runs, "official_metrics", measured)
-    settings = {**TINY.compared(), "data_dir": str(tmp_path), "seeds": 0, "learning_rates": (0.5, 0.25)}
-    evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
+    data = TaskData("squad_v2", "squad_v2", Dataset.from_list(rows), {"validation": Dataset.from_list(rows)}, "")
+    settings = replace(TINY, seeds=0, learning_rate=None, learning_rates=(0.5, 0.25))
+    evaluate_tasks(load_model(folder, tmp_path / "results"), [data], measured, settings=settings, say=print)
     for _, learned_from, measured_on in seen[:2]:
         held_out = set(measured_on["held_out"]["context"][:])
         assert (len(held_out), len(learned_from), held_out & learned_from) == (1, 4, set())
@@ -280,20 +283,15 @@ def test_wrong_settings_are_named(evaluated, values, message):
     ("positions", "given", "expected"),
     [(512, {}, (384, 128, 64)), (32, {}, (32, 10, 10)), (96, {"stride": 8}, (96, 8, 32))],
 )
-def test_default_windows_are_those_that_a_model_reads(positions, given, expected, tmp_path, monkeypatch):
-    seen = []
-
-    def measured(*args, settings, **kwargs):
-        seen.append((settings.max_length, settings.stride, settings.max_question_tokens))
-        return {"validation": {"f1": 50.0}}, FineTuned(None, 1, 0.5)
-
+def test_default_windows_are_those_that_a_model_reads(positions, given, expected, tmp_path):
     make_teacher(max_position_embeddings=positions).save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(task_runs, "official_metrics", measured)
-    monkeypatch.setattr(task_runs, "load_squad", lambda *args: tiny_data())
-    how = {"learning_rate": 1e-3, "seeds": 0, **given}
-    evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")
-    assert seen == [expected]
+    for name, number in (("train", 8), ("validation", 3)):
+        Dataset.from_list(list(questions(number, seed=0))).to_parquet(tmp_path / f"{name}.parquet")
+    how = {"data_dir": str(tmp_path), "learning_rate": 1e-3, "seeds": 0, "max_train_steps": 1, **given}
+    found = evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")["tasks"]["squad_v2"]
+    names = ("max_length", "stride", "max_question_tokens")
+    assert tuple(found["conditions"][name] for name in names) == expected
 
 
 def test_settings_of_another_kind_are_refused(evaluated):

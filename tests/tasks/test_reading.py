@@ -22,7 +22,7 @@ def written(tmp_path):
     rows.to_parquet(tmp_path / "a.parquet")
     rows.to_json(tmp_path / "a.jsonl")
     (tmp_path / "a.json").write_text(json.dumps({"data": lines}))
-    (tmp_path / "list.json").write_text(json.dumps(lines))
+    (tmp_path / "list.json").write_text(json.dumps(lines), encoding="utf-8-sig")
     rows.save_to_disk(tmp_path / "saved")
     return tmp_path
 
