@@ -211,12 +211,6 @@ def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_p
         read(given, **names)
 
 
-def test_a_long_name_of_a_column_is_told_in_short(given):
-    with pytest.raises(ValueError, match="lacks the column") as error:
-        read(given, **{"label_column": "x" * 10_000})
-    assert len(str(error.value)) < 1000
-
-
 def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
     for labels in ([True, False] * 4, ["true", "false"] * 4):
         train, _, names = rows_from(given, tmp_path, {"label": labels})

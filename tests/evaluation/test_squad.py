@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from resumed_runs import sigterm_at
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
 from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
-from homodistil_hf.evaluation.fine_tuning import FineTuned, FineTuningTrainer, encoded_rows, settings_from
+from homodistil_hf.evaluation.fine_tuning import FineTuned, encoded_rows, settings_from
 from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.task_runs import (
     SquadSettings,
@@ -224,22 +223,6 @@ def test_seeds_are_measured_once(folder, tmp_path):
     again = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results", say=lines.append)
     assert again == summary
     assert [line.endswith("(read from an earlier evaluation)") for line in lines] == [False, False, True, True]
-
-
-@pytest.mark.slow
-def test_what_sigterm_stopped_goes_on_in_its_training(folder, tmp_path):
-    for name, number in (("train", 24), ("validation", 9)):
-        Dataset.from_list(list(questions(number, seed=0))).to_parquet(tmp_path / f"{name}.parquet")
-    settings = {**TINY.compared(), "learning_rate": 5e-3, "num_train_epochs": 3, "dropout_fraction": 0.1}
-    settings |= {"data_dir": str(tmp_path), "seeds": 0}
-    whole = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "whole")
-    with sigterm_at(FineTuningTrainer, 4), pytest.raises(SystemExit, match="143"):
-        evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results")
-    with sigterm_at(FineTuningTrainer, None) as seen:
-        assert evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results") == whole
-    assert seen[0] == 4
-    losses = [json.loads((tmp_path / name / "squad_v2.seed-0.json").read_text()) for name in ("whole", "results")]
-    assert losses[0]["train_loss"] == losses[1]["train_loss"]
 
 
 def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path):

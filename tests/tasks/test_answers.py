@@ -209,25 +209,6 @@ def test_the_best_score_over_windows_counts_by_hand():
     assert len(set(ranked.texts)) == len(ranked.texts)
 
 
-def test_ends_never_stand_before_starts_nor_too_far_behind():
-    starts, ends = np.zeros(23), np.zeros(23)
-    starts[12], ends[4] = 9, 9  # the best of both, in the wrong order
-    window = window_of(0, 20)
-    ranked = rank_answers(ONE_TO_TEN, [window], [(starts, ends)], max_answer_tokens=2, num_best=1000)
-    lengths = {len(text.split()) for text in ranked.texts}
-    assert lengths == {1, 2}
-    assert len(ranked.texts) == 20 + 19
-    assert ranked.scores[0] == 9
-
-
-def test_questions_and_padding_are_no_answers():
-    starts, ends = np.full(12, 50.0), np.full(12, 50.0)
-    starts[3:7], ends[3:7] = 0.0, 0.0
-    ranked = rank_answers(ONE_TO_TEN, [window_of(5, 4)], [(starts, ends)])
-    assert ranked.scores[0] == 0
-    assert set(" ".join(ranked.texts).split()) == set(WORDS[5:9])
-
-
 def test_an_empty_context_has_no_answer():
     ranked = rank_answers("", [window_of(0, 0)], [(np.zeros(4), np.zeros(4))])
     assert ranked == RankedAnswers((), (), 0.0)

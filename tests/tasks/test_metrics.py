@@ -68,7 +68,9 @@ def test_correlations_are_scipys(seed):
         "spearman": np.mean([stats.spearmanr(given[:, n], wanted[:, n]).statistic for n in range(2)]),
     }
     assert correlations(given, wanted) == pytest.approx(expected, rel=1e-12)
-    assert correlations(np.ones((3, 1)), np.arange(3.0)[:, None]) == {"pearson": 0.0, "spearman": 0.0}
+    constant, rising = np.ones((3, 1)), np.arange(3.0)[:, None]
+    for pair in ((constant, rising), (rising, constant), (rising[:1], constant[:1])):
+        assert correlations(*pair) == {"pearson": 0.0, "spearman": 0.0}
 
 
 @pytest.mark.parametrize("formula", [pearson, spearman])
@@ -86,17 +88,6 @@ def test_average_precision_is_scikit_learns(rows):
     scores, wanted = np.array(rows).T
     expected = sklearn.average_precision_score(wanted, scores)
     assert average_precision(scores / 8, wanted) == pytest.approx(expected, rel=1e-12)
-
-
-def test_several_labels_by_hand():
-    logits = np.array([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
-    wanted = np.array([[1, 0, 1], [0, 1, 0]])
-    found = several_label_scores(logits, wanted)
-    assert found == {
-        "micro_f1": pytest.approx(6 / 7),
-        "macro_f1": pytest.approx((2 / 3 + 1 + 1) / 3),
-        "exact_rows": 0.5,
-    }
 
 
 NAMES = ["O", "B-A", "I-A", "B-B", "I-B"]
@@ -121,6 +112,7 @@ def ends(*lengths: int) -> np.ndarray:
         ("B-A I-B", "B-A B-B", (2,), 1.0),
         ("B-B I-B", "B-A I-A", (2,), 0.0),
         ("B-A I-A", "B-A I-A", (1, 1), 1.0),
+        ("B-A I-A", "B-A B-A", (1, 1), 1.0),
         ("B-A O", "B-A B-B", (1, 1), 2 / 3),
         ("O O", "O O", (2,), 0.0),
     ],
@@ -128,12 +120,6 @@ def ends(*lengths: int) -> np.ndarray:
 def test_spans_by_hand(given, wanted, lengths, f1):
     found = span_scores(np.array(spans(given)), np.array(spans(wanted)), NAMES, ends_R=ends(*lengths))
     assert found["span_f1"] == pytest.approx(f1)
-
-
-def test_a_span_ends_with_its_row():
-    both = np.array(spans("B-A I-A"))
-    one = np.array(spans("B-A B-A"))
-    assert span_scores(both, one, NAMES, ends_R=ends(1, 1))["span_f1"] == 1.0
 
 
 @each(
@@ -212,13 +198,3 @@ def test_the_best_threshold_is_the_slow_loops(rows, random):
     means = {t: mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *sorted(probabilities))}
     assert best == pytest.approx(max(means.values()))
     assert threshold == min(t for t, mean in means.items() if mean == pytest.approx(max(means.values())))
-
-
-def test_a_long_list_of_thresholds_equals_the_slow_loop():
-    generator = np.random.default_rng(0)
-    probabilities, scores = generator.random(200), generator.random(200)
-    has_answer, is_answered = generator.random((2, 200)) < np.array([[0.5], [0.9]])
-    best, threshold = best_threshold(scores, probabilities, has_answer=has_answer, is_answered=is_answered)
-    means = [mean_at(t, scores, probabilities, has_answer, is_answered) for t in (0.0, *probabilities)]
-    assert best == pytest.approx(max(means))
-    assert mean_at(threshold, scores, probabilities, has_answer, is_answered) == pytest.approx(best)
