@@ -14,7 +14,6 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from benchmarks.sweep.cells import Cell
 from benchmarks.sweep.folder import record_head
 from homodistil_hf import export_student
-from homodistil_hf.evaluation.task_runs import SquadSettings
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, write_manifest
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -22,6 +21,7 @@ from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.tasks.questions import WindowSizes
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
@@ -217,7 +217,7 @@ ARTICLES = [{"paragraphs": [{"context": QUESTIONS[0]["context"], "qas": [{"id": 
 ARTICLES[0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": "w7 w8", "answer_start": 3}]
 OWN_ROWS = [{"text": f"w{n} w7", "other": "w8", "label": ("a", "b")[n % 2]} for n in range(5, 17)]
 NUMBERED_ROWS = [row | {"label": n / 2} for n, row in enumerate(OWN_ROWS)]
-WINDOWS = SquadSettings(max_length=16, stride=2, max_question_tokens=4)
+WINDOWS = WindowSizes(16, stride=2, max_question_tokens=4)
 TOKENIZER_SETTINGS: dict[str, Any] = {"model_max_length": 32, "padding_side": "right", "truncation_side": "right"}
 TOKENIZER_SETTINGS |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"], "do_lower_case": True}
 TOKENIZER_SETTINGS |= {"additional_special_tokens": ["w9"], "clean_up_tokenization_spaces": False}

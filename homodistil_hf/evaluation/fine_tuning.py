@@ -52,7 +52,7 @@ from ..tasks.answers import answer_grades
 from ..tasks.encoding import encode_rows, question_rows
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
 from ..tasks.metrics import accuracy
-from ..tasks.questions import WindowSettings
+from ..tasks.questions import WindowSizes
 from ..tasks.rows_task import RowsTask
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task
@@ -303,7 +303,7 @@ def encoded_rows(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    windows: WindowSettings | None = None,
+    windows: WindowSizes | None = None,
 ) -> Dataset:
     """Rows of a task as [`encode_rows`] tokenizes them, with `length`, in tokens."""
     encoded = encode_rows(rows, task.columns, task.config, tokenizer, max_length=max_length, windows=windows)
@@ -317,7 +317,7 @@ def fine_tuned(
     *,
     settings: FineTuningSettings,
     seed: int,
-    windows: WindowSettings | None = None,
+    windows: WindowSizes | None = None,
     **how: Any,
 ) -> FineTuned:
     """Fine-tune a fresh head around a model's encoder on rows of a task; other arguments are [`fine_tune`]'s."""

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,15 @@ from ..files.strict_json import read_json_object, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
-from ..tables import figures_line
 from ..tasks.encoding import length_of_rows
-from ..tasks.held_out import keep_aside
 from ..tasks.kinds import CLASSES, VALUES
-from ..tasks.rows_task import LabelledRows, read_labelled
+from ..tasks.rows_task import RowsTask, read_labelled
 from ..training.ranks import refuse_ranks
 from ..training.run_folder import check_same_identity, existing_files, folder_claimed
 from .evaluated_model import load_model
 from .fine_tuning import FineTuned, FineTuningSettings, fine_tuned, task_metrics
 from .records import Records
-from .task_runs import best_rate, training_rows, with_length
+from .task_runs import chosen_rate, training_rows, with_length
 
 _TRAINING_FOLDER = "training"
 _SAVE_STEPS = 500
@@ -141,43 +138,32 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
 
     # one fine-tuning, for a trial or for good, and what is measured of it
-    def trained_at(rate: float, rows: Dataset, max_train_steps: int | None, **saving: Any) -> FineTuned:
-        chosen = replace(settings, learning_rate=rate, learning_rates=(), max_train_steps=max_train_steps)
-        return fine_tuned(evaluated, task, rows, settings=chosen, seed=settings.seed, **saving)
+    def trained_on(rows: Dataset, folder: Path, save_steps: int | None = None, **changes: Any) -> FineTuned:
+        changed = replace(settings, learning_rates=(), **changes)
+        saving: dict[str, Any] = {"folder": folder, "save_steps": save_steps}
+        return fine_tuned(evaluated, task, rows, settings=changed, seed=settings.seed, **saving)
 
     def measured(model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
         return task_metrics(model, rows, task, evaluated.tokenizer, settings.row_length)
 
-    # choose a rate as the evaluations do: on held-out rows, after few steps
-    rates = settings.candidates()
-    rate = rates[0]
-    if len(rates) > 1:
-        rows, aside, _ = keep_aside(train, task.columns)
-        records, most = Records(replace(evaluated, results=training)), settings.num_search_steps
-        num_steps = replace(settings, max_train_steps=most).num_steps(len(rows), settings.batch_size)
-        say(f"trying {len(rates)} learning rates, {num_steps:,} steps each")
+    def metrics_aside(rows: Dataset, aside: Dataset, folder: Path, **changes: Any) -> dict[str, float]:
+        return measured(trained_on(rows, folder, **changes).model, aside)
 
-        def tried(rate: float, place: Path) -> dict[str, Any]:
-            try:
-                return {"metrics": measured(trained_at(rate, rows, most, folder=place).model, aside)}
-            except FloatingPointError:
-                return {"metrics": None}
-
-        def score(rate: float) -> float | None:
-            place = f"rate {rates.index(rate) + 1} of {len(rates)}, {rate:g}"
-            say(f"{place}: training")
-            record, _ = records.measured(f"learning-rate-{rate}", given, partial(tried, rate))
-            metrics = record["metrics"]
-            outcome = f"{figures_line(metrics)} on {len(aside):,} held-out training rows" if metrics else "diverged"
-            say(f"{place}: {outcome}")
-            return next(iter(metrics.values())) if metrics else None
-
-        rate = best_rate(rates, score)
+    rate = chosen_rate(
+        Records(replace(evaluated, results=training)),
+        settings,
+        train,
+        columns,
+        metrics_aside,
+        lambda metrics: next(iter(metrics.values())),
+        depends_on=given,
+        seed=settings.seed,
+        say=say,
+    )
     # train with it on all rows, measure, and write
     num_steps = settings.num_steps(len(train), settings.batch_size)
     say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
-    saving: dict[str, Any] = {"folder": training / "run", "save_steps": _SAVE_STEPS}
-    trained = trained_at(rate, train, settings.max_train_steps, **saving)
+    trained = trained_on(train, training / "run", save_steps=_SAVE_STEPS, learning_rate=rate)
     results = {"metrics": measured(trained.model, dev), "learning_rate": rate, "num_steps": trained.num_steps}
     results |= {"settings": asdict(settings), "model": model_facts(trained.model)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
@@ -194,7 +180,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     return results
 
 
-def own_rows(settings: OwnTaskSettings) -> LabelledRows:
+def own_rows(settings: OwnTaskSettings) -> tuple[RowsTask, Dataset, Dataset]:
     """Read the rows that settings name; see [`read_labelled`]."""
     texts, labels = settings.text_columns, settings.label_column
     return read_labelled(settings.train_data, settings.eval_data, text_columns=texts, label_column=labels)

@@ -22,6 +22,7 @@ from ..models.heads import logits_of_rows
 from ..models.tokenizers import fitted_length
 from ..tables import figures_line
 from ..tasks.answers import EVEN, RankedAnswers, answer_questions
+from ..tasks.columns import Columns
 from ..tasks.glue import (
     BENCHMARK_TASKS,
     GLUE_TASKS,
@@ -88,10 +89,15 @@ class SquadSettings(GlueSettings):
     num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
     default_length: ClassVar[int] = 384
 
+    @property
+    def windows(self) -> WindowSizes:
+        """The sizes of windows."""
+        return WindowSizes(self.row_length, self.stride, self.max_question_tokens)
+
     def answered(self, model: PreTrainedModel, rows: Dataset, tokenizer: Any) -> list[RankedAnswers]:
         """Let a model answer questions with these windows and limits; see [`answer_questions`]."""
         limits = {"max_answer_tokens": self.max_answer_tokens, "num_best": self.num_best}
-        return answer_questions(model, rows, tokenizer, self, **limits)
+        return answer_questions(model, rows, tokenizer, self.windows, **limits)
 
 
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
@@ -154,13 +160,12 @@ def official_metrics(
     folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune once and measure, or grade answers: see [`Measure`]."""
-    windows = settings if isinstance(settings, SquadSettings) else None
-    trained = fine_tuned(
-        evaluated, BENCHMARK_TASKS[task], rows, settings=settings, seed=seed, folder=folder, windows=windows
-    )
-    if windows is None:
+    squad = settings if isinstance(settings, SquadSettings) else None
+    how: dict[str, Any] = {"settings": settings, "seed": seed, "folder": folder, "windows": squad and squad.windows}
+    trained = fine_tuned(evaluated, BENCHMARK_TASKS[task], rows, **how)
+    if squad is None:
         return glue_metrics(trained.model, evaluated.tokenizer, task, measured_on, settings.row_length), trained
-    ranked = {name: windows.answered(trained.model, dev, evaluated.tokenizer) for name, dev in measured_on.items()}
+    ranked = {name: squad.answered(trained.model, dev, evaluated.tokenizer) for name, dev in measured_on.items()}
     return {name: grade(task, measured_on[name], answers) for name, answers in ranked.items()}, trained
 
 
@@ -206,7 +211,7 @@ def evaluate_squad(
         evaluated = load_model(model, output_dir)
         fitted = with_length(settings, evaluated)
         settings = fitted if settings.max_length is not None else in_thirds(fitted)
-        check_windows(settings, evaluated.tokenizer)
+        check_windows(settings.windows, evaluated.tokenizer)
         rows = (load_squad(name, settings.data_dir) for name in names)
         return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
 
@@ -267,16 +272,67 @@ def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
     return rows if max_rows is None else drawn(rows, max_rows, seed=_ROWS_SEED)
 
 
-def best_rate(rates: Sequence[float], score: Callable[[float], float | None], *, label: str = "") -> float:
-    """The learning rate of the highest score, the first of equals; `score` gives None where training diverged.
+def chosen_rate(
+    records: Records,
+    settings: FineTuningSettings,
+    rows: Dataset,
+    columns: Columns,
+    measure: Callable[..., Mapping[str, float]],
+    score: Callable[[Mapping[str, float]], float],
+    *,
+    depends_on: Mapping[str, Any],
+    seed: int,
+    name: str = "",
+    say: Callable[[str], None],
+) -> float:
+    """The learning rate of the highest score, the first of equals, where there is a choice.
+
+    Each is tried with a few steps on training rows without a slice, and measured on the slice.
+
+    Args:
+        records: gets a result for each rate.
+        settings: have the rates.
+        rows: training rows.
+        columns: of the rows.
+        measure: `(rows, held_out, folder, **changes)` fine-tunes with changes of the settings, and returns metrics.
+        score: of metrics.
+        depends_on: all that a result depends on, but rate and seed.
+        seed: of all trials.
+        name: of the task, in records and lines for the user.
+        say: takes these lines.
 
     Raises:
         FloatingPointError: all diverge.
     """
-    scores = {rate: value for rate in rates if (value := score(rate)) is not None}
+    rates, few, label = settings.candidates(), settings.num_search_steps, name and f"{name}: "
+    if len(rates) == 1:
+        return rates[0]
+    rows, held_out, _ = keep_aside(rows, columns)
+    say(f"{label}trying {len(rates)} learning rates, {few:,} steps each at most")
+
+    def tried(changes: dict[str, Any], folder: Path) -> dict[str, Any]:
+        record, start = {"tried": changes, "num_held_out_rows": len(held_out)}, time.perf_counter()
+        try:
+            metrics = measure(rows, held_out, folder, max_train_steps=few, **changes)
+        except FloatingPointError as error:
+            return record | {"score": None, "diverged": str(error)}
+        time_s = round(time.perf_counter() - start, 1)
+        return record | {"metrics": metrics, "score": score(metrics), "time_s": time_s}
+
+    scores = {}
+    for rate in rates:
+        changes = {"learning_rate": rate, "seed": seed}
+        of_rate = f"{name and name + '.'}learning-rate-{rate:g}"
+        record, _ = records.measured(of_rate, {**depends_on, "tried": changes}, partial(tried, changes))
+        result = "diverged" if record["score"] is None else figures_line(record["metrics"])
+        say(f"{label}learning rate {rate:g}: {result} on {len(held_out):,} rows held out from the training set")
+        if record["score"] is not None:
+            scores[rate] = record["score"]
     if not scores:
-        raise FloatingPointError(f"{label}learning_rates={list(rates)} all diverge; try lower ones")
-    return max(scores, key=lambda rate: scores[rate])
+        raise FloatingPointError(f"{label}learning_rates={rates} all diverge; try lower ones")
+    best = max(scores, key=lambda rate: scores[rate])
+    say(f"{label}learning rate {best:g} it is")
+    return best
 
 
 def _evaluate_task(
@@ -295,34 +351,24 @@ def _evaluate_task(
         results, trained = measure(records.model, task, rows, measured_on, settings=changed, seed=seed, folder=folder)
         return results, trained, round(time.perf_counter() - start, 1)
 
-    # each rate is tried with the first seed on rows without a slice, and measured on the slice
-    def tried_record(tried: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        rows, held_out, _ = keep_aside(train, BENCHMARK_TASKS[task].columns)
-        record = {"tried": tried, "num_held_out_rows": len(held_out)}
-        few = settings.num_search_steps
-        try:
-            results, _, time_s = measured(rows, {"held_out": held_out}, folder, max_train_steps=few, **tried)
-        except FloatingPointError as error:
-            return record | {"score": None, "diverged": str(error)}
-        metrics = results["held_out"]
-        return record | {"metrics": metrics, "score": task_score(task, metrics), "time_s": time_s}
+    def metrics_aside(rows: Dataset, held_out: Dataset, folder: Path, **changes: Any) -> dict[str, float]:
+        return measured(rows, {"held_out": held_out}, folder, **changes)[0]["held_out"]
 
-    def score(rate: float) -> float | None:
-        tried = {"learning_rate": rate, "seed": seeds[0]}
-        depends_on = {"task": task, "conditions": conditions | {"learning_rate": None}, "tried": tried}
-        record, _ = records.measured(f"{name}.learning-rate-{rate:g}", depends_on, partial(tried_record, tried))
-        result = "diverged" if record["score"] is None else f"{record['score']:.4f}"
-        held_out = f"{record['num_held_out_rows']:,} rows held out from the training set"
-        say(f"{name}, learning rate {rate:g}: {result} on {held_out}")
-        return record["score"]
-
-    rate, chosen = rates[0], {}
+    rate = chosen_rate(
+        records,
+        settings,
+        train,
+        BENCHMARK_TASKS[task].columns,
+        metrics_aside,
+        partial(task_score, task),
+        depends_on={"task": task, "conditions": conditions | {"learning_rate": None}},
+        seed=seeds[0],
+        name=name,
+        say=say,
+    )
+    conditions |= {"learning_rate": rate}
     if len(rates) > 1:
-        say(f"{name}: trying {len(rates)} learning rates, {settings.num_search_steps:,} steps each at most")
-        rate = best_rate(rates, score, label=f"{name}: ")
-        say(f"{name}: learning rate {rate:g} it is")
-        chosen = {"learning_rates": rates, "chosen_with_seed": seeds[0], "chosen_in_steps": LEAST_STEPS}
-    conditions |= {"learning_rate": rate, **chosen}
+        conditions |= {"learning_rates": rates, "chosen_with_seed": seeds[0], "chosen_in_steps": LEAST_STEPS}
 
     def seed_record(seed: int, folder: Path) -> dict[str, Any]:
         results, trained, time_s = measured(train, data.dev, folder, learning_rate=rate, seed=seed)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.heads import logits_of_rows
 from .metrics import exact_match, normalize_answer, token_f1
-from .questions import Window, WindowSettings, WindowSizes, windows_in_batches
+from .questions import Window, WindowSizes, windows_in_batches
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def answer_grades(
 
 
 def answer_questions(
-    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, settings: WindowSettings, **limits: int
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes, **limits: int
 ) -> list[RankedAnswers]:
     """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
 
@@ -145,7 +145,7 @@ def answer_questions(
         FloatingPointError: logits are not finite.
     """
     ranked = []
-    for batch, windows in windows_in_batches(rows.to_list(), tokenizer, settings):
+    for batch, windows in windows_in_batches(rows.to_list(), tokenizer, sizes):
         inputs = [dict(window.inputs) for window in windows]
         logits_T = [
             (starts.numpy(), ends.numpy())

@@ -17,7 +17,6 @@ from .kinds import ANSWERS, TAGS
 from .labels import label_numbers, parsed_cell
 from .questions import (
     QUESTION_FEATURES,
-    WindowSettings,
     WindowSizes,
     check_answers,
     check_windows,
@@ -42,7 +41,7 @@ def encode_rows(
     *,
     max_length: int,
     argument: str = "train_data",
-    windows: WindowSettings | None = None,
+    windows: WindowSizes | None = None,
 ) -> Dataset:
     """Tokenize rows that [`check_rows`] has passed, unpadded, with the labels that the model's loss takes.
 

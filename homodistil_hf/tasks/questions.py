@@ -5,7 +5,7 @@ A context that is too long for one window of tokens is cut into several windows 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from datasets import Features, List, Value
@@ -25,25 +25,9 @@ QUESTION_FEATURES = Features(
 """SQuAD's columns."""
 
 
-class WindowSettings(Protocol):
-    """Sizes of windows, in tokens."""
-
-    @property
-    def row_length(self) -> int:
-        """Tokens of a window at most."""
-
-    @property
-    def stride(self) -> int:
-        """Tokens that two windows of a context share."""
-
-    @property
-    def max_question_tokens(self) -> int:
-        """Tokens of a question that are read."""
-
-
 @dataclass(frozen=True)
 class WindowSizes:
-    """Sizes of windows, as [`WindowSettings`]."""
+    """Sizes of windows, in tokens: of a window at most, that two windows of a context share, of a question at most."""
 
     row_length: int = 384
     stride: int = 128
@@ -85,7 +69,7 @@ class Window:
         return self.first_token + int(inside[0]), self.first_token + int(inside[-1])
 
 
-def check_windows(settings: WindowSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_windows(sizes: WindowSizes, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that windows advance and that the tokenizer gives offsets.
 
     Raises:
@@ -98,19 +82,19 @@ def check_windows(settings: WindowSettings, tokenizer: PreTrainedTokenizerBase) 
         raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
     num_special = tokenizer.num_special_tokens_to_add(pair=True)
     # one token more than is shared, or windows would not advance
-    shortest = settings.max_question_tokens + num_special + settings.stride + 1
-    if settings.row_length < shortest:
+    shortest = sizes.max_question_tokens + num_special + sizes.stride + 1
+    if sizes.row_length < shortest:
         raise ValueError(
-            f"max_length={settings.row_length} holds no new context beside max_question_tokens="
-            f"{settings.max_question_tokens}, {num_special} special tokens and stride={settings.stride}; "
+            f"max_length={sizes.row_length} holds no new context beside max_question_tokens="
+            f"{sizes.max_question_tokens}, {num_special} special tokens and stride={sizes.stride}; "
             f"nearest valid: {shortest}, or a smaller stride"
         )
 
 
-def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings) -> list[Window]:
+def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes) -> list[Window]:
     """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
-    check_windows(settings, tokenizer)
-    most, questions = settings.max_question_tokens, [row["question"].strip() for row in rows]
+    check_windows(sizes, tokenizer)
+    most, questions = sizes.max_question_tokens, [row["question"].strip() for row in rows]
     places = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     encoded = tokenizer(
         # cut in characters, behind the last token that is read
@@ -120,8 +104,8 @@ def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settin
         ],
         [row["context"] for row in rows],
         truncation="only_second",
-        max_length=settings.row_length,
-        stride=settings.stride,
+        max_length=sizes.row_length,
+        stride=sizes.stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
@@ -138,12 +122,12 @@ def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settin
 
 
 def windows_in_batches(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: WindowSettings
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes
 ) -> Iterator[tuple[Sequence[Row], list[Window]]]:
     """A thousand rows at once with their windows, as the windows of all rows would be in memory."""
     for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
         batch = rows[first : first + _QUESTIONS_AT_ONCE]
-        yield batch, make_windows(batch, tokenizer, settings)
+        yield batch, make_windows(batch, tokenizer, sizes)
 
 
 def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:

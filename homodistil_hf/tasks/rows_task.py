@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -106,21 +106,13 @@ class RowsTask:
             )
 
 
-class LabelledRows(NamedTuple):
-    """Rows to train on and rows to evaluate on, with their task."""
-
-    task: RowsTask
-    train: Dataset
-    held_out: Dataset
-
-
 def read_labelled(
     train_data: str,
     eval_data: str | None,
     *,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
-) -> LabelledRows:
+) -> tuple[RowsTask, Dataset, Dataset]:
     """Read rows and find their task; rows to evaluate on are kept aside where none are named.
 
     Args:
@@ -128,6 +120,9 @@ def read_labelled(
         eval_data: the same, or None.
         text_columns: one, or two of a pair; default: found by their usual names.
         label_column: one, or several with commas between them; default: found by its usual names.
+
+    Returns:
+        The task, rows to train on, and rows to evaluate on.
 
     Raises:
         ValueError: rows that can't be read, or labels that are none.
@@ -151,7 +146,7 @@ def read_labelled(
         train, held_out = kept.rows, aside.rows
     if task.kind == CLASSES:
         _report_classes(task, train, held_out)
-    return LabelledRows(task, train, held_out)
+    return task, train, held_out
 
 
 # Columns and kind

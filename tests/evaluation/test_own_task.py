@@ -227,10 +227,13 @@ def test_without_others_rows_are_kept_aside(given, tmp_path, caplog, divisor, ho
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)
-    assert lines.pop(0) == "trying 2 learning rates, 40 steps each"
+    assert lines.pop(0) == "trying 2 learning rates, 40 steps each at most"
     assert lines.pop() == f"training at learning rate {results['learning_rate']:g}: 40 steps on 40 rows"
-    assert [line.partition(": training")[0] for line in lines[::2]] == ["rate 1 of 2, 1e-05", "rate 2 of 2, 0.01"]
-    scores = {float(line.split(", ")[1].split(":")[0]): float(line.split("accuracy ")[1][:6]) for line in lines[1::2]}
+    assert lines.pop() == f"learning rate {results['learning_rate']:g} it is"
+    found = [
+        re.fullmatch(r"learning rate (.*): accuracy (.*), macro_f1 .* on 4 rows held out .*", line) for line in lines
+    ]
+    scores = {float(one[1]): float(one[2]) for one in found}
     assert scores.keys() == {1e-5, 1e-2}
     assert results["learning_rate"] == max(scores, key=lambda rate: scores[rate])
     assert results["num_steps"] == 40

@@ -29,7 +29,7 @@ from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMask
 from homodistil_hf.models.heads import fresh_answerer
 from homodistil_hf.tasks.answers import RankedAnswers, answer_grades, answer_questions, rank_answers
 from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_squad
-from homodistil_hf.tasks.questions import check_windows, labelled_inputs, make_windows
+from homodistil_hf.tasks.questions import WindowSizes, check_windows, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(
@@ -70,7 +70,7 @@ def tiny_data(task="squad_v2", *, num_train=240):
 def fine_tune_squad(evaluated, data, *, settings, seed):
     """One fine-tuning, as `evaluate_squad` has it done."""
     settings = settings_from(SquadSettings, settings)
-    check_windows(settings, evaluated.tokenizer)
+    check_windows(settings.windows, evaluated.tokenizer)
     settings = with_length(settings, evaluated)
     rows = training_rows(data.train, settings.max_train_samples)
     found, trained = official_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
@@ -105,7 +105,7 @@ def test_answers_are_learned(learned):
 
 @pytest.mark.slow
 def test_every_window_is_learned_in_every_epoch(learned):
-    num_windows = len(encoded_rows(SQUAD_TASKS["squad_v2"], tiny_data().train, TOKENIZER, 24, TINY))
+    num_windows = len(encoded_rows(SQUAD_TASKS["squad_v2"], tiny_data().train, TOKENIZER, 24, TINY.windows))
     assert learned["num_steps"] == 4 * math.ceil(num_windows / 16)
     assert json.loads(json.dumps(learned)) == learned
 
@@ -126,7 +126,7 @@ def test_the_first_version_says_something_to_every_question(evaluated):
     result = fine_tune_squad(evaluated, data, settings=TINY, seed=0)
     assert set(result["metrics"]) == {"exact_match", "f1"}
     answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0)
-    ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY)
+    ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY.windows)
     assert all(one.text for one in ranked)
 
 
@@ -146,9 +146,9 @@ def test_a_fresh_head_stands_on_the_models_encoder(evaluated):
 def test_answers_come_from_the_models_logits_window_by_window(evaluated):
     answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0).eval()
     rows = tiny_data().dev["validation"]
-    ranked = answer_questions(answerer, rows, TOKENIZER, TINY, max_answer_tokens=3, num_best=20)
+    ranked = answer_questions(answerer, rows, TOKENIZER, TINY.windows, max_answer_tokens=3, num_best=20)
     for index, row in enumerate(rows.to_list()[:12]):
-        windows = make_windows([row], TOKENIZER, TINY)
+        windows = make_windows([row], TOKENIZER, TINY.windows)
         logits = []
         for window in windows:
             with torch.no_grad():
@@ -162,8 +162,10 @@ def test_answers_come_from_the_models_logits_window_by_window(evaluated):
 
 def test_windows_to_learn_from_are_the_features():
     rows = tiny_data().train.select(range(7))
-    windows = encoded_rows(SQUAD_TASKS["squad_v2"], rows, TOKENIZER, TINY.row_length, TINY)
-    expected = [labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY)]
+    windows = encoded_rows(SQUAD_TASKS["squad_v2"], rows, TOKENIZER, TINY.row_length, TINY.windows)
+    expected = [
+        labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY.windows)
+    ]
     assert [{name: value for name, value in row.items() if name != "length"} for row in windows] == expected
     assert windows["length"][:] == [len(inputs["input_ids"]) for inputs in expected]
 
@@ -312,7 +314,7 @@ def test_logits_of_a_diverged_model_are_an_error(evaluated):
     with torch.no_grad():
         answerer.qa_outputs.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="logits of BertForQuestionAnswering are not finite: fine-tuning div"):
-        answer_questions(answerer, tiny_data().dev["validation"], TOKENIZER, TINY)
+        answer_questions(answerer, tiny_data().dev["validation"], TOKENIZER, TINY.windows)
 
 
 @pytest.fixture(scope="module")
@@ -324,8 +326,8 @@ def real_tokenizer(real_data):
 @pytest.mark.real_data
 def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_tokenizer):
     rows = load_squad("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
-    settings = SquadSettings(max_length=192, stride=64)
-    windows = make_windows(rows.to_list(), real_tokenizer, settings)
+    sizes = WindowSizes(192, stride=64)
+    windows = make_windows(rows.to_list(), real_tokenizer, sizes)
     assert len(windows) > len(rows)
     ranked = []
     for index, row in enumerate(rows):

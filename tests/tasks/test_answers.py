@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 from rows import each
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.evaluation.task_runs import SquadSettings
 from homodistil_hf.tasks.answers import RankedAnswers, rank_answers
-from homodistil_hf.tasks.questions import Window, check_answers, labelled_inputs, make_windows
+from homodistil_hf.tasks.questions import Window, WindowSizes, check_answers, labelled_inputs, make_windows
 
 TOKENIZER = tiny_tokenizer()
-SHORT = SquadSettings(max_length=12, stride=2, max_question_tokens=3)
+SHORT = WindowSizes(12, stride=2, max_question_tokens=3)
 CONTEXT = "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19"
 
 
@@ -81,7 +80,7 @@ def test_windows_cover_the_context_and_agree_on_the_answer(context_words, stride
     begin = sum(len(word) + 2 for word in context_words[:first])
     text = "  ".join(context_words[first : last + 1])
     row = question(context=context) | {"answers": {"text": [text], "answer_start": [begin]}}
-    windows = make_windows([row], TOKENIZER, SquadSettings(max_length=12, stride=stride, max_question_tokens=3))
+    windows = make_windows([row], TOKENIZER, WindowSizes(12, stride=stride, max_question_tokens=3))
     spans = [tuple(span) for window in windows for span in window.offsets]
     assert sorted(set(spans)) == [
         (start, start + len(word))
@@ -114,9 +113,7 @@ def test_empty_texts_make_one_window(text, context):
 
 def test_offsets_count_characters_whatever_their_bytes():
     context = "😀 w10 É 東 w11 naïve"
-    (window,) = make_windows(
-        [question("w5", context)], TOKENIZER, SquadSettings(max_length=32, stride=0, max_question_tokens=3)
-    )
+    (window,) = make_windows([question("w5", context)], TOKENIZER, WindowSizes(32, stride=0, max_question_tokens=3))
     assert read(window, context) == ["😀", "w10", "É", "東", "w11", "naïve"]
     row = question("w5", context, "東 w11")
     assert labelled_inputs(window, row)["start_positions"] == window.first_token + 3
@@ -132,8 +129,8 @@ def test_windows_know_their_rows():
 
 def test_windows_must_advance():
     with pytest.raises(ValueError, match=r"max_length=12 holds no new context .*stride=6; nearest valid: 13"):
-        make_windows([question()], TOKENIZER, SquadSettings(max_length=12, stride=6, max_question_tokens=3))
-    tight = SquadSettings(max_length=13, stride=6, max_question_tokens=3)
+        make_windows([question()], TOKENIZER, WindowSizes(12, stride=6, max_question_tokens=3))
+    tight = WindowSizes(13, stride=6, max_question_tokens=3)
     assert len(make_windows([question("w5 w6 w7")], TOKENIZER, tight)) == 4  # 7 tokens, then one more each
 
 

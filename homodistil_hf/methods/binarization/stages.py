@@ -243,13 +243,13 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
             )
     if settings.eval_data is None:
         raise ValueError("eval_data is not set; name questions to measure the result on")
-    windows = in_thirds(SquadSettings(max_length=settings.row_length))
-    check_windows(windows, tokenizer)
+    squad = in_thirds(SquadSettings(max_length=settings.row_length))
+    check_windows(squad.windows, tokenizer)
     train, dev = (read_questions(getattr(settings, name), argument=name) for name in ("train_data", "eval_data"))
     task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
 
     def graded(model: PreTrainedModel) -> dict[str, float]:
-        return grade(task, dev, windows.answered(model, dev, tokenizer))
+        return grade(task, dev, squad.answered(model, dev, tokenizer))
 
     rows = training_rows(train, settings.max_train_samples)
-    return encoded_rows(SQUAD_TASKS[task], rows, tokenizer, windows.row_length, windows), graded
+    return encoded_rows(SQUAD_TASKS[task], rows, tokenizer, squad.row_length, squad.windows), graded
