@@ -26,8 +26,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
+    TrainerCallback,
     set_seed,
 )
+from typing_extensions import override
 
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import sequence_task, task_of
@@ -250,36 +252,28 @@ class FineTuningTrainer(ExactTrainer):
         return super().read_state(folder)
 
 
-class FineTuningProgress(ProgressCallback):
-    """Trainer's bar on a terminal; elsewhere a line of the log every half minute, with the seconds that are left."""
+class FineTuningBar(ProgressCallback):
+    """Trainer's bar alone: results have a line of their own."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_bar = sys.stderr.isatty()
+    @override
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        pass
 
+
+class FineTuningLines(TrainerCallback):
+    """A line of the log every half minute, with the seconds that are left."""
+
+    @override
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make the bar."""
-        if self.has_bar:
-            super().on_train_begin(args, state, control, **kwargs)
         self.first_step, self.start = state.global_step, time.monotonic()
         self.last_line = self.start
 
+    @override
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar on, or log a line where it is time for one."""
-        if self.has_bar:
-            super().on_step_end(args, state, control, **kwargs)
-        elif (now := time.monotonic()) - self.last_line >= _SECONDS_A_LINE:
+        if (now := time.monotonic()) - self.last_line >= _SECONDS_A_LINE:
             self.last_line = now
             left_s = (now - self.start) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
             logger.info("step %d of %d, %.0f s left", state.global_step, state.max_steps, left_s)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Show no dictionary: results have a line of their own."""
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        if self.has_bar:
-            super().on_train_end(args, state, control, **kwargs)
 
 
 def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
@@ -402,7 +396,7 @@ def fine_tune(
         collate = collator_for(model, tokenizer)
         trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(FineTuningProgress)
+        trainer.add_callback(FineTuningBar if sys.stderr.isatty() else FineTuningLines)
         try:
             output = trainer.train(last_verified(place))
             trainer.check_finite()

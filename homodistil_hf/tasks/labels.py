@@ -62,7 +62,13 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
     own_names = class_names(rows.features[columns.labels[0]])
     numbers: list[Any]
     if columns.kind == VALUES:
-        numbers = [_finite_values(value, config, where) for value in known]
+        numbers = [[finite_number(part) for part in as_list(value)] for value in known]
+        for value, row in zip(known, numbers, strict=True):
+            if len(row) != config.num_labels or None in row:
+                expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
+                raise ValueError(
+                    f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it"
+                )
     elif columns.kind == LABELS:
         numbers = _several(known, columns, config, own_names, where)
     elif lists := [value for value in known if isinstance(value, list | dict)]:
@@ -149,14 +155,6 @@ def _remedy(value: Any, numbers: dict[Any, int | None], config: PreTrainedConfig
         f"the model's classes are {', '.join(names[:10])}{', …' if most > 10 else ''}; nearest valid: "
         f"{nearest_name(value, names)!r}: correct or drop such rows, or take a teacher of these classes"
     )
-
-
-def _finite_values(value: Any, config: PreTrainedConfig, where: str) -> list[float | None]:
-    numbers = [finite_number(part) for part in as_list(value)]
-    if len(numbers) != config.num_labels or None in numbers:
-        expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
-        raise ValueError(f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it")
-    return numbers
 
 
 def finite_number(value: Any) -> float | None:

@@ -166,7 +166,13 @@ def columns_of_rows(rows: Dataset, *, text_columns: Sequence[str] = (), label_co
         columns = find_columns(rows, config, VALUES, text_columns=text_columns)
     if columns.labels:
         return columns
-    several = [name for name in rows.column_names if name not in columns.texts and _are_worths(rows[name][:])]
+    # columns of fractions, or of 0 and 1 alone; whole numbers may count the rows
+    several = []
+    for name in rows.column_names:
+        numbers = {finite_number(cell) for cell in rows[name][:] if not is_missing(cell)}
+        has_fractions = any(number % 1 for number in numbers if number)
+        if name not in columns.texts and None not in numbers and (has_fractions or numbers == {0.0, 1.0}):
+            several.append(name)
     remedy = f"name text_columns and label_column; it has {join_some(map(short_repr, rows.column_names))}"
     if len(several) > 1:
         remedy = (
@@ -195,12 +201,6 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
     # several labels are lists, or words that are written as such
     are_lists = any(isinstance(cell, list) or str(cell).startswith("[") for cell in column(CLASS_COLUMNS))
     return LABELS if len(labels) > 1 or are_lists else CLASSES
-
-
-def _are_worths(cells: Sequence[Any]) -> bool:
-    """Whether cells hold fractions, or 0 and 1 alone; whole numbers may count the rows."""
-    numbers = {finite_number(cell) for cell in cells if not is_missing(cell)}
-    return None not in numbers and (any(number % 1 for number in numbers if number) or numbers == {0.0, 1.0})
 
 
 # Names
@@ -238,7 +238,11 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
         if is_hot or any(isinstance(entry, float) for entry in flat):
             columns, names = replace(columns, kind=LABELS if is_hot else VALUES), list(map(str, range(len(lists[0]))))
-    names = names or _with_outside_first(set(map(str, flat)))
+    distinct = set(map(str, flat))
+    if not names and distinct and all(tag.isdigit() for tag in distinct):
+        # numbers without names may have gaps: all up to the largest are classes
+        names = list(map(str, range(max(map(int, distinct)) + 1)))
+    names = names or sorted(distinct, key=lambda tag: (tag != _OUTSIDE, tag))
     if len(names) < 2:
         raise ValueError(f"train_data has the labels {short_repr(names)}; expected two or more")
     return RowsTask(columns, tuple(names))
@@ -270,13 +274,6 @@ def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         if isinstance(found[0], int) and "." in str(stored := parts[argument][column][0]):
             logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, stored)
     return RowsTask(replace(columns, kind=CLASSES), tuple(names), are_numbered=bool(numbered))
-
-
-def _with_outside_first(tags: set[str]) -> list[str]:
-    are_numbers = all(tag.isdigit() for tag in tags)
-    ordered = sorted(tags, key=int) if are_numbers else sorted(tags, key=lambda tag: (tag != _OUTSIDE, tag))
-    # numbers without names may have gaps: all up to the largest are classes
-    return list(map(str, range(int(ordered[-1]) + 1))) if are_numbers and ordered else ordered
 
 
 def _report_classes(task: RowsTask, train: Dataset, held_out: Dataset) -> None:

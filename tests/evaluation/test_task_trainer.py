@@ -8,7 +8,7 @@ from tiny_files import write_teacher
 from tiny_glue import write_task
 
 from homodistil_hf.evaluation import evaluate_glue, fine_tuning
-from homodistil_hf.evaluation.fine_tuning import FineTuningProgress
+from homodistil_hf.evaluation.fine_tuning import FineTuningLines
 
 
 def lines_of(monkeypatch, caplog, *, steps, first_step=0):
@@ -16,11 +16,10 @@ def lines_of(monkeypatch, caplog, *, steps, first_step=0):
     caplog.set_level("INFO", logger="homodistil_hf")
     times = iter([0.0, *steps.values()])
     monkeypatch.setattr(fine_tuning, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    progress = FineTuningProgress()
+    progress = FineTuningLines()
     progress.on_train_begin(None, SimpleNamespace(global_step=first_step, max_steps=20), None)
     for step in steps:
         progress.on_step_end(None, SimpleNamespace(global_step=step, max_steps=20), None)
-    progress.on_train_end(None, None, None)
     return [record.getMessage() for record in caplog.records]
 
 
