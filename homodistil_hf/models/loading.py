@@ -399,17 +399,6 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
 
     Raises:
         ValueError: a value is out of bounds, or a key would take the place of a method.
-
-    Example:
-    ```python
-    >>> from transformers import BertConfig
-    >>> check_config_values({"hidden_size": 32, "num_hidden_layers": 2}, BertConfig, "config.json")
-    >>> check_config_values({"hidden_size": 320_000}, BertConfig, "config.json")
-    Traceback (most recent call last):
-    ...
-    ValueError: config.json has hidden_size=320000; expected a whole number from 1 to 65536
-
-    ```
     """
     for name, value in values.items():
         # every key becomes an attribute, which would hide a method or a table, or meet a property without a setter

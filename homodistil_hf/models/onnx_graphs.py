@@ -82,11 +82,12 @@ def onnx_runner(path: Path, *, num_threads: int | None = None) -> Callable[..., 
     return run
 
 
-def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | None = None) -> Any:
+def onnx_session(path: Path, *, num_threads: int | None = None) -> Any:
     """Load a graph that [`export_onnx`] wrote, on the CPU, with all graph optimisations that gain.
 
-    `profile` begins the file name of ONNX Runtime's profile; by default it writes none, and has torch's number of
-    threads.
+    Args:
+        path: of the graph.
+        num_threads: by default torch's.
 
     Returns:
         `onnxruntime.InferenceSession`.
@@ -97,9 +98,6 @@ def onnx_session(path: Path, *, num_threads: int | None = None, profile: Path | 
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = num_threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
     return onnxruntime.InferenceSession(
         path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
     )

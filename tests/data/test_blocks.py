@@ -54,14 +54,14 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def texts():
-    return make_documents(40)
+    return make_documents(150)
 
 
 @pytest.fixture
 def text_files(texts, tmp_path):
-    """The documents in two files, so that the stream has two shards."""
+    """The documents in two files, so that the stream has two shards, of several steps."""
     paths = []
-    for i, part in enumerate((texts[:15], texts[15:])):
+    for i, part in enumerate((texts[:70], texts[70:])):
         paths.append(str(tmp_path / f"{i}.jsonl"))
         Dataset.from_dict({"text": part}).to_json(paths[-1])
     return paths
@@ -184,8 +184,7 @@ def test_streams_give_the_same_blocks_as_tables(stream, texts, tokenizer):
     assert list(stream) == rows  # once more from the beginning
 
 
-def test_documents_are_rows_of_their_own_without_packing(text_files, texts, tokenizer, monkeypatch):
-    monkeypatch.setattr(data, "_STREAM_DOCUMENTS", 1)
+def test_documents_are_rows_of_their_own_without_packing(text_files, texts, tokenizer):
     how = {"max_seq_length": LENGTH, "packing": False}
     table = tokenize_to_blocks(Dataset.from_dict({"text": texts}), tokenizer, **how)
     stream = list(tokenize_to_blocks(load_text(text_files, streaming=True), tokenizer, **how))
@@ -195,12 +194,6 @@ def test_documents_are_rows_of_their_own_without_packing(text_files, texts, toke
     assert (starts, ends) == ({tokenizer.cls_token_id}, {tokenizer.sep_token_id})
     words = [token for row in ids_of(stream) for token in row[1:-1]]
     assert words == [token for text in texts for token in tokenizer(text or "", add_special_tokens=False)["input_ids"]]
-
-
-def test_streams_carry_tokens_over_from_step_to_step(text_files, texts, tokenizer, monkeypatch):
-    monkeypatch.setattr(data, "_STREAM_DOCUMENTS", 1)
-    stream = tokenize_to_blocks(load_text(text_files, streaming=True), tokenizer, max_seq_length=LENGTH)
-    assert ids_of(stream) == reference_blocks(texts, tokenizer)
 
 
 @pytest.mark.slow

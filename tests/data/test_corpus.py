@@ -252,13 +252,14 @@ def hub(monkeypatch):
     class Hub:
         def __init__(self):
             self.calls, self.error = [], None
+            self.dataset = datasets.Dataset.from_dict({"sentence": ["one", "two"], "label": [0, 1]})
 
         def __call__(self, *args, **kwargs):
             self.calls.append((args, kwargs))
             if self.error is not None:
                 raise self.error
-            dataset = datasets.Dataset.from_dict({"sentence": ["one", "two"], "label": [0, 1]})
-            return dataset.to_iterable_dataset() if kwargs["streaming"] else dataset
+            is_table = isinstance(self.dataset, datasets.Dataset)
+            return self.dataset.to_iterable_dataset() if is_table and kwargs["streaming"] else self.dataset
 
     hub = Hub()
     monkeypatch.setattr(datasets, "load_dataset", hub)
@@ -279,11 +280,9 @@ def test_hub_names(hub, source, name, config, streaming):
     assert hub.calls[-1] == ((name, config), {"split": "validation", "streaming": streaming})
 
 
-def test_hub_streams_that_declare_no_columns(monkeypatch):
-    def load(*args, **kwargs):
-        return datasets.IterableDataset.from_generator(lambda: iter([{"n": 1, "body": "one"}, {"n": 2, "body": None}]))
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
+def test_hub_streams_that_declare_no_columns(hub):
+    rows = [{"n": 1, "body": "one"}, {"n": 2, "body": None}]
+    hub.dataset = datasets.IterableDataset.from_generator(lambda: iter(rows))
     assert texts("owner/name", streaming=True) == ["one", None]
     with pytest.raises(ValueError, match=r"column 'n' holds int, expected strings"):
         load_text("owner/name", streaming=True, text_column="n")

@@ -110,21 +110,6 @@ def test_nothing_is_scored_once_the_plan_is_reached():
     assert all(torch.equal(values, before[name]) for name, values in pruner.state_tensors().items())
 
 
-def test_every_live_parameter_moves_on_after_pruning():
-    pruner = make_pruner()
-    optimizer = torch.optim.AdamW(pruner.model.parameters(), lr=1e-3, weight_decay=0.0)
-    backward(pruner)
-    pruner.score()
-    optimizer.step()
-    pruner.prune_to(TARGET, optimizer=optimizer)
-    before = {name: parameter.detach().clone() for name, parameter in pruner.model.named_parameters()}
-    backward(pruner)
-    optimizer.step()
-    parameters = dict(pruner.model.named_parameters())
-    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in parameters.values()}
-    assert [name for name, parameter in parameters.items() if torch.equal(parameter, before[name])] == []
-
-
 def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     """Another pruner of another copy of the same student, through what a checkpoint would hold."""
     student = type(pruner.model)(copy.deepcopy(pruner.model.config))

@@ -186,16 +186,6 @@ def test_only_layers_that_lose_channels_inside_heads():
     assert rotated_layers(FULL, WidthPlan(16, (fewer,))) == []
 
 
-def test_a_plan_that_keeps_channels_trains_as_without(make_trainer, tmp_path):
-    trainers = [
-        make_trainer(output_dir=str(tmp_path / str(on)), max_steps=2, rotate_heads=on, **GRADUAL) for on in (0, 1)
-    ]
-    for trainer in trainers:
-        trainer.train()
-    one, other = (trainer.model.state_dict() for trainer in trainers)
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
 @pytest.mark.slow
 def test_starts_equal_to_the_teacher_and_sees_the_same_rows(make_trainer, tmp_path):
     rows, terms = [], []

@@ -3,12 +3,10 @@ import inspect
 
 import pytest
 import torch
-from rows import each
 from students import (
     TASKS,
     UNEVEN,
     UNIFORM,
-    WITHOUT_DROPOUT,
     assert_same_logits,
     logits_of,
     make_batch,
@@ -16,14 +14,12 @@ from students import (
     sliced,
     unlabelled,
 )
-from tiny_models import make_teacher
 from torch import nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.architectures.modeling_layerwise import layer_config, layer_head_dim
-from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.resizing import write_plan
 from homodistil_hf.models.units import modules_of
 from homodistil_hf.models.widths import WidthPlan
@@ -93,14 +89,6 @@ def test_head_sizes_and_layers_are_read_off_configurations():
     for index, widths in enumerate(UNEVEN.layers):
         view = layer_config(config, index)
         assert (view.num_attention_heads, layer_head_dim(view), view.intermediate_size) == dataclasses.astuple(widths)
-
-
-@each(("classifier", "hidden", "expected"), [(None, 0.3, 0.3), (0.2, 0.3, 0.2), (0.0, 0.3, 0.0)])
-@each("task", ["sequence_classification", "token_classification"])
-def test_the_classifiers_dropout_is_stock_berts(task, classifier, hidden, expected):
-    settings = WITHOUT_DROPOUT | {"classifier_dropout": classifier, "hidden_dropout_prob": hidden}
-    teacher = make_teacher(task, **settings)
-    assert to_student(teacher).dropout.p == teacher.dropout.p == expected
 
 
 # What travels with an export

@@ -13,7 +13,6 @@ from transformers import BertModel
 from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
-from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from homodistil_hf.plans.latency import timing
 from homodistil_hf.plans.latency.timing import (
@@ -26,7 +25,6 @@ from homodistil_hf.plans.latency.timing import (
     time_in_turns,
 )
 
-if_torch_compiles = pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason="the [onnx] extra is not installed")
 
 UNEVEN = HomoBertConfig(
