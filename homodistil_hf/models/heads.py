@@ -46,9 +46,7 @@ def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: floa
     changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
     if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
         changes["classifier_dropout"] = None  # then it is the dropout of hidden states
-    model = _around(encoder, AutoModelForSequenceClassification, dropout, changes)
-    _draw(head_linears(model), model.config.initializer_range, seed)
-    return model
+    return _around(encoder, AutoModelForSequenceClassification, changes, dropout=dropout, seed=seed)
 
 
 def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
@@ -72,20 +70,18 @@ def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
 
 def fresh_tagger(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
     """A stock token classifier around a copy of an encoder; arguments as in [`fresh_classifier`]."""
-    model = _around(encoder, AutoModelForTokenClassification, dropout, {"num_labels": num_labels})
-    _draw(head_linears(model), model.config.initializer_range, seed)
-    return model
+    return _around(encoder, AutoModelForTokenClassification, {"num_labels": num_labels}, dropout=dropout, seed=seed)
 
 
 def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
     """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
-    model = _around(encoder, AutoModelForQuestionAnswering, dropout, {"num_labels": 2})
-    _draw(head_linears(model), model.config.initializer_range, seed)
-    return model
+    return _around(encoder, AutoModelForQuestionAnswering, {"num_labels": 2}, dropout=dropout, seed=seed)
 
 
-def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: dict[str, Any]) -> PreTrainedModel:
-    """A stock model with a head around a copy of an encoder, its pooler excepted."""
+def _around(
+    encoder: PreTrainedModel, auto_class: Any, changes: dict[str, Any], *, dropout: float, seed: int
+) -> PreTrainedModel:
+    """A stock model with a fresh head around a copy of an encoder, its pooler excepted."""
     config = copy.deepcopy(encoder.config)
     for name, value in {**dict.fromkeys(architecture_of(config).dropouts, dropout), **changes}.items():
         setattr(config, name, value)
@@ -98,15 +94,12 @@ def _around(encoder: PreTrainedModel, auto_class: Any, dropout: float, changes: 
         raise ValueError(
             f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
         )
-    return model
-
-
-def _draw(layers: list[nn.Linear], std: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for layer in layers:
-        nn.init.normal_(layer.weight, std=std, generator=generator)
+    for layer in head_linears(model):
+        nn.init.normal_(layer.weight, std=model.config.initializer_range, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    return model
 
 
 @torch.inference_mode()
