@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from rows import each
-from tiny_embeddings import make_sentence_folder, perturb
+from tiny_embeddings import make_sentence_folder, near_models
 
 from homodistil_hf import Cascade
 from homodistil_hf.cli import main
@@ -21,10 +21,7 @@ QUERIES = [f"w{number} w{number + 2}" for number in range(10, 50)]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A student of nearly the teacher's weights, and the teacher."""
-    folder = tmp_path_factory.mktemp("cascade")
-    student, teacher = (load_embedding_model(make_sentence_folder(folder / name)) for name in ("student", "teacher"))
-    perturb(student.encoder)
-    return student, teacher
+    return near_models(tmp_path_factory.mktemp("cascade"))[::-1]
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +132,8 @@ def test_a_cascade_that_is_as_dear_as_its_teacher_is_told(teacher_ms, is_dearer)
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    teacher, other = (load_embedding_model(make_sentence_folder(tmp_path / name)) for name in ("teacher", "other"))
-    perturb(other.encoder)
-    export_embedding_model(other, tmp_path / "student", teacher=teacher)
+    teacher, near = near_models(tmp_path)
+    export_embedding_model(near, tmp_path / "student", teacher=teacher)
     (tmp_path / "queries.txt").write_text("\n".join(f"w{number} w{number + 2}" for number in range(10, 60)))
     (tmp_path / "documents.txt").write_text("\n".join(f"w{number} w{number + 1}" for number in range(10, 60)))
     return tmp_path
@@ -182,7 +178,7 @@ def test_what_is_missing_is_told(folders, words, message, capsys):
 
 
 def test_a_space_of_its_own_is_refused(folders, capsys):
-    whole, teacher = (load_embedding_model(folders / name) for name in ("other", "teacher"))
+    whole, teacher = (load_embedding_model(folders / name) for name in ("near", "teacher"))
     export_embedding_model(whole, folders / "apart", teacher=teacher, has_own_space=True)
     assert main(["cascade", "--model", "apart", *WORDS]) == 2
     assert "has vectors of another space than the teacher's, so they share no index" in capsys.readouterr().err

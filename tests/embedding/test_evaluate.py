@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from rows import each
 from scipy.stats import spearmanr
-from tiny_embeddings import make_sentence_folder, perturb
+from tiny_embeddings import make_sentence_folder, near_models
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
@@ -298,9 +298,8 @@ def sources(tmp_path):
 @pytest.fixture
 def near(tmp_path):
     """A teacher, and an export of nearly the same weights."""
-    teacher, other = (load_embedding_model(make_sentence_folder(tmp_path / name)) for name in ("teacher", "other"))
-    perturb(other.encoder)
-    return tmp_path / "teacher", export_embedding_model(other, tmp_path / "student", teacher=teacher)
+    teacher, model = near_models(tmp_path)
+    return tmp_path / "teacher", export_embedding_model(model, tmp_path / "student", teacher=teacher)
 
 
 def test_queries_have_groups_and_documents_are_lines(sources):
@@ -367,14 +366,9 @@ DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10
 QUERIES = [f"w{number} w{number + 2}" for number in range(10, 40)]
 
 
-def models_in(tmp_path, **shared):
-    teacher, member = (load_embedding_model(make_sentence_folder(tmp_path / name, **shared)) for name in ("a", "b"))
-    perturb(member.encoder)
-    return {"teacher": teacher, "half": member}
-
-
 def test_pairings_are_those_one_by_one(tmp_path):
-    models = models_in(tmp_path, normalizes=False, similarity_fn_name="dot")
+    shared = {"normalizes": False, "similarity_fn_name": "dot"}
+    models = dict(zip(("teacher", "half"), near_models(tmp_path, **shared), strict=True))
     answers = [number % len(DOCUMENTS) for number in range(len(QUERIES))]
     found = space_matrix(models, [RetrievalTask("mine", QUERIES, DOCUMENTS, answers)])
     queries, index = ({name: model.encode(texts) for name, model in models.items()} for texts in (QUERIES, DOCUMENTS))

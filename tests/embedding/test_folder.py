@@ -10,6 +10,7 @@ import torch
 from rows import each
 from safetensors.torch import save
 from tiny_embeddings import make_sentence_folder, write
+from tiny_files import change_json
 from tiny_models import randomized, tiny_config
 from transformers import BertModel
 
@@ -36,11 +37,6 @@ def teacher(tmp_path):
 def export(teacher, tmp_path):
     model = load_embedding_model(teacher)
     return export_embedding_model(model, tmp_path / "run" / "student", teacher=model)
-
-
-def edit(file, **values):
-    found = json.loads(file.read_text())
-    write(file, found | values)
 
 
 @needs_library
@@ -73,7 +69,7 @@ def test_weights_that_are_missing_are_told(export):
     tensors = load_file(export / "model.safetensors")
     del tensors["pooler.dense.bias"]
     save_file(tensors, export / "model.safetensors", metadata={"format": "pt"})
-    edit(export / "facts.json", files=file_facts(export))
+    change_json(export / "facts.json", files=file_facts(export))
     assert "pooler.dense.bias: missing or unexpected in student" in verify_export(export).problems
 
 
@@ -96,8 +92,8 @@ def no_process(monkeypatch):
 
 
 def as_a_forger_leaves_it(folder, file, **values):
-    edit(folder / file, **values)
-    edit(folder / "facts.json", files=file_facts(folder))
+    change_json(folder / file, **values)
+    change_json(folder / "facts.json", files=file_facts(folder))
 
 
 @needs_library
@@ -132,7 +128,7 @@ def test_a_folder_with_foreign_code_is_not_loaded(export, tmp_path, file, values
 def test_foreign_modules_are_not_loaded(export, kind):
     modules = json.loads((export / "modules.json").read_text())
     write(export / "modules.json", [modules[0], modules[1] | {"type": kind}])
-    edit(export / "facts.json", files=file_facts(export))
+    change_json(export / "facts.json", files=file_facts(export))
     assert "modules" in verify_export(export).problems[0]
 
 
@@ -167,7 +163,7 @@ def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
 )
 def test_facts_that_are_none_are_told(export, values, message):
     whole = (export / "facts.json").read_bytes()
-    edit(export / "facts.json", **values)
+    change_json(export / "facts.json", **values)
     assert message in verify_export(export).problems[0]
     (export / "facts.json").write_bytes(whole)
 

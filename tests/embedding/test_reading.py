@@ -9,6 +9,7 @@ from rows import each
 from safetensors.torch import load_file, save_file
 from tiny_architectures import tiny_architecture_config
 from tiny_embeddings import OLD, make_sentence_folder, write
+from tiny_files import change_json
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel, RobertaModel
@@ -81,8 +82,7 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no modules.json; name a folder that sentence-transformers has written"):
         load_embedding_model(tmp_path / "plain")
     folder = make_sentence_folder(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    write(folder / "config.json", config | {"model_type": "gpt2"})
+    change_json(folder / "config.json", model_type="gpt2")
     with pytest.raises(ValueError, match="model_type='gpt2'; expected one of bert"):
         load_embedding_model(folder)
 
@@ -100,7 +100,7 @@ def test_other_folders_are_refused(tmp_path):
 )
 def test_configurations_are_checked_before_weights_are_read(tmp_path, values, message):
     folder = make_sentence_folder(tmp_path / "teacher")
-    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
+    change_json(folder / "config.json", **values)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_embedding_model(folder)
 
@@ -119,7 +119,7 @@ def test_configurations_are_checked_before_weights_are_read(tmp_path, values, me
 )
 def test_settings_of_other_types_are_refused(tmp_path, file, values, message):
     folder = make_sentence_folder(tmp_path / "teacher")
-    write(folder / file, json.loads((folder / file).read_text()) | values)
+    change_json(folder / file, **values)
     with pytest.raises(ValueError, match=re.escape(message)):
         load_embedding_model(folder)
 
@@ -144,7 +144,7 @@ def test_a_folder_without_vocabulary_is_refused(tmp_path):
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, caplog, weights, values, message):
     folder = make_sentence_folder(tmp_path / "teacher")
-    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | values)
+    change_json(folder / "config.json", **values)
     tensors = load_file(folder / "model.safetensors")
     save_file({weights(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=rf"teacher=.*{message}"):
@@ -265,8 +265,7 @@ def test_pickles_of_other_things_are_refused(tmp_path, content, message):
 def test_another_padding_in_the_configuration_is_taken_where_positions_do_not_depend_on_it(tmp_path):
     """As in multilingual-e5-small, whose configuration names the token that begins every text."""
     folder = make_sentence_folder(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    write(folder / "config.json", config | {"pad_token_id": 2})
+    change_json(folder / "config.json", pad_token_id=2)
     model = load_embedding_model(folder)
     padding = model.encoder.get_input_embeddings().padding_idx
     assert padding == model.encoder.config.pad_token_id == model.tokenizer.pad_token_id == 0

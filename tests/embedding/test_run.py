@@ -9,7 +9,7 @@ from datasets import Dataset
 from huggingface_hub.errors import LocalEntryNotFoundError
 from rows import each
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
-from tiny_files import write_config
+from tiny_files import change_json, write_config
 
 from homodistil_hf.cli import main
 from homodistil_hf.embedding import reading, trainer
@@ -239,8 +239,7 @@ def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
 
 def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_path, capsys):
     config()
-    file = tmp_path / "embeddings" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    change_json(tmp_path / "embeddings" / "config.json", architectures=["BertForMaskedLM"])
     assert main(["plan", "--teacher", str(tmp_path / "embeddings"), "--student", "macs=0.5"]) == 0
     assert "teacher: BertModel, 2 layers" in capsys.readouterr().out
 

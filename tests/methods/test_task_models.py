@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
-from tiny_files import write_teacher
+from tiny_files import change_json, write_teacher
 from transformers import BertConfig
 
 from homodistil_hf.runs.config import run_of as settings_of
@@ -17,9 +17,8 @@ from homodistil_hf.runs.task import LEAST_STEPS
 @pytest.mark.slow
 def test_a_scorers_activation_travels(tmp_path):
     settings = write_kind(tmp_path, "values") | {"save_strategy": "no", "max_steps": 1}
-    file = tmp_path / "teacher" / "config.json"
     activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"sentence_transformers": activation}))
+    change_json(tmp_path / "teacher" / "config.json", sentence_transformers=activation)
     run(settings_of(settings, "it"), lambda line: None)
     student = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
     assert student["sentence_transformers"] == activation

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
 
-from homodistil_hf.embedding.model import POOLINGS
+from homodistil_hf.embedding.model import POOLINGS, EmbeddingModel
+from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.reranker import tokenize_pairs
 
 OLD = "sentence_transformers.models.{}"
@@ -20,13 +21,6 @@ NEW = {
     "Dense": "sentence_transformers.base.modules.dense.Dense",
     "Normalize": "sentence_transformers.sentence_transformer.modules.normalize.Normalize",
 }
-
-
-def perturb(encoder: PreTrainedModel) -> None:
-    """Move weights a little, so that vectors are nearly the same."""
-    torch.manual_seed(0)
-    for parameter in encoder.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
 
 
 def make_sentence_folder(
@@ -73,6 +67,17 @@ def make_sentence_folder(
         write(folder / "sentence_bert_config.json", {"max_seq_length": 12, "do_lower_case": False})
     write(folder / "config_sentence_transformers.json", {"__version__": {}, **shared})
     return folder
+
+
+def near_models(folder: Path, **shared: Any) -> tuple[EmbeddingModel, EmbeddingModel]:
+    """A teacher, which stays in `folder/teacher`, and a model of nearly its weights."""
+    teacher, near = (
+        load_embedding_model(make_sentence_folder(folder / name, **shared)) for name in ("teacher", "near")
+    )
+    torch.manual_seed(0)
+    for parameter in near.encoder.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return teacher, near
 
 
 def write(file: Path, values: Any) -> None:

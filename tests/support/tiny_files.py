@@ -14,6 +14,11 @@ from tiny_trainers import QUARTER
 NUM_DOCUMENTS = 120
 
 
+def change_json(path: Path, **values: Any) -> None:
+    """Write some values of a file of settings anew."""
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
 def write_teacher(folder: Path, **config: Any) -> Path:
     """2 layers × 32 hidden, 96 words, with its tokenizer."""
     make_teacher(**config).save_pretrained(folder)

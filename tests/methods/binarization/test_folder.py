@@ -8,6 +8,7 @@ import pytest
 import torch
 from rows import each
 from safetensors.torch import load_file, save_file
+from tiny_files import change_json
 from tiny_models import make_teacher, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -114,22 +115,17 @@ def problem_of(folder):
     return report.problems[0]
 
 
-def with_facts(folder, **changes):
-    path = folder / "facts.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def listed_anew(folder, *names):
     facts = json.loads((folder / "facts.json").read_text())["files"]
     for name in names:
         facts[name] |= {"sha256": file_digest(folder / name), "size_bytes": (folder / name).stat().st_size}
-    with_facts(folder, files=facts)
+    change_json(folder / "facts.json", files=facts)
 
 
 def test_what_is_damaged_is_told(folder):
-    with_facts(folder, auto_class="AutoModelForCausalLM")
+    change_json(folder / "facts.json", auto_class="AutoModelForCausalLM")
     assert problem_of(folder).startswith("facts.json: expected auto_class, found 'AutoModelForCausalLM'")
-    with_facts(folder, auto_class="AutoModelForSequenceClassification", least_bytes=10)
+    change_json(folder / "facts.json", auto_class="AutoModelForSequenceClassification", least_bytes=10)
     assert problem_of(folder).startswith("model.safetensors: expected at most 1.05 × 10 bytes")
     (folder / "extra.bin").write_bytes(b"x")
     assert "unexpected pickle" in problem_of(folder)
@@ -153,7 +149,7 @@ def test_a_fourth_modelling_file_is_not_run(folder, names_it):
     if names_it:
         config["auto_map"]["AutoModelForSequenceClassification"] = "modeling_evil.Model"
         (folder / "config.json").write_text(json.dumps(config))
-    with_facts(folder, files=file_facts(folder))
+    change_json(folder / "facts.json", files=file_facts(folder))
     problems = verify_export(folder).problems
     assert problems[-1].startswith("modeling_evil.py: expected no code beside modeling_binarybert.py, ")
     assert problems[0].startswith("config.json auto_map: expected {") == names_it
@@ -169,7 +165,7 @@ def test_other_weights_are_found_by_what_they_answer(folder):
 
 @pytest.mark.parametrize("positions", [[], ["a"], [-1], [0.5], [True]])
 def test_facts_without_logits_are_refused(folder, positions):
-    with_facts(folder, probe={"logits": [1.0], "positions": positions})
+    change_json(folder / "facts.json", probe={"logits": [1.0], "positions": positions})
     assert "expected positions and as many logits" in problem_of(folder)
 
 
@@ -182,7 +178,6 @@ def test_facts_without_logits_are_refused(folder, positions):
     ],
 )
 def test_configurations_of_bits_are_checked_before_weights_are_read(folder, values, message):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    change_json(folder / "config.json", **values)
     listed_anew(folder, "config.json")
     assert message in problem_of(folder)

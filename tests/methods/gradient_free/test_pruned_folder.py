@@ -6,7 +6,7 @@ import pytest
 import torch
 from rows import each
 from students import assert_same_logits
-from tiny_files import write_teacher, write_text
+from tiny_files import change_json, write_teacher, write_text
 from tiny_glue import write_task
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -189,8 +189,7 @@ def test_empty_text_is_told(folder, capsys):
     ],
 )
 def test_models_of_other_architectures_or_without_a_head_are_refused(folder, capsys, values, message):
-    path = folder / "model" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    change_json(folder / "model" / "config.json", **values)
     assert message in error_of(capsys, *words(folder))
 
 

@@ -1,5 +1,4 @@
 import copy
-import json
 import math
 import runpy
 import sys
@@ -11,6 +10,7 @@ from datasets import Dataset
 from pretraining_cases import KINDS, TEXT, assert_equal, data_of, differs, make_image_model, make_images
 from rows import each
 from students import WITHOUT_DROPOUT
+from tiny_files import change_json
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 
 from homodistil_hf.data.masking import MaskedLMCollator
@@ -295,14 +295,12 @@ def test_a_data_set_with_a_format_of_its_own_can_be_read(arguments):
     ],
 )
 def test_configurations_of_images_are_checked_before_weights_are_read(image_initial, values, message):
-    path = Path(image_initial, "config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    change_json(Path(image_initial, "config.json"), **values)
     with pytest.raises(ValueError, match=message):
         load_initial(image_initial)
 
 
 def test_weights_of_images_that_do_not_fit_are_named(image_initial):
-    path = Path(image_initial, "config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder_intermediate_size": 16}))
+    change_json(Path(image_initial, "config.json"), decoder_intermediate_size=16)
     with pytest.raises(ValueError, match=r"decoder.* the shape \(32,\), .* describes \(16,\) .*; mend config\.json"):
         load_initial(image_initial)
