@@ -56,7 +56,17 @@ class FrozenTeacher:
     def __init__(self, model: LayerwiseModel, *, dtype: torch.dtype = torch.float32):
         self.exact = model.eval().requires_grad_(False)
         self.dtype = dtype
-        self.fast = self.exact if dtype == torch.float32 else _with_matrices_in(self.exact, dtype)
+        self.fast = self.exact
+        if dtype == torch.float32:
+            return
+        # Only Linear weights change type: autocast would cast them on every call. Embeddings and norms stay exact, and
+        # the tied decoder becomes a matrix of its own. What deepcopy's memo holds already is shared, not copied.
+        self.fast = copy.deepcopy(self.exact, {id(parameter): parameter for parameter in self.exact.parameters()})
+        for module in self.fast.modules():
+            if isinstance(module, nn.Linear):
+                module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
+                if module.bias is not None:
+                    module.bias = nn.Parameter(module.bias.to(dtype), requires_grad=False)
 
     def to(self, device: torch.device) -> "FrozenTeacher":
         """Move both forms to a device; return the teacher itself."""
@@ -84,17 +94,3 @@ class FrozenTeacher:
                 return self.exact(**inputs)
         with torch.autocast(self.fast.device.type, dtype=self.dtype):
             return self.fast(**inputs)
-
-
-def _with_matrices_in(model: LayerwiseModel, dtype: torch.dtype) -> LayerwiseModel:
-    # Only Linear weights change type: autocast would cast them on every call. Embeddings and norms stay exact, and the
-    # tied decoder becomes a matrix of its own.
-    shared = {id(parameter): parameter for parameter in model.parameters()}
-    # what deepcopy's memo holds already is shared, not copied
-    twin = copy.deepcopy(model, shared)
-    for module in twin.modules():
-        if isinstance(module, nn.Linear):
-            module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
-            if module.bias is not None:
-                module.bias = nn.Parameter(module.bias.to(dtype), requires_grad=False)
-    return twin

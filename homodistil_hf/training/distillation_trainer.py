@@ -150,13 +150,6 @@ class DistillationTrainer(ExactTrainer):
         """The tokenizer of the run, where the model brings one."""
         return processing_class
 
-    def tokenized(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> Mapping[str, Any]:
-        """Tokenize raw rows; see [`raw_rows.tokenized`]."""
-        if self.row_reader is None and (reader := self.reader_of(data, tokenizer, model)) is not None:
-            self.row_reader = reader
-            self.rows_facts = reader.described or self.rows_facts
-        return raw_rows.tokenized(data, self.row_reader)
-
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> raw_rows.RawReader | None:
         """The reader of raw rows; arguments and errors as [`raw_rows.reader_of`]."""
         return raw_rows.reader_of(data, tokenizer, model)
@@ -287,7 +280,7 @@ class DistillationTrainer(ExactTrainer):
         processing_class = self.tokenizer_of(processing_class)
         data: Mapping[str, Any] = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if data_collator is None:
-            data, self.gradings = self._tokenized_and_graded(data, processing_class, pair.student)
+            data, self.gradings = self._tokenized(data, processing_class, pair.student)
         check_data(data, processing_class, config, removes_columns=args.remove_unused_columns)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, teacher)
@@ -327,11 +320,14 @@ class DistillationTrainer(ExactTrainer):
         # No rank may write into output_dir before all have seen what was there.
         self.accelerator.wait_for_everyone()
 
-    def _tokenized_and_graded(
+    def _tokenized(
         self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel
     ) -> tuple[Mapping[str, Any], Sequence[tuple[Any, raw_rows.Grading]]]:
-        """Raw rows tokenized, as [`DistillationTrainer.tokenized`], and the gradings of those of `eval_dataset`."""
-        encoded = self.tokenized(data, tokenizer, model)
+        """Raw rows tokenized, as [`raw_rows.tokenized`], and the gradings of those of `eval_dataset`."""
+        if self.row_reader is None and (reader := self.reader_of(data, tokenizer, model)) is not None:
+            self.row_reader = reader
+            self.rows_facts = reader.described or self.rows_facts
+        encoded = raw_rows.tokenized(data, self.row_reader)
         raw, read = ({"eval_dataset": sets["eval_dataset"]} for sets in (data, encoded))
         return encoded, raw_rows.gradings_of(raw, read, self.row_reader)
 
@@ -580,7 +576,7 @@ class DistillationTrainer(ExactTrainer):
         gradings = self.gradings
         if raw_rows.is_raw(eval_dataset):
             raw = {"eval_dataset": eval_dataset}
-            encoded, gradings = self._tokenized_and_graded(raw, self.processing_class, self.model)
+            encoded, gradings = self._tokenized(raw, self.processing_class, self.model)
             eval_dataset = encoded["eval_dataset"]
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
