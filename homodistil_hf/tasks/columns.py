@@ -191,11 +191,10 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
         return (words,)
     # then a usual pair of strings, else a single usual column of strings
     strings = {name: known[name] for name in known if is_string(rows.features[known[name]])}
-    pair = next((pair for pair in _PAIRS if strings.keys() >= set(pair)), None) if kind != TAGS else None
-    if pair is not None:
-        return strings[pair[0]], strings[pair[1]]
-    if kind != TAGS and strings.keys() & set(map(str.lower, named := pair_in(known))) and named[1] != "answer":
-        return known[named[0]], known[named[1]]  # one is of another type, which `check_rows` refuses
+    if kind != TAGS and (pair := pair_in(strings)):
+        return tuple(strings[name] for name in pair)
+    if kind != TAGS and strings.keys() & set(pair := pair_in(known)) and pair[1] != "answer":
+        return tuple(known[name] for name in pair)  # one is of another type, which `check_rows` refuses
     if single := next((strings[name] for name in _TEXTS if name in strings), None):
         return (single,)
     # nothing usual: the only column of strings that isn't named as labels are

@@ -92,23 +92,12 @@ def found_in(rows, **how):
 @pytest.mark.parametrize(
     ("rows", "named", "message"),
     [
-        (
-            {"a": ["x"], "b": ["y"]},
-            {},
-            r"has the columns a \(string\), b \(string\), none surely with text",
-        ),
         ({"text": ["a"], "n": [3]}, {}, "train_data lacks the column 'label'; name text_columns and label_column; it"),
         (
             {"tokens": [["a"]], "tags": [["O"]]},
             {"text_columns": ("tokns",)},
             "train_data lacks the column text_columns='tokns'; nearest valid: 'tokens'",
         ),
-        (
-            {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
-            {"text_columns": ("question", "contex")},
-            "train_data lacks the column text_columns='contex'; nearest valid: 'context'",
-        ),
-        ({"text": ["a"], "label": ["x"]}, {"label_column": "lbl"}, "lacks the column label_column='lbl'; nearest val"),
     ],
 )
 def test_columns_that_tell_no_task_are_refused_by_their_own_kind(rows, named, message):

@@ -67,6 +67,13 @@ def tiny_data(task="squad_v2", *, num_train=240):
     return TaskData(task, task, drawn(num_train, 0), {"validation": drawn(60, 1)}, "0" * 64)
 
 
+def write_questions(folder):
+    """The name of a folder with a training and a development file."""
+    for seed, (name, number) in enumerate((("train", 24), ("validation", 9))):
+        Dataset.from_list(list(questions(number, seed=seed))).to_parquet(folder / "data" / f"{name}.parquet")
+    return str(folder / "data")
+
+
 def fine_tune_squad(evaluated, data, *, settings, seed):
     """One fine-tuning, as `evaluate_squad` has it done."""
     settings = settings_from(SquadSettings, settings)
@@ -203,12 +210,8 @@ def test_a_model_that_never_answers_is_told(evaluated, caplog, sign, is_told):
 
 @pytest.mark.slow
 def test_seeds_are_measured_once(folder, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    Dataset.from_list(list(questions(24, seed=0))).to_parquet(data / "train.parquet")
-    Dataset.from_list(list(questions(9, seed=1))).to_parquet(data / "validation.parquet")
-    settings = {**TINY.compared(), "learning_rate": 5e-3, "num_train_epochs": 1}
-    settings |= {"data_dir": str(data), "seeds": (0, 1)}
+    data = write_questions(tmp_path)
+    settings = {**TINY.compared(), "learning_rate": 5e-3, "num_train_epochs": 1, "data_dir": data, "seeds": (0, 1)}
     lines = []
     summary = evaluate_squad(folder, settings=settings, output_dir=tmp_path / "results", say=lines.append)
     records = [json.loads((tmp_path / f"results/squad_v2.seed-{seed}.json").read_text()) for seed in (0, 1)]
@@ -250,13 +253,10 @@ def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path):
     ("values", "message"),
     [
         ({"max_length": 40}, "max_length=40 is over the model's positions=32; nearest valid: 32"),
-        ({"stride": 20}, r"max_length=24 holds no new context beside .*stride=20; nearest valid: 28"),
         ({"strides": 2}, "settings has the unknown key 'strides' .*; nearest valid: 'stride'"),
         ({"stride": -1}, "stride=-1 is not a whole number of at least 0"),
         ({"max_question_tokens": -2}, "max_question_tokens=-2 is not a whole number of at least 1"),
         ({"num_best": 0}, "num_best=0 is not a whole number of at least 1"),
-        ({"max_answer_tokens": "30"}, "max_answer_tokens='30', of the JSON type string; expected a whole number"),
-        ({"batch_size": 0}, "batch_size=0 is not a whole number"),
     ],
 )
 def test_wrong_settings_are_named(evaluated, values, message):
