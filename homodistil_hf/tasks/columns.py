@@ -132,7 +132,19 @@ def find_columns(
         check_named(rows, name, argument, "text_columns")
     if len(set(text_columns)) < len(text_columns):
         raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
-    texts = _checked(tuple(text_columns) or _texts(rows, kind), rows, kind, argument)
+    texts = tuple(text_columns) or _texts(rows, kind)
+    shown = ", ".join(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
+    if kind == ANSWERS and len(texts) != 2:
+        raise ValueError(
+            f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "
+            "answer_start) where they are known: rename them, or name two text_columns"
+        )
+    if not texts or len(texts) > 2 or (kind == TAGS and len(texts) != 1):
+        usual, other = ("tokens", "a text with spans") if kind == TAGS else ("text", "two of a pair")
+        raise ValueError(
+            f"{argument} has the columns {shown}, none surely with {usual}, or {other}; name text_columns, or rename "
+            f"the column to {usual}"
+        )
     if label_column is not None:
         labels = listed_columns(label_column)
         for name in labels:
@@ -201,22 +213,6 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
     others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
     usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
     return tuple(others) if len(others) == 1 else tuple(usual[:1])
-
-
-def _checked(texts: tuple[str, ...], rows: Dataset, kind: str, argument: str) -> tuple[str, ...]:
-    shown = ", ".join(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
-    if kind == ANSWERS and len(texts) != 2:
-        raise ValueError(
-            f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "
-            "answer_start) where they are known: rename them, or name two text_columns"
-        )
-    if not texts or len(texts) > 2 or (kind == TAGS and len(texts) != 1):
-        usual, other = ("tokens", "a text with spans") if kind == TAGS else ("text", "two of a pair")
-        raise ValueError(
-            f"{argument} has the columns {shown}, none surely with {usual}, or {other}; name text_columns, or rename "
-            f"the column to {usual}"
-        )
-    return texts
 
 
 def _labels(

@@ -54,6 +54,10 @@ def test_a_kind_is_fine_tuned(tmp_path, name):
     ("rows", "expected"),
     [
         ({"text": ["a", "b"], "label": ["x", "y"]}, RowsTask(Columns("classes", ("text",), ("label",)), ("x", "y"))),
+        (
+            {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, 1]},
+            RowsTask(Columns("classes", ("sentence1", "sentence2"), ("label",)), ("0", "1")),
+        ),
         ({"text": ["a"], "labels": [["x", "y"]]}, RowsTask(Columns(LABELS, ("text",), ("labels",)), ("x", "y"))),
         ({"text": ["a"], "label": [[1, 0, 1]]}, RowsTask(Columns(LABELS, ("text",), ("label",)), ("0", "1", "2"))),
         ({"text": ["a"], "label": [[0.5, 2.0]]}, RowsTask(Columns(VALUES, ("text",), ("label",)), ("0", "1"))),

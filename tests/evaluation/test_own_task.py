@@ -31,6 +31,7 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert main(["finetune", str(tmp_path / "config.json"), "--num_train_epochs", "1", "--seed", "3"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["num_steps"], results["settings"]["seed"]) == (5, 3)
+    assert (results["settings"]["text_columns"], results["settings"]["label_column"]) == (["text"], "label")
     model = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
     assert model.config.id2label == {0: "even", 1: "odd"}

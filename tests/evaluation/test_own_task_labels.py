@@ -50,14 +50,6 @@ def test_whole_numbers_with_a_point_are_classes(given, tmp_path, suffix, caplog)
     assert results["metrics"].keys() == {"accuracy", "macro_f1"}
 
 
-def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path):
-    train, dev, names = rows_from(given, tmp_path, {"label": [0, 1] * 4}, {"label": [0.5, 1.0] * 4})
-    assert (train[:2], dev[:2], names) == ([0.0, 1.0], [0.5, 1.0], [])
-    decimals = {"label": [Decimal("0.5"), Decimal("2.0")] * 4}
-    train, _, names = rows_from(given, tmp_path, decimals, suffix=".parquet")
-    assert (train[:2], names) == ([0.5, 2.0], [])
-
-
 def test_labels_of_a_folder_of_csv_are_those_of_its_files(given, tmp_path):
     tmp_path = tmp_path / "rows"
     tmp_path.mkdir()
@@ -72,23 +64,23 @@ def test_labels_of_a_folder_of_csv_are_those_of_its_files(given, tmp_path):
 @pytest.mark.parametrize(
     ("train", "dev", "suffix"),
     [
+        ([0, 1] * 2, [0.5, 1.0] * 2, ".csv"),
         ([0.0, 0.5, 1.0, 2.0], [0.0, 1.0, 3.0, 7.0], ".csv"),
         ([0.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.0, 2.0], ".parquet"),
         ([Decimal("1.0"), Decimal("2.0")] * 2, [Decimal("0.5"), Decimal("1.0")] * 2, ".parquet"),
+        (["0.5", "1.0"] * 2, [1.0, 0.5] * 2, ".csv"),
+        (["0.5", "1.0"] * 2, [1.0, 0.5] * 2, ".parquet"),
     ],
 )
-def test_whole_numbers_of_a_regression_are_not_called_classes(given, tmp_path, caplog, train, dev, suffix):
-    _, _, names = rows_from(given, tmp_path, {"label": train * 2}, {"label": dev * 2}, suffix)
-    assert names == []
-    assert caplog.text == ""
+def test_whole_numbers_beside_fractions_are_a_regression(given, tmp_path, caplog, train, dev, suffix):
+    *found, names = rows_from(given, tmp_path, {"label": train * 2}, {"label": dev * 2}, suffix)
+    assert (found, names) == ([[float(label) for label in labels * 2] for labels in (train, dev)], [])
+    assert caplog.text == ""  # whole numbers are not called classes
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_words_that_are_numbers_are_numbers(given, tmp_path, suffix):
-    train, dev, names = rows_from(given, tmp_path, {"label": ["0.5", "1.0"] * 4}, {"label": [1.0, 0.5] * 4}, suffix)
-    assert (train[:2], dev[:2], names) == ([0.5, 1.0], [1.0, 0.5], [])
-    classes = {"label": ["10", "9"] * 4}
-    assert rows_from(given, tmp_path, classes, suffix=suffix)[2] == ["9", "10"]
+def test_words_that_are_whole_numbers_are_classes_in_their_order(given, tmp_path, suffix):
+    assert rows_from(given, tmp_path, {"label": ["10", "9"] * 4}, suffix=suffix)[2] == ["9", "10"]
 
 
 def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path, caplog):
