@@ -13,7 +13,7 @@ from resumed_runs import sigterm_at
 from rows import each
 from sklearn.metrics import accuracy_score
 from tiny_files import write_teacher
-from tiny_glue import NUM_DEV, NUM_TRAIN, tiny_evaluated, write_task
+from tiny_glue import NUM_DEV, NUM_TRAIN, write_task
 from tiny_models import make_teacher, random_student, tiny_tokenizer
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 

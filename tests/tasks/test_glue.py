@@ -199,6 +199,15 @@ def test_the_hub_is_asked_where_no_folder_is_given(monkeypatch):
     assert data.train.column_names == ["id", "context", "question", "answers"]
 
 
+def test_a_hub_that_does_not_answer_is_told(monkeypatch):
+    def load_dataset(name, *, split):
+        raise ConnectionError("no route\nsecond line")
+
+    monkeypatch.setattr(glue.datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=r"from the Hub \(rajpurkar/squad: no route\); check the connection, or name"):
+        load_squad("squad")
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_real_questions(real_data):
