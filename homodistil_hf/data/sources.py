@@ -23,6 +23,7 @@ from datasets.io.json import JsonDatasetReader
 from datasets.io.parquet import ParquetDatasetReader
 from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
+from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
 from ..files.messages import join_some
@@ -180,8 +181,11 @@ def _split_of(words: Iterable[str]) -> str | None:
 
 
 def _readable(files: list[Path], label: str) -> list[Path]:
-    """Refuse files of other encodings than UTF-8, and leave out empty ones."""
+    """Refuse archives and files of other encodings than UTF-8, and leave out empty ones."""
     for file in files:
+        # the readers would unpack an archive, of any size and to any place
+        if kind := Extractor.infer_extractor_format(file):
+            raise ValueError(f"{label}: {file.name} is a {kind} archive under another name; unpack it first")
         if file.suffix.lower() not in (".parquet", ".arrow"):
             # bytes of UTF-16 or UTF-32 would be read as letters and NULs
             with file.open("rb") as opened:

@@ -27,7 +27,7 @@ from ..files.folders import remove_folder
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -48,6 +48,10 @@ from .student import make_trainer, train_to_the_end
 logger = logging.getLogger(__name__)
 _METHODS = ("homodistil", "embedding", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
+
+
+_RESULTS = {"models": [dict], "plan": dict, "evaluation": dict, "num_steps": int, "time_s": int | float}
+"""What the results of every member hold, as [`fits`] takes it."""
 
 
 def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
@@ -172,6 +176,12 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={output_dir!r}")
     check_same_identity(output_dir, state, _identity(settings))
+    if not fits(state, {"plans": [dict], "finished": [str]}) or len(state["plans"]) != len(settings.members):
+        raise ValueError(
+            f"{FAMILY_FILE} in output_dir={output_dir!r} holds plans={short_repr(state.get('plans'))} and finished="
+            f"{short_repr(state.get('finished'))}; expected a plan of each of {len(settings.members)} students and "
+            "names of folders: mend it, or start anew in another folder"
+        )
     files = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
     finished = [member.folder for member in settings.members if member.folder.name in state["finished"]]
     state["finished"] = [folder.name for folder in finished if all((folder / name).is_file() for name in files)]
@@ -244,9 +254,13 @@ def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor
 
 def _results(settings: RunConfig) -> dict[str, Any]:
     folders = [member.folder for member in settings.members]
-    results = {
-        folder.name: read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}") for folder in folders
-    }
+    results = {}
+    for folder in folders:
+        results[folder.name] = found = read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
+        if not fits(found, _RESULTS) or not found["models"]:
+            raise ValueError(
+                f"{RESULTS_FILE} in {folder} lacks what every run writes; remove it, and the student is trained again"
+            )
     first = results[folders[0].name]
     of_members = student_kind_of(settings).of_members
     return {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import datasets
 import pyarrow as pa
@@ -313,3 +314,11 @@ def test_a_local_folder_wins_over_a_hub_name(hub, tmp_path, monkeypatch):
     assert texts("owner/name") == ["local"]
     assert hub.calls == []
     assert texts([write(tmp_path / "a.txt", "zero"), "other/name"]) == ["zero", "one", "two"]
+
+
+def test_an_archive_behind_text_is_not_unpacked(tmp_path):
+    (tmp_path / "a.txt").write_text("w7 w8\n")
+    with zipfile.ZipFile(tmp_path / "a.txt", "a") as archive:
+        archive.writestr("inner.txt", "w9")
+    with pytest.raises(ValueError, match="a.txt is a zip archive under another name; unpack it first"):
+        load_text(tmp_path / "a.txt")

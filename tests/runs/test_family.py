@@ -342,3 +342,23 @@ def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, t
         trainer.train()
         student = trainer.model
     assert widths_of(student.config).to_dict() == NARROWEST
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("family.json", {"plans": True}, "^family.json in output_dir=.* holds plans=True"),
+        ("family.json", {"plans": []}, "expected a plan of each of 3 students"),
+        ("family.json", {"finished": 1.5}, "holds plans=.* and finished=1.5"),
+        (f"{FOLDERS[0]}/results.json", {"models": []}, "^results.json in .* lacks what every run writes"),
+    ],
+)
+def test_files_edited_by_hand_are_told(whole, folder, file, change, message):
+    run, _ = whole
+    before = (run / file).read_text()
+    (run / file).write_text(json.dumps(json.loads(before) | change))
+    try:
+        with pytest.raises(ValueError, match=message):
+            distil(folder, run, resume_from_checkpoint="last")
+    finally:
+        (run / file).write_text(before)
