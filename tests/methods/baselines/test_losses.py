@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
+from methods_here import SAME_HEADS, student_of
 from rows import each
 from run_traces import logs_of
 from students import WITHOUT_DROPOUT, make_batch, unlabelled
@@ -29,8 +30,7 @@ from homodistil_hf.models.conversion import to_student
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
-SAME_HEADS = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
-HALF_THE_MACS = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
+HALF_THE_MACS = student_of("distilbert")
 BATCH = make_batch()
 REAL = BATCH["attention_mask"].bool()
 LABELLED = BATCH["labels"] != -100
@@ -367,8 +367,7 @@ def test_the_host_waits_for_the_device_once_a_batch(loss_class):
 
 def test_a_methods_weights_are_those_of_its_arguments(make_trainer):
     weights = {"mlm_weight": 0.5, "hidden_weight": 7.0, "embedding_weight": 2.0, "attention_weight": 3.0}
-    student = {"hidden_size": 16, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
-    trainer = make_trainer(trainer_class=TinyBertTrainer, student=student, max_steps=1, **weights)
+    trainer = make_trainer(trainer_class=TinyBertTrainer, student=SAME_HEADS, max_steps=1, **weights)
     assert {f"{name}_weight": value for name, value in trainer.distillation.weights.items() if value} == weights
     trainer.train()
     (terms,) = [entry for entry in logs_of(trainer) if "loss_hidden" in entry]

@@ -11,6 +11,7 @@ from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, 
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
 from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer
 from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.widths import widths_of
 
 
 def classifier():
@@ -24,11 +25,17 @@ def batch(model):
 
 
 @each("bits", [1, 2, 8])
-def test_packed_models_answer_as_simulated_ones(bits):
-    model = to_binary(classifier(), activation_bits=bits).eval()
+@each("plan", [None, UNEVEN])
+def test_packed_models_answer_as_simulated_ones(bits, plan):
+    teacher = to_student(classifier())
+    if plan is not None:
+        sliced(teacher, plan)
+    model = to_binary(teacher, activation_bits=bits).eval()
     rows = batch(model)
     calibrate(model, rows)
     packed = to_packed(model)
+    ffn_sizes = [layer.intermediate.dense.out_features for layer in packed.bert.encoder.layer]
+    assert ffn_sizes == [layer.intermediate_size for layer in widths_of(teacher.config).layers]
     with torch.no_grad():
         wanted, found = model(**rows).logits, packed(**rows).logits
         assert torch.allclose(found, wanted, atol=1e-5)
@@ -49,18 +56,6 @@ def test_the_float_weights_behind_the_bits_are_the_models():
     binary = to_binary(model, activation_bits=8)
     own = dict(binary.named_parameters())
     assert all(own[name].equal(tensor) for name, tensor in to_student(model).named_parameters())
-
-
-def test_students_whose_layers_differ_are_binarized_and_packed():
-    narrow = to_student(classifier())
-    sliced(narrow, UNEVEN)
-    model = to_binary(narrow, activation_bits=1).eval()
-    rows = batch(model)
-    calibrate(model, rows)
-    with torch.no_grad():
-        assert torch.allclose(to_packed(model)(**rows).logits, model(**rows).logits, atol=1e-5)
-    widths = [layer.intermediate_size for layer in UNEVEN.layers]
-    assert [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer] == widths
 
 
 def test_padding_is_not_brought_to_life():

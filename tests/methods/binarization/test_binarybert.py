@@ -314,13 +314,6 @@ def test_every_product_of_the_encoder_sees_few_bits():
     assert sum(low == 0 for low, _ in seen) == 2 * 2  # attention's shares and the FFN's activations
 
 
-def test_signs_have_the_gradient_of_the_scale_in_the_paper():
-    quantizer = ElasticQuantizer(1, is_signed=True, is_elastic=True)
-    codes, scale = quantizer(torch.tensor([0.1, -0.2, 3.0, 0.4]))  # α is 1
-    (codes * scale).sum().backward()
-    assert quantizer.log_scale.grad.item() == pytest.approx(4**-0.5 * (1 - 1 + 1 + 1))
-
-
 @each("bits", [1, 2])
 @each(("two_sets", "threshold"), [(True, 0.0), (True, -0.7), (False, 0.0), (False, -0.7)])
 def test_padding_changes_nothing(bits, two_sets, threshold):
