@@ -42,15 +42,16 @@ def unit_vectors(num_rows=6, size=4, seed=0):
     return F.normalize(torch.randn(num_rows, size, generator=generator, dtype=torch.float64), dim=-1)
 
 
+def nearest(queries, index, text, name="cosine"):
+    values = similarities(queries, index, name)[text]
+    values[text] = -torch.inf
+    return set(values.topk(10).indices.tolist())
+
+
 def test_agreement_counts_neighbours_one_by_one():
     student, teacher = unit_vectors(400, seed=1), unit_vectors(400)  # more rows than are compared at a time
     student = F.normalize(student + 2 * teacher, dim=-1)
     found = agreement(student, teacher)
-
-    def nearest(queries, index, text):
-        similarities = queries[text] @ index.T
-        similarities[text] = -2
-        return set(similarities.topk(10).indices.tolist())
 
     texts = range(len(teacher))
     own = sum(len(nearest(student, student, i) & nearest(teacher, teacher, i)) for i in texts)
@@ -80,12 +81,7 @@ def test_neighbours_are_nearest_by_the_models_own_similarity(name):
     student = teacher + 0.3 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
     found = agreement(student, teacher, similarity=name)
 
-    def nearest(queries, index, text):
-        values = similarities(queries, index, name)[text]
-        values[text] = -torch.inf
-        return set(values.topk(10).indices.tolist())
-
-    shared = [len(nearest(student, teacher, i) & nearest(teacher, teacher, i)) for i in range(40)]
+    shared = [len(nearest(student, teacher, i, name) & nearest(teacher, teacher, i, name)) for i in range(40)]
     assert found["neighbours_in_index"] == pytest.approx(sum(shared) / 400)
 
 

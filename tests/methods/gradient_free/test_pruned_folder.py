@@ -96,8 +96,9 @@ def test_an_earlier_export_is_replaced_on_demand_only(folder, capsys):
     assert json.loads((folder / "out" / "facts.json").read_text())["settings"]["macs"] == 0.8
 
 
-def test_weights_alone_need_no_text(folder, capsys):
-    words = ["prune", "--model", folder / "model", "--output_dir", folder / "out", "--ranking", "r2"]
+def test_weights_alone_need_no_text_and_no_positions(folder, capsys):
+    write_teacher(folder / "short", task="sequence_classification", **SHAPE | {"max_position_embeddings": 32})
+    words = ["prune", "--model", folder / "short", "--output_dir", folder / "out", "--ranking", "r2"]
     words = [*map(str, words), "--rescaling", "none", "--macs", "0.7"]
     told = error_of(capsys, *words, "--unlabeled_data", str(folder / "text.txt"))
     assert "no text is read, name neither" in told
@@ -119,14 +120,6 @@ def test_weights_alone_need_no_text(folder, capsys):
 def test_settings_of_text_are_refused_where_none_is_read(name, value):
     with pytest.raises(ValueError, match=f"^{name}={value!r} has no part in this run: no text is read; leave it out"):
         PruneSettings(model="m", output_dir="out", ranking="r2", rescaling="none", **{name: value})
-
-
-def test_positions_are_not_asked_for_where_no_text_is_read(folder):
-    write_teacher(folder / "short", task="sequence_classification", **SHAPE | {"max_position_embeddings": 32})
-    settings = PruneSettings(
-        model=str(folder / "short"), output_dir=str(folder / "out"), ranking="r2", rescaling="none", macs=0.8
-    )
-    assert prune_to_folder(settings, lambda line: None)["training"]["num_samples"] == 0
 
 
 def test_a_question_answering_model_is_pruned_too(folder):
