@@ -72,9 +72,9 @@ class TaskMeter(DiscrepancyMeter):
             return {}
         results = {"kl": kl / count}
         if num_known:
-            results["task_loss"] = loss / num_known
+            results[f"{self.task.name}_loss"] = loss / num_known
         if num_known and self.task.has_classes:
-            results["task_accuracy"] = correct / num_known
+            results[f"{self.task.name}_accuracy"] = correct / num_known
         return results | ({} if self._has_values else {"agreement": equal / count})
 
     def scores(self, gather: Gather = lambda value: [value]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.blocks import some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, unmaskable_ids
-from ..distillation.discrepancy import DiscrepancyMeter
+from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
@@ -85,24 +85,6 @@ class DiscrepancySettings:
         """Settings that two comparable results share; the text is compared apart."""
         left_out = ("eval_data", "text_column", "eval_split")
         return {name: value for name, value in asdict(self).items() if name not in left_out}
-
-
-class AgreementMeter(DiscrepancyMeter):
-    """Also counts how often the student's top prediction is the teacher's; arguments as [`DiscrepancyMeter`]."""
-
-    num_sums = 5
-
-    def batch_sums(
-        self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """Append the number of equal top predictions; see [`DiscrepancyMeter.batch_sums`]."""
-        return *super().batch_sums(rows, teacher_rows, labels), (rows.argmax(-1) == teacher_rows.argmax(-1)).sum()
-
-    def results(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
-        """Add `agreement`, in [0, 1]; see [`DiscrepancyMeter.results`]."""
-        results = super().results(reduce)
-        count, equal = reduce(self.sums).tolist()[3:]
-        return results | ({"agreement": equal / count} if count else {})
 
 
 def evaluate_discrepancy(
@@ -233,7 +215,7 @@ def _measured(
             "teacher that the model was made from"
         )
     collator = MaskedLMCollator(tokenizer, mlm_probability=settings.mlm_probability, seed=settings.mask_seed)
-    meter = AgreementMeter(task_of(student))
+    meter = TaskMeter(task_of(student))
     starts = range(0, len(blocks), _BATCH_SIZE)
     for start in tqdm(starts, desc="predicting masked tokens", disable=None, leave=False):
         rows = blocks.select(range(start, min(start + _BATCH_SIZE, len(blocks)))).to_list()

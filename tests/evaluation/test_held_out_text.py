@@ -12,12 +12,13 @@ from transformers import BertForMaskedLM
 
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
+from homodistil_hf.distillation.task_scores import TaskMeter
 from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import settings_from
-from homodistil_hf.evaluation.held_out_text import AgreementMeter, held_out_blocks, pseudo_perplexity
+from homodistil_hf.evaluation.held_out_text import held_out_blocks, pseudo_perplexity
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs.config import parse_run
@@ -49,7 +50,7 @@ def settings_of(folder, **changes):
 
 def test_agreement_is_counted_by_hand():
     models = [to_student(make_teacher()), to_student(randomized(make_teacher(), std=0.02, seed=5))]
-    meter = AgreementMeter(task_of(models[0]))
+    meter = TaskMeter(task_of(models[0]))
     plain = DiscrepancyMeter(task_of(models[0]))
     equal, count = 0, 0
     for seed in range(3):
@@ -67,10 +68,6 @@ def test_agreement_is_counted_by_hand():
 
 def collated(blocks):
     return MaskedLMCollator(tiny_tokenizer())(blocks.to_list())
-
-
-def test_no_agreement_without_predictions():
-    assert AgreementMeter(task_of(to_student(make_teacher()))).results() == {}
 
 
 @torch.no_grad()

@@ -118,16 +118,6 @@ def test_every_window_is_learned_in_every_epoch(learned):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_result_and_leaves_the_model_alone(evaluated):
-    before = {name: tensor.clone() for name, tensor in evaluated.model.state_dict().items()}
-    data = tiny_data(num_train=24)
-    first, again, other = (fine_tune_squad(evaluated, data, settings=TINY, seed=seed) for seed in (3, 3, 4))
-    assert first == again
-    assert first["train_loss"] != other["train_loss"]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in evaluated.model.state_dict().items())
-
-
-@pytest.mark.slow
 def test_the_first_version_says_something_to_every_question(evaluated):
     data = tiny_data("squad", num_train=24)
     result = fine_tune_squad(evaluated, data, settings=TINY, seed=0)
@@ -271,9 +261,7 @@ def test_wrong_settings_are_named(evaluated, values, message):
 def test_default_windows_are_those_that_a_model_reads(positions, given, expected, tmp_path):
     make_teacher(max_position_embeddings=positions).save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    for name, number in (("train", 8), ("validation", 3)):
-        Dataset.from_list(list(questions(number, seed=0))).to_parquet(tmp_path / f"{name}.parquet")
-    how = {"data_dir": str(tmp_path), "learning_rate": 1e-3, "seeds": 0, "max_train_steps": 1, **given}
+    how = {"data_dir": write_questions(tmp_path), "learning_rate": 1e-3, "seeds": 0, "max_train_steps": 1, **given}
     found = evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")["tasks"]["squad_v2"]
     names = ("max_length", "stride", "max_question_tokens")
     assert tuple(found["conditions"][name] for name in names) == expected

@@ -81,17 +81,6 @@ def test_beside_itself_a_model_of_several_values_has_its_own_loss_alone(problem_
     assert loss_of(trainer, batch) > own + 1
 
 
-def test_a_teacher_of_another_task_is_refused(tmp_path):
-    student = make_teacher("sequence_classification", num_labels=3)
-    for settings, message in (
-        ({"num_labels": 2}, "teacher has num_labels=2, the student 3; both must agree"),
-        ({"problem_type": "regression"}, "teacher has problem_type=regression, the student None; both must agree"),
-    ):
-        teacher = make_teacher("sequence_classification", **{"num_labels": 3} | settings)
-        with pytest.raises(ValueError, match=message):
-            trainer_of(teacher, student, tmp_path)
-
-
 def test_no_states_of_earlier_batches_are_kept(tmp_path):
     counts, teacher = [], classifier(0)
 
